@@ -1,0 +1,3 @@
+//! The builder: plan, cache keys, executor and exporters.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! Distribution specification: wire types and the registry client.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,269 @@
+//! Image configs of OCI and Docker (image-spec `config.md`, Docker's image v1.2).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{ChainId, DiffId, Platform, Timestamp, manifest::null_as_default};
+
+/// The config JSON of an image; its digest is the image ID.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageConfig {
+    /// When the image was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<Timestamp>,
+    /// Who made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    /// Instruction set in Go's names.
+    #[serde(default)]
+    pub architecture: String,
+    /// Variant of the architecture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// Operating system in Go's names.
+    #[serde(default)]
+    pub os: String,
+    /// Version of the operating system.
+    #[serde(rename = "os.version", default, skip_serializing_if = "Option::is_none")]
+    pub os_version: Option<String>,
+    /// Features of the operating system that are needed.
+    #[serde(rename = "os.features", default, skip_serializing_if = "Option::is_none")]
+    pub os_features: Option<Vec<String>>,
+    /// Defaults for containers.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub config: ContainerConfig,
+    /// The layers.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub rootfs: RootFs,
+    /// How it was made, oldest first.
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<HistoryEntry>,
+    /// Fields that this version does not know.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl ImageConfig {
+    /// Starts the config of an empty image.
+    #[must_use]
+    pub fn new(platform: &Platform) -> Self {
+        Self {
+            created: None,
+            author: None,
+            architecture: platform.architecture.clone(),
+            variant: platform.variant.clone(),
+            os: platform.os.clone(),
+            os_version: platform.os_version.clone(),
+            os_features: platform.os_features.clone(),
+            config: ContainerConfig::default(),
+            rootfs: RootFs::default(),
+            history: Vec::new(),
+            extra: Map::new(),
+        }
+    }
+
+    /// What the image runs on.
+    #[must_use]
+    pub fn platform(&self) -> Platform {
+        Platform {
+            os_version: self.os_version.clone(),
+            os_features: self.os_features.clone(),
+            variant: self.variant.clone(),
+            ..Platform::new(&self.os, &self.architecture)
+        }
+    }
+
+    /// ChainID of all layers; `None` for an image without layers.
+    #[must_use]
+    pub fn chain_id(&self) -> Option<ChainId> {
+        ChainId::of(&self.rootfs.diff_ids)
+    }
+}
+
+/// The `rootfs` field of a config.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootFs {
+    /// Always `layers`.
+    #[serde(rename = "type", default)]
+    pub kind: String,
+    /// DiffIDs, bottom first.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub diff_ids: Vec<DiffId>,
+    /// Fields that this version does not know.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl Default for RootFs {
+    fn default() -> Self {
+        Self { kind: "layers".to_owned(), diff_ids: Vec::new(), extra: Map::new() }
+    }
+}
+
+/// One step of an image's history.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// When the step ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<Timestamp>,
+    /// The command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<String>,
+    /// Who ran it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    /// A remark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// Whether the step made no layer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub empty_layer: bool,
+    /// Fields that this version does not know.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// An empty JSON object: the value of Go's sets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Empty {}
+
+/// The `config` field of an image config: defaults for its containers.
+///
+/// A list is `None` where the JSON has no such field or `null`, `Some` of an empty one for `[]`:
+/// Docker tells the two apart for `Entrypoint`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ContainerConfig {
+    /// `user[:group]`, by name or number.
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub user: String,
+    /// Ports as `80/tcp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exposed_ports: Option<BTreeMap<String, Empty>>,
+    /// Variables as `NAME=value`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<Vec<String>>,
+    /// Program and its fixed arguments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
+    /// Arguments that a user replaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cmd: Option<Vec<String>>,
+    /// How the program's health is checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<HealthConfig>,
+    /// Whether the command was already escaped (Windows; Docker's builders set it always).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub args_escaped: Option<bool>,
+    /// Paths that get an anonymous volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volumes: Option<BTreeMap<String, Empty>>,
+    /// Initial working directory.
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub working_dir: String,
+    /// Instructions for builds upon this image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_build: Option<Vec<String>>,
+    /// Labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Signal that asks the program to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<String>,
+    /// Seconds between that signal and SIGKILL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_timeout: Option<i64>,
+    /// Shell of the shell forms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shell: Option<Vec<String>>,
+    /// Fields that this version does not know.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// How a program's health is checked; times are nanoseconds, 0 means Docker's default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct HealthConfig {
+    /// `["NONE"]`, `["CMD", …]` or `["CMD-SHELL", line]`; `None` inherits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<Vec<String>>,
+    /// Time between two checks.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub interval: i64,
+    /// Time after which a check has failed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub timeout: i64,
+    /// Time in which failures do not count.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub start_period: i64,
+    /// Time between two checks within the start period.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub start_interval: i64,
+    /// Failures in a row that make the container unhealthy.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub retries: i64,
+    /// Fields that this version does not know.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+const fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_null_empty_and_absent_apart() {
+        let json = r#"{"config":{"Entrypoint":[],"Cmd":null,"Env":null,"User":null,"Hostname":"h"},
+            "history":null,"rootfs":null,"architecture":"amd64","os":"linux","container":"abc"}"#;
+        let config: ImageConfig = serde_json::from_str(json).unwrap();
+        assert_eq!(config.config.entrypoint, Some(Vec::new()));
+        assert_eq!(config.config.cmd, None);
+        assert_eq!(config.rootfs, RootFs::default());
+        let again = serde_json::to_value(&config).unwrap();
+        assert_eq!(again["config"]["Hostname"], "h");
+        assert_eq!(again["container"], "abc");
+        assert_eq!(again["config"]["Entrypoint"], serde_json::json!([]));
+        assert!(again["config"].get("Cmd").is_none());
+    }
+
+    #[test]
+    fn refuses_bad_configs() {
+        for json in [
+            "null",
+            "[]",
+            r#"{"created":"yesterday"}"#,
+            r#"{"rootfs":{"type":"layers","diff_ids":["sha256:xyz"]}}"#,
+            r#"{"config":{"Env":"A=b"}}"#,
+            r#"{"os":1}"#,
+        ] {
+            assert!(serde_json::from_str::<ImageConfig>(json).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn names_its_platform_and_chain() {
+        let platform: Platform = "linux/arm/v6".parse().unwrap();
+        let mut config = ImageConfig::new(&platform);
+        assert_eq!(config.platform(), platform);
+        assert_eq!(config.chain_id(), None);
+        let layer = DiffId::new(crate::Digest::of(b"layer"));
+        config.rootfs.diff_ids.push(layer);
+        assert_eq!(config.chain_id().map(|chain| chain.digest()), Some(layer.digest()));
+    }
+}

@@ -1,0 +1,3 @@
+//! Layers: tar streams, entry tables, changesets and compression.
+
+#![forbid(unsafe_code)]

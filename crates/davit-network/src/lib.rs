@@ -1,0 +1,3 @@
+//! Container networks: bridges, address pools, nftables and published ports.
+
+#![forbid(unsafe_code)]

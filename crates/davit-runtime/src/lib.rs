@@ -1,0 +1,3 @@
+//! Container life cycle: launch plan, namespaces, limits, seccomp, exec and the monitor.
+
+#![forbid(unsafe_code)]

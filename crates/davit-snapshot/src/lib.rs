@@ -1,0 +1,3 @@
+//! Root filesystems: EROFS trees, extracted directories and overlay mounts.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The store: database, content, leases, garbage collection and image archives.
+
+#![forbid(unsafe_code)]

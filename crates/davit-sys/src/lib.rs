@@ -1,0 +1,3 @@
+//! Every unsafe block and raw system call of davit.
+
+#![allow(unsafe_code, reason = "the one crate that may")]

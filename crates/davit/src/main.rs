@@ -1,0 +1,5 @@
+//! The `davit` command.
+
+#![forbid(unsafe_code)]
+
+fn main() {}
