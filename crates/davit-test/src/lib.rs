@@ -1,3 +1,100 @@
 //! Fixtures, filters and contract suites for davit's tests.
+//!
+//! A test that lacks a privilege or a tool calls [`skip`] and returns: it is then counted as
+//! skipped, by name and reason, never as passed.
 
 #![forbid(unsafe_code)]
+#![allow(clippy::print_stderr, reason = "tests speak to a person")]
+#![allow(clippy::disallowed_methods, reason = "tests are configured by the environment")]
+
+mod davit;
+mod filter;
+mod registry;
+mod temp;
+
+use std::{
+    fs::OpenOptions,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+pub use davit::{Davit, Outcome};
+pub use filter::filter;
+pub use registry::{Access, Registry};
+pub use temp::TempDir;
+
+/// Names the environment variable with the file that collects skipped tests.
+pub const SKIPS_ENV: &str = "DAVIT_TEST_SKIPS";
+/// Names the environment variable with the folder of real images.
+pub const IMAGES_ENV: &str = "DAVIT_TEST_IMAGES";
+/// Names the environment variable with the folder that keeps peers and corpora between runs.
+pub const CACHE_ENV: &str = "DAVIT_TEST_CACHE";
+
+/// Records that the running test cannot run here; the caller returns right after.
+///
+/// # Panics
+/// If the record cannot be written: a skip must not pass unnoticed.
+pub fn skip(reason: &str) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("unnamed test");
+    eprintln!("SKIPPED {name}: {reason}");
+    if let Some(path) = std::env::var_os(SKIPS_ENV) {
+        let mut file = OpenOptions::new().append(true).create(true).open(path).expect("skip file");
+        // One write, so that parallel tests do not mix their lines.
+        file.write_all(format!("{name}\t{reason}\n").as_bytes()).expect("skip is recorded");
+    }
+}
+
+/// Tells whether the test runs as root; records a skip where it does not.
+#[must_use]
+pub fn need_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        skip("needs root");
+    }
+    root
+}
+
+/// Finds a program on PATH (or in the sbin folders); records a skip where there is none.
+#[must_use]
+pub fn need_tool(name: &str) -> Option<PathBuf> {
+    let found = find_tool(name);
+    if found.is_none() {
+        skip(&format!("needs the program `{name}`"));
+    }
+    found
+}
+
+/// Finds a program on PATH or in the sbin folders.
+#[must_use]
+pub fn find_tool(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(name))
+        .find(|candidate| candidate.is_file())
+}
+
+/// Finds a real image (a file or folder of the image folder); records a skip where it is absent.
+#[must_use]
+pub fn need_image(name: &str) -> Option<PathBuf> {
+    let found = std::env::var_os(IMAGES_ENV)
+        .map(|folder| Path::new(&folder).join(name))
+        .filter(|path| path.exists());
+    if found.is_none() {
+        skip(&format!("needs the image `{name}` in the folder that {IMAGES_ENV} names"));
+    }
+    found
+}
+
+/// The folder that keeps peers and corpora between runs, made on first use.
+///
+/// # Panics
+/// If it cannot be made.
+#[must_use]
+pub fn cache_dir() -> PathBuf {
+    let path = std::env::var_os(CACHE_ENV)
+        .map_or_else(|| PathBuf::from("/var/cache/davit-tests"), PathBuf::from);
+    fs_err::create_dir_all(&path).expect("the cache folder can be made");
+    path
+}

@@ -1,0 +1,159 @@
+//! Debian's `docker-registry` on a loopback port, with its own storage.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::{TempDir, need_tool};
+
+/// Who may use the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everyone, over plain HTTP.
+    Open,
+    /// The user `alice` with the password `wonderland` (Basic), over TLS of the CA in
+    /// [`Registry::ca_file`].
+    PasswordAndTls,
+}
+
+/// A running registry; dropping it ends it and removes its storage.
+#[derive(Debug)]
+pub struct Registry {
+    child: Child,
+    address: SocketAddr,
+    dir: TempDir,
+}
+
+impl Registry {
+    /// Starts a registry; records a skip where a program for it is missing.
+    ///
+    /// # Panics
+    /// If it does not listen within 30 seconds.
+    #[must_use]
+    pub fn start(access: Access) -> Option<Self> {
+        let program = need_tool("docker-registry")?;
+        let dir = TempDir::new();
+        let port = free_port();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut config = format!(
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {address}\n",
+            dir.join("storage").display()
+        );
+        if access == Access::PasswordAndTls {
+            make_password_file(&dir)?;
+            make_certificate(&dir)?;
+            config += &format!(
+                "  tls:\n    certificate: {0}/server.crt\n    key: {0}/server.key\nauth:\n  htpasswd:\n    realm: test\n    path: {0}/htpasswd\n",
+                dir.path().display()
+            );
+        }
+        fs_err::write(dir.join("config.yml"), config).expect("the config is written");
+        let child = Command::new(program)
+            .arg("serve")
+            .arg(dir.join("config.yml"))
+            .env("OTEL_TRACES_EXPORTER", "none")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("docker-registry starts");
+        let mut registry = Self { child, address, dir };
+        registry.wait_until_it_listens();
+        Some(registry)
+    }
+
+    /// `127.0.0.1:PORT`.
+    #[must_use]
+    pub fn host(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// The certificate authority of a registry with TLS.
+    #[must_use]
+    pub fn ca_file(&self) -> PathBuf {
+        self.dir.join("ca.crt")
+    }
+
+    /// Folder of the registry's storage.
+    #[must_use]
+    pub fn storage(&self) -> PathBuf {
+        self.dir.join("storage")
+    }
+
+    fn wait_until_it_listens(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while TcpStream::connect(self.address).is_err() {
+            if let Some(status) = self.child.try_wait().expect("the child is ours") {
+                let stderr = self.child.stderr.take().expect("stderr is piped");
+                let lines: Vec<_> = BufReader::new(stderr).lines().map_while(Result::ok).collect();
+                panic!("docker-registry ended with {status}: {}", lines.join("\n"));
+            }
+            assert!(Instant::now() < deadline, "docker-registry does not listen");
+            std::thread::yield_now();
+        }
+        // Its log must not fill the pipe and stop it.
+        let stderr = self.child.stderr.take().expect("stderr is piped");
+        std::thread::spawn(move || BufReader::new(stderr).lines().for_each(drop));
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        // It may have ended by itself; then both calls fail, which is no fault of the test.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// A loopback port that was free a moment ago.
+#[must_use]
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port is free");
+    listener.local_addr().expect("it is bound").port()
+}
+
+fn make_password_file(dir: &TempDir) -> Option<()> {
+    let program = need_tool("htpasswd")?;
+    let output = Command::new(program)
+        .args(["-Bbn", "alice", "wonderland"])
+        .output()
+        .expect("htpasswd starts");
+    fs_err::write(dir.join("htpasswd"), output.stdout).expect("the password file is written");
+    Some(())
+}
+
+fn make_certificate(dir: &TempDir) -> Option<()> {
+    let program = need_tool("openssl")?;
+    fs_err::write(dir.join("san"), "subjectAltName=IP:127.0.0.1,DNS:localhost\n").expect("written");
+    let steps = [
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=davit-test-ca -keyout ca.key -out ca.crt",
+        "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -keyout server.key -out server.csr",
+        "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile san -out server.crt",
+    ];
+    for step in steps {
+        let output = Command::new(&program)
+            .args(step.split(' '))
+            .current_dir(dir.path())
+            .output()
+            .expect("openssl starts");
+        assert!(output.status.success(), "{step}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_kinds_of_registry_start() {
+        for access in [Access::Open, Access::PasswordAndTls] {
+            let Some(registry) = Registry::start(access) else { return };
+            assert!(registry.host().starts_with("127.0.0.1:"));
+        }
+    }
+}
