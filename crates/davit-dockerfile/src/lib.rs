@@ -1,3 +1,24 @@
-//! Dockerfile parser with spans, variable expansion and ignore-file patterns.
+//! The Dockerfile language: parser with spans, variable expansion and ignore patterns.
+//!
+//! ```text
+//! bytes -> logical lines -> nodes (keyword, flags, words) -> Dockerfile { global ARGs, stages }
+//! ```
+//!
+//! The language is that of the Dockerfile frontend 1.26. Everything is kept with its [`Span`], so
+//! that a message can point at the text it speaks of.
+//!
+//! **Invariant:** this crate does no IO, and no input makes it panic.
 
 #![forbid(unsafe_code)]
+
+mod ast;
+mod error;
+mod span;
+
+pub use ast::{
+    Add, ArgDefinition, CommandForm, CommandLine, Comment, Copy, Device, Directive, Directives,
+    Dockerfile, Escape, HealthTest, Healthcheck, Heredoc, InlineFile, Instruction, KeyValue, Kind,
+    Mount, MountKind, Network, Onbuild, Run, Security, Sharing, Sources, Stage, Word,
+};
+pub use error::{ParseError, ParseErrorKind};
+pub use span::Span;
