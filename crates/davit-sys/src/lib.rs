@@ -1,3 +1,5 @@
 //! Every unsafe block and raw system call of davit.
 
 #![allow(unsafe_code, reason = "the one crate that may")]
+
+pub mod mount;
