@@ -1,0 +1,223 @@
+//! A build as plain data: what has to be done, in which order, for which image.
+//!
+//! ```text
+//! stage 0   Image(golang) - MakeDirectory(/src) - Copy(context) - Run(go build) --.
+//! stage 1   Scratch ------------------------------------------- Copy(from) <------'
+//!                                                               ^ target.state
+//! ```
+//!
+//! A node makes one layer (or is a stage's base) and reads the states of the nodes before it;
+//! `inputs[0]` is the state that it adds its layer to.
+
+use std::fmt;
+
+use davit_dockerfile::Span;
+use davit_image::{Digest, HistoryEntry, ImageConfig, Platform};
+
+/// Index of a node in its plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u32);
+
+/// Index of a stage in its Dockerfile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StageId(pub u32);
+
+/// Everything that one build does; nodes stand behind those they read.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The nodes.
+    pub nodes: Vec<Node>,
+    /// What the build gives.
+    pub target: Target,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// The image that a build gives.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Node whose state is the image's file system.
+    pub state: NodeId,
+    /// Its config without `created`, `rootfs` and `history`.
+    pub config: ImageConfig,
+    /// Its history; the entry of a layer names the node that makes it.
+    pub history: Vec<(HistoryEntry, Option<NodeId>)>,
+}
+
+/// One node of a plan.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What it does.
+    pub op: Op,
+    /// What it reads; the first is the state that it builds upon.
+    pub inputs: Vec<NodeId>,
+    /// The stage that it belongs to.
+    pub stage: StageId,
+    /// Its name for people, as `[build 2/5] RUN make`.
+    pub name: String,
+    /// Where it stands in the Dockerfile; `None` for what an `ONBUILD` trigger or a flag added.
+    pub span: Option<Span>,
+}
+
+/// What a node does.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// The empty file system.
+    Scratch,
+    /// An image's file system.
+    Image(BaseImage),
+    /// Runs a command.
+    Run(RunSpec),
+    /// Copies files.
+    Copy(CopySpec),
+    /// Makes a directory and those above it, where they are missing.
+    MakeDirectory(MakeDirectory),
+}
+
+/// A base image that is present in the store.
+#[derive(Clone, Debug)]
+pub struct BaseImage {
+    /// Its name, normalised; as written for messages.
+    pub name: String,
+    /// Digest of its manifest.
+    pub manifest: Digest,
+    /// Its config; `rootfs` names its layers.
+    pub config: ImageConfig,
+}
+
+/// A `RUN`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunSpec {
+    /// Program and arguments, the shell included.
+    pub args: Vec<String>,
+    /// `NAME=value`, the image's and the arguments'.
+    pub env: Vec<String>,
+    /// Proxy variables: given to the process, in no key and no history.
+    pub proxy_env: Vec<String>,
+    /// Working directory.
+    pub working_dir: String,
+    /// `user[:group]`; empty = root.
+    pub user: String,
+    /// Network.
+    pub network: Network,
+    /// Scripts that the process finds below `/dev/pipes`.
+    pub scripts: Vec<ScriptFile>,
+    /// Hosts that it knows, as (name, address); the address is in no key.
+    pub hosts: Vec<(String, String)>,
+    /// What it runs on.
+    pub platform: Platform,
+}
+
+/// A script of a `RUN` heredoc that begins with `#!`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScriptFile {
+    /// Its name below `/dev/pipes`.
+    pub name: String,
+    /// Its text.
+    pub content: String,
+}
+
+/// Network of `RUN` steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Network {
+    /// A private network with a way out.
+    #[default]
+    Default,
+    /// Loopback only.
+    None,
+    /// The host's.
+    Host,
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Default => "default",
+            Self::None => "none",
+            Self::Host => "host",
+        })
+    }
+}
+
+/// A `COPY` or `ADD`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopySpec {
+    /// Where its sources are.
+    pub origin: CopyOrigin,
+    /// Paths and patterns, cleaned, without leading `/`; empty = the root.
+    pub sources: Vec<String>,
+    /// Files that stand in the Dockerfile.
+    pub files: Vec<InlineFile>,
+    /// Where it copies to.
+    pub destination: Destination,
+    /// Owner; `None` keeps the source's (root for the context).
+    pub owner: Option<Ownership>,
+    /// `--chmod`, octal or symbolic, checked.
+    pub mode: Option<String>,
+    /// Whether archives are unpacked.
+    pub unpack: Unpack,
+    /// Newest time of what it writes, in seconds.
+    pub epoch: Option<i64>,
+}
+
+/// Where the sources of a `COPY` are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyOrigin {
+    /// The build context.
+    Context,
+    /// The state of the node's second input.
+    Input,
+}
+
+/// Destination of a `COPY`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// Absolute path, cleaned, without leading `/`; empty = the root.
+    pub path: String,
+    /// Whether it was written as a directory: by a `/` or `/.` at its end.
+    pub directory: bool,
+}
+
+/// A file that stands in the Dockerfile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InlineFile {
+    /// Its name.
+    pub name: String,
+    /// Its content, variables expanded.
+    pub content: String,
+}
+
+/// `--chown`, or the user of a `WORKDIR`: `user[:group]`, by name or number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Ownership(pub String);
+
+/// Whether a copy unpacks archives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unpack {
+    /// No.
+    Never,
+    /// Every source file that is a tar, compressed or not.
+    Archives,
+}
+
+/// A `WORKDIR`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MakeDirectory {
+    /// Absolute path, cleaned, without leading `/`.
+    pub path: String,
+    /// Owner of what it makes; `None` = root.
+    pub owner: Option<Ownership>,
+    /// Time of what it makes, in seconds; `None` = that of the build.
+    pub epoch: Option<i64>,
+}
+
+impl Plan {
+    /// The node with this index.
+    ///
+    /// # Panics
+    /// If the index is of another plan.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0 as usize]
+    }
+}
