@@ -1,3 +1,17 @@
 //! Use cases over images and containers: the one composition root.
+//!
+//! Everything that a front end can ask for is a method of [`Engine`], grouped by file. The engine
+//! never prints, exits or reads the environment: its configuration arrives as a [`Config`], its
+//! progress leaves through a [`Progress`].
 
 #![forbid(unsafe_code)]
+
+mod config;
+mod error;
+pub mod process;
+mod progress;
+
+pub use config::{Config, Settings};
+pub use davit_image as image;
+pub use error::Hint;
+pub use progress::{Event, Progress, Silent};

@@ -3,3 +3,4 @@
 #![allow(unsafe_code, reason = "the one crate that may")]
 
 pub mod mount;
+pub mod nss;

@@ -1,5 +1,29 @@
-//! The `davit` command.
+//! The `davit` command: parse, call the engine, print.
 
 #![forbid(unsafe_code)]
+// This crate is the one that owns the process: its arguments, environment and exit code.
+#![allow(clippy::disallowed_methods, reason = "the command reads the environment for the engine")]
 
-fn main() {}
+mod cli;
+mod commands;
+mod environment;
+mod error;
+mod format;
+mod printer;
+mod progress;
+mod units;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    davit_engine::process::prepare();
+    let arguments: Vec<_> = std::env::args_os().collect();
+    // Helpers are this binary, executed again; they bypass the command line for start-up time.
+    if let Some(code) = davit_engine::process::run_helper(&arguments) {
+        return ExitCode::from(code);
+    }
+    match cli::run(&arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => error.report(),
+    }
+}

@@ -1,0 +1,79 @@
+//! What the engine must be told before it starts.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// Paths and settings of one engine.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Durable state (`--root`).
+    pub root: PathBuf,
+    /// State of this boot (`--run-root`).
+    pub run_root: PathBuf,
+    /// Absolute path of the installed `davit`, which monitors execute.
+    pub executable: PathBuf,
+    /// Folder of Docker's `config.json` (`$DOCKER_CONFIG`, else `~/.docker`).
+    pub docker_config: Option<PathBuf>,
+    /// Podman's `auth.json` files, the first found counts.
+    pub auth_files: Vec<PathBuf>,
+    /// PEM bundles of trusted authorities (`$SSL_CERT_FILE`), instead of the system's.
+    pub certificate_file: Option<PathBuf>,
+    /// Folder of trusted authorities (`$SSL_CERT_DIR`).
+    pub certificate_dir: Option<PathBuf>,
+    /// Proxy variables as found (`HTTP_PROXY`, … in either case).
+    pub proxies: Vec<(String, String)>,
+    /// Settings from the configuration file.
+    pub settings: Settings,
+}
+
+/// Settings of `/etc/davit/config.toml` or `$XDG_CONFIG_HOME/davit/config.toml`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// `[store]`
+    pub store: StoreSettings,
+    /// `[gc]`
+    pub gc: GcSettings,
+    /// `[registry."HOST"]`
+    pub registry: std::collections::BTreeMap<String, RegistrySettings>,
+}
+
+/// `[store]`: how images are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreSettings {
+    /// Whether received compressed layers are kept, so that a push repeats their digest.
+    pub keep_blobs: KeepBlobs,
+    /// Forces a snapshot form (`erofs`, `dirs`, `dirs-volume`), for tests.
+    pub snapshot: Option<String>,
+}
+
+/// Whether received compressed layers are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeepBlobs {
+    /// Kept as received.
+    #[default]
+    Always,
+    /// Dropped once unpacked.
+    Never,
+}
+
+/// `[gc]`: how much the build cache may take.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GcSettings {
+    /// Bytes that the build cache may take; 20 % of the file system where not set.
+    pub keep_storage: Option<u64>,
+}
+
+/// `[registry."HOST"]`: how one registry is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegistrySettings {
+    /// Whether plain HTTP and unverified TLS are accepted.
+    pub insecure: bool,
+    /// Base addresses that are asked first when pulling, in this order.
+    pub mirrors: Vec<String>,
+}

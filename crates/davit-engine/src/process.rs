@@ -1,0 +1,23 @@
+//! The process itself: preparation, and the helpers that are this binary executed again.
+
+use std::ffi::OsString;
+
+/// Does what must happen before anything else in a `davit` process.
+///
+/// Pins the static glibc's name lookups to `files dns`, so that no library of the host is loaded.
+pub fn prepare() {
+    davit_sys::nss::pin();
+}
+
+/// Runs the helper that the arguments name, if they name one; returns its exit code.
+///
+/// Helpers are hidden verbs with two leading underscores. They run before the command line is
+/// parsed, single-threaded and without a runtime.
+#[must_use]
+pub fn run_helper(arguments: &[OsString]) -> Option<u8> {
+    let verb = arguments.get(1)?.to_str()?.strip_prefix("__")?;
+    let _arguments = &arguments[2..];
+    match verb {
+        _ => None,
+    }
+}

@@ -1,0 +1,129 @@
+//! The command line: global options and the tree of verbs.
+
+use std::{ffi::OsString, io::IsTerminal as _, path::PathBuf, sync::Arc};
+
+use clap::{
+    CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind as ClapKind,
+};
+use davit_engine::{Config, Progress};
+
+use crate::{
+    commands, environment,
+    error::CliError,
+    printer,
+    progress::{self, ProgressMode},
+};
+
+/// The whole life of a container image in one program
+#[derive(Debug, Parser)]
+#[command(name = "davit", version, disable_help_subcommand = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every verb.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Global {
+    /// Folder of durable state (default /var/lib/davit)
+    #[arg(long, global = true, env = "DAVIT_ROOT", hide_env_values = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Folder of this boot's state (default /run/davit)
+    #[arg(long, global = true, env = "DAVIT_RUN_ROOT", hide_env_values = true, value_name = "DIR")]
+    pub run_root: Option<PathBuf>,
+    /// Folder of Docker's client configuration
+    #[arg(long, value_name = "DIR")]
+    pub config: Option<PathBuf>,
+    /// Tell what happens inside, on standard error
+    #[arg(short = 'D', long)]
+    pub debug: bool,
+}
+
+/// The verbs, in the order of `davit --help`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the version
+    Version(commands::version::VersionArgs),
+    /// Write completions for a shell to standard output
+    Completion(commands::completion::CompletionArgs),
+    /// Write the manual pages into a folder
+    Man(commands::completion::ManArgs),
+}
+
+/// What a verb needs beside its own arguments.
+#[derive(Debug)]
+pub struct Context {
+    global: Global,
+}
+
+impl Context {
+    /// The engine's configuration.
+    ///
+    /// # Errors
+    /// A configuration file that cannot be read.
+    pub fn config(&self) -> Result<Config, CliError> {
+        environment::config(&self.global)
+    }
+
+    /// Progress on standard error: bars on a terminal, else plain lines.
+    #[must_use]
+    pub fn progress(&self, mode: ProgressMode) -> Arc<dyn Progress> {
+        progress::open(mode, std::io::stderr().is_terminal())
+    }
+}
+
+/// Parses the arguments and runs the verb that they name; returns its exit code.
+///
+/// # Errors
+/// What the verb could not do; the caller reports it.
+pub fn run(arguments: &[OsString]) -> Result<u8, CliError> {
+    let cli = match Cli::command().try_get_matches_from(arguments) {
+        Ok(matches) => Cli::from_arg_matches(&matches),
+        Err(error) => Err(error),
+    };
+    let cli = match cli {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, arguments),
+    };
+    if cli.global.debug {
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_max_level(tracing::Level::DEBUG)
+            .init();
+    }
+    let context = Context { global: cli.global };
+    match cli.command {
+        Command::Version(args) => commands::version::run(&args),
+        Command::Completion(args) => commands::completion::run(&args),
+        Command::Man(args) => commands::completion::man(&args),
+    }
+    .inspect(|_| drop(context))
+}
+
+/// Verbs that Docker does not have; their usage errors exit with 2.
+const OWN_VERBS: [&str; 3] = ["completion", "man", "copy"];
+
+fn usage(error: &clap::Error, arguments: &[OsString]) -> Result<u8, CliError> {
+    if matches!(error.kind(), ClapKind::DisplayHelp | ClapKind::DisplayVersion) {
+        printer::data(&error.render().to_string())?;
+        return Ok(0);
+    }
+    let color = printer::use_color();
+    let text = if color { error.render().ansi().to_string() } else { error.render().to_string() };
+    printer::note(text.trim_end());
+    let verb = arguments.iter().skip(1).find(|word| !word.to_string_lossy().starts_with('-'));
+    let own = verb.is_some_and(|verb| OWN_VERBS.iter().any(|own| verb == own));
+    Ok(if own { 2 } else { 125 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,80 @@
+//! Builds the engine's configuration from the environment and the configuration file.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use davit_engine::{Config, Settings};
+
+use crate::{cli::Global, error::CliError};
+
+const SYSTEM_SETTINGS: &str = "/etc/davit/config.toml";
+const PROXY_VARIABLES: [&str; 5] =
+    ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
+
+/// Gathers what the engine must know; flags win over variables, these over the file.
+///
+/// # Errors
+/// A configuration file that cannot be read or has unknown keys; no home for the roots.
+pub fn config(global: &Global) -> Result<Config, CliError> {
+    let home = variable("HOME").map(PathBuf::from);
+    Ok(Config {
+        root: global.root.clone().unwrap_or_else(|| PathBuf::from("/var/lib/davit")),
+        run_root: global.run_root.clone().unwrap_or_else(|| PathBuf::from("/run/davit")),
+        executable: env::current_exe()
+            .map_err(|error| CliError::user(format!("cannot find davit's own path: {error}")))?,
+        docker_config: global
+            .config
+            .clone()
+            .or_else(|| variable("DOCKER_CONFIG").map(PathBuf::from))
+            .or_else(|| home.as_ref().map(|home| home.join(".docker"))),
+        auth_files: auth_files(home.as_deref()),
+        certificate_file: variable("SSL_CERT_FILE").map(PathBuf::from),
+        certificate_dir: variable("SSL_CERT_DIR").map(PathBuf::from),
+        proxies: proxies(),
+        settings: settings(home.as_deref())?,
+    })
+}
+
+/// A variable's value, where it is set and not empty.
+pub fn variable(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// Podman's places, in its order (containers-auth.json(5)).
+fn auth_files(home: Option<&Path>) -> Vec<PathBuf> {
+    let explicit = variable("REGISTRY_AUTH_FILE").map(PathBuf::from);
+    let run = variable("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join("containers/auth.json"));
+    let config = variable("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| home.map(|home| home.join(".config")))
+        .map(|dir| dir.join("containers/auth.json"));
+    explicit.into_iter().chain(run).chain(config).collect()
+}
+
+fn proxies() -> Vec<(String, String)> {
+    let names = PROXY_VARIABLES.iter().flat_map(|name| [(*name).to_owned(), name.to_lowercase()]);
+    names
+        .filter_map(|name| {
+            let value = variable(&name)?.into_string().ok()?;
+            Some((name, value))
+        })
+        .collect()
+}
+
+fn settings(home: Option<&Path>) -> Result<Settings, CliError> {
+    let user = variable("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| home.map(|home| home.join(".config")))
+        .map(|dir| dir.join("davit/config.toml"));
+    let system = Some(PathBuf::from(SYSTEM_SETTINGS));
+    let Some(path) = [user, system].into_iter().flatten().find(|path| path.exists()) else {
+        return Ok(Settings::default());
+    };
+    let text = fs_err::read_to_string(&path).map_err(|error| CliError::user(error.to_string()))?;
+    toml::from_str(&text).map_err(|error| {
+        CliError::user(format!("configuration file {} is malformed: {error}", path.display()))
+    })
+}

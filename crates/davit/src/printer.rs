@@ -1,0 +1,54 @@
+//! Where output goes: data to standard output, everything else to standard error.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use crate::error::{CliError, io_error};
+
+/// Writes text to standard output as it is.
+///
+/// # Errors
+/// When the reader has gone, which ends the command quietly.
+pub fn data(text: &str) -> Result<(), CliError> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(io_error)
+}
+
+/// Writes one line to standard output.
+///
+/// # Errors
+/// As [`data`].
+pub fn line(text: &str) -> Result<(), CliError> {
+    data(&format!("{text}\n"))
+}
+
+/// Writes one line of progress or diagnostics to standard error.
+pub fn note(text: &str) {
+    let mut stderr = io::stderr().lock();
+    // There is nowhere left to report that standard error is closed.
+    drop(stderr.write_all(format!("{text}\n").as_bytes()));
+}
+
+/// Writes a rendered error to standard error, its labels in colour on a terminal.
+pub fn error(text: &str) {
+    if !use_color() {
+        return note(text);
+    }
+    let colored: Vec<String> = text.lines().map(color_label).collect();
+    note(&colored.join("\n"));
+}
+
+fn color_label(line: &str) -> String {
+    for (label, code) in [("error:", 31), ("caused by:", 33), ("hint:", 36), ("warning:", 33)] {
+        if let Some(rest) = line.strip_prefix(label) {
+            return format!("\x1b[1;{code}m{label}\x1b[0m{rest}");
+        }
+    }
+    line.to_owned()
+}
+
+/// Tells whether standard error may be coloured (`NO_COLOR`, `CLICOLOR_FORCE`, a terminal).
+#[must_use]
+pub fn use_color() -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    !set("NO_COLOR") && (set("CLICOLOR_FORCE") || io::stderr().is_terminal())
+}

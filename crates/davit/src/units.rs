@@ -1,0 +1,123 @@
+//! Sizes and times in Docker's words.
+
+use std::time::Duration;
+
+/// A size with decimal units and three digits (`7.8MB`), as `docker images` shows it.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    with_units(bytes, 1000, ["B", "kB", "MB", "GB", "TB", "PB", "EB"], 3)
+}
+
+/// A size with binary units and four digits (`7.44MiB`), as `docker stats` shows it.
+#[must_use]
+pub fn binary_size(bytes: u64) -> String {
+    with_units(bytes, 1024, ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"], 4)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "four digits are shown")]
+fn with_units(bytes: u64, base: u32, units: [&str; 7], digits: usize) -> String {
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= f64::from(base) && unit + 1 < units.len() {
+        value /= f64::from(base);
+        unit += 1;
+    }
+    format!("{}{}", significant(value, digits), units[unit])
+}
+
+/// Formats as C's `%.Ng` does for values from 0 to 9999: N digits, no trailing zeros.
+fn significant(value: f64, digits: usize) -> String {
+    let mut whole = 1;
+    while value
+        >= 10_f64.powi(whole) - 0.5 * 10_f64.powi(whole - i32::try_from(digits).unwrap_or(3))
+    {
+        whole += 1;
+    }
+    let decimals = digits.saturating_sub(usize::try_from(whole).unwrap_or(1));
+    let text = format!("{value:.decimals$}");
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        text
+    }
+}
+
+/// A span of time in words (`About an hour`, `3 days`), as go-units' `HumanDuration` has it.
+#[must_use]
+pub fn duration(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let minutes = seconds / 60;
+    let hours = (span.as_secs_f64() / 3600.0).round();
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounded, positive")]
+    let hours = hours as u64;
+    match seconds {
+        0 => "Less than a second".to_owned(),
+        1 => "1 second".to_owned(),
+        2..60 => format!("{seconds} seconds"),
+        _ if minutes == 1 => "About a minute".to_owned(),
+        _ if minutes < 60 => format!("{minutes} minutes"),
+        _ if hours == 1 => "About an hour".to_owned(),
+        _ if hours < 48 => format!("{hours} hours"),
+        _ if hours < 24 * 7 * 2 => format!("{} days", hours / 24),
+        _ if hours < 24 * 30 * 2 => format!("{} weeks", hours / 24 / 7),
+        _ if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
+        _ => format!("{} years", seconds / 3600 / 24 / 365),
+    }
+}
+
+/// How long ago a time was (`2 hours ago`); `N/A` for none.
+#[must_use]
+pub fn ago(then: Option<davit_engine::image::Timestamp>) -> String {
+    let Some(then) = then else { return "N/A".to_owned() };
+    let now = davit_engine::image::Timestamp::now();
+    let seconds = u64::try_from(now.unix_seconds() - then.unix_seconds()).unwrap_or(0);
+    format!("{} ago", duration(Duration::from_secs(seconds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_dockers() {
+        let cases = [
+            (0, "0B"),
+            (1, "1B"),
+            (999, "999B"),
+            (1000, "1kB"),
+            (1024, "1.02kB"),
+            (7_797_000, "7.8MB"),
+            (72_800_000, "72.8MB"),
+            (124_500_000, "124MB"),
+            (1_500_000_000, "1.5GB"),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(size(bytes), expected, "{bytes}");
+        }
+        assert_eq!(binary_size(7_801_405), "7.44MiB");
+        assert_eq!(binary_size(1024), "1KiB");
+    }
+
+    #[test]
+    fn durations_are_dockers() {
+        let cases = [
+            (0, "Less than a second"),
+            (1, "1 second"),
+            (45, "45 seconds"),
+            (60, "About a minute"),
+            (119, "About a minute"),
+            (120, "2 minutes"),
+            (3599, "59 minutes"),
+            (3600, "About an hour"),
+            (2 * 3600, "2 hours"),
+            (47 * 3600, "47 hours"),
+            (48 * 3600, "2 days"),
+            (15 * 86400, "2 weeks"),
+            (61 * 86400, "2 months"),
+            (800 * 86400, "2 years"),
+        ];
+        for (seconds, expected) in cases {
+            assert_eq!(duration(Duration::from_secs(seconds)), expected, "{seconds}");
+        }
+    }
+}
