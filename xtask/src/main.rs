@@ -1,5 +1,61 @@
-//! Build, test and bench tasks of the davit repository.
+//! Build, test and bench tasks of the davit repository (`cargo xtask TASK`).
 
 #![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tasks speak to a person")]
+#![allow(clippy::disallowed_methods, reason = "tasks are configured by the environment")]
 
-fn main() {}
+mod deps;
+mod dist;
+mod packages;
+mod process;
+mod suite;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+
+/// Tasks of the davit repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Build the release binary at target/dist/davit
+    Dist,
+    /// Check that crates depend on one another only as STYLE's layer table allows
+    CheckDeps,
+    /// Install what the suite needs, run every test, and count
+    Test(suite::TestArgs),
+}
+
+fn main() -> ExitCode {
+    let result = run();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let cli = Cli::parse();
+    std::env::set_current_dir(repository()?).context("cannot enter the repository")?;
+    match cli.task {
+        Task::Dist => dist::build().map(|path| println!("{}", path.display())),
+        Task::CheckDeps => deps::check(),
+        Task::Test(args) => suite::run(&args),
+    }
+}
+
+/// Root folder of the repository: the parent of this crate.
+fn repository() -> Result<PathBuf> {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    Ok(manifest.parent().context("xtask lies inside the repository")?.to_owned())
+}

@@ -17,7 +17,7 @@ use crate::{
 /// The whole life of a container image in one program
 #[derive(Debug, Parser)]
 #[command(name = "davit", version, disable_help_subcommand = true, max_term_width = 100)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
@@ -26,24 +26,24 @@ pub struct Cli {
 
 /// Options of every verb.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Global {
+pub(crate) struct Global {
     /// Folder of durable state (default /var/lib/davit)
     #[arg(long, global = true, env = "DAVIT_ROOT", hide_env_values = true, value_name = "DIR")]
-    pub root: Option<PathBuf>,
+    pub(crate) root: Option<PathBuf>,
     /// Folder of this boot's state (default /run/davit)
     #[arg(long, global = true, env = "DAVIT_RUN_ROOT", hide_env_values = true, value_name = "DIR")]
-    pub run_root: Option<PathBuf>,
+    pub(crate) run_root: Option<PathBuf>,
     /// Folder of Docker's client configuration
     #[arg(long, value_name = "DIR")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Tell what happens inside, on standard error
     #[arg(short = 'D', long)]
-    pub debug: bool,
+    pub(crate) debug: bool,
 }
 
 /// The verbs, in the order of `davit --help`.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Show the version
     Version(commands::version::VersionArgs),
     /// Write completions for a shell to standard output
@@ -54,7 +54,7 @@ pub enum Command {
 
 /// What a verb needs beside its own arguments.
 #[derive(Debug)]
-pub struct Context {
+pub(crate) struct Context {
     global: Global,
 }
 
@@ -63,13 +63,13 @@ impl Context {
     ///
     /// # Errors
     /// A configuration file that cannot be read.
-    pub fn config(&self) -> Result<Config, CliError> {
+    pub(crate) fn config(&self) -> Result<Config, CliError> {
         environment::config(&self.global)
     }
 
     /// Progress on standard error: bars on a terminal, else plain lines.
     #[must_use]
-    pub fn progress(&self, mode: ProgressMode) -> Arc<dyn Progress> {
+    pub(crate) fn progress(&self, mode: ProgressMode) -> Arc<dyn Progress> {
         progress::open(mode, std::io::stderr().is_terminal())
     }
 }
@@ -78,7 +78,7 @@ impl Context {
 ///
 /// # Errors
 /// What the verb could not do; the caller reports it.
-pub fn run(arguments: &[OsString]) -> Result<u8, CliError> {
+pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
     let cli = match Cli::command().try_get_matches_from(arguments) {
         Ok(matches) => Cli::from_arg_matches(&matches),
         Err(error) => Err(error),

@@ -1,4 +1,4 @@
 //! One file per verb: arguments, a call of the engine, output.
 
-pub mod completion;
-pub mod version;
+pub(crate) mod completion;
+pub(crate) mod version;

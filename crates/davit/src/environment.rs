@@ -18,7 +18,7 @@ const PROXY_VARIABLES: [&str; 5] =
 ///
 /// # Errors
 /// A configuration file that cannot be read or has unknown keys; no home for the roots.
-pub fn config(global: &Global) -> Result<Config, CliError> {
+pub(crate) fn config(global: &Global) -> Result<Config, CliError> {
     let home = variable("HOME").map(PathBuf::from);
     Ok(Config {
         root: global.root.clone().unwrap_or_else(|| PathBuf::from("/var/lib/davit")),
@@ -39,7 +39,7 @@ pub fn config(global: &Global) -> Result<Config, CliError> {
 }
 
 /// A variable's value, where it is set and not empty.
-pub fn variable(name: &str) -> Option<OsString> {
+pub(crate) fn variable(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }
 

@@ -6,7 +6,7 @@ use davit_engine::Hint;
 
 /// Who can mend an error, which decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
+pub(crate) enum ErrorKind {
     /// The request could not be fulfilled: 1.
     User,
     /// The configuration is wrong: 1.
@@ -21,7 +21,7 @@ pub enum ErrorKind {
 
 /// An error on its way to the user.
 #[derive(Debug)]
-pub struct CliError {
+pub(crate) struct CliError {
     kind: ErrorKind,
     source: Box<dyn Error + Send + Sync>,
     hints: Vec<String>,
@@ -29,37 +29,37 @@ pub struct CliError {
 
 impl CliError {
     /// An error of the given kind with the given text.
-    pub fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
         Self { kind, source: text.into().into(), hints: Vec::new() }
     }
 
     /// A refused request.
-    pub fn user(text: impl Into<String>) -> Self {
+    pub(crate) fn user(text: impl Into<String>) -> Self {
         Self::new(ErrorKind::User, text)
     }
 
     /// A wrong command line, on one of Docker's verbs.
-    pub fn usage(text: impl Into<String>) -> Self {
+    pub(crate) fn usage(text: impl Into<String>) -> Self {
         Self::new(ErrorKind::Usage, text)
     }
 
     /// Adds a line of advice.
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
         self
     }
 
     /// Ends the process with `code` instead of the kind's own.
     #[must_use]
-    pub const fn with_code(mut self, code: u8) -> Self {
+    pub(crate) const fn with_code(mut self, code: u8) -> Self {
         self.kind = ErrorKind::Code(code);
         self
     }
 
     /// The exit code.
     #[must_use]
-    pub const fn code(&self) -> u8 {
+    pub(crate) const fn code(&self) -> u8 {
         match self.kind {
             ErrorKind::User | ErrorKind::Config => 1,
             ErrorKind::Usage => 125,
@@ -69,7 +69,7 @@ impl CliError {
     }
 
     /// Prints the error to standard error; returns its exit code.
-    pub fn report(&self) -> ExitCode {
+    pub(crate) fn report(&self) -> ExitCode {
         // A reader that went away (`davit ps | head -1`) is no failure worth words.
         if !self.is_broken_pipe() {
             crate::printer::error(&self.to_string());
@@ -116,7 +116,7 @@ impl<E: Hint + Send + Sync + 'static> From<E> for CliError {
 }
 
 /// Makes an IO error of the command's own streams and files one for the user.
-pub fn io_error(error: io::Error) -> CliError {
+pub(crate) fn io_error(error: io::Error) -> CliError {
     CliError { kind: ErrorKind::User, source: Box::new(error), hints: Vec::new() }
 }
 

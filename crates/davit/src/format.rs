@@ -9,22 +9,22 @@ use crate::{error::CliError, printer};
 
 /// A list that can be shown as table, JSON lines, JSON array or by a template.
 #[derive(Debug)]
-pub struct List<'a> {
+pub(crate) struct List<'a> {
     /// The default table, as `table {{.ID}}\t{{.Names}}`.
-    pub table: &'a str,
+    pub(crate) table: &'a str,
     /// Column heads by field name; a field without one shows its name in capitals.
-    pub heads: &'a [(&'a str, &'a str)],
+    pub(crate) heads: &'a [(&'a str, &'a str)],
 }
 
 /// How the user wants a list.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct ListFormat {
+pub(crate) struct ListFormat {
     /// Format output using a custom template: 'table', 'table TEMPLATE', 'json', or a Go template
     #[arg(long, value_name = "FORMAT")]
-    pub format: Option<String>,
+    pub(crate) format: Option<String>,
     /// Print one JSON array with raw numbers and times
     #[arg(long, conflicts_with = "format")]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 impl List<'_> {
@@ -32,7 +32,7 @@ impl List<'_> {
     ///
     /// # Errors
     /// A malformed template, or a reader that has gone.
-    pub fn print<R: Serialize, J: Serialize>(
+    pub(crate) fn print<R: Serialize, J: Serialize>(
         &self,
         format: &ListFormat,
         rows: &[R],
@@ -48,7 +48,11 @@ impl List<'_> {
     ///
     /// # Errors
     /// A malformed template.
-    pub fn render<R: Serialize>(&self, format: &str, rows: &[R]) -> Result<String, CliError> {
+    pub(crate) fn render<R: Serialize>(
+        &self,
+        format: &str,
+        rows: &[R],
+    ) -> Result<String, CliError> {
         if format == "json" {
             let lines: Result<String, _> =
                 rows.iter().map(|row| Ok(to_json(row, false)? + "\n")).collect();
@@ -95,7 +99,7 @@ impl List<'_> {
 ///
 /// # Errors
 /// A malformed template.
-pub fn render_object<T: Serialize>(format: &str, object: &T) -> Result<String, CliError> {
+pub(crate) fn render_object<T: Serialize>(format: &str, object: &T) -> Result<String, CliError> {
     if matches!(format.trim(), "json" | "{{json .}}") {
         return to_json(object, false);
     }
@@ -106,7 +110,7 @@ pub fn render_object<T: Serialize>(format: &str, object: &T) -> Result<String, C
 ///
 /// # Errors
 /// Never for davit's own types.
-pub fn to_json<T: Serialize>(value: &T, pretty: bool) -> Result<String, CliError> {
+pub(crate) fn to_json<T: Serialize>(value: &T, pretty: bool) -> Result<String, CliError> {
     let mut bytes = Vec::new();
     let written = if pretty {
         let indent = serde_json::ser::PrettyFormatter::with_indent(b"    ");

@@ -8,7 +8,7 @@ use crate::error::{CliError, io_error};
 ///
 /// # Errors
 /// When the reader has gone, which ends the command quietly.
-pub fn data(text: &str) -> Result<(), CliError> {
+pub(crate) fn data(text: &str) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(io_error)
 }
@@ -17,19 +17,19 @@ pub fn data(text: &str) -> Result<(), CliError> {
 ///
 /// # Errors
 /// As [`data`].
-pub fn line(text: &str) -> Result<(), CliError> {
+pub(crate) fn line(text: &str) -> Result<(), CliError> {
     data(&format!("{text}\n"))
 }
 
 /// Writes one line of progress or diagnostics to standard error.
-pub fn note(text: &str) {
+pub(crate) fn note(text: &str) {
     let mut stderr = io::stderr().lock();
     // There is nowhere left to report that standard error is closed.
     drop(stderr.write_all(format!("{text}\n").as_bytes()));
 }
 
 /// Writes a rendered error to standard error, its labels in colour on a terminal.
-pub fn error(text: &str) {
+pub(crate) fn error(text: &str) {
     if !use_color() {
         return note(text);
     }
@@ -48,7 +48,7 @@ fn color_label(line: &str) -> String {
 
 /// Tells whether standard error may be coloured (`NO_COLOR`, `CLICOLOR_FORCE`, a terminal).
 #[must_use]
-pub fn use_color() -> bool {
+pub(crate) fn use_color() -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     !set("NO_COLOR") && (set("CLICOLOR_FORCE") || io::stderr().is_terminal())
 }

@@ -13,7 +13,7 @@ use crate::printer;
 
 /// How progress is shown (`--progress`, `--quiet`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum ProgressMode {
+pub(crate) enum ProgressMode {
     /// Bars on a terminal, lines elsewhere.
     #[default]
     Auto,
@@ -27,7 +27,7 @@ pub enum ProgressMode {
 
 /// Opens a display for `mode`; `terminal` tells whether standard error is one.
 #[must_use]
-pub fn open(mode: ProgressMode, terminal: bool) -> Arc<dyn Progress> {
+pub(crate) fn open(mode: ProgressMode, terminal: bool) -> Arc<dyn Progress> {
     match mode {
         ProgressMode::Quiet => Arc::new(Silent),
         ProgressMode::Tty => Arc::new(Bars::default()),

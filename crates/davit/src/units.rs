@@ -4,13 +4,13 @@ use std::time::Duration;
 
 /// A size with decimal units and three digits (`7.8MB`), as `docker images` shows it.
 #[must_use]
-pub fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     with_units(bytes, 1000, ["B", "kB", "MB", "GB", "TB", "PB", "EB"], 3)
 }
 
 /// A size with binary units and four digits (`7.44MiB`), as `docker stats` shows it.
 #[must_use]
-pub fn binary_size(bytes: u64) -> String {
+pub(crate) fn binary_size(bytes: u64) -> String {
     with_units(bytes, 1024, ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"], 4)
 }
 
@@ -44,7 +44,7 @@ fn significant(value: f64, digits: usize) -> String {
 
 /// A span of time in words (`About an hour`, `3 days`), as go-units' `HumanDuration` has it.
 #[must_use]
-pub fn duration(span: Duration) -> String {
+pub(crate) fn duration(span: Duration) -> String {
     let seconds = span.as_secs();
     let minutes = seconds / 60;
     let hours = (span.as_secs_f64() / 3600.0).round();
@@ -67,7 +67,7 @@ pub fn duration(span: Duration) -> String {
 
 /// How long ago a time was (`2 hours ago`); `N/A` for none.
 #[must_use]
-pub fn ago(then: Option<davit_engine::image::Timestamp>) -> String {
+pub(crate) fn ago(then: Option<davit_engine::image::Timestamp>) -> String {
     let Some(then) = then else { return "N/A".to_owned() };
     let now = davit_engine::image::Timestamp::now();
     let seconds = u64::try_from(now.unix_seconds() - then.unix_seconds()).unwrap_or(0);

@@ -13,14 +13,14 @@ use crate::{
 
 /// Arguments of `davit completion`.
 #[derive(Debug, clap::Args)]
-pub struct CompletionArgs {
+pub(crate) struct CompletionArgs {
     /// Shell to complete for
     shell: Shell,
 }
 
 /// Arguments of `davit man`.
 #[derive(Debug, clap::Args)]
-pub struct ManArgs {
+pub(crate) struct ManArgs {
     /// Folder for the pages, made if it is missing
     folder: PathBuf,
 }
@@ -29,7 +29,7 @@ pub struct ManArgs {
 ///
 /// # Errors
 /// A reader that has gone.
-pub fn run(args: &CompletionArgs) -> Result<u8, CliError> {
+pub(crate) fn run(args: &CompletionArgs) -> Result<u8, CliError> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "davit", &mut script);
     printer::data(&String::from_utf8_lossy(&script))?;
@@ -40,7 +40,7 @@ pub fn run(args: &CompletionArgs) -> Result<u8, CliError> {
 ///
 /// # Errors
 /// A folder that cannot be written.
-pub fn man(args: &ManArgs) -> Result<u8, CliError> {
+pub(crate) fn man(args: &ManArgs) -> Result<u8, CliError> {
     fs_err::create_dir_all(&args.folder).map_err(io_error)?;
     clap_mangen::generate_to(Cli::command(), &args.folder).map_err(io_error)?;
     Ok(0)

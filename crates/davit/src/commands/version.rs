@@ -6,7 +6,7 @@ use crate::{error::CliError, format, printer};
 
 /// Arguments of `davit version`.
 #[derive(Debug, clap::Args)]
-pub struct VersionArgs {
+pub(crate) struct VersionArgs {
     /// Format output using a Go template, or 'json'
     #[arg(short, long)]
     format: Option<String>,
@@ -56,7 +56,7 @@ impl Side {
 ///
 /// # Errors
 /// A malformed template.
-pub fn run(args: &VersionArgs) -> Result<u8, CliError> {
+pub(crate) fn run(args: &VersionArgs) -> Result<u8, CliError> {
     // There is no daemon, so both sides of Docker's answer are this binary.
     let version = Version { client: Side::new(), server: Side::new() };
     match &args.format {

@@ -1,0 +1,71 @@
+//! What the suite and the bench need beside the Rust toolchain, installed by their own clients.
+
+use std::process::{Command, Stdio};
+
+use anyhow::Result;
+
+use crate::process;
+
+/// Debian packages that the suite uses, with a program or file that shows each to be there.
+const SUITE: &[(&str, &str)] = &[
+    ("apache2-utils", "/usr/bin/htpasswd"),
+    ("attr", "/usr/bin/setfattr"),
+    ("busybox-static", "/bin/busybox"),
+    ("bzip2", "/bin/bzip2"),
+    ("docker-registry", "/usr/bin/docker-registry"),
+    ("git", "/usr/bin/git"),
+    ("iproute2", "/bin/ip"),
+    ("libcap2-bin", "/sbin/setcap"),
+    ("mmdebstrap", "/usr/bin/mmdebstrap"),
+    ("nftables", "/usr/sbin/nft"),
+    ("openssl", "/usr/bin/openssl"),
+    ("python3-venv", "/usr/share/doc/python3-venv"),
+    ("skopeo", "/usr/bin/skopeo"),
+    ("strace", "/usr/bin/strace"),
+    ("umoci", "/usr/bin/umoci"),
+    ("xz-utils", "/usr/bin/xz"),
+    ("zstd", "/usr/bin/zstd"),
+];
+
+/// Installs the suite's packages; what cannot be had is left out, and the tests that need it skip.
+pub(crate) fn install_for_suite() -> Result<()> {
+    let missing: Vec<&str> = SUITE
+        .iter()
+        .filter(|(_, file)| !std::path::Path::new(file).exists())
+        .map(|(package, _)| *package)
+        .collect();
+    install(&missing)
+}
+
+/// Installs Debian packages, each alone if they cannot be had together.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    if davit_test::find_tool("apt-get").is_none() {
+        eprintln!("note: no apt-get here; not installed: {}", packages.join(" "));
+        return Ok(());
+    }
+    process::run(apt().arg("update").stdout(Stdio::null()))?;
+    if apt_install(packages).is_ok() {
+        return Ok(());
+    }
+    for package in packages {
+        if apt_install(&[package]).is_err() {
+            eprintln!("note: the Debian package {package} cannot be had");
+        }
+    }
+    Ok(())
+}
+
+fn apt() -> Command {
+    let mut command = process::as_root("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-o", "DPkg::Lock::Timeout=300"]);
+    command
+}
+
+fn apt_install(packages: &[&str]) -> Result<()> {
+    let mut command = apt();
+    command.args(["install", "--yes", "--no-install-recommends"]).args(packages);
+    process::run(command.stdout(Stdio::null()))
+}

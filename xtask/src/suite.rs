@@ -1,0 +1,199 @@
+//! `cargo xtask test`: build the tests as the user, run them as root, count them.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{packages, process};
+
+/// Arguments of `cargo xtask test`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TestArgs {
+    /// Only these packages
+    #[arg(short, long)]
+    package: Vec<String>,
+    /// Only tests whose name holds this text
+    filter: Option<String>,
+    /// Do not install Debian packages
+    #[arg(long)]
+    offline: bool,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+#[derive(Debug)]
+struct TestBinary {
+    name: String,
+    path: PathBuf,
+    folder: PathBuf,
+}
+
+/// Runs the suite; fails where a test fails.
+pub(crate) fn run(args: &TestArgs) -> Result<()> {
+    if !args.offline {
+        packages::install_for_suite()?;
+    }
+    let binaries = build(args)?;
+    ensure!(!binaries.is_empty(), "there are no tests to run");
+    let skips = std::env::temp_dir().join(format!("davit-skips-{}", std::process::id()));
+    fs_err::write(&skips, "")?;
+    let result = run_all(&binaries, args, &skips);
+    let skipped = fs_err::read_to_string(&skips)?;
+    fs_err::remove_file(&skips)?;
+    report(result?, &skipped)
+}
+
+fn run_all(binaries: &[TestBinary], args: &TestArgs, skips: &Path) -> Result<Counts> {
+    let mut total = Counts::default();
+    for binary in binaries {
+        let start = Instant::now();
+        let counts = run_one(binary, args, skips)?;
+        println!(
+            "{:>7.1} s  {}: {} passed, {} failed",
+            start.elapsed().as_secs_f64(),
+            binary.name,
+            counts.passed,
+            counts.failed
+        );
+        total.passed += counts.passed;
+        total.failed += counts.failed;
+        total.ignored += counts.ignored;
+    }
+    Ok(total)
+}
+
+fn report(mut counts: Counts, skipped: &str) -> Result<()> {
+    let skips: Vec<&str> = skipped.lines().collect();
+    for skip in &skips {
+        let (name, reason) = skip.split_once('\t').unwrap_or((skip, "no reason given"));
+        println!("skipped: {name}: {reason}");
+    }
+    // One test may skip for several reasons, but it is one test.
+    let mut names: Vec<&str> = skips.iter().filter_map(|line| line.split('\t').next()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let skipped = names.len() as u64;
+    counts.passed = counts.passed.saturating_sub(skipped);
+    let Counts { passed, failed, ignored } = counts;
+    println!("{passed} passed, {failed} failed, {} skipped", skipped + ignored);
+    if failed > 0 {
+        bail!("{failed} tests failed");
+    }
+    Ok(())
+}
+
+/// Builds all tests; returns their binaries.
+fn build(args: &TestArgs) -> Result<Vec<TestBinary>> {
+    let mut command = process::cargo();
+    command.args(["test", "--no-run", "--message-format=json-render-diagnostics"]);
+    if args.package.is_empty() {
+        command.arg("--workspace");
+    }
+    for package in &args.package {
+        command.arg("--package").arg(package);
+    }
+    let output = process::output(command.stderr(Stdio::inherit()))?;
+    let binaries = output.lines().filter_map(|line| test_binary(&serde_json::from_str(line).ok()?));
+    Ok(binaries.collect())
+}
+
+fn test_binary(message: &Value) -> Option<TestBinary> {
+    if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
+        return None;
+    }
+    let manifest = Path::new(message["manifest_path"].as_str()?);
+    let folder = manifest.parent()?.to_owned();
+    let package = folder.file_name()?.to_string_lossy();
+    Some(TestBinary {
+        name: format!("{package}/{}", message["target"]["name"].as_str()?),
+        path: PathBuf::from(message["executable"].as_str()?),
+        folder,
+    })
+}
+
+fn run_one(binary: &TestBinary, args: &TestArgs, skips: &Path) -> Result<Counts> {
+    let mut command = process::as_root(&binary.path);
+    command
+        .args(&args.filter)
+        .current_dir(&binary.folder)
+        .env("CARGO_MANIFEST_DIR", &binary.folder)
+        .env(davit_test::SKIPS_ENV, skips)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    set_images(&mut command);
+    let mut child = command.spawn().with_context(|| format!("cannot start {}", binary.name))?;
+    let stdout = BufReader::new(child.stdout.take().context("stdout is piped")?);
+    let mut counts = None;
+    for line in stdout.lines() {
+        let line = line?;
+        if let Some(found) = parse_counts(&line) {
+            counts = Some(found);
+        } else if !line.ends_with("... ok") && !line.trim().is_empty() {
+            println!("{line}");
+            std::io::stdout().flush()?;
+        }
+    }
+    let status = child.wait()?;
+    match counts {
+        // A suite that died in the middle has failed, whatever it counted.
+        Some(counts) if status.success() || counts.failed > 0 => Ok(counts),
+        _ => {
+            println!("{}: ended with {status} and no count", binary.name);
+            Ok(Counts { failed: 1, ..Counts::default() })
+        }
+    }
+}
+
+/// Names the folder of real images for the tests, where it lies beside the repository.
+fn set_images(command: &mut Command) {
+    let beside = Path::new("../shared/images");
+    if std::env::var_os(davit_test::IMAGES_ENV).is_none()
+        && let Ok(folder) = beside.canonicalize()
+    {
+        command.env(davit_test::IMAGES_ENV, folder);
+    }
+}
+
+/// Reads libtest's closing line.
+fn parse_counts(line: &str) -> Option<Counts> {
+    let rest = line.strip_prefix("test result: ")?;
+    let number = |word: &str| {
+        let before = rest.split(&format!(" {word}")).next()?;
+        before.rsplit([' ', ';']).next()?.parse().ok()
+    };
+    Some(Counts {
+        passed: number("passed")?,
+        failed: number("failed")?,
+        ignored: number("ignored")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_closing_line() {
+        let line =
+            "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out";
+        assert_eq!(parse_counts(line), Some(Counts { passed: 12, failed: 3, ignored: 1 }));
+        assert_eq!(parse_counts("test x ... ok"), None);
+    }
+
+    #[test]
+    fn a_failure_fails_the_suite() {
+        assert!(report(Counts { passed: 1, failed: 1, ignored: 0 }, "").is_err());
+        assert!(report(Counts { passed: 2, failed: 0, ignored: 0 }, "a\tx\na\ty\n").is_ok());
+    }
+}
