@@ -1,0 +1,9 @@
+//! EROFS images that hold only metadata: the writer and a strict reader.
+//!
+//! The format is the kernel's (`fs/erofs/erofs_fs.h`); `docs/formats/tree.md` describes the subset
+//! that davit writes. The reader accepts that subset and nothing else.
+
+pub(crate) mod format;
+mod header;
+
+pub(crate) use header::Header;

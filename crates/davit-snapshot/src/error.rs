@@ -1,0 +1,78 @@
+//! Why a root filesystem could not be made.
+
+use std::{io, path::PathBuf};
+
+use davit_image::DiffId;
+use davit_sys::mount::MountError;
+
+use crate::TreeId;
+
+/// Why a root filesystem could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// A file or directory of the store could not be used.
+    #[error("cannot {action} {}", .path.display())]
+    File {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel refused a mount.
+    #[error("cannot mount {what}")]
+    Mount {
+        /// What should have been mounted.
+        what: String,
+        /// The kernel's answer.
+        #[source]
+        source: MountError,
+    },
+    /// A layer's tar does not have the size that its tree was made for: it is torn.
+    #[error("layer {diff_id} is damaged: its tar has {actual} bytes, {expected} were recorded")]
+    LayerSize {
+        /// The layer.
+        diff_id: DiffId,
+        /// Size that the row names, in bytes.
+        expected: u64,
+        /// Size of the file, in bytes.
+        actual: u64,
+    },
+    /// A tree's file is missing; it was removed after the stack was prepared. Prepare again.
+    #[error("tree {0} is missing")]
+    TreeMissing(TreeId),
+    /// A tree's file is torn or was made for other layers. It is rebuilt by preparing again.
+    #[error("tree {id} is damaged")]
+    TreeDamaged {
+        /// The tree.
+        id: TreeId,
+        /// What is wrong with it.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel stacks at most 500 lower directories.
+    #[error("{0} lower directories are more than the kernel's 500")]
+    TooManyLowers(usize),
+}
+
+impl SnapshotError {
+    /// Whether preparing the chain again may mend it.
+    #[must_use]
+    pub const fn is_stale(&self) -> bool {
+        matches!(self, Self::TreeMissing(_) | Self::TreeDamaged { .. })
+    }
+
+    pub(crate) fn file(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+        source: impl Into<io::Error>,
+    ) -> Self {
+        Self::File { action, path: path.into(), source: source.into() }
+    }
+
+    pub(crate) fn mount(what: impl Into<String>, source: MountError) -> Self {
+        Self::Mount { what: what.into(), source }
+    }
+}

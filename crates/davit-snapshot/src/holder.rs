@@ -1,0 +1,154 @@
+//! Finding a process that has a tree mounted, and being found.
+//!
+//! ```text
+//! RUN_ROOT/ROOTID/holders/TREEID/
+//!   lock    locked (exclusive flock) while one process looks for a holder, mounts and registers
+//!   PID     one per process that has the tree mounted, locked (exclusive flock) as long as it lives:
+//!           "davit-holder 1 PID START\n", decimal; START = field 22 of /proc/PID/stat
+//! ```
+//!
+//! The record is frozen from version 1. Its truth is the lock: a file whose lock is free is a dead
+//! process's, and whoever finds it removes it.
+
+use std::{
+    io::{Read as _, Write as _},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use fs_err::{File, OpenOptions};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+    process::{Pid, PidfdFlags},
+};
+
+use crate::SnapshotError;
+
+const MAGIC: &str = "davit-holder 1";
+
+/// A live process that has a tree mounted.
+#[derive(Debug)]
+pub(crate) struct Donor {
+    pub(crate) pidfd: OwnedFd,
+}
+
+/// Takes the lock under which a tree is looked for, mounted and registered.
+pub(crate) fn lock(directory: &Path) -> Result<File, SnapshotError> {
+    let failed = |source| SnapshotError::file("lock", directory, source);
+    fs_err::create_dir_all(directory).map_err(failed)?;
+    let path = directory.join("lock");
+    let file =
+        OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(failed)?;
+    retry(|| flock(&file, FlockOperation::LockExclusive))
+        .map_err(|errno| SnapshotError::file("lock", directory, errno))?;
+    Ok(file)
+}
+
+/// Registers the calling process; it is found as long as the returned file is open.
+pub(crate) fn register(directory: &Path) -> Result<File, SnapshotError> {
+    let pid = rustix::process::getpid().as_raw_nonzero().get();
+    let path = directory.join(pid.to_string());
+    let failed = |source| SnapshotError::file("write", &path, source);
+    let start = start_time(pid).map_err(failed)?;
+    // A file of this pid is a dead process's, whose readers hold no more than a shared lock.
+    let _gone = fs_err::remove_file(&path);
+    let mut file = OpenOptions::new().create_new(true).write(true).open(&path).map_err(failed)?;
+    retry(|| flock(&file, FlockOperation::LockExclusive))
+        .map_err(|errno| SnapshotError::file("lock", &path, errno))?;
+    writeln!(file, "{MAGIC} {pid} {start}").map_err(failed)?;
+    Ok(file)
+}
+
+/// The live holders registered in `directory`, in no order; dead ones are removed on the way.
+pub(crate) fn donors(directory: &Path) -> impl Iterator<Item = Donor> + use<> {
+    let own = rustix::process::getpid().as_raw_nonzero().get().to_string();
+    let entries = fs_err::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .filter(move |path| {
+            is_record(path) && path.file_name().is_some_and(|name| name != own.as_str())
+        })
+        .filter_map(|path| donor(&path))
+}
+
+fn is_record(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.as_encoded_bytes()).unwrap_or_default();
+    name.iter().all(u8::is_ascii_digit)
+}
+
+fn donor(path: &PathBuf) -> Option<Donor> {
+    let mut file = File::open(path).ok()?;
+    if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+        // Only while it is locked here, so that no register() has just replaced it.
+        let _gone = fs_err::remove_file(path);
+        return None;
+    }
+    let mut record = String::new();
+    file.read_to_string(&mut record).ok()?;
+    let (pid, start) = parse(&record)?;
+    let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    // Read after the pidfd is open: the two then speak of one process.
+    (start_time(pid).ok()? == start).then_some(Donor { pidfd })
+}
+
+fn parse(record: &str) -> Option<(i32, u64)> {
+    let rest = record.strip_prefix(MAGIC)?.strip_prefix(' ')?.strip_suffix('\n')?;
+    let (pid, start) = rest.split_once(' ')?;
+    Some((pid.parse().ok().filter(|pid| *pid > 0)?, start.parse().ok()?))
+}
+
+/// Start time of a process in clock ticks since boot.
+fn start_time(pid: i32) -> std::io::Result<u64> {
+    let stat = fs_err::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field, the command in parentheses, may hold anything.
+    let field = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19));
+    field.and_then(|field| field.parse().ok()).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+}
+
+fn retry(mut call: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_strict() {
+        assert_eq!(parse("davit-holder 1 12 345\n"), Some((12, 345)));
+        let bad = [
+            "",
+            "davit-holder 1 12 345",
+            "davit-holder 2 12 345\n",
+            "davit-holder 1 -12 345\n",
+            "davit-holder 1 0 345\n",
+            "davit-holder 1 12\n",
+            "davit-holder 112 345\n",
+        ];
+        for record in bad {
+            assert_eq!(parse(record), None, "{record:?}");
+        }
+    }
+
+    #[test]
+    fn dead_holders_are_removed() {
+        let directory = davit_test::TempDir::new();
+        fs_err::write(directory.path().join("4194304"), "davit-holder 1 4194304 1\n").unwrap();
+        assert_eq!(donors(directory.path()).count(), 0);
+        assert!(!directory.path().join("4194304").exists());
+    }
+
+    #[test]
+    fn start_times_are_read() {
+        assert!(
+            start_time(1).unwrap()
+                < start_time(rustix::process::getpid().as_raw_nonzero().get()).unwrap()
+        );
+    }
+}

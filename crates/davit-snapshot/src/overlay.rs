@@ -1,0 +1,121 @@
+//! Overlay mounts, with every option that changes what a container sees named.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use davit_sys::mount::{FsContext, MountAttributes, MountError};
+use rustix::io::Errno;
+
+use crate::{SnapshotError, namespace::Lowers, stack::proc_path};
+
+/// The kernel's `OVL_MAX_STACK`.
+pub(crate) const MAX_LOWERS: usize = 500;
+
+/// What `st_ino` a container sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InodeNumbers {
+    /// Unique over all layers and stable (`xino=on`); those of lower files are 2^63 and above.
+    #[default]
+    Unique,
+    /// As the layers have them (`xino=off`): for 32-bit images, whose programs fail on large ones.
+    Narrow,
+}
+
+/// What a power loss may do to the upper directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// `sync` and `fsync` reach the disk.
+    #[default]
+    Durable,
+    /// They are ignored (`volatile`): for `--rm` and builds.
+    Volatile,
+}
+
+/// How an overlay is mounted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OverlayOptions {
+    /// The inode numbers.
+    pub inode_numbers: InodeNumbers,
+    /// The durability of the upper directory.
+    pub durability: Durability,
+}
+
+/// The writable layer of an overlay, opened.
+pub(crate) struct Writable {
+    pub(crate) upper: OwnedFd,
+    pub(crate) work: OwnedFd,
+}
+
+/// Mounts an overlay that is attached nowhere.
+pub(crate) fn mount(
+    lowers: &Lowers,
+    writable: Option<&Writable>,
+    options: OverlayOptions,
+) -> Result<OwnedFd, SnapshotError> {
+    if lowers.mounts.len() > MAX_LOWERS {
+        return Err(SnapshotError::TooManyLowers(lowers.mounts.len()));
+    }
+    compose(lowers, writable, options).map_err(|source| SnapshotError::mount("overlay", source))
+}
+
+fn compose(
+    lowers: &Lowers,
+    writable: Option<&Writable>,
+    options: OverlayOptions,
+) -> Result<OwnedFd, MountError> {
+    let context = FsContext::open(c"overlay")?;
+    context.string(c"source", b"overlay")?;
+    add_lowers(&context, lowers)?;
+    if let Some(writable) = writable {
+        descriptor(&context, c"upperdir", &writable.upper)?;
+        descriptor(&context, c"workdir", &writable.work)?;
+        if options.durability == Durability::Volatile {
+            context.flag(c"volatile")?;
+        }
+    }
+    context.string(c"index", b"off")?.string(c"redirect_dir", b"off")?;
+    context.string(c"metacopy", b"off")?;
+    let xino: &[u8] = match options.inode_numbers {
+        InodeNumbers::Unique => b"on",
+        InodeNumbers::Narrow => b"off",
+    };
+    context.string(c"xino", xino)?;
+    let attributes = match writable {
+        Some(_) => MountAttributes::empty(),
+        None => MountAttributes::MOUNT_ATTR_RDONLY,
+    };
+    context.mount(attributes)
+}
+
+/// Adds the lower directories, topmost first: by descriptor (Linux 6.13), else by path
+/// (`lowerdir+`, 6.8), else all in one string, which holds about a dozen.
+fn add_lowers(context: &FsContext, lowers: &Lowers) -> Result<(), MountError> {
+    for (done, lower) in lowers.mounts.iter().enumerate() {
+        match descriptor(context, c"lowerdir+", lower) {
+            Err(error) if done == 0 && error.errno() == Some(Errno::INVAL) => {
+                return one_string(context, lowers);
+            }
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+fn descriptor(
+    context: &FsContext,
+    key: &std::ffi::CStr,
+    directory: &OwnedFd,
+) -> Result<(), MountError> {
+    match context.fd(key, directory.as_fd()) {
+        Err(error) if error.errno() == Some(Errno::INVAL) => {
+            let path = proc_path(directory);
+            context.string(key, path.as_os_str().as_encoded_bytes()).map(drop)
+        }
+        result => result.map(drop),
+    }
+}
+
+fn one_string(context: &FsContext, lowers: &Lowers) -> Result<(), MountError> {
+    let paths: Vec<_> =
+        lowers.mounts.iter().map(|lower| proc_path(lower).display().to_string()).collect();
+    context.string(c"lowerdir", paths.join(":").as_bytes()).map(drop)
+}

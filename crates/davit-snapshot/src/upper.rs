@@ -1,0 +1,126 @@
+//! The writable part of a root filesystem.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags},
+    io::Errno,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{SnapshotError, Stack, overlay::Writable};
+
+/// Where a container or a build step writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Upper {
+    /// `upper` and `work` below this directory, which exists (`ROOT/containers/ID`, or the
+    /// directory of a build step under `ROOT/tmp`). Both are made when they are missing; `upper`
+    /// then gets mode, owner, time and xattrs of the image's root directory.
+    Directory(PathBuf),
+    /// The same on a fresh tmpfs of at most `size_bytes`, which goes with the mount namespace.
+    Tmpfs {
+        /// Cap on content, in bytes.
+        size_bytes: u64,
+    },
+}
+
+/// What a container or build step changed, as the input of a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changes {
+    /// An overlay's upper directory: holds exactly the differences, with overlay whiteouts (char
+    /// device 0:0) and `trusted.overlay.opaque`.
+    Upper {
+        /// The upper directory.
+        upper: PathBuf,
+        /// What it lies on, without mountpoints.
+        lower: Stack,
+    },
+    /// A whole root filesystem, to be compared with the tables of `lower`.
+    Whole {
+        /// Its root.
+        rootfs: PathBuf,
+        /// What it was copied from.
+        lower: Stack,
+    },
+}
+
+/// Opens `upper` and `work` below `directory`, making them where they are missing.
+pub(crate) fn open(directory: &Path, model: impl AsFd) -> Result<Writable, SnapshotError> {
+    let upper = directory.join("upper");
+    let created = make(&upper)?;
+    let work = directory.join("work");
+    make(&work)?;
+    let opened = Writable { upper: open_directory(&upper)?, work: open_directory(&work)? };
+    if created {
+        copy_metadata(model, &opened.upper)
+            .map_err(|errno| SnapshotError::file("set metadata of", &upper, errno))?;
+    }
+    forget_volatile(&work)?;
+    Ok(opened)
+}
+
+fn make(path: &Path) -> Result<bool, SnapshotError> {
+    match rustix::fs::mkdir(path, Mode::RWXU) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(errno) => Err(SnapshotError::file("create", path, errno)),
+    }
+}
+
+pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, SnapshotError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|errno| SnapshotError::file("open", path, errno))
+}
+
+/// Removes the mark of an earlier volatile mount; the kernel refuses the directory else.
+///
+/// It guards against lost writes after a power loss. Then the container's row is of another boot
+/// and the caller has dropped the upper directory with it.
+fn forget_volatile(work: &Path) -> Result<(), SnapshotError> {
+    let mark = work.join("work/incompat/volatile");
+    match fs_err::remove_dir(&mark) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(SnapshotError::file("remove", mark, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Gives `target` what overlay shows of an upper directory's root: its own metadata.
+fn copy_metadata(model: impl AsFd, target: &OwnedFd) -> Result<(), Errno> {
+    // A mount descriptor may be O_PATH, which refuses xattr calls.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let model = rustix::fs::openat(model, c".", flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(&model)?;
+    copy_xattrs(&model, target)?;
+    rustix::fs::fchown(target, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+    rustix::fs::fchmod(target, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+    let mtime = Timespec {
+        tv_sec: stat.st_mtime,
+        tv_nsec: stat.st_mtime_nsec.try_into().unwrap_or_default(),
+    };
+    let times = Timestamps { last_access: mtime, last_modification: mtime };
+    rustix::fs::utimensat(target, c"", &times, AtFlags::EMPTY_PATH)
+}
+
+fn copy_xattrs(model: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
+    let mut names = vec![0_u8; 64 * 1024];
+    let length = match rustix::fs::flistxattr(model, &mut names[..]) {
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        result => result?,
+    };
+    let mut value = vec![0_u8; 64 * 1024];
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        if name.starts_with(b"trusted.overlay.") {
+            continue;
+        }
+        let length = rustix::fs::fgetxattr(model, name, &mut value[..])?;
+        rustix::fs::fsetxattr(target, name, &value[..length], XattrFlags::empty())?;
+    }
+    Ok(())
+}
