@@ -1,3 +1,37 @@
 //! Container networks: bridges, address pools, nftables and published ports.
+//!
+//! Everything is netlink on blocking sockets; no helper program is executed. A [`Bridge`] is the
+//! network of one root, an [`Endpoint`] one container in it:
+//!
+//! ```text
+//! choose_pool -> Bridge::ensure -> Endpoint::new -> Bridge::attach ... Bridge::detach
+//! ```
+//!
+//! Which address and which ports an endpoint has is decided by rows of the store, not here.
 
 #![forbid(unsafe_code)]
+
+mod address;
+mod bridge;
+mod conntrack;
+mod endpoint;
+mod error;
+mod firewall;
+mod forward;
+mod link;
+mod netlink;
+mod nft;
+mod pool;
+mod port;
+mod reserve;
+
+pub use address::{InvalidMac, InvalidSubnet, Ipv4Subnet, Ipv6Subnet, Mac};
+pub use bridge::{Bridge, Ensured};
+pub use endpoint::{Endpoint, INTERFACE};
+pub use error::NetworkError;
+pub use link::loopback_up;
+pub use pool::{choose_pool, ipv6_available};
+pub use port::{
+    EPHEMERAL, ExposedPorts, InvalidPort, PortMapping, PortRequest, Protocol, PublishSpec,
+};
+pub use reserve::{Reservation, reserve};

@@ -1,0 +1,123 @@
+//! The network of one root: its bridge, subnets and firewall table.
+
+use std::os::fd::BorrowedFd;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Endpoint, Ipv4Subnet, Ipv6Subnet, NetworkError, firewall, forward, link};
+
+/// A bridge network; its kernel objects are found by their names alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bridge {
+    /// Name of the interface: `davit0`, or `davit-` and the beginning of another root's id.
+    pub name: String,
+    /// Name of the firewall table (`inet` family): `davit` or `davit-` and the id's beginning.
+    pub table: String,
+    /// Addresses of containers.
+    pub ipv4: Ipv4Subnet,
+    /// IPv6 addresses of containers; `None` where the host has no IPv6.
+    pub ipv6: Option<Ipv6Subnet>,
+    /// MTU of the interfaces, in bytes; `None` is the kernel's default of 1500.
+    pub mtu: Option<u32>,
+}
+
+/// Whether [`Bridge::ensure`] found the network or had to make it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ensured {
+    /// Bridge and firewall table were there.
+    Present,
+    /// The firewall table was missing (first use, or somebody flushed it): published ports of
+    /// running containers must be added again by [`Bridge::publish`].
+    Created,
+}
+
+impl Bridge {
+    /// Interface and table names of a root; `root_id` is `None` for the machine's default root.
+    #[must_use]
+    pub fn names(root_id: Option<&str>) -> (String, String) {
+        match root_id {
+            None => ("davit0".to_owned(), "davit".to_owned()),
+            Some(id) => {
+                // 15 bytes is the kernel's limit for interface names.
+                let short: String = id.chars().take(8).collect();
+                (format!("davit-{short}"), format!("davit-{short}"))
+            }
+        }
+    }
+
+    /// Makes whatever is missing of the bridge, its addresses, the forwarding settings and the
+    /// firewall table, in the calling thread's network namespace.
+    ///
+    /// Idempotent and safe against a second process doing the same; costs two netlink round trips
+    /// when everything is there.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the kernel refuses an interface, an address, a setting or the table.
+    pub fn ensure(&self) -> Result<Ensured, NetworkError> {
+        let link_made = link::ensure_bridge(self)?;
+        if link_made || !forward::enabled(self) {
+            forward::enable(self)?;
+        }
+        if firewall::ensure(self)? { Ok(Ensured::Created) } else { Ok(Ensured::Present) }
+    }
+
+    /// Removes bridge and table; what does not exist is no error.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the kernel refuses a removal.
+    pub fn remove(&self) -> Result<(), NetworkError> {
+        firewall::remove(self)?;
+        forward::withdraw(self);
+        link::remove(&self.name)
+    }
+
+    /// Gives the container in `netns` its interface, addresses, routes and published ports.
+    ///
+    /// The calling process must be single-threaded or own its thread's namespace: the thread enters
+    /// `netns` for some microseconds and returns.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the kernel refuses a step; nothing of the endpoint is then left.
+    pub fn attach(&self, endpoint: &Endpoint, netns: BorrowedFd<'_>) -> Result<(), NetworkError> {
+        link::attach(self, endpoint, netns)?;
+        if let Err(error) = self.publish(endpoint) {
+            link::remove(&endpoint.veth)?;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Takes away what [`Bridge::attach`] made; idempotent.
+    ///
+    /// The interface itself goes with the container's namespace; it is removed here only if it is
+    /// still there.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the kernel refuses a removal.
+    pub fn detach(&self, endpoint: &Endpoint) -> Result<(), NetworkError> {
+        self.unpublish(endpoint)?;
+        link::remove(&endpoint.veth)
+    }
+
+    /// Adds the published ports of an endpoint to the firewall table; idempotent.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the table is missing or a port belongs to another endpoint.
+    pub fn publish(&self, endpoint: &Endpoint) -> Result<(), NetworkError> {
+        firewall::publish(self, endpoint)
+    }
+
+    /// Removes the published ports of an endpoint; idempotent.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the kernel refuses; missing elements or a missing table are no error.
+    pub fn unpublish(&self, endpoint: &Endpoint) -> Result<(), NetworkError> {
+        firewall::unpublish(self, endpoint)
+    }
+}

@@ -1,0 +1,63 @@
+//! One container's place in a network.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Bridge, Mac, PortMapping};
+
+/// Name of the interface inside the container.
+pub const INTERFACE: &str = "eth0";
+
+/// One container's addresses, interface names and published ports in a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// IPv4 address.
+    pub ipv4: Ipv4Addr,
+    /// IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Hardware address of the container's interface.
+    pub mac: Mac,
+    /// Name of the host's end of the pair; random, since a name just deleted may still be busy.
+    pub veth: String,
+    /// Published ports.
+    pub ports: Vec<PortMapping>,
+}
+
+impl Endpoint {
+    /// Makes the endpoint for an allocated address.
+    ///
+    /// `random` gives the host interface its name (28 bits are used).
+    #[must_use]
+    pub fn new(bridge: &Bridge, ipv4: Ipv4Addr, random: u32, ports: Vec<PortMapping>) -> Self {
+        Self {
+            ipv4,
+            ipv6: bridge.ipv6.map(|subnet| subnet.pair_of(ipv4, &bridge.ipv4)),
+            mac: Mac::of_address(ipv4),
+            veth: format!("veth{:07x}", random & 0x0fff_ffff),
+            ports,
+        }
+    }
+
+    /// The mappings one family at a time, as firewall elements want them: host address (`None` is
+    /// every one of the family), and the container's address of that family.
+    pub(crate) fn mappings(
+        &self,
+    ) -> impl Iterator<Item = (Option<IpAddr>, IpAddr, PortMapping)> + '_ {
+        self.ports.iter().flat_map(|port| {
+            let four = (Some(IpAddr::V4(self.ipv4)), Ipv4Addr::UNSPECIFIED.into());
+            let six = (self.ipv6.map(IpAddr::V6), Ipv6Addr::UNSPECIFIED.into());
+            [four, six].into_iter().filter_map(move |(container, any): (Option<IpAddr>, IpAddr)| {
+                let container = container?;
+                match port.host_address {
+                    None => Some((None, container, *port)),
+                    Some(host) if host == any => Some((None, container, *port)),
+                    Some(host) if host.is_ipv4() == container.is_ipv4() => {
+                        Some((Some(host), container, *port))
+                    }
+                    Some(_) => None,
+                }
+            })
+        })
+    }
+}
