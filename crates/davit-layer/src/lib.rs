@@ -1,3 +1,26 @@
 //! Layers: tar streams, entry tables, changesets and compression.
+//!
+//! ```text
+//! compressed stream --ingest--> tar file + Table ---Merged---> trees, COPY --from, scan
+//! files, other layers --LayerWriter--> tar file + Table        |
+//! overlay upperdir, two trees --diff--> LayerWriter <----------+ (the lower side)
+//! tar file --compress--> blob for push and save
+//! Merged --extract--> a directory (where EROFS cannot be mounted)
+//! ```
+//!
+//! A layer is the uncompressed tar, byte for byte as its DiffID says, and beside it the
+//! [`Table`] of its entries. Nothing is unpacked: a file's content stays where it lies in the tar.
+//!
+//! **Invariant:** what an archive says is never followed on the host's file system; names are
+//! checked once, when they enter a [`TableBuilder`], and stay inside the root from there on.
+//!
+//! **Invariant:** memory is bounded by [`Limits`], never by what an archive claims.
 
 #![forbid(unsafe_code)]
+
+mod entry;
+pub mod path;
+mod table;
+
+pub use entry::{Entry, Extent, Extents, Kind, Mtime, XattrIter, XattrMap, Xattrs};
+pub use table::{BuildError, LayerFacts, Table, TableBuilder, TableError, TableLimits, Visibility};

@@ -2,5 +2,6 @@
 
 #![allow(unsafe_code, reason = "the one crate that may")]
 
+pub mod map;
 pub mod mount;
 pub mod nss;
