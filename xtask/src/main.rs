@@ -4,6 +4,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "tasks speak to a person")]
 #![allow(clippy::disallowed_methods, reason = "tasks are configured by the environment")]
 
+mod bench;
+mod corpus;
 mod deps;
 mod dist;
 mod packages;
@@ -29,6 +31,10 @@ enum Task {
     Dist,
     /// Check that crates depend on one another only as STYLE's layer table allows
     CheckDeps,
+    /// Measure davit and its peers, alternately in one run
+    Bench(bench::BenchArgs),
+    /// Make the bench's images and folders, kept outside the repository
+    Corpus,
     /// Install what the suite needs, run every test, and count
     Test(suite::TestArgs),
 }
@@ -50,6 +56,8 @@ fn run() -> Result<()> {
     match cli.task {
         Task::Dist => dist::build().map(|path| println!("{}", path.display())),
         Task::CheckDeps => deps::check(),
+        Task::Bench(args) => bench::run(&args),
+        Task::Corpus => corpus::Corpus::open().map(|corpus| println!("{corpus:?}")),
         Task::Test(args) => suite::run(&args),
     }
 }

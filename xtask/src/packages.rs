@@ -29,12 +29,13 @@ const SUITE: &[(&str, &str)] = &[
 
 /// Installs the suite's packages; what cannot be had is left out, and the tests that need it skip.
 pub(crate) fn install_for_suite() -> Result<()> {
-    let missing: Vec<&str> = SUITE
-        .iter()
-        .filter(|(_, file)| !std::path::Path::new(file).exists())
-        .map(|(package, _)| *package)
-        .collect();
-    install(&missing)
+    install(&missing(SUITE))
+}
+
+/// The packages whose file is not there.
+pub(crate) fn missing<'a>(packages: &[(&'a str, &str)]) -> Vec<&'a str> {
+    let absent = packages.iter().filter(|(_, file)| !std::path::Path::new(file).exists());
+    absent.map(|(package, _)| *package).collect()
 }
 
 /// Installs Debian packages, each alone if they cannot be had together.

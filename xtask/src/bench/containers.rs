@@ -1,0 +1,208 @@
+//! Workloads of running containers.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{
+    Contender, Setting, Workload,
+    images::davit,
+    measure::{Measured, median_of, prepare, private_bytes},
+    peers,
+};
+
+/// Makes the image `busybox` of the static busybox alone.
+pub(super) fn import_busybox(program: &Path, folder: &Path) -> Result<()> {
+    let archive = busybox_archive(folder)?;
+    prepare(davit(program, folder, &["import"]).arg(archive).arg("busybox"))
+}
+
+fn busybox_archive(folder: &Path) -> Result<PathBuf> {
+    let bin = folder.join("busybox-root/bin");
+    fs_err::create_dir_all(&bin)?;
+    fs_err::copy("/bin/busybox", bin.join("busybox"))?;
+    for name in ["sh", "true", "sleep"] {
+        std::os::unix::fs::symlink("busybox", bin.join(name))?;
+    }
+    let archive = folder.join("busybox.tar");
+    prepare(
+        Command::new("tar")
+            .arg("-C")
+            .arg(folder.join("busybox-root"))
+            .arg("-cf")
+            .arg(&archive)
+            .arg("."),
+    )?;
+    Ok(archive)
+}
+
+fn with_podman(contenders: &mut Vec<Contender>, count: usize, arguments: &'static str) {
+    if peers::find("podman").is_none() {
+        return;
+    }
+    contenders.push(Contender::new("podman", move |folder| {
+        let archive = busybox_archive(folder)?;
+        prepare(&mut peers::podman(folder, &format!("import {} busybox", archive.display()))?)?;
+        prepare(&mut peers::podman(folder, "run --detach --name sleeper busybox sleep 600")?)?;
+        let command = peers::podman(folder, arguments)?;
+        let result = median_of(count, || again(&command));
+        prepare(&mut peers::podman(folder, "rm --force --time 0 sleeper")?)?;
+        result
+    }));
+}
+
+/// A command with the same program, arguments and environment.
+fn again(command: &Command) -> Command {
+    let mut copy = Command::new(command.get_program());
+    copy.args(command.get_args());
+    copy.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    copy
+}
+
+/// `run --rm` of a static `true` on the bridge.
+pub(super) fn run(setting: &Setting) -> Result<Workload> {
+    let program = setting.davit.clone();
+    let count = if setting.quick { 3 } else { 41 };
+    let mut contenders = vec![Contender::new("davit", move |folder| {
+        import_busybox(&program, folder)?;
+        let arguments = ["run", "--rm", "busybox", "true"];
+        prepare(&mut davit(&program, folder, &arguments))?;
+        median_of(count, || davit(&program, folder, &arguments))
+    })];
+    with_podman(&mut contenders, if setting.quick { 1 } else { 11 }, "run --rm busybox true");
+    Ok(Workload {
+        name: "run",
+        promise: "at most 0.010 s; at least 30 times as fast as nerdctl, 50 as Podman 4.3",
+        repetitions: 3,
+        contenders,
+    })
+}
+
+/// `exec` of a static `true`.
+pub(super) fn exec(setting: &Setting) -> Result<Workload> {
+    let program = setting.davit.clone();
+    let count = if setting.quick { 3 } else { 41 };
+    let mut contenders = vec![Contender::new("davit", move |folder| {
+        import_busybox(&program, folder)?;
+        prepare(&mut davit(
+            &program,
+            folder,
+            &["run", "-d", "--name", "sleeper", "busybox", "sleep", "600"],
+        ))?;
+        let result = median_of(count, || davit(&program, folder, &["exec", "sleeper", "true"]));
+        prepare(&mut davit(&program, folder, &["rm", "--force", "sleeper"]))?;
+        result
+    })];
+    with_podman(&mut contenders, if setting.quick { 1 } else { 11 }, "exec sleeper true");
+    Ok(Workload { name: "exec", promise: "at most 0.005 s", repetitions: 3, contenders })
+}
+
+/// `ps` with one container.
+pub(super) fn list(setting: &Setting) -> Result<Workload> {
+    let program = setting.davit.clone();
+    let count = if setting.quick { 3 } else { 41 };
+    let mut contenders = vec![Contender::new("davit", move |folder| {
+        import_busybox(&program, folder)?;
+        prepare(&mut davit(
+            &program,
+            folder,
+            &["run", "-d", "--name", "sleeper", "busybox", "sleep", "600"],
+        ))?;
+        let mut slowest = Measured::default();
+        for verb in ["ps", "images", "version"] {
+            let measured = median_of(count, || davit(&program, folder, &[verb]))?;
+            eprintln!("list: {verb} {measured}");
+            if measured.value > slowest.value {
+                slowest = measured;
+            }
+        }
+        prepare(&mut davit(&program, folder, &["rm", "--force", "sleeper"]))?;
+        Ok(slowest)
+    })];
+    with_podman(&mut contenders, if setting.quick { 1 } else { 11 }, "ps");
+    Ok(Workload {
+        name: "list",
+        promise: "at most 0.003 s for the slowest of ps, images and version",
+        repetitions: 3,
+        contenders,
+    })
+}
+
+/// Containers per second, four at a time.
+pub(super) fn rate(setting: &Setting) -> Result<Workload> {
+    let program = setting.davit.clone();
+    let count: usize = if setting.quick { 8 } else { 200 };
+    let job = move |folder: &Path| {
+        import_busybox(&program, folder)?;
+        let arguments = ["run", "--rm", "busybox", "true"];
+        prepare(&mut davit(&program, folder, &arguments))?;
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..4)
+                .map(|_| {
+                    let program = &program;
+                    scope.spawn(move || {
+                        (0..count / 4)
+                            .try_for_each(|_| prepare(&mut davit(program, folder, &arguments)))
+                    })
+                })
+                .collect();
+            workers.into_iter().try_for_each(|worker| {
+                worker.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?
+            })
+        })?;
+        #[allow(clippy::cast_precision_loss, reason = "a few hundred")]
+        let value = count as f64 / start.elapsed().as_secs_f64();
+        Ok(Measured { value, peak_bytes: 0 })
+    };
+    Ok(Workload {
+        name: "rate",
+        promise: "at least 80 containers per second (crun alone: 54, Podman: 6.3)",
+        repetitions: 3,
+        contenders: vec![Contender::new("davit", job)],
+    })
+}
+
+/// Private memory of the process that stays with a running container, in MB.
+pub(super) fn memory(setting: &Setting) -> Result<Workload> {
+    let program = setting.davit.clone();
+    let job = move |folder: &Path| {
+        import_busybox(&program, folder)?;
+        prepare(&mut davit(
+            &program,
+            folder,
+            &["run", "-d", "--name", "sleeper", "busybox", "sleep", "600"],
+        ))?;
+        let bytes = monitor_memory(folder);
+        prepare(&mut davit(&program, folder, &["rm", "--force", "sleeper"]))?;
+        #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
+        let value = bytes? as f64 / 1e6;
+        Ok(Measured { value, peak_bytes: 0 })
+    };
+    Ok(Workload {
+        name: "memory",
+        promise: "at most 0.5 MB private per running container (a containerd shim: 12.8–15.7)",
+        repetitions: 3,
+        contenders: vec![Contender::new("davit", job)],
+    })
+}
+
+/// Private memory of every davit process that works on this root.
+fn monitor_memory(folder: &Path) -> Result<u64> {
+    let root = folder.join("root").display().to_string();
+    let mut bytes = Vec::new();
+    for entry in fs_err::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let command = fs_err::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&command).contains(&root) {
+            bytes.push(private_bytes(pid).context("a monitor ended")?);
+        }
+    }
+    ensure!(!bytes.is_empty(), "no monitor names {root} on its command line");
+    Ok(bytes.iter().sum())
+}

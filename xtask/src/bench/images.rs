@@ -1,0 +1,109 @@
+//! Workloads that move images: pull, load, remove.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+use davit_test::{Access, Registry};
+
+use super::{
+    Contender, Setting, Workload,
+    measure::{prepare, timed},
+    peers::{self, Containerd},
+};
+
+/// A davit command with roots in `folder`.
+pub(super) fn davit(program: &Path, folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.arg("--root").arg(folder.join("root")).arg("--run-root").arg(folder.join("run"));
+    command.args(arguments);
+    command
+}
+
+/// Pull into an empty store from a registry on the loopback.
+pub(super) fn pull(setting: &Setting) -> Result<Workload> {
+    let registry = Registry::start(Access::Open).context("docker-registry is needed")?;
+    let reference = format!("{}/{}:latest", registry.host(), setting.image());
+    prepare(
+        Command::new("skopeo")
+            .args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"])
+            .arg(format!("oci:{}:latest", setting.corpus.oci_layout(setting.image()).display()))
+            .arg(format!("docker://{reference}")),
+    )?;
+    let program = setting.davit.clone();
+    let ours = reference.clone();
+    let mut contenders = vec![Contender::new("davit", move |folder| {
+        // The registry lives as long as the workload.
+        let _running = &registry;
+        timed(&mut davit(&program, folder, &["pull", "--quiet", &ours]), &[])
+    })];
+    if let (Some(daemon), Some(ctr)) = (peers::find("containerd"), peers::find("ctr")) {
+        let reference = reference.clone();
+        contenders.push(Contender::new("containerd", move |folder| {
+            let daemon = Containerd::start(&daemon, folder)?;
+            let mut command = daemon.ctr(&ctr);
+            timed(command.args(["image", "pull", "--plain-http", &reference]), &[daemon.pid()])
+        }));
+    }
+    if peers::find("podman").is_some() {
+        contenders.push(Contender::new("podman", move |folder| {
+            let arguments = format!("pull --quiet --tls-verify=false {reference}");
+            timed(&mut peers::podman(folder, &arguments)?, &[])
+        }));
+    }
+    Ok(Workload {
+        name: "pull",
+        promise: "at least 3.5 times as fast as containerd 2.4, at most 64 MiB",
+        repetitions: 5,
+        contenders,
+    })
+}
+
+/// Load a `docker save` archive into an empty store.
+pub(super) fn load(setting: &Setting) -> Workload {
+    let archive = setting.corpus.archive(setting.image()).display().to_string();
+    let mut contenders = vec![loader(&setting.davit, &archive)];
+    if peers::find("podman").is_some() {
+        contenders.push(Contender::new("podman", move |folder| {
+            timed(&mut peers::podman(folder, &format!("load --quiet --input {archive}"))?, &[])
+        }));
+    }
+    Workload {
+        name: "load",
+        promise: "at least 9 times as fast as Podman",
+        repetitions: 3,
+        contenders,
+    }
+}
+
+fn loader(program: &Path, archive: &str) -> Contender {
+    let (program, archive) = (program.to_owned(), archive.to_owned());
+    Contender::new("davit", move |folder| {
+        timed(&mut davit(&program, folder, &["load", "--quiet", "--input", &archive]), &[])
+    })
+}
+
+/// Remove that image again.
+pub(super) fn remove(setting: &Setting) -> Workload {
+    let archive = setting.corpus.archive(setting.image()).display().to_string();
+    let name = format!("{}:latest", setting.image());
+    let mut contenders = vec![remover(setting.davit.clone(), archive.clone(), name.clone())];
+    if peers::find("podman").is_some() {
+        contenders.push(Contender::new("podman", move |folder| {
+            prepare(&mut peers::podman(folder, &format!("load --quiet --input {archive}"))?)?;
+            rustix::fs::sync();
+            timed(&mut peers::podman(folder, &format!("rmi {name}"))?, &[])
+        }));
+    }
+    Workload { name: "remove", promise: "at most 0.1 s", repetitions: 3, contenders }
+}
+
+fn remover(program: PathBuf, archive: String, name: String) -> Contender {
+    Contender::new("davit", move |folder| {
+        prepare(&mut davit(&program, folder, &["load", "--quiet", "--input", &archive]))?;
+        rustix::fs::sync();
+        timed(&mut davit(&program, folder, &["rmi", &name]), &[])
+    })
+}
