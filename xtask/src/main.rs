@@ -6,6 +6,7 @@
 
 mod bench;
 mod corpus;
+mod demo;
 mod deps;
 mod dist;
 mod packages;
@@ -27,6 +28,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Build davit and do its main job in front of you
+    Demo,
     /// Build the release binary at target/dist/davit
     Dist,
     /// Check that crates depend on one another only as STYLE's layer table allows
@@ -54,6 +57,7 @@ fn run() -> Result<()> {
     let cli = Cli::parse();
     std::env::set_current_dir(repository()?).context("cannot enter the repository")?;
     match cli.task {
+        Task::Demo => demo::run(),
         Task::Dist => dist::build().map(|path| println!("{}", path.display())),
         Task::CheckDeps => deps::check(),
         Task::Bench(args) => bench::run(&args),
