@@ -12,6 +12,7 @@ mod dist;
 mod packages;
 mod process;
 mod suite;
+mod vm;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -38,6 +39,8 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Make the bench's images and folders, kept outside the repository
     Corpus,
+    /// Run the container and snapshot suites on Debian's kernels under QEMU
+    Vm(vm::VmArgs),
     /// Install what the suite needs, run every test, and count
     Test(suite::TestArgs),
 }
@@ -62,6 +65,7 @@ fn run() -> Result<()> {
         Task::CheckDeps => deps::check(),
         Task::Bench(args) => bench::run(&args),
         Task::Corpus => corpus::Corpus::open().map(|corpus| println!("{corpus:?}")),
+        Task::Vm(args) => vm::run(&args),
         Task::Test(args) => suite::run(&args),
     }
 }

@@ -93,6 +93,21 @@ fn report(mut counts: Counts, skipped: &str) -> Result<()> {
     Ok(())
 }
 
+/// Builds the tests of some packages; returns their binaries, and the programs that they run.
+pub(crate) fn binaries(packages: &[&str]) -> Result<Vec<PathBuf>> {
+    let package = packages.iter().map(|name| (*name).to_owned()).collect();
+    let tests = build(&TestArgs { package, filter: None, offline: true })?;
+    let mut paths: Vec<PathBuf> = tests.into_iter().map(|test| test.path).collect();
+    let programs: Vec<PathBuf> = paths
+        .iter()
+        .filter_map(|path| Some(path.parent()?.parent()?.join("davit")))
+        .filter(|path| path.exists())
+        .take(1)
+        .collect();
+    paths.extend(programs);
+    Ok(paths)
+}
+
 /// Builds all tests; returns their binaries.
 fn build(args: &TestArgs) -> Result<Vec<TestBinary>> {
     let mut command = process::cargo();
@@ -157,12 +172,21 @@ fn run_one(binary: &TestBinary, args: &TestArgs, skips: &Path) -> Result<Counts>
 
 /// Names the folder of real images for the tests, where it lies beside the repository.
 fn set_images(command: &mut Command) {
-    let beside = Path::new("../shared/images");
-    if std::env::var_os(davit_test::IMAGES_ENV).is_none()
-        && let Ok(folder) = beside.canonicalize()
-    {
+    if let Some(folder) = images() {
         command.env(davit_test::IMAGES_ENV, folder);
     }
+}
+
+/// The folder of real images: named by the environment, or beside the repository.
+pub(crate) fn images() -> Option<PathBuf> {
+    std::env::var_os(davit_test::IMAGES_ENV)
+        .map(PathBuf::from)
+        .or_else(|| Path::new("../shared/images").canonicalize().ok())
+}
+
+/// Passed and failed tests, where the line is a suite's closing line.
+pub(crate) fn passed_and_failed(line: &str) -> Option<(u64, u64)> {
+    parse_counts(line).map(|counts| (counts.passed, counts.failed))
 }
 
 /// Reads libtest's closing line.
