@@ -39,9 +39,12 @@ impl Corpus {
         let corpus = Self { folder: davit_test::cache_dir().join("corpus-2") };
         fs_err::create_dir_all(&corpus.folder)?;
         corpus.make("root-base", |path| {
-            debootstrap(path, &["--dpkgopt=path-exclude=/usr/share/doc/*"])
+            let excluded = ["doc", "man", "locale"];
+            let options =
+                excluded.map(|name| format!("--dpkgopt=path-exclude=/usr/share/{name}/*"));
+            debootstrap(path, &options)
         })?;
-        corpus.make("root-app", |path| debootstrap(path, &[TOOLS]))?;
+        corpus.make("root-app", |path| debootstrap(path, &[TOOLS.to_owned()]))?;
         let text = corpus.folder.join("root-app/usr");
         corpus.make("files", |path| small_files(&text, path, IMAGE_FILES))?;
         corpus.make("context", |path| small_files(&text, path, CONTEXT_FILES))?;
@@ -168,7 +171,7 @@ fn sha256(path: &Path) -> Result<String> {
     Ok(line.split(' ').next().unwrap_or_default().to_owned())
 }
 
-fn debootstrap(path: &Path, options: &[&str]) -> Result<()> {
+fn debootstrap(path: &Path, options: &[String]) -> Result<()> {
     let mut command = process::as_root("mmdebstrap");
     command.args(["--quiet", "--variant=minbase"]).args(options);
     process::run(command.arg("bookworm").arg(path))?;

@@ -9,6 +9,7 @@ mod corpus;
 mod demo;
 mod deps;
 mod dist;
+mod fuzz;
 mod packages;
 mod process;
 mod suite;
@@ -39,6 +40,8 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Make the bench's images and folders, kept outside the repository
     Corpus,
+    /// Fuzz one parser
+    Fuzz(fuzz::FuzzArgs),
     /// Run the container and snapshot suites on Debian's kernels under QEMU
     Vm(vm::VmArgs),
     /// Install what the suite needs, run every test, and count
@@ -66,6 +69,7 @@ fn run() -> Result<()> {
         Task::Bench(args) => bench::run(&args),
         Task::Corpus => corpus::Corpus::open().map(|corpus| println!("{corpus:?}")),
         Task::Vm(args) => vm::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Test(args) => suite::run(&args),
     }
 }
