@@ -21,6 +21,12 @@ pub(crate) fn enabled(bridge: &Bridge) -> bool {
     on(FORWARD4) && (bridge.ipv6.is_none() || on(FORWARD6)) && blocked_families(bridge).is_empty()
 }
 
+/// Whether `br_netfilter` hands bridged packets to the firewall.
+pub(crate) fn bridged_packets_are_filtered() -> bool {
+    let file = fs_err::read("/proc/sys/net/bridge/bridge-nf-call-iptables");
+    file.is_ok_and(|text| text.first() == Some(&b'1'))
+}
+
 /// Turns forwarding on and gets the bridge past other firewalls.
 pub(crate) fn enable(bridge: &Bridge) -> Result<(), NetworkError> {
     write(FORWARD4, "1")?;

@@ -33,6 +33,9 @@ const LINK_FAMILIES: u16 = 26;
 const LINK_NAMESPACE: u16 = 28;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
+const INFO_SLAVE_KIND: u16 = 4;
+const INFO_SLAVE_DATA: u16 = 5;
+const PORT_HAIRPIN: u16 = 4;
 const VETH_PEER: u16 = 1;
 const INET6_ADDRESS_MODE: u16 = 8;
 const ADDRESS_MODE_NONE: u8 = 1;
@@ -127,17 +130,11 @@ fn make_pair(
     let master = index_of(socket, &bridge.name)?;
     let fd = u32::try_from(netns.as_raw_fd()).expect("file descriptors are not negative");
     let mut batch = Batch::default();
-    batch.message(NEW_LINK, CREATE | EXCL, &link_header(0, UP), |link| {
+    batch.message(NEW_LINK, CREATE | EXCL, &link_header(0, 0), |link| {
         link.text(LINK_NAME, &endpoint.veth).u32(LINK_MASTER, master);
         if let Some(mtu) = bridge.mtu {
             link.u32(LINK_MTU, mtu);
         }
-        // The host's end needs no address; without one it sends no router solicitations either.
-        link.nest(LINK_FAMILIES, |families| {
-            families.nest(u16::from(FAMILY_INET6), |inet6| {
-                inet6.bytes(INET6_ADDRESS_MODE, &[ADDRESS_MODE_NONE]);
-            });
-        });
         link.nest(LINK_INFO, |info| {
             info.text(INFO_KIND, "veth");
             info.nest(INFO_DATA, |data| {
@@ -150,6 +147,27 @@ fn make_pair(
                 });
             });
         });
+    });
+    // The host's end needs no address; without one it sends no router solicitations either. The
+    // kernel takes this setting only of an interface that exists.
+    batch.message(NEW_LINK, 0, &link_header(0, UP), |link| {
+        link.text(LINK_NAME, &endpoint.veth);
+        if endpoint.ipv6.is_some() {
+            link.nest(LINK_FAMILIES, |families| {
+                families.nest(u16::from(FAMILY_INET6), |inet6| {
+                    inet6.bytes(INET6_ADDRESS_MODE, &[ADDRESS_MODE_NONE]);
+                });
+            });
+        }
+        // With `br_netfilter` a redirect happens while the packet is still bridged: one from a
+        // container to its own published port must leave by the port it came from.
+        if forward::bridged_packets_are_filtered() {
+            link.nest(LINK_INFO, |info| {
+                info.text(INFO_SLAVE_KIND, "bridge").nest(INFO_SLAVE_DATA, |port| {
+                    port.bytes(PORT_HAIRPIN, &[1]);
+                });
+            });
+        }
     });
     socket.transact(&batch).map_err(|refusal| refusal.or(link_error("create", &endpoint.veth)))
 }

@@ -1,0 +1,283 @@
+//! A bridge with containers, a host and an outside, all in namespaces.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    time::Duration,
+};
+
+use davit_network::{
+    Bridge, Endpoint, Ensured, Ipv4Subnet, Ipv6Subnet, NetworkError, PortMapping, Protocol,
+    choose_pool,
+};
+use davit_test::need_tool;
+
+use crate::namespace::Namespace;
+
+/// `outside (198.51.100.2) -- (198.51.100.1) host -- bridge -- containers`
+struct World {
+    host: Namespace,
+    outside: Namespace,
+    containers: Vec<(Namespace, Endpoint)>,
+    bridge: Bridge,
+}
+
+const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+
+impl World {
+    fn new(ports: &[&[PortMapping]]) -> Option<Self> {
+        need_tool("ip")?;
+        let host = Namespace::new()?;
+        let outside = Namespace::new()?;
+        host.run(&format!("ip link add wan type veth peer name wan netns {}", outside.pid()));
+        for (namespace, address) in [(&host, HOST), (&outside, OUTSIDE)] {
+            namespace.run(&format!("ip addr add {address}/24 dev wan"));
+            namespace.run("ip link set wan up");
+        }
+        let (name, table) = Bridge::names(Some("0123456789abcdef"));
+        let ipv4 = host.inside(|| choose_pool(&name, &[])).expect("a pool");
+        let ipv6 = Some(Ipv6Subnet::unique_local("0123456789abcdef", 0));
+        let bridge = Bridge { name, table, ipv4, ipv6, mtu: None };
+        let ensured = host.inside(|| bridge.ensure()).expect("the bridge");
+        assert_eq!(ensured, Ensured::Created);
+        let mut world = Self { host, outside, containers: Vec::new(), bridge };
+        for ports in ports {
+            world.add(ports)?;
+        }
+        Some(world)
+    }
+
+    fn add(&mut self, ports: &[PortMapping]) -> Option<()> {
+        let container = Namespace::new()?;
+        let number = u32::try_from(self.containers.len()).expect("few");
+        let address = self.bridge.ipv4.hosts().nth(self.containers.len()).expect("an address");
+        let endpoint = Endpoint::new(&self.bridge, address, number, ports.to_vec());
+        let file = container.open();
+        self.host
+            .inside(|| self.bridge.attach(&endpoint, std::os::fd::AsFd::as_fd(&file)))
+            .expect("attached");
+        self.containers.push((container, endpoint));
+        Some(())
+    }
+
+    /// Serves one byte per connection in container `index` on port 80, over both families.
+    fn serve(&self, index: usize) {
+        let listener = self.containers[index].0.inside(|| TcpListener::bind("[::]:80"));
+        let listener = listener.expect("port 80 of a new namespace is free");
+        let answer = u8::try_from(index).expect("few") + b'0';
+        std::thread::spawn(move || {
+            for connection in listener.incoming() {
+                // A client that gave up is no concern of the server.
+                drop(connection.and_then(|mut stream| stream.write_all(&[answer])));
+            }
+        });
+    }
+}
+
+fn mapping(host_address: Option<&str>, host_port: u16) -> PortMapping {
+    let host_address = host_address.map(|text| text.parse().expect("an address"));
+    PortMapping { host_address, host_port, container_port: 80, protocol: Protocol::Tcp }
+}
+
+/// Asks the server at `address` from within `namespace`; `None` if there is no answer.
+fn ask(namespace: &Namespace, address: impl Into<IpAddr>, port: u16) -> Option<u8> {
+    let address = SocketAddr::new(address.into(), port);
+    namespace.inside(|| {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(1500)).ok()?;
+        let mut answer = [0];
+        stream.read_exact(&mut answer).ok()?;
+        Some(answer[0])
+    })
+}
+
+#[test]
+fn ports_are_reached_from_everywhere_they_should() {
+    let published: &[PortMapping] = &[mapping(None, 8080), mapping(Some("127.0.0.1"), 8081)];
+    let Some(world) = World::new(&[published, &[]]) else { return };
+    world.serve(0);
+    world.serve(1);
+    let (first, endpoint) = &world.containers[0];
+    let second = &world.containers[1].0;
+    let six = endpoint.ipv6.expect("an IPv6 address");
+    let gateway6 = world.bridge.ipv6.expect("a subnet").gateway();
+    let cases: [(&str, &Namespace, IpAddr, u16, Option<u8>); 14] = [
+        ("outside, published", &world.outside, HOST.into(), 8080, Some(b'0')),
+        ("outside, published on loopback only", &world.outside, HOST.into(), 8081, None),
+        ("host, its address", &world.host, HOST.into(), 8080, Some(b'0')),
+        ("host, loopback", &world.host, Ipv4Addr::LOCALHOST.into(), 8080, Some(b'0')),
+        ("host, loopback only", &world.host, Ipv4Addr::LOCALHOST.into(), 8081, Some(b'0')),
+        ("host, bridge address", &world.host, world.bridge.ipv4.gateway().into(), 8080, Some(b'0')),
+        ("host, bridge IPv6 address", &world.host, gateway6.into(), 8080, Some(b'0')),
+        ("host, container", &world.host, endpoint.ipv4.into(), 80, Some(b'0')),
+        ("host, container IPv6", &world.host, six.into(), 80, Some(b'0')),
+        ("another container", second, endpoint.ipv4.into(), 80, Some(b'0')),
+        ("another container, IPv6", second, six.into(), 80, Some(b'0')),
+        ("another container, published", second, HOST.into(), 8080, Some(b'0')),
+        ("itself by the host's address", first, HOST.into(), 8080, Some(b'0')),
+        ("host, not published", &world.host, HOST.into(), 8082, None),
+    ];
+    for (name, from, address, port, expected) in cases {
+        assert_eq!(ask(from, address, port), expected, "{name}");
+    }
+}
+
+#[test]
+fn containers_are_not_reached_directly_from_outside() {
+    let Some(world) = World::new(&[&[mapping(None, 8080)]]) else { return };
+    world.serve(0);
+    world.outside.run(&format!("ip route add {} via {HOST}", world.bridge.ipv4));
+    assert_eq!(ask(&world.outside, world.containers[0].1.ipv4, 80), None, "a raw drop");
+    assert_eq!(ask(&world.outside, HOST, 8080), Some(b'0'), "published all the same");
+}
+
+#[test]
+fn containers_reach_outside_with_the_hosts_address() {
+    let Some(world) = World::new(&[&[]]) else { return };
+    let listener = world.outside.inside(|| TcpListener::bind((OUTSIDE, 80))).expect("listens");
+    let container = &world.containers[0].0;
+    let stream = container.inside(|| TcpStream::connect((OUTSIDE, 80))).expect("connects");
+    let (_, peer) = listener.accept().expect("a client");
+    assert_eq!(peer.ip(), IpAddr::from(HOST));
+    drop(stream);
+}
+
+#[test]
+fn services_on_the_hosts_loopback_are_out_of_reach() {
+    let Some(world) = World::new(&[&[]]) else { return };
+    let _server = world.host.inside(|| TcpListener::bind("127.0.0.1:7000")).expect("listens");
+    let container = &world.containers[0].0;
+    // What a container with NET_ADMIN would try (CVE-2020-8558).
+    container.run("ip addr del 127.0.0.1/8 dev lo");
+    container
+        .inside(|| fs_err::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1"))
+        .expect("set");
+    let gateway = world.bridge.ipv4.gateway();
+    container.run(&format!("ip route add 127.0.0.0/8 via {gateway} dev eth0"));
+    assert_eq!(ask(container, Ipv4Addr::LOCALHOST, 7000), None);
+}
+
+#[test]
+fn the_administrators_chain_decides_first() {
+    let Some(nft) = need_tool("nft") else { return };
+    let nft = nft.display();
+    let Some(world) = World::new(&[&[mapping(None, 8080)]]) else { return };
+    world.serve(0);
+    let table = &world.bridge.table;
+    world.host.run(&format!("{nft} add rule inet {table} admin ip saddr {OUTSIDE} drop"));
+    assert_eq!(ask(&world.outside, HOST, 8080), None);
+    let again = world.host.inside(|| world.bridge.ensure()).expect("nothing to do");
+    assert_eq!(again, Ensured::Present);
+    assert_eq!(ask(&world.outside, HOST, 8080), None, "the rule is still there");
+}
+
+#[test]
+fn a_flushed_table_comes_back_with_its_ports() {
+    let Some(nft) = need_tool("nft") else { return };
+    let nft = nft.display();
+    let Some(world) = World::new(&[&[mapping(None, 8080)]]) else { return };
+    world.serve(0);
+    world.host.run(&format!("{nft} flush ruleset"));
+    let ensured = world.host.inside(|| world.bridge.ensure()).expect("made again");
+    assert_eq!(ensured, Ensured::Created);
+    world.host.inside(|| world.bridge.publish(&world.containers[0].1)).expect("published again");
+    assert_eq!(ask(&world.outside, HOST, 8080), Some(b'0'));
+}
+
+#[test]
+fn another_firewall_that_drops_forwarded_packets_is_passed() {
+    let Some(iptables) = need_tool("iptables-nft") else { return };
+    let iptables = iptables.display();
+    let Some(world) = World::new(&[&[mapping(None, 8080)]]) else { return };
+    world.serve(0);
+    world.host.run(&format!("{iptables} -P FORWARD DROP"));
+    assert_eq!(ask(&world.outside, HOST, 8080), None, "the test's own premise");
+    world.host.inside(|| world.bridge.ensure()).expect("opened");
+    assert_eq!(ask(&world.outside, HOST, 8080), Some(b'0'));
+    let listed = world.host.run(&format!("{iptables} -S FORWARD"));
+    let name = &world.bridge.name;
+    assert!(listed.contains(&format!("-A FORWARD -i {name} -j ACCEPT")), "{listed}");
+    world.host.inside(|| world.bridge.ensure()).expect("nothing to do");
+    let count = world.host.run(&format!("{iptables} -S FORWARD")).matches("ACCEPT").count();
+    assert_eq!(count, 2, "one rule for each direction");
+    world.host.inside(|| world.bridge.remove()).expect("removed");
+    let listed = world.host.run(&format!("{iptables} -S FORWARD"));
+    assert!(!listed.contains("ACCEPT"), "{listed}");
+}
+
+#[test]
+fn nothing_is_left_after_removal() {
+    let Some(world) = World::new(&[&[mapping(None, 8080)]]) else { return };
+    let endpoint = &world.containers[0].1;
+    world.host.inside(|| world.bridge.detach(endpoint)).expect("detached");
+    world.host.inside(|| world.bridge.detach(endpoint)).expect("twice is no error");
+    world.host.inside(|| world.bridge.remove()).expect("removed");
+    world.host.inside(|| world.bridge.remove()).expect("twice is no error");
+    let links = world.host.run("ip -o link");
+    assert!(!links.contains("davit") && !links.contains(&endpoint.veth), "{links}");
+    if let Some(nft) = need_tool("nft") {
+        assert_eq!(world.host.run(&format!("{} list ruleset", nft.display())), "");
+    }
+}
+
+#[test]
+fn a_port_of_two_endpoints_is_refused() {
+    let Some(mut world) = World::new(&[&[mapping(None, 8080)]]) else { return };
+    let container = Namespace::new().expect("as before");
+    let address = world.bridge.ipv4.hosts().nth(5).expect("an address");
+    let endpoint = Endpoint::new(&world.bridge, address, 77, vec![mapping(None, 8080)]);
+    let file = container.open();
+    let attached =
+        world.host.inside(|| world.bridge.attach(&endpoint, std::os::fd::AsFd::as_fd(&file)));
+    assert!(matches!(attached, Err(NetworkError::Firewall { .. })), "{attached:?}");
+    let links = world.host.run("ip -o link");
+    assert!(!links.contains(&endpoint.veth), "its interface is gone: {links}");
+    world.add(&[mapping(None, 8081)]).expect("another port is free");
+}
+
+#[test]
+fn udp_clients_follow_the_port() {
+    let port = PortMapping { protocol: Protocol::Udp, ..mapping(None, 5353) };
+    let Some(mut world) = World::new(&[&[port]]) else { return };
+    let echo = |namespace: &Namespace, answer: u8| {
+        let socket = namespace.inside(|| UdpSocket::bind("0.0.0.0:80")).expect("binds");
+        std::thread::spawn(move || {
+            let mut buffer = [0; 16];
+            while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
+                drop(socket.send_to(&[answer], peer));
+            }
+        });
+    };
+    echo(&world.containers[0].0, b'a');
+    let client = world.outside.inside(|| UdpSocket::bind((OUTSIDE, 4000))).expect("binds");
+    client.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+    let ask = || {
+        let mut buffer = [0];
+        client.send_to(b"?", (HOST, 5353)).expect("sent");
+        client.recv(&mut buffer).map(|_| buffer[0]).ok()
+    };
+    assert_eq!(ask(), Some(b'a'));
+    // The port moves to another container; the client keeps its source port, so that its flow is
+    // still tracked.
+    world.host.inside(|| world.bridge.unpublish(&world.containers[0].1)).expect("withdrawn");
+    world.add(&[port]).expect("published again");
+    echo(&world.containers[1].0, b'b');
+    assert_eq!(ask(), Some(b'b'));
+}
+
+#[test]
+fn pools_avoid_the_machines_routes() {
+    let Some(namespace) = Namespace::new() else { return };
+    if need_tool("ip").is_none() {
+        return;
+    }
+    let choose =
+        || namespace.inside(|| choose_pool("davit0", &[])).map(|pool| pool.to_string()).ok();
+    assert_eq!(choose().as_deref(), Some("172.17.0.0/16"));
+    namespace.run("ip route add 172.17.4.0/24 dev lo");
+    namespace.run("ip route add 172.18.0.0/15 dev lo");
+    assert_eq!(choose().as_deref(), Some("172.20.0.0/16"));
+    let taken: Ipv4Subnet = "172.20.0.0/16".parse().expect("a subnet");
+    let next = namespace.inside(|| choose_pool("davit0", &[taken])).expect("a pool");
+    assert_eq!(next.to_string(), "172.21.0.0/16");
+}
