@@ -164,11 +164,8 @@ fn our_rules(socket: &Socket, family: Family, chain: &str, bridge: &Bridge) -> V
         let of_chain = rule.get(4..).and_then(|rest| netlink::attribute(rest, 2));
         let of_chain =
             of_chain.is_some_and(|found| found.strip_suffix(&[0]) == Some(chain.as_bytes()));
-        if let Some(handle) = rule.get(4..).and_then(|rest| netlink::attribute(rest, RULE_HANDLE)) {
-            if ours && of_chain {
-                handles.push(handle.to_vec());
-            }
-        }
+        let handle = rule.get(4..).and_then(|rest| netlink::attribute(rest, RULE_HANDLE));
+        handles.extend(handle.filter(|_| ours && of_chain).map(<[u8]>::to_vec));
     });
     if dump.is_err() { Vec::new() } else { handles }
 }

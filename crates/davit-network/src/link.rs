@@ -94,7 +94,7 @@ pub(crate) fn ensure_bridge(bridge: &Bridge) -> Result<bool, NetworkError> {
     // Before the interface is up: the kernel reads these settings when it makes addresses.
     forward::prepare_bridge(bridge)?;
     let mut batch = Batch::default();
-    add_address(&mut batch, index, bridge.ipv4.gateway().into(), &bridge.ipv4);
+    add_address(&mut batch, index, bridge.ipv4.gateway(), &bridge.ipv4);
     if let Some(ipv6) = bridge.ipv6 {
         add_address6(&mut batch, index, ipv6.gateway(), ipv6.prefix());
     }

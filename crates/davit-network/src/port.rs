@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn publish_grammar() {
-        let cases: [(&str, Option<&str>, Option<(u16, u16)>, (u16, u16), Protocol); 9] = [
+        let cases = [
             ("80", None, None, (80, 80), Protocol::Tcp),
             ("8080:80", None, Some((8080, 8080)), (80, 80), Protocol::Tcp),
             ("8080:80/udp", None, Some((8080, 8080)), (80, 80), Protocol::Udp),
