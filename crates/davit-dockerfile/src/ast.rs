@@ -1,7 +1,7 @@
 //! What a Dockerfile says, as plain data.
 //!
 //! Values are as written: variables are not expanded and quotes are kept wherever the instruction
-//! expands its words later. What removes them is the expansion of words.
+//! expands its words later. What removes them is [`crate::Lexer`].
 
 use crate::Span;
 
@@ -273,7 +273,7 @@ pub struct Heredoc {
 pub struct Run {
     /// The command.
     pub command: CommandLine,
-    /// Values of `--mount` in order; one is read when variables are known.
+    /// Values of `--mount` in order; [`Mount::parse`] reads one when variables are known.
     pub mounts: Vec<Word>,
     /// Value of `--network`.
     pub network: Network,

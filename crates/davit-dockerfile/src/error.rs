@@ -7,7 +7,7 @@ use crate::Span;
 #[error("{kind}")]
 pub struct ParseError {
     /// What is wrong.
-    pub kind: ParseErrorKind,
+    pub kind: Box<ParseErrorKind>,
     /// The part that is wrong.
     pub span: Span,
     /// The nearest right word, if there is one (an instruction, a flag, a mount key).
@@ -82,4 +82,80 @@ pub enum ParseErrorKind {
     /// A word cannot be expanded or split.
     #[error("{0}")]
     Word(String),
+}
+
+impl ParseError {
+    pub(crate) fn new(kind: ParseErrorKind, span: Span) -> Self {
+        Self { kind: Box::new(kind), span, suggestion: None }
+    }
+
+    pub(crate) fn arguments(instruction: &'static str, problem: &'static str, span: Span) -> Self {
+        Self::new(ParseErrorKind::Arguments { instruction, problem }, span)
+    }
+
+    pub(crate) fn suggest<'a>(
+        mut self,
+        word: &str,
+        known: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        self.suggestion = nearest(word, known).map(str::to_owned);
+        self
+    }
+}
+
+/// The entry of `known` that is nearest to `word`, if it is near enough to be a slip: fewer than
+/// three letters inserted, dropped or changed. `None` too where `word` is itself known.
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let mut best = None;
+    let mut least = 3;
+    for candidate in known {
+        let distance = distance(word, candidate);
+        if distance == 0 {
+            return None;
+        }
+        if distance < least {
+            least = distance;
+            best = Some(candidate);
+        }
+    }
+    best
+}
+
+/// Levenshtein distance without regard to ASCII case; a large number where it is surely over 2.
+fn distance(one: &str, other: &str) -> usize {
+    if one.len().abs_diff(other.len()) > 8 || one.len() > 256 {
+        return usize::MAX;
+    }
+    let other: Vec<char> = other.chars().map(|c| c.to_ascii_lowercase()).collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (line, c) in one.chars().map(|c| c.to_ascii_lowercase()).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = line + 1;
+        for (column, &d) in other.iter().enumerate() {
+            let changed = diagonal + usize::from(c != d);
+            diagonal = row[column + 1];
+            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suggests() {
+        let known = ["RUN", "COPY", "ENTRYPOINT", "ENV", "USER"];
+        for (word, expected) in [
+            ("RUNN", Some("RUN")),
+            ("cpoy", Some("COPY")),
+            ("ENTRIPOINT", Some("ENTRYPOINT")),
+            ("run", None),
+            ("HELLO", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(word, known), expected, "{word}");
+        }
+    }
 }

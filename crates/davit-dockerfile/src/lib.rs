@@ -13,12 +13,22 @@
 
 mod ast;
 mod error;
+mod expand;
+mod parse;
 mod span;
+mod text;
 
 pub use ast::{
     Add, ArgDefinition, CommandForm, CommandLine, Comment, Copy, Device, Directive, Directives,
     Dockerfile, Escape, HealthTest, Healthcheck, Heredoc, InlineFile, Instruction, KeyValue, Kind,
     Mount, MountKind, Network, Onbuild, Run, Security, Sharing, Sources, Stage, Word,
 };
-pub use error::{ParseError, ParseErrorKind};
+pub use error::{ParseError, ParseErrorKind, nearest};
+pub use expand::{
+    ExpandError, ExpandErrorKind, Expanded, Lexer, NoVariables, Quotes, Unset, VariableList,
+    Variables,
+};
+pub use parse::{
+    KEYWORDS, MountError, Node, Syntax, detect_syntax, format_duration, parse_duration,
+};
 pub use span::Span;

@@ -1,0 +1,514 @@
+//! Expansion of words: quotes, escapes, variables and their operators.
+//!
+//! The rules are those of the Dockerfile frontend, which are nearly those of a POSIX shell:
+//! `$name`, `${name}`, `${name:-word}` with `-`, `+`, `?`, `#`, `##`, `%`, `%%`, `/` and `//`.
+
+mod pattern;
+mod variables;
+
+use std::collections::BTreeSet;
+
+pub use variables::{NoVariables, VariableList, Variables};
+
+use crate::Escape;
+
+/// Deepest nesting of `${…${…}…}`.
+const DEPTH_LIMIT: usize = 64;
+/// Longest result in bytes. The kernel refuses variables over 128 KiB.
+const SIZE_LIMIT: usize = 16 << 20;
+
+/// What quotes and escapes become.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Quotes {
+    /// Quotes and escapes are resolved.
+    #[default]
+    Resolve,
+    /// Quotes group words but stay in the result; escapes are resolved.
+    Keep,
+    /// Quotes and escapes both stay in the result.
+    KeepAll,
+    /// Quotes are characters like others (bodies of heredocs); escapes are resolved.
+    Plain,
+}
+
+/// What a variable becomes that is not set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unset {
+    /// Nothing.
+    #[default]
+    Empty,
+    /// It stays as written.
+    Keep,
+}
+
+/// Expands words.
+///
+/// ```
+/// use davit_dockerfile::{Lexer, VariableList};
+///
+/// let mut variables = VariableList::new();
+/// variables.set("dir", "/srv");
+/// let word = Lexer::default().word(r#"${dir}/"a b"${name:-x}"#, &variables)?;
+/// assert_eq!(word.text, "/srv/a bx");
+/// # Ok::<(), davit_dockerfile::ExpandError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lexer {
+    /// The escape character.
+    pub escape: Escape,
+    /// What quotes become.
+    pub quotes: Quotes,
+    /// What unset variables become.
+    pub unset: Unset,
+}
+
+/// An expanded word.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expanded {
+    /// The result.
+    pub text: String,
+    /// Names of the variables that were looked up and found.
+    pub matched: BTreeSet<String>,
+    /// Names of the variables that were looked up and not found.
+    pub unmatched: BTreeSet<String>,
+}
+
+/// Why a word cannot be expanded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot expand `{word}`: {kind}")]
+pub struct ExpandError {
+    /// The word.
+    pub word: String,
+    /// What is wrong with it.
+    pub kind: ExpandErrorKind,
+    /// Names of the variables that were looked up and not found before the error.
+    pub unmatched: BTreeSet<String>,
+}
+
+/// What is wrong with a word.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExpandErrorKind {
+    /// A quote has no end.
+    #[error("a quote ({0}) is not closed")]
+    OpenQuote(char),
+    /// `${` has no `}`, or `${name/` no second `/`.
+    #[error("`{0}` is missing after `${{`")]
+    Missing(char),
+    /// Nothing that could be a name follows `${`.
+    #[error("no variable name after `${{`")]
+    BadSubstitution,
+    /// The operator behind the name is unknown.
+    #[error("`{0}` is no operator of a substitution")]
+    Operator(String),
+    /// `${name?message}` with no such variable, or `${name:?message}` with an empty one.
+    #[error("variable `{name}` {message}")]
+    Required {
+        /// Its name.
+        name: String,
+        /// The message given, or `is not set` or `is empty`.
+        message: String,
+    },
+    /// A pattern is wrong.
+    #[error("pattern `{pattern}` {problem}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// Substitutions are nested too deeply.
+    #[error("substitutions are nested more than {DEPTH_LIMIT} deep")]
+    Depth,
+    /// The result grows too long.
+    #[error("the result is longer than {SIZE_LIMIT} bytes")]
+    Size,
+}
+
+impl Lexer {
+    /// A lexer for the words of a Dockerfile with this escape character.
+    #[must_use]
+    pub fn new(escape: Escape) -> Self {
+        Self { escape, ..Self::default() }
+    }
+
+    /// A lexer for the bodies of heredocs: `\` escapes, quotes mean nothing.
+    #[must_use]
+    pub fn heredoc_body() -> Self {
+        Self { escape: Escape::Backslash, quotes: Quotes::Plain, unset: Unset::Empty }
+    }
+
+    /// Expands `word` without splitting it.
+    ///
+    /// # Errors
+    /// As [`ExpandErrorKind`] says; `${name:?}` is an error by itself.
+    pub fn word(&self, word: &str, variables: &dyn Variables) -> Result<Expanded, ExpandError> {
+        let mut run = Run::new(self, word, variables);
+        match run.until(None, self.raw_escapes()) {
+            Ok(output) => {
+                Ok(Expanded { text: output.text, matched: run.matched, unmatched: run.unmatched })
+            }
+            Err(kind) => Err(ExpandError { word: word.to_owned(), kind, unmatched: run.unmatched }),
+        }
+    }
+
+    /// Expands `word` and splits it at blanks that are neither quoted nor escaped; blanks in
+    /// variables split too. Words that become empty vanish.
+    ///
+    /// # Errors
+    /// As [`Lexer::word`].
+    pub fn words(
+        &self,
+        word: &str,
+        variables: &dyn Variables,
+    ) -> Result<(Vec<String>, Expanded), ExpandError> {
+        let mut run = Run::new(self, word, variables);
+        match run.until(None, self.raw_escapes()) {
+            Ok(output) => {
+                let mut words = output.words;
+                if !output.current.is_empty() {
+                    words.push(output.current);
+                }
+                let Run { matched, unmatched, .. } = run;
+                Ok((words, Expanded { text: output.text, matched, unmatched }))
+            }
+            Err(kind) => Err(ExpandError { word: word.to_owned(), kind, unmatched: run.unmatched }),
+        }
+    }
+
+    fn raw_escapes(&self) -> bool {
+        self.quotes == Quotes::KeepAll
+    }
+}
+
+/// Text in the making, whole and as words.
+#[derive(Default)]
+struct Output {
+    text: String,
+    words: Vec<String>,
+    current: String,
+    /// Whether the current word has begun, be it empty so far.
+    in_word: bool,
+}
+
+impl Output {
+    /// A character that splits if it is blank.
+    fn push(&mut self, c: char) {
+        self.text.push(c);
+        if !c.is_whitespace() {
+            self.current.push(c);
+            self.in_word = true;
+        } else if self.in_word && !self.current.is_empty() {
+            self.words.push(std::mem::take(&mut self.current));
+            self.in_word = false;
+        }
+    }
+
+    /// Text that does not split.
+    fn push_whole(&mut self, text: &str) {
+        self.text.push_str(text);
+        self.current.push_str(text);
+        self.in_word = true;
+    }
+}
+
+struct Run<'a> {
+    lexer: &'a Lexer,
+    chars: std::iter::Peekable<std::str::Chars<'a>>,
+    variables: &'a dyn Variables,
+    raw_escapes: bool,
+    depth: usize,
+    size: usize,
+    matched: BTreeSet<String>,
+    unmatched: BTreeSet<String>,
+}
+
+impl<'a> Run<'a> {
+    fn new(lexer: &'a Lexer, word: &'a str, variables: &'a dyn Variables) -> Self {
+        // A byte order mark at the start of a word counts for nothing.
+        let chars = word.strip_prefix('\u{feff}').unwrap_or(word).chars().peekable();
+        Self {
+            lexer,
+            chars,
+            variables,
+            raw_escapes: false,
+            depth: 0,
+            size: 0,
+            matched: BTreeSet::new(),
+            unmatched: BTreeSet::new(),
+        }
+    }
+
+    fn account(&mut self, text: &str) -> Result<(), ExpandErrorKind> {
+        self.size = self.size.saturating_add(text.len());
+        if self.size > SIZE_LIMIT { Err(ExpandErrorKind::Size) } else { Ok(()) }
+    }
+
+    /// Expands up to `stop`, which is taken, or to the end where `stop` is `None`.
+    fn until(&mut self, stop: Option<char>, raw_escapes: bool) -> Result<Output, ExpandErrorKind> {
+        let outer = std::mem::replace(&mut self.raw_escapes, raw_escapes);
+        let result = self.until_raw(stop);
+        self.raw_escapes = outer;
+        result
+    }
+
+    fn until_raw(&mut self, stop: Option<char>) -> Result<Output, ExpandErrorKind> {
+        let mut output = Output::default();
+        let quotes = self.lexer.quotes != Quotes::Plain;
+        while let Some(&c) = self.chars.peek() {
+            if Some(c) == stop {
+                self.chars.next();
+                return Ok(output);
+            }
+            match c {
+                '$' => {
+                    let value = self.dollar()?;
+                    self.account(&value)?;
+                    value.chars().for_each(|c| output.push(c));
+                }
+                '\'' if quotes => output.push_whole(&self.single_quoted()?),
+                '"' if quotes => output.push_whole(&self.double_quoted()?),
+                '<' => output.push_whole(&self.redirection()),
+                _ => self.plain(c, &mut output),
+            }
+        }
+        stop.map_or(Ok(output), |stop| Err(ExpandErrorKind::Missing(stop)))
+    }
+
+    fn plain(&mut self, c: char, output: &mut Output) {
+        self.chars.next();
+        if c != self.lexer.escape.as_char() {
+            output.push(c);
+            return;
+        }
+        if self.raw_escapes {
+            output.push_whole(c.encode_utf8(&mut [0; 4]));
+        }
+        if let Some(next) = self.chars.next() {
+            output.push_whole(next.encode_utf8(&mut [0; 4]));
+        }
+    }
+
+    fn keeps_quotes(&self) -> bool {
+        matches!(self.lexer.quotes, Quotes::Keep | Quotes::KeepAll)
+    }
+
+    fn single_quoted(&mut self) -> Result<String, ExpandErrorKind> {
+        self.chars.next();
+        let mut text = String::new();
+        if self.keeps_quotes() {
+            text.push('\'');
+        }
+        for c in self.chars.by_ref() {
+            if c == '\'' {
+                if self.keeps_quotes() {
+                    text.push('\'');
+                }
+                return Ok(text);
+            }
+            text.push(c);
+        }
+        Err(ExpandErrorKind::OpenQuote('\''))
+    }
+
+    fn double_quoted(&mut self) -> Result<String, ExpandErrorKind> {
+        self.chars.next();
+        let mut text = String::new();
+        if self.keeps_quotes() {
+            text.push('"');
+        }
+        let escape = self.lexer.escape.as_char();
+        while let Some(&c) = self.chars.peek() {
+            if c == '$' {
+                let value = self.dollar()?;
+                self.account(&value)?;
+                text.push_str(&value);
+                continue;
+            }
+            self.chars.next();
+            if c == '"' {
+                if self.keeps_quotes() {
+                    text.push('"');
+                }
+                return Ok(text);
+            }
+            if c != escape {
+                text.push(c);
+                continue;
+            }
+            if self.raw_escapes {
+                text.push(c);
+            }
+            match self.chars.peek().copied() {
+                None => {}
+                Some(next) if matches!(next, '"' | '$') || next == escape => {
+                    self.chars.next();
+                    text.push(next);
+                }
+                Some(_) => text.push(c),
+            }
+        }
+        Err(ExpandErrorKind::OpenQuote('"'))
+    }
+
+    /// `<`, or `<<` with the blanks behind it: the delimiter of a heredoc may stand apart.
+    fn redirection(&mut self) -> String {
+        self.chars.next();
+        if self.chars.next_if_eq(&'<').is_none() {
+            return "<".to_owned();
+        }
+        let mut text = "<<".to_owned();
+        while let Some(c) = self.chars.next_if(|c| matches!(c, '\t' | '\r' | ' ')) {
+            text.push(c);
+        }
+        text
+    }
+
+    fn look_up(&mut self, name: &str) -> Option<String> {
+        let value = self.variables.value(name).map(str::to_owned);
+        let names = if value.is_some() { &mut self.matched } else { &mut self.unmatched };
+        if !names.contains(name) {
+            names.insert(name.to_owned());
+        }
+        value
+    }
+
+    fn dollar(&mut self) -> Result<String, ExpandErrorKind> {
+        self.chars.next();
+        if self.chars.peek() == Some(&'{') {
+            self.chars.next();
+            if self.depth >= DEPTH_LIMIT {
+                return Err(ExpandErrorKind::Depth);
+            }
+            self.depth += 1;
+            let value = self.braces();
+            self.depth -= 1;
+            return value;
+        }
+        let name = self.name();
+        if name.is_empty() {
+            return Ok("$".to_owned());
+        }
+        Ok(match self.look_up(&name) {
+            Some(value) => value,
+            None if self.lexer.unset == Unset::Keep => format!("${name}"),
+            None => String::new(),
+        })
+    }
+
+    /// A name: one special parameter, a run of digits, or letters, digits and `_`.
+    fn name(&mut self) -> String {
+        let mut name = String::new();
+        let Some(&first) = self.chars.peek() else { return name };
+        if is_digit(first) {
+            while let Some(c) = self.chars.next_if(|&c| is_digit(c)) {
+                name.push(c);
+            }
+        } else if matches!(first, '@' | '*' | '#' | '?' | '-' | '$' | '!') {
+            self.chars.next();
+            name.push(first);
+        } else {
+            let part = |c: &char| c.is_alphabetic() || is_digit(*c) || *c == '_';
+            while let Some(c) = self.chars.next_if(part) {
+                name.push(c);
+            }
+        }
+        name
+    }
+
+    fn braces(&mut self) -> Result<String, ExpandErrorKind> {
+        match self.chars.peek() {
+            None => return Err(ExpandErrorKind::Missing('}')),
+            Some('{' | '}' | ':') => return Err(ExpandErrorKind::BadSubstitution),
+            Some(_) => {}
+        }
+        let name = self.name();
+        match self.chars.next() {
+            Some('}') => Ok(match self.look_up(&name) {
+                Some(value) => value,
+                None if self.lexer.unset == Unset::Keep => format!("${{{name}}}"),
+                None => String::new(),
+            }),
+            Some(':') => match self.chars.next() {
+                Some(operator @ ('-' | '+' | '?')) => self.conditional(&name, operator, ":"),
+                other => Err(ExpandErrorKind::Operator(
+                    other.map_or_else(|| ":".to_owned(), |other| format!(":{other}")),
+                )),
+            },
+            Some(operator @ ('-' | '+' | '?')) => self.conditional(&name, operator, ""),
+            Some(operator @ ('#' | '%')) => self.trim(&name, operator),
+            Some('/') => self.replace(&name),
+            Some(other) => Err(ExpandErrorKind::Operator(other.to_string())),
+            None => Err(ExpandErrorKind::Missing('}')),
+        }
+    }
+
+    /// The text up to the closing brace. Any error is one of a missing brace if the text ends.
+    fn operand(&mut self, stop: char, raw_escapes: bool) -> Result<String, ExpandErrorKind> {
+        match self.until(Some(stop), raw_escapes) {
+            Ok(output) => Ok(output.text),
+            Err(error @ (ExpandErrorKind::Depth | ExpandErrorKind::Size)) => Err(error),
+            Err(_) if self.chars.peek().is_none() => Err(ExpandErrorKind::Missing(stop)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn conditional(
+        &mut self,
+        name: &str,
+        operator: char,
+        colon: &str,
+    ) -> Result<String, ExpandErrorKind> {
+        let word = self.operand('}', false)?;
+        let value = self.look_up(name);
+        if value.is_none() && self.lexer.unset == Unset::Keep {
+            return Ok(format!("${{{name}{colon}{operator}{word}}}"));
+        }
+        let missing = if value.is_none() { "is not set" } else { "is empty" };
+        let value = value.filter(|value| colon.is_empty() || !value.is_empty());
+        match (operator, value) {
+            ('-', None) | ('+', Some(_)) => Ok(word),
+            ('+', None) => Ok(String::new()),
+            (_, Some(value)) => Ok(value),
+            (_, None) => Err(ExpandErrorKind::Required {
+                name: name.to_owned(),
+                message: if word.is_empty() { missing.to_owned() } else { word },
+            }),
+        }
+    }
+
+    fn trim(&mut self, name: &str, operator: char) -> Result<String, ExpandErrorKind> {
+        let word = self.operand('}', true)?;
+        let Some(value) = self.look_up(name) else {
+            return Ok(match self.lexer.unset {
+                Unset::Keep => format!("${{{name}{operator}{word}}}"),
+                Unset::Empty => pattern::trim(&word, operator, "")?,
+            });
+        };
+        pattern::trim(&word, operator, &value)
+    }
+
+    fn replace(&mut self, name: &str) -> Result<String, ExpandErrorKind> {
+        let all = self.chars.next_if_eq(&'/').is_some();
+        let pattern = self.operand('/', true)?;
+        let replacement = self.operand('}', true)?;
+        let value = match self.look_up(name) {
+            Some(value) => value,
+            None if self.lexer.unset == Unset::Keep => {
+                return Ok(format!("${{{name}/{pattern}/{replacement}}}"));
+            }
+            None => String::new(),
+        };
+        if all {
+            pattern::replace_all(&pattern, &value, &replacement, SIZE_LIMIT)
+        } else {
+            pattern::replace_first(&pattern, &value, &replacement)
+        }
+    }
+}
+
+fn is_digit(c: char) -> bool {
+    c.is_ascii_digit() || (!c.is_ascii() && pattern::is_decimal(c))
+}
+
+#[cfg(test)]
+mod tests;
