@@ -18,9 +18,29 @@
 
 #![forbid(unsafe_code)]
 
+mod compress;
+mod diff;
+mod digests;
 mod entry;
+mod extract;
+mod merge;
 pub mod path;
+mod read;
 mod table;
+mod write;
 
+pub use compress::{
+    CompressError, CompressOptions, Compressed, Decoder, compress, compressor_name,
+};
+pub use diff::{Changes, DiffError, diff_directory, diff_merged, diff_upper};
+pub use digests::Digests;
 pub use entry::{Entry, Extent, Extents, Kind, Mtime, XattrIter, XattrMap, Xattrs};
+pub use extract::{ExtractError, ExtractOptions, Privilege, extract};
+pub use merge::{MergeError, Merged, Node, NodeId, TooManySymlinks};
+pub use read::{
+    Expected, Limits, Progress, ReadError, ReadLayer, ReadOptions, WhiteoutNames, read_layer,
+};
 pub use table::{BuildError, LayerFacts, Table, TableBuilder, TableError, TableLimits, Visibility};
+pub use write::{
+    Change, ChangeKind, Opener, Source, WriteError, WriteOptions, XattrPolicy, write_layer,
+};

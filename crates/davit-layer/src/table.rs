@@ -25,6 +25,8 @@ pub use self::{
     build::{BuildError, TableBuilder, TableLimits, Visibility},
     file::TableError,
 };
+pub(crate) use build::{follow, printable};
+
 use crate::{
     Entry, Extents, Kind, Mtime, Xattrs, path,
     table::record::{NO_RECORD, RECORD_SIZE, Record, flag, kind},

@@ -14,7 +14,7 @@ const MODE_MAX: u16 = 0o7777;
 const PATH_MAX: usize = 4096;
 
 pub(super) fn check(table: &Table) -> Result<(), TableError> {
-    if table.len() == 0 || table.len() >= NO_RECORD as usize {
+    if table.len() >= NO_RECORD as usize || table.count() == 0 {
         return Err(TableError::Header("it has no root, or too many records"));
     }
     let mut open_directories: Vec<(u32, usize)> = Vec::new();
