@@ -5,5 +5,13 @@
 
 pub(crate) mod format;
 mod header;
+mod image;
+mod plan;
+mod reader;
+mod writer;
 
 pub(crate) use header::Header;
+pub use image::{Image, Node, NodeKind};
+pub use plan::WriteError;
+pub use reader::{Inode, InodeKind, Name, Run, Tree, TreeError};
+pub use writer::{Written, write};

@@ -17,7 +17,7 @@
 
 #![forbid(unsafe_code)]
 
-mod erofs;
+pub mod erofs;
 mod error;
 mod holder;
 mod namespace;

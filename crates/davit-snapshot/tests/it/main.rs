@@ -1,0 +1,4 @@
+//! Trees and mounts against the kernel, `fsck.erofs` and the peers' unpackers.
+
+mod erofs;
+mod fsck;
