@@ -18,6 +18,7 @@ pub mod cgroup;
 pub mod error;
 pub mod exec;
 pub mod launch;
+pub mod monitor;
 pub mod plan;
 pub mod process;
 pub mod seccomp;

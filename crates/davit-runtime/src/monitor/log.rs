@@ -1,0 +1,509 @@
+//! Logs of containers in Docker's `json-file` format: writer with rotation, reader without a monitor.
+//!
+//! One JSON object per line: `{"log":"text\n","stream":"stdout","time":"2026-11-21T15:22:00.5Z"}`.
+//! A line of output longer than 16 KiB is written in pieces, of which only the last ends with `\n`.
+//! `PATH` is the newest file, `PATH.1` the one before it, and so on.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs::File,
+    io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use davit_image::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Longest piece of one line of output, in bytes.
+const PIECE_BYTES: usize = 16 * 1024;
+/// Longest line of a log file that is read; longer ones are no log lines of ours.
+const LINE_LIMIT: u64 = 1 << 20;
+
+/// One of the two output streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// Standard output, and everything of a terminal.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// How a container's output is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogConfig {
+    /// Whether it is kept at all.
+    pub driver: LogDriver,
+    /// Size at which a new file begins, in bytes; `None` is never.
+    pub max_size_bytes: Option<u64>,
+    /// Number of files kept, at least 1.
+    pub max_files: u32,
+    /// Fields added to every line as `attrs`.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// Name of a log driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogDriver {
+    /// Docker's default format.
+    JsonFile,
+    /// The same format with the limits of Docker's `local` driver (20 MiB, 5 files).
+    Local,
+    /// Nothing is kept.
+    None,
+}
+
+impl Default for LogConfig {
+    /// `json-file`, 3 files of 10 MiB.
+    fn default() -> Self {
+        Self {
+            driver: LogDriver::JsonFile,
+            max_size_bytes: Some(10 << 20),
+            max_files: 3,
+            attributes: BTreeMap::new(),
+        }
+    }
+}
+
+/// Text of one stream that has not ended its line yet.
+#[derive(Debug, Default)]
+struct Pending(Vec<u8>);
+
+/// Writes a container's log.
+#[derive(Debug)]
+pub struct LogWriter {
+    path: PathBuf,
+    config: LogConfig,
+    file: File,
+    size_bytes: u64,
+    stdout: Pending,
+    stderr: Pending,
+    suffix: String,
+}
+
+impl LogWriter {
+    /// Opens the log for appending; `None` for the driver `none`.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn open(path: &Path, config: &LogConfig) -> io::Result<Option<Self>> {
+        if config.driver == LogDriver::None {
+            return Ok(None);
+        }
+        let file = open_log(path)?;
+        let size_bytes = file.metadata()?.len();
+        let suffix = if config.attributes.is_empty() {
+            "}\n".to_owned()
+        } else {
+            format!(",\"attrs\":{}}}\n", serde_json::json!(config.attributes))
+        };
+        let (path, config) = (path.to_owned(), config.clone());
+        let (stdout, stderr) = (Pending::default(), Pending::default());
+        Ok(Some(Self { path, config, file, size_bytes, stdout, stderr, suffix }))
+    }
+
+    /// Writes output as it was read.
+    ///
+    /// # Errors
+    /// The disk is full, or the file cannot be rotated; the bytes are lost to the log.
+    pub fn write(&mut self, stream: Stream, bytes: &[u8]) -> io::Result<()> {
+        let now = Timestamp::now().to_string();
+        let mut pending = std::mem::take(self.pending(stream));
+        let mut lines = Vec::with_capacity(bytes.len() + 128);
+        for chunk in bytes.split_inclusive(|byte| *byte == b'\n') {
+            for piece in chunk.chunks(PIECE_BYTES - pending.0.len().min(PIECE_BYTES - 1)) {
+                pending.0.extend_from_slice(piece);
+                if piece.ends_with(b"\n") || pending.0.len() >= PIECE_BYTES {
+                    encode(&mut lines, stream, &pending.0, &now, &self.suffix);
+                    pending.0.clear();
+                }
+            }
+        }
+        if pending.0.is_empty() {
+            pending = Pending::default();
+        }
+        *self.pending(stream) = pending;
+        self.append(&lines)
+    }
+
+    /// Writes what has no line end yet: the stream has ended.
+    ///
+    /// # Errors
+    /// As [`LogWriter::write`].
+    pub fn finish(&mut self) -> io::Result<()> {
+        let now = Timestamp::now().to_string();
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let pending = std::mem::take(self.pending(stream));
+            let mut lines = Vec::new();
+            if !pending.0.is_empty() {
+                encode(&mut lines, stream, &pending.0, &now, &self.suffix);
+            }
+            self.append(&lines)?;
+        }
+        Ok(())
+    }
+
+    fn pending(&mut self, stream: Stream) -> &mut Pending {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        }
+    }
+
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            let limit = self.config.max_size_bytes.unwrap_or(u64::MAX);
+            if self.size_bytes > 0 && self.size_bytes.saturating_add(line.len() as u64) > limit {
+                self.rotate()?;
+            }
+            self.file.write_all(line)?;
+            self.size_bytes += line.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        for number in (1..self.config.max_files).rev() {
+            let from =
+                if number == 1 { self.path.clone() } else { numbered(&self.path, number - 1) };
+            match fs_err::rename(&from, numbered(&self.path, number)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        if self.config.max_files <= 1 {
+            fs_err::remove_file(&self.path)?;
+        }
+        self.file = open_log(&self.path)?;
+        self.size_bytes = 0;
+        Ok(())
+    }
+}
+
+fn open_log(path: &Path) -> io::Result<File> {
+    let mut options = std::fs::OpenOptions::new();
+    options.append(true).create(true).mode(0o600);
+    Ok(fs_err::OpenOptions::from_options(options).open(path)?.into_parts().0)
+}
+
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    name.into()
+}
+
+/// Appends one line of the log file.
+fn encode(lines: &mut Vec<u8>, stream: Stream, text: &[u8], time: &str, suffix: &str) {
+    lines.extend_from_slice(b"{\"log\":\"");
+    for chunk in text.utf8_chunks() {
+        chunk.valid().bytes().for_each(|byte| escape(lines, byte));
+        if !chunk.invalid().is_empty() {
+            lines.extend_from_slice(b"\\ufffd");
+        }
+    }
+    let name = match stream {
+        Stream::Stdout => "stdout",
+        Stream::Stderr => "stderr",
+    };
+    lines.extend_from_slice(
+        format!("\",\"stream\":\"{name}\",\"time\":\"{time}\"{suffix}").as_bytes(),
+    );
+}
+
+fn escape(lines: &mut Vec<u8>, byte: u8) {
+    match byte {
+        b'"' => lines.extend_from_slice(b"\\\""),
+        b'\\' => lines.extend_from_slice(b"\\\\"),
+        b'\n' => lines.extend_from_slice(b"\\n"),
+        b'\r' => lines.extend_from_slice(b"\\r"),
+        b'\t' => lines.extend_from_slice(b"\\t"),
+        // As Go's encoder does, so that the line is safe inside HTML.
+        0..0x20 | b'<' | b'>' | b'&' => {
+            lines.extend_from_slice(format!("\\u{byte:04x}").as_bytes())
+        }
+        _ => lines.push(byte),
+    }
+}
+
+/// One line of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct LogLine {
+    /// Text, with its line end unless it was cut.
+    #[serde(rename = "log")]
+    pub text: String,
+    /// Which stream.
+    pub stream: Stream,
+    /// When it was read from the container.
+    pub time: Timestamp,
+    /// Attributes by `--log-opt labels` and `env`.
+    #[serde(default, rename = "attrs")]
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// Reads a log from its oldest kept line on, also while it is written and rotated.
+#[derive(Debug)]
+pub struct LogReader {
+    path: PathBuf,
+    older: VecDeque<PathBuf>,
+    current: Option<BufReader<File>>,
+    line: Vec<u8>,
+}
+
+impl LogReader {
+    /// Opens the log; `tail` limits it to so many last lines.
+    ///
+    /// # Errors
+    /// A file cannot be read. A missing log is an empty one.
+    pub fn open(path: &Path, tail: Option<u64>) -> io::Result<Self> {
+        let mut files: VecDeque<PathBuf> = VecDeque::from([path.to_owned()]);
+        for number in 1.. {
+            let older = numbered(path, number);
+            if !older.exists() {
+                break;
+            }
+            files.push_front(older);
+        }
+        let mut reader =
+            Self { path: path.to_owned(), older: files, current: None, line: Vec::new() };
+        match tail {
+            Some(count) => reader.seek_to_tail(count)?,
+            None => reader.next_file()?,
+        }
+        Ok(reader)
+    }
+
+    fn seek_to_tail(&mut self, mut count: u64) -> io::Result<()> {
+        let mut kept = VecDeque::new();
+        while let Some(path) = self.older.pop_back() {
+            let Some(mut file) = open_existing(&path)? else { continue };
+            let (start, found) = tail_start(&mut file, count)?;
+            file.seek(SeekFrom::Start(start))?;
+            kept.push_front(path);
+            count -= found.min(count);
+            self.current = Some(BufReader::new(file));
+            if count == 0 {
+                break;
+            }
+        }
+        kept.pop_front();
+        self.older = kept;
+        Ok(())
+    }
+
+    fn next_file(&mut self) -> io::Result<()> {
+        while let Some(path) = self.older.pop_front() {
+            if let Some(file) = open_existing(&path)? {
+                self.current = Some(BufReader::new(file));
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The next line; `None` at the present end (ask again when more was written).
+    ///
+    /// # Errors
+    /// A file cannot be read. Lines that are no log lines are skipped.
+    pub fn next_line(&mut self) -> io::Result<Option<LogLine>> {
+        loop {
+            let Some(current) = &mut self.current else {
+                self.current = open_existing(&self.path)?.map(BufReader::new);
+                if self.current.is_none() {
+                    return Ok(None);
+                }
+                continue;
+            };
+            let room = LINE_LIMIT - self.line.len() as u64;
+            let read = current.by_ref().take(room).read_until(b'\n', &mut self.line)?;
+            if self.line.ends_with(b"\n") || self.line.len() as u64 >= LINE_LIMIT {
+                let line = std::mem::take(&mut self.line);
+                match serde_json::from_slice(&line) {
+                    Ok(line) => return Ok(Some(line)),
+                    Err(_) => continue,
+                }
+            }
+            if read == 0 && !self.advance()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Goes on to the next file if there is one.
+    fn advance(&mut self) -> io::Result<bool> {
+        if !self.older.is_empty() {
+            self.line.clear();
+            self.next_file()?;
+            return Ok(true);
+        }
+        let Some(current) = &self.current else { return Ok(false) };
+        let here = current.get_ref().metadata()?;
+        let rotated = match fs_err::metadata(&self.path) {
+            Ok(newest) => (newest.dev(), newest.ino()) != (here.dev(), here.ino()),
+            Err(_) => false,
+        };
+        if rotated {
+            self.line.clear();
+            self.older.push_back(self.path.clone());
+            self.next_file()?;
+        }
+        Ok(rotated)
+    }
+}
+
+fn open_existing(path: &Path) -> io::Result<Option<File>> {
+    match fs_err::File::open(path) {
+        Ok(file) => Ok(Some(file.into_parts().0)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Where the last `count` lines of a file begin, and how many there are.
+fn tail_start(file: &mut File, count: u64) -> io::Result<(u64, u64)> {
+    const BLOCK: u64 = 64 * 1024;
+    let mut position = file.metadata()?.len();
+    let end = position;
+    if count == 0 {
+        return Ok((end, 0));
+    }
+    let mut found = 0;
+    let mut block = Vec::new();
+    while position > 0 {
+        let start = position.saturating_sub(BLOCK);
+        file.seek(SeekFrom::Start(start))?;
+        block.clear();
+        io::Read::by_ref(file).take(position - start).read_to_end(&mut block)?;
+        for (offset, _) in block.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
+            let after = start + offset as u64 + 1;
+            if after == end {
+                continue;
+            }
+            found += 1;
+            if found == count {
+                return Ok((after, found));
+            }
+        }
+        position = start;
+    }
+    Ok((0, found + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Log {
+        _dir: davit_test::TempDir,
+        path: PathBuf,
+    }
+
+    fn log() -> Log {
+        let dir = davit_test::TempDir::new();
+        let path = dir.join("log");
+        Log { _dir: dir, path }
+    }
+
+    fn writer(log: &Log, config: &LogConfig) -> LogWriter {
+        LogWriter::open(&log.path, config).expect("opens").expect("kept")
+    }
+
+    fn texts(path: &Path, tail: Option<u64>) -> Vec<String> {
+        let mut reader = LogReader::open(path, tail).expect("opens");
+        std::iter::from_fn(|| reader.next_line().expect("reads")).map(|line| line.text).collect()
+    }
+
+    #[test]
+    fn lines_are_dockers() {
+        let log = log();
+        let mut out = writer(&log, &LogConfig::default());
+        out.write(Stream::Stdout, b"a<\"\\\x01\xff\n").expect("written");
+        let bytes = fs_err::read_to_string(&log.path).expect("readable");
+        let expected = r#"{"log":"a\u003c\"\\\u0001\ufffd\n","stream":"stdout","time":""#;
+        assert!(bytes.starts_with(expected), "{bytes}");
+        assert!(bytes.ends_with("Z\"}\n"), "{bytes}");
+    }
+
+    #[test]
+    fn output_comes_back_whatever_its_pieces() {
+        let output: Vec<u8> = (0..50_000_u32)
+            .flat_map(|n| format!("{n}{}", if n % 7 == 0 { "\n" } else { " " }).into_bytes())
+            .collect();
+        for size in [1, 7, 4096, 65_536] {
+            let log = log();
+            let mut out = writer(&log, &LogConfig { max_size_bytes: None, ..LogConfig::default() });
+            for piece in output.chunks(size) {
+                out.write(Stream::Stderr, piece).expect("written");
+            }
+            out.finish().expect("written");
+            assert_eq!(texts(&log.path, None).concat().as_bytes(), output, "pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn long_lines_are_cut() {
+        let log = log();
+        let mut out = writer(&log, &LogConfig::default());
+        out.write(Stream::Stdout, &[b'x'; 40_000]).expect("written");
+        out.write(Stream::Stdout, b"\n").expect("written");
+        let lengths: Vec<_> = texts(&log.path, None).iter().map(String::len).collect();
+        assert_eq!(lengths, [16_384, 16_384, 40_000 - 2 * 16_384 + 1]);
+    }
+
+    #[test]
+    fn files_rotate_and_old_ones_go() {
+        let log = log();
+        let config = LogConfig { max_size_bytes: Some(300), max_files: 3, ..LogConfig::default() };
+        let mut out = writer(&log, &config);
+        for n in 0..40 {
+            out.write(Stream::Stdout, format!("line {n}\n").as_bytes()).expect("written");
+        }
+        assert!(numbered(&log.path, 2).exists() && !numbered(&log.path, 3).exists());
+        let kept = texts(&log.path, None);
+        assert_eq!(kept.last().map(String::as_str), Some("line 39\n"));
+        assert!(kept.len() < 40 && kept.len() > 6, "{kept:?}");
+        assert_eq!(
+            texts(&log.path, Some(5)).concat(),
+            "line 35\nline 36\nline 37\nline 38\nline 39\n"
+        );
+        assert_eq!(texts(&log.path, Some(1000)).len(), kept.len());
+        assert!(texts(&log.path, Some(0)).is_empty());
+    }
+
+    #[test]
+    fn one_file_is_started_again() {
+        let log = log();
+        let config = LogConfig { max_size_bytes: Some(200), max_files: 1, ..LogConfig::default() };
+        let mut out = writer(&log, &config);
+        for n in 0..10 {
+            out.write(Stream::Stdout, format!("line {n}\n").as_bytes()).expect("written");
+        }
+        assert!(!numbered(&log.path, 1).exists());
+        assert_eq!(texts(&log.path, None).last().map(String::as_str), Some("line 9\n"));
+    }
+
+    #[test]
+    fn readers_follow_through_rotation() {
+        let log = log();
+        let config = LogConfig { max_size_bytes: Some(300), max_files: 9, ..LogConfig::default() };
+        let mut out = writer(&log, &config);
+        let mut reader = LogReader::open(&log.path, None).expect("opens");
+        for n in 0..10 {
+            let text = format!("line {n}\n");
+            out.write(Stream::Stdout, text.as_bytes()).expect("written");
+            let line = reader.next_line().expect("reads").expect("a line");
+            assert_eq!(line.text, text);
+            assert_eq!(reader.next_line().expect("reads"), None);
+        }
+    }
+
+    #[test]
+    fn garbage_is_skipped() {
+        let log = log();
+        fs_err::write(&log.path, b"\0\0garbage\n{}\n").expect("written");
+        let mut out = writer(&log, &LogConfig::default());
+        out.write(Stream::Stdout, b"good\n").expect("written");
+        assert_eq!(texts(&log.path, None), ["good\n"]);
+    }
+}
