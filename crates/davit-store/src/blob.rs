@@ -1,0 +1,585 @@
+//! Blobs: bytes exactly as received, under their digest; downloads that resume.
+
+use std::{
+    io::{self, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use davit_image::{Digest, Digester, MediaType};
+use fs_err as fs;
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use crate::{
+    BootId, Durability, Lease, Store, StoreError,
+    database::{Class, Database, parsed, size, to_sql_size},
+    durable,
+    format::random_hex,
+    lock::Lock,
+    store::now,
+};
+
+const POLL: Duration = Duration::from_millis(20);
+/// Below this much free space an interrupted download is worth more as space.
+const SCARCE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// A blob's row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlobRecord {
+    /// Digest of the bytes.
+    pub digest: Digest,
+    /// Size in bytes.
+    pub size: u64,
+    /// Media type, where the writer knew it.
+    pub media_type: Option<MediaType>,
+    /// The boot that wrote it, while it is not yet safe from power loss.
+    pub durable_boot: Option<BootId>,
+}
+
+/// What a process that wants a blob has to do.
+#[derive(Debug)]
+pub enum BlobBegin<'a> {
+    /// Nothing: it is there, and the lease keeps it.
+    Present(BlobRecord),
+    /// Write it.
+    Owner(BlobIngest<'a>),
+    /// Wait for the process that writes it, then begin again.
+    Busy(BlobWait),
+}
+
+/// A blob being written: a locked file under `tmp/`.
+///
+/// Dropped uncommitted, a blob whose digest is known keeps what was written, and the next
+/// [`Store::begin_blob`] resumes there; one without is removed. When space is scarce both are.
+#[derive(Debug)]
+pub struct BlobIngest<'a> {
+    store: &'a Store,
+    lease: &'a Lease<'a>,
+    expected: Option<(Digest, u64)>,
+    lock: Option<Lock>,
+    written: u64,
+    resumed: u64,
+    keep: bool,
+}
+
+/// Another process writes the blob.
+#[derive(Debug)]
+pub struct BlobWait {
+    path: PathBuf,
+}
+
+impl Store {
+    /// Starts, resumes or awaits a blob whose digest and size are known. The lease keeps the blob
+    /// from now on.
+    ///
+    /// # Errors
+    /// What the disk or the database says.
+    pub fn begin_blob<'a>(
+        &'a self,
+        lease: &'a Lease<'a>,
+        digest: &Digest,
+        size_bytes: u64,
+    ) -> Result<BlobBegin<'a>, StoreError> {
+        let path = self.layout().tmp().join(partial_name(digest));
+        loop {
+            if let Some(record) = self.hold_blob(lease, digest)? {
+                return Ok(BlobBegin::Present(record));
+            }
+            let Some(lock) = Lock::try_file(&path)? else {
+                return Ok(BlobBegin::Busy(BlobWait { path }));
+            };
+            // The former owner may have committed between our look and our lock.
+            if self.blob(digest)?.is_some() {
+                lock.remove_file()?;
+                continue;
+            }
+            let expected = Some((*digest, size_bytes));
+            return BlobIngest::resume(self, lease, lock, expected).map(BlobBegin::Owner);
+        }
+    }
+
+    /// Starts a blob whose digest is not known yet.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn begin_new_blob<'a>(
+        &'a self,
+        lease: &'a Lease<'a>,
+    ) -> Result<BlobIngest<'a>, StoreError> {
+        let path = self.layout().tmp().join(format!("new-{}", random_hex(8)));
+        let lock = self.make_locked_file(&path)?;
+        BlobIngest::resume(self, lease, lock, None)
+    }
+
+    /// Writes a small blob; a no-op when it is there.
+    ///
+    /// # Errors
+    /// What the disk or the database says.
+    pub fn put_blob(
+        &self,
+        lease: &Lease<'_>,
+        bytes: &[u8],
+        media_type: Option<&MediaType>,
+        durability: Durability,
+    ) -> Result<Digest, StoreError> {
+        let digest = Digest::of(bytes);
+        if let Some(record) = self.hold_blob(lease, &digest)? {
+            if durability == Durability::Durable && record.durable_boot.is_some() {
+                self.make_blobs_durable(&[digest])?;
+            }
+            return Ok(digest);
+        }
+        let mut ingest = self.begin_new_blob(lease)?;
+        ingest.append(bytes)?;
+        ingest.commit(&digest, media_type, durability)?;
+        Ok(digest)
+    }
+
+    /// Looks up a blob.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn blob(&self, digest: &Digest) -> Result<Option<BlobRecord>, StoreError> {
+        self.database.read("look up a blob", |c| find(&self.database, c, digest))
+    }
+
+    /// Reads a blob of at most `limit_bytes` and verifies its digest.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when it is absent, [`StoreError::Size`] when it is larger,
+    /// [`StoreError::Digest`] when it is damaged.
+    pub fn read_blob(&self, digest: &Digest, limit_bytes: u64) -> Result<Vec<u8>, StoreError> {
+        let path = self.layout().blob(digest);
+        let file = match fs::File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(StoreError::not_found("blob", digest));
+            }
+            Err(e) => return Err(StoreError::io("open", &path, e)),
+        };
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(file, limit_bytes + 1), &mut bytes)
+            .map_err(|e| StoreError::io("read", &path, e))?;
+        let actual = bytes.len() as u64;
+        if actual > limit_bytes {
+            return Err(StoreError::Size { digest: *digest, expected: limit_bytes, actual });
+        }
+        let actual = Digest::of_with(digest.algorithm(), &bytes);
+        if actual != *digest {
+            return Err(StoreError::Digest { expected: *digest, actual });
+        }
+        Ok(bytes)
+    }
+
+    /// Opens content by digest, be it a blob or a layer's plain tar; `None` when it is absent.
+    /// Yields its size in bytes too. The caller holds a lease, a tag or a container on it.
+    ///
+    /// # Errors
+    /// What the disk or the database says.
+    pub fn open_content(&self, digest: &Digest) -> Result<Option<(fs::File, u64)>, StoreError> {
+        let layer = davit_image::DiffId::new(*digest);
+        let (path, size_bytes) = if let Some(blob) = self.blob(digest)? {
+            (self.layout().blob(digest), blob.size)
+        } else if let Some(row) = self.layer(&layer)? {
+            (self.layout().layer_tar(&layer), row.tar_size)
+        } else {
+            return Ok(None);
+        };
+        let file = fs::File::open(&path).map_err(|e| StoreError::io("open", &path, e))?;
+        Ok(Some((file, size_bytes)))
+    }
+
+    /// Looks a blob up and keeps it by the lease, in one step.
+    ///
+    /// # Errors
+    /// What the disk or the database says.
+    pub fn hold_blob(
+        &self,
+        lease: &Lease<'_>,
+        digest: &Digest,
+    ) -> Result<Option<BlobRecord>, StoreError> {
+        self.settle_blob(digest)?;
+        self.database.write(Class::Normal, "hold a blob", |tx| {
+            lease.keep_in(tx, digest)?;
+            find(&self.database, tx, digest)
+        })
+    }
+
+    /// Syncs lazily committed blobs and clears their marks; absent ones are no error.
+    ///
+    /// # Errors
+    /// What the disk or the database says.
+    pub fn make_blobs_durable(&self, digests: &[Digest]) -> Result<(), StoreError> {
+        let pending = self.lazy_blobs(digests)?;
+        if pending.is_empty() {
+            return Ok(());
+        }
+        self.sync_blobs(&pending)?;
+        self.database.write(Class::Full, "mark blobs durable", |tx| {
+            clear_marks(&self.database, tx, &pending)
+        })
+    }
+
+    pub(crate) fn lazy_blobs(&self, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {
+        let mut lazy = Vec::new();
+        for digest in digests {
+            self.settle_blob(digest)?;
+            if self.blob(digest)?.is_some_and(|record| record.durable_boot.is_some()) {
+                lazy.push(*digest);
+            }
+        }
+        Ok(lazy)
+    }
+
+    pub(crate) fn sync_blobs(&self, digests: &[Digest]) -> Result<(), StoreError> {
+        let paths: Vec<_> = digests.iter().map(|digest| self.layout().blob(digest)).collect();
+        paths.iter().try_for_each(|path| durable::sync_file(path))?;
+        let mut parents: Vec<_> = paths.iter().filter_map(|path| path.parent()).collect();
+        parents.sort();
+        parents.dedup();
+        parents.into_iter().try_for_each(durable::sync_dir)
+    }
+
+    /// Decides about a blob that an earlier boot committed lazily, as for layers.
+    fn settle_blob(&self, digest: &Digest) -> Result<(), StoreError> {
+        let Some(row) = self.blob(digest)? else { return Ok(()) };
+        if row.durable_boot.as_ref().is_none_or(|boot| boot == self.boot_id()) {
+            return Ok(());
+        }
+        if self.verify_blob(&row)?.is_none() {
+            self.sync_blobs(&[*digest])?;
+            return self.database.write(Class::Full, "mark blobs durable", |tx| {
+                clear_marks(&self.database, tx, &[*digest])
+            });
+        }
+        tracing::info!(%digest, "a blob that was not yet synced did not survive the reboot");
+        self.drop_blobs(&[*digest])
+    }
+}
+
+impl<'a> BlobIngest<'a> {
+    fn resume(
+        store: &'a Store,
+        lease: &'a Lease<'a>,
+        lock: Lock,
+        expected: Option<(Digest, u64)>,
+    ) -> Result<Self, StoreError> {
+        let mut file = lock.file();
+        let path = lock.path().to_path_buf();
+        let present =
+            file.seek(SeekFrom::End(0)).map_err(|e| StoreError::io("examine", &path, e))?;
+        let mut ingest = Self {
+            store,
+            lease,
+            expected,
+            lock: Some(lock),
+            written: present,
+            resumed: present,
+            keep: true,
+        };
+        if expected.is_some_and(|(_, size_bytes)| present > size_bytes) {
+            ingest.restart()?;
+        }
+        Ok(ingest)
+    }
+
+    /// Bytes of an earlier attempt that are there already; ask the registry for the rest.
+    #[must_use]
+    pub const fn resumed(&self) -> u64 {
+        self.resumed
+    }
+
+    /// Bytes written so far, those of earlier attempts included.
+    #[must_use]
+    pub const fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Opens what has been written, from its start: to digest or unpack the resumed part.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn open_written(&self) -> Result<fs::File, StoreError> {
+        let path = self.lock().path();
+        fs::File::open(path).map_err(|e| StoreError::io("open", path, e))
+    }
+
+    /// Digests the resumed part, so that the caller goes on from there.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn digest_written(&self, digester: &mut Digester) -> Result<(), StoreError> {
+        let mut file = self.open_written()?;
+        digest_stream(&mut file, self.lock().path(), digester).map(|_| ())
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// [`StoreError::Size`] beyond the announced size, before anything is written; otherwise what
+    /// the disk says.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let total = self.written + bytes.len() as u64;
+        if let Some((digest, expected)) = self.expected
+            && total > expected
+        {
+            self.keep = false;
+            return Err(StoreError::Size { digest, expected, actual: total });
+        }
+        let path = self.lock().path().to_path_buf();
+        self.lock().file().write_all(bytes).map_err(|e| StoreError::io("write", &path, e))?;
+        self.written = total;
+        Ok(())
+    }
+
+    /// Drops what has been written and starts at byte 0 again.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn restart(&mut self) -> Result<(), StoreError> {
+        let path = self.lock().path().to_path_buf();
+        let file = &mut self.lock().file();
+        file.file()
+            .set_len(0)
+            .and_then(|()| file.seek(SeekFrom::Start(0)))
+            .map_err(|e| StoreError::io("truncate", &path, e))?;
+        (self.written, self.resumed) = (0, 0);
+        Ok(())
+    }
+
+    /// Removes what has been written, which then does not resume.
+    pub fn discard(mut self) {
+        self.keep = false;
+    }
+
+    /// Makes the blob visible. `actual` is the digest that the caller computed over all bytes,
+    /// resumed ones included. On any mismatch everything written is removed, so that the next
+    /// attempt starts afresh.
+    ///
+    /// # Errors
+    /// [`StoreError::Size`] or [`StoreError::Digest`] when the content is not what was announced;
+    /// otherwise what the disk or the database says.
+    pub fn commit(
+        mut self,
+        actual: &Digest,
+        media_type: Option<&MediaType>,
+        durability: Durability,
+    ) -> Result<BlobRecord, StoreError> {
+        self.verify(actual)?;
+        let path = self.lock().path().to_path_buf();
+        rustix::fs::fchmod(self.lock().file(), rustix::fs::Mode::RUSR)
+            .map_err(|e| StoreError::io("protect", &path, e))?;
+        if durability == Durability::Durable {
+            rustix::fs::fdatasync(self.lock().file())
+                .map_err(|e| StoreError::io("sync", &path, e))?;
+        }
+        let record = BlobRecord {
+            digest: *actual,
+            size: self.written,
+            media_type: media_type.cloned(),
+            durable_boot: match durability {
+                Durability::Durable => None,
+                Durability::Lazy => Some(self.store.boot_id().clone()),
+            },
+        };
+        let published = self.publish(&record, durability)?;
+        let lock = self.lock.take().expect("only commit and drop take the lock");
+        if !published {
+            lock.remove_file()?;
+            if durability == Durability::Durable {
+                self.store.make_blobs_durable(&[*actual])?;
+            }
+        }
+        Ok(record)
+    }
+
+    fn verify(&mut self, actual: &Digest) -> Result<(), StoreError> {
+        let Some((expected, size_bytes)) = self.expected else { return Ok(()) };
+        if self.written != size_bytes {
+            // Too short is an interrupted stream: what is there may still be right.
+            return Err(StoreError::Size {
+                digest: expected,
+                expected: size_bytes,
+                actual: self.written,
+            });
+        }
+        if *actual != expected {
+            self.keep = false;
+            return Err(StoreError::Digest { expected, actual: *actual });
+        }
+        Ok(())
+    }
+
+    fn publish(&self, record: &BlobRecord, durability: Durability) -> Result<bool, StoreError> {
+        let store = self.store;
+        let target = store.layout().blob(&record.digest);
+        store.settle_blob(&record.digest)?;
+        store.database.write(durability.into(), "record a blob", |tx| {
+            self.lease.keep_in(tx, &record.digest)?;
+            if find(&store.database, tx, &record.digest)?.is_some() {
+                return Ok(false);
+            }
+            // A file without a row is replaced: its writer was killed before the commit.
+            fs::rename(self.lock().path(), &target)
+                .map_err(|e| StoreError::io("rename to", &target, e))?;
+            if durability == Durability::Durable {
+                durable::sync_dir(target.parent().expect("blobs lie below ROOT"))?;
+            }
+            insert(&store.database, tx, record)?;
+            Ok(true)
+        })
+    }
+
+    fn lock(&self) -> &Lock {
+        self.lock.as_ref().expect("only commit and drop take the lock")
+    }
+}
+
+impl Write for BlobIngest<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.append(bytes).map(|()| bytes.len()).map_err(io::Error::other)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for BlobIngest<'_> {
+    fn drop(&mut self) {
+        let Some(lock) = self.lock.take() else { return };
+        let resumable = self.keep && self.expected.is_some() && self.written > 0;
+        if resumable && !is_space_scarce(lock.path()) {
+            return;
+        }
+        if let Err(error) = lock.remove_file() {
+            tracing::debug!(%error, "the next sweep removes the blob");
+        }
+    }
+}
+
+fn is_space_scarce(path: &Path) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|f| f.f_bavail.saturating_mul(f.f_frsize) < SCARCE_BYTES)
+}
+
+impl BlobWait {
+    /// Bytes that the other process has written so far.
+    #[must_use]
+    pub fn progress(&self) -> u64 {
+        fs::metadata(&self.path).map_or(0, |facts| facts.len())
+    }
+
+    /// Waits until the other process has ended its ingest; `false` when `timeout` came first.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn wait(&self, timeout: Duration) -> Result<bool, StoreError> {
+        let since = Instant::now();
+        loop {
+            if self.path.symlink_metadata().is_err() || Lock::try_existing(&self.path)?.is_some() {
+                return Ok(true);
+            }
+            if since.elapsed() >= timeout {
+                return Ok(false);
+            }
+            std::thread::sleep(POLL.min(timeout));
+        }
+    }
+}
+
+/// Name of a resumable blob under `tmp/`.
+pub(crate) fn partial_name(digest: &Digest) -> String {
+    format!("blob-{}-{}", digest.algorithm(), digest.hex())
+}
+
+/// Digests a stream to its end; yields its length in bytes.
+pub(crate) fn digest_stream(
+    stream: &mut impl io::Read,
+    path: &Path,
+    digester: &mut Digester,
+) -> Result<u64, StoreError> {
+    let mut buffer = vec![0; 256 * 1024];
+    let mut total = 0;
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(total),
+            Ok(got) => {
+                digester.update(&buffer[..got]);
+                total += got as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(StoreError::io("read", path, e)),
+        }
+    }
+}
+
+/// Reads a blob's row.
+pub(crate) fn find(
+    database: &Database,
+    connection: &Connection,
+    digest: &Digest,
+) -> Result<Option<BlobRecord>, StoreError> {
+    connection
+        .prepare_cached("SELECT digest, size, media_type, durable_boot FROM blobs WHERE digest = ?")
+        .and_then(|mut s| s.query_row([digest.to_string()], of_row).optional())
+        .map_err(|e| database.error("look up a blob", e))
+}
+
+/// Reads all blobs' rows.
+pub(crate) fn all(database: &Database) -> Result<Vec<BlobRecord>, StoreError> {
+    let sql = |e| database.error("list the blobs", e);
+    database.read("list the blobs", |c| {
+        let mut statement = c
+            .prepare_cached("SELECT digest, size, media_type, durable_boot FROM blobs")
+            .map_err(sql)?;
+        let rows = statement.query_map([], of_row).map_err(sql)?;
+        rows.collect::<Result<_, _>>().map_err(sql)
+    })
+}
+
+fn of_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<BlobRecord> {
+    let boot: Option<String> = row.get(3)?;
+    let media_type: Option<String> = row.get(2)?;
+    Ok(BlobRecord {
+        digest: parsed(row, 0)?,
+        size: size(row, 1)?,
+        media_type: media_type.map(MediaType::new),
+        durable_boot: boot.as_deref().map(BootId::new),
+    })
+}
+
+pub(crate) fn insert(
+    database: &Database,
+    tx: &Transaction<'_>,
+    record: &BlobRecord,
+) -> Result<(), StoreError> {
+    tx.prepare_cached(
+        "INSERT INTO blobs (digest, size, media_type, durable_boot, created)
+         VALUES (?, ?, ?, ?, ?)",
+    )
+    .and_then(|mut s| {
+        s.execute(params![
+            record.digest.to_string(),
+            to_sql_size(record.size),
+            record.media_type.as_ref().map(MediaType::as_str),
+            record.durable_boot.as_ref().map(BootId::as_str),
+            now(),
+        ])
+    })
+    .map(|_| ())
+    .map_err(|e| database.error("record a blob", e))
+}
+
+/// Declares synced blobs durable.
+pub(crate) fn clear_marks(
+    database: &Database,
+    tx: &Transaction<'_>,
+    digests: &[Digest],
+) -> Result<(), StoreError> {
+    for digest in digests {
+        tx.prepare_cached("UPDATE blobs SET durable_boot = NULL WHERE digest = ?")
+            .and_then(|mut s| s.execute([digest.to_string()]))
+            .map_err(|e| database.error("mark blobs durable", e))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! Documents: manifests, indexes and configs, which are blobs that name other content.
+
+use davit_image::{Digest, Document, ImageConfig, ImageId, MediaType};
+use rusqlite::{Transaction, params};
+
+use crate::{Store, StoreError, database::to_json, store::now};
+
+/// A manifest, index or config on its way into the store: bytes as received or once written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredDocument {
+    /// The bytes, whose digest is the identity.
+    pub bytes: Vec<u8>,
+    /// What they are.
+    pub media_type: MediaType,
+    /// Their digest, as the descriptor names it (SHA-512 documents stay such).
+    pub digest: Digest,
+}
+
+/// A document whose content is understood, ready to be recorded.
+#[derive(Debug)]
+pub(crate) struct Understood {
+    pub(crate) digest: Digest,
+    refs: Vec<Digest>,
+    config: Option<Box<ImageConfig>>,
+}
+
+impl StoredDocument {
+    /// Wraps bytes under their SHA-256 digest.
+    #[must_use]
+    pub fn new(media_type: MediaType, bytes: Vec<u8>) -> Self {
+        Self { digest: Digest::of(&bytes), bytes, media_type }
+    }
+
+    /// Verifies the digest and reads what the document names.
+    pub(crate) fn understand(&self) -> Result<Understood, StoreError> {
+        let actual = Digest::of_with(self.digest.algorithm(), &self.bytes);
+        if actual != self.digest {
+            return Err(StoreError::Digest { expected: self.digest, actual });
+        }
+        let mut understood = Understood { digest: self.digest, refs: Vec::new(), config: None };
+        if self.media_type.is_manifest() || self.media_type.is_index() {
+            let document = Document::parse(self.bytes.clone(), Some(&self.media_type))
+                .map_err(|source| StoreError::Document { digest: self.digest, source })?;
+            understood.refs = references(&document);
+        } else if self.media_type.is_config() {
+            let config = serde_json::from_slice(&self.bytes).map_err(|source| {
+                StoreError::Record { kind: "config", name: self.digest.to_string(), source }
+            })?;
+            understood.config = Some(config);
+        }
+        Ok(understood)
+    }
+}
+
+fn references(document: &Document) -> Vec<Digest> {
+    match document {
+        Document::Manifest(raw) => {
+            let manifest = raw.value();
+            let layers = manifest.layers.iter().map(|layer| layer.digest);
+            std::iter::once(manifest.config.digest).chain(layers).collect()
+        }
+        Document::Index(raw) => raw.value().manifests.iter().map(|entry| entry.digest).collect(),
+    }
+}
+
+impl Store {
+    /// Inserts what a document names, and the image that a config is. The blob's row is there.
+    pub(crate) fn record_document(
+        &self,
+        tx: &Transaction<'_>,
+        document: &Understood,
+    ) -> Result<(), StoreError> {
+        let sql = |e| self.database.error("record a document", e);
+        for child in &document.refs {
+            tx.prepare_cached("INSERT OR IGNORE INTO blob_refs (parent, child) VALUES (?, ?)")
+                .and_then(|mut s| {
+                    s.execute(params![document.digest.to_string(), child.to_string()])
+                })
+                .map_err(sql)?;
+        }
+        match &document.config {
+            Some(config) => self.record_config(tx, ImageId::new(document.digest), config),
+            None => Ok(()),
+        }
+    }
+
+    fn record_config(
+        &self,
+        tx: &Transaction<'_>,
+        id: ImageId,
+        config: &ImageConfig,
+    ) -> Result<(), StoreError> {
+        let sql = |e| self.database.error("record an image", e);
+        let created = config.created.map(|time| {
+            time.unix_seconds()
+                .saturating_mul(1_000_000_000)
+                .saturating_add(i64::from(time.nanoseconds()))
+        });
+        let added = tx
+            .prepare_cached(
+                "INSERT OR IGNORE INTO images
+                 (id, chain_id, created, os, architecture, variant, stored, labels)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            )
+            .and_then(|mut s| {
+                s.execute(params![
+                    id.to_string(),
+                    config.chain_id().map(|chain| chain.to_string()),
+                    created,
+                    config.os,
+                    config.architecture,
+                    config.variant.as_deref().unwrap_or_default(),
+                    now(),
+                    to_json(&config.config.labels.clone().unwrap_or_default()),
+                ])
+            })
+            .map_err(sql)?;
+        if added == 0 {
+            return Ok(());
+        }
+        for (position, diff_id) in (0_u32..).zip(&config.rootfs.diff_ids) {
+            tx.prepare_cached(
+                "INSERT INTO image_layers (image_id, position, diff_id) VALUES (?, ?, ?)",
+            )
+            .and_then(|mut s| s.execute(params![id.to_string(), position, diff_id.to_string()]))
+            .map_err(sql)?;
+        }
+        Ok(())
+    }
+}

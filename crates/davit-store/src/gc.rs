@@ -1,0 +1,285 @@
+//! Garbage collection: what no root reaches goes, at once.
+//!
+//! Roots are tags, untagged images, containers, live leases and build records. Reachability is one
+//! recursive query; nothing counts references. Rows go in one transaction; their files then go
+//! out of sight in a second one that asks again whether a row names them, so that a writer who
+//! brings the same content back in between keeps it.
+
+use std::path::PathBuf;
+
+use davit_image::{DiffId, Digest, ImageId};
+use rusqlite::{Connection, Transaction, params};
+
+use crate::{
+    Store, StoreError,
+    database::{Class, parsed, size},
+};
+
+/// What becomes of build records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BuildCache {
+    /// They all keep what they name.
+    #[default]
+    Keep,
+    /// The least valuable go until what only they keep is at most this many bytes.
+    Budget(u64),
+    /// They all go.
+    Drop,
+}
+
+/// How to collect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GcOptions {
+    /// What becomes of build records.
+    pub build_cache: BuildCache,
+}
+
+/// What a collection removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GcReport {
+    /// Bytes on disk.
+    pub freed_bytes: u64,
+    /// Images, by their configs.
+    pub images: Vec<ImageId>,
+    /// Layers.
+    pub layers: Vec<DiffId>,
+    /// Blobs, configs and manifests included.
+    pub blobs: Vec<Digest>,
+    /// Trees.
+    pub trees: Vec<String>,
+    /// Number of build records.
+    pub build_records: u64,
+}
+
+/// Digests that a root reaches; images, blobs and layers share one namespace.
+const LIVE: &str = "
+CREATE TEMP TABLE live AS
+WITH RECURSIVE reached(digest) AS (
+    SELECT digest FROM main.tags
+    UNION SELECT image_id FROM main.tags WHERE image_id IS NOT NULL
+    UNION SELECT digest FROM main.untagged
+    UNION SELECT image_id FROM main.untagged WHERE image_id IS NOT NULL
+    UNION SELECT image_id FROM main.containers WHERE image_id IS NOT NULL
+    UNION SELECT digest FROM main.container_items
+    UNION SELECT digest FROM main.lease_items
+    UNION SELECT digest FROM main.build_record_items
+    UNION SELECT child FROM main.blob_refs JOIN reached ON parent = reached.digest
+    UNION SELECT r.digest FROM main.repo_digests r JOIN reached ON r.image_id = reached.digest
+    UNION SELECT diff_id FROM main.image_layers JOIN reached ON image_id = reached.digest
+)
+SELECT digest FROM reached;
+CREATE UNIQUE INDEX temp.live_digest ON live(digest);
+";
+
+/// A second of work extends a record's life by this many seconds: what was dear goes later.
+const SECONDS_PER_SECOND: i64 = 600;
+/// But by no more than a week.
+const LONGEST_BONUS_NS: i64 = 7 * 24 * 3600 * 1_000_000_000;
+
+impl Store {
+    /// Removes what no root reaches.
+    ///
+    /// # Errors
+    /// What the disk or the database says; rows and files stay consistent.
+    pub fn collect(&self, options: &GcOptions) -> Result<GcReport, StoreError> {
+        let sql = |e| self.database.error("collect garbage", e);
+        let report = self.database.write(Class::Normal, "collect garbage", |tx| {
+            self.drop_dead_leases(tx)?;
+            let build_records = shrink(tx, options.build_cache).map_err(sql)?;
+            mark(tx).map_err(sql)?;
+            let mut report = garbage(tx).map_err(sql)?;
+            report.build_records = build_records;
+            delete_rows(tx).map_err(sql)?;
+            Ok(report)
+        })?;
+        self.remove_unnamed(&self.paths_of(&report))?;
+        Ok(report)
+    }
+
+    /// Bytes that only build records keep: what dropping them all would free.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn build_cache_size(&self) -> Result<u64, StoreError> {
+        let sql = |e| self.database.error("measure the build cache", e);
+        self.database.write(Class::Normal, "measure the build cache", |tx| {
+            let total = reclaimable(tx).map_err(sql)?;
+            Ok(total)
+        })
+    }
+
+    /// Drops layers whose content is gone or wrong, with everything derived from them.
+    pub(crate) fn drop_layers(&self, layers: &[DiffId]) -> Result<(), StoreError> {
+        let sql = |e| self.database.error("drop layers", e);
+        let mut report = GcReport { layers: layers.to_vec(), ..GcReport::default() };
+        report.trees = self.database.write(Class::Full, "drop layers", |tx| {
+            let mut trees = Vec::new();
+            for diff_id in layers {
+                let key = diff_id.to_string();
+                trees.extend(trees_over(tx, &key).map_err(sql)?);
+                tx.execute("DELETE FROM layers WHERE diff_id = ?", [&key]).map_err(sql)?;
+            }
+            for tree in &trees {
+                tx.execute("DELETE FROM trees WHERE id = ?", [tree]).map_err(sql)?;
+            }
+            Ok(trees)
+        })?;
+        self.remove_unnamed(&self.paths_of(&report)).map(|_| ())
+    }
+
+    /// Drops blobs whose content is gone or wrong.
+    pub(crate) fn drop_blobs(&self, digests: &[Digest]) -> Result<(), StoreError> {
+        let sql = |e| self.database.error("drop blobs", e);
+        self.database.write(Class::Full, "drop blobs", |tx| {
+            for digest in digests {
+                let key = digest.to_string();
+                tx.execute("DELETE FROM blobs WHERE digest = ?", [&key]).map_err(sql)?;
+            }
+            Ok(())
+        })?;
+        let paths: Vec<_> = digests.iter().map(|digest| self.layout().blob(digest)).collect();
+        self.remove_unnamed(&paths).map(|_| ())
+    }
+
+    fn paths_of(&self, report: &GcReport) -> Vec<PathBuf> {
+        let layout = self.layout();
+        let layers = report.layers.iter().map(|id| layout.layer(id));
+        let blobs = report.blobs.iter().map(|digest| layout.blob(digest));
+        let trees = report.trees.iter().flat_map(|id| [layout.tree(id), layout.extracted(id)]);
+        layers.chain(blobs).chain(trees).collect()
+    }
+}
+
+fn mark(tx: &Connection) -> rusqlite::Result<()> {
+    tx.execute_batch("DROP TABLE IF EXISTS temp.live")?;
+    tx.execute_batch(LIVE)
+}
+
+fn garbage(tx: &Transaction<'_>) -> rusqlite::Result<GcReport> {
+    let mut report = GcReport::default();
+    let mut freed = 0;
+    each(
+        tx,
+        "SELECT diff_id, tar_size + table_size FROM layers WHERE diff_id NOT IN live",
+        |row| {
+            freed += size(row, 1)?;
+            report.layers.push(parsed(row, 0)?);
+            Ok(())
+        },
+    )?;
+    each(tx, "SELECT digest, size FROM blobs WHERE digest NOT IN live", |row| {
+        freed += size(row, 1)?;
+        report.blobs.push(parsed(row, 0)?);
+        Ok(())
+    })?;
+    each(tx, DEAD_TREES, |row| {
+        freed += size(row, 1)?;
+        report.trees.push(row.get(0)?);
+        Ok(())
+    })?;
+    each(tx, "SELECT id FROM images WHERE id NOT IN live", |row| {
+        report.images.push(parsed(row, 0)?);
+        Ok(())
+    })?;
+    report.freed_bytes = freed;
+    Ok(report)
+}
+
+const DEAD_TREES: &str = "SELECT id, size FROM trees WHERE EXISTS
+     (SELECT 1 FROM tree_layers WHERE tree_id = trees.id AND diff_id NOT IN
+       (SELECT diff_id FROM layers WHERE diff_id IN live))";
+
+fn delete_rows(tx: &Transaction<'_>) -> rusqlite::Result<()> {
+    tx.execute_batch(
+        "DELETE FROM trees WHERE EXISTS
+           (SELECT 1 FROM tree_layers WHERE tree_id = trees.id AND diff_id NOT IN
+             (SELECT diff_id FROM layers WHERE diff_id IN live));
+         DELETE FROM layers WHERE diff_id NOT IN live;
+         DELETE FROM blobs WHERE digest NOT IN live;
+         DELETE FROM images WHERE id NOT IN live;
+         DELETE FROM repo_digests WHERE image_id NOT IN live;
+         DELETE FROM layer_blobs WHERE diff_id NOT IN (SELECT diff_id FROM layers);
+         DROP TABLE temp.live;",
+    )
+}
+
+/// Removes build records until `keep` is met; yields their number.
+fn shrink(tx: &Transaction<'_>, keep: BuildCache) -> rusqlite::Result<u64> {
+    let budget = match keep {
+        BuildCache::Keep => return Ok(0),
+        BuildCache::Drop => return tx.execute("DELETE FROM build_records", []).map(|n| n as u64),
+        BuildCache::Budget(budget) => budget,
+    };
+    let mut removed = 0;
+    loop {
+        let held = reclaimable(tx)?;
+        let Some(excess) = held.checked_sub(budget).filter(|&excess| excess > 0) else {
+            return Ok(removed);
+        };
+        let victims = least_valuable(tx, excess)?;
+        if victims.is_empty() {
+            return Ok(removed);
+        }
+        removed += victims.len() as u64;
+        for key in victims {
+            tx.execute("DELETE FROM build_records WHERE key = ?", [key])?;
+        }
+    }
+}
+
+/// Records to try next: as many, by least value, as together name `excess` bytes.
+fn least_valuable(tx: &Transaction<'_>, excess: u64) -> rusqlite::Result<Vec<String>> {
+    let mut statement = tx.prepare_cached(
+        "SELECT key, size FROM build_records
+         ORDER BY last_used + MIN(cost_us * 1000 * ?1, ?2), key",
+    )?;
+    let mut rows = statement.query(params![SECONDS_PER_SECOND, LONGEST_BONUS_NS])?;
+    let (mut keys, mut named) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        keys.push(row.get(0)?);
+        named += size(row, 1)?;
+        if named >= excess {
+            break;
+        }
+    }
+    Ok(keys)
+}
+
+/// Bytes that only build records keep.
+fn reclaimable(tx: &Transaction<'_>) -> rusqlite::Result<u64> {
+    tx.execute_batch("DROP TABLE IF EXISTS temp.live")?;
+    tx.execute_batch(&LIVE.replace("UNION SELECT digest FROM main.build_record_items", ""))?;
+    let mut total = 0;
+    each(
+        tx,
+        "WITH cached(digest) AS (SELECT DISTINCT digest FROM build_record_items)
+         SELECT tar_size + table_size FROM layers JOIN cached ON diff_id = cached.digest
+           WHERE diff_id NOT IN live
+         UNION ALL SELECT size FROM blobs JOIN cached USING (digest) WHERE digest NOT IN live",
+        |row| {
+            total += size(row, 0)?;
+            Ok(())
+        },
+    )?;
+    tx.execute_batch("DROP TABLE temp.live")?;
+    Ok(total)
+}
+
+fn trees_over(tx: &Transaction<'_>, diff_id: &str) -> rusqlite::Result<Vec<String>> {
+    tx.prepare_cached("SELECT DISTINCT tree_id FROM tree_layers WHERE diff_id = ?")?
+        .query_map([diff_id], |row| row.get(0))?
+        .collect()
+}
+
+fn each(
+    tx: &Transaction<'_>,
+    query: &str,
+    mut take: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
+    let mut statement = tx.prepare(query)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        take(row)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,624 @@
+//! Images: what names them, what they are made of, and how names change.
+
+use davit_image::{Descriptor, DiffId, Digest, ImageId, MediaType, Platform, Reference, Timestamp};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use crate::{
+    Durability, Lease, Store, StoreError, StoredDocument, blob,
+    database::{Class, Database, json, parsed, parsed_option, size, to_sql_size},
+    document::Understood,
+    layer,
+    store::now,
+};
+
+/// A manifest or index, and the image of it that this machine uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Digest of the manifest or index.
+    pub digest: Digest,
+    /// What it is.
+    pub media_type: MediaType,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The image whose layers are here: an index's chosen platform; `None` for other artifacts.
+    pub image_id: Option<ImageId>,
+}
+
+/// Lets a tag name an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagUpdate {
+    /// The name; it has a tag, and a digest in it is ignored.
+    pub reference: Reference,
+    /// What it names from now on.
+    pub target: Target,
+}
+
+/// A digest under which a registry knows an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepoDigest {
+    /// Repository and digest, without a tag.
+    pub reference: Reference,
+    /// The manifest or index with that digest.
+    pub target: Target,
+}
+
+/// Everything that becomes true when a pull, load, build or commit reports done.
+#[derive(Clone, Debug, Default)]
+pub struct ImageCommit {
+    /// Indexes, manifests and configs.
+    pub documents: Vec<StoredDocument>,
+    /// Names that move.
+    pub tags: Vec<TagUpdate>,
+    /// Images to keep without a name.
+    pub untagged: Vec<Target>,
+    /// Digests under which registries know these images.
+    pub repo_digests: Vec<RepoDigest>,
+}
+
+/// An image with its names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageRow {
+    /// Digest of the config.
+    pub id: ImageId,
+    /// Manifests or indexes that lead to it, with their tags; no tag: the image is dangling.
+    pub targets: Vec<(Target, Vec<Reference>)>,
+    /// Under which digests registries know it.
+    pub repo_digests: Vec<Reference>,
+    /// When the image was made, by its config.
+    pub created: Option<Timestamp>,
+    /// What it runs on.
+    pub platform: Platform,
+    /// Sum of its layers' tars in bytes.
+    pub size: u64,
+    /// When it came into this store.
+    pub stored: Timestamp,
+    /// Labels of its config.
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// Its layers, bottom first.
+    pub layers: Vec<DiffId>,
+    /// Ids of containers made of it.
+    pub containers: Vec<String>,
+}
+
+/// An image found by name or id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageFind {
+    /// What was named.
+    pub target: Target,
+    /// The tag, when it was named by one.
+    pub reference: Option<Reference>,
+}
+
+/// Changes to names inside one transaction; see [`Store::edit_images`].
+#[derive(Debug)]
+pub struct ImageEdit<'a> {
+    store: &'a Store,
+    tx: &'a Transaction<'a>,
+}
+
+impl Store {
+    /// Records images in one durable transaction. Before it, documents are written and synced,
+    /// and so is every layer and blob that these images need and that was committed lazily. A tag
+    /// that moves leaves its former image untagged, unless that has another name.
+    ///
+    /// # Errors
+    /// [`StoreError::MissingLayer`] when a layer of a named image is absent;
+    /// [`StoreError::Document`] and [`StoreError::Record`] for a document that is refused;
+    /// otherwise what the disk or the database says. Nothing has changed then.
+    pub fn commit_images(&self, lease: &Lease<'_>, commit: &ImageCommit) -> Result<(), StoreError> {
+        let understood: Vec<Understood> =
+            commit.documents.iter().map(StoredDocument::understand).collect::<Result<_, _>>()?;
+        for document in &commit.documents {
+            self.stage(lease, document)?;
+        }
+        // Rows of the documents first, lazily and kept by the lease: what they need is then a
+        // query, and what must be durable is synced before the one commit that counts.
+        self.database.write(Class::Normal, "record documents", |tx| {
+            understood.iter().try_for_each(|document| self.record_document(tx, document))
+        })?;
+        let needs = self.needs(commit)?;
+        self.sync_layers(&needs.layers)?;
+        self.sync_blobs(&needs.blobs)?;
+        self.database.write(Class::Full, "record an image", |tx| {
+            layer::clear_marks(&self.database, tx, &needs.layers)?;
+            blob::clear_marks(&self.database, tx, &needs.blobs)?;
+            self.check_complete(tx, commit)?;
+            commit.tags.iter().try_for_each(|update| self.move_tag(tx, update))?;
+            commit.untagged.iter().try_for_each(|target| self.keep_untagged(tx, target))?;
+            commit.repo_digests.iter().try_for_each(|known| self.record_repo_digest(tx, known))
+        })
+    }
+
+    /// Adds or moves one tag of an image that is here.
+    ///
+    /// # Errors
+    /// As [`Self::commit_images`].
+    pub fn tag(&self, reference: &Reference, target: &Target) -> Result<(), StoreError> {
+        let lease = self.lease("tag")?;
+        let update = TagUpdate { reference: reference.clone(), target: target.clone() };
+        self.commit_images(&lease, &ImageCommit { tags: vec![update], ..ImageCommit::default() })
+    }
+
+    /// Finds an image by tag, by repository and digest, or by the start of its ID or of its
+    /// manifest's digest (with or without `sha256:`), in this order.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Ambiguous`], or what the database says.
+    pub fn find_image(&self, name: &str) -> Result<ImageFind, StoreError> {
+        let sql = |e| self.database.error("look up an image", e);
+        self.database.snapshot("look up an image", |c| {
+            if let Ok(reference) = name.parse::<Reference>()
+                && let Some(found) = find_by_reference(c, &reference).map_err(sql)?
+            {
+                return Ok(found);
+            }
+            let found = find_by_prefix(c, name).map_err(sql)?;
+            match found.as_slice() {
+                [] => Err(StoreError::not_found("image", name)),
+                [found] => Ok(found.clone()),
+                _ => Err(StoreError::Ambiguous { kind: "image", prefix: name.to_owned() }),
+            }
+        })
+    }
+
+    /// Lists all images that have a name or are kept without one, newest first.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn images(&self) -> Result<Vec<ImageRow>, StoreError> {
+        self.database.snapshot("list the images", |c| list(&self.database, c, None))
+    }
+
+    /// Looks up one image with all its names; an image that only a container keeps has none.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn image(&self, id: &ImageId) -> Result<Option<ImageRow>, StoreError> {
+        self.database
+            .snapshot("look up an image", |c| list(&self.database, c, Some(id)))
+            .map(|mut rows| rows.pop())
+    }
+
+    /// Layers of an image, bottom first, by its config's row.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn image_layers(&self, id: &ImageId) -> Result<Vec<DiffId>, StoreError> {
+        self.database.read("read an image's layers", |c| {
+            layers_of(c, id).map_err(|e| self.database.error("read an image's layers", e))
+        })
+    }
+
+    /// Changes names: all that `edit` does happens durably and at once, or, after an error, not at
+    /// all. Collect afterwards to free what is no longer named.
+    ///
+    /// # Errors
+    /// What `edit` returns or the database says.
+    pub fn edit_images<T, E: From<StoreError>>(
+        &self,
+        edit: impl FnOnce(&ImageEdit<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut refused = None;
+        let done = self.database.write(Class::Full, "change names of images", |tx| {
+            edit(&ImageEdit { store: self, tx }).map_err(|error| {
+                refused = Some(error);
+                StoreError::not_found("image", "")
+            })
+        });
+        match (done, refused) {
+            (_, Some(error)) => Err(error),
+            (done, None) => done.map_err(E::from),
+        }
+    }
+
+    /// Writes a document's bytes as a blob and its row, both marked as lazy.
+    fn stage(&self, lease: &Lease<'_>, document: &StoredDocument) -> Result<(), StoreError> {
+        if self.hold_blob(lease, &document.digest)?.is_some() {
+            return Ok(());
+        }
+        let mut ingest = self.begin_new_blob(lease)?;
+        ingest.append(&document.bytes)?;
+        ingest.commit(&document.digest, Some(&document.media_type), Durability::Lazy).map(|_| ())
+    }
+
+    /// What a commit needs to be durable and is not yet.
+    fn needs(&self, commit: &ImageCommit) -> Result<Needs, StoreError> {
+        let action = "find what an image needs";
+        let sql = |e| self.database.error(action, e);
+        let (mut layers, mut blobs) = (Vec::new(), Vec::new());
+        self.database.snapshot(action, |c| {
+            for target in commit.targets() {
+                if let Some(id) = &target.image_id {
+                    layers.extend(layers_of(c, id).map_err(sql)?);
+                    blobs.push(id.digest());
+                }
+                blobs.extend(reachable_blobs(c, &target.digest).map_err(sql)?);
+            }
+            Ok(())
+        })?;
+        // Own images name plain tars by DiffID in their manifests: layers, not blobs.
+        layers.sort();
+        layers.dedup();
+        blobs.sort();
+        blobs.dedup();
+        Ok(Needs { layers: self.lazy_layers(&layers)?, blobs: self.lazy_blobs(&blobs)? })
+    }
+
+    fn check_complete(&self, tx: &Transaction<'_>, commit: &ImageCommit) -> Result<(), StoreError> {
+        let sql = |e| self.database.error("record an image", e);
+        for target in commit.targets() {
+            if blob::find(&self.database, tx, &target.digest)?.is_none() {
+                return Err(StoreError::not_found("manifest", target.digest));
+            }
+            let Some(id) = &target.image_id else { continue };
+            let known: bool = tx
+                .prepare_cached("SELECT 1 FROM images WHERE id = ?")
+                .and_then(|mut s| s.exists([id.to_string()]))
+                .map_err(sql)?;
+            if !known {
+                return Err(StoreError::not_found("image", id));
+            }
+            for diff_id in layers_of(tx, id).map_err(sql)? {
+                let row = layer::find(&self.database, tx, &diff_id)?;
+                if row.is_none_or(|row| row.durable_boot.is_some()) {
+                    return Err(StoreError::MissingLayer(diff_id));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn move_tag(&self, tx: &Transaction<'_>, update: &TagUpdate) -> Result<(), StoreError> {
+        let sql = |e| self.database.error("move a tag", e);
+        let name = tag_key(&update.reference);
+        let former = tx
+            .prepare_cached(
+                "SELECT digest, media_type, size, image_id FROM tags WHERE reference = ?",
+            )
+            .and_then(|mut s| s.query_row([&name], target_of_row).optional())
+            .map_err(sql)?;
+        let target = &update.target;
+        tx.prepare_cached(
+            "INSERT OR REPLACE INTO tags (reference, digest, media_type, size, image_id, tagged)
+             VALUES (?, ?, ?, ?, ?, ?)",
+        )
+        .and_then(|mut s| {
+            s.execute(params![
+                name,
+                target.digest.to_string(),
+                target.media_type.as_str(),
+                to_sql_size(target.size),
+                target.image_id.map(|id| id.to_string()),
+                now(),
+            ])
+        })
+        .map_err(sql)?;
+        tx.execute("DELETE FROM untagged WHERE digest = ?", [target.digest.to_string()])
+            .map_err(sql)?;
+        match former {
+            Some(former) if former.digest != target.digest => self.keep_untagged(tx, &former),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps a target that has no tag; one with a tag, or whose image has one, needs no keeping.
+    fn keep_untagged(&self, tx: &Transaction<'_>, target: &Target) -> Result<(), StoreError> {
+        tx.prepare_cached(
+            "INSERT OR IGNORE INTO untagged (digest, media_type, size, image_id, since)
+             SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS
+             (SELECT 1 FROM tags WHERE digest = ?1 OR (?4 IS NOT NULL AND image_id = ?4))",
+        )
+        .and_then(|mut s| {
+            s.execute(params![
+                target.digest.to_string(),
+                target.media_type.as_str(),
+                to_sql_size(target.size),
+                target.image_id.map(|id| id.to_string()),
+                now(),
+            ])
+        })
+        .map(|_| ())
+        .map_err(|e| self.database.error("keep an image", e))
+    }
+
+    fn record_repo_digest(
+        &self,
+        tx: &Transaction<'_>,
+        known: &RepoDigest,
+    ) -> Result<(), StoreError> {
+        let Some(image_id) = known.target.image_id else { return Ok(()) };
+        tx.prepare_cached(
+            "INSERT OR REPLACE INTO repo_digests (repository, digest, image_id, media_type, size)
+             VALUES (?, ?, ?, ?, ?)",
+        )
+        .and_then(|mut s| {
+            s.execute(params![
+                known.reference.repository().to_string(),
+                known.target.digest.to_string(),
+                image_id.to_string(),
+                known.target.media_type.as_str(),
+                to_sql_size(known.target.size),
+            ])
+        })
+        .map(|_| ())
+        .map_err(|e| self.database.error("record a digest", e))
+    }
+}
+
+struct Needs {
+    layers: Vec<DiffId>,
+    blobs: Vec<Digest>,
+}
+
+impl ImageCommit {
+    fn targets(&self) -> impl Iterator<Item = &Target> {
+        self.tags
+            .iter()
+            .map(|update| &update.target)
+            .chain(&self.untagged)
+            .chain(self.repo_digests.iter().map(|known| &known.target))
+    }
+}
+
+impl Target {
+    /// A target by its descriptor.
+    #[must_use]
+    pub fn new(descriptor: &Descriptor, image_id: Option<ImageId>) -> Self {
+        Self {
+            digest: descriptor.digest,
+            media_type: descriptor.media_type.clone(),
+            size: descriptor.size,
+            image_id,
+        }
+    }
+
+    /// The descriptor that names it.
+    #[must_use]
+    pub fn descriptor(&self) -> Descriptor {
+        Descriptor::new(self.media_type.clone(), self.digest, self.size)
+    }
+}
+
+impl ImageEdit<'_> {
+    /// Removes a tag; `false` when there was none.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn untag(&self, reference: &Reference) -> Result<bool, StoreError> {
+        self.execute("DELETE FROM tags WHERE reference = ?", &tag_key(reference))
+    }
+
+    /// Removes a digest that a registry knows; `false` when there was none. An image that has no
+    /// other name stays, untagged.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn forget_repo_digest(&self, reference: &Reference) -> Result<bool, StoreError> {
+        let Some(digest) = reference.digest() else { return Ok(false) };
+        let removed = self
+            .tx
+            .execute(
+                "DELETE FROM repo_digests WHERE repository = ? AND digest = ?",
+                params![reference.repository().to_string(), digest.to_string()],
+            )
+            .map_err(|e| self.store.database.error("change names of images", e))?;
+        Ok(removed > 0)
+    }
+
+    /// Removes all names of an image. What a container keeps of it stays until that is removed.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn forget(&self, id: &ImageId) -> Result<(), StoreError> {
+        let id = id.to_string();
+        self.execute("DELETE FROM tags WHERE image_id = ?", &id)?;
+        self.execute("DELETE FROM untagged WHERE image_id = ?", &id)?;
+        self.execute("DELETE FROM repo_digests WHERE image_id = ?", &id)?;
+        Ok(())
+    }
+
+    /// Removes an artifact that is no image, by its manifest's digest.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn forget_target(&self, digest: &Digest) -> Result<(), StoreError> {
+        let digest = digest.to_string();
+        self.execute("DELETE FROM tags WHERE digest = ?", &digest)?;
+        self.execute("DELETE FROM untagged WHERE digest = ?", &digest)?;
+        Ok(())
+    }
+
+    /// Lets a name stay without its tag.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn keep_untagged(&self, target: &Target) -> Result<(), StoreError> {
+        self.store.keep_untagged(self.tx, target)
+    }
+
+    /// The image as this transaction sees it.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn image(&self, id: &ImageId) -> Result<Option<ImageRow>, StoreError> {
+        list(&self.store.database, self.tx, Some(id)).map(|mut rows| rows.pop())
+    }
+
+    fn execute(&self, statement: &str, key: &str) -> Result<bool, StoreError> {
+        self.tx
+            .execute(statement, [key])
+            .map(|rows| rows > 0)
+            .map_err(|e| self.store.database.error("change names of images", e))
+    }
+}
+
+/// Key of a tag's row: the full name without a digest.
+fn tag_key(reference: &Reference) -> String {
+    let tag = reference.tag().cloned().unwrap_or_else(davit_image::Tag::latest);
+    reference.repository().with_tag(tag).to_string()
+}
+
+fn target_of_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Target> {
+    Ok(Target {
+        digest: parsed(row, 0)?,
+        media_type: MediaType::new(row.get::<_, String>(1)?),
+        size: size(row, 2)?,
+        image_id: parsed_option(row, 3)?,
+    })
+}
+
+fn find_by_reference(c: &Connection, name: &Reference) -> rusqlite::Result<Option<ImageFind>> {
+    let Some(digest) = name.digest() else {
+        return c
+            .prepare_cached(
+                "SELECT digest, media_type, size, image_id FROM tags WHERE reference = ?",
+            )?
+            .query_row([tag_key(name)], target_of_row)
+            .optional()
+            .map(|target| {
+                target.map(|target| ImageFind { target, reference: Some(name.clone()) })
+            });
+    };
+    let known = c
+        .prepare_cached(
+            "SELECT digest, media_type, size, image_id FROM repo_digests
+             WHERE repository = ? AND digest = ?",
+        )?
+        .query_row(params![name.repository().to_string(), digest.to_string()], target_of_row)
+        .optional()?;
+    Ok(known.map(|target| ImageFind { target, reference: None }))
+}
+
+/// Everything whose image ID or manifest digest starts so; one entry per image.
+fn find_by_prefix(c: &Connection, name: &str) -> rusqlite::Result<Vec<ImageFind>> {
+    let hex = name.strip_prefix("sha256:").unwrap_or(name);
+    if hex.is_empty()
+        || hex.len() > 64
+        || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    {
+        return Ok(Vec::new());
+    }
+    let (from, to) = (format!("sha256:{hex}"), format!("sha256:{hex}g"));
+    let mut statement = c.prepare_cached(
+        "SELECT digest, media_type, size, image_id FROM tags
+           WHERE image_id BETWEEN ?1 AND ?2 OR digest BETWEEN ?1 AND ?2
+         UNION SELECT digest, media_type, size, image_id FROM untagged
+           WHERE image_id BETWEEN ?1 AND ?2 OR digest BETWEEN ?1 AND ?2
+         UNION SELECT digest, media_type, size, image_id FROM repo_digests
+           WHERE digest BETWEEN ?1 AND ?2",
+    )?;
+    let mut found: Vec<ImageFind> = Vec::new();
+    let rows = statement.query_map(params![from, to], target_of_row)?;
+    for target in rows {
+        let target = target?;
+        let same = |other: &ImageFind| match (other.target.image_id, target.image_id) {
+            (Some(one), Some(two)) => one == two,
+            _ => other.target.digest == target.digest,
+        };
+        if !found.iter().any(same) {
+            found.push(ImageFind { target, reference: None });
+        }
+    }
+    Ok(found)
+}
+
+/// All blobs below a manifest or index that are here, itself included.
+fn reachable_blobs(c: &Connection, digest: &Digest) -> rusqlite::Result<Vec<Digest>> {
+    c.prepare_cached(
+        "WITH RECURSIVE below(digest) AS (VALUES (?1) UNION
+         SELECT child FROM blob_refs JOIN below ON parent = below.digest)
+         SELECT digest FROM below JOIN blobs USING (digest)",
+    )?
+    .query_map([digest.to_string()], |row| parsed(row, 0))?
+    .collect()
+}
+
+fn layers_of(c: &Connection, id: &ImageId) -> rusqlite::Result<Vec<DiffId>> {
+    c.prepare_cached("SELECT diff_id FROM image_layers WHERE image_id = ? ORDER BY position")?
+        .query_map([id.to_string()], |row| parsed(row, 0))?
+        .collect()
+}
+
+fn list(
+    database: &Database,
+    c: &Connection,
+    only: Option<&ImageId>,
+) -> Result<Vec<ImageRow>, StoreError> {
+    rows_of_images(c, only).map_err(|e| database.error("list the images", e))
+}
+
+fn rows_of_images(c: &Connection, only: Option<&ImageId>) -> rusqlite::Result<Vec<ImageRow>> {
+    let filter = match only {
+        Some(_) => "i.id = ?1",
+        None => {
+            "?1 IS NULL AND (i.id IN (SELECT image_id FROM tags)
+                             OR i.id IN (SELECT image_id FROM untagged))"
+        }
+    };
+    let mut statement = c.prepare_cached(&format!(
+        "SELECT i.id, i.created, i.os, i.architecture, i.variant, i.stored, i.labels,
+         (SELECT COALESCE(SUM(l.tar_size), 0) FROM image_layers il
+            JOIN layers l USING (diff_id) WHERE il.image_id = i.id)
+         FROM images i WHERE {filter} ORDER BY i.created DESC, i.id"
+    ))?;
+    let key = only.map(ToString::to_string);
+    let mut images: Vec<ImageRow> =
+        statement.query_map([key], image_of_row)?.collect::<Result<_, _>>()?;
+    for image in &mut images {
+        fill_names(c, image)?;
+    }
+    Ok(images)
+}
+
+fn image_of_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<ImageRow> {
+    let mut platform = Platform::new(row.get_ref(2)?.as_str()?, row.get_ref(3)?.as_str()?);
+    platform.variant = Some(row.get::<_, String>(4)?).filter(|variant| !variant.is_empty());
+    Ok(ImageRow {
+        id: parsed(row, 0)?,
+        targets: Vec::new(),
+        repo_digests: Vec::new(),
+        created: row.get::<_, Option<i64>>(1)?.and_then(timestamp),
+        platform,
+        size: size(row, 7)?,
+        stored: timestamp(row.get(5)?).unwrap_or(Timestamp::EPOCH),
+        labels: json(row, 6)?,
+        layers: Vec::new(),
+        containers: Vec::new(),
+    })
+}
+
+fn fill_names(c: &Connection, image: &mut ImageRow) -> rusqlite::Result<()> {
+    let id = image.id.to_string();
+    let mut tags = c.prepare_cached(
+        "SELECT digest, media_type, size, image_id, reference FROM tags WHERE image_id = ?1
+         UNION ALL SELECT digest, media_type, size, image_id, NULL FROM untagged
+           WHERE image_id = ?1 ORDER BY reference",
+    )?;
+    let mut rows = tags.query([&id])?;
+    while let Some(row) = rows.next()? {
+        let target = target_of_row(row)?;
+        let reference: Option<Reference> = parsed_option(row, 4)?;
+        match image.targets.iter_mut().find(|(known, _)| known.digest == target.digest) {
+            Some((_, references)) => references.extend(reference),
+            None => image.targets.push((target, reference.into_iter().collect())),
+        }
+    }
+    image.repo_digests = c
+        .prepare_cached(
+            "SELECT repository || '@' || digest FROM repo_digests WHERE image_id = ? ORDER BY 1",
+        )?
+        .query_map([&id], |row| parsed(row, 0))?
+        .collect::<Result<_, _>>()?;
+    image.layers = layers_of(c, &image.id)?;
+    image.containers = c
+        .prepare_cached("SELECT id FROM containers WHERE image_id = ? ORDER BY created")?
+        .query_map([&id], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    Ok(())
+}
+
+/// A time column.
+pub(crate) fn timestamp(nanoseconds: i64) -> Option<Timestamp> {
+    let rest = u32::try_from(nanoseconds.rem_euclid(1_000_000_000)).ok()?;
+    Timestamp::from_unix(nanoseconds.div_euclid(1_000_000_000), rest).ok()
+}
