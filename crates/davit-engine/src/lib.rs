@@ -7,11 +7,13 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod engine;
 mod error;
 pub mod process;
 mod progress;
 
 pub use config::{Config, Settings};
 pub use davit_image as image;
+pub use engine::{Engine, OpenError};
 pub use error::Hint;
 pub use progress::{Event, Progress, Silent};

@@ -5,7 +5,7 @@ use std::{ffi::OsString, io::IsTerminal as _, path::PathBuf, sync::Arc};
 use clap::{
     CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind as ClapKind,
 };
-use davit_engine::{Config, Progress};
+use davit_engine::{Config, Engine, Progress};
 
 use crate::{
     commands, environment,
@@ -65,6 +65,14 @@ impl Context {
     /// A configuration file that cannot be read.
     pub(crate) fn config(&self) -> Result<Config, CliError> {
         environment::config(&self.global)
+    }
+
+    /// The engine on the roots that the user named.
+    ///
+    /// # Errors
+    /// No root privilege, or a store that this davit must not use.
+    pub(crate) fn engine(&self) -> Result<Engine, CliError> {
+        Ok(Engine::open(self.config()?)?)
     }
 
     /// Progress on standard error: bars on a terminal, else plain lines.
