@@ -14,7 +14,11 @@
 mod ast;
 mod error;
 mod expand;
+mod glob;
+mod ignore;
 mod parse;
+mod port;
+mod signal;
 mod span;
 mod text;
 
@@ -28,7 +32,11 @@ pub use expand::{
     ExpandError, ExpandErrorKind, Expanded, Lexer, NoVariables, Quotes, Unset, VariableList,
     Variables,
 };
+pub use glob::{Glob, GlobError};
+pub use ignore::{Above, IgnoreError, Pattern, Patterns, Verdict, clean};
 pub use parse::{
     KEYWORDS, MountError, Node, Syntax, detect_syntax, format_duration, parse_duration,
 };
+pub use port::{ExposedPorts, PortError};
+pub use signal::parse_signal;
 pub use span::Span;
