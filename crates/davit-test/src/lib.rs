@@ -9,6 +9,7 @@
 
 mod davit;
 mod filter;
+mod http;
 mod registry;
 mod temp;
 
@@ -20,6 +21,7 @@ use std::{
 
 pub use davit::{Davit, Outcome};
 pub use filter::filter;
+pub use http::{End, HttpServer, Reply, Request};
 pub use registry::{Access, Registry};
 pub use temp::TempDir;
 
