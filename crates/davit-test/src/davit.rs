@@ -80,7 +80,6 @@ impl Davit {
     ///
     /// # Panics
     /// If it fails.
-    #[must_use]
     pub fn ok<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
         let mut command = self.command(args);
         let outcome = Outcome::from(command.output().expect("davit starts"));

@@ -1,0 +1,116 @@
+//! The command line itself: help, errors, exit codes, completions and manual pages.
+
+use std::process::Stdio;
+
+use davit_test::{Outcome, need_tool};
+
+use crate::davit;
+
+#[test]
+fn a_bad_flag_exits_as_dockers_does() {
+    let davit = davit();
+    let cases = [("version", 125), ("completion", 2), ("man", 2)];
+    for (verb, code) in cases {
+        let outcome = davit.run([verb, "--no-such-flag"]);
+        assert_eq!(outcome.code, code, "{verb}: {}", outcome.stderr);
+        assert!(outcome.stderr.starts_with("error:"), "{}", outcome.stderr);
+        assert_eq!(outcome.stdout, "");
+    }
+}
+
+#[test]
+fn a_slip_gets_a_suggestion() {
+    let outcome = davit().run(["versoin"]);
+    assert!(outcome.stderr.contains("'version'"), "{}", outcome.stderr);
+    assert_eq!(outcome.code, 125);
+}
+
+#[test]
+fn colours_are_for_terminals() {
+    let davit = davit();
+    let mut command = davit.command(["versoin"]);
+    let plain = Outcome::from(command.output().unwrap());
+    assert!(!plain.stderr.contains('\x1b'));
+    let forced = Outcome::from(command.env("CLICOLOR_FORCE", "1").output().unwrap());
+    assert!(forced.stderr.contains('\x1b'));
+    let refused = Outcome::from(command.env("NO_COLOR", "1").output().unwrap());
+    assert!(!refused.stderr.contains('\x1b'));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let davit = davit();
+    let mut child = davit
+        .command(["completion", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert_eq!(Outcome::from(child.wait_with_output().unwrap()).stderr, "");
+}
+
+#[test]
+fn the_version_answers_dockers_templates() {
+    let davit = davit();
+    assert_eq!(davit.ok(["version", "--format", "{{.Server.APIVersion}}"]), "1.51");
+    assert_eq!(davit.ok(["version", "--format", "{{.Client.Version}}"]), env!("CARGO_PKG_VERSION"));
+    assert!(davit.ok(["version", "--format", "json"]).starts_with(r#"{"Client":{"#));
+}
+
+#[test]
+fn completions_are_scripts_that_their_shell_accepts() {
+    let davit = davit();
+    let Some(bash) = need_tool("bash") else { return };
+    let script = davit.dir().join("davit.bash");
+    fs_err::write(&script, davit.ok(["completion", "bash"])).unwrap();
+    let status = std::process::Command::new(bash).arg("-n").arg(&script).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn manual_pages_are_written_for_every_verb() {
+    let davit = davit();
+    let folder = davit.dir().join("man");
+    davit.ok(["man", folder.to_str().unwrap()]);
+    let page = fs_err::read_to_string(folder.join("davit-version.1")).unwrap();
+    assert!(page.contains("davit\\-version"), "{page}");
+}
+
+#[test]
+fn malformed_settings_are_named() {
+    let davit = davit();
+    let folder = davit.dir().join("config/davit");
+    fs_err::create_dir_all(&folder).unwrap();
+    fs_err::write(folder.join("config.toml"), "[store]\nkeep_blob = 1\n").unwrap();
+    let mut command = davit.command(["images"]);
+    command.env("XDG_CONFIG_HOME", davit.dir().join("config"));
+    let outcome = Outcome::from(command.output().unwrap());
+    assert_eq!(outcome.code, 1, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("config.toml") && outcome.stderr.contains("keep_blob"));
+}
+
+#[test]
+fn who_is_not_root_gets_one_clear_line() {
+    let davit = davit();
+    let Some(setpriv) = need_tool("setpriv") else { return };
+    if !davit_test::need_root() {
+        return;
+    }
+    let mut command = std::process::Command::new(setpriv);
+    command
+        .args(["--reuid=65534", "--clear-groups"])
+        .arg(env!("CARGO_BIN_EXE_davit"))
+        .arg("images");
+    command.env("DAVIT_ROOT", davit.root()).env("DAVIT_RUN_ROOT", davit.run_root());
+    // The build folder may not be reachable for others; then there is nothing to test.
+    let Ok(output) = command.output() else {
+        return davit_test::skip("needs a binary that others can execute");
+    };
+    let outcome = Outcome::from(output);
+    if outcome.code == 127 || outcome.code == 126 {
+        return davit_test::skip("needs a binary that others can execute");
+    }
+    assert_eq!(outcome.code, 1);
+    assert!(outcome.stderr.starts_with("error: davit needs root"), "{}", outcome.stderr);
+}

@@ -1,0 +1,13 @@
+//! End-to-end tests: the real binary, each test with roots of its own.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "tests prepare files and read the environment")]
+
+mod cli;
+
+use davit_test::Davit;
+
+/// The binary of this build on empty roots.
+fn davit() -> Davit {
+    Davit::new(env!("CARGO_BIN_EXE_davit"))
+}
