@@ -3,9 +3,11 @@
 use std::{io, path::PathBuf};
 
 use davit_image::DiffId;
+use davit_layer::{ExtractError, MergeError, TableError};
+use davit_store::StoreError;
 use davit_sys::mount::MountError;
 
-use crate::TreeId;
+use crate::{TreeId, erofs::WriteError};
 
 /// Why a root filesystem could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +53,50 @@ pub enum SnapshotError {
         /// What is wrong with it.
         #[source]
         source: io::Error,
+    },
+    /// A layer of the chain is not in the store.
+    #[error("layer {0} is not in the store")]
+    MissingLayer(DiffId),
+    /// Only parts of a layer are in the store.
+    #[error("layer {0} is not whole")]
+    PartialLayer(DiffId),
+    /// A layer's table cannot be used.
+    #[error("the table of layer {diff_id} cannot be read")]
+    Table {
+        /// The layer.
+        diff_id: DiffId,
+        /// What is wrong with it.
+        #[source]
+        source: TableError,
+    },
+    /// The layers do not make a root filesystem.
+    #[error("the layers do not fit together")]
+    Merge(#[from] MergeError),
+    /// EROFS cannot hold what the layers make.
+    #[error("the layers cannot be mounted")]
+    Write(#[source] WriteError),
+    /// The layers could not be written as files.
+    #[error("the layers cannot be extracted")]
+    Extract(#[from] ExtractError),
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// `ROOT` lies where locks and mounted files cannot be relied on.
+    #[error("{} is on {filesystem}, which cannot hold a store", .root.display())]
+    RemoteRoot {
+        /// `ROOT`.
+        root: PathBuf,
+        /// Name of its file system.
+        filesystem: &'static str,
+    },
+    /// No form of root filesystem works.
+    #[error("no root filesystem can be mounted from {}", .root.display())]
+    NoForm {
+        /// `ROOT`.
+        root: PathBuf,
+        /// Why the last form does not.
+        #[source]
+        source: Box<Self>,
     },
     /// The kernel stacks at most 500 lower directories.
     #[error("{0} lower directories are more than the kernel's 500")]

@@ -17,17 +17,25 @@
 
 #![forbid(unsafe_code)]
 
+mod chain;
+mod checked;
 pub mod erofs;
 mod error;
 mod holder;
+mod make;
+mod mountpoints;
 mod namespace;
 mod overlay;
+mod probe;
+mod snapshots;
 mod stack;
 mod tree_mount;
 mod upper;
 
 pub use error::SnapshotError;
+pub use mountpoints::Mountpoints;
 pub use namespace::{Lowers, MountNamespace};
 pub use overlay::{Durability, InodeNumbers, OverlayOptions};
+pub use snapshots::{PrepareOptions, SnapshotSettings, Snapshots};
 pub use stack::{Device, Form, Location, Part, Stack, TreeId, TreeIdError};
 pub use upper::{Changes, Upper};

@@ -58,7 +58,8 @@ impl Lowers {
             mount::set_attributes(&copy, Extent::Single, change).map_err(failed)?;
             Ok(copy)
         };
-        Ok(Self { mounts: self.mounts.iter().map(map).collect::<Result<_, _>>()? })
+        let mounts = self.mounts.iter().map(map).collect::<Result<_, SnapshotError>>()?;
+        Ok(Self { mounts })
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 use davit_sys::mount::{FsContext, MountAttributes};
 use fs_err::File;
 
-use crate::{Device, Location, Part, SnapshotError, erofs::Header, stack::proc_path};
+use crate::{Device, Location, Part, SnapshotError, checked, erofs::Header, stack::proc_path};
 
 /// Mounts the tree `part`; attached nowhere.
 pub(crate) fn mount(location: &Location, part: &Part) -> Result<OwnedFd, SnapshotError> {
@@ -24,6 +24,7 @@ pub(crate) fn mount(location: &Location, part: &Part) -> Result<OwnedFd, Snapsho
     })?;
     let damaged = |source| SnapshotError::TreeDamaged { id: part.id, source };
     Header::read(&tree).and_then(|header| header.matches(part)).map_err(damaged)?;
+    checked::ensure(location, part.id, &tree).map_err(damaged)?;
     let open = |device: &Device| open_tar(&location.layer(device.diff_id).join("tar"), device);
     let tars = part.devices.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     compose(&tree, &tars)
