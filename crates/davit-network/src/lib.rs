@@ -29,7 +29,7 @@ pub use address::{InvalidMac, InvalidSubnet, Ipv4Subnet, Ipv6Subnet, Mac};
 pub use bridge::{Bridge, Ensured};
 pub use endpoint::{Endpoint, INTERFACE};
 pub use error::NetworkError;
-pub use link::loopback_up;
+pub use link::{loopback_up, loopback_up_in};
 pub use pool::{choose_pool, ipv6_available};
 pub use port::{
     EPHEMERAL, ExposedPorts, InvalidPort, PortMapping, PortRequest, Protocol, PublishSpec,

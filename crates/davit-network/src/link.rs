@@ -200,6 +200,16 @@ pub fn loopback_up() -> Result<(), NetworkError> {
     Socket::route()?.transact(&batch).map_err(|refusal| refusal.or(link_error("configure", "lo")))
 }
 
+/// Sets the loopback interface of another namespace up; the calling thread enters it for some
+/// microseconds.
+///
+/// # Errors
+///
+/// Fails when the kernel refuses.
+pub fn loopback_up_in(netns: BorrowedFd<'_>) -> Result<(), NetworkError> {
+    inside(netns, loopback_up)
+}
+
 /// Removes an interface; a missing one is no error.
 pub(crate) fn remove(name: &str) -> Result<(), NetworkError> {
     let mut batch = Batch::default();

@@ -1,0 +1,594 @@
+//! The monitor's life: launch, pump, report the end, launch again or leave.
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::process::CommandExt as _,
+    },
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use davit_network::{Endpoint, Reservation};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{
+    client::Client,
+    health::Health,
+    log::{LogWriter, Stream},
+    protocol::{PAYLOAD_LIMIT, Reply, Request, StreamSet, stream_frame},
+    socket,
+    spec::{BackOff, Network, Root, Spec, Stdin, StdioKind},
+    state::{Event, StateFile, Summary},
+    streams::{Channels, Read},
+};
+use crate::{
+    Cgroup, Cgroups, Launch, LaunchError, Process, StdioPlan, Target,
+    launch::{StdinPlan, launch},
+    plan::Namespace,
+    process::{ExitStatus, Identity},
+};
+
+/// Bytes read from the container at once.
+const READ_BYTES: usize = 32 * 1024;
+/// How long output is awaited after the end of the first process: a process that left its PID
+/// namespace may keep the pipes open for ever.
+const DRAIN: Duration = Duration::from_secs(2);
+/// How long clients may take to read the last output.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Why a container could not be started, in the order of a start.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("cannot mount the root filesystem")]
+    Root(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Network(#[from] davit_network::NetworkError),
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    #[error("cannot set up standard streams")]
+    Streams(#[source] io::Error),
+    #[error("cannot open the log")]
+    Log(#[source] io::Error),
+    #[error("cannot read random bytes")]
+    Random(#[source] io::Error),
+}
+
+impl StartError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Launch(error) => u8::try_from(error.exit_code()).unwrap_or(125),
+            _ => 125,
+        }
+    }
+
+    /// The error with its causes in one line.
+    fn text(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+}
+
+/// A container whose first process runs, or has ended and is being drained.
+#[derive(Debug)]
+struct Child {
+    process: Process,
+    cgroup: Cgroup,
+    channels: Channels,
+    /// Keeps the mounts until the end was reported: tearing them down takes 0.9 ms.
+    _mounts: OwnedFd,
+    endpoint: Option<Endpoint>,
+    _ports: Vec<Reservation>,
+    started: Instant,
+    ended: Option<(ExitStatus, Instant)>,
+    health: Option<Health>,
+}
+
+/// A monitor; [`run`] is its whole life.
+struct Monitor<'a> {
+    spec: &'a Spec,
+    root: &'a mut dyn Root,
+    cgroups: Cgroups,
+    state: StateFile,
+    log: Option<LogWriter>,
+    listener: Option<OwnedFd>,
+    clients: Vec<Client>,
+    back_off: BackOff,
+    stop: bool,
+    buffer: Vec<u8>,
+}
+
+/// Runs the container to its end, restarts included, and serves everyone who attaches.
+///
+/// `starter` is the connection of the command that starts it; `lock` is kept locked until the end.
+/// Returns when the database is to be brought up to date by [`settle`], or need not be.
+///
+/// # Errors
+/// The state file cannot be written, or the machine has no cgroups: nothing was started.
+pub fn run(
+    spec: &Spec,
+    root: &mut dyn Root,
+    starter: OwnedFd,
+    lock: OwnedFd,
+) -> io::Result<Settlement> {
+    let mut state = StateFile::append_to(&spec.directory.join("state"))?;
+    state.append(Event::Monitor(own_identity()?))?;
+    let mut monitor = Monitor {
+        spec,
+        root,
+        cgroups: Cgroups::discover().map_err(io::Error::other)?,
+        state,
+        log: None,
+        listener: None,
+        clients: vec![Client::new(starter)],
+        back_off: BackOff::new(),
+        stop: false,
+        buffer: vec![0; READ_BYTES],
+    };
+    let settlement = monitor.live();
+    drop(lock);
+    settlement
+}
+
+/// Who brings the database up to date after a container's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settlement {
+    /// The command that waited for the end.
+    Client,
+    /// Nobody yet: execute [`Spec::settle`].
+    Monitor,
+}
+
+/// Replaces the monitor by the installed davit, which brings the database up to date.
+///
+/// Returns only if that cannot be executed; the next command then finds the records.
+pub fn settle(spec: &Spec) {
+    if let Some((program, arguments)) = spec.settle.split_first() {
+        let error = Command::new(program).args(arguments).env_clear().exec();
+        tracing::warn!(program, %error, "cannot settle the container's end");
+    }
+}
+
+impl Monitor<'_> {
+    fn live(&mut self) -> io::Result<Settlement> {
+        loop {
+            // Whoever starts the container has attached before it lives, so that it misses nothing.
+            self.serve_clients_now();
+            let child = match self.start() {
+                Ok(child) => child,
+                Err(error) => {
+                    self.state.append(Event::Failed(error.exit_code()))?;
+                    let reply = Reply::Failed(error.exit_code(), error.text());
+                    self.clients.iter_mut().for_each(|client| client.reply(&reply));
+                    return Ok(self.farewell());
+                }
+            };
+            let Some(delay) = self.attend(child)? else { return Ok(self.farewell()) };
+            if !self.pause(delay) {
+                return Ok(self.farewell());
+            }
+        }
+    }
+
+    fn start(&mut self) -> Result<Child, StartError> {
+        let log = LogWriter::open(&self.spec.directory.join("log"), &self.spec.log);
+        self.log = log.map_err(StartError::Log)?;
+        let ports = self.reserve_ports()?;
+        let root = self.root.mount().map_err(StartError::Root)?;
+        let stdio = self.stdio();
+        let mut launched = launch(Launch {
+            plan: &self.spec.plan,
+            root: root.as_fd(),
+            descriptors: &[],
+            stdio,
+            cgroups: &self.cgroups,
+        })?;
+        let endpoint = self.wire(launched.network_namespace())?;
+        let running = launched.network_ready().and_then(|()| launched.start());
+        let running = running.inspect_err(|_| self.unwire(endpoint.as_ref()))?;
+        drop(root);
+        let process = running.process.identity();
+        let child = Child {
+            process: running.process,
+            cgroup: running.cgroup,
+            channels: Channels::new(running.streams).map_err(StartError::Streams)?,
+            _mounts: running.mount_namespace,
+            endpoint,
+            _ports: ports,
+            started: Instant::now(),
+            ended: None,
+            health: self.spec.health.clone().map(Health::new),
+        };
+        self.note(Event::Started(process));
+        self.listen();
+        let reply = Reply::Started(process);
+        self.clients.iter_mut().for_each(|client| client.reply(&reply));
+        self.flush_clients();
+        Ok(child)
+    }
+
+    fn stdio(&self) -> StdioPlan {
+        match self.spec.stdio.kind {
+            StdioKind::Terminal => StdioPlan::Terminal { size: self.spec.stdio.size },
+            StdioKind::Pipes => StdioPlan::Pipes {
+                stdin: match self.spec.stdio.stdin {
+                    Stdin::Closed => StdinPlan::Null,
+                    Stdin::Once | Stdin::Open => StdinPlan::Pipe,
+                },
+            },
+        }
+    }
+
+    fn reserve_ports(&self) -> Result<Vec<Reservation>, StartError> {
+        let Network::Bridge { ports, .. } = &self.spec.network else { return Ok(Vec::new()) };
+        ports.iter().map(|port| davit_network::reserve(port).map_err(Into::into)).collect()
+    }
+
+    fn wire(&self, namespace: BorrowedFd<'_>) -> Result<Option<Endpoint>, StartError> {
+        match &self.spec.network {
+            Network::Shared => Ok(None),
+            Network::Loopback => {
+                davit_network::loopback_up_in(namespace)?;
+                Ok(None)
+            }
+            Network::Bridge { bridge, address, ports } => {
+                let endpoint = Endpoint::new(bridge, *address, random()?, ports.clone());
+                bridge.attach(&endpoint, namespace)?;
+                Ok(Some(endpoint))
+            }
+        }
+    }
+
+    fn unwire(&self, endpoint: Option<&Endpoint>) {
+        if let (Network::Bridge { bridge, .. }, Some(endpoint)) = (&self.spec.network, endpoint) {
+            // The interface itself goes with the namespace.
+            if let Err(error) = bridge.unpublish(endpoint) {
+                tracing::warn!(%error, "cannot withdraw published ports");
+            }
+        }
+    }
+
+    /// Opens the socket for further clients; without it the container is still worth running.
+    fn listen(&mut self) {
+        if self.listener.is_none() {
+            self.listener = socket::listen(&self.spec.run_directory)
+                .inspect_err(|error| tracing::warn!(%error, "cannot listen for clients"))
+                .ok();
+        }
+    }
+
+    fn note(&mut self, event: Event) {
+        if let Err(error) = self.state.append(event) {
+            tracing::warn!(%error, "cannot append to the state file");
+        }
+    }
+
+    /// Pumps until the container has ended; the delay before its restart, if it gets one.
+    fn attend(&mut self, mut child: Child) -> io::Result<Option<Duration>> {
+        while !self.is_over(&child) {
+            let deadline = self.deadline(&child);
+            self.turn(Some(&mut child), deadline)?;
+        }
+        let (status, _) = child.ended.expect("is_over() has seen it");
+        if let Some(log) = &mut self.log {
+            // A full disk costs the log's last line, not the container's exit code.
+            drop(log.finish());
+        }
+        if !matches!(self.spec.plan.namespaces.pid, Namespace::New) {
+            // Without a PID namespace of its own the container's other processes live on.
+            drop(child.cgroup.kill());
+        }
+        let out_of_memory = child.cgroup.oom_killed();
+        self.unwire(child.endpoint.as_ref());
+        self.note(Event::Exited { status, out_of_memory });
+        let delay = self.delay(status, child.started.elapsed())?;
+        if let Some(delay) = delay {
+            self.note(Event::Restarting(u32::try_from(delay.as_millis()).unwrap_or(u32::MAX)));
+        }
+        let reply = Reply::Exited { status, out_of_memory, restarting: delay.is_some() };
+        self.clients.iter_mut().for_each(|client| client.reply(&reply));
+        self.flush_clients();
+        child.channels.close();
+        if let Err(error) = child.cgroup.remove() {
+            tracing::warn!(%error, "cannot remove the container's cgroup");
+        }
+        Ok(delay)
+    }
+
+    /// Delay before the next start, unless the policy or somebody's stop forbids one.
+    fn delay(&mut self, status: ExitStatus, ran: Duration) -> io::Result<Option<Duration>> {
+        let summary = Summary::of(&self.state.read()?);
+        let again = self.spec.restart.restarts(status.code(), summary.restarts);
+        let delay = self.back_off.next(ran);
+        Ok((again && !self.stop && !summary.stop_requested).then_some(delay))
+    }
+
+    /// Whether the container has ended and its output is drained, or awaited for long enough; a
+    /// client that reads slowly is waited for.
+    fn is_over(&self, child: &Child) -> bool {
+        let held_up = self.clients.iter().any(Client::is_full);
+        child.ended.is_some_and(|(_, when)| {
+            child.channels.is_drained() || (when.elapsed() >= DRAIN && !held_up)
+        })
+    }
+
+    fn deadline(&self, child: &Child) -> Option<Instant> {
+        match child.ended {
+            Some(_) if self.clients.iter().any(Client::is_full) => None,
+            Some((_, when)) => Some(when + DRAIN),
+            None => child.health.as_ref().map(Health::deadline),
+        }
+    }
+
+    /// Waits before a restart, serving clients; `false` if somebody stopped it.
+    fn pause(&mut self, delay: Duration) -> bool {
+        let deadline = Instant::now() + delay;
+        while Instant::now() < deadline && !self.stop {
+            if self.turn(None, Some(deadline)).is_err() {
+                return false;
+            }
+        }
+        !self.stop
+    }
+
+    /// Waits for one round of events and handles them.
+    fn turn(&mut self, mut child: Option<&mut Child>, deadline: Option<Instant>) -> io::Result<()> {
+        let ready = self.wait(child.as_deref(), deadline)?;
+        if ready.listener {
+            self.accept();
+        }
+        for index in ready.clients.into_iter().rev() {
+            self.serve(index, child.as_deref_mut());
+        }
+        if let Some(child) = child {
+            child.channels.flush_input();
+            for stream in ready.outputs {
+                self.pump(child, stream);
+            }
+            if child.ended.is_none()
+                && let Some(status) = child.process.try_wait()?
+            {
+                child.ended = Some((status, Instant::now()));
+                child.health = None;
+            }
+            self.check_health(child);
+        }
+        self.flush_clients();
+        Ok(())
+    }
+
+    fn wait(&self, child: Option<&Child>, deadline: Option<Instant>) -> io::Result<Ready> {
+        let mut sources = Vec::with_capacity(self.clients.len() + 5);
+        let mut fds = Vec::with_capacity(self.clients.len() + 5);
+        let mut add = |source, fd, flags| {
+            sources.push(source);
+            fds.push(PollFd::from_borrowed_fd(fd, flags));
+        };
+        if let Some(listener) = &self.listener {
+            add(Source::Listener, listener.as_fd(), PollFlags::IN);
+        }
+        let input_is_full = child.is_some_and(|child| child.channels.input_is_full());
+        for (index, client) in self.clients.iter().enumerate() {
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::OUT, client.has_output());
+            flags.set(PollFlags::IN, !input_is_full);
+            add(Source::Client(index), client.as_fd(), flags);
+        }
+        if let Some(child) = child {
+            self.add_child(child, &mut add);
+        }
+        let timeout =
+            deadline.map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let mut ready = Ready::default();
+        for (source, _) in sources.into_iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty())
+        {
+            match source {
+                Source::Listener => ready.listener = true,
+                Source::Client(index) => ready.clients.push(index),
+                Source::Output(stream) => ready.outputs.push(stream),
+                Source::Other => {}
+            }
+        }
+        Ok(ready)
+    }
+
+    fn add_child<'c>(
+        &self,
+        child: &'c Child,
+        add: &mut impl FnMut(Source, BorrowedFd<'c>, PollFlags),
+    ) {
+        if child.ended.is_none() {
+            add(Source::Other, child.process.as_fd(), PollFlags::IN);
+        }
+        if let Some(fd) = child.channels.pending_input() {
+            add(Source::Other, fd, PollFlags::OUT);
+        }
+        if let Some(fd) = child.health.as_ref().and_then(Health::descriptor) {
+            add(Source::Other, fd, PollFlags::IN);
+        }
+        // A client that does not read holds up the container, as a pipe would.
+        if !self.clients.iter().any(Client::is_full) {
+            for stream in [Stream::Stdout, Stream::Stderr] {
+                if let Some(fd) = child.channels.output(stream) {
+                    add(Source::Output(stream), fd, PollFlags::IN);
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        match socket::accept(listener) {
+            Ok(Some(socket)) => self.clients.push(Client::new(socket)),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "cannot accept a client"),
+        }
+    }
+
+    /// Handles everything that clients have sent so far, without a container.
+    fn serve_clients_now(&mut self) {
+        for index in (0..self.clients.len()).rev() {
+            self.serve(index, None);
+        }
+    }
+
+    fn serve(&mut self, index: usize, mut child: Option<&mut Child>) {
+        let Ok(requests) = self.clients[index].receive() else {
+            return self.leave(index, child);
+        };
+        for request in requests {
+            self.answer(index, request, child.as_deref_mut());
+        }
+    }
+
+    fn answer(&mut self, index: usize, request: Request, child: Option<&mut Child>) {
+        let client = &mut self.clients[index];
+        let writes = client.streams.contains(StreamSet::STDIN);
+        match request {
+            Request::Attach(streams) => {
+                client.streams = streams;
+                client.reply(&Reply::Attached);
+            }
+            Request::Stop => self.stop = true,
+            Request::Settle => client.settles = true,
+            Request::Unknown(kind) => client.reply(&Reply::Unknown(kind)),
+            Request::Stdin(bytes) if writes => {
+                if let Some(child) = child {
+                    child.channels.input(&bytes);
+                }
+            }
+            Request::StdinEnd if writes => self.end_input(child),
+            Request::Resize(rows, columns) => {
+                if let Some(child) = child {
+                    child.channels.resize(rows, columns);
+                }
+            }
+            Request::Stdin(_) | Request::StdinEnd => {}
+        }
+    }
+
+    fn end_input(&self, child: Option<&mut Child>) {
+        if let Some(child) = child.filter(|_| self.spec.stdio.stdin == Stdin::Once) {
+            child.channels.end_input();
+        }
+    }
+
+    /// Forgets a client that is gone.
+    fn leave(&mut self, index: usize, child: Option<&mut Child>) {
+        let client = self.clients.remove(index);
+        if client.streams.contains(StreamSet::STDIN) {
+            self.end_input(child);
+        }
+    }
+
+    /// Moves one chunk of output to the log and to everyone attached.
+    fn pump(&mut self, child: &mut Child, stream: Stream) {
+        let Read::Bytes(length) = child.channels.read(stream, &mut self.buffer) else { return };
+        let bytes = &self.buffer[..length];
+        if let Some(log) = &mut self.log
+            && let Err(error) = log.write(stream, bytes)
+        {
+            tracing::warn!(%error, "cannot write the log");
+        }
+        let wanted = match stream {
+            Stream::Stdout => StreamSet::STDOUT,
+            Stream::Stderr => StreamSet::STDERR,
+        };
+        let attached = self.clients.iter_mut().filter(|client| client.streams.contains(wanted));
+        let mut frame = Vec::new();
+        for client in attached {
+            if frame.is_empty() {
+                debug_assert!(length <= PAYLOAD_LIMIT);
+                frame = stream_frame(stream == Stream::Stderr, bytes);
+            }
+            client.queue(&frame);
+        }
+    }
+
+    fn check_health(&mut self, child: &mut Child) {
+        let Some(health) = &mut child.health else { return };
+        let target = Target {
+            process: child.process.identity(),
+            cgroup: self.spec.plan.cgroup.path.clone(),
+        };
+        if let Some((state, failures)) = health.turn(&target, &self.spec.plan.process) {
+            self.note(Event::Health(state, failures));
+        }
+    }
+
+    fn flush_clients(&mut self) {
+        self.clients.retain_mut(|client| client.flush().is_ok());
+    }
+
+    /// Lets clients read what waits for them; who settles the end. The command that started the
+    /// container may take its time (its own reader may be a pager), others ten seconds.
+    fn farewell(&mut self) -> Settlement {
+        self.listener = None;
+        self.flush_clients();
+        let deadline = Instant::now() + FAREWELL;
+        while self.clients.iter().any(Client::has_output) {
+            let patient = self.clients.iter().any(|client| client.settles && client.has_output());
+            if !patient && Instant::now() >= deadline {
+                break;
+            }
+            if self.turn(None, (!patient).then_some(deadline)).is_err() {
+                break;
+            }
+        }
+        let settles = self.clients.iter().any(|client| client.settles);
+        self.clients.clear();
+        if settles { Settlement::Client } else { Settlement::Monitor }
+    }
+}
+
+/// What [`Monitor::wait`] has seen.
+#[derive(Debug, Default)]
+struct Ready {
+    listener: bool,
+    clients: Vec<usize>,
+    outputs: Vec<Stream>,
+}
+
+/// What a polled descriptor belongs to.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Listener,
+    Client(usize),
+    Output(Stream),
+    Other,
+}
+
+fn random() -> Result<u32, StartError> {
+    let mut bytes = [0; 4];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| StartError::Random(errno.into()))?;
+    Ok(u32::from_ne_bytes(bytes))
+}
+
+/// The calling process.
+fn own_identity() -> io::Result<Identity> {
+    let stat = fs_err::read_to_string("/proc/self/stat")?;
+    // The second field, the command in parentheses, may hold anything.
+    let field = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19));
+    let start_time =
+        field.and_then(|field| field.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Identity { pid: rustix::process::getpid().as_raw_nonzero().get(), start_time })
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(duration.subsec_nanos()),
+    }
+}
