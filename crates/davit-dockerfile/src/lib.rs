@@ -15,9 +15,11 @@ mod ast;
 mod error;
 mod expand;
 mod glob;
+pub mod history;
 mod ignore;
 mod parse;
 mod port;
+mod scope;
 mod signal;
 mod span;
 mod text;
@@ -38,5 +40,6 @@ pub use parse::{
     KEYWORDS, MountError, Node, Syntax, detect_syntax, format_duration, parse_duration,
 };
 pub use port::{ExposedPorts, PortError};
+pub use scope::{Argument, BuildArguments, GlobalScope, StageScope, Undefined, proxy_variables};
 pub use signal::parse_signal;
 pub use span::Span;
