@@ -2,6 +2,10 @@
 
 #![allow(unsafe_code, reason = "the one crate that may")]
 
+pub mod bpf;
 pub mod map;
 pub mod mount;
 pub mod nss;
+pub mod process;
+pub mod sealed;
+pub mod seccomp;
