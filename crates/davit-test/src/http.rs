@@ -309,10 +309,9 @@ fn trickle(mut stream: &TcpStream, rest: &[u8]) -> io::Result<()> {
     stream.set_read_timeout(Some(TRICKLE))?;
     for byte in rest {
         stream.write_all(&[*byte])?;
-        match stream.read(&mut [0]) {
-            Ok(0) => return Ok(()),
-            // The time between two bytes has passed.
-            Ok(_) | Err(_) => {}
+        // Anything but the end of the stream means that the time between two bytes has passed.
+        if let Ok(0) = stream.read(&mut [0]) {
+            return Ok(());
         }
     }
     Ok(())
