@@ -352,6 +352,15 @@ impl Asked<'_> {
         transport: &Transport,
         form: &[(&str, &str)],
     ) -> Result<TokenResponse, Error> {
+        let mut call = Call::new(Method::POST, self.realm.clone());
+        let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
+        call.headers.insert(CONTENT_TYPE, form_type);
+        call.payload = Payload::Bytes(self.encode(form).into_bytes().into());
+        self.read(transport, call, true).await
+    }
+
+    /// The form of a POST.
+    fn encode(&self, form: &[(&str, &str)]) -> String {
         let scopes: Vec<String> = self.scopes.iter().map(ToString::to_string).collect();
         let mut encoded = url::form_urlencoded::Serializer::new(String::new());
         encoded.extend_pairs(form);
@@ -365,11 +374,7 @@ impl Asked<'_> {
         if self.offline {
             encoded.append_pair("access_type", "offline");
         }
-        let mut call = Call::new(Method::POST, self.realm.clone());
-        let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
-        call.headers.insert(CONTENT_TYPE, form_type);
-        call.payload = Payload::Bytes(encoded.finish().into_bytes().into());
-        self.read(transport, call, true).await
+        encoded.finish()
     }
 
     async fn read(

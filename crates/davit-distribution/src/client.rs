@@ -249,3 +249,23 @@ impl Session {
         reply.success().await.map(Some)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Operations are started as tasks on any thread.
+    #[test]
+    fn futures_may_change_threads() {
+        fn assert_send<T: Send>(_: &T) {}
+        let session =
+            Client::new(ClientConfig::default()).session(&"a".parse().unwrap(), Access::Push);
+        let target = crate::Target::Tag(davit_image::Tag::latest());
+        assert_send(&session.manifest(&target));
+        assert_send(&session.resolve(&target));
+        assert_send(&session.upload_bytes(bytes::Bytes::new()));
+        assert_send(&session.tags());
+        assert_send(&session.client.login("a", "b", Secret::default()));
+        assert_send(&session.client.search("a", "b", 1));
+    }
+}

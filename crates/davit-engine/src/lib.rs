@@ -11,9 +11,13 @@ mod engine;
 mod error;
 pub mod process;
 mod progress;
+mod pull;
+mod registry;
 
 pub use config::{Config, Settings};
 pub use davit_image as image;
 pub use engine::{Engine, OpenError};
 pub use error::Hint;
 pub use progress::{Event, Progress, Silent};
+pub use pull::{PullError, PullRequest, Pulled};
+pub use registry::RegistryError;

@@ -1,0 +1,369 @@
+//! `pull`: from a registry into the store.
+//!
+//! ```text
+//! resolve (HEAD) ─ same digest here? done
+//!   └ manifest or index ─ platform ─ manifest ─ config
+//!        └ layers, a few at a time:
+//!             download ─ bounded channel ─ one-pass reader ─┬ layers/…/{tar,table}
+//!                                                           └ blobs/… (kept)
+//!   └ one durable commit: documents, tag, digest
+//! ```
+//!
+//! Nothing has a name before the last step. What was downloaded when a pull was killed stays under
+//! `tmp/` and is not asked for again.
+
+mod document;
+mod fetch;
+mod layer;
+
+use davit_distribution::{Access, Session, Target as RemoteTarget};
+use davit_image::{Descriptor, Digest, DocumentError, ImageId, Platform, Reference};
+use davit_layer::ReadError;
+use davit_store::{ImageCommit, Lease, RepoDigest, StoreError, TagUpdate, Target};
+
+use crate::{
+    Engine, Event, Hint, Progress,
+    registry::{Registries, RegistryError},
+};
+
+use self::document::Documents;
+
+/// Most layers of one image that are downloaded at a time.
+pub const MOST_PARALLEL: usize = 8;
+const DEFAULT_PARALLEL: usize = 3;
+
+/// What to pull.
+#[derive(Clone, Debug)]
+pub struct PullRequest {
+    /// What names the image.
+    pub reference: Reference,
+    /// The platform to choose; the host's where none is given.
+    pub platform: Option<Platform>,
+    /// Layers to download at a time, 1 to [`MOST_PARALLEL`]; 0 means the default, 3.
+    pub parallel: usize,
+}
+
+/// What a pull brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pulled {
+    /// What was pulled, as the registry knows it.
+    pub reference: Reference,
+    /// Digest of the manifest or index that the reference names.
+    pub digest: Digest,
+    /// The image for the chosen platform.
+    pub image_id: ImageId,
+    /// False if it was all here already.
+    pub is_new: bool,
+}
+
+/// Why a pull failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// The network side cannot be set up.
+    #[error("cannot pull {reference}")]
+    Setup {
+        /// What was asked for.
+        reference: String,
+        /// Cause.
+        #[source]
+        source: RegistryError,
+    },
+    /// The registry did not give it.
+    #[error("cannot pull {reference}")]
+    Registry {
+        /// What was asked for.
+        reference: String,
+        /// Cause.
+        #[source]
+        source: davit_distribution::Error,
+        /// Local images whose names are near.
+        similar: Vec<String>,
+    },
+    /// The store did not take it.
+    #[error("cannot keep {reference}")]
+    Store {
+        /// What was asked for.
+        reference: String,
+        /// Cause.
+        #[source]
+        source: StoreError,
+    },
+    /// The index has nothing for the platform.
+    #[error("{reference} has no image for {wanted} (it has {})", offered.join(", "))]
+    Platform {
+        /// What was asked for.
+        reference: String,
+        /// Platform asked for.
+        wanted: Platform,
+        /// Platforms that it has.
+        offered: Vec<String>,
+    },
+    /// The manifest is no image, or one that cannot be used.
+    #[error("{reference} is no usable image: {problem}")]
+    Unusable {
+        /// What was asked for.
+        reference: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A nested document is malformed.
+    #[error("{reference} has a malformed manifest")]
+    Document {
+        /// What was asked for.
+        reference: String,
+        /// Cause.
+        #[source]
+        source: DocumentError,
+    },
+    /// A layer is malformed, or not what the manifest and config say.
+    #[error("layer {digest} of {reference} is refused")]
+    Layer {
+        /// What was asked for.
+        reference: String,
+        /// Digest of the layer's blob.
+        digest: Digest,
+        /// Cause.
+        #[source]
+        source: ReadError,
+    },
+}
+
+impl PullError {
+    /// The registry's error, if it was one.
+    #[must_use]
+    pub const fn registry_error(&self) -> Option<&davit_distribution::Error> {
+        match self {
+            Self::Registry { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl Hint for PullError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Registry { reference, source, similar } => {
+                registry_hints(reference, source, similar)
+            }
+            Self::Platform { reference, offered, .. } => offered
+                .first()
+                .map(|platform| format!("davit pull --platform {platform} {reference}"))
+                .into_iter()
+                .collect(),
+            Self::Store { source, .. } if source.is_no_space() => {
+                vec!["davit system prune".to_owned()]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Advice after a registry refused or was not reached.
+pub(crate) fn registry_hints(
+    reference: &str,
+    error: &davit_distribution::Error,
+    similar: &[String],
+) -> Vec<String> {
+    let mut hints = Vec::new();
+    let host = reference.split('/').next().unwrap_or_default();
+    if error.is_denied() || error.is_not_found() {
+        let similar: Vec<_> = similar.iter().map(|name| format!("`{name}`")).collect();
+        if !similar.is_empty() {
+            hints.push(format!("did you mean the local image {}?", similar.join(" or ")));
+        }
+    }
+    if error.is_denied() {
+        hints.push(format!("the name is wrong, or the repository is private: davit login {host}"));
+    } else if error.is_certificate() {
+        hints.push(format!(
+            "put the registry's authority into /etc/davit/certs.d/{host}/ca.crt, or set `insecure = true` for it in /etc/davit/config.toml"
+        ));
+    } else if error.is_rate_limit() {
+        hints.push(format!("an account has a higher limit: davit login {host}"));
+    }
+    hints
+}
+
+impl Engine {
+    /// Pulls an image; what is here already is neither asked for nor written again.
+    ///
+    /// Blocks. Two processes that pull the same download each blob once. After an interruption the
+    /// next pull goes on where this one was.
+    ///
+    /// # Errors
+    /// See [`PullError`]. No name has changed then.
+    pub fn pull(
+        &self,
+        request: &PullRequest,
+        progress: &dyn Progress,
+    ) -> Result<Pulled, PullError> {
+        let registries = self.registries().map_err(|source| PullError::Setup {
+            reference: request.reference.familiar(),
+            source,
+        })?;
+        let session = registries.client.session(request.reference.repository(), Access::Pull);
+        let pull = Pull { engine: self, registries: &registries, session, request, progress };
+        pull.run()
+    }
+}
+
+/// One pull in flight.
+struct Pull<'a> {
+    engine: &'a Engine,
+    registries: &'a Registries,
+    session: Session,
+    request: &'a PullRequest,
+    progress: &'a dyn Progress,
+}
+
+impl Pull<'_> {
+    fn run(&self) -> Result<Pulled, PullError> {
+        let reference = &self.request.reference;
+        let store = self.engine.store();
+        let lease = store.lease("pull").map_err(|e| self.store_error(e))?;
+        let wanted = RemoteTarget::of(reference);
+        let top = self
+            .registries
+            .wait(self.session.resolve(&wanted))
+            .map_err(|e| self.registry_error(e))?;
+        if let Some(image_id) = self.present(&top)? {
+            let reference = reference.clone();
+            return Ok(Pulled { reference, digest: top.digest, image_id, is_new: false });
+        }
+        self.message(&format!("{wanted}: Pulling from {}", reference.repository().path()));
+        let documents = self.documents(&lease, &top)?;
+        self.layers(&lease, &documents)?;
+        let image_id = documents.image_id();
+        self.commit(&lease, documents)?;
+        Ok(Pulled { reference: reference.clone(), digest: top.digest, image_id, is_new: true })
+    }
+
+    /// The image, if the reference names this digest here too, for this platform, and it is whole.
+    fn present(&self, top: &Descriptor) -> Result<Option<ImageId>, PullError> {
+        let store = self.engine.store();
+        let found = match store.find_image(&self.request.reference.to_string()) {
+            Ok(found) => found,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(self.store_error(error)),
+        };
+        let Some(image_id) = found.target.image_id.filter(|_| found.target.digest == top.digest)
+        else {
+            return Ok(None);
+        };
+        let Some(image) = store.image(&image_id).map_err(|e| self.store_error(e))? else {
+            return Ok(None);
+        };
+        // An index may be here with another platform's layers.
+        let fits = self.platform().rank(&image.platform).is_some()
+            || (self.request.platform.is_none() && !top.media_type.is_index());
+        let known = image.repo_digests.iter().any(|known| {
+            known.repository() == self.request.reference.repository()
+                && known.digest() == Some(&top.digest)
+        });
+        Ok((fits && known).then_some(image_id))
+    }
+
+    /// Records everything at once.
+    fn commit(&self, lease: &Lease<'_>, documents: Documents) -> Result<(), PullError> {
+        let reference = &self.request.reference;
+        let target = Target::new(&documents.top, Some(documents.image_id()));
+        let mut commit = ImageCommit { documents: documents.stored, ..ImageCommit::default() };
+        commit.repo_digests.push(RepoDigest {
+            reference: reference.repository().with_digest(target.digest),
+            target: target.clone(),
+        });
+        // A digest in the reference decides; the tag beside it then means nothing.
+        if reference.digest().is_none() {
+            commit.tags.push(TagUpdate { reference: reference.clone(), target });
+        } else {
+            commit.untagged.push(target);
+        }
+        self.engine.store().commit_images(lease, &commit).map_err(|e| self.store_error(e))
+    }
+
+    fn platform(&self) -> Platform {
+        self.request.platform.clone().unwrap_or_else(Platform::host)
+    }
+
+    fn parallel(&self) -> usize {
+        match self.request.parallel {
+            0 => DEFAULT_PARALLEL,
+            wanted => wanted.min(MOST_PARALLEL),
+        }
+    }
+
+    fn message(&self, text: &str) {
+        self.progress.report(Event::Message(text));
+    }
+
+    fn name(&self) -> String {
+        self.request.reference.familiar()
+    }
+
+    fn registry_error(&self, source: davit_distribution::Error) -> PullError {
+        let similar = if source.is_denied() || source.is_not_found() {
+            self.engine.similar_images(&self.request.reference)
+        } else {
+            Vec::new()
+        };
+        // The full name shows which registry was asked.
+        PullError::Registry { reference: self.request.reference.to_string(), source, similar }
+    }
+
+    fn store_error(&self, source: StoreError) -> PullError {
+        PullError::Store { reference: self.name(), source }
+    }
+
+    fn unusable(&self, problem: impl Into<String>) -> PullError {
+        PullError::Unusable { reference: self.name(), problem: problem.into() }
+    }
+}
+
+impl Engine {
+    /// Local names that a mistyped reference may have meant, nearest first, at most two.
+    pub(crate) fn similar_images(&self, wanted: &Reference) -> Vec<String> {
+        let wanted = wanted.familiar();
+        // Without a list there is no advice; the error itself is what counts.
+        let images = self.store().images().unwrap_or_default();
+        let names = images.iter().flat_map(|image| {
+            image.targets.iter().flat_map(|(_, tags)| tags.iter().map(Reference::familiar))
+        });
+        let mut near: Vec<_> = names
+            .map(|name| (distance(&wanted, &name), name))
+            .filter(|(distance, name)| *distance <= 1 + name.len() / 5)
+            .collect();
+        near.sort();
+        near.into_iter().map(|(_, name)| name).take(2).collect()
+    }
+}
+
+/// Insertions, deletions and replacements that make one text the other.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_count_edits() {
+        for (a, b, expected) in
+            [("", "", 0), ("a", "", 1), ("alpine", "alpin", 1), ("kitten", "sitting", 3)]
+        {
+            assert_eq!(distance(a, b), expected);
+            assert_eq!(distance(b, a), expected);
+        }
+    }
+}

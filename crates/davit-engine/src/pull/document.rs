@@ -1,0 +1,186 @@
+//! Manifests and configs of a pull: from what a reference names to one platform's image.
+
+use davit_distribution::Target as RemoteTarget;
+use davit_image::{
+    Descriptor, DiffId, Document, ImageConfig, ImageId, Manifest, MediaType, Platform,
+};
+use davit_store::{Lease, StoredDocument};
+
+use super::{Pull, PullError};
+
+/// Indexes may name indexes; nobody has a reason to go deeper.
+const MOST_NESTED: usize = 3;
+/// Largest manifest that is read back from the store.
+const MANIFEST_BYTES: u64 = 4 << 20;
+const CONFIG_BYTES: u64 = 8 << 20;
+
+/// The documents of one image, and what it consists of.
+pub(super) struct Documents {
+    /// What the reference names.
+    pub(super) top: Descriptor,
+    /// Everything to be kept: indexes, the manifest, the config.
+    pub(super) stored: Vec<StoredDocument>,
+    /// The layers, bottom first, each with its DiffID.
+    pub(super) layers: Vec<(Descriptor, DiffId)>,
+    config: Descriptor,
+}
+
+impl Documents {
+    pub(super) const fn image_id(&self) -> ImageId {
+        ImageId::new(self.config.digest)
+    }
+}
+
+impl Pull<'_> {
+    /// Fetches what leads from the reference to the image of the wanted platform.
+    pub(super) fn documents(
+        &self,
+        lease: &Lease<'_>,
+        top: &Descriptor,
+    ) -> Result<Documents, PullError> {
+        let mut stored = Vec::new();
+        let mut next = top.clone();
+        for _ in 0..MOST_NESTED {
+            let (document, known) = self.document(lease, &next)?;
+            stored.push(known);
+            match document {
+                Document::Index(index) => {
+                    let platform = self.platform();
+                    let entry = index.value().choose(&platform);
+                    next = entry.cloned().ok_or_else(|| PullError::Platform {
+                        reference: self.name(),
+                        wanted: platform,
+                        offered: offered(&index.value().manifests),
+                    })?;
+                }
+                Document::Manifest(manifest) => {
+                    let (config, bytes) = self.config(lease, manifest.value())?;
+                    stored.push(bytes);
+                    let layers = self.pair_layers(manifest.value(), &config)?;
+                    let config = manifest.value().config.clone();
+                    return Ok(Documents { top: top.clone(), stored, layers, config });
+                }
+            }
+        }
+        Err(self.unusable("its indexes are nested too deeply"))
+    }
+
+    /// A manifest or index: from the store if it is here, else from the registry.
+    fn document(
+        &self,
+        lease: &Lease<'_>,
+        descriptor: &Descriptor,
+    ) -> Result<(Document, StoredDocument), PullError> {
+        if let Some(bytes) = self.local(lease, descriptor, MANIFEST_BYTES)? {
+            let document = Document::parse(bytes, Some(&descriptor.media_type))
+                .map_err(|source| PullError::Document { reference: self.name(), source })?;
+            return Ok((document.clone(), stored(descriptor, document.bytes().to_vec())));
+        }
+        let target = RemoteTarget::Digest(descriptor.digest);
+        let fetched = self
+            .registries
+            .wait(self.session.manifest(&target))
+            .map_err(|e| self.registry_error(e))?;
+        let found = fetched.descriptor;
+        if found.size != descriptor.size {
+            return Err(self.unusable(format!(
+                "manifest {} has {} bytes, expected {}",
+                found.digest, found.size, descriptor.size
+            )));
+        }
+        let bytes = fetched.document.bytes().to_vec();
+        Ok((fetched.document, stored(&found, bytes)))
+    }
+
+    fn config(
+        &self,
+        lease: &Lease<'_>,
+        manifest: &Manifest,
+    ) -> Result<(ImageConfig, StoredDocument), PullError> {
+        let descriptor = &manifest.config;
+        if !manifest.is_image() {
+            let kind = manifest.artifact_type.as_ref().unwrap_or(&descriptor.media_type);
+            return Err(self.unusable(format!("it is an artifact of type `{kind}`")));
+        }
+        let bytes = match self.local(lease, descriptor, CONFIG_BYTES)? {
+            Some(bytes) => bytes,
+            None => self
+                .registries
+                .wait(self.session.blob_bytes(descriptor))
+                .map_err(|e| self.registry_error(e))?,
+        };
+        let config: ImageConfig = serde_json::from_slice(&bytes)
+            .map_err(|error| self.unusable(format!("its config is malformed ({error})")))?;
+        self.check_platform(&config)?;
+        Ok((config, stored(descriptor, bytes)))
+    }
+
+    /// Bytes that are here already; damaged ones are fetched anew.
+    fn local(
+        &self,
+        lease: &Lease<'_>,
+        descriptor: &Descriptor,
+        limit_bytes: u64,
+    ) -> Result<Option<Vec<u8>>, PullError> {
+        let store = self.engine.store();
+        let held = store.hold_blob(lease, &descriptor.digest).map_err(|e| self.store_error(e))?;
+        if held.is_none() {
+            return Ok(None);
+        }
+        match store.read_blob(&descriptor.digest, limit_bytes) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(self.store_error(error)),
+        }
+    }
+
+    /// A platform that was asked for must fit; the host's is only recommended.
+    fn check_platform(&self, config: &ImageConfig) -> Result<(), PullError> {
+        let (wanted, found) = (self.platform(), config.platform());
+        if wanted.rank(&found).is_some() || found.os.is_empty() {
+            return Ok(());
+        }
+        if self.request.platform.is_some() {
+            let (reference, offered) = (self.name(), vec![found.to_string()]);
+            return Err(PullError::Platform { reference, wanted, offered });
+        }
+        self.message(&format!(
+            "warning: the image's platform ({found}) is not this machine's ({wanted})"
+        ));
+        Ok(())
+    }
+
+    /// Pairs the manifest's layers with the config's DiffIDs.
+    fn pair_layers(
+        &self,
+        manifest: &Manifest,
+        config: &ImageConfig,
+    ) -> Result<Vec<(Descriptor, DiffId)>, PullError> {
+        let (layers, diff_ids) = (&manifest.layers, &config.rootfs.diff_ids);
+        if layers.len() != diff_ids.len() {
+            return Err(self.unusable(format!(
+                "its manifest has {} layers, its config {}",
+                layers.len(),
+                diff_ids.len()
+            )));
+        }
+        if let Some(odd) =
+            layers.iter().find(|layer| layer.media_type.layer_compression().is_none())
+        {
+            return Err(self.unusable(format!("it has a layer of type `{}`", odd.media_type)));
+        }
+        Ok(layers.iter().cloned().zip(diff_ids.iter().copied()).collect())
+    }
+}
+
+fn stored(descriptor: &Descriptor, bytes: Vec<u8>) -> StoredDocument {
+    let (digest, media_type): (_, MediaType) = (descriptor.digest, descriptor.media_type.clone());
+    StoredDocument { bytes, media_type, digest }
+}
+
+/// The platforms of an index, as a person reads them.
+fn offered(entries: &[Descriptor]) -> Vec<String> {
+    let named = entries.iter().filter(|entry| !entry.is_attestation());
+    let platforms = named.filter_map(|entry| entry.platform.as_ref());
+    platforms.map(Platform::to_string).collect()
+}
