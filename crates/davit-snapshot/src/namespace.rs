@@ -7,6 +7,7 @@ use std::{
 
 use davit_sys::mount::{self, AttributeChange, Extent, FsContext, MountAttributes};
 use fs_err::File;
+use rustix::{fs::Mode, io::Errno};
 
 use crate::{
     Form, Location, OverlayOptions, Part, SnapshotError, Stack, TreeId, Upper, holder,
@@ -114,7 +115,7 @@ impl MountNamespace {
         let model = &lowers.mounts[0];
         let writable = match upper {
             Upper::Directory(directory) => upper::open(directory, model)?,
-            Upper::Tmpfs { size_bytes } => tmpfs_upper(*size_bytes, model)?,
+            Upper::Tmpfs { size_bytes } => self.tmpfs_upper(*size_bytes, model)?,
         };
         overlay::mount(lowers, Some(&writable), options)
     }
@@ -183,6 +184,24 @@ impl MountNamespace {
         Ok(())
     }
 
+    /// An upper directory on a tmpfs of its own, attached here: before Linux 6.15 overlay refuses a
+    /// detached one.
+    fn tmpfs_upper(&self, size_bytes: u64, model: &OwnedFd) -> Result<Writable, SnapshotError> {
+        let tmpfs = tmpfs(Some(size_bytes))?;
+        let names = (0_u32..).map(|number| self.location.mounts().join(format!("upper-{number}")));
+        for target in names {
+            match rustix::fs::mkdir(&target, Mode::RWXU) {
+                Ok(()) => {}
+                Err(Errno::EXIST) => continue,
+                Err(errno) => return Err(SnapshotError::file("create", target, errno)),
+            }
+            mount::attach(&tmpfs, &target)
+                .map_err(|source| SnapshotError::mount("tmpfs", source))?;
+            return upper::open(&target, model);
+        }
+        unreachable!("there are more numbers than mounts")
+    }
+
     fn lower(&mut self, stack: &Stack, part: &Part) -> Result<OwnedFd, SnapshotError> {
         if stack.form != Form::Erofs {
             return upper::open_directory(&stack.path(part));
@@ -211,9 +230,4 @@ fn tmpfs(size_bytes: Option<u64>) -> Result<OwnedFd, SnapshotError> {
         context.mount(MountAttributes::empty())
     };
     make().map_err(|source| SnapshotError::mount("tmpfs", source))
-}
-
-fn tmpfs_upper(size_bytes: u64, model: &OwnedFd) -> Result<Writable, SnapshotError> {
-    let tmpfs = tmpfs(Some(size_bytes))?;
-    upper::open(&crate::stack::proc_path(&tmpfs), model)
 }

@@ -181,8 +181,12 @@ impl<'w> Walk<'w> {
 
     fn run(mut self) -> (Merged, Option<usize>) {
         let mut group = Vec::with_capacity(self.layers.len());
+        // What is no directory in the end shows nothing of what lower layers have below it.
+        let mut hidden: Option<&[u8]> = None;
         while let Some(path) = self.next_group(&mut group) {
-            self.place(path, &group);
+            if hidden.is_none_or(|above| !path::is_below(path, above)) {
+                hidden = if self.place(path, &group) { None } else { Some(path) };
+            }
         }
         if self.nodes.is_empty() {
             self.root_of_nothing();
@@ -201,8 +205,9 @@ impl<'w> Walk<'w> {
         (merged, self.redirected)
     }
 
-    /// Decides what stands at `path` and adds its node, if it has one.
-    fn place(&mut self, path: &'w [u8], group: &[(u32, u32)]) {
+    /// Decides what stands at `path` and adds its node, if it has one; tells whether it is a
+    /// directory.
+    fn place(&mut self, path: &'w [u8], group: &[(u32, u32)]) -> bool {
         while let Some(open) = self.stack.last() {
             if path.len() > open.path_length && self.is_open_above(path, open.path_length) {
                 break;
@@ -213,6 +218,7 @@ impl<'w> Walk<'w> {
             self.stack.last().map_or((0, false), |open| (open.visible_from, open.base_hidden));
         let decision = self.decide(group, visible_from, base_hidden);
         self.add(path, &decision, base_hidden);
+        matches!(decision.state, State::Directory { .. })
     }
 
     /// Paths come in order, so an open directory of that length is either a prefix or done with.

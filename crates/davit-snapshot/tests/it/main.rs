@@ -2,3 +2,5 @@
 
 mod erofs;
 mod fsck;
+mod mounts;
+mod support;
