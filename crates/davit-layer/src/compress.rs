@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Write},
 };
 
 use davit_image::{Compression, Digest};
@@ -56,31 +56,4 @@ pub fn compress(
 #[must_use]
 pub fn compressor_name(options: &CompressOptions) -> String {
     format!("{:?}-{:?}", options.compression, options.level)
-}
-
-/// Decompresses a stream by its magic: gzip, zstd, or plain.
-pub struct Decoder<'a> {
-    source: Box<dyn Read + Send + 'a>,
-}
-
-impl<'a> Decoder<'a> {
-    /// Looks at the first bytes of `source`.
-    ///
-    /// # Errors
-    /// What `source` reports.
-    pub fn new(source: impl Read + Send + 'a) -> io::Result<Self> {
-        Ok(Self { source: Box::new(source) })
-    }
-}
-
-impl std::fmt::Debug for Decoder<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Decoder").finish_non_exhaustive()
-    }
-}
-
-impl Read for Decoder<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.source.read(buffer)
-    }
 }

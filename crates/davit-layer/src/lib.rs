@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod compress;
+mod decode;
 mod diff;
 mod digests;
 mod entry;
@@ -27,11 +28,11 @@ mod merge;
 pub mod path;
 mod read;
 mod table;
+mod tar;
 mod write;
 
-pub use compress::{
-    CompressError, CompressOptions, Compressed, Decoder, compress, compressor_name,
-};
+pub use compress::{CompressError, CompressOptions, Compressed, compress, compressor_name};
+pub use decode::{Decoder, GzipChecksum};
 pub use diff::{Changes, DiffError, diff_directory, diff_merged, diff_upper};
 pub use digests::Digests;
 pub use entry::{Entry, Extent, Extents, Kind, Mtime, XattrIter, XattrMap, Xattrs};
@@ -39,8 +40,10 @@ pub use extract::{ExtractError, ExtractOptions, Privilege, extract};
 pub use merge::{MergeError, Merged, Node, NodeId, TooManySymlinks};
 pub use read::{
     Expected, Limits, Progress, ReadError, ReadLayer, ReadOptions, WhiteoutNames, read_layer,
+    read_table, verify_tar,
 };
 pub use table::{BuildError, LayerFacts, Table, TableBuilder, TableError, TableLimits, Visibility};
+pub use tar::ArchiveError;
 pub use write::{
     Change, ChangeKind, Opener, Source, WriteError, WriteOptions, XattrPolicy, write_layer,
 };

@@ -184,7 +184,8 @@ mod tests {
     #[test]
     fn normalizes_or_refuses() {
         let long = [b'x'; 256];
-        let cases: [(&[u8], Result<&[u8], PathError>); 11] = [
+        type Case<'c> = (&'c [u8], Result<&'c [u8], PathError>);
+        let cases: [Case<'_>; 11] = [
             (b"", Ok(b"")),
             (b"/", Ok(b"")),
             (b"./", Ok(b"")),

@@ -25,7 +25,7 @@ pub use self::{
     build::{BuildError, TableBuilder, TableLimits, Visibility},
     file::TableError,
 };
-pub(crate) use build::{follow, printable};
+pub(crate) use build::{follow, is_allowed_xattr, printable};
 
 use crate::{
     Entry, Extents, Kind, Mtime, Xattrs, path,

@@ -1,6 +1,6 @@
 //! Hard links of a merged tree: to which file each leads, and which names share one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use super::{IMPLIED, MergeError, Merged, NodeId, RawNode, WHITEOUT, id_of};
 use crate::{Kind, path, table::printable};
@@ -66,11 +66,13 @@ impl LowerLayers {
         if layer == 0 {
             return Ok(None);
         }
-        if !self.merged.contains_key(&layer) {
-            let layers = merged.all_layers().into_iter().take(layer).collect();
-            self.merged.insert(layer, Merged::new(layers)?);
-        }
-        let lower = &self.merged[&layer];
+        let lower = match self.merged.entry(layer) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let layers = merged.all_layers().into_iter().take(layer).collect();
+                place.insert(Merged::new(layers)?)
+            }
+        };
         let followed = lower.follow_parents(target).ok();
         let node = followed.and_then(|path| lower.find(&path));
         let linkable = node.filter(|node| !node.entry.kind.is_directory());

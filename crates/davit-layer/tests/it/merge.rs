@@ -1,0 +1,1 @@
+//! What stacks of layers show together.
