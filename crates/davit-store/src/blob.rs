@@ -166,7 +166,7 @@ impl Store {
         }
         let actual = Digest::of_with(digest.algorithm(), &bytes);
         if actual != *digest {
-            return Err(StoreError::Digest { expected: *digest, actual });
+            return Err(StoreError::digest(*digest, actual));
         }
         Ok(bytes)
     }
@@ -405,7 +405,7 @@ impl<'a> BlobIngest<'a> {
         }
         if *actual != expected {
             self.keep = false;
-            return Err(StoreError::Digest { expected, actual: *actual });
+            return Err(StoreError::digest(expected, *actual));
         }
         Ok(())
     }

@@ -128,6 +128,7 @@ impl Store {
     /// # Errors
     /// What the database says.
     pub fn forget_build_records(&self, keys: &[String]) -> Result<(), StoreError> {
+        self.make_room()?;
         self.database.write(Class::Normal, "forget build records", |tx| {
             keys.iter()
                 .try_for_each(|key| {

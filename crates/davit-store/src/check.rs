@@ -141,6 +141,10 @@ impl Store {
         let swept = self.sweep_orphans(Partials::Old)?;
         report.leftovers = swept.unfinished + swept.orphans;
         self.check_database(&mut report)?;
+        if !report.faults.is_empty() {
+            // What a damaged database says about the rest is worth nothing.
+            return Ok(report);
+        }
         self.check_blobs(options, &mut report)?;
         self.check_layers(options, &mut report)?;
         self.check_trees(options, &mut report)?;
@@ -154,7 +158,7 @@ impl Store {
         let problems: Vec<String> = self.database.read("check the database", |c| {
             let mut statement = c.prepare("PRAGMA integrity_check(20)").map_err(sql)?;
             let rows = statement.query_map([], |row| row.get(0)).map_err(sql)?;
-            rows.collect::<Result<_, _>>().map_err(sql)
+            Ok(rows.map(|row| row.unwrap_or_else(|error| error.to_string())).collect())
         })?;
         for detail in problems.into_iter().filter(|line| line != "ok") {
             let subject = self.layout().database().display().to_string();

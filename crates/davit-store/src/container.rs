@@ -334,6 +334,7 @@ impl Store {
     /// # Errors
     /// What the database says.
     pub fn remove_container(&self, id: &str, durability: Durability) -> Result<bool, StoreError> {
+        self.make_room()?;
         self.database.write(durability.into(), "remove a container", |tx| {
             tx.execute("DELETE FROM containers WHERE id = ?", [id])
                 .map(|rows| rows > 0)

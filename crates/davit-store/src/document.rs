@@ -35,7 +35,7 @@ impl StoredDocument {
     pub(crate) fn understand(&self) -> Result<Understood, StoreError> {
         let actual = Digest::of_with(self.digest.algorithm(), &self.bytes);
         if actual != self.digest {
-            return Err(StoreError::Digest { expected: self.digest, actual });
+            return Err(StoreError::digest(self.digest, actual));
         }
         let mut understood = Understood { digest: self.digest, refs: Vec::new(), config: None };
         if self.media_type.is_manifest() || self.media_type.is_index() {

@@ -59,9 +59,9 @@ pub enum StoreError {
     #[error("content has digest {actual}, expected {expected}")]
     Digest {
         /// Announced digest.
-        expected: Digest,
+        expected: Box<Digest>,
         /// Digest of the content.
-        actual: Digest,
+        actual: Box<Digest>,
     },
     /// A thing that was asked for is not there.
     #[error("no such {kind}: {name}")]
@@ -119,6 +119,10 @@ impl StoreError {
             }
             _ => Self::Io { action, path, source },
         }
+    }
+
+    pub(crate) fn digest(expected: Digest, actual: Digest) -> Self {
+        Self::Digest { expected: Box::new(expected), actual: Box::new(actual) }
     }
 
     pub(crate) fn not_found(kind: &'static str, name: impl ToString) -> Self {

@@ -83,6 +83,7 @@ impl Store {
     /// What the disk or the database says; rows and files stay consistent.
     pub fn collect(&self, options: &GcOptions) -> Result<GcReport, StoreError> {
         let sql = |e| self.database.error("collect garbage", e);
+        self.make_room()?;
         let report = self.database.write(Class::Normal, "collect garbage", |tx| {
             self.drop_dead_leases(tx)?;
             let build_records = shrink(tx, options.build_cache).map_err(sql)?;
@@ -93,6 +94,7 @@ impl Store {
             Ok(report)
         })?;
         self.remove_unnamed(&self.paths_of(&report))?;
+        self.keep_reserve()?;
         Ok(report)
     }
 

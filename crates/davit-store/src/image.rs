@@ -198,6 +198,7 @@ impl Store {
         &self,
         edit: impl FnOnce(&ImageEdit<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
+        self.make_room()?;
         let mut refused = None;
         let done = self.database.write(Class::Full, "change names of images", |tx| {
             edit(&ImageEdit { store: self, tx }).map_err(|error| {

@@ -38,6 +38,12 @@ impl Layout {
         self.root.join("davit.db")
     }
 
+    /// Space kept back for removals on a full disk.
+    #[must_use]
+    pub fn reserve(&self) -> PathBuf {
+        self.root.join("reserve")
+    }
+
     /// Everything unfinished.
     #[must_use]
     pub fn tmp(&self) -> PathBuf {

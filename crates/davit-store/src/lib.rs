@@ -24,6 +24,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod archive;
 mod blob;
 mod boot;
 mod build;
@@ -43,6 +44,7 @@ mod layout;
 mod lease;
 mod lock;
 mod network;
+mod reserve;
 mod store;
 mod sweep;
 mod tree;

@@ -81,7 +81,9 @@ impl Store {
         }
         let database = Database::open(&layout.database())?;
         let boot = boot_id.map_or_else(BootId::current, Ok)?;
-        Ok(Self { database, layout, format, boot, run_root, swept: Once::new() })
+        let store = Self { database, layout, format, boot, run_root, swept: Once::new() };
+        store.keep_reserve()?;
+        Ok(store)
     }
 
     /// Where things lie.

@@ -99,6 +99,7 @@ impl Store {
     pub fn remove_volume(&self, name: &str) -> Result<Vec<String>, StoreError> {
         let sql = |e| self.database.error("remove a volume", e);
         let directory = self.layout().volume(name);
+        self.make_room()?;
         let (users, trash) = self.database.write(Class::Full, "remove a volume", |tx| {
             let users = users_of(tx, name).map_err(sql)?;
             if !users.is_empty() {

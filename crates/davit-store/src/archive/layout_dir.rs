@@ -1,0 +1,178 @@
+//! OCI layouts as directories.
+
+use std::{
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use davit_image::{Descriptor, Digest, Index, Raw};
+use fs_err as fs;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+
+use super::{ArchiveError, contents::blob_path, layout_file, name_of};
+use crate::{durable, format::random_hex};
+
+/// An OCI layout that is read. Links in it are followed only inside it.
+#[derive(Debug)]
+pub struct LayoutDir {
+    path: PathBuf,
+    directory: rustix::fd::OwnedFd,
+}
+
+impl LayoutDir {
+    /// Opens a directory.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn open(path: &Path) -> Result<Self, ArchiveError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(CWD, path, flags, Mode::empty())
+            .map_err(|e| file_error("open", path, e.into()))?;
+        Ok(Self { path: path.to_path_buf(), directory })
+    }
+
+    /// Opens a regular file below it; `None` when it is absent.
+    ///
+    /// # Errors
+    /// When it is something else, or lies outside by a link.
+    pub fn open_file(&self, name: &str) -> Result<Option<fs::File>, ArchiveError> {
+        let path = self.path.join(name);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let fd = match rustix::fs::openat2(&self.directory, name, flags, Mode::empty(), resolve) {
+            Ok(fd) => fd,
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(e) => return Err(file_error("open", &path, e.into())),
+        };
+        let file = fs::File::from_parts(std::fs::File::from(fd), path.clone());
+        let facts = file.metadata().map_err(|e| file_error("examine", &path, e))?;
+        if !facts.is_file() {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+            return Err(file_error("read", &path, source));
+        }
+        Ok(Some(file))
+    }
+
+    /// Opens a blob; `None` when it is absent.
+    ///
+    /// # Errors
+    /// As [`Self::open_file`].
+    pub fn open_blob(&self, digest: &Digest) -> Result<Option<fs::File>, ArchiveError> {
+        self.open_file(&blob_path(digest))
+    }
+
+    /// Reads a small file; `None` when it is absent.
+    ///
+    /// # Errors
+    /// [`ArchiveError::TooLarge`] when it is longer than `limit_bytes`.
+    pub fn read_file(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>, ArchiveError> {
+        let Some(file) = self.open_file(name)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        file.take(limit + 1).read_to_end(&mut bytes).map_err(ArchiveError::Read)?;
+        if bytes.len() as u64 > limit {
+            return Err(ArchiveError::TooLarge { what: "bytes in a small file", limit });
+        }
+        Ok(Some(bytes))
+    }
+}
+
+/// An OCI layout that is written; one that is there gets more images.
+#[derive(Debug)]
+pub struct LayoutDirWriter {
+    path: PathBuf,
+}
+
+impl LayoutDirWriter {
+    /// Makes the directory, if need be.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn create(path: &Path) -> Result<Self, ArchiveError> {
+        for algorithm in ["sha256", "sha512"] {
+            let directory = path.join("blobs").join(algorithm);
+            if algorithm == "sha256" || directory.exists() {
+                fs::create_dir_all(&directory).map_err(|e| file_error("create", &directory, e))?;
+            }
+        }
+        Ok(Self { path: path.to_path_buf() })
+    }
+
+    /// Adds a blob: nothing is visible before its digest matches. One that is there is not read.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Digest`] when `content` is something else, or what the disk says.
+    pub fn add_blob(&self, digest: &Digest, content: &mut dyn Read) -> Result<(), ArchiveError> {
+        let target = self.path.join(blob_path(digest));
+        if target.exists() {
+            return Ok(());
+        }
+        let parent = target.parent().expect("a blob lies below the layout");
+        fs::create_dir_all(parent).map_err(|e| file_error("create", parent, e))?;
+        let temp = parent.join(format!(".{}", random_hex(8)));
+        let written = copy_verified(&temp, digest, content);
+        let done = written.and_then(|()| {
+            fs::rename(&temp, &target).map_err(|e| file_error("rename to", &target, e))
+        });
+        if done.is_err() {
+            // The first error is the one to report.
+            drop(fs::remove_file(&temp));
+        }
+        done
+    }
+
+    /// Lets the layout's index name more manifests, in place of those with the same name; writes
+    /// `oci-layout` and `index.json`.
+    ///
+    /// # Errors
+    /// When the present index is malformed, or what the disk says.
+    pub fn finish(&self, manifests: Vec<Descriptor>) -> Result<(), ArchiveError> {
+        let present = LayoutDir::open(&self.path)?.read_file("index.json", 4 << 20)?;
+        let mut index = match present {
+            Some(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|source| ArchiveError::Json { name: "index.json".into(), source })?,
+            None => Index::new(Vec::new()),
+        };
+        for descriptor in manifests {
+            index.manifests.retain(|known| {
+                let same_name = name_of(known).is_some() && name_of(known) == name_of(&descriptor);
+                let same =
+                    known.digest == descriptor.digest && name_of(known) == name_of(&descriptor);
+                !same_name && !same
+            });
+            index.manifests.push(descriptor);
+        }
+        self.replace("oci-layout", &layout_file())?;
+        self.replace("index.json", Raw::write(index).bytes())
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), ArchiveError> {
+        let (temp, target) = (self.path.join(format!(".{}", random_hex(8))), self.path.join(name));
+        fs::write(&temp, bytes).map_err(|e| file_error("write", &temp, e))?;
+        durable::sync_file(&temp).map_err(|e| ArchiveError::Write(io::Error::other(e)))?;
+        fs::rename(&temp, &target).map_err(|e| file_error("rename to", &target, e))
+    }
+}
+
+fn copy_verified(temp: &Path, digest: &Digest, content: &mut dyn Read) -> Result<(), ArchiveError> {
+    let mut file = fs::File::create(temp).map_err(|e| file_error("create", temp, e))?;
+    let mut digester = davit_image::Digester::new(digest.algorithm());
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let got = content.read(&mut buffer).map_err(ArchiveError::Read)?;
+        if got == 0 {
+            break;
+        }
+        digester.update(&buffer[..got]);
+        io::Write::write_all(&mut file, &buffer[..got])
+            .map_err(|e| file_error("write", temp, e))?;
+    }
+    let actual = digester.finish();
+    if actual == *digest {
+        return Ok(());
+    }
+    Err(ArchiveError::Digest { name: blob_path(digest), actual })
+}
+
+fn file_error(action: &'static str, path: &Path, source: io::Error) -> ArchiveError {
+    ArchiveError::File { action, path: path.to_path_buf(), source }
+}

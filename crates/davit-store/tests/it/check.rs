@@ -1,0 +1,254 @@
+//! `check` names each fault, and repair mends it without touching what is healthy.
+
+use davit_store::{
+    CheckOptions, CheckReport, Durability, FaultKind, NewTree, NewVolume, Repair, Store, TreeForm,
+};
+use davit_test::TempDir;
+
+use crate::{
+    fixture::{diff_id, open, overwrite, tagged_image},
+    images::container,
+};
+
+const REPAIR: CheckOptions<'_> = CheckOptions { repair: true, rebuild_table: None };
+
+struct Case {
+    name: &'static str,
+    harm: fn(&Store, &TempDir),
+    expected: &'static [FaultKind],
+    /// The healthy image is always there afterwards; the harmed one in these cases only.
+    survives: bool,
+}
+
+fn tar(store: &Store) -> std::path::PathBuf {
+    store.layout().layer_tar(&diff_id(b"one"))
+}
+
+fn table(store: &Store) -> std::path::PathBuf {
+    store.layout().layer_table(&diff_id(b"one"))
+}
+
+fn config(store: &Store) -> std::path::PathBuf {
+    let id = store.find_image("harmed:1").unwrap().target.image_id.unwrap();
+    store.layout().blob(&id.digest())
+}
+
+const CASES: &[Case] = &[
+    Case { name: "nothing", harm: |_, _| {}, expected: &[], survives: true },
+    Case {
+        name: "a flipped bit in a tar",
+        harm: |store, _| overwrite(&tar(store), b"onf"),
+        expected: &[FaultKind::TarDigest],
+        survives: false,
+    },
+    Case {
+        name: "a cut tar",
+        harm: |store, _| overwrite(&tar(store), b"on"),
+        expected: &[FaultKind::TarSize],
+        survives: false,
+    },
+    Case {
+        name: "no tar",
+        harm: |store, _| fs_err::remove_file(tar(store)).unwrap(),
+        expected: &[FaultKind::TarMissing],
+        survives: false,
+    },
+    Case {
+        name: "no table",
+        harm: |store, _| fs_err::remove_file(table(store)).unwrap(),
+        expected: &[FaultKind::TableMissing],
+        survives: false,
+    },
+    Case {
+        name: "a flipped bit in a table",
+        harm: |store, _| overwrite(&table(store), b"table of onf"),
+        expected: &[FaultKind::TableDamaged],
+        survives: false,
+    },
+    Case {
+        name: "no layer",
+        harm: |store, _| {
+            fs_err::remove_dir_all(store.layout().layer(&diff_id(b"one"))).unwrap();
+        },
+        expected: &[FaultKind::TarMissing, FaultKind::TableMissing],
+        survives: false,
+    },
+    Case {
+        name: "a config of another size",
+        harm: |store, _| overwrite(&config(store), b"{}"),
+        expected: &[FaultKind::BlobSize],
+        survives: false,
+    },
+    Case {
+        name: "a flipped bit in a config",
+        harm: |store, _| {
+            let path = config(store);
+            let mut bytes = fs_err::read(&path).unwrap();
+            bytes[3] ^= 1;
+            overwrite(&path, &bytes);
+        },
+        expected: &[FaultKind::BlobDigest],
+        survives: false,
+    },
+    Case {
+        name: "no manifest",
+        harm: |store, _| {
+            let target = store.find_image("harmed:1").unwrap().target;
+            fs_err::remove_file(store.layout().blob(&target.digest)).unwrap();
+        },
+        expected: &[FaultKind::BlobMissing],
+        survives: false,
+    },
+    Case {
+        name: "a cut tree",
+        harm: |store, _| overwrite(&store.layout().tree("abcd"), b"ero"),
+        expected: &[FaultKind::TreeDamaged],
+        survives: true,
+    },
+    Case {
+        name: "a file that nobody names",
+        harm: |store, _| {
+            let stray = davit_image::Digest::of(b"stray");
+            fs_err::write(store.layout().blob(&stray), b"stray").unwrap();
+        },
+        expected: &[],
+        survives: true,
+    },
+];
+
+fn prepare(temp: &TempDir) -> Store {
+    let store = open(temp);
+    tagged_image(&store, "harmed:1", &[b"one", b"shared"]);
+    tagged_image(&store, "healthy:1", &[b"shared", b"two"]);
+    let ingest = store.begin_tree().unwrap();
+    fs_err::write(ingest.image_path(), b"erofs").unwrap();
+    let tree = NewTree {
+        id: "abcd".to_owned(),
+        form: TreeForm::Base,
+        chain_id: None,
+        layers: vec![diff_id(b"two")],
+        spec: serde_json::Value::Null,
+    };
+    ingest.commit(&tree, 5).unwrap();
+    store
+}
+
+fn kinds(report: &CheckReport) -> Vec<FaultKind> {
+    report.faults.iter().map(|fault| fault.kind).collect()
+}
+
+#[test]
+fn names_and_mends_every_kind_of_fault() {
+    for case in CASES {
+        let temp = TempDir::new();
+        let store = prepare(&temp);
+        (case.harm)(&store, &temp);
+        let found = store.check(&CheckOptions::default()).unwrap();
+        assert_eq!(kinds(&found), case.expected, "{}", case.name);
+        assert_eq!(
+            found.remaining(),
+            case.expected.len(),
+            "{}: a check changes nothing",
+            case.name
+        );
+        let mended = store.check(&REPAIR).unwrap();
+        assert_eq!(mended.remaining(), 0, "{}: {:?}", case.name, mended.faults);
+        let after = store.check(&CheckOptions::default()).unwrap();
+        assert_eq!(kinds(&after), [], "{}", case.name);
+        assert_eq!(store.find_image("harmed:1").is_ok(), case.survives, "{}", case.name);
+        let healthy = store.find_image("healthy:1").unwrap().target.image_id.unwrap();
+        for layer in store.image_layers(&healthy).unwrap() {
+            assert!(store.layer(&layer).unwrap().is_some(), "{}", case.name);
+        }
+    }
+}
+
+#[test]
+fn repair_tells_which_names_went() {
+    let temp = TempDir::new();
+    let store = prepare(&temp);
+    overwrite(&tar(&store), b"onf");
+    let report = store.check(&REPAIR).unwrap();
+    let names: Vec<_> = report.dropped_names.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["docker.io/library/harmed:1"]);
+}
+
+#[test]
+fn a_table_is_made_again_from_its_tar() {
+    let temp = TempDir::new();
+    let store = prepare(&temp);
+    overwrite(&table(&store), b"nonsense");
+    let rebuild = |tar: &std::path::Path, table: &std::path::Path| {
+        let content = fs_err::read(tar)?;
+        fs_err::write(table, [b"table of ", content.as_slice()].concat())?;
+        Ok(1)
+    };
+    let options = CheckOptions { repair: true, rebuild_table: Some(&rebuild) };
+    let report = store.check(&options).unwrap();
+    assert_eq!(report.faults[0].repair, Repair::Rebuilt);
+    assert_eq!(store.check(&CheckOptions::default()).unwrap().faults, []);
+    store.find_image("harmed:1").unwrap();
+}
+
+#[test]
+fn a_table_that_cannot_be_made_again_costs_its_layer() {
+    let temp = TempDir::new();
+    let store = prepare(&temp);
+    overwrite(&table(&store), b"nonsense");
+    let rebuild = |_: &std::path::Path, _: &std::path::Path| Err("no tar".into());
+    let options = CheckOptions { repair: true, rebuild_table: Some(&rebuild) };
+    let report = store.check(&options).unwrap();
+    assert_eq!(report.faults[0].repair, Repair::Dropped);
+    assert!(store.find_image("harmed:1").is_err());
+}
+
+#[test]
+fn a_container_is_never_dropped() {
+    let temp = TempDir::new();
+    let store = prepare(&temp);
+    let id = store.find_image("harmed:1").unwrap().target.image_id.unwrap();
+    let new = container("ab", Some(id));
+    store.create_container(&new, Durability::Durable).unwrap();
+    fs_err::remove_file(tar(&store)).unwrap();
+    let report = store.check(&REPAIR).unwrap();
+    let left: Vec<_> =
+        report.faults.iter().filter(|fault| fault.repair == Repair::Nothing).collect();
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].kind, FaultKind::ContainerLayerMissing);
+    assert_eq!(store.container("name-ab").unwrap().id, new.id);
+}
+
+#[test]
+fn a_volume_without_its_directory_is_named() {
+    let temp = TempDir::new();
+    let store = prepare(&temp);
+    let data = NewVolume { name: "data".into(), driver: "local".into(), ..NewVolume::default() };
+    store.create_volume(&data).unwrap();
+    fs_err::remove_dir_all(store.layout().volume("data")).unwrap();
+    let report = store.check(&REPAIR).unwrap();
+    assert_eq!(kinds(&report), [FaultKind::VolumeMissing]);
+    assert_eq!(report.remaining(), 1, "an empty volume would hide the loss");
+}
+
+#[test]
+fn a_damaged_database_is_named() {
+    let temp = TempDir::new();
+    let store = prepare(&temp);
+    drop(store);
+    let path = temp.join("root/davit.db");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    let page: u32 = connection
+        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'tags_digest'", [], |row| {
+            row.get(0)
+        })
+        .unwrap();
+    drop(connection);
+    let mut bytes = fs_err::read(&path).unwrap();
+    let start = (page as usize - 1) * 4096;
+    // An empty leaf of an index, where two tags should be.
+    bytes[start + 3..start + 5].fill(0);
+    fs_err::write(&path, bytes).unwrap();
+    let report = open(&temp).check(&CheckOptions::default()).unwrap();
+    assert!(kinds(&report).contains(&FaultKind::DatabaseDamaged), "{report:?}");
+}

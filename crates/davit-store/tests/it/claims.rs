@@ -1,0 +1,229 @@
+//! What containers claim: names, addresses, ports, volumes.
+
+use std::net::IpAddr;
+
+use davit_store::{
+    AddressClaim, ClaimError, Claimed, ContainerFilter, ContainerUpdate, Durability, NewNetwork,
+    NewVolume, Pool, PortClaim, PortProtocol, Store, StoreError,
+};
+use davit_test::TempDir;
+
+use crate::{fixture::open, images::container};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn network(store: &Store, last: &str) -> String {
+    let id = "ab".repeat(32);
+    let pool = |subnet, prefix, gateway, first, last| Pool {
+        subnet: ip(subnet),
+        prefix,
+        gateway: ip(gateway),
+        first: ip(first),
+        last: ip(last),
+    };
+    store
+        .create_network(&NewNetwork {
+            id: id.clone(),
+            name: "bridge".to_owned(),
+            driver: "bridge".to_owned(),
+            labels: std::collections::BTreeMap::new(),
+            pools: vec![
+                pool("10.9.0.0", 24, "10.9.0.1", "10.9.0.1", last),
+                pool("fd00:9::", 64, "fd00:9::1", "fd00:9::1", "fd00:9::ffff"),
+            ],
+            spec: serde_json::json!({"mtu": 1500}),
+        })
+        .unwrap();
+    id
+}
+
+fn on(network: &str) -> AddressClaim {
+    AddressClaim { network_id: network.to_owned(), ..AddressClaim::default() }
+}
+
+fn port(addresses: &[&str], ports: Option<(u16, u16)>) -> PortClaim {
+    PortClaim {
+        protocol: PortProtocol::Tcp,
+        host_addresses: addresses.iter().map(|text| ip(text)).collect(),
+        host_ports: ports.map(|(first, last)| first..=last),
+        container_port: 80,
+    }
+}
+
+fn create(
+    store: &Store,
+    id: &str,
+    network: &str,
+    ports: &[PortClaim],
+) -> Result<Claimed, ClaimError> {
+    let mut new = container(id, None);
+    new.addresses = vec![on(network)];
+    new.ports = ports.to_vec();
+    store.create_container(&new, Durability::Durable)
+}
+
+#[test]
+fn addresses_are_the_lowest_free_ones() {
+    let temp = TempDir::new();
+    let store = open(&temp);
+    let net = network(&store, "10.9.0.3");
+    let first = create(&store, "a1", &net, &[]).unwrap();
+    let addresses: Vec<IpAddr> = first.addresses.iter().map(|(_, address)| *address).collect();
+    assert_eq!(addresses, [ip("10.9.0.2"), ip("fd00:9::2")]);
+    create(&store, "a2", &net, &[]).unwrap();
+    let error = create(&store, "a3", &net, &[]).unwrap_err();
+    assert!(matches!(error, ClaimError::PoolExhausted { .. }), "{error}");
+    assert!(store.container("name-a3").unwrap_err().is_not_found(), "nothing is left of a refusal");
+    store.remove_container(&"a1".repeat(32), Durability::Durable).unwrap();
+    let again = create(&store, "a3", &net, &[]).unwrap();
+    assert_eq!(again.addresses[0].1, ip("10.9.0.2"));
+}
+
+#[test]
+fn wanted_addresses_are_given_or_refused() {
+    let temp = TempDir::new();
+    let store = open(&temp);
+    let net = network(&store, "10.9.0.9");
+    let want = |id: &str, address: &str| {
+        let mut new = container(id, None);
+        let wanted = vec![ip(address)];
+        new.addresses = vec![AddressClaim { wanted, ..on(&net) }];
+        store.create_container(&new, Durability::Durable)
+    };
+    assert_eq!(want("b1", "10.9.0.77").unwrap().addresses[0].1, ip("10.9.0.77"));
+    assert!(matches!(want("b2", "10.9.0.77").unwrap_err(), ClaimError::Address { .. }));
+    assert!(matches!(want("b2", "10.9.0.1").unwrap_err(), ClaimError::Address { .. }));
+    assert!(matches!(want("b2", "10.8.0.1").unwrap_err(), ClaimError::NoPool { .. }));
+    assert_eq!(store.network_addresses(&net).unwrap().len(), 2);
+}
+
+#[test]
+fn ports_conflict_as_the_kernel_sees_it() {
+    let temp = TempDir::new();
+    let store = open(&temp);
+    let net = network(&store, "10.9.0.99");
+    let all = port(&["0.0.0.0", "::"], Some((8080, 8080)));
+    let one = port(&["127.0.0.1"], Some((8080, 8080)));
+    let other = port(&["127.0.0.2"], Some((8080, 8080)));
+    create(&store, "c1", &net, &[one]).unwrap();
+    create(&store, "c2", &net, &[other]).unwrap();
+    let error = create(&store, "c3", &net, std::slice::from_ref(&all)).unwrap_err();
+    assert!(matches!(error, ClaimError::Port { host_port: 8080, .. }), "{error}");
+    store.release_endpoints(&"c1".repeat(32)).unwrap();
+    store.release_endpoints(&"c2".repeat(32)).unwrap();
+    create(&store, "c3", &net, &[all]).unwrap();
+    let mut udp = port(&["0.0.0.0"], Some((8080, 8080)));
+    udp.protocol = PortProtocol::Udp;
+    create(&store, "c4", &net, &[udp]).unwrap();
+    assert_eq!(store.ports(None).unwrap().len(), 3);
+    assert_eq!(store.ports(Some(&"c3".repeat(32))).unwrap()[1].port.host_address, ip("::"));
+}
+
+#[test]
+fn ranges_and_ephemeral_ports_find_a_free_one() {
+    let temp = TempDir::new();
+    let store = open(&temp);
+    let net = network(&store, "10.9.0.99");
+    let range = || port(&["0.0.0.0", "::"], Some((9000, 9001)));
+    let got: Vec<u16> = ["d1", "d2"]
+        .iter()
+        .map(|id| create(&store, id, &net, &[range()]).unwrap().ports[0].host_port)
+        .collect();
+    assert_eq!(got, [9000, 9001]);
+    assert!(matches!(create(&store, "d3", &net, &[range()]).unwrap_err(), ClaimError::Port { .. }));
+    let any = || port(&["0.0.0.0", "::"], None);
+    let claimed = create(&store, "d4", &net, &[any(), any()]).unwrap();
+    let ports: std::collections::BTreeSet<u16> =
+        claimed.ports.iter().map(|port| port.host_port).collect();
+    assert_eq!((claimed.ports.len(), ports.len()), (4, 2));
+    assert!(ports.iter().all(|port| (32768..=60999).contains(port)));
+}
+
+#[test]
+fn of_two_that_want_a_name_one_gets_it() {
+    let temp = TempDir::new();
+    let stores = [open(&temp), open(&temp), open(&temp), open(&temp)];
+    let wins: usize = std::thread::scope(|scope| {
+        let claims: Vec<_> = stores
+            .iter()
+            .zip(["e1", "e2", "e3", "e4"])
+            .map(|(store, id)| {
+                scope.spawn(move || {
+                    let mut new = container(id, None);
+                    new.name = "web".to_owned();
+                    match store.create_container(&new, Durability::Durable) {
+                        Ok(_) => 1,
+                        Err(ClaimError::Name { name, .. }) if name == "web" => 0,
+                        Err(error) => panic!("{error}"),
+                    }
+                })
+            })
+            .collect();
+        claims.into_iter().map(|claim| claim.join().unwrap()).sum()
+    });
+    assert_eq!(wins, 1);
+}
+
+#[test]
+fn containers_are_found_listed_and_updated() {
+    let temp = TempDir::new();
+    let store = open(&temp);
+    for id in ["f1a2", "f1b2"] {
+        store.create_container(&container(id, None), Durability::Durable).unwrap();
+    }
+    let id = "f1a2".repeat(16);
+    for name in [id.as_str(), "name-f1a2", "/name-f1a2", "f1a"] {
+        assert_eq!(store.container(name).unwrap().id, id, "{name}");
+    }
+    assert!(matches!(store.container("f1"), Err(StoreError::Ambiguous { .. })));
+    assert!(store.container("").unwrap_err().is_not_found());
+    let update = ContainerUpdate {
+        status: Some("running".to_owned()),
+        state: Some(serde_json::json!({"pid": 7})),
+        ..ContainerUpdate::default()
+    };
+    store.update_container(&id, &update, Durability::Lazy).unwrap();
+    let running = ContainerFilter { status: Some("running".to_owned()), ..Default::default() };
+    let rows = store.containers(&running).unwrap();
+    assert_eq!((rows.len(), rows[0].state["pid"].as_i64()), (1, Some(7)));
+    assert_eq!(store.containers(&ContainerFilter::default()).unwrap().len(), 2);
+    assert!(store.rename_container(&id, "name-f1b2").is_err());
+    store.rename_container(&id, "better").unwrap();
+    assert_eq!(store.container("better").unwrap().id, id);
+}
+
+#[test]
+fn volumes_stay_while_they_are_used() {
+    let temp = TempDir::new();
+    let store = open(&temp);
+    let data = NewVolume { name: "data".into(), driver: "local".into(), ..NewVolume::default() };
+    assert!(store.create_volume(&data).unwrap());
+    assert!(!store.create_volume(&data).unwrap(), "a second one is the first one");
+    let mut new = container("aa", None);
+    new.volumes = vec!["data".to_owned()];
+    store.create_container(&new, Durability::Durable).unwrap();
+    let directory = store.layout().volume_data("data");
+    fs_err::write(directory.join("file"), "x").unwrap();
+    assert_eq!(store.remove_volume("data").unwrap(), std::slice::from_ref(&new.id));
+    assert!(directory.join("file").exists());
+    store.remove_container(&new.id, Durability::Durable).unwrap();
+    assert!(store.remove_volume("data").unwrap().is_empty());
+    assert!(!directory.exists());
+    assert!(store.remove_volume("data").unwrap_err().is_not_found());
+}
+
+#[test]
+fn networks_stay_while_they_are_used() {
+    let temp = TempDir::new();
+    let store = open(&temp);
+    let net = network(&store, "10.9.0.99");
+    create(&store, "9a", &net, &[]).unwrap();
+    assert_eq!(store.remove_network(&net).unwrap().len(), 2);
+    store.remove_container(&"9a".repeat(32), Durability::Durable).unwrap();
+    assert_eq!(store.network("bridge").unwrap().network.pools.len(), 2);
+    assert_eq!(store.network(&net[..6]).unwrap().network.name, "bridge");
+    assert!(store.remove_network(&net).unwrap().is_empty());
+    assert!(store.network("bridge").unwrap_err().is_not_found());
+}
