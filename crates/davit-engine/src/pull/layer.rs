@@ -219,12 +219,12 @@ impl Pull<'_> {
         self.finish_layer(lease, blob, &read, layer)
     }
 
-    fn read<'l>(
+    fn read<'l, 's>(
         &'l self,
         lease: &'l Lease<'l>,
         (blob, diff_id): (&Descriptor, DiffId),
-        source: &mut dyn io::Read,
-        sink: Option<&mut dyn Write>,
+        source: &'s mut dyn io::Read,
+        sink: Option<&'s mut dyn Write>,
     ) -> Result<(ReadLayer, LayerIngest<'l>), PullError> {
         let item = blob.digest.short_hex();
         let layer = self.engine.store().begin_layer(lease).map_err(|e| self.store_error(e))?;
