@@ -46,6 +46,8 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Show the version
     Version(commands::version::VersionArgs),
+    /// Show the roots and the configuration file, or explain its keys
+    Config(commands::config::ConfigArgs),
     /// Write completions for a shell to standard output
     Completion(commands::completion::CompletionArgs),
     /// Write the manual pages into a folder
@@ -104,6 +106,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
     let context = Context { global: cli.global };
     match cli.command {
         Command::Version(args) => commands::version::run(&args),
+        Command::Config(args) => commands::config::run(&context, &args),
         Command::Completion(args) => commands::completion::run(&args),
         Command::Man(args) => commands::completion::man(&args),
     }
@@ -111,7 +114,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
 }
 
 /// Verbs that Docker does not have; their usage errors exit with 2.
-const OWN_VERBS: [&str; 3] = ["completion", "man", "copy"];
+const OWN_VERBS: [&str; 4] = ["completion", "config", "copy", "man"];
 
 fn usage(error: &clap::Error, arguments: &[OsString]) -> Result<u8, CliError> {
     if matches!(error.kind(), ClapKind::DisplayHelp | ClapKind::DisplayVersion) {
@@ -121,9 +124,22 @@ fn usage(error: &clap::Error, arguments: &[OsString]) -> Result<u8, CliError> {
     let color = printer::use_color();
     let text = if color { error.render().ansi().to_string() } else { error.render().to_string() };
     printer::note(text.trim_end());
-    let verb = arguments.iter().skip(1).find(|word| !word.to_string_lossy().starts_with('-'));
-    let own = verb.is_some_and(|verb| OWN_VERBS.iter().any(|own| verb == own));
+    let own = verb(arguments).is_some_and(|verb| OWN_VERBS.iter().any(|own| verb == own));
     Ok(if own { 2 } else { 125 })
+}
+
+/// The verb among arguments that could not be parsed: the first word that is no global option.
+fn verb(arguments: &[OsString]) -> Option<&OsString> {
+    let mut words = arguments.iter().skip(1);
+    loop {
+        let word = words.next()?;
+        if !word.to_string_lossy().starts_with('-') {
+            return Some(word);
+        }
+        if ["--root", "--run-root", "--config"].iter().any(|option| word == option) {
+            words.next();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -133,5 +149,16 @@ mod tests {
     #[test]
     fn the_tree_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn finds_the_verb() {
+        let verb_of = |line: &str| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            verb(&words).map(|verb| verb.to_string_lossy().into_owned())
+        };
+        assert_eq!(verb_of("davit --root copy -D run --bad").as_deref(), Some("run"));
+        assert_eq!(verb_of("davit --root=copy man").as_deref(), Some("man"));
+        assert_eq!(verb_of("davit --bad"), None);
     }
 }

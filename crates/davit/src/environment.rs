@@ -34,7 +34,7 @@ pub(crate) fn config(global: &Global) -> Result<Config, CliError> {
         certificate_file: variable("SSL_CERT_FILE").map(PathBuf::from),
         certificate_dir: variable("SSL_CERT_DIR").map(PathBuf::from),
         proxies: proxies(),
-        settings: settings(home.as_deref())?,
+        settings: settings()?,
     })
 }
 
@@ -64,15 +64,19 @@ fn proxies() -> Vec<(String, String)> {
         .collect()
 }
 
-fn settings(home: Option<&Path>) -> Result<Settings, CliError> {
+/// The configuration file that counts: the user's, else the system's.
+pub(crate) fn settings_file() -> Option<PathBuf> {
+    let home = variable("HOME").map(PathBuf::from);
     let user = variable("XDG_CONFIG_HOME")
         .map(PathBuf::from)
         .or_else(|| home.map(|home| home.join(".config")))
         .map(|dir| dir.join("davit/config.toml"));
     let system = Some(PathBuf::from(SYSTEM_SETTINGS));
-    let Some(path) = [user, system].into_iter().flatten().find(|path| path.exists()) else {
-        return Ok(Settings::default());
-    };
+    [user, system].into_iter().flatten().find(|path| path.exists())
+}
+
+fn settings() -> Result<Settings, CliError> {
+    let Some(path) = settings_file() else { return Ok(Settings::default()) };
     let text = fs_err::read_to_string(&path).map_err(|error| CliError::user(error.to_string()))?;
     toml::from_str(&text).map_err(|error| {
         CliError::user(format!("configuration file {} is malformed: {error}", path.display()))

@@ -83,7 +83,7 @@ fn malformed_settings_are_named() {
     let folder = davit.dir().join("config/davit");
     fs_err::create_dir_all(&folder).unwrap();
     fs_err::write(folder.join("config.toml"), "[store]\nkeep_blob = 1\n").unwrap();
-    let mut command = davit.command(["images"]);
+    let mut command = davit.command(["config"]);
     command.env("XDG_CONFIG_HOME", davit.dir().join("config"));
     let outcome = Outcome::from(command.output().unwrap());
     assert_eq!(outcome.code, 1, "{}", outcome.stderr);

@@ -1,0 +1,84 @@
+//! `davit config`: the settings, what they mean, and where they come from.
+
+use crate::{cli::Context, environment, error::CliError, printer};
+
+/// Arguments of `davit config`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConfigArgs {
+    /// Tell what every key means
+    #[arg(long)]
+    explain: bool,
+}
+
+/// Every key of config.toml: its path, its default, and what it does.
+const KEYS: &[(&str, &str, &str)] = &[
+    (
+        "store.keep_blobs",
+        "\"always\"",
+        "whether received compressed layers are kept (\"always\", \"never\"); a pushed image keeps its digest only if they are",
+    ),
+    (
+        "store.snapshot",
+        "chosen by a probe",
+        "forces how root filesystems are made: \"erofs\", \"dirs\" or \"dirs-volume\"",
+    ),
+    (
+        "gc.keep_storage",
+        "20 % of the file system",
+        "bytes that the build cache may take before the least useful records go",
+    ),
+    (
+        "registry.\"HOST\".insecure",
+        "false",
+        "whether plain HTTP and unverified TLS are accepted from that registry (the loopback needs no such leave)",
+    ),
+    (
+        "registry.\"HOST\".mirrors",
+        "[]",
+        "base addresses that are asked before HOST when pulling, in this order, without HOST's credentials",
+    ),
+];
+
+/// Runs `davit config`.
+///
+/// # Errors
+/// A configuration file that cannot be read or has unknown keys.
+pub(crate) fn run(context: &Context, args: &ConfigArgs) -> Result<u8, CliError> {
+    if args.explain {
+        for (key, default, meaning) in KEYS {
+            printer::line(&format!("{key} (default: {default})\n    {meaning}"))?;
+        }
+        return Ok(0);
+    }
+    let config = context.config()?;
+    let file = environment::settings_file();
+    let file = file.map_or_else(|| "none".to_owned(), |path| path.display().to_string());
+    printer::line(&format!("root: {}", config.root.display()))?;
+    printer::line(&format!("run root: {}", config.run_root.display()))?;
+    printer::line(&format!("configuration file: {file}"))?;
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use davit_engine::Settings;
+
+    use super::*;
+
+    #[test]
+    fn every_explained_key_exists() {
+        for (key, default, _) in KEYS {
+            let value = match *default {
+                "false" => "true",
+                "[]" => "[\"https://mirror.example\"]",
+                "\"always\"" => "\"never\"",
+                "chosen by a probe" => "\"dirs\"",
+                _ => "1",
+            };
+            let settings: Settings =
+                toml::from_str(&format!("{}={value}", key.replace("HOST", "a.b")))
+                    .unwrap_or_else(|error| panic!("{key}: {error}"));
+            assert_ne!(settings, Settings::default(), "{key}");
+        }
+    }
+}
