@@ -3,9 +3,23 @@
 //! The bytes depend on the changes alone: ustar headers, PAX records only where ustar cannot say
 //! it, whole seconds, no user names (`docs/formats/layer.md`; golden tests freeze them).
 
-use std::{fs::File, io, sync::Arc};
+mod batch;
+mod header;
+mod parallel;
 
-use crate::{Extent, Mtime, Table, XattrMap};
+use std::{cmp::Ordering, fs::File, io, sync::Arc};
+
+use davit_image::{Algorithm, DiffId, Digester};
+
+use self::{
+    batch::{Batch, Plan},
+    header::WHITEOUT_PREFIX,
+};
+use crate::{
+    BuildError, Entry, Extent, Extents, Kind, LayerFacts, Mtime, Table, TableBuilder, TableLimits,
+    XattrMap, Xattrs, path,
+    table::{is_allowed_xattr, printable},
+};
 
 /// One path of a layer to write.
 #[derive(Clone, Debug)]
@@ -116,18 +130,72 @@ pub struct WriteOptions {
     pub readers: usize,
 }
 
+impl WriteOptions {
+    /// The time that is written for `mtime`.
+    #[must_use]
+    pub fn clamped(&self, mtime: Mtime) -> Mtime {
+        Mtime::from_seconds(self.epoch.map_or(mtime.seconds, |epoch| mtime.seconds.min(epoch)))
+    }
+
+    /// Whether the attribute `name` is written.
+    #[must_use]
+    pub fn keeps_xattr(&self, name: &[u8]) -> bool {
+        match self.xattrs {
+            XattrPolicy::Capability => name == b"security.capability",
+            XattrPolicy::All => is_allowed_xattr(name),
+        }
+    }
+}
+
 /// Why a layer cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// The tar cannot be written.
     #[error("cannot write the layer")]
     Write(#[source] io::Error),
+    /// The content of a file cannot be read.
+    #[error("cannot read `{path}`")]
+    Content {
+        /// Its path in the layer.
+        path: String,
+        /// What the system reports.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is not what it was when the layer was planned.
+    #[error("`{path}` changed while it was read")]
+    Changed {
+        /// Its path in the layer.
+        path: String,
+    },
+    /// A path comes before one that it should follow, or twice.
+    #[error("the change of `{path}` is out of order")]
+    Order {
+        /// The later one.
+        path: String,
+    },
+    /// The directory of a path is not part of the layer.
+    #[error("the change of `{path}` lacks its directory")]
+    MissingParent {
+        /// The path.
+        path: String,
+    },
+    /// A name means something else in a layer.
+    #[error("`{path}` begins with `.wh.`, which marks removed files in a layer")]
+    ReservedName {
+        /// The path.
+        path: String,
+    },
+    /// The changes contradict each other or pass a limit.
+    #[error("the changes make no layer")]
+    Build(#[from] BuildError),
 }
 
-/// Writes a layer of `changes`, which are sorted by [`path::compare`](crate::path::compare), each
-/// path once, each with its parents before it, to `tar`.
+/// Writes a layer of `changes`, which are sorted by [`path::compare`], each path once, each with its
+/// parents before it, to `tar`.
 ///
-/// Blocks; nothing is synced.
+/// Small files are read by [`WriteOptions::readers`] threads, a few MiB ahead; the calling thread
+/// digests and writes. Blocks; nothing is synced.
 ///
 /// # Errors
 /// [`WriteError`] if a content cannot be read, changes while it is read, or the changes are no
@@ -138,6 +206,139 @@ pub fn write_layer(
     tar: &mut dyn io::Write,
     options: &WriteOptions,
 ) -> Result<Table, WriteError> {
-    let _ = (changes, opener, tar, options);
-    todo!("published for its signature")
+    check_order(changes)?;
+    let plan = Plan { changes, opener, options };
+    let mut sink = Sink {
+        plan: &plan,
+        tar,
+        digester: Digester::new(Algorithm::Sha256),
+        size: 0,
+        builder: TableBuilder::new(TableLimits::default()),
+    };
+    parallel::run(&plan, &mut sink)?;
+    sink.finish()
+}
+
+/// Order, parents and names; everything else is checked as it is written.
+fn check_order(changes: &[Change]) -> Result<(), WriteError> {
+    let mut open: Vec<&[u8]> = Vec::new();
+    let mut previous: Option<&[u8]> = None;
+    for change in changes {
+        let here = change.path.as_slice();
+        let named = || printable(here);
+        if previous.is_some_and(|previous| path::compare(previous, here) != Ordering::Less) {
+            return Err(WriteError::Order { path: named() });
+        }
+        if path::file_name(here).starts_with(WHITEOUT_PREFIX) {
+            return Err(WriteError::ReservedName { path: named() });
+        }
+        while open.last().is_some_and(|directory| !path::is_below(here, directory)) {
+            open.pop();
+        }
+        let parent = path::parent(here).unwrap_or_default();
+        if !parent.is_empty() && open.last().is_none_or(|directory| *directory != parent) {
+            return Err(WriteError::MissingParent { path: named() });
+        }
+        if change.kind.is_directory() && !here.is_empty() {
+            open.push(here);
+        }
+        previous = Some(here);
+    }
+    Ok(())
+}
+
+impl ChangeKind {
+    /// Whether this is a directory, opaque or not.
+    #[must_use]
+    pub const fn is_directory(&self) -> bool {
+        matches!(self, Self::Directory | Self::OpaqueDirectory)
+    }
+}
+
+/// The one place where bytes of the layer are digested and written.
+struct Sink<'a> {
+    plan: &'a Plan<'a>,
+    tar: &'a mut dyn io::Write,
+    digester: Digester,
+    size: u64,
+    builder: TableBuilder,
+}
+
+impl Sink<'_> {
+    /// Writes a batch and enters its changes into the table.
+    fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
+        let start = self.size;
+        self.bytes(&batch.bytes)?;
+        for (position, offset) in &batch.contents {
+            self.enter(*position, start + offset)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a file that is too large for a batch.
+    fn stream(&mut self, position: usize) -> Result<(), WriteError> {
+        let plan = self.plan;
+        let change = &plan.changes[position];
+        let mut buffer = Vec::new();
+        header::append(&mut buffer, change, plan.options);
+        self.bytes(&buffer)?;
+        let start = self.size;
+        plan.stream_content(position, &mut |bytes| self.bytes(bytes))?;
+        let padding = header::padding(self.size - start);
+        self.bytes(&[0; header::BLOCK_SIZE][..padding])?;
+        self.enter(position, start)
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        self.digester.update(bytes);
+        self.size += bytes.len() as u64;
+        self.tar.write_all(bytes).map_err(WriteError::Write)
+    }
+
+    /// Enters a change whose content, if it has one, begins at `offset`.
+    fn enter(&mut self, position: usize, offset: u64) -> Result<(), WriteError> {
+        let change = &self.plan.changes[position];
+        let options = self.plan.options;
+        let kind = match &change.kind {
+            ChangeKind::File { size, .. } => {
+                Kind::File { size: *size, extents: Extents::contiguous(offset, *size) }
+            }
+            ChangeKind::Directory => Kind::Directory { opaque: false, implied: false },
+            ChangeKind::OpaqueDirectory => Kind::Directory { opaque: true, implied: false },
+            ChangeKind::Symlink { target } => Kind::Symlink { target },
+            ChangeKind::HardLink { target } => Kind::HardLink { target, index: None },
+            ChangeKind::CharDevice { major, minor } => {
+                Kind::CharDevice { major: *major, minor: *minor }
+            }
+            ChangeKind::BlockDevice { major, minor } => {
+                Kind::BlockDevice { major: *major, minor: *minor }
+            }
+            ChangeKind::Fifo => Kind::Fifo,
+            ChangeKind::Whiteout => {
+                return Ok(self.builder.push(&Entry::whiteout(&change.path))?);
+            }
+        };
+        let mut xattrs = XattrMap::new();
+        if !change.xattrs.is_empty() {
+            let kept = change.xattrs.iter().filter(|(name, _)| options.keeps_xattr(name));
+            xattrs.extend(kept.map(|(name, value)| (name.clone(), value.clone())));
+        }
+        let entry = Entry {
+            path: &change.path,
+            kind,
+            mode: change.mode & 0o7777,
+            uid: change.uid,
+            gid: change.gid,
+            mtime: options.clamped(change.mtime),
+            xattrs: Xattrs::from(&xattrs),
+        };
+        Ok(self.builder.push(&entry)?)
+    }
+
+    fn finish(mut self) -> Result<Table, WriteError> {
+        self.bytes(&[0; 2 * header::BLOCK_SIZE])?;
+        self.tar.flush().map_err(WriteError::Write)?;
+        let diff_id = DiffId::new(self.digester.finish());
+        Ok(self.builder.finish(LayerFacts { diff_id, tar_size: self.size })?)
+    }
 }

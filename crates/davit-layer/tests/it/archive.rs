@@ -1,6 +1,10 @@
 //! Makes archives header by header, also such as no sound writer makes.
 
-use std::sync::Arc;
+use std::{
+    fs::File,
+    io::{Seek, Write},
+    sync::Arc,
+};
 
 use davit_image::{DiffId, Digest};
 use davit_layer::{
@@ -223,4 +227,13 @@ pub(crate) fn table_of(entries: &[Entry<'_>]) -> Arc<Table> {
     entries.iter().for_each(|entry| builder.push(entry).expect("the entries are sound"));
     let facts = LayerFacts { diff_id: DiffId::new(Digest::of(b"")), tar_size: 1 << 40 };
     Arc::new(builder.finish(facts).expect("the entries make a table"))
+}
+
+/// A file without a name that holds `content`, read from its start.
+pub(crate) fn memory_file(content: &[u8]) -> File {
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    let mut file = File::from(rustix::fs::memfd_create("layer-test", flags).unwrap());
+    file.write_all(content).unwrap();
+    file.rewind().unwrap();
+    file
 }

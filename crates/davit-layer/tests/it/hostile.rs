@@ -220,7 +220,7 @@ fn a_million_entries_and_a_billion_bytes_of_names_are_bounded() {
 #[test]
 fn nothing_panics_whatever_is_cut_or_flipped() {
     let mut sparse = Header::new(b"old", b'S', 512);
-    sparse.set(386, b"00000000000\000000001000\0").set(483, b"00000001000\0");
+    sparse.set(386, b"00000000000\x0000000001000\0").set(483, b"00000001000\0");
     let good = Archive::new()
         .pax(&[("SCHILY.xattr.user.a", b"b"), ("mtime", b"1.5"), ("path", b"some/where")])
         .file("f", b"content")

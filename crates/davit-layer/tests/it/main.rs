@@ -1,6 +1,9 @@
 //! Layers through their public interface: archives that real and hostile writers make.
 
+#![allow(clippy::unwrap_used, reason = "a test may end here")]
+
 mod archive;
 mod hostile;
 mod merge;
 mod read;
+mod write;

@@ -1,6 +1,6 @@
 //! What archives mean: every dialect, and every case where entries meet.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 
 use davit_image::{Compression, DiffId, Digest};
 use davit_layer::{
@@ -8,7 +8,7 @@ use davit_layer::{
     read_layer, read_table, verify_tar,
 };
 
-use crate::archive::{Archive, Header, line, lines, read, refusal};
+use crate::archive::{Archive, Header, line, lines, memory_file, read, refusal};
 
 fn assert_lines(archive: Archive, expected: &[&str]) {
     assert_eq!(lines(&archive.table()), expected);
@@ -26,9 +26,7 @@ fn the_table_survives_its_file() {
     let table = archive.table();
     let mut bytes = Vec::new();
     table.write_to(&mut bytes).unwrap();
-    let mut file = tempfile();
-    file.write_all(&bytes).unwrap();
-    let again = Table::open(&file).unwrap();
+    let again = Table::open(&memory_file(&bytes)).unwrap();
     assert_eq!(again.facts(), table.facts());
     assert!(again.iter().eq(table.iter()));
     let b = again.get(b"a/b").unwrap();
@@ -49,17 +47,13 @@ fn damaged_tables_are_refused() {
     for at in 0..good.len() {
         let mut bytes = good.clone();
         bytes[at] ^= 0x41;
-        let mut file = tempfile();
-        file.write_all(&bytes).unwrap();
         // Only padding between sections may change unseen.
-        if let Ok(changed) = Table::open(&file) {
+        if let Ok(changed) = Table::open(&memory_file(&bytes)) {
             assert!(changed.iter().eq(table.iter()), "byte {at}");
         }
     }
     for length in 0..good.len() {
-        let mut file = tempfile();
-        file.write_all(&good[..length]).unwrap();
-        assert!(Table::open(&file).is_err(), "{length} bytes");
+        assert!(Table::open(&memory_file(&good[..length])).is_err(), "{length} bytes");
     }
 }
 
@@ -542,20 +536,15 @@ fn tables_are_made_again_from_the_tar() {
         .hard_link("l", "big");
     let bytes = [archive.end(), b"trailing".to_vec()].concat();
     let table = read(&bytes).unwrap().table;
-    let mut file = tempfile();
-    file.write_all(&bytes).unwrap();
+    let mut file = memory_file(&bytes);
     let again = read_table(&file, table.facts(), &Limits::default()).unwrap();
     assert!(again.iter().eq(table.iter()));
     verify_tar(&file, table.facts().diff_id).unwrap();
+    file.seek(io::SeekFrom::End(0)).unwrap();
     file.write_all(b"!").unwrap();
     assert!(matches!(
         read_table(&file, table.facts(), &Limits::default()),
         Err(ReadError::BlobSize { .. })
     ));
     assert!(matches!(verify_tar(&file, table.facts().diff_id), Err(ReadError::DiffId { .. })));
-}
-
-fn tempfile() -> std::fs::File {
-    let flags = rustix::fs::MemfdFlags::CLOEXEC;
-    rustix::fs::memfd_create("layer-test", flags).unwrap().into()
 }
