@@ -40,6 +40,7 @@ pub(crate) fn form(store: &Store, location: &Location) -> Result<Form, SnapshotE
     refuse_remote(&location.root)?;
     let form = probe(store, location)?;
     tracing::info!(%form, "root filesystems on this machine");
+    store.make_dir(&location.run)?;
     fs_err::write(&path, format!("{head}{form}\n"))
         .map_err(|e| SnapshotError::file("write", &path, e))?;
     Ok(form)

@@ -83,7 +83,7 @@ pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, SnapshotError> {
 /// and the caller has dropped the upper directory with it.
 fn forget_volatile(work: &Path) -> Result<(), SnapshotError> {
     let mark = work.join("work/incompat/volatile");
-    match fs_err::remove_dir(&mark) {
+    match fs_err::remove_dir_all(&mark) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(SnapshotError::file("remove", mark, error))
         }

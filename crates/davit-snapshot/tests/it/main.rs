@@ -1,6 +1,8 @@
 //! Trees and mounts against the kernel, `fsck.erofs` and the peers' unpackers.
 
 mod erofs;
+mod faults;
 mod fsck;
 mod mounts;
+mod sharing;
 mod support;
