@@ -3,6 +3,7 @@
 mod erofs;
 mod faults;
 mod fsck;
+mod images;
 mod mounts;
 mod sharing;
 mod support;

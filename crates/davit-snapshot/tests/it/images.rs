@@ -1,0 +1,292 @@
+//! Real images, path by path against what `umoci unpack` makes of them.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use davit_image::{DiffId, Digest};
+use davit_layer::{ReadOptions, read_layer};
+use davit_snapshot::{Form, Mountpoints, Upper};
+use davit_test::TempDir;
+use serde_json::{Value, json};
+
+use crate::support::{Root, Seen, assert_same, in_namespace, overlay, proc_path, see, walk};
+
+/// Every form that this machine can mount.
+const FORMS: [Form; 1] = [Form::Erofs];
+
+/// Layers as they come: the bytes of each stream, bottom first.
+struct Image {
+    name: &'static str,
+    layers: Vec<Vec<u8>>,
+}
+
+impl Image {
+    /// Of an OCI layout among the real images.
+    fn layout(name: &'static str) -> Option<Self> {
+        let layout = davit_test::need_image(name)?;
+        let blob = |digest: &str| {
+            fs_err::read(layout.join("blobs").join(digest.replace(':', "/"))).unwrap()
+        };
+        let parse = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
+        let index = parse(&fs_err::read(layout.join("index.json")).unwrap());
+        let manifest = parse(&blob(index["manifests"][0]["digest"].as_str().unwrap()));
+        let layers = manifest["layers"].as_array().unwrap();
+        let layers = layers.iter().map(|layer| blob(layer["digest"].as_str().unwrap()));
+        Some(Self { name, layers: layers.collect() })
+    }
+
+    fn files(name: &'static str, paths: &[PathBuf]) -> Self {
+        Self { name, layers: paths.iter().map(|path| fs_err::read(path).unwrap()).collect() }
+    }
+
+    /// Reads the layers into a store.
+    fn ingest(&self, root: &Root) -> Vec<DiffId> {
+        let read = |layer: &Vec<u8>| {
+            let mut tar = Vec::new();
+            let read =
+                read_layer(&mut &layer[..], &mut tar, None, &ReadOptions::default()).unwrap();
+            root.commit(&tar, &read.table)
+        };
+        self.layers.iter().map(read).collect()
+    }
+
+    /// What umoci makes of it; remembered in the cache, since it takes seconds.
+    fn judged(&self) -> Option<Seen> {
+        let umoci = davit_test::need_tool("umoci")?;
+        let mut digester = davit_image::Digester::new(davit_image::Algorithm::Sha256);
+        self.layers.iter().for_each(|layer| digester.update(layer));
+        let key = digester.finish().hex();
+        let remembered = davit_test::cache_dir().join(format!("umoci-1-{key}.json"));
+        if let Ok(json) = fs_err::read(&remembered) {
+            return Some(from_json(&serde_json::from_slice(&json).unwrap()));
+        }
+        let temp = TempDir::new();
+        self.write_layout(temp.path());
+        let output = Command::new(umoci)
+            .args(["unpack", "--image"])
+            .arg(format!("{}:test", temp.path().display()))
+            .arg(temp.path().join("bundle"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let seen = walk(&temp.path().join("bundle/rootfs"));
+        let json = serde_json::to_vec(&to_json(&seen)).unwrap();
+        let partial = temp.path().join("partial");
+        fs_err::write(&partial, json).unwrap();
+        // Another file system perhaps, so no rename; a torn copy would not parse.
+        let _best_effort = fs_err::create_dir_all(davit_test::cache_dir())
+            .and_then(|()| fs_err::copy(&partial, &remembered).map(drop));
+        Some(seen)
+    }
+
+    fn write_layout(&self, layout: &Path) {
+        let blobs = layout.join("blobs/sha256");
+        fs_err::create_dir_all(&blobs).unwrap();
+        let put = |media_type: &str, bytes: &[u8]| {
+            let digest = Digest::of(bytes);
+            fs_err::write(blobs.join(digest.hex()), bytes).unwrap();
+            json!({"mediaType": media_type, "digest": digest.to_string(), "size": bytes.len()})
+        };
+        let oci = |kind: &str| format!("application/vnd.oci.image.{kind}");
+        let (mut layers, mut diff_ids) = (Vec::new(), Vec::new());
+        for layer in &self.layers {
+            let gzip = layer.starts_with(&[0x1f, 0x8b]);
+            let kind = if gzip { "layer.v1.tar+gzip" } else { "layer.v1.tar" };
+            layers.push(put(&oci(kind), layer));
+            let mut tar = Vec::new();
+            let read =
+                read_layer(&mut &layer[..], &mut tar, None, &ReadOptions::default()).unwrap();
+            diff_ids.push(read.table.facts().diff_id.to_string());
+        }
+        let config = json!({"architecture": "amd64", "os": "linux", "config": {},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids}});
+        let config = put(&oci("config.v1+json"), config.to_string().as_bytes());
+        let manifest = json!({"schemaVersion": 2, "config": config, "layers": layers});
+        let mut manifest = put(&oci("manifest.v1+json"), manifest.to_string().as_bytes());
+        manifest["annotations"] = json!({"org.opencontainers.image.ref.name": "test"});
+        let index = json!({"schemaVersion": 2, "manifests": [manifest]});
+        fs_err::write(layout.join("index.json"), index.to_string()).unwrap();
+        fs_err::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    }
+
+    /// All forms show what the judge shows, read-only and under an upper directory.
+    fn check(&self) {
+        let Some(judged) = self.judged() else { return };
+        for form in FORMS {
+            let root = Root::new();
+            let chain = self.ingest(&root);
+            let what = format!("{} as {form}", self.name);
+            let stack = root.prepare(form, &chain, Mountpoints::None);
+            assert_same(&see(&stack), &judged, &what);
+            let upper = match form {
+                Form::DirectoriesElsewhere => Upper::Tmpfs { size_bytes: 1 << 20 },
+                _ => Upper::Directory(root.dir.path().to_path_buf()),
+            };
+            let of = stack.clone();
+            let seen = in_namespace(&stack, move |namespace| {
+                let lowers = namespace.lowers(&of).unwrap();
+                walk(&proc_path(&overlay(namespace, &lowers, &upper).unwrap()))
+            });
+            assert_same(&seen, &judged, &format!("{what}, writable"));
+            // Layer by layer, as builds stack them.
+            let root = Root::new();
+            let chain = self.ingest(&root);
+            let prefixes = (1..=chain.len())
+                .map(|length| root.prepare(form, &chain[..length], Mountpoints::None));
+            let stack = prefixes.last().unwrap();
+            assert_same(&see(&stack), &judged, &format!("{what}, stacked"));
+        }
+    }
+}
+
+fn to_json(seen: &Seen) -> Value {
+    let fact = |(path, facts): (&Vec<u8>, &crate::support::Facts)| {
+        json!([
+            path,
+            facts.mode,
+            facts.owner,
+            facts.mtime,
+            facts.size,
+            facts.rdev,
+            facts.content,
+            facts.xattrs,
+            facts.first_name
+        ])
+    };
+    seen.iter().map(fact).collect()
+}
+
+fn from_json(json: &Value) -> Seen {
+    fn get<T: serde::de::DeserializeOwned>(value: &Value) -> T {
+        serde_json::from_value(value.clone()).unwrap()
+    }
+    let fact = |value: &Value| {
+        let facts = crate::support::Facts {
+            mode: get(&value[1]),
+            owner: get(&value[2]),
+            mtime: get(&value[3]),
+            size: get(&value[4]),
+            rdev: get(&value[5]),
+            content: get(&value[6]),
+            xattrs: get(&value[7]),
+            first_name: get(&value[8]),
+        };
+        (get(&value[0]), facts)
+    };
+    json.as_array().unwrap().iter().map(fact).collect()
+}
+
+#[test]
+fn busybox() {
+    if !davit_test::need_root() {
+        return;
+    }
+    for name in ["busybox-glibc-amd64", "busybox-musl-amd64"] {
+        if let Some(image) = Image::layout(name) {
+            image.check();
+        }
+    }
+}
+
+#[test]
+fn alpine() {
+    if !davit_test::need_root() {
+        return;
+    }
+    let Some(path) = davit_test::need_image("alpine-minirootfs-3.20.3-x86_64.tar.gz") else {
+        return;
+    };
+    Image::files("alpine", &[path]).check();
+}
+
+/// Debian's base, made once from its packages.
+fn debian() -> Option<PathBuf> {
+    let path = davit_test::cache_dir().join("debian-rootfs.tar");
+    if path.exists() {
+        return Some(path);
+    }
+    let mmdebstrap = davit_test::need_tool("mmdebstrap")?;
+    fs_err::create_dir_all(davit_test::cache_dir()).unwrap();
+    let partial = davit_test::cache_dir().join(format!("debian-{}.tar", std::process::id()));
+    let made =
+        Command::new(mmdebstrap).args(["--variant=minbase", "bookworm"]).arg(&partial).output();
+    if !made.unwrap().status.success() {
+        davit_test::skip("mmdebstrap cannot make a Debian root here");
+        return None;
+    }
+    fs_err::rename(partial, &path).unwrap();
+    Some(path)
+}
+
+/// An application's dependencies: many small files, as one layer.
+fn application(path: &Path, packages: usize) {
+    let mut tar = Vec::new();
+    header(&mut tar, "app/", b'5', 0);
+    header(&mut tar, "app/node_modules/", b'5', 0);
+    for package in 0..packages {
+        let name = format!("app/node_modules/package-{package:05}/");
+        header(&mut tar, &name, b'5', 0);
+        for file in 0..9 {
+            let content =
+                format!("module.exports = {package} * {file};\n").repeat(1 + (package + file) % 20);
+            header(&mut tar, &format!("{name}module{file}.js"), b'0', content.len());
+            tar.extend(content.as_bytes());
+            tar.resize(tar.len().next_multiple_of(512), 0);
+        }
+    }
+    // Takes away and hides some of Debian's.
+    header(&mut tar, "etc/.wh.debian_version", b'0', 0);
+    header(&mut tar, "usr/share/doc/.wh..wh..opq", b'0', 0);
+    header(&mut tar, "var/log/", b'5', 0);
+    header(&mut tar, "var/log/app.log", b'0', 0);
+    tar.resize(tar.len() + 1024, 0);
+    fs_err::write(path, tar).unwrap();
+}
+
+fn header(tar: &mut Vec<u8>, name: &str, kind: u8, size: usize) {
+    let mut block = [0_u8; 512];
+    let mut put = |at: usize, text: &str| {
+        block[at..at + text.len()].copy_from_slice(text.as_bytes());
+    };
+    put(0, name);
+    put(100, if kind == b'5' { "0000755\0" } else { "0000644\0" });
+    put(108, "0000000\0");
+    put(116, "0000000\0");
+    put(124, &format!("{size:011o}\0"));
+    put(136, "14524600000\0");
+    put(148, "        ");
+    put(257, "ustar\x0000");
+    block[156] = kind;
+    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    tar.extend_from_slice(&block);
+}
+
+#[test]
+fn debian_with_seventy_thousand_entries() {
+    if !davit_test::need_root() {
+        return;
+    }
+    let Some(base) = debian() else { return };
+    let temp = TempDir::new();
+    let application_tar = temp.path().join("application.tar");
+    application(&application_tar, 6_300);
+    let image = Image::files("debian", &[base, application_tar]);
+    let Some(judged) = image.judged() else { return };
+    assert!(judged.len() > 70_000, "{}", judged.len());
+    image.check();
+}
+
+#[test]
+fn one_distribution_on_another() {
+    if !davit_test::need_root() {
+        return;
+    }
+    let Some(alpine) = davit_test::need_image("alpine-minirootfs-3.20.3-x86_64.tar.gz") else {
+        return;
+    };
+    let Some(base) = debian() else { return };
+    Image::files("alpine on debian", &[base, alpine]).check();
+}
