@@ -9,15 +9,20 @@
 mod config;
 mod engine;
 mod error;
+mod login;
 pub mod process;
 mod progress;
 mod pull;
+mod push;
 mod registry;
 
 pub use config::{Config, Settings};
+pub use davit_distribution::{Saved, Secret, wire::SearchEntry};
 pub use davit_image as image;
 pub use engine::{Engine, OpenError};
 pub use error::Hint;
+pub use login::{DEFAULT_REGISTRY, LoginError};
 pub use progress::{Event, Progress, Silent};
-pub use pull::{PullError, PullRequest, Pulled};
+pub use pull::{MOST_PARALLEL, PullError, PullRequest, Pulled};
+pub use push::{LayerCompression, PushError, PushRequest, Pushed};
 pub use registry::RegistryError;

@@ -1,0 +1,122 @@
+//! `login`, `logout` and `search`.
+
+use davit_distribution::{CredentialError, CredentialStore, Saved, Secret, wire::SearchEntry};
+
+use crate::{
+    Engine, Hint,
+    registry::{self, RegistryError},
+};
+
+/// Name of the registry that is meant where none is given.
+pub const DEFAULT_REGISTRY: &str = "docker.io";
+
+/// Why logging in, logging out or a search failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LoginError {
+    /// The network side cannot be set up.
+    #[error("cannot reach {registry}")]
+    Setup {
+        /// Registry host.
+        registry: String,
+        /// Cause.
+        #[source]
+        source: RegistryError,
+    },
+    /// The registry does not know the account, or was not reached.
+    #[error("cannot log in to {registry}")]
+    Login {
+        /// Registry host.
+        registry: String,
+        /// Cause.
+        #[source]
+        source: davit_distribution::Error,
+    },
+    /// The credential cannot be kept or removed.
+    #[error("cannot change the credentials for {registry}")]
+    Credentials {
+        /// Registry host.
+        registry: String,
+        /// Cause.
+        #[source]
+        source: CredentialError,
+    },
+    /// The search failed.
+    #[error("cannot search {registry}")]
+    Search {
+        /// Registry host.
+        registry: String,
+        /// Cause.
+        #[source]
+        source: davit_distribution::Error,
+    },
+}
+
+impl Hint for LoginError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Search { registry, source } if source.is_denied() => {
+                vec![format!("davit login {registry}")]
+            }
+            Self::Search { registry, source } if source.is_not_found() => {
+                vec![format!("{registry} does not list its repositories")]
+            }
+            Self::Login { registry, source } if source.is_certificate() => vec![format!(
+                "put the registry's authority into /etc/davit/certs.d/{registry}/ca.crt"
+            )],
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Engine {
+    /// Checks an account and keeps its credential for later commands; tells where.
+    ///
+    /// # Errors
+    /// [`LoginError::Login`] if the registry refuses; nothing is kept then.
+    pub fn login(
+        &self,
+        registry: &str,
+        username: &str,
+        password: Secret,
+    ) -> Result<Saved, LoginError> {
+        let setup = |source| LoginError::Setup { registry: registry.to_owned(), source };
+        let registries = self.registries().map_err(setup)?;
+        let login = registries
+            .wait(registries.client.login(registry, username, password))
+            .map_err(|source| LoginError::Login { registry: registry.to_owned(), source })?;
+        self.credentials()
+            .save(registry, &login.credential)
+            .map_err(|source| LoginError::Credentials { registry: registry.to_owned(), source })
+    }
+
+    /// Forgets the credential for a registry; tells whether there was one.
+    ///
+    /// # Errors
+    /// [`LoginError::Credentials`].
+    pub fn logout(&self, registry: &str) -> Result<bool, LoginError> {
+        self.credentials()
+            .erase(registry)
+            .map_err(|source| LoginError::Credentials { registry: registry.to_owned(), source })
+    }
+
+    /// Searches a registry for repositories.
+    ///
+    /// # Errors
+    /// [`LoginError::Search`].
+    pub fn search(
+        &self,
+        registry: &str,
+        term: &str,
+        limit: usize,
+    ) -> Result<Vec<SearchEntry>, LoginError> {
+        let setup = |source| LoginError::Setup { registry: registry.to_owned(), source };
+        let registries = self.registries().map_err(setup)?;
+        registries
+            .wait(registries.client.search(registry, term, limit))
+            .map_err(|source| LoginError::Search { registry: registry.to_owned(), source })
+    }
+
+    fn credentials(&self) -> CredentialStore {
+        CredentialStore::new(registry::credentials(self.config()))
+    }
+}

@@ -1,0 +1,466 @@
+//! `push`: from the store to a registry.
+//!
+//! ```text
+//! tag ─ manifest ─ each blob: HEAD ─ mount from a sibling repository ─ upload
+//!          │                                     received blob, or tar compressed on the way
+//!          └ a build's plain tars: a second manifest with compressed layers, kept as RepoDigest
+//! ```
+//!
+//! What was received is pushed as received, so that its digest is the same everywhere. What a tar
+//! compresses to is remembered, so that the next push of it is a HEAD.
+
+mod layer;
+mod source;
+
+use davit_distribution::{Access, Session, Target as RemoteTarget};
+use davit_image::{
+    Compression, Descriptor, Digest, Document, ImageConfig, ImageId, Index, Manifest, Platform,
+    Raw, Reference, Repository,
+};
+use davit_store::{ImageCommit, ImageRow, Lease, RepoDigest, StoreError, StoredDocument, Target};
+
+use crate::{
+    Engine, Event, Hint, Progress,
+    pull::registry_hints,
+    registry::{Registries, RegistryError},
+};
+
+pub(crate) use self::source::{CompressedTar, StoredBlob};
+
+/// Layers that are sent at a time.
+const PARALLEL: usize = 3;
+const MANIFEST_BYTES: u64 = 4 << 20;
+const CONFIG_BYTES: u64 = 8 << 20;
+
+/// What to push.
+#[derive(Clone, Debug)]
+pub struct PushRequest {
+    /// The image, and where it goes.
+    pub reference: Reference,
+    /// Whether all tags of the repository go.
+    pub all_tags: bool,
+    /// The one platform of an index to be pushed.
+    pub platform: Option<Platform>,
+    /// How plain layers are compressed.
+    pub compression: LayerCompression,
+}
+
+/// How plain layers are compressed on their way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerCompression {
+    /// Format.
+    pub format: Compression,
+    /// Level; the format's default where none is given.
+    pub level: Option<u32>,
+}
+
+impl Default for LayerCompression {
+    fn default() -> Self {
+        Self { format: Compression::Gzip, level: None }
+    }
+}
+
+/// One tag that arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// The name at the registry.
+    pub reference: Reference,
+    /// What it names there.
+    pub digest: Digest,
+    /// Size of that manifest or index in bytes.
+    pub size_bytes: u64,
+}
+
+/// Why a push failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    /// The network side cannot be set up.
+    #[error("cannot push {reference}")]
+    Setup {
+        /// What was to go.
+        reference: String,
+        /// Cause.
+        #[source]
+        source: RegistryError,
+    },
+    /// The registry did not take it.
+    #[error("cannot push {reference}")]
+    Registry {
+        /// What was to go.
+        reference: String,
+        /// Cause.
+        #[source]
+        source: davit_distribution::Error,
+    },
+    /// The store did not give it.
+    #[error("cannot read {reference}")]
+    Store {
+        /// What was to go.
+        reference: String,
+        /// Cause.
+        #[source]
+        source: StoreError,
+    },
+    /// There is no such tag here.
+    #[error("there is no image {reference} to push")]
+    NotFound {
+        /// What was to go.
+        reference: String,
+        /// Local images whose names are near.
+        similar: Vec<String>,
+    },
+    /// A stored document is malformed.
+    #[error("stored document {digest} of {reference} is malformed")]
+    Document {
+        /// What was to go.
+        reference: String,
+        /// The document.
+        digest: Digest,
+    },
+    /// Parts are neither here nor at the registry.
+    #[error("{reference} is not whole here: {missing} is missing")]
+    Incomplete {
+        /// What was to go.
+        reference: String,
+        /// What is missing.
+        missing: Digest,
+    },
+    /// The index has nothing for the platform.
+    #[error("{reference} has no image for {platform} here")]
+    Platform {
+        /// What was to go.
+        reference: String,
+        /// Platform asked for.
+        platform: Platform,
+    },
+}
+
+impl Hint for PushError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Registry { reference, source } => registry_hints(reference, source, &[]),
+            Self::NotFound { reference, similar } => similar
+                .first()
+                .map(|near| format!("davit tag {near} {reference}"))
+                .into_iter()
+                .collect(),
+            Self::Incomplete { reference, .. } => vec![format!("davit pull {reference}")],
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Engine {
+    /// Pushes a tag, or all tags of a repository; blobs that the registry has are not sent.
+    ///
+    /// Blocks. The tag moves last, so that a push that fails leaves the registry's tag as it was.
+    ///
+    /// # Errors
+    /// See [`PushError`].
+    pub fn push(
+        &self,
+        request: &PushRequest,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Pushed>, PushError> {
+        let reference = request.reference.to_string();
+        let registries = self
+            .registries()
+            .map_err(|source| PushError::Setup { reference: reference.clone(), source })?;
+        let session = registries.client.session(request.reference.repository(), Access::Push);
+        let store_error = |source| PushError::Store { reference: reference.clone(), source };
+        let images = self.store().images().map_err(store_error)?;
+        let push =
+            Push { engine: self, registries: &registries, session, request, progress, images };
+        push.run()
+    }
+}
+
+/// One push in flight.
+struct Push<'a> {
+    engine: &'a Engine,
+    registries: &'a Registries,
+    session: Session,
+    request: &'a PushRequest,
+    progress: &'a dyn Progress,
+    /// All images, to find repositories that share layers.
+    images: Vec<ImageRow>,
+}
+
+/// A manifest with everything that is needed to send it.
+struct Loaded {
+    descriptor: Descriptor,
+    manifest: Raw<Manifest>,
+    config: ImageConfig,
+    config_bytes: Vec<u8>,
+}
+
+impl Push<'_> {
+    fn run(&self) -> Result<Vec<Pushed>, PushError> {
+        let store = self.engine.store();
+        let lease = store.lease("push").map_err(|e| self.store_error(e))?;
+        let repository = self.request.reference.repository();
+        self.message(&format!("The push refers to repository [{repository}]"));
+        let tags = self.tags()?;
+        let mut pushed = Vec::new();
+        for (reference, target) in tags {
+            lease.keep(&[target.digest]).map_err(|e| self.store_error(e))?;
+            let sent = self.push_target(&lease, &reference, &target)?;
+            pushed.push(Pushed { reference, digest: sent.digest, size_bytes: sent.size });
+        }
+        Ok(pushed)
+    }
+
+    /// The tags to push, each with what it names.
+    fn tags(&self) -> Result<Vec<(Reference, Target)>, PushError> {
+        let wanted = &self.request.reference;
+        let of_repository =
+            self.images.iter().flat_map(|image| &image.targets).flat_map(|(target, tags)| {
+                let own = tags.iter().filter(|tag| tag.repository() == wanted.repository());
+                own.map(|tag| (tag.clone(), target.clone()))
+            });
+        let found: Vec<_> = if self.request.all_tags {
+            of_repository.collect()
+        } else {
+            let named = |(tag, _): &(Reference, Target)| tag.tag() == wanted.tag();
+            of_repository.filter(named).take(1).collect()
+        };
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        let similar = self.engine.similar_images(wanted);
+        Err(PushError::NotFound { reference: wanted.familiar(), similar })
+    }
+
+    fn push_target(
+        &self,
+        lease: &Lease<'_>,
+        reference: &Reference,
+        target: &Target,
+    ) -> Result<Descriptor, PushError> {
+        let name = RemoteTarget::of(reference);
+        match self.document(&target.descriptor())? {
+            Document::Manifest(manifest) => {
+                let loaded = self.load(target.descriptor(), manifest)?;
+                let sent = self.push_manifest(lease, &loaded, Rewrite::Allowed)?;
+                self.name(lease, reference, &name, sent)
+            }
+            Document::Index(index) => self.push_index(lease, reference, target, &index),
+        }
+    }
+
+    /// Pushes an index with all its images, if they are all here or at the registry; else the one
+    /// image that is here.
+    fn push_index(
+        &self,
+        lease: &Lease<'_>,
+        reference: &Reference,
+        target: &Target,
+        index: &Raw<Index>,
+    ) -> Result<Descriptor, PushError> {
+        let name = RemoteTarget::of(reference);
+        if let Some(platform) = &self.request.platform {
+            let entry = index.value().choose(platform).cloned();
+            let entry = entry.ok_or_else(|| self.no_platform(platform))?;
+            return self.push_entry(lease, reference, &entry);
+        }
+        let mut here = Vec::new();
+        for entry in &index.value().manifests {
+            if let Some(loaded) = self.whole(entry)? {
+                here.push(loaded);
+            } else if !self.registry_has(entry)? {
+                return self.push_only_image(lease, reference, target, index);
+            }
+        }
+        for loaded in &here {
+            let sent = self.push_manifest(lease, loaded, Rewrite::Refused)?;
+            let by_digest = RemoteTarget::Digest(sent.descriptor.digest);
+            self.put(&by_digest, &sent)?;
+        }
+        let sent = Sent {
+            descriptor: target.descriptor(),
+            bytes: index.bytes().to_vec(),
+            image_id: target.image_id,
+            is_new: false,
+        };
+        self.name(lease, reference, &name, sent)
+    }
+
+    /// Pushes the image of an index whose other images are not here, and says so.
+    fn push_only_image(
+        &self,
+        lease: &Lease<'_>,
+        reference: &Reference,
+        target: &Target,
+        index: &Raw<Index>,
+    ) -> Result<Descriptor, PushError> {
+        for entry in &index.value().manifests {
+            let Some(loaded) = self.loaded(entry)? else { continue };
+            if target.image_id == Some(ImageId::new(loaded.manifest.value().config.digest)) {
+                let platform = loaded.config.platform();
+                self.message(&format!(
+                    "only the image for {platform} is here; it is pushed alone, without the index {}",
+                    target.digest
+                ));
+                return self.push_entry(lease, reference, entry);
+            }
+        }
+        Err(PushError::Incomplete { reference: reference.to_string(), missing: target.digest })
+    }
+
+    fn push_entry(
+        &self,
+        lease: &Lease<'_>,
+        reference: &Reference,
+        entry: &Descriptor,
+    ) -> Result<Descriptor, PushError> {
+        let loaded = self.loaded(entry)?.ok_or_else(|| self.missing(entry.digest))?;
+        let sent = self.push_manifest(lease, &loaded, Rewrite::Allowed)?;
+        self.name(lease, reference, &RemoteTarget::of(reference), sent)
+    }
+
+    /// Moves the tag and remembers the digest.
+    fn name(
+        &self,
+        lease: &Lease<'_>,
+        reference: &Reference,
+        name: &RemoteTarget,
+        sent: Sent,
+    ) -> Result<Descriptor, PushError> {
+        self.put(name, &sent)?;
+        let descriptor = sent.descriptor;
+        let media_type = descriptor.media_type.clone();
+        let mut commit = ImageCommit::default();
+        if sent.is_new {
+            commit.documents.push(StoredDocument::new(media_type, sent.bytes));
+        }
+        commit.repo_digests.push(RepoDigest {
+            reference: reference.repository().with_digest(descriptor.digest),
+            target: Target::new(&descriptor, sent.image_id),
+        });
+        self.engine.store().commit_images(lease, &commit).map_err(|e| self.store_error(e))?;
+        Ok(descriptor)
+    }
+
+    fn put(&self, name: &RemoteTarget, sent: &Sent) -> Result<(), PushError> {
+        let put = self.session.put_manifest(name, &sent.descriptor.media_type, sent.bytes.clone());
+        self.registries.wait(put).map(drop).map_err(|e| self.registry_error(e))
+    }
+
+    fn registry_has(&self, entry: &Descriptor) -> Result<bool, PushError> {
+        let target = RemoteTarget::Digest(entry.digest);
+        match self.registries.wait(self.session.resolve(&target)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(self.registry_error(error)),
+        }
+    }
+
+    /// An image whose manifest is here and which can be sent as it is.
+    fn whole(&self, entry: &Descriptor) -> Result<Option<Loaded>, PushError> {
+        let Some(loaded) = self.loaded(entry)? else { return Ok(None) };
+        let store = self.engine.store();
+        for layer in &loaded.manifest.value().layers {
+            let here = store.open_content(&layer.digest).map_err(|e| self.store_error(e))?;
+            if here.is_none() && !layer.media_type.is_nondistributable() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(loaded))
+    }
+
+    /// A manifest that is here.
+    fn loaded(&self, entry: &Descriptor) -> Result<Option<Loaded>, PushError> {
+        let store = self.engine.store();
+        if store.blob(&entry.digest).map_err(|e| self.store_error(e))?.is_none() {
+            return Ok(None);
+        }
+        match self.document(entry)? {
+            Document::Manifest(manifest) => self.load(entry.clone(), manifest).map(Some),
+            Document::Index(_) => Ok(None),
+        }
+    }
+
+    fn document(&self, descriptor: &Descriptor) -> Result<Document, PushError> {
+        let store = self.engine.store();
+        let bytes =
+            store.read_blob(&descriptor.digest, MANIFEST_BYTES).map_err(|e| self.store_error(e))?;
+        Document::parse(bytes, Some(&descriptor.media_type))
+            .map_err(|_| self.malformed(descriptor.digest))
+    }
+
+    fn load(&self, descriptor: Descriptor, manifest: Raw<Manifest>) -> Result<Loaded, PushError> {
+        let digest = manifest.value().config.digest;
+        let config_bytes = self
+            .engine
+            .store()
+            .read_blob(&digest, CONFIG_BYTES)
+            .map_err(|e| self.store_error(e))?;
+        let config: ImageConfig =
+            serde_json::from_slice(&config_bytes).map_err(|_| self.malformed(digest))?;
+        if config.rootfs.diff_ids.len() != manifest.value().layers.len() {
+            return Err(self.malformed(descriptor.digest));
+        }
+        Ok(Loaded { descriptor, manifest, config, config_bytes })
+    }
+
+    /// Other repositories of the same registry that hold images with this layer.
+    fn siblings(&self, diff_id: &davit_image::DiffId) -> Vec<Repository> {
+        let own = self.request.reference.repository();
+        let mut siblings: Vec<Repository> = self
+            .images
+            .iter()
+            .filter(|image| image.layers.contains(diff_id))
+            .flat_map(|image| &image.repo_digests)
+            .map(|known| known.repository().clone())
+            .filter(|other| other.registry() == own.registry() && other != own)
+            .collect();
+        siblings.sort();
+        siblings.dedup();
+        siblings
+    }
+
+    fn message(&self, text: &str) {
+        self.progress.report(Event::Message(text));
+    }
+
+    fn target_name(&self) -> String {
+        self.request.reference.to_string()
+    }
+
+    fn registry_error(&self, source: davit_distribution::Error) -> PushError {
+        PushError::Registry { reference: self.target_name(), source }
+    }
+
+    fn store_error(&self, source: StoreError) -> PushError {
+        PushError::Store { reference: self.target_name(), source }
+    }
+
+    fn malformed(&self, digest: Digest) -> PushError {
+        PushError::Document { reference: self.target_name(), digest }
+    }
+
+    fn missing(&self, missing: Digest) -> PushError {
+        PushError::Incomplete { reference: self.target_name(), missing }
+    }
+
+    fn no_platform(&self, platform: &Platform) -> PushError {
+        PushError::Platform { reference: self.target_name(), platform: platform.clone() }
+    }
+}
+
+/// Whether a manifest may be replaced by one with compressed layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rewrite {
+    Allowed,
+    /// An index names it by digest.
+    Refused,
+}
+
+/// A manifest or index whose parts are at the registry.
+struct Sent {
+    descriptor: Descriptor,
+    bytes: Vec<u8>,
+    image_id: Option<ImageId>,
+    /// Whether it was made for this push.
+    is_new: bool,
+}

@@ -1,0 +1,262 @@
+//! The blobs of one image on their way out.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use davit_distribution::BlobSource;
+use davit_image::{Compression, Descriptor, DiffId, ImageId, Manifest, MediaType, Raw};
+use davit_layer::{CompressOptions, compressor_name};
+use davit_store::{Durability, LayerBlob, Lease};
+
+use crate::Event;
+
+use super::{CompressedTar, Loaded, PARALLEL, Push, PushError, Rewrite, Sent, StoredBlob};
+
+/// How a layer is to be sent.
+enum Form {
+    /// Not at all: others serve it.
+    Foreign,
+    /// As the descriptor says; the bytes are here, or the registry has them.
+    Blob(Descriptor),
+    /// Its tar, compressed; the descriptor if that is known.
+    Tar(Option<Descriptor>),
+}
+
+impl Push<'_> {
+    /// Sends config and layers of an image; returns the manifest that names them, which is the
+    /// stored one if every layer is sent as that says.
+    pub(super) fn push_manifest(
+        &self,
+        lease: &Lease<'_>,
+        image: &Loaded,
+        rewrite: Rewrite,
+    ) -> Result<Sent, PushError> {
+        let manifest = image.manifest.value();
+        let layers: Vec<_> =
+            manifest.layers.iter().zip(image.config.rootfs.diff_ids.iter().copied()).collect();
+        let sent = self.in_parallel(&layers, |(layer, diff_id)| {
+            self.push_layer(lease, (layer, *diff_id), manifest, rewrite)
+        })?;
+        self.push_config(image)?;
+        let image_id = Some(ImageId::new(manifest.config.digest));
+        if sent == manifest.layers {
+            let (descriptor, bytes) = (image.descriptor.clone(), image.manifest.bytes().to_vec());
+            return Ok(Sent { descriptor, bytes, image_id, is_new: false });
+        }
+        let second = Raw::write(Manifest { layers: sent, ..manifest.clone() });
+        let media_type = image.descriptor.media_type.clone();
+        let descriptor = Descriptor::new(media_type, second.digest(), second.size_bytes());
+        Ok(Sent { descriptor, bytes: second.bytes().to_vec(), image_id, is_new: true })
+    }
+
+    /// Runs `work` on all items, a few at a time; results in order, the first error ends it.
+    fn in_parallel<I: Sync, T: Send>(
+        &self,
+        items: &[I],
+        work: impl Fn(&I) -> Result<T, PushError> + Sync,
+    ) -> Result<Vec<T>, PushError> {
+        let queue = Mutex::new(items.iter().enumerate());
+        let failed = AtomicBool::new(false);
+        let results = Mutex::new(Vec::new());
+        let run = || {
+            while !failed.load(Ordering::Relaxed) {
+                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some((position, item)) = next else { return };
+                let result = work(item);
+                if result.is_err() {
+                    failed.store(true, Ordering::Relaxed);
+                }
+                results.lock().unwrap_or_else(PoisonError::into_inner).push((position, result));
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..PARALLEL.min(items.len()) {
+                scope.spawn(run);
+            }
+        });
+        let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+        results.sort_by_key(|(position, _)| *position);
+        results.into_iter().map(|(_, result)| result).collect()
+    }
+
+    /// Sends one layer; returns the descriptor by which the manifest is to name it.
+    fn push_layer(
+        &self,
+        lease: &Lease<'_>,
+        (layer, diff_id): (&Descriptor, DiffId),
+        manifest: &Manifest,
+        rewrite: Rewrite,
+    ) -> Result<Descriptor, PushError> {
+        let held = lease.keep(&[layer.digest, diff_id.digest()]);
+        held.map_err(|e| self.store_error(e))?;
+        let item = diff_id.digest().short_hex();
+        let form = self.form(layer, diff_id, rewrite)?;
+        match form {
+            Form::Foreign => {
+                self.done(&item, "Skipped foreign layer");
+                Ok(layer.clone())
+            }
+            Form::Blob(blob) => {
+                if !self.is_there(&item, &blob, diff_id)? {
+                    let source = StoredBlob::open(self.engine.store(), &blob.digest)
+                        .map_err(|e| self.store_error(e))?
+                        .ok_or_else(|| self.missing(blob.digest))?;
+                    self.send(&item, &source, Some(&blob))?;
+                }
+                Ok(blob)
+            }
+            Form::Tar(known) => {
+                if let Some(known) = &known
+                    && self.is_there(&item, known, diff_id)?
+                {
+                    return Ok(known.clone());
+                }
+                self.compress(&item, diff_id, known.as_ref(), manifest)
+            }
+        }
+    }
+
+    /// Decides how a layer is sent: as named if the bytes are here; as received earlier, if its
+    /// plain tar is what the manifest names; else compressed.
+    fn form(
+        &self,
+        layer: &Descriptor,
+        diff_id: DiffId,
+        rewrite: Rewrite,
+    ) -> Result<Form, PushError> {
+        let store = self.engine.store();
+        if layer.media_type.is_nondistributable() && !layer.urls.is_empty() {
+            return Ok(Form::Foreign);
+        }
+        let here = store.blob(&layer.digest).map_err(|e| self.store_error(e))?;
+        if here.is_some() || rewrite == Rewrite::Refused {
+            return Ok(Form::Blob(layer.clone()));
+        }
+        let forms = store.layer_blobs(&diff_id).map_err(|e| self.store_error(e))?;
+        let is_plain = layer.digest == diff_id.digest();
+        if is_plain {
+            for form in forms.iter().filter(|form| form.encoding.is_empty()) {
+                if store.blob(&form.digest).map_err(|e| self.store_error(e))?.is_some() {
+                    return Ok(Form::Blob(described(form)));
+                }
+            }
+        } else if self.registry_has_blob(layer, diff_id)? {
+            return Ok(Form::Blob(layer.clone()));
+        }
+        let encoding = compressor_name(&self.compress_options());
+        let known = forms.iter().find(|form| form.encoding == encoding);
+        Ok(Form::Tar(known.map(described)))
+    }
+
+    /// Tells whether the registry has a blob that is no longer here.
+    fn registry_has_blob(&self, blob: &Descriptor, diff_id: DiffId) -> Result<bool, PushError> {
+        self.is_there("", blob, diff_id)
+    }
+
+    /// Tells whether the registry has the blob in this repository, or brings it in from another.
+    fn is_there(&self, item: &str, blob: &Descriptor, diff_id: DiffId) -> Result<bool, PushError> {
+        /// Each candidate costs a request.
+        const MOST_CANDIDATES: usize = 3;
+        let found = self.wait(self.session.blob_size(&blob.digest))?;
+        if found.is_some() {
+            self.done(item, "Layer already exists");
+            return Ok(true);
+        }
+        for from in self.siblings(&diff_id).iter().take(MOST_CANDIDATES) {
+            if self.wait(self.session.mount_blob(&blob.digest, from))? {
+                self.done(item, &format!("Mounted from {}", from.path()));
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn compress(
+        &self,
+        item: &str,
+        diff_id: DiffId,
+        known: Option<&Descriptor>,
+        manifest: &Manifest,
+    ) -> Result<Descriptor, PushError> {
+        let store = self.engine.store();
+        let options = self.compress_options();
+        let source = CompressedTar::open(store, &diff_id, options)
+            .map_err(|e| self.store_error(e))?
+            .ok_or_else(|| self.missing(diff_id.digest()))?;
+        let sent = self.send(item, &source, known)?;
+        let is_docker = manifest.media_type.as_ref() == Some(&MediaType::DOCKER_MANIFEST);
+        let blob =
+            Descriptor::new(layer_type(options.compression, is_docker), sent.digest, sent.size);
+        let form = LayerBlob {
+            digest: blob.digest,
+            diff_id,
+            size: blob.size,
+            media_type: blob.media_type.clone(),
+            encoding: compressor_name(&options),
+        };
+        store.record_layer_blob(&form, Durability::Lazy).map_err(|e| self.store_error(e))?;
+        Ok(blob)
+    }
+
+    fn compress_options(&self) -> CompressOptions {
+        CompressOptions {
+            compression: self.request.compression.format,
+            level: self.request.compression.level,
+            threads: thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+
+    fn send(
+        &self,
+        item: &str,
+        source: &dyn BlobSource,
+        expected: Option<&Descriptor>,
+    ) -> Result<Descriptor, PushError> {
+        let total_bytes = source.size();
+        self.progress.report(Event::Phase { item, phase: "Pushing", total_bytes });
+        let sent = self.wait(self.session.upload(source, expected))?;
+        self.done(item, "Pushed");
+        Ok(Descriptor::new(MediaType::OCI_LAYER, sent.digest, sent.size_bytes))
+    }
+
+    fn push_config(&self, image: &Loaded) -> Result<(), PushError> {
+        let digest = image.manifest.value().config.digest;
+        if self.wait(self.session.blob_size(&digest))?.is_none() {
+            self.wait(self.session.upload_bytes(image.config_bytes.clone().into()))?;
+        }
+        Ok(())
+    }
+
+    fn wait<T>(
+        &self,
+        future: impl Future<Output = Result<T, davit_distribution::Error>>,
+    ) -> Result<T, PushError> {
+        self.registries.handle().block_on(future).map_err(|e| self.registry_error(e))
+    }
+
+    fn done(&self, item: &str, status: &str) {
+        if !item.is_empty() {
+            self.progress.report(Event::Done { item, status });
+        }
+    }
+}
+
+fn described(form: &LayerBlob) -> Descriptor {
+    Descriptor::new(form.media_type.clone(), form.digest, form.size)
+}
+
+fn layer_type(compression: Compression, is_docker: bool) -> MediaType {
+    match (compression, is_docker) {
+        (Compression::None, false) => MediaType::OCI_LAYER,
+        (Compression::Gzip, false) => MediaType::OCI_LAYER_GZIP,
+        (Compression::Zstd, false) => MediaType::OCI_LAYER_ZSTD,
+        (Compression::None, true) => MediaType::DOCKER_LAYER,
+        (Compression::Gzip, true) => MediaType::DOCKER_LAYER_GZIP,
+        (Compression::Zstd, true) => MediaType::DOCKER_LAYER_ZSTD,
+    }
+}
