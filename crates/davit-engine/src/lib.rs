@@ -21,7 +21,7 @@ pub use davit_distribution::{Saved, Secret, wire::SearchEntry};
 pub use davit_image as image;
 pub use engine::{Engine, OpenError};
 pub use error::Hint;
-pub use login::{DEFAULT_REGISTRY, LoginError};
+pub use login::{Accounts, DEFAULT_REGISTRY, LoginError};
 pub use progress::{Event, Progress, Silent};
 pub use pull::{MOST_PARALLEL, PullError, PullRequest, Pulled};
 pub use push::{LayerCompression, PushError, PushRequest, Pushed};

@@ -3,8 +3,8 @@
 use davit_distribution::{CredentialError, CredentialStore, Saved, Secret, wire::SearchEntry};
 
 use crate::{
-    Engine, Hint,
-    registry::{self, RegistryError},
+    Config, Hint,
+    registry::{self, Registries, RegistryError},
 };
 
 /// Name of the registry that is meant where none is given.
@@ -68,7 +68,19 @@ impl Hint for LoginError {
     }
 }
 
-impl Engine {
+/// Accounts and searches at registries; needs no store, hence no privilege.
+#[derive(Clone, Copy, Debug)]
+pub struct Accounts<'a> {
+    config: &'a Config,
+}
+
+impl<'a> Accounts<'a> {
+    /// Works with the credential files that `config` names.
+    #[must_use]
+    pub const fn new(config: &'a Config) -> Self {
+        Self { config }
+    }
+
     /// Checks an account and keeps its credential for later commands; tells where.
     ///
     /// # Errors
@@ -80,7 +92,7 @@ impl Engine {
         password: Secret,
     ) -> Result<Saved, LoginError> {
         let setup = |source| LoginError::Setup { registry: registry.to_owned(), source };
-        let registries = self.registries().map_err(setup)?;
+        let registries = Registries::open(self.config).map_err(setup)?;
         let login = registries
             .wait(registries.client.login(registry, username, password))
             .map_err(|source| LoginError::Login { registry: registry.to_owned(), source })?;
@@ -110,13 +122,13 @@ impl Engine {
         limit: usize,
     ) -> Result<Vec<SearchEntry>, LoginError> {
         let setup = |source| LoginError::Setup { registry: registry.to_owned(), source };
-        let registries = self.registries().map_err(setup)?;
+        let registries = Registries::open(self.config).map_err(setup)?;
         registries
             .wait(registries.client.search(registry, term, limit))
             .map_err(|source| LoginError::Search { registry: registry.to_owned(), source })
     }
 
     fn credentials(&self) -> CredentialStore {
-        CredentialStore::new(registry::credentials(self.config()))
+        CredentialStore::new(registry::credentials(self.config))
     }
 }

@@ -17,7 +17,7 @@ mod fetch;
 mod layer;
 
 use davit_distribution::{Access, Session, Target as RemoteTarget};
-use davit_image::{Descriptor, Digest, DocumentError, ImageId, Platform, Reference};
+use davit_image::{Descriptor, Digest, DocumentError, ImageId, Platform, Reference, Repository};
 use davit_layer::ReadError;
 use davit_store::{ImageCommit, Lease, RepoDigest, StoreError, TagUpdate, Target};
 
@@ -129,6 +129,13 @@ pub enum PullError {
 }
 
 impl PullError {
+    /// Tells bytes that are not what they should be from bytes that could not be had or written.
+    const fn is_wrong_content(&self) -> bool {
+        use ReadError as E;
+        let Self::Layer { source, .. } = self else { return false };
+        !matches!(source, E::Read(_) | E::WriteTar(_) | E::WriteBlob(_))
+    }
+
     /// The registry's error, if it was one.
     #[must_use]
     pub const fn registry_error(&self) -> Option<&davit_distribution::Error> {
@@ -320,6 +327,26 @@ impl Pull<'_> {
 }
 
 impl Engine {
+    /// All tags of a repository at its registry, as references.
+    ///
+    /// # Errors
+    /// [`PullError::Registry`].
+    pub fn remote_tags(&self, repository: &Repository) -> Result<Vec<Reference>, PullError> {
+        let reference = repository.to_string();
+        let registries = self
+            .registries()
+            .map_err(|source| PullError::Setup { reference: reference.clone(), source })?;
+        let session = registries.client.session(repository, Access::Pull);
+        let tags = registries.wait(session.tags()).map_err(|source| PullError::Registry {
+            reference,
+            source,
+            similar: Vec::new(),
+        })?;
+        // A tag that breaks the grammar cannot be named, hence not pulled either.
+        let tags = tags.iter().filter_map(|tag| tag.parse().ok());
+        Ok(tags.map(|tag| repository.with_tag(tag)).collect())
+    }
+
     /// Local names that a mistyped reference may have meant, nearest first, at most two.
     pub(crate) fn similar_images(&self, wanted: &Reference) -> Vec<String> {
         let wanted = wanted.familiar();

@@ -43,7 +43,14 @@ pub enum RegistryError {
 impl Engine {
     /// Starts the network side; sends nothing yet.
     pub(crate) fn registries(&self) -> Result<Registries, RegistryError> {
-        let client = Client::new(client_config(self.config())?);
+        Registries::open(self.config())
+    }
+}
+
+impl Registries {
+    /// Starts the network side; sends nothing yet.
+    pub(crate) fn open(config: &Config) -> Result<Self, RegistryError> {
+        let client = Client::new(client_config(config)?);
         // One thread carries a gigabyte per second; the others are for inflating.
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
@@ -51,11 +58,9 @@ impl Engine {
             .enable_all()
             .build()
             .map_err(RegistryError::Runtime)?;
-        Ok(Registries { client, runtime })
+        Ok(Self { client, runtime })
     }
-}
 
-impl Registries {
     /// Waits for a future.
     pub(crate) fn wait<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)

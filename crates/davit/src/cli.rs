@@ -44,6 +44,16 @@ pub(crate) struct Global {
 /// The verbs, in the order of `davit --help`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Download an image from a registry
+    Pull(commands::pull::PullArgs),
+    /// Upload an image to a registry
+    Push(commands::push::PushArgs),
+    /// Authenticate to a registry
+    Login(commands::login::LoginArgs),
+    /// Log out from a registry
+    Logout(commands::login::LogoutArgs),
+    /// Search a registry for images
+    Search(commands::search::SearchArgs),
     /// Show the version
     Version(commands::version::VersionArgs),
     /// Show the roots and the configuration file, or explain its keys
@@ -105,6 +115,11 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
     }
     let context = Context { global: cli.global };
     match cli.command {
+        Command::Pull(args) => commands::pull::run(&args, &context),
+        Command::Push(args) => commands::push::run(&args, &context),
+        Command::Login(args) => commands::login::run(args, &context),
+        Command::Logout(args) => commands::login::logout(&args, &context),
+        Command::Search(args) => commands::search::run(&args, &context),
         Command::Version(args) => commands::version::run(&args),
         Command::Config(args) => commands::config::run(&context, &args),
         Command::Completion(args) => commands::completion::run(&args),

@@ -2,4 +2,8 @@
 
 pub(crate) mod completion;
 pub(crate) mod config;
+pub(crate) mod login;
+pub(crate) mod pull;
+pub(crate) mod push;
+pub(crate) mod search;
 pub(crate) mod version;

@@ -11,6 +11,7 @@ mod error;
 mod format;
 mod printer;
 mod progress;
+mod reference;
 mod units;
 
 use std::process::ExitCode;

@@ -150,8 +150,8 @@ impl Pull<'_> {
         self.progress.report(Event::Phase { item: &item, phase: "Downloading", total_bytes });
         let mut pass = self.pass(lease, (blob, diff_id), &mut ingest, failed);
         // A layer that is given up because another failed has nothing wrong with it.
-        let is_wrong = |pass: &Result<_, _>| {
-            matches!(pass, Err(PullError::Layer { .. })) && !failed.load(Ordering::Relaxed)
+        let is_wrong = |pass: &Result<_, PullError>| {
+            pass.as_ref().is_err_and(PullError::is_wrong_content) && !failed.load(Ordering::Relaxed)
         };
         if is_wrong(&pass) && ingest.resumed() > 0 {
             tracing::warn!("the interrupted download of {} is of no use", blob.digest);

@@ -1,0 +1,96 @@
+//! `davit push`
+
+use davit_engine::{
+    LayerCompression, PushRequest,
+    image::{Compression, Platform},
+};
+
+use crate::{
+    cli::Context,
+    error::CliError,
+    printer,
+    progress::ProgressMode,
+    reference::{self, TagNote},
+};
+
+/// Arguments of `davit push`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PushArgs {
+    /// Image to push
+    #[arg(value_name = "NAME[:TAG]")]
+    name: String,
+    /// Push all tags of the repository
+    #[arg(short, long)]
+    all_tags: bool,
+    /// Push the image for this platform alone, without its index
+    #[arg(long)]
+    platform: Option<Platform>,
+    /// Print the image's name alone
+    #[arg(short, long)]
+    quiet: bool,
+    /// How progress is shown
+    #[arg(long, value_enum, default_value_t, conflicts_with = "quiet")]
+    progress: ProgressMode,
+    /// How layers that were built here are compressed
+    #[arg(long, value_enum, default_value_t)]
+    compression: CompressionFormat,
+    /// Level of the compression: gzip 1 to 9, zstd 1 to 19
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=19))]
+    compression_level: Option<u32>,
+    /// Accepted for Docker's sake; digests are always verified
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    disable_content_trust: Option<bool>,
+}
+
+/// Values of `--compression`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum CompressionFormat {
+    /// Understood by everyone.
+    #[default]
+    Gzip,
+    /// Smaller and faster.
+    Zstd,
+    /// Plain tars.
+    Uncompressed,
+}
+
+/// Runs `davit push`.
+///
+/// # Errors
+/// No such image, or the registry does not take it.
+pub(crate) fn run(args: &PushArgs, context: &Context) -> Result<u8, CliError> {
+    let format = match args.compression {
+        CompressionFormat::Gzip => Compression::Gzip,
+        CompressionFormat::Zstd => Compression::Zstd,
+        CompressionFormat::Uncompressed => Compression::None,
+    };
+    if format == Compression::Gzip && args.compression_level.is_some_and(|level| level > 9) {
+        return Err(CliError::usage("gzip has levels 1 to 9"));
+    }
+    let reference = if args.all_tags {
+        reference::repository(&args.name)?.with_tag(davit_engine::image::Tag::latest())
+    } else {
+        reference::parse(&args.name, TagNote::unless(args.quiet))?
+    };
+    if reference.digest().is_some() {
+        return Err(CliError::user("cannot push a digest reference"));
+    }
+    let request = PushRequest {
+        reference,
+        all_tags: args.all_tags,
+        platform: args.platform.clone(),
+        compression: LayerCompression { format, level: args.compression_level },
+    };
+    let mode = if args.quiet { ProgressMode::Quiet } else { args.progress };
+    let pushed = context.engine()?.push(&request, &*context.progress(mode))?;
+    for pushed in pushed {
+        if args.quiet {
+            printer::line(&pushed.reference.to_string())?;
+        } else {
+            let tag = pushed.reference.tag().map(ToString::to_string).unwrap_or_default();
+            let (digest, size) = (pushed.digest, pushed.size_bytes);
+            printer::line(&format!("{tag}: digest: {digest} size: {size}"))?;
+        }
+    }
+    Ok(0)
+}

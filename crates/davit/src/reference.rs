@@ -1,0 +1,48 @@
+//! References as the user types them.
+
+use davit_engine::image::{Reference, Repository};
+
+use crate::{error::CliError, printer};
+
+/// Whether a tag that was assumed is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TagNote {
+    /// On standard error, as Docker does.
+    Shown,
+    /// Not at all.
+    Silent,
+}
+
+impl TagNote {
+    /// Silent for `--quiet`.
+    pub(crate) const fn unless(quiet: bool) -> Self {
+        if quiet { Self::Silent } else { Self::Shown }
+    }
+}
+
+/// Parses a reference; tells which tag was assumed.
+///
+/// # Errors
+/// What is wrong with the text.
+pub(crate) fn parse(text: &str, note: TagNote) -> Result<Reference, CliError> {
+    let reference: Reference =
+        text.parse().map_err(|error| CliError::user(format!("invalid reference: {error}")))?;
+    // The last part names a tag or digest only after a colon or an at sign.
+    let last = text.rsplit('/').next().unwrap_or(text);
+    if note == TagNote::Shown && !last.contains([':', '@']) {
+        printer::note("Using default tag: latest");
+    }
+    Ok(reference)
+}
+
+/// Parses a repository, without a tag or digest.
+///
+/// # Errors
+/// What is wrong with the text.
+pub(crate) fn repository(text: &str) -> Result<Repository, CliError> {
+    let last = text.rsplit('/').next().unwrap_or(text);
+    if last.contains([':', '@']) {
+        return Err(CliError::usage("a tag can't be used with --all-tags/-a"));
+    }
+    text.parse().map_err(|error| CliError::user(format!("invalid reference: {error}")))
+}
