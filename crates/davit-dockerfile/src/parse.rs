@@ -105,6 +105,7 @@ impl Reader {
         if !more && kept.is_empty() {
             return Ok(());
         }
+        let start = Span { start: offset, end: offset, ..line.span() };
         joined.push(kept, offset, line.number);
         while more {
             let Some(line) = lines.next()? else { break };
@@ -120,7 +121,7 @@ impl Reader {
             joined.push(kept, line.offset, line.number);
             more = again;
         }
-        self.instruction(&joined, lines)
+        self.instruction(&joined, start, lines)
     }
 
     /// The line without its continuation, and whether it has one: an escape character with blanks
@@ -133,8 +134,15 @@ impl Reader {
         if kept.ends_with(escape) { (text, false) } else { (kept, true) }
     }
 
-    fn instruction(&mut self, joined: &Joined, lines: &mut Lines<'_>) -> Result<(), ParseError> {
+    /// Reads the instruction that begins at `start`, which may be a continuation without words.
+    fn instruction(
+        &mut self,
+        joined: &Joined,
+        start: Span,
+        lines: &mut Lines<'_>,
+    ) -> Result<(), ParseError> {
         let mut node = Node::read(joined, self.syntax.directives.escape())?;
+        node.span = node.span.join(start);
         for delimiter in node.delimiters(joined.whole().as_str())? {
             let heredoc = heredoc::body(delimiter, lines, &node.keyword)?;
             node.span = node.span.join(heredoc.span);
