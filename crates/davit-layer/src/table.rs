@@ -26,6 +26,7 @@ pub use self::{
     file::TableError,
 };
 pub(crate) use build::{follow, is_allowed_xattr, printable};
+pub(crate) use file::{Section, Sections, decode_facts, encode_facts};
 
 use crate::{
     Entry, Extents, Kind, Mtime, Xattrs, path,

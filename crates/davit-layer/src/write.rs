@@ -5,21 +5,24 @@
 
 mod batch;
 mod header;
-mod parallel;
 
 use std::{cmp::Ordering, fs::File, io, sync::Arc};
 
 use davit_image::{Algorithm, DiffId, Digester};
 
 use self::{
-    batch::{Batch, Plan},
+    batch::{Batch, Batches, Plan, Task},
     header::WHITEOUT_PREFIX,
 };
 use crate::{
     BuildError, Entry, Extent, Extents, Kind, LayerFacts, Mtime, Table, TableBuilder, TableLimits,
-    XattrMap, Xattrs, path,
+    XattrMap, Xattrs, ordered, path,
     table::{is_allowed_xattr, printable},
 };
+pub(crate) use batch::read_extents;
+
+/// Tasks that may be under way: each about 0.5 MiB, at most 1.5.
+const WINDOW: usize = 12;
 
 /// One path of a layer to write.
 #[derive(Clone, Debug)]
@@ -215,7 +218,18 @@ pub fn write_layer(
         size: 0,
         builder: TableBuilder::new(TableLimits::default()),
     };
-    parallel::run(&plan, &mut sink)?;
+    let tasks = plan.tasks();
+    let batches = Batches { plan: &plan, tasks: &tasks };
+    ordered::run(
+        &batches,
+        options.readers,
+        WINDOW,
+        &mut |task, batch| match (&tasks[task], batch) {
+            (Task::Large(position), _) => sink.stream(*position),
+            (Task::Batch(_), Some(batch)) => sink.write(batch),
+            (Task::Batch(_), None) => Ok(()),
+        },
+    )?;
     sink.finish()
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{Change, ChangeKind, Opener, Source, WriteError, WriteOptions, header};
-use crate::{Extent, table::printable};
+use crate::{Extent, ordered::Work, table::printable};
 
 /// A batch is closed when it holds this much.
 const BATCH_BYTES: u64 = 512 << 10;
@@ -193,6 +193,36 @@ impl Plan<'_> {
 
     fn content(&self, position: usize, source: io::Error) -> WriteError {
         WriteError::Content { path: printable(&self.changes[position].path), source }
+    }
+}
+
+/// The plan as work for several threads.
+pub(super) struct Batches<'a> {
+    pub(super) plan: &'a Plan<'a>,
+    pub(super) tasks: &'a [Task],
+}
+
+impl Work for Batches<'_> {
+    type Product = Batch;
+    type Error = WriteError;
+
+    fn count(&self) -> usize {
+        self.tasks.len()
+    }
+
+    fn is_consumers(&self, task: usize) -> bool {
+        matches!(self.tasks[task], Task::Large(_))
+    }
+
+    fn produce(&self, task: usize, batch: Batch) -> Result<Batch, WriteError> {
+        match &self.tasks[task] {
+            Task::Batch(range) => self.plan.fill(range.clone(), batch),
+            Task::Large(_) => Ok(batch),
+        }
+    }
+
+    fn panicked(&self) -> WriteError {
+        WriteError::Write(io::Error::other("a thread that reads contents panicked"))
     }
 }
 
