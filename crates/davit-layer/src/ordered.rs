@@ -34,13 +34,17 @@ pub(crate) trait Work: Sync {
     fn panicked(&self) -> Self::Error;
 }
 
+/// What happens to the products, one after the other.
+pub(crate) type Consume<'c, W> =
+    dyn FnMut(usize, Option<&<W as Work>::Product>) -> Result<(), <W as Work>::Error> + 'c;
+
 /// Runs `work` on `workers` threads, at most `window` pieces ahead; `consume` gets the products in
 /// order, on the calling thread, and `None` for the pieces that are the consumer's.
 pub(crate) fn run<W: Work>(
     work: &W,
     workers: usize,
     window: usize,
-    consume: &mut dyn FnMut(usize, Option<&W::Product>) -> Result<(), W::Error>,
+    consume: &mut Consume<'_, W>,
 ) -> Result<(), W::Error> {
     let count = work.count();
     if count < PIECES_FOR_THREADS {
@@ -59,10 +63,7 @@ pub(crate) fn run<W: Work>(
     })
 }
 
-fn alone<W: Work>(
-    work: &W,
-    consume: &mut dyn FnMut(usize, Option<&W::Product>) -> Result<(), W::Error>,
-) -> Result<(), W::Error> {
+fn alone<W: Work>(work: &W, consume: &mut Consume<'_, W>) -> Result<(), W::Error> {
     let mut product = W::Product::default();
     for piece in 0..work.count() {
         if work.is_consumers(piece) {
@@ -140,10 +141,7 @@ impl<W: Work> Desk<'_, W> {
         }
     }
 
-    fn consume(
-        &self,
-        consume: &mut dyn FnMut(usize, Option<&W::Product>) -> Result<(), W::Error>,
-    ) -> Result<(), W::Error> {
+    fn consume(&self, consume: &mut Consume<'_, W>) -> Result<(), W::Error> {
         for piece in 0..self.work.count() {
             let spare = if self.work.is_consumers(piece) {
                 consume(piece, None)?;
