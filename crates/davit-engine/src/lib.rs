@@ -6,23 +6,33 @@
 
 #![forbid(unsafe_code)]
 
+mod archive;
+mod change;
 mod config;
 mod engine;
 mod error;
+mod images;
 mod login;
 pub mod process;
 mod progress;
 mod pull;
 mod push;
 mod registry;
+mod system;
 
+pub use archive::{FileError, ImportRequest, LoadRequest, Loaded, SaveRequest};
+pub use change::ChangeError;
 pub use config::{Config, Settings};
 pub use davit_distribution::{Saved, Secret, wire::SearchEntry};
 pub use davit_image as image;
 pub use engine::{Engine, OpenError};
 pub use error::Hint;
+pub use images::{
+    HistoryLine, ImageError, ImageInspect, ImagePrune, OpenImage, Pruned, Removal, RemoveRequest,
+};
 pub use login::{Accounts, DEFAULT_REGISTRY, LoginError};
 pub use progress::{Event, Progress, Silent};
 pub use pull::{MOST_PARALLEL, PullError, PullRequest, Pulled};
 pub use push::{LayerCompression, PushError, PushRequest, Pushed};
 pub use registry::RegistryError;
+pub use system::{BuildCacheUsage, CheckMode, ContainerUsage, DiskUsage, ImageUsage, VolumeUsage};

@@ -76,8 +76,17 @@ pub struct ImageRow {
     pub labels: std::collections::BTreeMap<String, String>,
     /// Its layers, bottom first.
     pub layers: Vec<DiffId>,
-    /// Ids of containers made of it.
-    pub containers: Vec<String>,
+    /// Containers made of it.
+    pub containers: Vec<ImageUser>,
+}
+
+/// A container that is made of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageUser {
+    /// The container's id.
+    pub id: String,
+    /// First word of its status, as of the last command that knew.
+    pub status: String,
 }
 
 /// An image found by name or id.
@@ -612,8 +621,8 @@ fn fill_names(c: &Connection, image: &mut ImageRow) -> rusqlite::Result<()> {
         .collect::<Result<_, _>>()?;
     image.layers = layers_of(c, &image.id)?;
     image.containers = c
-        .prepare_cached("SELECT id FROM containers WHERE image_id = ? ORDER BY created")?
-        .query_map([&id], |row| row.get(0))?
+        .prepare_cached("SELECT id, status FROM containers WHERE image_id = ? ORDER BY created")?
+        .query_map([&id], |row| Ok(ImageUser { id: row.get(0)?, status: row.get(1)? }))?
         .collect::<Result<_, _>>()?;
     Ok(())
 }

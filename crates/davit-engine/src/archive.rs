@@ -1,0 +1,75 @@
+//! Images as files: `save`, `load`, `import`.
+
+mod import;
+mod load;
+mod save;
+
+use davit_image::Digest;
+use davit_layer::ReadError;
+use davit_store::{StoreError, archive::ArchiveError};
+
+pub use import::ImportRequest;
+pub use load::{LoadRequest, Loaded};
+pub use save::SaveRequest;
+
+use crate::{ChangeError, Hint, ImageError};
+
+/// Why an archive cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The archive itself is refused.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// A layer in it is malformed.
+    #[error("layer {member} of the archive is malformed")]
+    Layer {
+        /// Its name in the archive.
+        member: String,
+        /// Cause.
+        source: ReadError,
+    },
+    /// The stream cannot be read.
+    #[error("cannot read the archive")]
+    Read(#[source] std::io::Error),
+    /// An image is refused.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A `--change` is refused.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// Content that an image needs is not in the store.
+    #[error("{digest} of {name} is not in the store")]
+    Missing {
+        /// The image.
+        name: String,
+        /// What is missing.
+        digest: Digest,
+    },
+    /// The image has nothing for the platform asked for.
+    #[error("{name} has no image for {platform} here")]
+    Platform {
+        /// The image.
+        name: String,
+        /// The platform asked for.
+        platform: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Hint for FileError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Image(error) => error.hints(),
+            Self::Store(error) if error.is_no_space() => vec!["davit system prune".to_owned()],
+            Self::Archive(ArchiveError::NoImages) => {
+                vec!["a plain root file system is read by `davit import`".to_owned()]
+            }
+            Self::Missing { name, .. } | Self::Platform { name, .. } => {
+                vec![format!("davit pull {name}")]
+            }
+            _ => Vec::new(),
+        }
+    }
+}

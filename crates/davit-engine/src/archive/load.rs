@@ -1,0 +1,327 @@
+//! `load`: layers go into the store as they come; what names them is read in the end.
+
+use std::{
+    io::{BufReader, Read, Write},
+    path::Path,
+};
+
+use davit_image::{
+    Compression, Descriptor, DiffId, Digest, Document, ImageId, Platform, Reference,
+};
+use davit_layer::{Decoder, GzipChecksum, Limits, ReadLayer, ReadOptions, read_layer};
+use davit_store::{
+    BlobIngest, DiffIdState, Durability, ImageCommit, LayerFacts, LayerIngest, Lease, Presence,
+    StoreError, TagUpdate,
+    archive::{
+        ArchiveContents, ArchiveImage, ArchiveLayer, LayoutDir, MAX_DOCUMENT_BYTES, Member,
+        MemberKind, TarReader,
+    },
+};
+
+use super::FileError;
+use crate::{Engine, Event, Progress, config::KeepBlobs};
+
+/// What tells a layer from a document: enough for a tar header's magic.
+const PEEK_BYTES: usize = 512;
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// How to load.
+#[derive(Clone, Debug, Default)]
+pub struct LoadRequest {
+    /// The platform to choose of an index; the host's where none is given.
+    pub platform: Option<Platform>,
+}
+
+/// An image that a load brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// Its names.
+    pub references: Vec<Reference>,
+    /// The image; `None` for another artifact.
+    pub image_id: Option<ImageId>,
+    /// Digest of its manifest or index.
+    pub digest: Digest,
+}
+
+struct Load<'a> {
+    engine: &'a Engine,
+    lease: &'a Lease<'a>,
+    progress: &'a dyn Progress,
+    contents: ArchiveContents,
+}
+
+impl Engine {
+    /// Loads all images of an archive stream: OCI layout or `docker save`, plain or compressed.
+    ///
+    /// # Errors
+    /// See [`FileError`]; nothing has a name then.
+    pub fn load_images(
+        &self,
+        archive: impl Read + Send,
+        request: &LoadRequest,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Loaded>, FileError> {
+        let lease = self.store().lease("load")?;
+        let mut load =
+            Load { engine: self, lease: &lease, progress, contents: ArchiveContents::default() };
+        let window_log = Limits::default().zstd_window_log;
+        let plain =
+            Decoder::new(archive, window_log, GzipChecksum::Verify).map_err(FileError::Read)?;
+        load.members(TarReader::new(BufReader::with_capacity(BUFFER_BYTES, plain)))?;
+        load.commit(request)
+    }
+
+    /// Loads all images of an OCI layout directory.
+    ///
+    /// # Errors
+    /// See [`FileError`]; nothing has a name then.
+    pub fn load_layout(
+        &self,
+        path: &Path,
+        request: &LoadRequest,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Loaded>, FileError> {
+        let lease = self.store().lease("load")?;
+        let mut load =
+            Load { engine: self, lease: &lease, progress, contents: ArchiveContents::default() };
+        load.layout(&LayoutDir::open(path)?)?;
+        load.commit(request)
+    }
+}
+
+impl Load<'_> {
+    fn members<R: Read>(&mut self, mut archive: TarReader<R>) -> Result<(), FileError> {
+        while let Some(member) = archive.next_member()? {
+            match &member.kind {
+                MemberKind::File => self.file(&member, &mut archive)?,
+                MemberKind::Link(target) => self.contents.add_link(&member.path, target),
+                MemberKind::Directory | MemberKind::Other => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn layout(&mut self, layout: &LayoutDir) -> Result<(), FileError> {
+        for name in ["oci-layout", "index.json"] {
+            if let Some(bytes) = layout.read_file(name, MAX_DOCUMENT_BYTES)? {
+                self.contents.add_document(name, bytes)?;
+            }
+        }
+        let index: davit_image::Index = match self.contents.document("index.json") {
+            Some(bytes) => serde_json::from_slice(bytes).map_err(|source| {
+                davit_store::archive::ArchiveError::Json { name: "index.json".to_owned(), source }
+            })?,
+            None => return Ok(()),
+        };
+        let mut queue = index.manifests;
+        let mut seen = std::collections::BTreeSet::new();
+        while let Some(descriptor) = queue.pop() {
+            if seen.insert(descriptor.digest) {
+                queue.extend(self.layout_blob(layout, &descriptor)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one blob of a layout; yields what it names. An absent one is judged in the end.
+    fn layout_blob(
+        &mut self,
+        layout: &LayoutDir,
+        descriptor: &Descriptor,
+    ) -> Result<Vec<Descriptor>, FileError> {
+        let Some(mut file) = layout.open_blob(&descriptor.digest)? else { return Ok(Vec::new()) };
+        let size = file.metadata().map_err(FileError::Read)?.len();
+        let path = format!("blobs/{}/{}", descriptor.digest.algorithm(), descriptor.digest.hex());
+        let member = Member { path, kind: MemberKind::File, size };
+        self.file(&member, &mut file)?;
+        let media_type = &descriptor.media_type;
+        if !media_type.is_manifest() && !media_type.is_index() {
+            return Ok(Vec::new());
+        }
+        let bytes = self.contents.document(&member.path).unwrap_or_default().to_vec();
+        // What is malformed is refused with its name in the end.
+        Ok(match Document::parse(bytes, Some(media_type)) {
+            Ok(Document::Index(raw)) => raw.into_value().manifests,
+            Ok(Document::Manifest(raw)) => {
+                let manifest = raw.into_value();
+                std::iter::once(manifest.config).chain(manifest.layers).collect()
+            }
+            Err(_) => Vec::new(),
+        })
+    }
+
+    fn file(&mut self, member: &Member, content: &mut dyn Read) -> Result<(), FileError> {
+        if self.is_here(member)? {
+            return Ok(());
+        }
+        let mut peek = Vec::with_capacity(PEEK_BYTES);
+        content.take(PEEK_BYTES as u64).read_to_end(&mut peek).map_err(FileError::Read)?;
+        if let Some(compression) = layer_compression(&peek) {
+            let mut whole = peek.as_slice().chain(content);
+            return self.layer(member, compression, &mut whole);
+        }
+        if member.size <= MAX_DOCUMENT_BYTES {
+            content.read_to_end(&mut peek).map_err(FileError::Read)?;
+            self.contents.add_document(&member.path, peek)?;
+        }
+        // Anything larger is neither a layer nor a document, and no image needs it.
+        Ok(())
+    }
+
+    /// A layer that the store has, by the digest that is its name, need not be read: the store's
+    /// own is verified.
+    fn is_here(&mut self, member: &Member) -> Result<bool, FileError> {
+        let Some(digest) = digest_of_path(&member.path) else { return Ok(false) };
+        let store = self.engine.store();
+        let known = match self.lease.hold_layer(&DiffId::new(digest))? {
+            Some(row) if row.tar_size == member.size => ArchiveLayer {
+                digest,
+                size: row.tar_size,
+                compression: Compression::None,
+                diff_id: row.diff_id,
+                tar_size: row.tar_size,
+            },
+            Some(_) => return Ok(false),
+            None => {
+                let Some(form) = store.layer_of_blob(&digest)? else { return Ok(false) };
+                let Some(row) = self.lease.hold_layer(&form.diff_id)? else { return Ok(false) };
+                if form.size != member.size
+                    || (self.keeps_blobs() && store.hold_blob(self.lease, &digest)?.is_none())
+                {
+                    return Ok(false);
+                }
+                let compression = form.media_type.layer_compression();
+                ArchiveLayer {
+                    digest,
+                    size: form.size,
+                    compression: compression.unwrap_or(Compression::Gzip),
+                    diff_id: row.diff_id,
+                    tar_size: row.tar_size,
+                }
+            }
+        };
+        let item = known.diff_id.digest().short_hex();
+        self.progress.report(Event::Done { item: &item, status: "Already exists" });
+        self.contents.add_layer(&member.path, known);
+        Ok(true)
+    }
+
+    fn keeps_blobs(&self) -> bool {
+        self.engine.config().settings.store.keep_blobs == KeepBlobs::Always
+    }
+
+    fn layer(
+        &mut self,
+        member: &Member,
+        compression: Compression,
+        content: &mut dyn Read,
+    ) -> Result<(), FileError> {
+        let item = short_name(&member.path);
+        let total_bytes = Some(member.size);
+        self.progress.report(Event::Phase { item: &item, phase: "Loading layer", total_bytes });
+        let store = self.engine.store();
+        let ingest = store.begin_layer(self.lease)?;
+        let keeps = compression != Compression::None && self.keeps_blobs();
+        let mut blob = if keeps { Some(store.begin_new_blob(self.lease)?) } else { None };
+        let report = |now: davit_layer::Progress| {
+            self.progress.report(Event::Position { item: &item, bytes: now.blob_bytes });
+        };
+        let mut tar = ingest.create_tar()?;
+        let options = ReadOptions { progress: Some(&report), ..ReadOptions::default() };
+        let sink = blob.as_mut().map(|blob| blob as &mut dyn Write);
+        let read = read_layer(content, &mut tar, sink, &options)
+            .map_err(|source| FileError::Layer { member: member.path.clone(), source })?;
+        drop(tar);
+        let layer = finish(ingest, blob, &read)?;
+        self.contents.add_layer(&member.path, layer);
+        self.progress.report(Event::Done { item: &item, status: "Loaded" });
+        Ok(())
+    }
+
+    /// Verifies all images against their layers and names them in one durable transaction.
+    fn commit(&self, request: &LoadRequest) -> Result<Vec<Loaded>, FileError> {
+        let platform = request.platform.clone().unwrap_or_else(Platform::host);
+        let images = self.contents.images(&platform)?;
+        let mut commit = ImageCommit::default();
+        let mut loaded = Vec::new();
+        for image in images {
+            for form in &image.layer_blobs {
+                self.engine.store().record_layer_blob(form, Durability::Lazy)?;
+            }
+            loaded.push(Loaded {
+                references: image.references.clone(),
+                image_id: image.target.image_id,
+                digest: image.target.digest,
+            });
+            add_to(&mut commit, image);
+        }
+        self.engine.store().commit_images(self.lease, &commit)?;
+        Ok(loaded)
+    }
+}
+
+fn add_to(commit: &mut ImageCommit, image: ArchiveImage) {
+    commit.documents.extend(image.documents);
+    if image.references.is_empty() {
+        commit.untagged.push(image.target.clone());
+    }
+    let target = image.target;
+    let tags = image.references.into_iter();
+    commit.tags.extend(tags.map(|reference| TagUpdate { reference, target: target.clone() }));
+}
+
+/// Writes the table and makes layer and blob visible.
+fn finish(
+    ingest: LayerIngest<'_>,
+    blob: Option<BlobIngest<'_>>,
+    read: &ReadLayer,
+) -> Result<ArchiveLayer, FileError> {
+    let path = ingest.table_path();
+    let mut table = ingest.create_table()?;
+    let written = read.table.write_to(&mut table);
+    written.map_err(|source| StoreError::Io { action: "write", path, source })?;
+    drop(table);
+    let facts = read.table.facts();
+    ingest.commit(&LayerFacts {
+        diff_id: facts.diff_id,
+        tar_size: facts.tar_size,
+        entries: read.table.len() as u64,
+        diffid_state: DiffIdState::Verified,
+        presence: Presence::Full,
+        durability: Durability::Lazy,
+    })?;
+    if let Some(blob) = blob {
+        blob.commit(&read.blob, None, Durability::Lazy)?;
+    }
+    Ok(ArchiveLayer {
+        digest: read.blob,
+        size: read.blob_size,
+        compression: read.compression,
+        diff_id: facts.diff_id,
+        tar_size: facts.tar_size,
+    })
+}
+
+/// Whether content that begins so can be a layer: a compressed stream or a tar.
+fn layer_compression(start: &[u8]) -> Option<Compression> {
+    match start {
+        [0x1f, 0x8b, ..] => Some(Compression::Gzip),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Compression::Zstd),
+        // A header's magic, or the two empty blocks of an empty tar.
+        _ if start.get(257..262) == Some(b"ustar") => Some(Compression::None),
+        _ if start.len() == PEEK_BYTES && start.iter().all(|&byte| byte == 0) => {
+            Some(Compression::None)
+        }
+        _ => None,
+    }
+}
+
+fn digest_of_path(path: &str) -> Option<Digest> {
+    path.strip_prefix("blobs/")?.replacen('/', ":", 1).parse().ok()
+}
+
+/// What a progress line calls a member: the start of its digest or folder.
+fn short_name(path: &str) -> String {
+    let name = path.rsplit('/').find(|part| !matches!(*part, "layer.tar")).unwrap_or(path);
+    name.chars().take(12).collect()
+}

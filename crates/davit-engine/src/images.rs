@@ -1,0 +1,192 @@
+//! Images by name: list, tag, remove, prune, inspect, history.
+
+mod inspect;
+mod prune;
+mod remove;
+
+use davit_image::{Document, ImageConfig, ImageId, Manifest, Reference};
+use davit_store::{ImageFind, ImageRow, StoreError, Target};
+
+pub use inspect::{HistoryLine, ImageInspect};
+pub use prune::{ImagePrune, Pruned};
+pub use remove::{Removal, RemoveRequest};
+
+use crate::{Engine, Hint};
+
+/// Largest manifest or config that is read back, in bytes.
+pub(crate) const DOCUMENT_BYTES: u64 = 8 << 20;
+
+/// Why something cannot be done with an image.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// No image has this name or id.
+    #[error("no such image: {name}")]
+    NotFound {
+        /// The name, as given.
+        name: String,
+        /// Local names that are near.
+        similar: Vec<String>,
+    },
+    /// A container stands in the way.
+    #[error(
+        "conflict: unable to remove `{name}` ({}) - {} container {container} is using its image {image}",
+        if *running { "cannot be forced" } else { "must be forced" },
+        if *running { "running" } else { "stopped" }
+    )]
+    InUse {
+        /// The name, as given.
+        name: String,
+        /// Short id of the image.
+        image: String,
+        /// Short id of the container.
+        container: String,
+        /// Whether the container runs.
+        running: bool,
+    },
+    /// An id names an image that several repositories name.
+    #[error(
+        "conflict: unable to delete {id} (must be forced) - image is referenced in multiple repositories"
+    )]
+    ManyNames {
+        /// Short id of the image.
+        id: String,
+    },
+    /// A new name has a digest in it.
+    #[error("`{0}` cannot be a new name: it has a digest, which the image decides")]
+    DigestInName(String),
+    /// What was found is an artifact of another kind.
+    #[error("`{0}` is no image: its manifest describes another kind of content")]
+    NotAnImage(String),
+    /// A filter is not one of the verb's.
+    #[error("invalid filter `{0}`")]
+    Filter(String),
+    /// The stored config or manifest cannot be read.
+    #[error("cannot read the documents of {name}")]
+    Document {
+        /// The image.
+        name: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Hint for ImageError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::NotFound { similar, .. } => {
+                similar.iter().map(|name| format!("did you mean `{name}`?")).collect()
+            }
+            Self::InUse { running: true, container, .. } => {
+                vec![format!("davit stop {container}")]
+            }
+            Self::InUse { running: false, container, .. } => vec![format!("davit rm {container}")],
+            Self::Store(error) if error.is_no_space() => vec!["davit system prune".to_owned()],
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// An image with its documents.
+#[derive(Clone, Debug)]
+pub struct OpenImage {
+    /// What was named.
+    pub find: ImageFind,
+    /// Its row.
+    pub row: ImageRow,
+    /// Its config.
+    pub config: ImageConfig,
+    /// Its config's bytes.
+    pub config_bytes: Vec<u8>,
+}
+
+impl Engine {
+    /// All images that have a name, or are kept without one, newest first.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn images(&self) -> Result<Vec<ImageRow>, ImageError> {
+        Ok(self.store().images()?)
+    }
+
+    /// Finds an image by any name that the user may give.
+    ///
+    /// # Errors
+    /// [`ImageError::NotFound`] with near names, or what the store says.
+    pub fn find_image(&self, name: &str) -> Result<ImageFind, ImageError> {
+        self.store().find_image(name).map_err(|error| match error {
+            StoreError::NotFound { .. } => {
+                let similar =
+                    name.parse().map(|wanted| self.similar_images(&wanted)).unwrap_or_default();
+                ImageError::NotFound { name: name.to_owned(), similar }
+            }
+            error => error.into(),
+        })
+    }
+
+    /// Finds an image and reads its config.
+    ///
+    /// # Errors
+    /// As [`Self::find_image`]; [`ImageError::NotAnImage`] for other artifacts.
+    pub fn open_image(&self, name: &str) -> Result<OpenImage, ImageError> {
+        let find = self.find_image(name)?;
+        let id = image_id(&find.target, name)?;
+        let missing = || StoreError::NotFound { kind: "image", name: id.to_string() };
+        let row = self.store().image(&id)?.ok_or_else(missing)?;
+        let config_bytes = self.store().read_blob(&id.digest(), DOCUMENT_BYTES)?;
+        let config = serde_json::from_slice(&config_bytes).map_err(|source| {
+            ImageError::Document { name: name.to_owned(), source: source.into() }
+        })?;
+        Ok(OpenImage { find, row, config, config_bytes })
+    }
+
+    /// Gives an image one more name; a name that is taken moves.
+    ///
+    /// # Errors
+    /// [`ImageError::NotFound`], [`ImageError::DigestInName`], or what the store says.
+    pub fn tag_image(&self, source: &str, name: &Reference) -> Result<(), ImageError> {
+        if name.digest().is_some() {
+            return Err(ImageError::DigestInName(name.familiar()));
+        }
+        let find = self.find_image(source)?;
+        Ok(self.store().tag(name, &find.target)?)
+    }
+
+    /// Reads the manifest or index that a target names.
+    pub(crate) fn document(&self, target: &Target) -> Result<Document, ImageError> {
+        let bytes = self.store().read_blob(&target.digest, DOCUMENT_BYTES)?;
+        Document::parse(bytes, Some(&target.media_type)).map_err(|source| ImageError::Document {
+            name: target.digest.to_string(),
+            source: source.into(),
+        })
+    }
+
+    /// The manifest of the image that a target stands for: itself, or the one of its index whose
+    /// config is the image.
+    pub(crate) fn manifest(&self, target: &Target) -> Result<(Target, Manifest), ImageError> {
+        match self.document(target)? {
+            Document::Manifest(raw) => Ok((target.clone(), raw.into_value())),
+            Document::Index(raw) => {
+                for entry in &raw.value().manifests {
+                    let inner = Target::new(entry, target.image_id);
+                    if self.store().blob(&entry.digest)?.is_none() {
+                        continue;
+                    }
+                    let (found, manifest) = self.manifest(&inner)?;
+                    if Some(ImageId::new(manifest.config.digest)) == target.image_id {
+                        return Ok((found, manifest));
+                    }
+                }
+                let name = target.digest.to_string();
+                Err(StoreError::NotFound { kind: "manifest", name }.into())
+            }
+        }
+    }
+}
+
+/// The image of a target, or the error that it has none.
+pub(crate) fn image_id(target: &Target, name: &str) -> Result<ImageId, ImageError> {
+    target.image_id.ok_or_else(|| ImageError::NotAnImage(name.to_owned()))
+}

@@ -1,0 +1,85 @@
+//! The whole store: `system df`, `system prune`, `system check`.
+
+mod usage;
+
+use std::path::Path;
+
+use davit_layer::{ReadOptions, read_layer};
+use davit_store::{
+    BuildCache, CheckOptions, CheckReport, GcOptions, GcReport, Partials, StoreError,
+};
+
+pub use usage::{BuildCacheUsage, ContainerUsage, DiskUsage, ImageUsage, VolumeUsage};
+
+use crate::Engine;
+
+/// How to check.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CheckMode {
+    /// Tell what is wrong.
+    #[default]
+    Report,
+    /// Mend it, too.
+    Repair,
+}
+
+impl Engine {
+    /// Reads everything in the store again and names what is wrong.
+    ///
+    /// # Errors
+    /// When the check itself cannot be done.
+    pub fn check(&self, mode: CheckMode) -> Result<CheckReport, StoreError> {
+        let rebuild_table = |tar: &Path, table: &Path| rebuild_table(tar, table);
+        let report = self.store().check(&CheckOptions {
+            repair: mode == CheckMode::Repair,
+            rebuild_table: Some(&rebuild_table),
+        })?;
+        if mode == CheckMode::Repair {
+            // What lost its last name goes with its content.
+            self.store().collect(&GcOptions::default())?;
+        }
+        Ok(report)
+    }
+
+    /// Removes what was left unfinished, and all build records if asked, and frees what nothing
+    /// names any more.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn prune_store(&self, build_cache: BuildCache) -> Result<GcReport, StoreError> {
+        self.store().sweep_orphans(Partials::All)?;
+        self.store().collect(&GcOptions { build_cache })
+    }
+
+    /// Brings the build cache under its budget; cheap when it is.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn collect_build_cache(&self) -> Result<GcReport, StoreError> {
+        let budget = match self.config().settings.gc.keep_storage {
+            Some(bytes) => bytes,
+            None => fifth_of(self.store().layout().root())?,
+        };
+        self.store().collect(&GcOptions { build_cache: BuildCache::Budget(budget) })
+    }
+}
+
+fn fifth_of(root: &Path) -> Result<u64, StoreError> {
+    let facts = rustix::fs::statvfs(root).map_err(|e| StoreError::Io {
+        action: "examine",
+        path: root.to_path_buf(),
+        source: e.into(),
+    })?;
+    Ok(facts.f_blocks.saturating_mul(facts.f_frsize) / 5)
+}
+
+fn rebuild_table(
+    tar: &Path,
+    table: &Path,
+) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+    let mut source = fs_err::File::open(tar)?;
+    let read = read_layer(&mut source, &mut std::io::sink(), None, &ReadOptions::default())?;
+    let mut file = fs_err::File::create(table)?;
+    read.table.write_to(&mut file)?;
+    Ok(read.table.len() as u64)
+}

@@ -1,0 +1,167 @@
+//! `system df`: what takes how much, and how much of it would come back.
+
+use std::path::Path;
+
+use davit_image::{ImageId, Reference, Timestamp};
+use davit_store::{ContainerFilter, StoreError};
+
+use crate::Engine;
+
+/// Disk use by kind.
+#[derive(Clone, Debug, Default)]
+pub struct DiskUsage {
+    /// Images, newest first.
+    pub images: Vec<ImageUsage>,
+    /// Bytes of all layers and blobs of images, each counted once.
+    pub layers_size: u64,
+    /// Containers, newest first.
+    pub containers: Vec<ContainerUsage>,
+    /// Volumes by name.
+    pub volumes: Vec<VolumeUsage>,
+    /// Build records, least recently used first.
+    pub build_cache: Vec<BuildCacheUsage>,
+    /// Bytes that only the build cache keeps.
+    pub build_cache_size: u64,
+}
+
+/// One image.
+#[derive(Clone, Debug)]
+pub struct ImageUsage {
+    /// Its id.
+    pub id: ImageId,
+    /// Its names.
+    pub references: Vec<Reference>,
+    /// When it was made.
+    pub created: Option<Timestamp>,
+    /// Bytes of all its layers.
+    pub size: u64,
+    /// Bytes of those that other images have too.
+    pub shared_size: u64,
+    /// Number of its containers.
+    pub containers: usize,
+}
+
+/// One container.
+#[derive(Clone, Debug)]
+pub struct ContainerUsage {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// First word of its status.
+    pub status: String,
+    /// Bytes that it wrote.
+    pub size: u64,
+}
+
+/// One volume.
+#[derive(Clone, Debug)]
+pub struct VolumeUsage {
+    /// Its name.
+    pub name: String,
+    /// Number of containers that use it.
+    pub links: usize,
+    /// Bytes in it.
+    pub size: u64,
+}
+
+/// One build record.
+#[derive(Clone, Debug)]
+pub struct BuildCacheUsage {
+    /// Its cache key.
+    pub key: String,
+    /// What it is a key of.
+    pub kind: String,
+    /// Bytes that it names.
+    pub size: u64,
+    /// How often it was used.
+    pub uses: u64,
+    /// Nanoseconds since 1970.
+    pub last_used: i64,
+}
+
+impl Engine {
+    /// Measures the store; volumes and containers are walked.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn disk_usage(&self) -> Result<DiskUsage, StoreError> {
+        let store = self.store();
+        let mut usage =
+            DiskUsage { build_cache_size: store.build_cache_size()?, ..self.image_usage()? };
+        for row in store.containers(&ContainerFilter::default())? {
+            let size = tree_size(&store.layout().container(&row.id).join("upper"));
+            let (id, name, status) = (row.id, row.name, row.status);
+            usage.containers.push(ContainerUsage { id, name, status, size });
+        }
+        for row in store.volumes()? {
+            let name = row.volume.name;
+            let size = tree_size(&store.layout().volume_data(&name));
+            usage.volumes.push(VolumeUsage { name, links: row.containers.len(), size });
+        }
+        for record in store.build_records()? {
+            usage.build_cache.push(BuildCacheUsage {
+                key: record.key,
+                kind: record.kind,
+                size: record.size,
+                uses: record.uses,
+                last_used: record.last_used,
+            });
+        }
+        Ok(usage)
+    }
+
+    fn image_usage(&self) -> Result<DiskUsage, StoreError> {
+        let images = self.store().images()?;
+        let mut users = std::collections::BTreeMap::new();
+        for layer in images.iter().flat_map(|image| &image.layers) {
+            *users.entry(*layer).or_insert(0_u32) += 1;
+        }
+        let mut sizes = std::collections::BTreeMap::new();
+        for layer in users.keys() {
+            let row = self.store().layer(layer)?;
+            sizes.insert(*layer, row.map_or(0, |row| row.tar_size + row.table_size));
+        }
+        let usage = images.into_iter().map(|image| {
+            let shared = image.layers.iter().filter(|layer| users[*layer] > 1);
+            ImageUsage {
+                id: image.id,
+                shared_size: shared.map(|layer| sizes[layer]).sum(),
+                size: image.layers.iter().map(|layer| sizes[layer]).sum(),
+                references: image.targets.into_iter().flat_map(|(_, names)| names).collect(),
+                created: image.created,
+                containers: image.containers.len(),
+            }
+        });
+        Ok(DiskUsage {
+            images: usage.collect(),
+            layers_size: sizes.values().sum(),
+            ..DiskUsage::default()
+        })
+    }
+}
+
+/// Bytes on disk below a directory; what cannot be read counts nothing, for it is only shown.
+fn tree_size(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let Ok(entries) = fs_err::read_dir(path) else { return 0 };
+    let mut total = 0;
+    for entry in entries.flatten() {
+        let Ok(facts) = entry.metadata() else { continue };
+        total += facts.blocks() * 512;
+        if facts.is_dir() {
+            total += tree_size(&entry.path());
+        }
+    }
+    total
+}
+
+impl DiskUsage {
+    /// Bytes of images that no container uses.
+    #[must_use]
+    pub fn reclaimable_images(&self) -> u64 {
+        let used: u64 =
+            self.images.iter().filter(|image| image.containers > 0).map(|image| image.size).sum();
+        self.layers_size.saturating_sub(used)
+    }
+}
