@@ -1,0 +1,129 @@
+//! What can go wrong with containers, in Docker's words.
+
+use std::{io, path::PathBuf};
+
+use davit_image::DocumentError;
+use davit_network::NetworkError;
+use davit_snapshot::SnapshotError;
+use davit_store::{ClaimError, StoreError};
+
+use crate::Hint;
+
+/// Why something about a container, volume or network failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContainerError {
+    /// There is no such object.
+    #[error("No such {kind}: {name}")]
+    NotFound {
+        /// `container`, `image`, …
+        kind: &'static str,
+        /// As the user wrote it.
+        name: String,
+    },
+    /// The image is not in the store.
+    #[error("No such image: {0}")]
+    NoImage(String),
+    /// The object's state forbids it.
+    #[error("{0}")]
+    Conflict(String),
+    /// The request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// The command could not be started: Docker's exit code.
+    #[error("failed to start container {id}: {reason}")]
+    Start {
+        /// Id of the container, abbreviated.
+        id: String,
+        /// 125, 126 or 127.
+        code: u8,
+        /// Why.
+        reason: String,
+    },
+    /// A name, address or port is taken.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The root filesystem cannot be made.
+    #[error("cannot prepare the root filesystem")]
+    Snapshot(#[from] SnapshotError),
+    /// The network cannot be made.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The runtime failed.
+    #[error(transparent)]
+    Runtime(#[from] davit_runtime::LaunchError),
+    /// A cgroup cannot be used.
+    #[error(transparent)]
+    Cgroup(#[from] davit_runtime::cgroup::CgroupError),
+    /// A stored document is refused.
+    #[error("stored config of {0}")]
+    Document(String, #[source] DocumentError),
+    /// A stored row is refused.
+    #[error("stored specification of container {id}")]
+    Row {
+        /// Id of the container.
+        id: String,
+        /// Why the JSON is refused.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A file or process of the machine.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// The object.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ContainerError {
+    /// An error of a file.
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
+        Self::Io { action, path: path.into(), source: source.into() }
+    }
+
+    /// A refused request.
+    pub(crate) fn invalid(text: impl Into<String>) -> Self {
+        Self::Invalid(text.into())
+    }
+
+    /// The exit code that Docker's `run` ends with.
+    #[must_use]
+    pub fn run_code(&self) -> u8 {
+        match self {
+            Self::Start { code, .. } => *code,
+            Self::Runtime(error) => u8::try_from(error.exit_code()).unwrap_or(125),
+            _ => 125,
+        }
+    }
+
+    /// Whether the object was not there.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. } | Self::NoImage(_))
+    }
+}
+
+impl Hint for ContainerError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::NoImage(name) => vec![format!("davit pull {name}")],
+            Self::NotFound { kind: "container", .. } => vec!["davit ps -a".to_owned()],
+            Self::NotFound { kind: "volume", .. } => vec!["davit volume ls".to_owned()],
+            Self::Claim(ClaimError::Name { name, .. }) => {
+                vec![format!("davit rm {name}"), format!("davit rename {name} NEW_NAME")]
+            }
+            Self::Network(NetworkError::PortTaken { .. }) => {
+                vec!["publish another port, or find its holder with `ss -tulpn`".to_owned()]
+            }
+            _ => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! From what a container was asked to be to what its monitor launches.
+
+use std::{
+    collections::BTreeMap,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use davit_image::HealthConfig;
+use davit_runtime::{
+    capability::Capabilities,
+    monitor::spec::HealthCheck,
+    plan::{
+        Access, BindSource, Device, DeviceKind, DeviceRule, Init, Mount, MountKind, MountOptions, Namespace, Origin,
+        Plan, Propagation, Rlimit, UserChoice,
+    },
+    seccomp::Profile,
+};
+
+use super::{
+    ContainerError, ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode,
+    spec::DeviceSpec,
+};
+
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Where things of one container lie, and which namespaces it joins.
+#[derive(Debug)]
+pub(crate) struct Surroundings<'a> {
+    /// Id of the container.
+    pub(crate) id: &'a str,
+    /// `ROOT/containers/ID`.
+    pub(crate) directory: &'a Path,
+    /// Path of its cgroup.
+    pub(crate) cgroup: String,
+    /// Content of a volume by its name.
+    pub(crate) volume: &'a dyn Fn(&str) -> PathBuf,
+}
+
+/// A launch plan and the namespaces that it refers to by number.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    /// The plan.
+    pub(crate) plan: Plan,
+    /// Ids of the containers and names (`net`) of their namespaces, by number.
+    pub(crate) joins: Vec<(String, &'static str)>,
+}
+
+/// Makes the plan.
+///
+/// # Errors
+/// [`ContainerError::Invalid`]: an option that means nothing; [`ContainerError::Io`]: a device of
+/// the host that is not there.
+pub(crate) fn plan(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<Planned, ContainerError> {
+    let arguments = spec.arguments();
+    if arguments.first().is_none_or(String::is_empty) {
+        return Err(ContainerError::invalid("no command specified"));
+    }
+    let mut plan = Plan::container(arguments, around.cgroup.clone());
+    let mut joins = Vec::new();
+    plan.namespaces.network = match &spec.network {
+        NetworkMode::Bridge | NetworkMode::None => Namespace::New,
+        NetworkMode::Host => Namespace::Host,
+        NetworkMode::Container(id) => join(&mut joins, id, "net"),
+    };
+    plan.namespaces.pid = namespace(&spec.pid, &mut joins, "pid");
+    plan.namespaces.ipc = namespace(&spec.ipc, &mut joins, "ipc");
+    plan.namespaces.uts = namespace(&spec.uts, &mut joins, "uts");
+    plan.namespaces.cgroup = namespace(&spec.cgroup, &mut joins, "cgroup");
+    process(spec, around, &mut plan)?;
+    if plan.namespaces.network != Namespace::New {
+        plan.sysctls.retain(|name, _| !name.starts_with("net."));
+    }
+    plan.sysctls.extend(spec.sysctls.clone());
+    plan.read_only_root = spec.root.is_on();
+    plan.init = if spec.init.is_on() { Init::Reaper } else { Init::Command };
+    plan.cgroup.limits = spec.limits.clone();
+    mounts(spec, around, &mut plan);
+    security(spec, &mut plan)?;
+    Ok(Planned { plan, joins })
+}
+
+fn namespace(
+    mode: &NamespaceMode,
+    joins: &mut Vec<(String, &'static str)>,
+    name: &'static str,
+) -> Namespace {
+    match mode {
+        NamespaceMode::Private => Namespace::New,
+        NamespaceMode::Host => Namespace::Host,
+        NamespaceMode::Container(id) => join(joins, id, name),
+    }
+}
+
+fn join(joins: &mut Vec<(String, &'static str)>, id: &str, name: &'static str) -> Namespace {
+    joins.push((id.to_owned(), name));
+    Namespace::Join(joins.len() - 1)
+}
+
+fn process(
+    spec: &ContainerSpec,
+    around: &Surroundings<'_>,
+    plan: &mut Plan,
+) -> Result<(), ContainerError> {
+    let hostname = hostname(spec, around.id);
+    plan.process.env = environment(spec, &hostname);
+    if !spec.config.working_dir.is_empty() {
+        spec.config.working_dir.clone_into(&mut plan.process.cwd);
+    }
+    if !plan.process.cwd.starts_with('/') {
+        return Err(ContainerError::Invalid(format!(
+            "the working directory {:?} is invalid, it needs to be an absolute path",
+            plan.process.cwd
+        )));
+    }
+    let (user, groups) = (spec.config.user.clone(), spec.security.groups.clone());
+    plan.process.user = UserChoice::Named { user, groups };
+    if plan.namespaces.uts == Namespace::New {
+        plan.hostname = Some(hostname);
+        plan.domainname = Some(spec.domainname.clone()).filter(|name| !name.is_empty());
+    }
+    let rlimit = |(name, soft, hard): &(String, u64, u64)| Rlimit {
+        name: name.clone(),
+        soft: *soft,
+        hard: *hard,
+        origin: Origin::Asked,
+    };
+    plan.process.rlimits = spec.ulimits.iter().map(rlimit).collect();
+    plan.process.oom_score_adj = spec.oom_score_adj;
+    Ok(())
+}
+
+/// Host name of a container.
+pub(crate) fn hostname(spec: &ContainerSpec, id: &str) -> String {
+    if spec.hostname.is_empty() { id.chars().take(12).collect() } else { spec.hostname.clone() }
+}
+
+/// Docker's variables, then those of image and user, a later one replacing an earlier.
+pub(crate) fn environment(spec: &ContainerSpec, hostname: &str) -> Vec<String> {
+    let mut environment = vec![format!("PATH={DEFAULT_PATH}"), format!("HOSTNAME={hostname}")];
+    if spec.tty.is_on() {
+        environment.push("TERM=xterm".to_owned());
+    }
+    merge_environment(&mut environment, spec.config.env.iter().flatten());
+    environment
+}
+
+/// Adds `NAME=value` pairs, replacing those of the same name; a bare `NAME` removes.
+pub(crate) fn merge_environment<'a>(environment: &mut Vec<String>, more: impl Iterator<Item = &'a String>) {
+    for variable in more {
+        let name = variable.split('=').next().unwrap_or_default();
+        let same = |known: &String| known.split('=').next() == Some(name);
+        let place = environment.iter().position(same);
+        match (variable.contains('='), place) {
+            (true, Some(index)) => variable.clone_into(&mut environment[index]),
+            (true, None) => environment.push(variable.clone()),
+            (false, Some(index)) => drop(environment.remove(index)),
+            (false, None) => {}
+        }
+    }
+}
+
+fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>, plan: &mut Plan) {
+    if let Some(size) = spec.shm_size_bytes {
+        for mount in plan.mounts.iter_mut().filter(|mount| mount.target == "/dev/shm") {
+            if let MountKind::Tmpfs { size_bytes, .. } = &mut mount.kind {
+                *size_bytes = Some(size);
+            }
+        }
+    }
+    for name in ["hosts", "hostname", "resolv.conf"] {
+        plan.mounts.push(Mount {
+            target: format!("/etc/{name}"),
+            kind: bind(around.directory.join(name)),
+            options: MountOptions::default(),
+        });
+    }
+    for wish in &spec.mounts {
+        plan.mounts.retain(|mount| mount.target != wish.target);
+        plan.mounts.push(mount(wish, around));
+    }
+    // A mount must not hide one that lies below it.
+    plan.mounts.sort_by_key(|mount| Path::new(&mount.target).components().count());
+    if plan.mounts.iter().any(|mount| mount.options.propagation == Propagation::Shared) {
+        plan.root_propagation = Propagation::Shared;
+    } else if plan.mounts.iter().any(|mount| mount.options.propagation == Propagation::Slave) {
+        plan.root_propagation = Propagation::Slave;
+    }
+}
+
+fn bind(path: PathBuf) -> MountKind {
+    MountKind::Bind { source: BindSource::Path(path), recursive: true }
+}
+
+fn mount(wish: &MountSpec, around: &Surroundings<'_>) -> Mount {
+    let access = if wish.access.is_on() { Access::ReadOnly } else { Access::ReadWrite };
+    let propagation = match wish.propagation.trim_start_matches('r') {
+        "shared" => Propagation::Shared,
+        "slave" => Propagation::Slave,
+        _ => Propagation::Private,
+    };
+    let mut options = MountOptions { access, propagation, ..MountOptions::default() };
+    let kind = match &wish.source {
+        MountSource::Bind { path, recursive } => {
+            MountKind::Bind { source: BindSource::Path(path.into()), recursive: *recursive }
+        }
+        MountSource::Volume { name, subpath, .. } => {
+            let root = (around.volume)(name);
+            let source = match subpath {
+                Some(path) => BindSource::Subpath { root, path: path.clone() },
+                None => BindSource::Path(root),
+            };
+            MountKind::Bind { source, recursive: true }
+        }
+        MountSource::Tmpfs { size_bytes, mode, flags } => {
+            let off = |word: &str| flags.iter().any(|flag| flag == word);
+            options.nosuid = !off("suid");
+            options.nodev = !off("dev");
+            options.noexec = !off("exec");
+            MountKind::Tmpfs { size_bytes: *size_bytes, mode: *mode, owner: None, copy_up: true }
+        }
+    };
+    Mount { target: wish.target.clone(), kind, options }
+}
+
+fn security(spec: &ContainerSpec, plan: &mut Plan) -> Result<(), ContainerError> {
+    let wishes = &spec.security;
+    let base = if wishes.privileged { Capabilities::ALL } else { Capabilities::DEFAULT };
+    if wishes.privileged {
+        plan.make_privileged();
+        plan.devices = devices_below(Path::new("/dev"), "/dev", &mut Vec::new());
+    }
+    plan.process.capabilities = base
+        .adjust(&wishes.cap_add, &wishes.cap_drop)
+        .map_err(|error| ContainerError::invalid(error.to_string()))?;
+    plan.process.no_new_privileges = wishes.no_new_privileges;
+    match wishes.seccomp.as_deref() {
+        None => {}
+        Some("unconfined") => plan.process.seccomp = Profile::Unconfined,
+        Some(json) => {
+            plan.process.seccomp = Profile::from_json(json)
+                .map_err(|error| ContainerError::Invalid(format!("invalid seccomp profile: {error}")))?;
+        }
+    }
+    if wishes.system_paths_unconfined {
+        plan.masked_paths.clear();
+        plan.readonly_paths.clear();
+    }
+    for wish in &wishes.devices {
+        add_device(wish, plan)?;
+    }
+    for rule in &wishes.device_rules {
+        plan.cgroup.devices.push(device_rule(rule)?);
+    }
+    Ok(())
+}
+
+fn add_device(wish: &DeviceSpec, plan: &mut Plan) -> Result<(), ContainerError> {
+    let host = Path::new(&wish.host);
+    let metadata = fs_err::metadata(host).map_err(|error| {
+        ContainerError::Invalid(format!("error gathering device information for {}: {error}", wish.host))
+    })?;
+    let found = if metadata.is_dir() {
+        devices_below(host, &wish.container, &mut Vec::new())
+    } else {
+        device(host, &wish.container).into_iter().collect()
+    };
+    if found.is_empty() {
+        return Err(ContainerError::Invalid(format!("{} is not a device node", wish.host)));
+    }
+    for device in found {
+        let permission = |letter| wish.permissions.contains(letter);
+        if !plan.cgroup.devices.is_empty() {
+            plan.cgroup.devices.push(DeviceRule {
+                allow: true,
+                kind: Some(device.kind),
+                major: Some(device.major),
+                minor: Some(device.minor),
+                read: permission('r'),
+                write: permission('w'),
+                mknod: permission('m'),
+            });
+        }
+        plan.devices.retain(|known| known.path != device.path);
+        plan.devices.push(device);
+    }
+    Ok(())
+}
+
+/// Directories of `/dev` that are filesystems of their own.
+const OWN_FILESYSTEMS: [&str; 5] = ["pts", "shm", "fd", "mqueue", "console"];
+
+fn devices_below(host: &Path, container: &str, found: &mut Vec<Device>) -> Vec<Device> {
+    for entry in fs_err::read_dir(host).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| !OWN_FILESYSTEMS.contains(name)) else { continue };
+        let path = format!("{container}/{name}");
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => drop(devices_below(&entry.path(), &path, found)),
+            Ok(kind) if kind.is_char_device() || kind.is_block_device() => {
+                found.extend(device(&entry.path(), &path));
+            }
+            _ => {}
+        }
+    }
+    found.clone()
+}
+
+fn device(host: &Path, container: &str) -> Option<Device> {
+    let metadata = fs_err::metadata(host).ok()?;
+    let kind = match metadata.file_type() {
+        kind if kind.is_char_device() => DeviceKind::Char,
+        kind if kind.is_block_device() => DeviceKind::Block,
+        _ => return None,
+    };
+    Some(Device {
+        path: container.to_owned(),
+        kind,
+        major: rustix::fs::major(metadata.rdev()),
+        minor: rustix::fs::minor(metadata.rdev()),
+        mode: metadata.mode() & 0o7777,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+    })
+}
+
+/// Parses `c 1:3 rwm`.
+fn device_rule(text: &str) -> Result<DeviceRule, ContainerError> {
+    let invalid = || ContainerError::Invalid(format!("invalid device cgroup format: {text:?}"));
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let [kind, numbers, permissions] = words[..] else { return Err(invalid()) };
+    let (major, minor) = numbers.split_once(':').ok_or_else(invalid)?;
+    let number = |text: &str| match text {
+        "*" => Ok(None),
+        digits => digits.parse().map(Some).map_err(|_| invalid()),
+    };
+    let kind = match kind {
+        "a" => None,
+        "b" => Some(DeviceKind::Block),
+        "c" => Some(DeviceKind::Char),
+        _ => return Err(invalid()),
+    };
+    Ok(DeviceRule {
+        allow: true,
+        kind,
+        major: number(major)?,
+        minor: number(minor)?,
+        read: permissions.contains('r'),
+        write: permissions.contains('w'),
+        mknod: permissions.contains('m'),
+    })
+}
+
+/// Docker's defaults where the image names none.
+pub(crate) fn health(config: Option<&HealthConfig>) -> Option<HealthCheck> {
+    let config = config?;
+    let command = match config.test.as_deref()? {
+        [kind, line] if kind == "CMD-SHELL" => vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()],
+        [kind, command @ ..] if kind == "CMD" && !command.is_empty() => command.to_vec(),
+        _ => return None,
+    };
+    let or = |nanoseconds: i64, seconds: u64| match u64::try_from(nanoseconds) {
+        Ok(0) | Err(_) => Duration::from_secs(seconds),
+        Ok(nanoseconds) => Duration::from_nanos(nanoseconds),
+    };
+    Some(HealthCheck {
+        command,
+        interval: or(config.interval, 30),
+        timeout: or(config.timeout, 30),
+        start_period: or(config.start_period, 0),
+        start_interval: or(config.start_interval, 5),
+        retries: u32::try_from(config.retries).ok().filter(|retries| *retries > 0).unwrap_or(3),
+    })
+}
+
+/// The environment as a map, for `inspect` and `commit`.
+#[must_use]
+pub(crate) fn as_map(environment: &[String]) -> BTreeMap<&str, &str> {
+    environment.iter().filter_map(|pair| pair.split_once('=')).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn around() -> Surroundings<'static> {
+        Surroundings {
+            id: "0123456789abcdef",
+            directory: Path::new("/c"),
+            cgroup: "davit/x".to_owned(),
+            volume: &|name| PathBuf::from("/v").join(name),
+        }
+    }
+
+    fn spec() -> ContainerSpec {
+        let mut spec = ContainerSpec::default();
+        spec.config.cmd = Some(vec!["true".to_owned()]);
+        spec
+    }
+
+    #[test]
+    fn environment_is_dockers() {
+        let mut spec = spec();
+        spec.config.env = Some(vec!["A=1".to_owned(), "PATH=/bin".to_owned(), "A=2".to_owned()]);
+        let plan = plan(&spec, &around()).unwrap().plan;
+        assert_eq!(plan.process.env, ["PATH=/bin", "HOSTNAME=0123456789ab", "A=2"]);
+    }
+
+    #[test]
+    fn parents_are_mounted_before_children() {
+        let mut spec = spec();
+        let volume = |target: &str| MountSpec {
+            source: MountSource::Bind { path: "/x".to_owned(), recursive: true },
+            target: target.to_owned(),
+            access: false.into(),
+            propagation: String::new(),
+            mode: String::new(),
+        };
+        spec.mounts = vec![volume("/a/b/c"), volume("/a"), volume("/etc/hosts"), volume("/a/b")];
+        let plan = plan(&spec, &around()).unwrap().plan;
+        let at = |target: &str| plan.mounts.iter().position(|mount| mount.target == target).unwrap();
+        assert!(at("/a") < at("/a/b") && at("/a/b") < at("/a/b/c") && at("/dev") < at("/dev/pts"));
+        assert_eq!(plan.mounts.iter().filter(|mount| mount.target == "/etc/hosts").count(), 1);
+    }
+
+    #[test]
+    fn device_rules_parse() {
+        let rule = device_rule("c 1:* rw").unwrap();
+        assert_eq!((rule.major, rule.minor, rule.mknod), (Some(1), None, false));
+        for bad in ["", "c 1:3", "x 1:3 r", "c 1 r", "c a:b r"] {
+            assert!(device_rule(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_needed() {
+        assert!(plan(&ContainerSpec::default(), &around()).is_err());
+    }
+}
