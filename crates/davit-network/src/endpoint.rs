@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bridge, Mac, PortMapping};
+use crate::{Mac, PortMapping};
 
 /// Name of the interface inside the container.
 pub const INTERFACE: &str = "eth0";
@@ -25,18 +25,18 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Makes the endpoint for an allocated address.
+    /// Makes the endpoint for allocated addresses of both families.
     ///
     /// `random` gives the host interface its name (28 bits are used).
     #[must_use]
-    pub fn new(bridge: &Bridge, ipv4: Ipv4Addr, random: u32, ports: Vec<PortMapping>) -> Self {
-        Self {
-            ipv4,
-            ipv6: bridge.ipv6.map(|subnet| subnet.pair_of(ipv4, &bridge.ipv4)),
-            mac: Mac::of_address(ipv4),
-            veth: format!("veth{:07x}", random & 0x0fff_ffff),
-            ports,
-        }
+    pub fn new(
+        addresses: (Ipv4Addr, Option<Ipv6Addr>),
+        random: u32,
+        ports: Vec<PortMapping>,
+    ) -> Self {
+        let (ipv4, ipv6) = addresses;
+        let veth = format!("veth{:07x}", random & 0x0fff_ffff);
+        Self { ipv4, ipv6, mac: Mac::of_address(ipv4), veth, ports }
     }
 
     /// The mappings one family at a time, as firewall elements want them: host address (`None` is

@@ -43,7 +43,7 @@ pub fn reserve(mapping: &PortMapping) -> Result<Reservation, NetworkError> {
         match hold(kind, target) {
             Ok(socket) => sockets.push(socket),
             // A host without IPv6.
-            Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) if mapping.host_address.is_none() => {}
+            Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) if address.is_unspecified() => {}
             Err(source) => {
                 return Err(NetworkError::PortTaken { address: target.to_string(), source });
             }

@@ -229,7 +229,7 @@ fn security(spec: &ContainerSpec, plan: &mut Plan) -> Result<(), ContainerError>
     let base = if wishes.privileged { Capabilities::ALL } else { Capabilities::DEFAULT };
     if wishes.privileged {
         plan.make_privileged();
-        plan.devices = devices_below(Path::new("/dev"), "/dev", &mut Vec::new());
+        devices_below(Path::new("/dev"), "/dev", &mut plan.devices);
     }
     plan.process.capabilities = base
         .adjust(&wishes.cap_add, &wishes.cap_drop)
@@ -239,8 +239,7 @@ fn security(spec: &ContainerSpec, plan: &mut Plan) -> Result<(), ContainerError>
         None => {}
         Some("unconfined") => plan.process.seccomp = Profile::Unconfined,
         Some(json) => {
-            plan.process.seccomp = Profile::from_json(json)
-                .map_err(|error| ContainerError::Invalid(format!("invalid seccomp profile: {error}")))?;
+            plan.process.seccomp = Profile::Json(json.to_owned());
         }
     }
     if wishes.system_paths_unconfined {
@@ -261,11 +260,12 @@ fn add_device(wish: &DeviceSpec, plan: &mut Plan) -> Result<(), ContainerError> 
     let metadata = fs_err::metadata(host).map_err(|error| {
         ContainerError::Invalid(format!("error gathering device information for {}: {error}", wish.host))
     })?;
-    let found = if metadata.is_dir() {
-        devices_below(host, &wish.container, &mut Vec::new())
+    let mut found = Vec::new();
+    if metadata.is_dir() {
+        devices_below(host, &wish.container, &mut found);
     } else {
-        device(host, &wish.container).into_iter().collect()
-    };
+        found.extend(device(host, &wish.container));
+    }
     if found.is_empty() {
         return Err(ContainerError::Invalid(format!("{} is not a device node", wish.host)));
     }
@@ -291,20 +291,19 @@ fn add_device(wish: &DeviceSpec, plan: &mut Plan) -> Result<(), ContainerError> 
 /// Directories of `/dev` that are filesystems of their own.
 const OWN_FILESYSTEMS: [&str; 5] = ["pts", "shm", "fd", "mqueue", "console"];
 
-fn devices_below(host: &Path, container: &str, found: &mut Vec<Device>) -> Vec<Device> {
+fn devices_below(host: &Path, container: &str, found: &mut Vec<Device>) {
     for entry in fs_err::read_dir(host).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(name) = name.to_str().filter(|name| !OWN_FILESYSTEMS.contains(name)) else { continue };
         let path = format!("{container}/{name}");
         match entry.file_type() {
-            Ok(kind) if kind.is_dir() => drop(devices_below(&entry.path(), &path, found)),
+            Ok(kind) if kind.is_dir() => devices_below(&entry.path(), &path, found),
             Ok(kind) if kind.is_char_device() || kind.is_block_device() => {
                 found.extend(device(&entry.path(), &path));
             }
             _ => {}
         }
     }
-    found.clone()
 }
 
 fn device(host: &Path, container: &str) -> Option<Device> {

@@ -52,13 +52,17 @@ impl World {
         let container = Namespace::new()?;
         let number = u32::try_from(self.containers.len()).expect("few");
         let address = self.bridge.ipv4.hosts().nth(self.containers.len()).expect("an address");
-        let endpoint = Endpoint::new(&self.bridge, address, number, ports.to_vec());
+        let endpoint = Endpoint::new(self.addresses(address), number, ports.to_vec());
         let file = container.open();
         self.host
             .inside(|| self.bridge.attach(&endpoint, std::os::fd::AsFd::as_fd(&file)))
             .expect("attached");
         self.containers.push((container, endpoint));
         Some(())
+    }
+
+    fn addresses(&self, ipv4: Ipv4Addr) -> (Ipv4Addr, Option<std::net::Ipv6Addr>) {
+        (ipv4, self.bridge.ipv6.map(|subnet| subnet.pair_of(ipv4, &self.bridge.ipv4)))
     }
 
     /// Serves one byte per connection in container `index` on port 80, over both families.
@@ -225,7 +229,7 @@ fn a_port_of_two_endpoints_is_refused() {
     let Some(mut world) = World::new(&[&[mapping(None, 8080)]]) else { return };
     let container = Namespace::new().expect("as before");
     let address = world.bridge.ipv4.hosts().nth(5).expect("an address");
-    let endpoint = Endpoint::new(&world.bridge, address, 77, vec![mapping(None, 8080)]);
+    let endpoint = Endpoint::new(world.addresses(address), 77, vec![mapping(None, 8080)]);
     let file = container.open();
     let attached =
         world.host.inside(|| world.bridge.attach(&endpoint, std::os::fd::AsFd::as_fd(&file)));

@@ -51,6 +51,8 @@ enum StartError {
     Streams(#[source] io::Error),
     #[error("cannot open the log")]
     Log(#[source] io::Error),
+    #[error("cannot join a namespace")]
+    Join(#[source] io::Error),
     #[error("cannot read random bytes")]
     Random(#[source] io::Error),
 }
@@ -183,10 +185,12 @@ impl Monitor<'_> {
         let ports = self.reserve_ports()?;
         let root = self.root.mount().map_err(StartError::Root)?;
         let stdio = self.stdio();
+        let joins = self.open_joins()?;
+        let joins: Vec<_> = joins.iter().map(AsFd::as_fd).collect();
         let mut launched = launch(Launch {
             plan: &self.spec.plan,
             root: root.as_fd(),
-            descriptors: &[],
+            descriptors: &joins,
             stdio,
             cgroups: &self.cgroups,
         })?;
@@ -226,6 +230,14 @@ impl Monitor<'_> {
         }
     }
 
+    fn open_joins(&self) -> Result<Vec<fs_err::File>, StartError> {
+        self.spec
+            .joins
+            .iter()
+            .map(|path| fs_err::File::open(path).map_err(StartError::Join))
+            .collect()
+    }
+
     fn reserve_ports(&self) -> Result<Vec<Reservation>, StartError> {
         let Network::Bridge { ports, .. } = &self.spec.network else { return Ok(Vec::new()) };
         ports.iter().map(|port| davit_network::reserve(port).map_err(Into::into)).collect()
@@ -238,8 +250,8 @@ impl Monitor<'_> {
                 davit_network::loopback_up_in(namespace)?;
                 Ok(None)
             }
-            Network::Bridge { bridge, address, ports } => {
-                let endpoint = Endpoint::new(bridge, *address, random()?, ports.clone());
+            Network::Bridge { bridge, ipv4, ipv6, ports } => {
+                let endpoint = Endpoint::new((*ipv4, *ipv6), random()?, ports.clone());
                 bridge.attach(&endpoint, namespace)?;
                 Ok(Some(endpoint))
             }

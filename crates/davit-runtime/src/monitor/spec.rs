@@ -19,6 +19,8 @@ pub struct Spec {
     pub run_directory: PathBuf,
     /// What to launch.
     pub plan: Plan,
+    /// Namespaces of other processes (`/proc/PID/ns/net`), which the plan refers to by number.
+    pub joins: Vec<PathBuf>,
     /// Standard streams.
     pub stdio: Stdio,
     /// Its network interface.
@@ -77,7 +79,9 @@ pub enum Network {
         /// The bridge.
         bridge: Box<Bridge>,
         /// Address.
-        address: std::net::Ipv4Addr,
+        ipv4: std::net::Ipv4Addr,
+        /// IPv6 address.
+        ipv6: Option<std::net::Ipv6Addr>,
         /// Published ports.
         ports: Vec<PortMapping>,
     },

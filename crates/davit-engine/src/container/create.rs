@@ -1,0 +1,343 @@
+//! Making a container's row: the image's defaults merged with the user's wishes.
+
+use std::collections::BTreeMap;
+
+use davit_image::{ContainerConfig, Empty, HealthConfig, ImageConfig, ImageId};
+use davit_store::{ClaimError, Claimed, Durability, NewContainer, StoreError};
+
+use super::{
+    Container, ContainerError, ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode, name,
+    network::claims, plan::merge_environment,
+};
+use crate::Engine;
+
+/// Largest image config that is read, in bytes.
+const CONFIG_LIMIT: u64 = 8 << 20;
+/// Names tried before a number is added in earnest.
+const NAME_ATTEMPTS: u32 = 10;
+
+/// A container to be created.
+#[derive(Clone, Debug, Default)]
+pub struct CreateRequest {
+    /// Its name; generated when `None`.
+    pub name: Option<String>,
+    /// The user's wishes. `config.entrypoint` is `None` unless given; `config.cmd` likewise.
+    pub spec: ContainerSpec,
+}
+
+/// What was created.
+#[derive(Clone, Debug)]
+pub struct Created {
+    /// The container.
+    pub container: Container,
+    /// Remarks for the user.
+    pub warnings: Vec<String>,
+    /// What it holds of the network from the start.
+    pub(crate) claimed: Option<Claimed>,
+}
+
+/// Whether the container is started by the same command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Follow {
+    /// `create`: nothing is held but the name.
+    Nothing,
+    /// `run`: addresses and ports are held in the same transaction.
+    Start,
+}
+
+impl Engine {
+    /// Creates a container that is not started.
+    ///
+    /// # Errors
+    /// [`ContainerError::NoImage`]; [`ContainerError::Claim`] when the name is taken;
+    /// [`ContainerError::Invalid`].
+    pub fn create_container(&self, request: &CreateRequest) -> Result<Created, ContainerError> {
+        self.create(request, Follow::Nothing)
+    }
+
+    pub(crate) fn create(&self, request: &CreateRequest, follow: Follow) -> Result<Created, ContainerError> {
+        let (image_id, image) = self.image_config(&request.spec.image)?;
+        let id = name::random_id()?;
+        let mut spec = request.spec.clone();
+        merge(&mut spec, &image.config);
+        self.resolve_namespaces(&mut spec)?;
+        if let Some(name) = &request.name {
+            name::check("container", name.trim_start_matches('/'))?;
+        }
+        // The plan is made now for its errors only.
+        let directory = self.store().layout().container(&id);
+        self.plan(&spec, &id, &directory)?;
+        self.make_volumes(&mut spec)?;
+        let claimed = self.insert(request, &spec, &id, image_id, follow)?;
+        let container = Container::of_row(self.store().container(&id)?)?;
+        self.append_event("container", "create", &id, &[
+            ("image", spec.image.clone()),
+            ("name", container.name.clone()),
+        ]);
+        let claimed = (follow == Follow::Start).then_some(claimed);
+        Ok(Created { container, warnings: self.warnings(&spec), claimed })
+    }
+
+    fn insert(
+        &self,
+        request: &CreateRequest,
+        spec: &ContainerSpec,
+        id: &str,
+        image_id: ImageId,
+        follow: Follow,
+    ) -> Result<Claimed, ContainerError> {
+        let (addresses, ports) = match (follow, &spec.network) {
+            (Follow::Start, NetworkMode::Bridge) => claims(spec, &self.bridge_row()?.network.id),
+            _ => (Vec::new(), Vec::new()),
+        };
+        let json = serde_json::to_value(spec)
+            .map_err(|source| ContainerError::Row { id: id.to_owned(), source })?;
+        let mut row = NewContainer {
+            id: id.to_owned(),
+            name: String::new(),
+            image_id: Some(image_id),
+            layers: Vec::new(),
+            auto_remove: spec.auto_remove.is_on(),
+            labels: spec.config.labels.clone().unwrap_or_default(),
+            status: match follow {
+                Follow::Nothing => "created".to_owned(),
+                Follow::Start => "running".to_owned(),
+            },
+            spec: json,
+            volumes: spec.volume_names().map(str::to_owned).collect(),
+            addresses,
+            ports,
+        };
+        // One that goes with its end has nothing to lose in a power loss.
+        let durability =
+            if spec.auto_remove.is_on() { Durability::Lazy } else { Durability::Durable };
+        for attempt in 0..NAME_ATTEMPTS {
+            row.name = match &request.name {
+                Some(name) => name.trim_start_matches('/').to_owned(),
+                None => name::generated(id, attempt),
+            };
+            match self.store().create_container(&row, durability) {
+                Err(ClaimError::Name { .. }) if request.name.is_none() && attempt + 1 < NAME_ATTEMPTS => {}
+                result => return result.map_err(|error| docker_words(error, &row.name)),
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    /// An image's id and config by any of its names.
+    pub(crate) fn image_config(&self, name: &str) -> Result<(ImageId, ImageConfig), ContainerError> {
+        let found = self.store().find_image(name).map_err(|error| match error {
+            StoreError::NotFound { .. } => ContainerError::NoImage(name.to_owned()),
+            error => error.into(),
+        })?;
+        let id = found.target.image_id.ok_or_else(|| {
+            ContainerError::Invalid(format!("{name} has no image for this machine's platform"))
+        })?;
+        Ok((id, self.config_of(&id)?))
+    }
+
+    pub(crate) fn config_of(&self, id: &ImageId) -> Result<ImageConfig, ContainerError> {
+        let bytes = self.store().read_blob(&id.digest(), CONFIG_LIMIT)?;
+        serde_json::from_slice(&bytes)
+            .map_err(|source| ContainerError::Row { id: id.to_string(), source })
+    }
+
+    /// Replaces names of other containers by their ids.
+    fn resolve_namespaces(&self, spec: &mut ContainerSpec) -> Result<(), ContainerError> {
+        if let NetworkMode::Container(name) = &mut spec.network {
+            *name = self.container(name)?.id;
+        }
+        for mode in [&mut spec.pid, &mut spec.ipc, &mut spec.uts, &mut spec.cgroup] {
+            if let NamespaceMode::Container(name) = mode {
+                *name = self.container(name)?.id;
+            }
+        }
+        let shared = !matches!(spec.network, NetworkMode::Bridge | NetworkMode::None);
+        if shared && !spec.publish.is_empty() && matches!(spec.network, NetworkMode::Container(_)) {
+            return Err(ContainerError::invalid(
+                "conflicting options: port publishing and the container type network mode",
+            ));
+        }
+        Ok(())
+    }
+
+    fn warnings(&self, spec: &ContainerSpec) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if matches!(spec.network, NetworkMode::Host | NetworkMode::None) && !spec.publish.is_empty() {
+            warnings.push("Published ports are discarded when using host network mode".to_owned());
+        }
+        warnings
+    }
+}
+
+/// Docker's sentence for a name that is taken.
+fn docker_words(error: ClaimError, name: &str) -> ContainerError {
+    match error {
+        ClaimError::Name { holder, .. } => ContainerError::Conflict(format!(
+            "Conflict. The container name \"/{name}\" is already in use by container \"{holder}\". \
+             You have to remove (or rename) that container to be able to reuse that name."
+        )),
+        error => error.into(),
+    }
+}
+
+/// Fills what the user left open from the image (moby `daemon/commit.go` `merge`).
+pub(crate) fn merge(spec: &mut ContainerSpec, image: &ContainerConfig) {
+    let config = &mut spec.config;
+    if config.user.is_empty() {
+        config.user.clone_from(&image.user);
+    }
+    if config.working_dir.is_empty() {
+        config.working_dir.clone_from(&image.working_dir);
+    }
+    merge_command(config, image);
+    let mut environment = image.env.clone().unwrap_or_default();
+    merge_environment(&mut environment, config.env.iter().flatten());
+    config.env = Some(environment).filter(|environment| !environment.is_empty());
+    merge_map(&mut config.exposed_ports, image.exposed_ports.as_ref());
+    merge_map(&mut config.labels, image.labels.as_ref());
+    merge_health(&mut config.healthcheck, image.healthcheck.as_ref());
+    if config.stop_signal.is_none() {
+        config.stop_signal.clone_from(&image.stop_signal);
+    }
+    if config.stop_timeout.is_none() {
+        config.stop_timeout = image.stop_timeout;
+    }
+    if config.shell.is_none() {
+        config.shell.clone_from(&image.shell);
+    }
+    merge_volumes(spec, image.volumes.as_ref());
+}
+
+fn merge_command(config: &mut ContainerConfig, image: &ContainerConfig) {
+    match &config.entrypoint {
+        // `--entrypoint ""` clears it; the image's command belongs to the image's entrypoint.
+        Some(words) if words.iter().all(String::is_empty) => config.entrypoint = None,
+        Some(_) => {}
+        None => {
+            config.entrypoint.clone_from(&image.entrypoint);
+            if config.cmd.as_ref().is_none_or(Vec::is_empty) {
+                config.cmd.clone_from(&image.cmd);
+            }
+        }
+    }
+}
+
+fn merge_map<V: Clone>(own: &mut Option<BTreeMap<String, V>>, image: Option<&BTreeMap<String, V>>) {
+    for (name, value) in image.into_iter().flatten() {
+        own.get_or_insert_default().entry(name.clone()).or_insert_with(|| value.clone());
+    }
+}
+
+fn merge_health(own: &mut Option<HealthConfig>, image: Option<&HealthConfig>) {
+    let Some(image) = image else { return };
+    let Some(own) = own else {
+        *own = Some(image.clone());
+        return;
+    };
+    if own.test.as_ref().is_none_or(Vec::is_empty) {
+        own.test.clone_from(&image.test);
+    }
+    let pairs = [
+        (&mut own.interval, image.interval),
+        (&mut own.timeout, image.timeout),
+        (&mut own.start_period, image.start_period),
+        (&mut own.start_interval, image.start_interval),
+        (&mut own.retries, image.retries),
+    ];
+    for (own, image) in pairs {
+        if *own == 0 {
+            *own = image;
+        }
+    }
+}
+
+/// Volumes of the image that no mount of the user covers become anonymous ones.
+fn merge_volumes(spec: &mut ContainerSpec, image: Option<&BTreeMap<String, Empty>>) {
+    let of_user = spec.config.volumes.clone().unwrap_or_default();
+    let targets = image.into_iter().flatten().map(|(path, _)| path.clone()).chain(of_user.into_keys());
+    for target in targets {
+        let target = clean(&target);
+        if target == "/" || spec.mounts.iter().any(|mount| mount.target == target) {
+            continue;
+        }
+        spec.mounts.push(MountSpec {
+            source: MountSource::Volume {
+                name: String::new(),
+                copy_up: true,
+                subpath: None,
+                anonymous: true,
+            },
+            target,
+            access: false.into(),
+            propagation: String::new(),
+            mode: String::new(),
+        });
+    }
+}
+
+/// A path without empty, `.` and `..` components, absolute.
+pub(crate) fn clean(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Option<Vec<String>> {
+        Some(text.split_whitespace().map(str::to_owned).collect())
+    }
+
+    #[test]
+    fn commands_merge_as_dockers() {
+        let image = ContainerConfig { entrypoint: words("/e"), cmd: words("a b"), ..ContainerConfig::default() };
+        let cases = [
+            (None, None, "/e a b"),
+            (None, words("c"), "/e c"),
+            (words("/f"), None, "/f"),
+            (words("/f"), words("c"), "/f c"),
+            (Some(vec![String::new()]), words("c"), "c"),
+        ];
+        for (entrypoint, cmd, expected) in cases {
+            let mut spec = ContainerSpec::default();
+            spec.config.entrypoint = entrypoint;
+            spec.config.cmd = cmd;
+            merge(&mut spec, &image);
+            assert_eq!(spec.arguments().join(" "), expected);
+        }
+    }
+
+    #[test]
+    fn the_users_values_win() {
+        let pairs = |list: &[(&str, &str)]| Some(list.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect());
+        let image = ContainerConfig {
+            env: words("A=1 B=2"),
+            labels: pairs(&[("x", "image"), ("y", "image")]),
+            user: "nobody".to_owned(),
+            ..ContainerConfig::default()
+        };
+        let mut spec = ContainerSpec::default();
+        spec.config.env = words("B=3 C=4");
+        spec.config.labels = pairs(&[("x", "user")]);
+        merge(&mut spec, &image);
+        assert_eq!(spec.config.env, words("A=1 B=3 C=4"));
+        assert_eq!(spec.config.labels, pairs(&[("x", "user"), ("y", "image")]));
+        assert_eq!(spec.config.user, "nobody");
+    }
+
+    #[test]
+    fn paths_are_cleaned() {
+        for (path, expected) in [("/a/./b//c/", "/a/b/c"), ("a/../../b", "/b"), ("", "/"), ("/..", "/")] {
+            assert_eq!(clean(path), expected);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` of a container.
+
+use std::{fmt::Write as _, net::IpAddr, path::Path};
+
+use super::{ContainerError, ContainerSpec, NetworkMode, plan};
+
+/// What systemd-resolved tells programs that cannot use its stub on 127.0.0.53.
+const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+
+/// The three files.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct HostFiles {
+    hosts: String,
+    hostname: String,
+    resolv: String,
+}
+
+impl HostFiles {
+    /// Writes them for a container with these addresses.
+    pub(crate) fn of(spec: &ContainerSpec, id: &str, addresses: &[IpAddr], gateway: Option<IpAddr>) -> Self {
+        let host_network = spec.network == NetworkMode::Host;
+        let hostname = if host_network && spec.hostname.is_empty() {
+            rustix::system::uname().nodename().to_string_lossy().into_owned()
+        } else {
+            plan::hostname(spec, id)
+        };
+        Self {
+            hosts: hosts(spec, &hostname, addresses, gateway),
+            hostname: format!("{hostname}\n"),
+            resolv: resolv(spec, host_network),
+        }
+    }
+}
+
+/// Puts them into the container's directory.
+pub(crate) fn write(directory: &Path, files: &HostFiles) -> Result<(), ContainerError> {
+    for (name, text) in [("hosts", &files.hosts), ("hostname", &files.hostname), ("resolv.conf", &files.resolv)] {
+        let path = directory.join(name);
+        fs_err::write(&path, text).map_err(|error| ContainerError::io("write", &path, error))?;
+        rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o644))
+            .map_err(|errno| ContainerError::io("protect", &path, errno))?;
+    }
+    Ok(())
+}
+
+fn hosts(spec: &ContainerSpec, hostname: &str, addresses: &[IpAddr], gateway: Option<IpAddr>) -> String {
+    let mut text = if spec.network == NetworkMode::Host {
+        fs_err::read_to_string("/etc/hosts").unwrap_or_default()
+    } else {
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
+         ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
+            .to_owned()
+    };
+    let names = if spec.domainname.is_empty() {
+        hostname.to_owned()
+    } else {
+        format!("{hostname}.{} {hostname}", spec.domainname)
+    };
+    for (name, address) in &spec.extra_hosts {
+        let address = match (address.as_str(), gateway) {
+            ("host-gateway", Some(gateway)) => gateway.to_string(),
+            ("host-gateway", None) => "127.0.0.1".to_owned(),
+            (address, _) => address.to_owned(),
+        };
+        let _ = writeln!(text, "{address}\t{name}");
+    }
+    for address in addresses {
+        let _ = writeln!(text, "{address}\t{names}");
+    }
+    text
+}
+
+fn resolv(spec: &ContainerSpec, host_network: bool) -> String {
+    let host = fs_err::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let asked = !spec.dns.is_empty() || !spec.dns_search.is_empty() || !spec.dns_options.is_empty();
+    if host_network && !asked {
+        return host;
+    }
+    let stub = servers(&host).iter().all(IpAddr::is_loopback);
+    let host = if stub { fs_err::read_to_string(RESOLVED).unwrap_or(host) } else { host };
+    compose(spec, &host)
+}
+
+/// Name servers of a resolver's configuration; loopback ones mean nothing inside a container.
+fn compose(spec: &ContainerSpec, host: &str) -> String {
+    let lines = |key: &str| -> Vec<String> {
+        let values = host.lines().filter_map(|line| line.trim().strip_prefix(key));
+        let values = values.filter(|rest| rest.starts_with(char::is_whitespace));
+        values.flat_map(str::split_whitespace).map(str::to_owned).collect()
+    };
+    let mut servers: Vec<String> = spec.dns.iter().map(ToString::to_string).collect();
+    if servers.is_empty() {
+        let usable = self::servers(host).into_iter().filter(|server| !server.is_loopback());
+        servers = usable.map(|server| server.to_string()).collect();
+    }
+    if servers.is_empty() {
+        // As Docker does: a container without a resolver would only time out.
+        servers = vec!["8.8.8.8".to_owned(), "8.8.4.4".to_owned()];
+    }
+    let or_host = |own: &[String], key: &str| if own.is_empty() { lines(key) } else { own.to_vec() };
+    let search = or_host(&spec.dns_search, "search");
+    let options = or_host(&spec.dns_options, "options");
+    let mut text: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
+    if !search.is_empty() && search != ["."] {
+        let _ = writeln!(text, "search {}", search.join(" "));
+    }
+    if !options.is_empty() {
+        let _ = writeln!(text, "options {}", options.join(" "));
+    }
+    text
+}
+
+fn servers(text: &str) -> Vec<IpAddr> {
+    let values = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    values.filter_map(|value| value.trim().split('%').next()?.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolver_configurations() {
+        let mut spec = ContainerSpec::default();
+        let host = "# x\nnameserver 127.0.0.1\nnameserver 10.0.0.1\nsearch a.example b.example\noptions ndots:2\n";
+        assert_eq!(compose(&spec, host), "nameserver 10.0.0.1\nsearch a.example b.example\noptions ndots:2\n");
+        assert_eq!(compose(&spec, "nameserver ::1\n"), "nameserver 8.8.8.8\nnameserver 8.8.4.4\n");
+        spec.dns = vec!["1.1.1.1".parse().unwrap()];
+        spec.dns_search = vec![".".to_owned()];
+        assert_eq!(compose(&spec, host), "nameserver 1.1.1.1\noptions ndots:2\n");
+    }
+
+    #[test]
+    fn hosts_name_the_container() {
+        let mut spec = ContainerSpec::default();
+        spec.domainname = "example".to_owned();
+        spec.extra_hosts = vec![("db".to_owned(), "10.1.2.3".to_owned()), ("h".to_owned(), "host-gateway".to_owned())];
+        let address = "172.17.0.2".parse().unwrap();
+        let text = hosts(&spec, "web", &[address], "172.17.0.1".parse().ok());
+        assert!(text.starts_with("127.0.0.1\tlocalhost\n"));
+        assert!(text.ends_with("10.1.2.3\tdb\n172.17.0.1\th\n172.17.0.2\tweb.example web\n"), "{text}");
+    }
+}

@@ -1,0 +1,438 @@
+//! `davit inspect` of a container, volume or network, in Docker's shape.
+
+use std::collections::BTreeMap;
+
+use davit_image::Timestamp;
+use davit_network::PortMapping;
+use davit_runtime::monitor::{
+    log::LogDriver,
+    spec::RestartPolicy,
+    state::Health,
+};
+use davit_store::NetworkRow;
+use serde_json::{Map, Value, json};
+
+use super::{
+    Container, ContainerError, ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode, Phase, StdinMode,
+    VolumeSummary,
+    list::network_name,
+    network::mappings,
+    plan::hostname,
+};
+use crate::Engine;
+
+/// Docker's zero time.
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+fn time(time: Option<Timestamp>) -> String {
+    time.map_or_else(|| NEVER.to_owned(), |time| time.to_string())
+}
+
+impl Engine {
+    /// A container as `docker inspect` shows it.
+    ///
+    /// # Errors
+    /// [`ContainerError::NotFound`].
+    pub fn inspect_container(&self, name: &str, size: bool) -> Result<Value, ContainerError> {
+        let container = self.container(name)?;
+        let directory = self.store().layout().container(&container.id);
+        let arguments = container.spec.arguments();
+        let (path, rest) = arguments.split_first().map_or(("", &[][..]), |(path, rest)| (path.as_str(), rest));
+        let file = |name: &str| directory.join(name).display().to_string();
+        let mut value = json!({
+            "Id": container.id,
+            "Created": container.created,
+            "Path": path,
+            "Args": rest,
+            "State": state(&container),
+            "Image": container.image_id.map(|id| id.to_string()).unwrap_or_default(),
+            "ResolvConfPath": file("resolv.conf"),
+            "HostnamePath": file("hostname"),
+            "HostsPath": file("hosts"),
+            "LogPath": if container.spec.log.driver == LogDriver::None { String::new() } else { file("log") },
+            "Name": format!("/{}", container.name),
+            "RestartCount": container.status.restarts,
+            "Driver": "davit",
+            "Platform": "linux",
+            "MountLabel": "",
+            "ProcessLabel": "",
+            "AppArmorProfile": "",
+            "ExecIDs": null,
+            "HostConfig": host_config(&container.spec),
+            "GraphDriver": {"Name": "davit", "Data": {"UpperDir": file("upper"), "WorkDir": file("work")}},
+            "Mounts": container.spec.mounts.iter().map(|mount| self.mount_point(mount)).collect::<Vec<_>>(),
+            "Config": config(&container),
+            "NetworkSettings": self.network_settings(&container)?,
+        });
+        if size {
+            let (own, all) = self.sizes(&container)?;
+            value["SizeRw"] = own.into();
+            value["SizeRootFs"] = all.into();
+        }
+        Ok(value)
+    }
+
+    fn mount_point(&self, mount: &MountSpec) -> Value {
+        let (kind, source, name) = match &mount.source {
+            MountSource::Bind { path, .. } => ("bind", path.clone(), None),
+            MountSource::Volume { name, .. } => {
+                let path = self.store().layout().volume_data(name);
+                ("volume", path.display().to_string(), Some(name.clone()))
+            }
+            MountSource::Tmpfs { .. } => ("tmpfs", String::new(), None),
+        };
+        let mut value = json!({
+            "Type": kind,
+            "Source": source,
+            "Destination": mount.target,
+            "Mode": mount.mode,
+            "RW": !mount.access.is_on(),
+            "Propagation": match kind {
+                "bind" if mount.propagation.is_empty() => "rprivate",
+                _ => &mount.propagation,
+            },
+        });
+        if let Some(name) = name {
+            value["Name"] = name.into();
+            value["Driver"] = "local".into();
+        }
+        value
+    }
+
+    fn network_settings(&self, container: &Container) -> Result<Value, ContainerError> {
+        let name = network_name(&container.spec.network);
+        let mut endpoint = json!({
+            "IPAMConfig": null, "Links": null, "Aliases": null, "DriverOpts": null, "GwPriority": 0,
+            "NetworkID": "", "EndpointID": "", "Gateway": "", "IPAddress": "", "MacAddress": "",
+            "IPPrefixLen": 0, "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
+            "DNSNames": null,
+        });
+        let alive = container.status.phase.is_alive();
+        if let Some(row) = self.network_rows()?.into_iter().find(|row| row.network.name == name) {
+            endpoint["NetworkID"] = row.network.id.clone().into();
+            if alive && container.spec.network == NetworkMode::Bridge {
+                self.fill_endpoint(&mut endpoint, container, &row)?;
+            }
+        }
+        let ports = if alive { self.store().ports(Some(&container.id))? } else { Vec::new() };
+        let ports = mappings(ports.into_iter().map(|row| row.port));
+        let mut value = json!({
+            "Bridge": "", "SandboxID": "", "SandboxKey": "",
+            "Ports": port_map(&container.spec, &ports, alive),
+            "HairpinMode": false, "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0,
+            "SecondaryIPAddresses": null, "SecondaryIPv6Addresses": null,
+        });
+        // Docker repeats the default network's address one level up.
+        for key in ["EndpointID", "Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen", "IPAddress", "IPPrefixLen", "IPv6Gateway", "MacAddress"] {
+            value[key] = endpoint[key].clone();
+        }
+        value["Networks"] = match container.spec.network {
+            NetworkMode::Container(_) => json!({}),
+            _ => json!({name: endpoint}),
+        };
+        Ok(value)
+    }
+
+    fn fill_endpoint(&self, endpoint: &mut Value, container: &Container, row: &NetworkRow) -> Result<(), ContainerError> {
+        let bridge = self.bridge(row)?;
+        let Some(held) = self.endpoint(&container.id)? else { return Ok(()) };
+        endpoint["EndpointID"] = container.id.clone().into();
+        endpoint["Gateway"] = bridge.ipv4.gateway().to_string().into();
+        endpoint["IPAddress"] = held.ipv4.to_string().into();
+        endpoint["IPPrefixLen"] = bridge.ipv4.prefix().into();
+        endpoint["MacAddress"] = held.mac.to_string().into();
+        if let (Some(address), Some(subnet)) = (held.ipv6, bridge.ipv6) {
+            endpoint["IPv6Gateway"] = subnet.gateway().to_string().into();
+            endpoint["GlobalIPv6Address"] = address.to_string().into();
+            endpoint["GlobalIPv6PrefixLen"] = subnet.prefix().into();
+        }
+        Ok(())
+    }
+
+    /// Docker's networks.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn networks(&self) -> Result<Vec<NetworkRow>, ContainerError> {
+        self.network_rows()
+    }
+
+    /// A network as `docker network inspect` shows it.
+    ///
+    /// # Errors
+    /// [`ContainerError::NotFound`].
+    pub fn inspect_network(&self, name: &str) -> Result<Value, ContainerError> {
+        self.network_rows()?;
+        let row = self.store().network(name).map_err(|_| ContainerError::NotFound {
+            kind: "network",
+            name: name.to_owned(),
+        })?;
+        let pools = row.network.pools.iter().map(|pool| {
+            json!({"Subnet": format!("{}/{}", pool.subnet, pool.prefix), "Gateway": pool.gateway.to_string()})
+        });
+        let pools: Vec<Value> = pools.collect();
+        let options = if row.network.driver == "bridge" {
+            let bridge = self.bridge(&row)?;
+            json!({"com.docker.network.bridge.default_bridge": "true", "com.docker.network.bridge.name": bridge.name})
+        } else {
+            json!({})
+        };
+        Ok(json!({
+            "Name": row.network.name,
+            "Id": row.network.id,
+            "Created": from_nanoseconds(row.created),
+            "Scope": "local",
+            "Driver": row.network.driver,
+            "EnableIPv4": true,
+            "EnableIPv6": row.network.pools.iter().any(|pool| pool.subnet.is_ipv6()),
+            "IPAM": {"Driver": "default", "Options": null, "Config": pools},
+            "Internal": false,
+            "Attachable": false,
+            "Ingress": false,
+            "ConfigFrom": {"Network": ""},
+            "ConfigOnly": false,
+            "Containers": self.members(&row)?,
+            "Options": options,
+            "Labels": row.network.labels,
+        }))
+    }
+
+    fn members(&self, row: &NetworkRow) -> Result<Value, ContainerError> {
+        let mut members: Map<String, Value> = Map::new();
+        for address in self.store().network_addresses(&row.network.id)? {
+            let Ok(container) = self.container(&address.container_id) else { continue };
+            let prefix = row.network.pools.iter().find(|pool| pool.contains(address.address));
+            let text = format!("{}/{}", address.address, prefix.map_or(0, |pool| pool.prefix));
+            let key = if address.address.is_ipv4() { "IPv4Address" } else { "IPv6Address" };
+            let member = members.entry(address.container_id).or_insert_with(|| {
+                json!({"Name": container.name, "EndpointID": container.id, "MacAddress": "", "IPv4Address": "", "IPv6Address": ""})
+            });
+            member[key] = text.into();
+            if let std::net::IpAddr::V4(ipv4) = address.address {
+                member["MacAddress"] = davit_network::Mac::of_address(ipv4).to_string().into();
+            }
+        }
+        Ok(members.into())
+    }
+}
+
+/// A volume as `docker volume inspect` shows it.
+#[must_use]
+pub(crate) fn volume_value(volume: &VolumeSummary) -> Value {
+    json!({
+        "CreatedAt": volume.created,
+        "Driver": volume.driver,
+        "Labels": if volume.labels.is_empty() { Value::Null } else { json!(volume.labels) },
+        "Mountpoint": volume.mountpoint,
+        "Name": volume.name,
+        "Options": if volume.options.is_empty() { Value::Null } else { json!(volume.options) },
+        "Scope": "local",
+    })
+}
+
+impl VolumeSummary {
+    /// As `docker volume inspect` shows it.
+    #[must_use]
+    pub fn inspect(&self) -> Value {
+        volume_value(self)
+    }
+}
+
+pub(crate) fn from_nanoseconds(nanoseconds: i64) -> Timestamp {
+    let rest = u32::try_from(nanoseconds.rem_euclid(1_000_000_000)).unwrap_or(0);
+    Timestamp::from_unix(nanoseconds.div_euclid(1_000_000_000), rest).unwrap_or(Timestamp::EPOCH)
+}
+
+fn state(container: &Container) -> Value {
+    let status = &container.status;
+    let mut value = json!({
+        "Status": status.phase.word(),
+        "Running": status.phase.is_alive(),
+        "Paused": status.phase == Phase::Paused,
+        "Restarting": status.phase == Phase::Restarting,
+        "OOMKilled": status.out_of_memory,
+        "Dead": false,
+        "Pid": status.process.map_or(0, |process| process.pid),
+        "ExitCode": if status.phase == Phase::Running { 0 } else { status.exit_code },
+        "Error": status.error,
+        "StartedAt": time(status.started),
+        "FinishedAt": time(status.finished),
+    });
+    if let Some((health, failures)) = status.health {
+        let word = match health {
+            Health::Starting => "starting",
+            Health::Healthy => "healthy",
+            Health::Unhealthy => "unhealthy",
+        };
+        value["Health"] = json!({"Status": word, "FailingStreak": failures, "Log": []});
+    }
+    value
+}
+
+fn config(container: &Container) -> Value {
+    let spec = &container.spec;
+    let mut value = serde_json::to_value(&spec.config).unwrap_or_default();
+    let attached = |stream: &str| spec.attach.iter().any(|name| name.eq_ignore_ascii_case(stream));
+    let own = json!({
+        "Hostname": hostname(spec, &container.id),
+        "Domainname": spec.domainname,
+        "User": spec.config.user,
+        "AttachStdin": attached("stdin"),
+        "AttachStdout": attached("stdout"),
+        "AttachStderr": attached("stderr"),
+        "Tty": spec.tty.is_on(),
+        "OpenStdin": spec.stdin != StdinMode::Closed,
+        "StdinOnce": spec.stdin == StdinMode::Once,
+        "Env": spec.config.env.clone().unwrap_or_default(),
+        "Cmd": spec.config.cmd,
+        "Image": spec.image,
+        "Volumes": spec.config.volumes,
+        "WorkingDir": spec.config.working_dir,
+        "Entrypoint": spec.config.entrypoint,
+        "OnBuild": null,
+        "Labels": spec.config.labels.clone().unwrap_or_default(),
+    });
+    if let (Value::Object(value), Value::Object(own)) = (&mut value, own) {
+        value.extend(own);
+    }
+    value
+}
+
+fn namespace(mode: &NamespaceMode, private: &str) -> String {
+    match mode {
+        NamespaceMode::Private => private.to_owned(),
+        NamespaceMode::Host => "host".to_owned(),
+        NamespaceMode::Container(id) => format!("container:{id}"),
+    }
+}
+
+fn list_or_null<T: serde::Serialize>(list: &[T]) -> Value {
+    if list.is_empty() { Value::Null } else { json!(list) }
+}
+
+fn host_config(spec: &ContainerSpec) -> Value {
+    let limits = &spec.limits;
+    let security = &spec.security;
+    let (restart, retries) = match spec.restart {
+        RestartPolicy::No => ("no", 0),
+        RestartPolicy::Always => ("always", 0),
+        RestartPolicy::UnlessStopped => ("unless-stopped", 0),
+        RestartPolicy::OnFailure(limit) => ("on-failure", limit),
+    };
+    let driver = match spec.log.driver {
+        LogDriver::JsonFile => "json-file",
+        LogDriver::Local => "local",
+        LogDriver::None => "none",
+    };
+    let ulimits: Vec<Value> =
+        spec.ulimits.iter().map(|(name, soft, hard)| json!({"Name": name, "Hard": hard, "Soft": soft})).collect();
+    let extra_hosts: Vec<String> = spec.extra_hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect();
+    let devices: Vec<Value> = security.devices.iter().map(|device| {
+        json!({"PathOnHost": device.host, "PathInContainer": device.container, "CgroupPermissions": device.permissions})
+    }).collect();
+    let mut value = json!({
+        "Binds": list_or_null(&binds(spec)),
+        "ContainerIDFile": "",
+        "LogConfig": {"Type": driver, "Config": spec.log_options},
+        "NetworkMode": network_name(&spec.network),
+        "PortBindings": asked_ports(spec),
+        "RestartPolicy": {"Name": restart, "MaximumRetryCount": retries},
+        "AutoRemove": spec.auto_remove.is_on(),
+        "VolumeDriver": "", "VolumesFrom": null, "ConsoleSize": [0, 0],
+        "CapAdd": list_or_null(&security.cap_add),
+        "CapDrop": list_or_null(&security.cap_drop),
+        "CgroupnsMode": namespace(&spec.cgroup, "private"),
+        "Dns": spec.dns, "DnsOptions": spec.dns_options, "DnsSearch": spec.dns_search,
+        "ExtraHosts": list_or_null(&extra_hosts),
+        "GroupAdd": list_or_null(&security.groups),
+        "IpcMode": namespace(&spec.ipc, "private"),
+        "Cgroup": "", "Links": null,
+        "OomScoreAdj": spec.oom_score_adj.unwrap_or(0),
+        "PidMode": namespace(&spec.pid, ""),
+        "Privileged": security.privileged,
+        "PublishAllPorts": spec.publish_all.is_on(),
+        "ReadonlyRootfs": spec.root.is_on(),
+        "SecurityOpt": list_or_null(&security.options),
+    });
+    let more = json!({
+        "UTSMode": namespace(&spec.uts, ""), "UsernsMode": "",
+        "ShmSize": spec.shm_size_bytes.unwrap_or(64 << 20),
+        "Runtime": "davit", "Isolation": "",
+        "CpuShares": limits.cpu_shares.unwrap_or(0),
+        "Memory": limits.memory_bytes.unwrap_or(0),
+        "NanoCpus": spec.nano_cpus,
+        "CgroupParent": "", "BlkioWeight": limits.blkio_weight.unwrap_or(0),
+        "CpuPeriod": if spec.nano_cpus == 0 { limits.cpu_period_us.unwrap_or(0) } else { 0 },
+        "CpuQuota": if spec.nano_cpus == 0 { limits.cpu_quota_us.unwrap_or(0) } else { 0 },
+        "CpusetCpus": limits.cpuset_cpus.clone().unwrap_or_default(),
+        "CpusetMems": limits.cpuset_mems.clone().unwrap_or_default(),
+        "Devices": list_or_null(&devices),
+        "DeviceCgroupRules": list_or_null(&security.device_rules),
+        "DeviceRequests": null,
+        "MemoryReservation": limits.memory_reservation_bytes.unwrap_or(0),
+        "MemorySwap": limits.memory_swap_bytes.unwrap_or(0),
+        "MemorySwappiness": limits.memory_swappiness,
+        "OomKillDisable": null,
+        "PidsLimit": limits.pids,
+        "Ulimits": list_or_null(&ulimits),
+        "Sysctls": if spec.sysctls.is_empty() { Value::Null } else { json!(spec.sysctls) },
+        "Tmpfs": tmpfs(spec),
+        "Init": spec.init.is_on().then_some(true),
+    });
+    if let (Value::Object(value), Value::Object(more)) = (&mut value, more) {
+        value.extend(more);
+    }
+    value
+}
+
+fn binds(spec: &ContainerSpec) -> Vec<String> {
+    let text = |mount: &MountSpec| {
+        let source = match &mount.source {
+            MountSource::Bind { path, .. } => path,
+            MountSource::Volume { name, anonymous: false, .. } => name,
+            _ => return None,
+        };
+        let mode = if mount.mode.is_empty() { String::new() } else { format!(":{}", mount.mode) };
+        Some(format!("{source}:{}{mode}", mount.target))
+    };
+    spec.mounts.iter().filter_map(text).collect()
+}
+
+fn tmpfs(spec: &ContainerSpec) -> Value {
+    let entries = spec.mounts.iter().filter(|mount| matches!(mount.source, MountSource::Tmpfs { .. }));
+    let map: BTreeMap<&str, &str> = entries.map(|mount| (mount.target.as_str(), mount.mode.as_str())).collect();
+    if map.is_empty() { Value::Null } else { json!(map) }
+}
+
+fn asked_ports(spec: &ContainerSpec) -> Value {
+    let mut map: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for request in spec.publish.iter().flat_map(davit_network::PublishSpec::requests) {
+        let host = request.host_ports.map(|(first, last)| {
+            if first == last { first.to_string() } else { format!("{first}-{last}") }
+        });
+        map.entry(format!("{}/{}", request.container_port, request.protocol)).or_default().push(json!({
+            "HostIp": request.host_address.map(|address| address.to_string()).unwrap_or_default(),
+            "HostPort": host.unwrap_or_default(),
+        }));
+    }
+    json!(map)
+}
+
+fn port_map(spec: &ContainerSpec, ports: &[PortMapping], alive: bool) -> Value {
+    let mut map: BTreeMap<String, Value> = BTreeMap::new();
+    if alive {
+        for (port, protocol) in spec.exposed_ports() {
+            map.insert(format!("{port}/{protocol}"), Value::Null);
+        }
+    }
+    for port in ports {
+        let entry = map.entry(format!("{}/{}", port.container_port, port.protocol)).or_default();
+        let host = port.host_address.map_or_else(|| "0.0.0.0".to_owned(), |address| address.to_string());
+        let binding = json!({"HostIp": host, "HostPort": port.host_port.to_string()});
+        match entry {
+            Value::Array(list) => list.push(binding),
+            entry => *entry = json!([binding]),
+        }
+    }
+    json!(map)
+}

@@ -1,0 +1,223 @@
+//! The root's bridge network, and what containers hold of it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use davit_network::{Bridge, Endpoint, Ensured, Ipv4Subnet, Ipv6Subnet, PortMapping, Protocol, choose_pool};
+use davit_store::{
+    AddressClaim, Claimed, NetworkRow, NewNetwork, Pool, PortClaim, PortProtocol, PublishedPort,
+    StoreError,
+};
+
+use super::{Container, ContainerError, ContainerSpec, NetworkMode, name};
+use crate::Engine;
+
+const DEFAULT_ROOT: &str = "/var/lib/davit";
+/// Name of the network that containers are in unless they ask for another.
+pub(crate) const BRIDGE: &str = "bridge";
+
+impl Engine {
+    /// The id that marks this root's kernel objects; `None` for the machine's default root.
+    pub(crate) fn kernel_id(&self) -> Option<&str> {
+        let default = self.store().layout().root() == std::path::Path::new(DEFAULT_ROOT);
+        (!default).then(|| self.store().format().root_id.as_str())
+    }
+
+    /// Prefix of this root's cgroups.
+    pub(crate) fn cgroup_root(&self) -> String {
+        match self.kernel_id() {
+            None => "davit".to_owned(),
+            Some(id) => format!("davit-{}", id.chars().take(8).collect::<String>()),
+        }
+    }
+
+    /// Path of a container's cgroup.
+    pub(crate) fn cgroup_of(&self, id: &str) -> String {
+        format!("{}/{id}", self.cgroup_root())
+    }
+
+    /// The rows of Docker's three networks, made at first use.
+    ///
+    /// # Errors
+    /// No pool is free, or what the store says.
+    pub(crate) fn network_rows(&self) -> Result<Vec<NetworkRow>, ContainerError> {
+        let rows = self.store().networks()?;
+        if rows.iter().any(|row| row.network.name == BRIDGE) {
+            return Ok(rows);
+        }
+        for network in [self.new_bridge()?, simple_network("host")?, simple_network("none")?] {
+            match self.store().create_network(&network) {
+                // Another process was faster.
+                Ok(()) | Err(StoreError::Exists { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(self.store().networks()?)
+    }
+
+    fn new_bridge(&self) -> Result<NewNetwork, ContainerError> {
+        let (interface, _) = Bridge::names(self.kernel_id());
+        let ipv4 = choose_pool(&interface, &[])?;
+        let mut pools = vec![Pool {
+            subnet: ipv4.network().into(),
+            prefix: ipv4.prefix(),
+            gateway: ipv4.gateway().into(),
+            first: next4(ipv4.gateway()).into(),
+            last: previous4(ipv4.broadcast()).into(),
+        }];
+        if davit_network::ipv6_available() {
+            pools.push(pool6(Ipv6Subnet::unique_local(self.store().format().root_id.as_str(), 0)));
+        }
+        Ok(NewNetwork { pools, ..simple_network(BRIDGE)? })
+    }
+
+    /// The bridge of a network's row.
+    pub(crate) fn bridge(&self, row: &NetworkRow) -> Result<Bridge, ContainerError> {
+        let (name, table) = Bridge::names(self.kernel_id());
+        let damaged = || ContainerError::Conflict(format!("network {} has no usable subnet", row.network.name));
+        let pools = &row.network.pools;
+        let ipv4 = pools.iter().find_map(|pool| match pool.subnet {
+            IpAddr::V4(subnet) => Ipv4Subnet::new(subnet, pool.prefix),
+            IpAddr::V6(_) => None,
+        });
+        let ipv6 = pools.iter().find_map(|pool| match pool.subnet {
+            IpAddr::V6(subnet) => Ipv6Subnet::new(subnet, pool.prefix),
+            IpAddr::V4(_) => None,
+        });
+        Ok(Bridge { name, table, ipv4: ipv4.ok_or_else(damaged)?, ipv6, mtu: None })
+    }
+
+    /// The bridge network's row.
+    pub(crate) fn bridge_row(&self) -> Result<NetworkRow, ContainerError> {
+        let mut rows = self.network_rows()?;
+        let index = rows.iter().position(|row| row.network.name == BRIDGE);
+        let index = index.ok_or_else(|| ContainerError::NotFound { kind: "network", name: BRIDGE.to_owned() })?;
+        Ok(rows.swap_remove(index))
+    }
+
+    /// Makes the bridge unless it is there. After its firewall table was lost, the ports of running
+    /// containers are published again.
+    pub(crate) fn ensure_bridge(&self, bridge: &Bridge) -> Result<(), ContainerError> {
+        if bridge.ensure()? == Ensured::Present {
+            return Ok(());
+        }
+        for row in self.store().containers(&davit_store::ContainerFilter {
+            status: Some("running".to_owned()),
+            ..Default::default()
+        })? {
+            if let Some(endpoint) = self.endpoint(&row.id)? {
+                bridge.publish(&endpoint)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a container holds in the network, by the rows.
+    pub(crate) fn endpoint(&self, id: &str) -> Result<Option<Endpoint>, ContainerError> {
+        let addresses = self.store().container_addresses(id)?;
+        let addresses: Vec<IpAddr> = addresses.into_iter().map(|row| row.address).collect();
+        let Some((ipv4, ipv6)) = both_families(&addresses) else { return Ok(None) };
+        let ports = self.store().ports(Some(id))?.into_iter().map(|row| row.port);
+        Ok(Some(Endpoint::new((ipv4, ipv6), 0, mappings(ports))))
+    }
+
+    /// Withdraws a container's ports from the firewall, for one whose monitor cannot.
+    pub(crate) fn unpublish(&self, container: &Container) -> Result<(), ContainerError> {
+        if container.spec.network != NetworkMode::Bridge {
+            return Ok(());
+        }
+        let Some(endpoint) = self.endpoint(&container.id)? else { return Ok(()) };
+        Ok(self.bridge(&self.bridge_row()?)?.unpublish(&endpoint)?)
+    }
+}
+
+fn simple_network(name: &str) -> Result<NewNetwork, ContainerError> {
+    let driver = if name == "none" { "null" } else { name };
+    Ok(NewNetwork {
+        id: name::random_id()?,
+        name: name.to_owned(),
+        driver: driver.to_owned(),
+        labels: std::collections::BTreeMap::new(),
+        pools: Vec::new(),
+        spec: serde_json::json!({}),
+    })
+}
+
+fn next4(address: Ipv4Addr) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(address).saturating_add(1))
+}
+
+fn previous4(address: Ipv4Addr) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(address).saturating_sub(1))
+}
+
+fn pool6(subnet: Ipv6Subnet) -> Pool {
+    let number = u128::from(subnet.network());
+    let last = number | (u128::MAX >> subnet.prefix());
+    Pool {
+        subnet: subnet.network().into(),
+        prefix: subnet.prefix(),
+        gateway: subnet.gateway().into(),
+        first: Ipv6Addr::from(number + 2).into(),
+        last: Ipv6Addr::from(last).into(),
+    }
+}
+
+/// The IPv4 address with the IPv6 one beside it.
+pub(crate) fn both_families(addresses: &[IpAddr]) -> Option<(Ipv4Addr, Option<Ipv6Addr>)> {
+    let four = addresses.iter().find_map(|address| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    });
+    let six = addresses.iter().find_map(|address| match address {
+        IpAddr::V6(address) => Some(*address),
+        IpAddr::V4(_) => None,
+    });
+    four.map(|four| (four, six))
+}
+
+/// What a container must hold before it can start in the bridge network.
+pub(crate) fn claims(spec: &ContainerSpec, network_id: &str) -> (Vec<AddressClaim>, Vec<PortClaim>) {
+    let address = AddressClaim {
+        network_id: network_id.to_owned(),
+        wanted: spec.addresses.clone(),
+        ..AddressClaim::default()
+    };
+    let ports = spec.port_requests().into_iter().map(|request| PortClaim {
+        protocol: match request.protocol {
+            Protocol::Tcp => PortProtocol::Tcp,
+            Protocol::Udp => PortProtocol::Udp,
+            Protocol::Sctp => PortProtocol::Sctp,
+        },
+        host_addresses: match request.host_address {
+            Some(address) => vec![address],
+            None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+        },
+        host_ports: request.host_ports.map(|(first, last)| first..=last),
+        container_port: request.container_port,
+    });
+    (vec![address], ports.collect())
+}
+
+/// Rows as the network crate wants them; the two rows of a port on all addresses are one mapping.
+pub(crate) fn mappings(ports: impl Iterator<Item = PublishedPort>) -> Vec<PortMapping> {
+    let mut mappings = Vec::new();
+    for port in ports {
+        let mapping = PortMapping {
+            host_address: Some(port.host_address),
+            host_port: port.host_port,
+            container_port: port.container_port,
+            protocol: match port.protocol {
+                PortProtocol::Tcp => Protocol::Tcp,
+                PortProtocol::Udp => Protocol::Udp,
+                PortProtocol::Sctp => Protocol::Sctp,
+            },
+        };
+        mappings.push(mapping);
+    }
+    mappings
+}
+
+/// Addresses of a claim's answer.
+pub(crate) fn claimed_addresses(claimed: &Claimed) -> Vec<IpAddr> {
+    claimed.addresses.iter().map(|(_, address)| *address).collect()
+}

@@ -1,0 +1,421 @@
+//! Starting a container: its files, its monitor, and the first words from it.
+
+use std::{
+    io,
+    net::IpAddr,
+    os::fd::{AsFd as _, OwnedFd},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use davit_runtime::{
+    Cgroups, Identity,
+    cgroup::Cgroup,
+    monitor::{
+        protocol::{Reply, Request, StreamSet},
+        spec::{Network, Spec, Stdin, Stdio, StdioKind},
+        state::Summary,
+    },
+    plan::Limits,
+};
+use davit_snapshot::{
+    Durability as UpperDurability, InodeNumbers, Mountpoints, OverlayOptions, PrepareOptions, SnapshotSettings,
+    Snapshots,
+};
+use davit_store::{Claimed, Durability};
+use davit_sys::process::{CStringArray, Handover, Session, Spawn};
+use rustix::{
+    fs::{FlockOperation, MemfdFlags, Mode, OFlags, flock, memfd_create},
+    io::Errno,
+    net::{AddressFamily, SocketFlags, SocketType, socketpair},
+};
+
+use super::{
+    Connection, Container, ContainerError, ContainerSpec, CreateRequest, Created, NetworkMode, Phase, StdinMode,
+    create::Follow,
+    files,
+    monitor::{self, Birth},
+    network::{both_families, claimed_addresses, claims, mappings},
+    plan::{self, Planned, Surroundings},
+};
+use crate::Engine;
+
+/// How long another command may hold the lock of a container that does not run.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How the command that starts a container goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartMode {
+    /// It leaves once the container runs.
+    Detached,
+    /// It stays attached to these streams until the end and settles it.
+    Attached {
+        /// The streams.
+        streams: StreamSet,
+        /// Rows and columns of its terminal.
+        size: Option<(u16, u16)>,
+    },
+}
+
+/// A container that was started.
+#[derive(Debug)]
+pub struct Started {
+    /// The container.
+    pub container: Container,
+    /// Its first process.
+    pub process: Identity,
+    /// The connection to its monitor.
+    pub connection: Connection,
+    /// Remarks for the user.
+    pub warnings: Vec<String>,
+}
+
+impl Engine {
+    /// Creates a container and starts it, with one transaction for row, addresses and ports.
+    ///
+    /// # Errors
+    /// As [`Engine::create_container`]; [`ContainerError::Start`] when the command cannot be run:
+    /// the container then stays, created, unless it was to be removed by its end.
+    pub fn run_container(&self, request: &CreateRequest, mode: StartMode) -> Result<Started, ContainerError> {
+        let created = self.create(request, Follow::Start)?;
+        self.begin(created, mode)
+    }
+
+    /// Starts a created container that nobody saw before: `cidfile` may be written in between.
+    ///
+    /// # Errors
+    /// As [`Engine::run_container`].
+    pub fn begin(&self, created: Created, mode: StartMode) -> Result<Started, ContainerError> {
+        let Created { container, warnings, claimed } = created;
+        let result = self.launch(container.clone(), claimed.unwrap_or_default(), mode);
+        let mut started = result.inspect_err(|error| self.abandon(container, error))?;
+        started.warnings = warnings;
+        Ok(started)
+    }
+
+    /// Creates a container that [`Engine::begin`] starts.
+    ///
+    /// # Errors
+    /// As [`Engine::create_container`].
+    pub fn create_to_run(&self, request: &CreateRequest) -> Result<Created, ContainerError> {
+        self.create(request, Follow::Start)
+    }
+
+    /// Starts an existing container.
+    ///
+    /// # Errors
+    /// [`ContainerError::Start`]; [`ContainerError::Conflict`] when it is paused. `Ok(None)` when it
+    /// runs already.
+    pub fn start_container(&self, name: &str, mode: StartMode) -> Result<Option<Started>, ContainerError> {
+        let mut container = self.container(name)?;
+        match container.status.phase {
+            Phase::Running | Phase::Restarting => return Ok(None),
+            Phase::Paused => {
+                return Err(ContainerError::invalid(
+                    "cannot start a paused container, try unpause instead",
+                ));
+            }
+            _ => {}
+        }
+        let lock = self.lock_container(&container.id)?;
+        let claimed = self.claim(&container)?;
+        container.status.phase = Phase::Running;
+        container.status.error.clear();
+        self.forget_records(&container.id)?;
+        self.record_status(&container.id, &container.status, Durability::Durable)?;
+        let result = self.launch_locked(container.clone(), claimed, mode, lock);
+        result.inspect_err(|error| self.abandon(container, error)).map(Some)
+    }
+
+    fn claim(&self, container: &Container) -> Result<Claimed, ContainerError> {
+        self.store().release_endpoints(&container.id)?;
+        if container.spec.network != NetworkMode::Bridge {
+            return Ok(Claimed::default());
+        }
+        let (addresses, ports) = claims(&container.spec, &self.bridge_row()?.network.id);
+        let store = self.store();
+        Ok(store.claim_endpoints(&container.id, &addresses, &ports, Durability::Lazy)?)
+    }
+
+    fn forget_records(&self, id: &str) -> Result<(), ContainerError> {
+        let path = self.store().layout().container(id).join("state");
+        match fs_err::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(ContainerError::io("remove", path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// After a failed start: the row says why, or goes.
+    fn abandon(&self, mut container: Container, error: &ContainerError) {
+        container.status.phase = Phase::Created;
+        container.status.exit_code = i32::from(error.run_code());
+        container.status.error = match error {
+            ContainerError::Start { reason, .. } => reason.clone(),
+            error => error.to_string(),
+        };
+        if let Err(error) = self.finish(container) {
+            tracing::warn!(%error, "cannot record a failed start");
+        }
+    }
+
+    /// Takes the lock of a container that does not run.
+    pub(crate) fn lock_container(&self, id: &str) -> Result<OwnedFd, ContainerError> {
+        let directory = self.store().layout().run_container(id);
+        self.store().make_dir(&directory)?;
+        let path = directory.join("lock");
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        let lock = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|errno| ContainerError::io("open", &path, errno))?;
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(lock),
+                // A reader that looks, a monitor that is leaving, or another command.
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                Err(errno) => return Err(ContainerError::io("lock", path, errno)),
+            }
+        }
+    }
+
+    fn launch(&self, container: Container, claimed: Claimed, mode: StartMode) -> Result<Started, ContainerError> {
+        let lock = self.lock_container(&container.id)?;
+        self.launch_locked(container, claimed, mode, lock)
+    }
+
+    fn launch_locked(
+        &self,
+        container: Container,
+        claimed: Claimed,
+        mode: StartMode,
+        lock: OwnedFd,
+    ) -> Result<Started, ContainerError> {
+        let birth = self.birth(&container, &claimed, mode)?;
+        let mut connection = self.spawn_monitor(&birth, mode, lock)?;
+        match connection.first_word() {
+            Ok(Reply::Started(process)) => {
+                self.append_event("container", "start", &container.id, &[
+                    ("image", container.spec.image.clone()),
+                    ("name", container.name.clone()),
+                ]);
+                Ok(Started { container, process, connection, warnings: Vec::new() })
+            }
+            Ok(Reply::Failed(code, reason)) => {
+                Err(ContainerError::Start { id: container.short_id().to_owned(), code, reason })
+            }
+            Ok(_) | Err(_) => Err(ContainerError::Start {
+                id: container.short_id().to_owned(),
+                code: 125,
+                reason: "its monitor ended without a word".to_owned(),
+            }),
+        }
+    }
+
+    /// Everything that the monitor is told.
+    fn birth(&self, container: &Container, claimed: &Claimed, mode: StartMode) -> Result<Birth, ContainerError> {
+        let (id, spec) = (&container.id, &container.spec);
+        let directory = self.store().layout().container(id);
+        self.store().make_dir(&directory)?;
+        let Planned { plan, joins } = self.plan(spec, id, &directory)?;
+        let network = self.network(spec, claimed)?;
+        let addresses = claimed_addresses(claimed);
+        files::write(&directory, &self.host_files(container, &addresses)?)?;
+        let size = match mode {
+            StartMode::Attached { size, .. } => size,
+            StartMode::Detached => None,
+        };
+        let monitor = Spec {
+            id: id.clone(),
+            run_directory: self.store().layout().run_container(id),
+            plan,
+            joins: self.join_paths(&joins)?,
+            stdio: stdio(spec, size),
+            network,
+            log: spec.log.clone(),
+            restart: spec.restart,
+            health: plan::health(spec.config.healthcheck.as_ref()),
+            settle: self.settle_command(id),
+            directory: directory.clone(),
+        };
+        let (stack, upper, options) = self.root_filesystem(container, directory)?;
+        Ok(Birth {
+            monitor,
+            stack,
+            upper,
+            volatile: options.durability == UpperDurability::Volatile,
+            narrow: options.inode_numbers == InodeNumbers::Narrow,
+            copy_up: self.copies(spec),
+        })
+    }
+
+    /// What a container's root filesystem is mounted from.
+    pub(crate) fn root_filesystem(
+        &self,
+        container: &Container,
+        directory: PathBuf,
+    ) -> Result<(davit_snapshot::Stack, davit_snapshot::Upper, OverlayOptions), ContainerError> {
+        let layers = match &container.image_id {
+            Some(id) => self.store().image_layers(id)?,
+            None => Vec::new(),
+        };
+        let snapshots = Snapshots::open(self.store(), SnapshotSettings::default())?;
+        let stack = snapshots.prepare(&layers, &PrepareOptions::new(Mountpoints::Container))?;
+        let durability = if container.spec.auto_remove.is_on() {
+            UpperDurability::Volatile
+        } else {
+            UpperDurability::Durable
+        };
+        let narrow = match container.spec.storage_options.get("xino").map(String::as_str) {
+            Some("off") => true,
+            Some(_) => false,
+            None => self.is_narrow(container)?,
+        };
+        let inode_numbers = if narrow { InodeNumbers::Narrow } else { InodeNumbers::Unique };
+        Ok((stack, snapshots.upper(directory), OverlayOptions { inode_numbers, durability }))
+    }
+
+    /// Whether the image's programs may fail on inode numbers of 2^63 and more.
+    fn is_narrow(&self, container: &Container) -> Result<bool, ContainerError> {
+        let Some(id) = &container.image_id else { return Ok(false) };
+        let architecture = self.config_of(id)?.architecture;
+        Ok(matches!(architecture.as_str(), "386" | "arm"))
+    }
+
+    pub(crate) fn plan(&self, spec: &ContainerSpec, id: &str, directory: &Path) -> Result<Planned, ContainerError> {
+        let around = Surroundings {
+            id,
+            directory,
+            cgroup: self.cgroup_of(id),
+            volume: &|name| self.store().layout().volume_data(name),
+        };
+        plan::plan(spec, &around)
+    }
+
+    fn network(&self, spec: &ContainerSpec, claimed: &Claimed) -> Result<Network, ContainerError> {
+        match spec.network {
+            NetworkMode::Host | NetworkMode::Container(_) => Ok(Network::Shared),
+            NetworkMode::None => Ok(Network::Loopback),
+            NetworkMode::Bridge => {
+                let bridge = self.bridge(&self.bridge_row()?)?;
+                self.ensure_bridge(&bridge)?;
+                let (ipv4, ipv6) = both_families(&claimed_addresses(claimed))
+                    .ok_or_else(|| ContainerError::Conflict("the network gave no address".to_owned()))?;
+                let ports = mappings(claimed.ports.iter().copied());
+                Ok(Network::Bridge { bridge: Box::new(bridge), ipv4, ipv6, ports })
+            }
+        }
+    }
+
+    fn join_paths(&self, joins: &[(String, &'static str)]) -> Result<Vec<PathBuf>, ContainerError> {
+        let path = |(id, kind): &(String, &'static str)| {
+            let other = self.container(id)?;
+            let process = other.status.process.ok_or_else(|| {
+                ContainerError::Conflict(format!("cannot join namespace of a non running container: {id}"))
+            })?;
+            Ok(PathBuf::from(format!("/proc/{}/ns/{kind}", process.pid)))
+        };
+        joins.iter().map(path).collect()
+    }
+
+    fn host_files(&self, container: &Container, addresses: &[IpAddr]) -> Result<files::HostFiles, ContainerError> {
+        let gateway = match container.spec.network {
+            NetworkMode::Bridge => Some(self.bridge(&self.bridge_row()?)?.ipv4.gateway().into()),
+            _ => None,
+        };
+        Ok(files::HostFiles::of(&container.spec, &container.id, addresses, gateway))
+    }
+
+    fn settle_command(&self, id: &str) -> Vec<String> {
+        let path = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
+        vec![
+            text(path(&self.config().executable)),
+            "__settle".to_owned(),
+            text(path(&self.config().root)),
+            text(path(&self.config().run_root)),
+            id.to_owned(),
+        ]
+    }
+
+    fn spawn_monitor(&self, birth: &Birth, mode: StartMode, lock: OwnedFd) -> Result<Connection, ContainerError> {
+        let failed = |source: io::Error| ContainerError::io("start", "davit __monitor", source);
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .map_err(|errno| failed(errno.into()))?;
+        rustix::io::ioctl_fionbio(&theirs, true).map_err(|errno| failed(errno.into()))?;
+        let mut connection = Connection::new(ours);
+        let wishes = match mode {
+            StartMode::Detached => Vec::new(),
+            StartMode::Attached { streams, .. } => vec![Request::Attach(streams), Request::Settle],
+        };
+        connection.greet(&wishes).map_err(failed)?;
+        let told = memfd_create("davit-birth", MemfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
+        let json = serde_json::to_vec(birth)
+            .map_err(|source| ContainerError::Row { id: birth.monitor.id.clone(), source })?;
+        write_all(&told, &json).map_err(failed)?;
+        let executable = sealed_executable().map_err(failed)?;
+        let cgroup = self.monitor_cgroup()?;
+        let arguments = CStringArray::new(["davit", "__monitor", &birth.monitor.id])
+            .map_err(|error| failed(error.into()))?;
+        let environment = CStringArray::new::<&str>([]).map_err(|error| failed(error.into()))?;
+        davit_sys::process::spawn(&Spawn {
+            executable: executable.as_fd(),
+            arguments: &arguments,
+            environment: &environment,
+            descriptors: &[
+                Handover { descriptor: lock.as_fd(), number: monitor::LOCK },
+                Handover { descriptor: theirs.as_fd(), number: monitor::STARTER },
+                Handover { descriptor: told.as_fd(), number: monitor::BIRTH },
+            ],
+            cgroup: cgroup.as_ref().map(|cgroup| cgroup.as_fd()),
+            session: Session::New,
+        })
+        .map_err(failed)?;
+        Ok(connection)
+    }
+
+    /// The cgroup of all monitors of this root, so that none ends with its caller's scope.
+    fn monitor_cgroup(&self) -> Result<Option<Cgroup>, ContainerError> {
+        let cgroups = Cgroups::discover()?;
+        let path = format!("{}/monitors", self.cgroup_root());
+        if let Ok(cgroup) = cgroups.open(&path) {
+            return Ok(Some(cgroup));
+        }
+        Ok(Some(cgroups.create(&path, &Limits::default(), &[])?))
+    }
+
+    /// Whether a container's records tell that it was started.
+    pub(crate) fn was_started(&self, id: &str) -> Result<bool, ContainerError> {
+        Ok(Summary::of(&self.records(id)?).started.is_some())
+    }
+}
+
+fn stdio(spec: &ContainerSpec, size: Option<(u16, u16)>) -> Stdio {
+    Stdio {
+        kind: if spec.tty.is_on() { StdioKind::Terminal } else { StdioKind::Pipes },
+        stdin: match spec.stdin {
+            StdinMode::Closed => Stdin::Closed,
+            StdinMode::Once => Stdin::Once,
+            StdinMode::Open => Stdin::Open,
+        },
+        size,
+    }
+}
+
+/// davit's executable as a container cannot overwrite it.
+pub(crate) fn sealed_executable() -> io::Result<OwnedFd> {
+    davit_sys::sealed::executable().map_err(io::Error::other)
+}
+
+/// Writes everything and goes back to the start.
+pub(crate) fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(file, bytes))?;
+        bytes = &bytes[written..];
+    }
+    rustix::fs::seek(file, rustix::fs::SeekFrom::Start(0))?;
+    Ok(())
+}

@@ -1,0 +1,257 @@
+//! What state a container is in: the kernel's truth first, the row second.
+
+use std::{path::Path, time::SystemTime};
+
+use davit_image::Timestamp;
+use davit_runtime::{
+    Cgroups, Process,
+    monitor::state::{self, BootId, Event, Health, Summary},
+    process::{ExitStatus, Identity},
+};
+use davit_store::{ContainerRow, ContainerUpdate, Durability};
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags, flock},
+    io::Errno,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Container, ContainerError};
+use crate::Engine;
+
+/// Docker's word for what a container does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Never started.
+    #[default]
+    Created,
+    /// Its command runs.
+    Running,
+    /// Its processes are frozen.
+    Paused,
+    /// Its monitor waits to start it again.
+    Restarting,
+    /// Its command has ended.
+    Exited,
+    /// It is being removed.
+    Removing,
+}
+
+impl Phase {
+    /// The word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Restarting => "restarting",
+            Self::Exited => "exited",
+            Self::Removing => "removing",
+        }
+    }
+
+    /// Whether a monitor looks after it.
+    #[must_use]
+    pub fn is_alive(self) -> bool {
+        matches!(self, Self::Running | Self::Paused | Self::Restarting)
+    }
+}
+
+/// What became of a container.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// What it does.
+    pub phase: Phase,
+    /// The first process while it runs.
+    #[serde(skip)]
+    pub process: Option<Identity>,
+    /// Exit code of the last run.
+    pub exit_code: i32,
+    /// Whether that run lacked memory.
+    pub out_of_memory: bool,
+    /// Why the last start failed.
+    pub error: String,
+    /// When the last run began.
+    pub started: Option<Timestamp>,
+    /// When it ended.
+    pub finished: Option<Timestamp>,
+    /// Whether somebody stopped it.
+    pub stopped: bool,
+    /// How often its monitor started it again.
+    pub restarts: u32,
+    /// Health and consecutive failures.
+    #[serde(skip)]
+    pub health: Option<(Health, u32)>,
+}
+
+/// Exit code of a container whose monitor died: its output went with it, so it was killed.
+const ORPHANED: i32 = 137;
+
+/// Who holds a container's lock.
+#[derive(Debug)]
+pub(crate) enum LockHolder {
+    /// Its monitor, or a command that is starting or removing it.
+    Somebody,
+    /// Nobody.
+    Nobody,
+}
+
+pub(crate) fn timestamp(time: SystemTime) -> Option<Timestamp> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Timestamp::from_unix(i64::try_from(since.as_secs()).ok()?, since.subsec_nanos()).ok()
+}
+
+/// Asks without taking the lock for longer than the question.
+pub(crate) fn lock_holder(path: &Path) -> Result<LockHolder, ContainerError> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return Ok(LockHolder::Nobody),
+        Err(errno) => return Err(ContainerError::io("open", path, errno)),
+    };
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(LockHolder::Nobody),
+        Err(Errno::WOULDBLOCK) => Ok(LockHolder::Somebody),
+        Err(errno) => Err(ContainerError::io("lock", path, errno)),
+    }
+}
+
+impl Engine {
+    /// A container's row with its present state. What a dead monitor or another boot left behind is
+    /// settled on the way; `None` if that removed it.
+    pub(crate) fn examine(&self, row: ContainerRow) -> Result<Option<Container>, ContainerError> {
+        let mut container = Container::of_row(row)?;
+        if !container.status.phase.is_alive() {
+            return Ok(Some(container));
+        }
+        let lock = self.store().layout().run_container(&container.id).join("lock");
+        let records = self.records(&container.id)?;
+        let summary = Summary::of(&records);
+        match lock_holder(&lock)? {
+            LockHolder::Somebody => {
+                present(&mut container.status, &summary);
+                Ok(Some(container))
+            }
+            LockHolder::Nobody => self.settle_container(container, &summary),
+        }
+    }
+
+    pub(crate) fn records(&self, id: &str) -> Result<Vec<state::Record>, ContainerError> {
+        let path = self.store().layout().container(id).join("state");
+        state::read(&path).map_err(|error| ContainerError::io("read", &path, error))
+    }
+
+    /// Brings a container whose monitor is gone up to date: row, addresses, `--rm`.
+    fn settle_container(
+        &self,
+        mut container: Container,
+        summary: &Summary,
+    ) -> Result<Option<Container>, ContainerError> {
+        if summary.ended.is_none() {
+            self.end_orphan(&container, summary)?;
+        }
+        ended(&mut container.status, summary);
+        self.finish(container)
+    }
+
+    /// Kills what a dead monitor left running.
+    fn end_orphan(&self, container: &Container, summary: &Summary) -> Result<(), ContainerError> {
+        let boot = BootId::current().map_err(|error| ContainerError::io("read", "/proc", error))?;
+        if summary.started.is_some_and(|record| record.boot != boot) {
+            return Ok(());
+        }
+        let cgroups = Cgroups::discover()?;
+        let path = self.cgroup_of(&container.id);
+        if let Ok(cgroup) = cgroups.open(&path) {
+            cgroup.kill()?;
+        }
+        if let Some(process) = summary.process().and_then(|identity| Process::open(identity).ok()) {
+            // Without its cgroup (somebody removed it) the process is still known by its start.
+            drop(process.signal(9));
+        }
+        cgroups.remove(&path)?;
+        self.unpublish(container)
+    }
+
+    /// Records a container's end, frees what it held, and removes it if it was to go.
+    pub(crate) fn finish(&self, mut container: Container) -> Result<Option<Container>, ContainerError> {
+        if container.spec.auto_remove.is_on() {
+            self.erase(&container)?;
+            return Ok(None);
+        }
+        container.status.process = None;
+        self.record_status(&container.id, &container.status, Durability::Lazy)?;
+        self.store().release_endpoints(&container.id)?;
+        self.append_event("container", "die", &container.id, &[
+            ("exitCode", container.status.exit_code.to_string()),
+            ("image", container.spec.image.clone()),
+            ("name", container.name.clone()),
+        ]);
+        Ok(Some(container))
+    }
+
+    pub(crate) fn record_status(
+        &self,
+        id: &str,
+        status: &Status,
+        durability: Durability,
+    ) -> Result<(), ContainerError> {
+        let state = serde_json::to_value(status)
+            .map_err(|source| ContainerError::Row { id: id.to_owned(), source })?;
+        let update = ContainerUpdate {
+            status: Some(status.phase.word().to_owned()),
+            state: Some(state),
+            ..ContainerUpdate::default()
+        };
+        Ok(self.store().update_container(id, &update, durability)?)
+    }
+}
+
+/// State while somebody holds the lock.
+fn present(status: &mut Status, summary: &Summary) {
+    status.restarts = summary.restarts;
+    status.health = summary.health;
+    status.started = summary.started.and_then(|record| timestamp(record.time));
+    match summary.ended {
+        // The monitor is cleaning up.
+        Some(_) if !summary.restarting => ended(status, summary),
+        Some(_) => {
+            ended(status, summary);
+            status.phase = Phase::Restarting;
+        }
+        None if summary.paused => status.phase = Phase::Paused,
+        None => status.phase = Phase::Running,
+    }
+    if summary.ended.is_none() {
+        status.process = summary.process();
+    }
+}
+
+/// State after the end that the records tell, or that nobody saw.
+fn ended(status: &mut Status, summary: &Summary) {
+    status.phase = Phase::Exited;
+    status.process = None;
+    status.restarts = summary.restarts;
+    status.stopped = summary.stop_requested;
+    status.started = summary.started.and_then(|record| timestamp(record.time)).or(status.started);
+    let when = summary.ended.map_or_else(SystemTime::now, |record| record.time);
+    status.finished = timestamp(when);
+    match summary.ended.map(|record| record.event) {
+        Some(Event::Exited { status: exit, out_of_memory }) => {
+            status.exit_code = ExitStatus::code(exit);
+            status.out_of_memory = out_of_memory;
+        }
+        Some(Event::Failed(code)) => {
+            status.exit_code = i32::from(code);
+            if summary.started.is_none() {
+                status.phase = Phase::Created;
+            }
+        }
+        _ => {
+            status.exit_code = ORPHANED;
+            status.error = "its monitor ended before it".to_owned();
+        }
+    }
+}
