@@ -27,6 +27,23 @@ pub struct Config {
     pub settings: Settings,
 }
 
+impl Config {
+    /// What a helper process needs to open a root: nothing of the user's.
+    pub(crate) fn for_helper(root: &std::path::Path, run_root: &std::path::Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            run_root: run_root.to_owned(),
+            executable: PathBuf::new(),
+            docker_config: None,
+            auth_files: Vec::new(),
+            certificate_file: None,
+            certificate_dir: None,
+            proxies: Vec::new(),
+            settings: Settings::default(),
+        }
+    }
+}
+
 /// Settings of `/etc/davit/config.toml` or `$XDG_CONFIG_HOME/davit/config.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -33,11 +33,25 @@ use davit_store::{ContainerRow, NewEvent, StoreError};
 
 pub use attach::Connection;
 pub use create::{CreateRequest, Created};
+pub use davit_network::{ExposedPorts, PortMapping, Protocol, PublishSpec};
+pub use davit_runtime::{
+    Executed, LaunchError, Process, StdioPlan, Streams,
+    monitor::{
+        log::{LogConfig, LogDriver, LogLine, Stream},
+        protocol::{Reply, Request, StreamSet},
+        spec::RestartPolicy,
+        state::Health,
+    },
+    plan::Limits,
+    process::{ExitStatus, Identity},
+};
+pub use davit_store::NetworkRow;
 pub use error::ContainerError;
-pub use exec::ExecRequest;
+pub use exec::{ExecOrder, ExecRequest};
 pub use list::{ContainerSummary, ListFilter, ListRequest};
 pub use logs::{LogFollow, LogRequest, Logs};
-pub(crate) use monitor::{exec_helper, monitor_helper, settle_helper};
+pub(crate) use monitor::{monitor_helper, settle_helper};
+pub use remove::RemoveRequest;
 pub use spec::{
     AutoRemove, ContainerSpec, DeviceSpec, InitMode, MountSource, MountSpec, NamespaceMode,
     NetworkMode, PublishAll, RootAccess, SecuritySpec, StdinMode, Tty,
@@ -119,7 +133,10 @@ impl Engine {
             kind: kind.to_owned(),
             action: action.to_owned(),
             actor: actor.to_owned(),
-            attributes: attributes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+            attributes: attributes
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                .collect(),
         };
         if let Err(error) = self.store().append_events(&[event]) {
             tracing::warn!(%error, "cannot record an event");

@@ -9,6 +9,7 @@
 mod archive;
 mod change;
 mod config;
+pub mod container;
 mod engine;
 mod error;
 mod images;
@@ -23,6 +24,7 @@ mod system;
 pub use archive::{FileError, ImportRequest, LoadRequest, Loaded, SaveRequest};
 pub use change::ChangeError;
 pub use config::{Config, Settings};
+pub use container::ContainerError;
 pub use davit_distribution::{Saved, Secret, wire::SearchEntry};
 pub use davit_image as image;
 pub use engine::{Engine, OpenError};

@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 
+use crate::container;
+
 /// Does what must happen before anything else in a `davit` process.
 ///
 /// Pins the static glibc's name lookups to `files dns`, so that no library of the host is loaded.
@@ -16,8 +18,9 @@ pub fn prepare() {
 #[must_use]
 pub fn run_helper(arguments: &[OsString]) -> Option<u8> {
     let verb = arguments.get(1)?.to_str()?.strip_prefix("__")?;
-    let _arguments = &arguments[2..];
     match verb {
+        "monitor" => Some(container::monitor_helper()),
+        "settle" => Some(container::settle_helper(&arguments[2..])),
         _ => None,
     }
 }

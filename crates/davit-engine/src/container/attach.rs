@@ -178,7 +178,7 @@ impl Engine {
         }
         let summary = davit_runtime::monitor::state::Summary::of(&self.records(id)?);
         if summary.ended.is_some() {
-            self.settle_ended(container, &summary)?;
+            self.settle_container(container, &summary)?;
         }
         Ok(())
     }

@@ -8,8 +8,9 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, Dir, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, Timestamps, Uid, XattrFlags, fchown, fchmod,
-        fgetxattr, flistxattr, fsetxattr, futimens, mkdirat, openat, openat2, readlinkat, statat, symlinkat, utimensat,
+        AtFlags, Dir, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, Timestamps, Uid,
+        XattrFlags, fchmod, fchown, fgetxattr, flistxattr, fsetxattr, futimens, mkdirat, openat,
+        openat2, readlinkat, statat, symlinkat, utimensat,
     },
     io::Errno,
 };
@@ -39,11 +40,12 @@ pub(crate) fn copy_up(root: impl AsFd, copy: &CopyUp) -> io::Result<()> {
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let source = match openat2(&root, copy.path.trim_start_matches('/'), flags, Mode::empty(), inside) {
-        Ok(source) => source,
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
-        Err(errno) => return Err(errno.into()),
-    };
+    let source =
+        match openat2(&root, copy.path.trim_start_matches('/'), flags, Mode::empty(), inside) {
+            Ok(source) => source,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        };
     copy_directory(&source, &target, 0)
 }
 
@@ -54,7 +56,9 @@ fn directory(parent: impl AsFd, name: &std::ffi::CStr) -> io::Result<OwnedFd> {
 
 fn is_empty(directory: &OwnedFd) -> io::Result<bool> {
     let mut entries = Dir::read_from(directory)?;
-    Ok(!entries.any(|entry| entry.is_ok_and(|entry| !matches!(entry.file_name().to_bytes(), b"." | b".."))))
+    Ok(!entries.any(|entry| {
+        entry.is_ok_and(|entry| !matches!(entry.file_name().to_bytes(), b"." | b".."))
+    }))
 }
 
 fn copy_directory(source: &OwnedFd, target: &OwnedFd, depth: usize) -> io::Result<()> {
@@ -73,7 +77,12 @@ fn copy_directory(source: &OwnedFd, target: &OwnedFd, depth: usize) -> io::Resul
     copy_metadata(source, target)
 }
 
-fn copy_entry(source: &OwnedFd, target: &OwnedFd, name: &std::ffi::CStr, depth: usize) -> io::Result<()> {
+fn copy_entry(
+    source: &OwnedFd,
+    target: &OwnedFd,
+    name: &std::ffi::CStr,
+    depth: usize,
+) -> io::Result<()> {
     let stat = statat(source, name, AtFlags::SYMLINK_NOFOLLOW)?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => {
@@ -83,7 +92,8 @@ fn copy_entry(source: &OwnedFd, target: &OwnedFd, name: &std::ffi::CStr, depth: 
         FileType::RegularFile => {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let from = openat(source, name, flags, Mode::empty())?;
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let flags =
+                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let to = openat(target, name, flags, Mode::RUSR | Mode::WUSR)?;
             let (mut reader, mut writer) = (std::fs::File::from(from), std::fs::File::from(to));
             io::copy(&mut reader, &mut writer)?;
@@ -93,7 +103,13 @@ fn copy_entry(source: &OwnedFd, target: &OwnedFd, name: &std::ffi::CStr, depth: 
             let link = readlinkat(source, name, Vec::new())?;
             symlinkat(link, target, name)?;
             let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-            rustix::fs::chownat(target, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?;
+            rustix::fs::chownat(
+                target,
+                name,
+                Some(owner.0),
+                Some(owner.1),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )?;
             Ok(utimensat(target, name, &times(&stat), AtFlags::SYMLINK_NOFOLLOW)?)
         }
         FileType::CharacterDevice | FileType::BlockDevice | FileType::Fifo => {
@@ -101,7 +117,13 @@ fn copy_entry(source: &OwnedFd, target: &OwnedFd, name: &std::ffi::CStr, depth: 
             let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
             rustix::fs::mknodat(target, name, kind, mode, stat.st_rdev)?;
             let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-            Ok(rustix::fs::chownat(target, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?)
+            Ok(rustix::fs::chownat(
+                target,
+                name,
+                Some(owner.0),
+                Some(owner.1),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )?)
         }
         // A socket without its server means nothing.
         _ => Ok(()),

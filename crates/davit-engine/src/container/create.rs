@@ -6,8 +6,8 @@ use davit_image::{ContainerConfig, Empty, HealthConfig, ImageConfig, ImageId};
 use davit_store::{ClaimError, Claimed, Durability, NewContainer, StoreError};
 
 use super::{
-    Container, ContainerError, ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode, name,
-    network::claims, plan::merge_environment,
+    Container, ContainerError, ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode,
+    name, network::claims, plan::merge_environment,
 };
 use crate::Engine;
 
@@ -55,7 +55,11 @@ impl Engine {
         self.create(request, Follow::Nothing)
     }
 
-    pub(crate) fn create(&self, request: &CreateRequest, follow: Follow) -> Result<Created, ContainerError> {
+    pub(crate) fn create(
+        &self,
+        request: &CreateRequest,
+        follow: Follow,
+    ) -> Result<Created, ContainerError> {
         let (image_id, image) = self.image_config(&request.spec.image)?;
         let id = name::random_id()?;
         let mut spec = request.spec.clone();
@@ -70,10 +74,12 @@ impl Engine {
         self.make_volumes(&mut spec)?;
         let claimed = self.insert(request, &spec, &id, image_id, follow)?;
         let container = Container::of_row(self.store().container(&id)?)?;
-        self.append_event("container", "create", &id, &[
-            ("image", spec.image.clone()),
-            ("name", container.name.clone()),
-        ]);
+        self.append_event(
+            "container",
+            "create",
+            &id,
+            &[("image", spec.image.clone()), ("name", container.name.clone())],
+        );
         let claimed = (follow == Follow::Start).then_some(claimed);
         Ok(Created { container, warnings: self.warnings(&spec), claimed })
     }
@@ -117,7 +123,8 @@ impl Engine {
                 None => name::generated(id, attempt),
             };
             match self.store().create_container(&row, durability) {
-                Err(ClaimError::Name { .. }) if request.name.is_none() && attempt + 1 < NAME_ATTEMPTS => {}
+                Err(ClaimError::Name { .. })
+                    if request.name.is_none() && attempt + 1 < NAME_ATTEMPTS => {}
                 result => return result.map_err(|error| docker_words(error, &row.name)),
             }
         }
@@ -125,7 +132,10 @@ impl Engine {
     }
 
     /// An image's id and config by any of its names.
-    pub(crate) fn image_config(&self, name: &str) -> Result<(ImageId, ImageConfig), ContainerError> {
+    pub(crate) fn image_config(
+        &self,
+        name: &str,
+    ) -> Result<(ImageId, ImageConfig), ContainerError> {
         let found = self.store().find_image(name).map_err(|error| match error {
             StoreError::NotFound { .. } => ContainerError::NoImage(name.to_owned()),
             error => error.into(),
@@ -163,7 +173,8 @@ impl Engine {
 
     fn warnings(&self, spec: &ContainerSpec) -> Vec<String> {
         let mut warnings = Vec::new();
-        if matches!(spec.network, NetworkMode::Host | NetworkMode::None) && !spec.publish.is_empty() {
+        if matches!(spec.network, NetworkMode::Host | NetworkMode::None) && !spec.publish.is_empty()
+        {
             warnings.push("Published ports are discarded when using host network mode".to_owned());
         }
         warnings
@@ -255,7 +266,8 @@ fn merge_health(own: &mut Option<HealthConfig>, image: Option<&HealthConfig>) {
 /// Volumes of the image that no mount of the user covers become anonymous ones.
 fn merge_volumes(spec: &mut ContainerSpec, image: Option<&BTreeMap<String, Empty>>) {
     let of_user = spec.config.volumes.clone().unwrap_or_default();
-    let targets = image.into_iter().flatten().map(|(path, _)| path.clone()).chain(of_user.into_keys());
+    let targets =
+        image.into_iter().flatten().map(|(path, _)| path.clone()).chain(of_user.into_keys());
     for target in targets {
         let target = clean(&target);
         if target == "/" || spec.mounts.iter().any(|mount| mount.target == target) {
@@ -299,7 +311,11 @@ mod tests {
 
     #[test]
     fn commands_merge_as_dockers() {
-        let image = ContainerConfig { entrypoint: words("/e"), cmd: words("a b"), ..ContainerConfig::default() };
+        let image = ContainerConfig {
+            entrypoint: words("/e"),
+            cmd: words("a b"),
+            ..ContainerConfig::default()
+        };
         let cases = [
             (None, None, "/e a b"),
             (None, words("c"), "/e c"),
@@ -318,7 +334,9 @@ mod tests {
 
     #[test]
     fn the_users_values_win() {
-        let pairs = |list: &[(&str, &str)]| Some(list.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect());
+        let pairs = |list: &[(&str, &str)]| {
+            Some(list.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+        };
         let image = ContainerConfig {
             env: words("A=1 B=2"),
             labels: pairs(&[("x", "image"), ("y", "image")]),
@@ -336,7 +354,9 @@ mod tests {
 
     #[test]
     fn paths_are_cleaned() {
-        for (path, expected) in [("/a/./b//c/", "/a/b/c"), ("a/../../b", "/b"), ("", "/"), ("/..", "/")] {
+        for (path, expected) in
+            [("/a/./b//c/", "/a/b/c"), ("a/../../b", "/b"), ("", "/"), ("/..", "/")]
+        {
             assert_eq!(clean(path), expected);
         }
     }

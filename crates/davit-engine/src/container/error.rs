@@ -85,7 +85,11 @@ pub enum ContainerError {
 
 impl ContainerError {
     /// An error of a file.
-    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+        source: impl Into<io::Error>,
+    ) -> Self {
         Self::Io { action, path: path.into(), source: source.into() }
     }
 

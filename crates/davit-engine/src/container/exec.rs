@@ -6,7 +6,7 @@ use std::{
 };
 
 use davit_runtime::{
-    Target,
+    ExecPlan, Executed, LaunchError, StdioPlan, Target,
     plan::{ProcessPlan, UserChoice},
     process::Identity,
     seccomp::Profile,
@@ -66,10 +66,23 @@ pub struct ExecOrder {
 }
 
 impl ExecOrder {
-    /// The container to join.
-    #[must_use]
-    pub fn target(&self) -> Target {
-        Target { process: self.process, cgroup: self.cgroup.clone() }
+    /// Reads the order that [`Engine::exec`] left for the helper.
+    ///
+    /// # Errors
+    /// The process was not started by it.
+    pub fn read() -> io::Result<Self> {
+        let file = davit_sys::inherit::take(BIRTH)?;
+        let file = fs_err::File::from_parts(file.into(), "order");
+        Ok(serde_json::from_reader(io::BufReader::new(file))?)
+    }
+
+    /// Joins the container and executes the command. Blocks until it runs or failed.
+    ///
+    /// # Errors
+    /// Why it cannot be run; Docker's exit code is its [`LaunchError::exit_code`].
+    pub fn carry_out(&self, stdio: StdioPlan) -> Result<Executed, LaunchError> {
+        let target = Target { process: self.process, cgroup: self.cgroup.clone() };
+        davit_runtime::exec(&target, ExecPlan { process: self.plan.clone(), stdio })
     }
 }
 
@@ -79,12 +92,17 @@ impl Engine {
     ///
     /// # Errors
     /// [`ContainerError::NotFound`]; [`ContainerError::Conflict`] when the container does not run.
-    pub fn exec(self, name: &str, request: ExecRequest) -> Result<std::convert::Infallible, ContainerError> {
+    pub fn exec(
+        self,
+        name: &str,
+        request: ExecRequest,
+    ) -> Result<std::convert::Infallible, ContainerError> {
         let order = self.exec_order(name, request)?;
         // Closes the database before the process changes.
         drop(self);
         let failed = |error: io::Error| ContainerError::io("start", "davit __exec", error);
-        let told = memfd_create("davit-exec", MemfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
+        let told = memfd_create("davit-exec", MemfdFlags::CLOEXEC)
+            .map_err(|errno| failed(errno.into()))?;
         let json = serde_json::to_vec(&order)
             .map_err(|source| ContainerError::Row { id: name.to_owned(), source })?;
         write_all(&told, &json).map_err(failed)?;
@@ -93,7 +111,8 @@ impl Engine {
 
     fn exec_order(&self, name: &str, request: ExecRequest) -> Result<ExecOrder, ContainerError> {
         let container = self.container(name)?;
-        let not_running = || ContainerError::Conflict(format!("container {} is not running", container.id));
+        let not_running =
+            || ContainerError::Conflict(format!("container {} is not running", container.id));
         if container.status.phase == Phase::Paused {
             return Err(ContainerError::Conflict(format!(
                 "container {name} is paused, unpause the container before exec"
@@ -149,14 +168,4 @@ fn become_helper(told: &OwnedFd) -> io::Error {
         return errno.into();
     }
     davit_sys::process::fexecve(executable, &arguments, &environment).into()
-}
-
-/// Reads the order that [`Engine::exec`] left.
-///
-/// # Errors
-/// The process was not started by it.
-pub(crate) fn read_order() -> io::Result<ExecOrder> {
-    let file = davit_sys::inherit::take(BIRTH)?;
-    let file = fs_err::File::from_parts(file.into(), "order".into());
-    Ok(serde_json::from_reader(io::BufReader::new(file))?)
 }

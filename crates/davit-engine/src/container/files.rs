@@ -17,7 +17,12 @@ pub(crate) struct HostFiles {
 
 impl HostFiles {
     /// Writes them for a container with these addresses.
-    pub(crate) fn of(spec: &ContainerSpec, id: &str, addresses: &[IpAddr], gateway: Option<IpAddr>) -> Self {
+    pub(crate) fn of(
+        spec: &ContainerSpec,
+        id: &str,
+        addresses: &[IpAddr],
+        gateway: Option<IpAddr>,
+    ) -> Self {
         let host_network = spec.network == NetworkMode::Host;
         let hostname = if host_network && spec.hostname.is_empty() {
             rustix::system::uname().nodename().to_string_lossy().into_owned()
@@ -34,7 +39,9 @@ impl HostFiles {
 
 /// Puts them into the container's directory.
 pub(crate) fn write(directory: &Path, files: &HostFiles) -> Result<(), ContainerError> {
-    for (name, text) in [("hosts", &files.hosts), ("hostname", &files.hostname), ("resolv.conf", &files.resolv)] {
+    for (name, text) in
+        [("hosts", &files.hosts), ("hostname", &files.hostname), ("resolv.conf", &files.resolv)]
+    {
         let path = directory.join(name);
         fs_err::write(&path, text).map_err(|error| ContainerError::io("write", &path, error))?;
         rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o644))
@@ -43,7 +50,12 @@ pub(crate) fn write(directory: &Path, files: &HostFiles) -> Result<(), Container
     Ok(())
 }
 
-fn hosts(spec: &ContainerSpec, hostname: &str, addresses: &[IpAddr], gateway: Option<IpAddr>) -> String {
+fn hosts(
+    spec: &ContainerSpec,
+    hostname: &str,
+    addresses: &[IpAddr],
+    gateway: Option<IpAddr>,
+) -> String {
     let mut text = if spec.network == NetworkMode::Host {
         fs_err::read_to_string("/etc/hosts").unwrap_or_default()
     } else {
@@ -97,7 +109,8 @@ fn compose(spec: &ContainerSpec, host: &str) -> String {
         // As Docker does: a container without a resolver would only time out.
         servers = vec!["8.8.8.8".to_owned(), "8.8.4.4".to_owned()];
     }
-    let or_host = |own: &[String], key: &str| if own.is_empty() { lines(key) } else { own.to_vec() };
+    let or_host =
+        |own: &[String], key: &str| if own.is_empty() { lines(key) } else { own.to_vec() };
     let search = or_host(&spec.dns_search, "search");
     let options = or_host(&spec.dns_options, "options");
     let mut text: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
@@ -123,7 +136,10 @@ mod tests {
     fn resolver_configurations() {
         let mut spec = ContainerSpec::default();
         let host = "# x\nnameserver 127.0.0.1\nnameserver 10.0.0.1\nsearch a.example b.example\noptions ndots:2\n";
-        assert_eq!(compose(&spec, host), "nameserver 10.0.0.1\nsearch a.example b.example\noptions ndots:2\n");
+        assert_eq!(
+            compose(&spec, host),
+            "nameserver 10.0.0.1\nsearch a.example b.example\noptions ndots:2\n"
+        );
         assert_eq!(compose(&spec, "nameserver ::1\n"), "nameserver 8.8.8.8\nnameserver 8.8.4.4\n");
         spec.dns = vec!["1.1.1.1".parse().unwrap()];
         spec.dns_search = vec![".".to_owned()];
@@ -134,10 +150,16 @@ mod tests {
     fn hosts_name_the_container() {
         let mut spec = ContainerSpec::default();
         spec.domainname = "example".to_owned();
-        spec.extra_hosts = vec![("db".to_owned(), "10.1.2.3".to_owned()), ("h".to_owned(), "host-gateway".to_owned())];
+        spec.extra_hosts = vec![
+            ("db".to_owned(), "10.1.2.3".to_owned()),
+            ("h".to_owned(), "host-gateway".to_owned()),
+        ];
         let address = "172.17.0.2".parse().unwrap();
         let text = hosts(&spec, "web", &[address], "172.17.0.1".parse().ok());
         assert!(text.starts_with("127.0.0.1\tlocalhost\n"));
-        assert!(text.ends_with("10.1.2.3\tdb\n172.17.0.1\th\n172.17.0.2\tweb.example web\n"), "{text}");
+        assert!(
+            text.ends_with("10.1.2.3\tdb\n172.17.0.1\th\n172.17.0.2\tweb.example web\n"),
+            "{text}"
+        );
     }
 }

@@ -4,20 +4,13 @@ use std::collections::BTreeMap;
 
 use davit_image::Timestamp;
 use davit_network::PortMapping;
-use davit_runtime::monitor::{
-    log::LogDriver,
-    spec::RestartPolicy,
-    state::Health,
-};
+use davit_runtime::monitor::{log::LogDriver, spec::RestartPolicy, state::Health};
 use davit_store::NetworkRow;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Container, ContainerError, ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode, Phase, StdinMode,
-    VolumeSummary,
-    list::network_name,
-    network::mappings,
-    plan::hostname,
+    Container, ContainerError, ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode,
+    Phase, StdinMode, VolumeSummary, list::network_name, network::mappings, plan::hostname,
 };
 use crate::Engine;
 
@@ -37,7 +30,8 @@ impl Engine {
         let container = self.container(name)?;
         let directory = self.store().layout().container(&container.id);
         let arguments = container.spec.arguments();
-        let (path, rest) = arguments.split_first().map_or(("", &[][..]), |(path, rest)| (path.as_str(), rest));
+        let (path, rest) =
+            arguments.split_first().map_or(("", &[][..]), |(path, rest)| (path.as_str(), rest));
         let file = |name: &str| directory.join(name).display().to_string();
         let mut value = json!({
             "Id": container.id,
@@ -123,7 +117,16 @@ impl Engine {
             "SecondaryIPAddresses": null, "SecondaryIPv6Addresses": null,
         });
         // Docker repeats the default network's address one level up.
-        for key in ["EndpointID", "Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen", "IPAddress", "IPPrefixLen", "IPv6Gateway", "MacAddress"] {
+        for key in [
+            "EndpointID",
+            "Gateway",
+            "GlobalIPv6Address",
+            "GlobalIPv6PrefixLen",
+            "IPAddress",
+            "IPPrefixLen",
+            "IPv6Gateway",
+            "MacAddress",
+        ] {
             value[key] = endpoint[key].clone();
         }
         value["Networks"] = match container.spec.network {
@@ -133,7 +136,12 @@ impl Engine {
         Ok(value)
     }
 
-    fn fill_endpoint(&self, endpoint: &mut Value, container: &Container, row: &NetworkRow) -> Result<(), ContainerError> {
+    fn fill_endpoint(
+        &self,
+        endpoint: &mut Value,
+        container: &Container,
+        row: &NetworkRow,
+    ) -> Result<(), ContainerError> {
         let bridge = self.bridge(row)?;
         let Some(held) = self.endpoint(&container.id)? else { return Ok(()) };
         endpoint["EndpointID"] = container.id.clone().into();
@@ -163,10 +171,10 @@ impl Engine {
     /// [`ContainerError::NotFound`].
     pub fn inspect_network(&self, name: &str) -> Result<Value, ContainerError> {
         self.network_rows()?;
-        let row = self.store().network(name).map_err(|_| ContainerError::NotFound {
-            kind: "network",
-            name: name.to_owned(),
-        })?;
+        let row = self
+            .store()
+            .network(name)
+            .map_err(|_| ContainerError::NotFound { kind: "network", name: name.to_owned() })?;
         let pools = row.network.pools.iter().map(|pool| {
             json!({"Subnet": format!("{}/{}", pool.subnet, pool.prefix), "Gateway": pool.gateway.to_string()})
         });
@@ -324,9 +332,13 @@ fn host_config(spec: &ContainerSpec) -> Value {
         LogDriver::Local => "local",
         LogDriver::None => "none",
     };
-    let ulimits: Vec<Value> =
-        spec.ulimits.iter().map(|(name, soft, hard)| json!({"Name": name, "Hard": hard, "Soft": soft})).collect();
-    let extra_hosts: Vec<String> = spec.extra_hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect();
+    let ulimits: Vec<Value> = spec
+        .ulimits
+        .iter()
+        .map(|(name, soft, hard)| json!({"Name": name, "Hard": hard, "Soft": soft}))
+        .collect();
+    let extra_hosts: Vec<String> =
+        spec.extra_hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect();
     let devices: Vec<Value> = security.devices.iter().map(|device| {
         json!({"PathOnHost": device.host, "PathInContainer": device.container, "CgroupPermissions": device.permissions})
     }).collect();
@@ -399,8 +411,10 @@ fn binds(spec: &ContainerSpec) -> Vec<String> {
 }
 
 fn tmpfs(spec: &ContainerSpec) -> Value {
-    let entries = spec.mounts.iter().filter(|mount| matches!(mount.source, MountSource::Tmpfs { .. }));
-    let map: BTreeMap<&str, &str> = entries.map(|mount| (mount.target.as_str(), mount.mode.as_str())).collect();
+    let entries =
+        spec.mounts.iter().filter(|mount| matches!(mount.source, MountSource::Tmpfs { .. }));
+    let map: BTreeMap<&str, &str> =
+        entries.map(|mount| (mount.target.as_str(), mount.mode.as_str())).collect();
     if map.is_empty() { Value::Null } else { json!(map) }
 }
 
@@ -427,7 +441,8 @@ fn port_map(spec: &ContainerSpec, ports: &[PortMapping], alive: bool) -> Value {
     }
     for port in ports {
         let entry = map.entry(format!("{}/{}", port.container_port, port.protocol)).or_default();
-        let host = port.host_address.map_or_else(|| "0.0.0.0".to_owned(), |address| address.to_string());
+        let host =
+            port.host_address.map_or_else(|| "0.0.0.0".to_owned(), |address| address.to_string());
         let binding = json!({"HostIp": host, "HostPort": port.host_port.to_string()});
         match entry {
             Value::Array(list) => list.push(binding),

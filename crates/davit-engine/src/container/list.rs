@@ -8,7 +8,8 @@ use davit_runtime::monitor::state::Health;
 use davit_store::ContainerFilter;
 
 use super::{
-    Container, ContainerError, ContainerSpec, MountSource, NetworkMode, Phase, Status, network::mappings,
+    Container, ContainerError, ContainerSpec, MountSource, NetworkMode, Phase, Status,
+    network::mappings,
 };
 use crate::Engine;
 
@@ -68,7 +69,10 @@ impl Engine {
     ///
     /// # Errors
     /// An unknown filter; what the store says.
-    pub fn list_containers(&self, request: &ListRequest) -> Result<Vec<ContainerSummary>, ContainerError> {
+    pub fn list_containers(
+        &self,
+        request: &ListRequest,
+    ) -> Result<Vec<ContainerSummary>, ContainerError> {
         let filter = Filter::new(self, &request.filter)?;
         let all = request.all || request.last.is_some() || filter.asks_for_state();
         let mut found = Vec::new();
@@ -87,7 +91,11 @@ impl Engine {
         found.into_iter().map(|container| self.summary(container, request.size)).collect()
     }
 
-    fn summary(&self, container: Container, size: bool) -> Result<ContainerSummary, ContainerError> {
+    fn summary(
+        &self,
+        container: Container,
+        size: bool,
+    ) -> Result<ContainerSummary, ContainerError> {
         let published = if container.status.phase.is_alive() {
             self.store().ports(Some(&container.id))?
         } else {
@@ -143,8 +151,8 @@ pub(crate) fn network_name(mode: &NetworkMode) -> String {
 }
 
 const KEYS: [&str; 13] = [
-    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "name", "network", "publish",
-    "since", "status",
+    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "name",
+    "network", "publish", "since", "status",
 ];
 
 /// Filters with what they refer to looked up.
@@ -169,11 +177,13 @@ impl Filter {
             None => Ok(None),
         };
         let pattern = |text: &String| {
-            regex::Regex::new(text)
-                .map_err(|error| ContainerError::Invalid(format!("invalid filter 'name={text}': {error}")))
+            regex::Regex::new(text).map_err(|error| {
+                ContainerError::Invalid(format!("invalid filter 'name={text}': {error}"))
+            })
         };
         let (before, since) = (time("before")?, time("since")?);
-        let names = terms.get("name").into_iter().flatten().map(pattern).collect::<Result<_, _>>()?;
+        let names =
+            terms.get("name").into_iter().flatten().map(pattern).collect::<Result<_, _>>()?;
         Ok(Self { terms, before, since, names })
     }
 
@@ -200,15 +210,21 @@ impl Filter {
             && self.any("health", |value| value == health_word(status))
             && self.before.is_none_or(|time| container.created < time)
             && self.since.is_none_or(|time| container.created > time);
-        Ok(by_state && self.fits_spec(spec) && self.fits_image(engine, container) && self.fits_ports(engine, container)?)
+        Ok(by_state
+            && self.fits_spec(spec)
+            && self.fits_image(engine, container)
+            && self.fits_ports(engine, container)?)
     }
 
     fn fits_spec(&self, spec: &ContainerSpec) -> bool {
         self.any("network", |value| network_name(&spec.network) == value)
             && self.any("is-task", |value| !matches!(value, "true" | "1"))
-            && self.any("expose", |value| port_term(value).is_some_and(|(first, last, protocol)| {
-                spec.exposed_ports().any(|(port, p)| (first..=last).contains(&port) && p == protocol)
-            }))
+            && self.any("expose", |value| {
+                port_term(value).is_some_and(|(first, last, protocol)| {
+                    spec.exposed_ports()
+                        .any(|(port, p)| (first..=last).contains(&port) && p == protocol)
+                })
+            })
             && self.any("volume", |value| {
                 let named = |mount: &super::MountSpec| mount_name(mount).as_deref() == Some(value);
                 spec.mounts.iter().any(|mount| named(mount) || mount.target == value)
@@ -217,7 +233,8 @@ impl Filter {
 
     fn fits_image(&self, engine: &Engine, container: &Container) -> bool {
         self.any("ancestor", |value| {
-            let found = engine.store().find_image(value).ok().and_then(|found| found.target.image_id);
+            let found =
+                engine.store().find_image(value).ok().and_then(|found| found.target.image_id);
             container.spec.image == value || (found.is_some() && found == container.image_id)
         })
     }
@@ -228,12 +245,14 @@ impl Filter {
         }
         let ports = engine.store().ports(Some(&container.id))?;
         let ports = mappings(ports.into_iter().map(|row| row.port));
-        Ok(self.any("publish", |value| port_term(value).is_some_and(|(first, last, protocol)| {
-            let fits = |port: &PortMapping| {
-                port.protocol == protocol && (first..=last).contains(&port.container_port)
-            };
-            ports.iter().any(fits)
-        })))
+        Ok(self.any("publish", |value| {
+            port_term(value).is_some_and(|(first, last, protocol)| {
+                let fits = |port: &PortMapping| {
+                    port.protocol == protocol && (first..=last).contains(&port.container_port)
+                };
+                ports.iter().any(fits)
+            })
+        }))
     }
 }
 

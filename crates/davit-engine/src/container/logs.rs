@@ -73,13 +73,20 @@ impl Logs<'_> {
     /// The log cannot be read.
     pub fn next_line(&mut self) -> Result<Option<LogLine>, ContainerError> {
         loop {
-            let line = self.reader.next_line().map_err(|error| ContainerError::io("read", "log", error))?;
+            let line = self
+                .reader
+                .next_line()
+                .map_err(|error| ContainerError::io("read", "log", error))?;
             match line {
-                Some(line) if self.request.until.is_some_and(|until| line.time > until) => return Ok(None),
+                Some(line) if self.request.until.is_some_and(|until| line.time > until) => {
+                    return Ok(None);
+                }
                 Some(line) if self.request.since.is_some_and(|since| line.time < since) => {}
                 Some(line) => return Ok(Some(line)),
                 None if self.ending => return Ok(None),
-                None if self.engine.may_grow(&self.id, self.request.follow)? => std::thread::sleep(NAP),
+                None if self.engine.may_grow(&self.id, self.request.follow)? => {
+                    std::thread::sleep(NAP)
+                }
                 // One more look: the last lines may have come between the two questions.
                 None => self.ending = true,
             }

@@ -9,9 +9,7 @@ use std::{
 };
 
 use davit_runtime::monitor::{Root, Settlement, Spec, run, settle};
-use davit_snapshot::{
-    Durability, InodeNumbers, MountNamespace, OverlayOptions, Stack, Upper,
-};
+use davit_snapshot::{Durability, InodeNumbers, MountNamespace, OverlayOptions, Stack, Upper};
 use serde::{Deserialize, Serialize};
 
 use super::copy_up::{CopyUp, copy_up};

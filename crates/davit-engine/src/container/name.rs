@@ -5,21 +5,80 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::ContainerError;
 
 const ADJECTIVES: [&str; 64] = [
-    "able", "agile", "amber", "ample", "azure", "bold", "brave", "breezy", "bright", "brisk", "calm", "candid",
-    "cheerful", "clear", "clever", "cosmic", "crisp", "curious", "daring", "deft", "eager", "early", "fair", "fancy",
-    "fleet", "fluent", "fond", "frosty", "gentle", "glad", "golden", "grand", "happy", "hardy", "honest", "humble",
-    "jolly", "keen", "kind", "lively", "lucid", "lucky", "mellow", "merry", "mild", "neat", "nimble", "noble",
-    "patient", "plucky", "polite", "proud", "quick", "quiet", "rapid", "serene", "sharp", "smart", "steady",
+    "able", "agile", "amber", "ample", "azure", "bold", "brave", "breezy", "bright", "brisk",
+    "calm", "candid", "cheerful", "clear", "clever", "cosmic", "crisp", "curious", "daring",
+    "deft", "eager", "early", "fair", "fancy", "fleet", "fluent", "fond", "frosty", "gentle",
+    "glad", "golden", "grand", "happy", "hardy", "honest", "humble", "jolly", "keen", "kind",
+    "lively", "lucid", "lucky", "mellow", "merry", "mild", "neat", "nimble", "noble", "patient",
+    "plucky", "polite", "proud", "quick", "quiet", "rapid", "serene", "sharp", "smart", "steady",
     "sunny", "swift", "tidy", "vivid", "witty",
 ];
 
 const NOUNS: [&str; 64] = [
-    "anchor", "barge", "beacon", "boom", "bow", "brig", "buoy", "cabin", "capstan", "cargo", "clipper", "coast",
-    "compass", "coral", "crane", "crew", "cutter", "deck", "delta", "dock", "dory", "estuary", "ferry", "fjord",
-    "frigate", "galley", "gull", "halyard", "harbor", "haven", "helm", "hold", "hull", "island", "jetty", "kayak",
-    "keel", "ketch", "lagoon", "lantern", "lighthouse", "marina", "mast", "mooring", "oar", "otter", "pelican",
-    "pier", "pilot", "pinnace", "quay", "raft", "reef", "rudder", "sail", "schooner", "shoal", "sloop", "spar",
-    "strait", "tide", "trawler", "wharf", "yawl",
+    "anchor",
+    "barge",
+    "beacon",
+    "boom",
+    "bow",
+    "brig",
+    "buoy",
+    "cabin",
+    "capstan",
+    "cargo",
+    "clipper",
+    "coast",
+    "compass",
+    "coral",
+    "crane",
+    "crew",
+    "cutter",
+    "deck",
+    "delta",
+    "dock",
+    "dory",
+    "estuary",
+    "ferry",
+    "fjord",
+    "frigate",
+    "galley",
+    "gull",
+    "halyard",
+    "harbor",
+    "haven",
+    "helm",
+    "hold",
+    "hull",
+    "island",
+    "jetty",
+    "kayak",
+    "keel",
+    "ketch",
+    "lagoon",
+    "lantern",
+    "lighthouse",
+    "marina",
+    "mast",
+    "mooring",
+    "oar",
+    "otter",
+    "pelican",
+    "pier",
+    "pilot",
+    "pinnace",
+    "quay",
+    "raft",
+    "reef",
+    "rudder",
+    "sail",
+    "schooner",
+    "shoal",
+    "sloop",
+    "spar",
+    "strait",
+    "tide",
+    "trawler",
+    "wharf",
+    "yawl",
 ];
 
 /// 64 random lower-case hex digits, never all decimal in the first 12 (a host name that is a number
@@ -51,7 +110,11 @@ pub(crate) fn generated(id: &str, attempt: u32) -> String {
     let (first, second) = (number % 64, number / 64 % 64);
     let pick = |words: &[&'static str; 64], index: u64| words[usize::try_from(index).unwrap_or(0)];
     let name = format!("{}_{}", pick(&ADJECTIVES, first), pick(&NOUNS, second));
-    if attempt == 0 { name } else { format!("{name}{}", number / 4096 % 10_u64.pow(attempt.min(9))) }
+    if attempt == 0 {
+        name
+    } else {
+        format!("{name}{}", number / 4096 % 10_u64.pow(attempt.min(9)))
+    }
 }
 
 /// Checks a container's or volume's name against Docker's grammar.

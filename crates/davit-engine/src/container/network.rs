@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use davit_network::{Bridge, Endpoint, Ensured, Ipv4Subnet, Ipv6Subnet, PortMapping, Protocol, choose_pool};
+use davit_network::{
+    Bridge, Endpoint, Ensured, Ipv4Subnet, Ipv6Subnet, PortMapping, Protocol, choose_pool,
+};
 use davit_store::{
     AddressClaim, Claimed, NetworkRow, NewNetwork, Pool, PortClaim, PortProtocol, PublishedPort,
     StoreError,
@@ -73,7 +75,9 @@ impl Engine {
     /// The bridge of a network's row.
     pub(crate) fn bridge(&self, row: &NetworkRow) -> Result<Bridge, ContainerError> {
         let (name, table) = Bridge::names(self.kernel_id());
-        let damaged = || ContainerError::Conflict(format!("network {} has no usable subnet", row.network.name));
+        let damaged = || {
+            ContainerError::Conflict(format!("network {} has no usable subnet", row.network.name))
+        };
         let pools = &row.network.pools;
         let ipv4 = pools.iter().find_map(|pool| match pool.subnet {
             IpAddr::V4(subnet) => Ipv4Subnet::new(subnet, pool.prefix),
@@ -90,7 +94,8 @@ impl Engine {
     pub(crate) fn bridge_row(&self) -> Result<NetworkRow, ContainerError> {
         let mut rows = self.network_rows()?;
         let index = rows.iter().position(|row| row.network.name == BRIDGE);
-        let index = index.ok_or_else(|| ContainerError::NotFound { kind: "network", name: BRIDGE.to_owned() })?;
+        let index = index
+            .ok_or_else(|| ContainerError::NotFound { kind: "network", name: BRIDGE.to_owned() })?;
         Ok(rows.swap_remove(index))
     }
 
@@ -176,7 +181,10 @@ pub(crate) fn both_families(addresses: &[IpAddr]) -> Option<(Ipv4Addr, Option<Ip
 }
 
 /// What a container must hold before it can start in the bridge network.
-pub(crate) fn claims(spec: &ContainerSpec, network_id: &str) -> (Vec<AddressClaim>, Vec<PortClaim>) {
+pub(crate) fn claims(
+    spec: &ContainerSpec,
+    network_id: &str,
+) -> (Vec<AddressClaim>, Vec<PortClaim>) {
     let address = AddressClaim {
         network_id: network_id.to_owned(),
         wanted: spec.addresses.clone(),

@@ -1,7 +1,6 @@
 //! From what a container was asked to be to what its monitor launches.
 
 use std::{
-    collections::BTreeMap,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     time::Duration,
@@ -12,8 +11,8 @@ use davit_runtime::{
     capability::Capabilities,
     monitor::spec::HealthCheck,
     plan::{
-        Access, BindSource, Device, DeviceKind, DeviceRule, Init, Mount, MountKind, MountOptions, Namespace, Origin,
-        Plan, Propagation, Rlimit, UserChoice,
+        Access, BindSource, Device, DeviceKind, DeviceRule, Init, Mount, MountKind, MountOptions,
+        Namespace, Origin, Plan, Propagation, Rlimit, UserChoice,
     },
     seccomp::Profile,
 };
@@ -26,7 +25,6 @@ use super::{
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Where things of one container lie, and which namespaces it joins.
-#[derive(Debug)]
 pub(crate) struct Surroundings<'a> {
     /// Id of the container.
     pub(crate) id: &'a str,
@@ -52,7 +50,10 @@ pub(crate) struct Planned {
 /// # Errors
 /// [`ContainerError::Invalid`]: an option that means nothing; [`ContainerError::Io`]: a device of
 /// the host that is not there.
-pub(crate) fn plan(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<Planned, ContainerError> {
+pub(crate) fn plan(
+    spec: &ContainerSpec,
+    around: &Surroundings<'_>,
+) -> Result<Planned, ContainerError> {
     let arguments = spec.arguments();
     if arguments.first().is_none_or(String::is_empty) {
         return Err(ContainerError::invalid("no command specified"));
@@ -147,7 +148,10 @@ pub(crate) fn environment(spec: &ContainerSpec, hostname: &str) -> Vec<String> {
 }
 
 /// Adds `NAME=value` pairs, replacing those of the same name; a bare `NAME` removes.
-pub(crate) fn merge_environment<'a>(environment: &mut Vec<String>, more: impl Iterator<Item = &'a String>) {
+pub(crate) fn merge_environment<'a>(
+    environment: &mut Vec<String>,
+    more: impl Iterator<Item = &'a String>,
+) {
     for variable in more {
         let name = variable.split('=').next().unwrap_or_default();
         let same = |known: &String| known.split('=').next() == Some(name);
@@ -258,7 +262,10 @@ fn security(spec: &ContainerSpec, plan: &mut Plan) -> Result<(), ContainerError>
 fn add_device(wish: &DeviceSpec, plan: &mut Plan) -> Result<(), ContainerError> {
     let host = Path::new(&wish.host);
     let metadata = fs_err::metadata(host).map_err(|error| {
-        ContainerError::Invalid(format!("error gathering device information for {}: {error}", wish.host))
+        ContainerError::Invalid(format!(
+            "error gathering device information for {}: {error}",
+            wish.host
+        ))
     })?;
     let mut found = Vec::new();
     if metadata.is_dir() {
@@ -294,7 +301,9 @@ const OWN_FILESYSTEMS: [&str; 5] = ["pts", "shm", "fd", "mqueue", "console"];
 fn devices_below(host: &Path, container: &str, found: &mut Vec<Device>) {
     for entry in fs_err::read_dir(host).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|name| !OWN_FILESYSTEMS.contains(name)) else { continue };
+        let Some(name) = name.to_str().filter(|name| !OWN_FILESYSTEMS.contains(name)) else {
+            continue;
+        };
         let path = format!("{container}/{name}");
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => devices_below(&entry.path(), &path, found),
@@ -355,7 +364,9 @@ fn device_rule(text: &str) -> Result<DeviceRule, ContainerError> {
 pub(crate) fn health(config: Option<&HealthConfig>) -> Option<HealthCheck> {
     let config = config?;
     let command = match config.test.as_deref()? {
-        [kind, line] if kind == "CMD-SHELL" => vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()],
+        [kind, line] if kind == "CMD-SHELL" => {
+            vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()]
+        }
         [kind, command @ ..] if kind == "CMD" && !command.is_empty() => command.to_vec(),
         _ => return None,
     };
@@ -371,12 +382,6 @@ pub(crate) fn health(config: Option<&HealthConfig>) -> Option<HealthCheck> {
         start_interval: or(config.start_interval, 5),
         retries: u32::try_from(config.retries).ok().filter(|retries| *retries > 0).unwrap_or(3),
     })
-}
-
-/// The environment as a map, for `inspect` and `commit`.
-#[must_use]
-pub(crate) fn as_map(environment: &[String]) -> BTreeMap<&str, &str> {
-    environment.iter().filter_map(|pair| pair.split_once('=')).collect()
 }
 
 #[cfg(test)]
@@ -418,7 +423,8 @@ mod tests {
         };
         spec.mounts = vec![volume("/a/b/c"), volume("/a"), volume("/etc/hosts"), volume("/a/b")];
         let plan = plan(&spec, &around()).unwrap().plan;
-        let at = |target: &str| plan.mounts.iter().position(|mount| mount.target == target).unwrap();
+        let at =
+            |target: &str| plan.mounts.iter().position(|mount| mount.target == target).unwrap();
         assert!(at("/a") < at("/a/b") && at("/a/b") < at("/a/b/c") && at("/dev") < at("/dev/pts"));
         assert_eq!(plan.mounts.iter().filter(|mount| mount.target == "/etc/hosts").count(), 1);
     }

@@ -1,6 +1,10 @@
 //! Removing containers.
 
-use std::{io, path::Path, time::{Duration, Instant}};
+use std::{
+    io,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use davit_store::{ContainerFilter, Durability, GcOptions};
 
@@ -23,7 +27,11 @@ impl Engine {
     ///
     /// # Errors
     /// [`ContainerError::Conflict`] when it runs and is not to be forced.
-    pub fn remove_container(&self, name: &str, request: RemoveRequest) -> Result<(), ContainerError> {
+    pub fn remove_container(
+        &self,
+        name: &str,
+        request: RemoveRequest,
+    ) -> Result<(), ContainerError> {
         let container = self.container(name)?;
         if container.status.phase.is_alive() {
             if !request.force {
@@ -43,7 +51,12 @@ impl Engine {
         let volumes = if request.volumes { anonymous_volumes(&container) } else { Vec::new() };
         let image = container.image_id;
         self.erase_with(&container, &volumes)?;
-        self.append_event("container", "destroy", &container.id, &[("name", container.name.clone())]);
+        self.append_event(
+            "container",
+            "destroy",
+            &container.id,
+            &[("name", container.name.clone())],
+        );
         if image.is_some_and(|image| self.is_unnamed(&image)) {
             self.store().collect(&GcOptions::default())?;
         }
@@ -57,7 +70,8 @@ impl Engine {
     /// Kills a container and waits for its monitor to leave.
     fn end(&self, container: &Container) -> Result<(), ContainerError> {
         self.request_stop(container)?;
-        if let Ok(cgroup) = davit_runtime::Cgroups::discover()?.open(&self.cgroup_of(&container.id)) {
+        if let Ok(cgroup) = davit_runtime::Cgroups::discover()?.open(&self.cgroup_of(&container.id))
+        {
             if container.status.phase == Phase::Paused {
                 cgroup.thaw()?;
             }

@@ -348,7 +348,12 @@ impl ContainerSpec {
                 let known = |r: &PortRequest| r.container_port == port && r.protocol == protocol;
                 if !requests.iter().any(known) {
                     let (host_address, host_ports) = (None, None);
-                    requests.push(PortRequest { host_address, host_ports, container_port: port, protocol });
+                    requests.push(PortRequest {
+                        host_address,
+                        host_ports,
+                        container_port: port,
+                        protocol,
+                    });
                 }
             }
         }

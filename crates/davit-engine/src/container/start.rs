@@ -14,13 +14,12 @@ use davit_runtime::{
     monitor::{
         protocol::{Reply, Request, StreamSet},
         spec::{Network, Spec, Stdin, Stdio, StdioKind},
-        state::Summary,
     },
     plan::Limits,
 };
 use davit_snapshot::{
-    Durability as UpperDurability, InodeNumbers, Mountpoints, OverlayOptions, PrepareOptions, SnapshotSettings,
-    Snapshots,
+    Durability as UpperDurability, InodeNumbers, Mountpoints, OverlayOptions, PrepareOptions,
+    SnapshotSettings, Snapshots,
 };
 use davit_store::{Claimed, Durability};
 use davit_sys::process::{CStringArray, Handover, Session, Spawn};
@@ -31,7 +30,8 @@ use rustix::{
 };
 
 use super::{
-    Connection, Container, ContainerError, ContainerSpec, CreateRequest, Created, NetworkMode, Phase, StdinMode,
+    Connection, Container, ContainerError, ContainerSpec, CreateRequest, Created, NetworkMode,
+    Phase, StdinMode,
     create::Follow,
     files,
     monitor::{self, Birth},
@@ -76,7 +76,11 @@ impl Engine {
     /// # Errors
     /// As [`Engine::create_container`]; [`ContainerError::Start`] when the command cannot be run:
     /// the container then stays, created, unless it was to be removed by its end.
-    pub fn run_container(&self, request: &CreateRequest, mode: StartMode) -> Result<Started, ContainerError> {
+    pub fn run_container(
+        &self,
+        request: &CreateRequest,
+        mode: StartMode,
+    ) -> Result<Started, ContainerError> {
         let created = self.create(request, Follow::Start)?;
         self.begin(created, mode)
     }
@@ -106,7 +110,11 @@ impl Engine {
     /// # Errors
     /// [`ContainerError::Start`]; [`ContainerError::Conflict`] when it is paused. `Ok(None)` when it
     /// runs already.
-    pub fn start_container(&self, name: &str, mode: StartMode) -> Result<Option<Started>, ContainerError> {
+    pub fn start_container(
+        &self,
+        name: &str,
+        mode: StartMode,
+    ) -> Result<Option<Started>, ContainerError> {
         let mut container = self.container(name)?;
         match container.status.phase {
             Phase::Running | Phase::Restarting => return Ok(None),
@@ -181,7 +189,12 @@ impl Engine {
         }
     }
 
-    fn launch(&self, container: Container, claimed: Claimed, mode: StartMode) -> Result<Started, ContainerError> {
+    fn launch(
+        &self,
+        container: Container,
+        claimed: Claimed,
+        mode: StartMode,
+    ) -> Result<Started, ContainerError> {
         let lock = self.lock_container(&container.id)?;
         self.launch_locked(container, claimed, mode, lock)
     }
@@ -197,10 +210,12 @@ impl Engine {
         let mut connection = self.spawn_monitor(&birth, mode, lock)?;
         match connection.first_word() {
             Ok(Reply::Started(process)) => {
-                self.append_event("container", "start", &container.id, &[
-                    ("image", container.spec.image.clone()),
-                    ("name", container.name.clone()),
-                ]);
+                self.append_event(
+                    "container",
+                    "start",
+                    &container.id,
+                    &[("image", container.spec.image.clone()), ("name", container.name.clone())],
+                );
                 Ok(Started { container, process, connection, warnings: Vec::new() })
             }
             Ok(Reply::Failed(code, reason)) => {
@@ -215,7 +230,12 @@ impl Engine {
     }
 
     /// Everything that the monitor is told.
-    fn birth(&self, container: &Container, claimed: &Claimed, mode: StartMode) -> Result<Birth, ContainerError> {
+    fn birth(
+        &self,
+        container: &Container,
+        claimed: &Claimed,
+        mode: StartMode,
+    ) -> Result<Birth, ContainerError> {
         let (id, spec) = (&container.id, &container.spec);
         let directory = self.store().layout().container(id);
         self.store().make_dir(&directory)?;
@@ -256,7 +276,8 @@ impl Engine {
         &self,
         container: &Container,
         directory: PathBuf,
-    ) -> Result<(davit_snapshot::Stack, davit_snapshot::Upper, OverlayOptions), ContainerError> {
+    ) -> Result<(davit_snapshot::Stack, davit_snapshot::Upper, OverlayOptions), ContainerError>
+    {
         let layers = match &container.image_id {
             Some(id) => self.store().image_layers(id)?,
             None => Vec::new(),
@@ -284,7 +305,12 @@ impl Engine {
         Ok(matches!(architecture.as_str(), "386" | "arm"))
     }
 
-    pub(crate) fn plan(&self, spec: &ContainerSpec, id: &str, directory: &Path) -> Result<Planned, ContainerError> {
+    pub(crate) fn plan(
+        &self,
+        spec: &ContainerSpec,
+        id: &str,
+        directory: &Path,
+    ) -> Result<Planned, ContainerError> {
         let around = Surroundings {
             id,
             directory,
@@ -301,8 +327,9 @@ impl Engine {
             NetworkMode::Bridge => {
                 let bridge = self.bridge(&self.bridge_row()?)?;
                 self.ensure_bridge(&bridge)?;
-                let (ipv4, ipv6) = both_families(&claimed_addresses(claimed))
-                    .ok_or_else(|| ContainerError::Conflict("the network gave no address".to_owned()))?;
+                let (ipv4, ipv6) = both_families(&claimed_addresses(claimed)).ok_or_else(|| {
+                    ContainerError::Conflict("the network gave no address".to_owned())
+                })?;
                 let ports = mappings(claimed.ports.iter().copied());
                 Ok(Network::Bridge { bridge: Box::new(bridge), ipv4, ipv6, ports })
             }
@@ -313,14 +340,20 @@ impl Engine {
         let path = |(id, kind): &(String, &'static str)| {
             let other = self.container(id)?;
             let process = other.status.process.ok_or_else(|| {
-                ContainerError::Conflict(format!("cannot join namespace of a non running container: {id}"))
+                ContainerError::Conflict(format!(
+                    "cannot join namespace of a non running container: {id}"
+                ))
             })?;
             Ok(PathBuf::from(format!("/proc/{}/ns/{kind}", process.pid)))
         };
         joins.iter().map(path).collect()
     }
 
-    fn host_files(&self, container: &Container, addresses: &[IpAddr]) -> Result<files::HostFiles, ContainerError> {
+    fn host_files(
+        &self,
+        container: &Container,
+        addresses: &[IpAddr],
+    ) -> Result<files::HostFiles, ContainerError> {
         let gateway = match container.spec.network {
             NetworkMode::Bridge => Some(self.bridge(&self.bridge_row()?)?.ipv4.gateway().into()),
             _ => None,
@@ -340,7 +373,12 @@ impl Engine {
         ]
     }
 
-    fn spawn_monitor(&self, birth: &Birth, mode: StartMode, lock: OwnedFd) -> Result<Connection, ContainerError> {
+    fn spawn_monitor(
+        &self,
+        birth: &Birth,
+        mode: StartMode,
+        lock: OwnedFd,
+    ) -> Result<Connection, ContainerError> {
         let failed = |source: io::Error| ContainerError::io("start", "davit __monitor", source);
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
@@ -352,7 +390,8 @@ impl Engine {
             StartMode::Attached { streams, .. } => vec![Request::Attach(streams), Request::Settle],
         };
         connection.greet(&wishes).map_err(failed)?;
-        let told = memfd_create("davit-birth", MemfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
+        let told = memfd_create("davit-birth", MemfdFlags::CLOEXEC)
+            .map_err(|errno| failed(errno.into()))?;
         let json = serde_json::to_vec(birth)
             .map_err(|source| ContainerError::Row { id: birth.monitor.id.clone(), source })?;
         write_all(&told, &json).map_err(failed)?;
@@ -385,11 +424,6 @@ impl Engine {
             return Ok(Some(cgroup));
         }
         Ok(Some(cgroups.create(&path, &Limits::default(), &[])?))
-    }
-
-    /// Whether a container's records tell that it was started.
-    pub(crate) fn was_started(&self, id: &str) -> Result<bool, ContainerError> {
-        Ok(Summary::of(&self.records(id)?).started.is_some())
     }
 }
 

@@ -144,7 +144,7 @@ impl Engine {
     }
 
     /// Brings a container whose monitor is gone up to date: row, addresses, `--rm`.
-    fn settle_container(
+    pub(crate) fn settle_container(
         &self,
         mut container: Container,
         summary: &Summary,
@@ -176,7 +176,10 @@ impl Engine {
     }
 
     /// Records a container's end, frees what it held, and removes it if it was to go.
-    pub(crate) fn finish(&self, mut container: Container) -> Result<Option<Container>, ContainerError> {
+    pub(crate) fn finish(
+        &self,
+        mut container: Container,
+    ) -> Result<Option<Container>, ContainerError> {
         if container.spec.auto_remove.is_on() {
             self.erase(&container)?;
             return Ok(None);
@@ -184,11 +187,16 @@ impl Engine {
         container.status.process = None;
         self.record_status(&container.id, &container.status, Durability::Lazy)?;
         self.store().release_endpoints(&container.id)?;
-        self.append_event("container", "die", &container.id, &[
-            ("exitCode", container.status.exit_code.to_string()),
-            ("image", container.spec.image.clone()),
-            ("name", container.name.clone()),
-        ]);
+        self.append_event(
+            "container",
+            "die",
+            &container.id,
+            &[
+                ("exitCode", container.status.exit_code.to_string()),
+                ("image", container.spec.image.clone()),
+                ("name", container.name.clone()),
+            ],
+        );
         Ok(Some(container))
     }
 

@@ -39,7 +39,11 @@ impl Engine {
     ///
     /// # Errors
     /// [`ContainerError::NotFound`]; an unknown signal.
-    pub fn stop_container(&self, name: &str, request: &StopRequest) -> Result<Container, ContainerError> {
+    pub fn stop_container(
+        &self,
+        name: &str,
+        request: &StopRequest,
+    ) -> Result<Container, ContainerError> {
         let container = self.container(name)?;
         if !container.status.phase.is_alive() {
             return Ok(container);
@@ -52,7 +56,9 @@ impl Engine {
         let seconds = request.timeout_seconds.or(container.spec.config.stop_timeout);
         let deadline = match seconds {
             None => Some(Instant::now() + PATIENCE),
-            Some(seconds) => u64::try_from(seconds).ok().map(|s| Instant::now() + Duration::from_secs(s)),
+            Some(seconds) => {
+                u64::try_from(seconds).ok().map(|s| Instant::now() + Duration::from_secs(s))
+            }
         };
         self.request_stop(&container)?;
         self.send_signal(&container, signal)?;
@@ -97,7 +103,11 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::stop_container`] and [`Engine::start_container`].
-    pub fn restart_container(&self, name: &str, request: &StopRequest) -> Result<Option<Started>, ContainerError> {
+    pub fn restart_container(
+        &self,
+        name: &str,
+        request: &StopRequest,
+    ) -> Result<Option<Started>, ContainerError> {
         let container = self.stop_container(name, request)?;
         self.start_container(&container.id, StartMode::Detached)
     }
@@ -111,7 +121,9 @@ impl Engine {
         match container.status.phase {
             Phase::Running => {}
             Phase::Paused => {
-                return Err(ContainerError::Conflict(format!("Container {name} is already paused")));
+                return Err(ContainerError::Conflict(format!(
+                    "Container {name} is already paused"
+                )));
             }
             _ => return Err(not_running("pause", name, &container)),
         }
@@ -131,7 +143,12 @@ impl Engine {
             return Err(ContainerError::Conflict(format!("Container {name} is not paused")));
         }
         self.thaw(&container)?;
-        self.append_event("container", "unpause", &container.id, &[("name", container.name.clone())]);
+        self.append_event(
+            "container",
+            "unpause",
+            &container.id,
+            &[("name", container.name.clone())],
+        );
         Ok(())
     }
 
@@ -194,7 +211,11 @@ impl Engine {
     }
 
     /// Signals the first process; one that is gone is no error.
-    pub(crate) fn send_signal(&self, container: &Container, signal: i32) -> Result<(), ContainerError> {
+    pub(crate) fn send_signal(
+        &self,
+        container: &Container,
+        signal: i32,
+    ) -> Result<(), ContainerError> {
         let Some(process) = container.status.process.and_then(open) else { return Ok(()) };
         match process.signal(signal) {
             Err(error) if error.raw_os_error() != Some(3) => {
@@ -205,7 +226,11 @@ impl Engine {
     }
 
     /// Waits until nobody holds the container's lock; `false` when that takes too long.
-    pub(crate) fn await_end(&self, id: &str, deadline: Option<Instant>) -> Result<bool, ContainerError> {
+    pub(crate) fn await_end(
+        &self,
+        id: &str,
+        deadline: Option<Instant>,
+    ) -> Result<bool, ContainerError> {
         let lock = self.store().layout().run_container(id).join("lock");
         loop {
             if matches!(lock_holder(&lock)?, LockHolder::Nobody) {
@@ -267,9 +292,9 @@ fn real_time(base: i32, offset: &str, sign: i32) -> Option<i32> {
 }
 
 const SIGNALS: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
-    "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
-    "WINCH", "IO", "PWR", "SYS",
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+    "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+    "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
 
 #[cfg(test)]
@@ -278,7 +303,15 @@ mod tests {
 
     #[test]
     fn signals_by_every_name() {
-        let cases = [("9", 9), ("kill", 9), ("SIGTERM", 15), ("sigusr1", 10), ("RTMIN+3", 37), ("SIGRTMAX-1", 63), ("WINCH", 28)];
+        let cases = [
+            ("9", 9),
+            ("kill", 9),
+            ("SIGTERM", 15),
+            ("sigusr1", 10),
+            ("RTMIN+3", 37),
+            ("SIGRTMAX-1", 63),
+            ("WINCH", 28),
+        ];
         for (text, number) in cases {
             assert_eq!(signal_number(text).unwrap(), number, "{text}");
         }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use davit_image::Timestamp;
 use davit_store::{NewVolume, StoreError, VolumeRow};
 
-use super::{ContainerError, ContainerSpec, MountSource, copy_up::CopyUp, name, remove::disk_usage};
+use super::{
+    ContainerError, ContainerSpec, MountSource, copy_up::CopyUp, name, remove::disk_usage,
+};
 use crate::Engine;
 
 /// A volume to be made.
@@ -65,7 +67,8 @@ impl Engine {
         name::check("volume", &name)?;
         let driver = "local".to_owned();
         let labels = request.labels.clone();
-        let new = NewVolume { name: name.clone(), driver, anonymous, labels, options: BTreeMap::new() };
+        let new =
+            NewVolume { name: name.clone(), driver, anonymous, labels, options: BTreeMap::new() };
         if self.store().create_volume(&new)? {
             self.append_event("volume", "create", &name, &[("driver", "local".to_owned())]);
         }
@@ -86,7 +89,8 @@ impl Engine {
     /// [`ContainerError::NotFound`].
     pub fn volume(&self, name: &str) -> Result<VolumeSummary, ContainerError> {
         let row = self.store().volume(name)?;
-        let row = row.ok_or_else(|| ContainerError::NotFound { kind: "volume", name: name.to_owned() })?;
+        let row =
+            row.ok_or_else(|| ContainerError::NotFound { kind: "volume", name: name.to_owned() })?;
         Ok(self.volume_summary(row))
     }
 
@@ -96,7 +100,9 @@ impl Engine {
     /// [`ContainerError::Conflict`] while a container uses it; [`ContainerError::NotFound`].
     pub fn remove_volume(&self, name: &str) -> Result<(), ContainerError> {
         let users = self.store().remove_volume(name).map_err(|error| match error {
-            StoreError::NotFound { .. } => ContainerError::NotFound { kind: "volume", name: name.to_owned() },
+            StoreError::NotFound { .. } => {
+                ContainerError::NotFound { kind: "volume", name: name.to_owned() }
+            }
             error => error.into(),
         })?;
         if users.is_empty() {
@@ -143,7 +149,8 @@ impl Engine {
             driver: volume.driver,
             labels: volume.labels,
             options: volume.options,
-            created: Timestamp::from_unix(created.div_euclid(1_000_000_000), 0).unwrap_or(Timestamp::EPOCH),
+            created: Timestamp::from_unix(created.div_euclid(1_000_000_000), 0)
+                .unwrap_or(Timestamp::EPOCH),
             anonymous: volume.anonymous,
             containers,
         }
@@ -154,7 +161,8 @@ impl Engine {
         for mount in &mut spec.mounts {
             if let MountSource::Volume { name, .. } = &mut mount.source {
                 let wanted = Some(name.clone()).filter(|name| !name.is_empty());
-                *name = self.create_volume(&VolumeRequest { name: wanted, ..VolumeRequest::default() })?;
+                *name = self
+                    .create_volume(&VolumeRequest { name: wanted, ..VolumeRequest::default() })?;
             }
         }
         Ok(())
