@@ -143,10 +143,10 @@ impl Engine {
         let id = found.target.image_id.ok_or_else(|| {
             ContainerError::Invalid(format!("{name} has no image for this machine's platform"))
         })?;
-        Ok((id, self.config_of(&id)?))
+        Ok((id, self.stored_config(&id)?))
     }
 
-    pub(crate) fn config_of(&self, id: &ImageId) -> Result<ImageConfig, ContainerError> {
+    pub(crate) fn stored_config(&self, id: &ImageId) -> Result<ImageConfig, ContainerError> {
         let bytes = self.store().read_blob(&id.digest(), CONFIG_LIMIT)?;
         serde_json::from_slice(&bytes)
             .map_err(|source| ContainerError::Row { id: id.to_string(), source })

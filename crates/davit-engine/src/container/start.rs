@@ -301,7 +301,7 @@ impl Engine {
     /// Whether the image's programs may fail on inode numbers of 2^63 and more.
     fn is_narrow(&self, container: &Container) -> Result<bool, ContainerError> {
         let Some(id) = &container.image_id else { return Ok(false) };
-        let architecture = self.config_of(id)?.architecture;
+        let architecture = self.stored_config(id)?.architecture;
         Ok(matches!(architecture.as_str(), "386" | "arm"))
     }
 
