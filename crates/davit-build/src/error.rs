@@ -104,6 +104,18 @@ pub enum BuildErrorKind {
         #[source]
         source: std::io::Error,
     },
+    /// The ignore file cannot be read as one.
+    #[error("{file} is wrong")]
+    Ignore {
+        /// Its name.
+        file: String,
+        /// What is wrong.
+        #[source]
+        source: davit_dockerfile::IgnoreError,
+    },
+    /// A file of the context changed while it was read.
+    #[error("{} changed while the build read it", .0.display())]
+    ContextChanged(PathBuf),
     /// A copy cannot be done as written.
     #[error("{step}: {problem}")]
     Copy {
@@ -119,6 +131,20 @@ pub enum BuildErrorKind {
         command: String,
         /// Its exit code; 128 + n for a signal.
         code: i32,
+        /// The last lines of its output.
+        tail: Vec<String>,
+    },
+    /// An owner is given by a name that the image does not know.
+    #[error("there is no {what} `{name}` in the image's /{file}")]
+    Owner {
+        /// `user` or `group`.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// The file that was searched.
+        file: &'static str,
+        /// The nearest name in it.
+        near: Option<String>,
     },
     /// A step could not be done for a reason outside the Dockerfile.
     #[error("step `{step}` failed")]
@@ -162,6 +188,28 @@ impl BuildError {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
         self
+    }
+}
+
+impl From<BuildErrorKind> for BuildError {
+    fn from(kind: BuildErrorKind) -> Self {
+        let hint = match &kind {
+            BuildErrorKind::Owner { near: Some(near), .. } => {
+                Some(format!("did you mean `{near}`?"))
+            }
+            BuildErrorKind::Owner { what, .. } => {
+                Some(format!("add the {what} in an earlier RUN, or give its number"))
+            }
+            BuildErrorKind::ContextChanged(_) => {
+                Some("build again when nothing writes to the context".to_owned())
+            }
+            _ => None,
+        };
+        let error = Self::new(kind);
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
     }
 }
 

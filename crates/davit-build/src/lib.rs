@@ -15,16 +15,37 @@
 
 #![forbid(unsafe_code)]
 
+mod archives;
+mod build;
+mod cache;
+mod context;
+mod context_files;
+mod copy;
+mod definition;
 mod error;
 mod event;
+mod executor;
+mod files;
+mod glob;
+mod image;
 mod key;
+mod layers;
+mod log;
+mod missing;
 mod outcome;
 mod plan;
 mod request;
+mod run;
+mod selection;
+mod step;
+mod symbolic_mode;
+mod writer;
 
+pub use build::{BuildEnvironment, Built, build};
 pub use error::{BuildError, BuildErrorKind, Excerpt};
 pub use event::{BuildEvent, EventSink, LogStream, StepId, StepInfo};
 pub use key::{Component, ContentKey, DefinitionKey, KeyBuilder, Miss};
+pub use layers::LayerError;
 pub use outcome::{BuildOutcome, BuiltLayer};
 pub use plan::{
     BaseImage, CopyOrigin, CopySpec, Destination, InlineFile, MakeDirectory, Network, Node, NodeId,
@@ -33,3 +54,5 @@ pub use plan::{
 pub use request::{
     BaseImages, BuildRequest, CachePolicy, ContextSource, DockerfileText, IgnoreText, PullPolicy,
 };
+pub use run::{RunError, RunSettings, supervisor::supervise};
+pub use writer::LayerWriteError;

@@ -9,6 +9,14 @@
 //! A node makes one layer (or is a stage's base) and reads the states of the nodes before it;
 //! `inputs[0]` is the state that it adds its layer to.
 
+mod history;
+pub(crate) mod planner;
+mod scope;
+mod stage;
+mod steps;
+
+pub(crate) use history::COMMENT as HISTORY_COMMENT;
+
 use std::fmt;
 
 use davit_dockerfile::Span;
@@ -154,6 +162,11 @@ pub struct CopySpec {
     pub owner: Option<Ownership>,
     /// `--chmod`, octal or symbolic, checked.
     pub mode: Option<String>,
+    /// Patterns of what is left out below each source.
+    pub exclude: Vec<String>,
+    /// Whether the layers below count for nothing: no symlink of theirs is followed, and parent
+    /// directories are made anew.
+    pub link: bool,
     /// Whether archives are unpacked.
     pub unpack: Unpack,
     /// Newest time of what it writes, in seconds.

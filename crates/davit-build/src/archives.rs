@@ -1,0 +1,226 @@
+//! Archives in a context: what `ADD` unpacks, and contexts that are themselves a tar.
+//!
+//! A file is an archive if it is a tar after decompression; its name does not matter. gzip and
+//! zstd are the layer reader's business, bzip2 and xz are decompressed before it.
+
+use std::{
+    fs::File,
+    io::{self, Read, Seek as _, SeekFrom, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use davit_layer::{Decoder, ReadOptions, WhiteoutNames, read_layer};
+
+use crate::{
+    copy::{Archive, Archives, CopyProblem},
+    files::{FileEntry, FileKind},
+};
+
+const BLOCK: usize = 512;
+
+/// Why a stream is no archive.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ArchiveError {
+    /// It cannot be read or kept.
+    #[error("cannot read the archive")]
+    Io(#[from] io::Error),
+    /// It is no tar, or a damaged one.
+    #[error("the archive is damaged")]
+    Read(#[from] davit_layer::ReadError),
+}
+
+/// Opens archives of a context's files.
+pub(crate) struct FileArchives<'a> {
+    /// Opens a file of the context.
+    pub(crate) open: &'a dyn Fn(&FileEntry) -> io::Result<File>,
+    /// A directory of the build for uncompressed tars.
+    pub(crate) directory: &'a Path,
+}
+
+impl Archives for FileArchives<'_> {
+    fn open(&self, entry: &FileEntry) -> Result<Option<Archive>, CopyProblem> {
+        if entry.kind != FileKind::Regular || entry.size == 0 {
+            return Ok(None);
+        }
+        let path = String::from_utf8_lossy(&entry.path).into_owned();
+        let failed = |error: &dyn std::error::Error| {
+            let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
+            CopyProblem::Archive { path: path.clone(), problem: format!("{error}{cause}") }
+        };
+        let mut file = (self.open)(entry).map_err(|error| failed(&error))?;
+        if !is_archive(&mut file).map_err(|error| failed(&error))? {
+            return Ok(None);
+        }
+        read_archive(&mut file, self.directory).map(Some).map_err(|error| failed(&error))
+    }
+}
+
+/// Whether a file is a tar, compressed or not; leaves it at its start.
+pub(crate) fn is_archive(file: &mut File) -> io::Result<bool> {
+    let mut block = [0; BLOCK];
+    let filled = {
+        let head = Head::read(&mut *file)?;
+        if !head.may_be_archive() {
+            file.seek(SeekFrom::Start(0))?;
+            return Ok(false);
+        }
+        file.seek(SeekFrom::Start(0))?;
+        // What cannot be decompressed is an ordinary file.
+        decompressed(&mut *file).and_then(|mut plain| fill(&mut plain, &mut block)).unwrap_or(0)
+    };
+    file.seek(SeekFrom::Start(0))?;
+    Ok(filled == BLOCK && is_header(&block))
+}
+
+/// Reads an archive into an unnamed file in `directory`, and its table.
+pub(crate) fn read_archive(source: &mut File, directory: &Path) -> Result<Archive, ArchiveError> {
+    let mut tar = unnamed(directory)?;
+    let options = ReadOptions { whiteout_names: WhiteoutNames::Plain, ..ReadOptions::default() };
+    let mut plain = decompressed(&mut *source)?;
+    let layer = read_layer(&mut plain, &mut tar, None, &options)?;
+    tar.flush()?;
+    Ok(Archive { table: Arc::new(layer.table), tar: Arc::new(tar) })
+}
+
+/// A file without a name, written and read.
+pub(crate) fn unnamed(directory: &Path) -> io::Result<File> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let path: PathBuf = directory.join(format!("archive-{number}"));
+    let file = fs_err::OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+    fs_err::remove_file(&path)?;
+    Ok(file.into_parts().0)
+}
+
+/// The first bytes of a file.
+struct Head {
+    bytes: [u8; BLOCK],
+    length: usize,
+}
+
+impl Head {
+    fn read(source: &mut File) -> io::Result<Self> {
+        let mut bytes = [0; BLOCK];
+        let length = fill(source, &mut bytes)?;
+        Ok(Self { bytes, length })
+    }
+
+    fn may_be_archive(&self) -> bool {
+        format_of(&self.bytes[..self.length]) != Format::Plain || is_header(&self.bytes)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Gzip,
+    Zstd,
+    Bzip2,
+    Xz,
+    Plain,
+}
+
+fn format_of(head: &[u8]) -> Format {
+    const MAGICS: [(&[u8], Format); 4] = [
+        (&[0x1f, 0x8b, 0x08], Format::Gzip),
+        (&[0x28, 0xb5, 0x2f, 0xfd], Format::Zstd),
+        (b"BZh", Format::Bzip2),
+        (&[0xfd, b'7', b'z', b'X', b'Z', 0], Format::Xz),
+    ];
+    let found = MAGICS.iter().find(|(magic, _)| head.starts_with(magic));
+    found.map_or(Format::Plain, |(_, format)| *format)
+}
+
+/// Decompresses a stream by its magic.
+fn decompressed<'a>(source: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+    let mut source = io::BufReader::with_capacity(256 * 1024, source);
+    let head = io::BufRead::fill_buf(&mut source)?;
+    Ok(match format_of(head) {
+        Format::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(source)),
+        Format::Xz => Box::new(lzma_rust2::XzReader::new(source, true)),
+        Format::Gzip | Format::Zstd => Box::new(Decoder::new(source)?),
+        Format::Plain => Box::new(source),
+    })
+}
+
+fn fill(source: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match source.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// Whether a block is a tar header: its checksum fits, and it is not empty.
+fn is_header(block: &[u8; BLOCK]) -> bool {
+    let field = &block[148..156];
+    let digits: Vec<u8> = field.iter().copied().filter(|byte| !matches!(byte, b' ' | 0)).collect();
+    let Ok(text) = std::str::from_utf8(&digits) else { return false };
+    let Ok(expected) = u32::from_str_radix(text, 8) else { return false };
+    let sum = |signed: bool| -> i64 {
+        let value = |(at, &byte): (usize, &u8)| {
+            let byte = if (148..156).contains(&at) { b' ' } else { byte };
+            if signed { i64::from(byte.cast_signed()) } else { i64::from(byte) }
+        };
+        block.iter().enumerate().map(value).sum()
+    };
+    block.iter().any(|&byte| byte != 0)
+        && (sum(false) == i64::from(expected) || sum(true) == i64::from(expected))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The header of an empty file `a`.
+    fn header() -> [u8; BLOCK] {
+        let mut block = [0; BLOCK];
+        block[0] = b'a';
+        block[100..108].copy_from_slice(b"0000644\0");
+        block[124..136].copy_from_slice(b"00000000000\0");
+        block[156] = b'0';
+        let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum::<u32>() + 8 * 32;
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        block
+    }
+
+    #[test]
+    fn knows_a_tar_header() {
+        assert!(is_header(&header()));
+        let mut damaged = header();
+        damaged[0] = b'b';
+        assert!(!is_header(&damaged));
+        assert!(!is_header(&[0; BLOCK]));
+        assert!(!is_header(&[b' '; BLOCK]));
+    }
+
+    #[test]
+    fn sniffs_files() {
+        let temp = davit_test::TempDir::new();
+        let check = |content: &[u8]| {
+            let mut file = unnamed(temp.path()).unwrap();
+            file.write_all(content).unwrap();
+            file.seek(SeekFrom::Start(0)).unwrap();
+            let found = is_archive(&mut file).unwrap();
+            assert_eq!(file.stream_position().unwrap(), 0);
+            found
+        };
+        let mut tar = header().to_vec();
+        tar.extend_from_slice(&[0; 1024]);
+        assert!(check(&tar));
+        let mut bz = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        bz.write_all(&tar).unwrap();
+        assert!(check(&bz.finish().unwrap()));
+        for other in [&b"text"[..], b"", b"BZh9 no", b"\x1f\x8b\x08 no", &[0; 2048], &tar[..100]] {
+            assert!(!check(other));
+        }
+    }
+}

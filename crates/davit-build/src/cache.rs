@@ -1,0 +1,155 @@
+//! Results that are found again: the build's rows among the store's build records.
+//!
+//! | key | what it leads to |
+//! |---|---|
+//! | `step/DEFINITION` | the layer that this very step made, and when |
+//! | `content/CONTENT` | a layer that holds exactly this, whatever made it |
+//! | `shape/SHAPE` | layers that hold this but for the content of files, newest first |
+//! | `family/STEP` | how the step at this place of this Dockerfile was last defined |
+//! | `image/PLAN` | the image that a whole plan gave |
+
+use davit_image::{DiffId, Digest, ImageId, Timestamp};
+use davit_store::{Lease, NewBuildRecord, Store, StoreError};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::key::{Component, ContentKey, DefinitionKey};
+
+/// Layers that a shape remembers.
+const SHAPE_LAYERS: usize = 4;
+
+/// What a step made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StepRecord {
+    pub(crate) layer: DiffId,
+    pub(crate) size_bytes: u64,
+    pub(crate) created: Timestamp,
+}
+
+/// How a step was last defined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FamilyRecord {
+    pub(crate) components: Vec<Component>,
+    pub(crate) layer: DiffId,
+}
+
+/// What a whole plan gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImageRecord {
+    pub(crate) manifest: Digest,
+    pub(crate) image: ImageId,
+    pub(crate) layers: Vec<(DiffId, u64)>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct ShapeRecord {
+    layers: Vec<StepRecord>,
+}
+
+/// The records of one store, used under one lease.
+#[derive(Clone, Copy)]
+pub(crate) struct Cache<'s> {
+    pub(crate) store: &'s Store,
+    pub(crate) lease: &'s Lease<'s>,
+}
+
+impl Cache<'_> {
+    fn take<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {
+        let record = self.store.use_build_record(self.lease, key)?;
+        // A record of another version of davit is as good as none.
+        Ok(record.and_then(|record| serde_json::from_value(record.spec).ok()))
+    }
+
+    pub(crate) fn step(&self, key: DefinitionKey) -> Result<Option<StepRecord>, StoreError> {
+        self.take(&format!("step/{}", key.0))
+    }
+
+    pub(crate) fn content(&self, key: ContentKey) -> Result<Option<StepRecord>, StoreError> {
+        self.take(&format!("content/{}", key.0))
+    }
+
+    pub(crate) fn image(&self, key: Digest) -> Result<Option<ImageRecord>, StoreError> {
+        self.take(&format!("image/{key}"))
+    }
+
+    /// Layers of this shape that are still there.
+    pub(crate) fn shape(&self, shape: Digest) -> Result<Vec<StepRecord>, StoreError> {
+        let key = format!("shape/{shape}");
+        let Some(record) = self.store.build_record(&key)? else { return Ok(Vec::new()) };
+        let shape: ShapeRecord = serde_json::from_value(record.spec).unwrap_or_default();
+        let mut present = Vec::new();
+        for step in shape.layers {
+            if self.lease.hold_layer(&step.layer)?.is_some() {
+                present.push(step);
+            }
+        }
+        Ok(present)
+    }
+
+    pub(crate) fn family(&self, family: Digest) -> Result<Option<FamilyRecord>, StoreError> {
+        let record = self.store.build_record(&format!("family/{family}"))?;
+        Ok(record.and_then(|record| serde_json::from_value(record.spec).ok()))
+    }
+
+    /// Remembers what a step made, in one transaction.
+    pub(crate) fn remember(&self, made: &Made<'_>) -> Result<(), StoreError> {
+        let step = made.step;
+        let items = vec![step.layer.digest()];
+        let record = |key: String, kind: &str, spec: serde_json::Value, items: Vec<Digest>| {
+            NewBuildRecord { key, kind: kind.to_owned(), spec, items, cost_us: made.cost_us }
+        };
+        let mut records = vec![
+            record(format!("step/{}", made.definition.0), made.kind, json(step), items.clone()),
+            record(
+                format!("family/{}", made.family),
+                "family",
+                json(&FamilyRecord { components: made.components.to_vec(), layer: step.layer }),
+                Vec::new(),
+            ),
+        ];
+        if let Some(content) = made.content {
+            records.push(record(format!("content/{}", content.0), "content", json(step), items));
+        }
+        if let Some(shape) = made.shape {
+            let mut layers = vec![step.clone()];
+            layers.extend(self.shape(shape)?.into_iter().filter(|it| it.layer != step.layer));
+            layers.truncate(SHAPE_LAYERS);
+            let spec = json(&ShapeRecord { layers });
+            records.push(record(format!("shape/{shape}"), "shape", spec, Vec::new()));
+        }
+        self.store.put_build_records(&records)
+    }
+
+    /// Remembers what a plan gave; `items` are its documents.
+    pub(crate) fn remember_image(
+        &self,
+        key: Digest,
+        image: &ImageRecord,
+        cost_us: u64,
+    ) -> Result<(), StoreError> {
+        let layers = image.layers.iter().map(|(layer, _)| layer.digest());
+        let items = [image.manifest, image.image.digest()].into_iter().chain(layers).collect();
+        self.store.put_build_records(&[NewBuildRecord {
+            key: format!("image/{key}"),
+            kind: "image".to_owned(),
+            spec: json(image),
+            items,
+            cost_us,
+        }])
+    }
+}
+
+/// A step that is to be remembered.
+pub(crate) struct Made<'a> {
+    pub(crate) definition: DefinitionKey,
+    pub(crate) kind: &'a str,
+    pub(crate) components: &'a [Component],
+    pub(crate) family: Digest,
+    pub(crate) content: Option<ContentKey>,
+    pub(crate) shape: Option<Digest>,
+    pub(crate) step: &'a StepRecord,
+    pub(crate) cost_us: u64,
+}
+
+fn json<T: Serialize>(value: &T) -> serde_json::Value {
+    serde_json::to_value(value).expect("records hold nothing that JSON cannot")
+}

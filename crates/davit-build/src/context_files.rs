@@ -1,0 +1,150 @@
+//! The context of a build in each of its forms: a directory, a tar, nothing.
+
+use std::{fs::File, io, ops::Range, path::Path, sync::Arc};
+
+use davit_dockerfile::Patterns;
+use davit_layer::Merged;
+use davit_store::LayerIngest;
+
+use crate::{
+    archives::{ArchiveError, read_archive},
+    context::{Context, ContextOptions, Selectors},
+    copy::{Ranges, files_of},
+    error::BuildErrorKind,
+    files::{Data, FileEntry, FileKind, FileSet},
+    layers::{OpenLayer, source_of},
+    request::ContextSource,
+};
+
+/// What `COPY` and `ADD` read.
+pub(crate) enum ContextFiles {
+    Directory(Context),
+    Archive { set: FileSet, layer: OpenLayer },
+    Empty(FileSet),
+}
+
+impl ContextFiles {
+    /// Opens the context as far as the sources reach; `scratch` is a directory of the build.
+    pub(crate) fn open(
+        source: &mut ContextSource,
+        options: ContextOptions<'_>,
+        scratch: &LayerIngest<'_>,
+    ) -> Result<Self, BuildErrorKind> {
+        match source {
+            ContextSource::Directory(path) => {
+                Context::open(ContextOptions { path, ..options }).map(Self::Directory)
+            }
+            ContextSource::Tar(file) => {
+                Self::archive(file, options.ignore, scratch.dir()).map_err(|source| {
+                    let path = "-".into();
+                    BuildErrorKind::Context { path, source: io::Error::other(source) }
+                })
+            }
+            ContextSource::Empty => {
+                let merged = Merged::new(Vec::new()).map_err(|error| {
+                    let source = io::Error::other(error);
+                    BuildErrorKind::Context { path: "-".into(), source }
+                })?;
+                Ok(Self::Empty(files_of(&merged, &Selectors::new([""]))))
+            }
+        }
+    }
+
+    fn archive(
+        file: &mut File,
+        ignore: Option<&Patterns>,
+        directory: &Path,
+    ) -> Result<Self, ArchiveError> {
+        let archive = read_archive(file, directory)?;
+        let merged = Merged::new(vec![Arc::clone(&archive.table)]).map_err(io::Error::other)?;
+        let mut set = files_of(&merged, &Selectors::new([""]));
+        if let Some(patterns) = ignore {
+            let kept: Vec<bool> =
+                set.entries.iter().map(|entry| !patterns.matches(&entry.path)).collect();
+            let mut needed = kept.clone();
+            for (index, _) in kept.iter().enumerate().filter(|(_, kept)| **kept) {
+                let mut above = crate::files::parent(&set.entries[index].path);
+                while let Some(directory) = above {
+                    if let Some(at) = set.index(directory) {
+                        needed[at] = true;
+                    }
+                    above = crate::files::parent(directory);
+                }
+            }
+            let mut needed = needed.into_iter();
+            set.entries.retain(|entry| needed.next().unwrap_or(true) || entry.path.is_empty());
+        }
+        Ok(Self::Archive { set, layer: OpenLayer { tar: archive.tar, table: archive.table } })
+    }
+
+    pub(crate) const fn set(&self) -> &FileSet {
+        match self {
+            Self::Directory(context) => &context.set,
+            Self::Archive { set, .. } | Self::Empty(set) => set,
+        }
+    }
+
+    /// Computes the digests of the regular files in these ranges of the set.
+    pub(crate) fn digest(&mut self, ranges: &[Range<usize>]) -> Result<(), BuildErrorKind> {
+        match self {
+            Self::Directory(context) => context.digest(ranges),
+            Self::Archive { set, layer } => {
+                for index in ranges.iter().cloned().flatten() {
+                    digest_archived(&mut set.entries[index], layer)
+                        .map_err(|source| BuildErrorKind::Context { path: "-".into(), source })?;
+                }
+                Ok(())
+            }
+            Self::Empty(_) => Ok(()),
+        }
+    }
+
+    /// Opens a file of the set for reading from its start.
+    pub(crate) fn open_file(&self, entry: &FileEntry, scratch: &Path) -> io::Result<File> {
+        match self {
+            Self::Directory(context) => context.open_file(entry).map_err(io::Error::from),
+            Self::Archive { layer, .. } => extract(entry, layer, scratch),
+            Self::Empty(_) => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Remembers digests for the next build.
+    pub(crate) fn save(&self) {
+        if let Self::Directory(context) = self {
+            context.save();
+        }
+    }
+}
+
+fn ranges_of<'a>(entry: &FileEntry, layer: &'a OpenLayer) -> Option<Ranges<'a>> {
+    let Data::Layer { entry: index, .. } = entry.data else { return None };
+    let davit_layer::Source::Tar { extents, .. } = source_of(layer, index) else { return None };
+    Some(Ranges::new(&layer.tar, entry.size, extents))
+}
+
+fn digest_archived(entry: &mut FileEntry, layer: &OpenLayer) -> io::Result<()> {
+    if entry.kind != FileKind::Regular || entry.digest.is_some() {
+        return Ok(());
+    }
+    let Some(mut content) = ranges_of(entry, layer) else { return Ok(()) };
+    let mut digester = davit_image::Digester::new(davit_image::Algorithm::Sha256);
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match io::Read::read(&mut content, &mut buffer)? {
+            0 => break,
+            length => digester.update(&buffer[..length]),
+        }
+    }
+    entry.digest = digester.finish().bytes().try_into().ok();
+    Ok(())
+}
+
+/// A file of an archive as a file of its own, for what must seek in it.
+fn extract(entry: &FileEntry, layer: &OpenLayer, scratch: &Path) -> io::Result<File> {
+    let mut file = crate::archives::unnamed(scratch)?;
+    if let Some(mut content) = ranges_of(entry, layer) {
+        io::copy(&mut content, &mut file)?;
+    }
+    io::Seek::seek(&mut file, io::SeekFrom::Start(0))?;
+    Ok(file)
+}

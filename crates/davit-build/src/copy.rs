@@ -1,0 +1,272 @@
+//! `COPY`, `ADD` and `WORKDIR`: from files and the state below to the changes of a layer.
+//!
+//! Nothing is mounted and nothing is written here: the result is a list of changes that
+//! `davit-layer` turns into a tar and its table, and a digest of what they hold without times.
+//!
+//! ```text
+//! sources (FileSet) --.
+//! archives (Table) ----+-> Target (what is there already, and what this copy adds) -> Outputs
+//! inline files -------'
+//! ```
+
+mod archive;
+mod key;
+mod outputs;
+mod owner;
+mod source;
+mod target;
+
+use std::sync::Arc;
+
+use davit_dockerfile::Patterns;
+use davit_layer::{Merged, Mtime, XattrMap};
+
+use self::target::Target;
+pub(crate) use self::{
+    archive::{Archive, Archives, NoArchives},
+    key::{Ranges, content_key, same_content, selection_key, shape_key},
+    outputs::{Content, Finished, Output},
+    owner::{OwnerError, PasswdFiles, resolve_owner},
+    source::files_of,
+};
+use crate::{
+    files::{FileEntry, FileKind, FileSet, Unresolved, file_name, join},
+    glob,
+    plan::{CopySpec, MakeDirectory, Unpack},
+    symbolic_mode::Mode,
+};
+
+/// Owner as numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// What a copy works on.
+pub(crate) struct CopyJob<'a> {
+    pub(crate) spec: &'a CopySpec,
+    /// The files that its sources name.
+    pub(crate) files: &'a FileSet,
+    /// The state below; `None` if there is none or it counts for nothing.
+    pub(crate) below: Option<&'a Merged>,
+    /// `--chown`, looked up.
+    pub(crate) owner: Option<Owner>,
+    /// Archives among the files that `ADD` unpacks.
+    pub(crate) archives: &'a dyn Archives,
+    /// Time of what has none of its own, in seconds.
+    pub(crate) now: i64,
+}
+
+/// Why files cannot be copied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum CopyProblem {
+    /// Nothing has the path that a source names.
+    Missing { source: String },
+    /// Symlinks lead in a circle.
+    Loop { path: String },
+    /// A directory would replace something else.
+    NotADirectory { path: String },
+    /// Something else would replace a directory.
+    Directory { path: String },
+    /// An archive cannot be unpacked.
+    Archive { path: String, problem: String },
+}
+
+impl CopyProblem {
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Self::Missing { source } => format!("source `{source}` does not exist"),
+            Self::Loop { path } => format!("symlinks of `{path}` lead in a circle"),
+            Self::NotADirectory { path } => {
+                format!("cannot copy a directory to `/{path}`, which is none")
+            }
+            Self::Directory { path } => {
+                format!("cannot replace the directory `/{path}` with something else")
+            }
+            Self::Archive { path, problem } => format!("cannot unpack `{path}`: {problem}"),
+        }
+    }
+}
+
+/// Computes the changes of a copy.
+pub(crate) fn copy(job: &CopyJob<'_>) -> Result<Vec<Output>, CopyProblem> {
+    let mode = job.spec.mode.as_deref().and_then(Mode::parse);
+    let mut copier = Copier { job, mode, target: Target::new(job.below, job.now), group: 0 };
+    for source in &job.spec.sources {
+        copier.source(source)?;
+    }
+    for file in &job.spec.files {
+        copier.inline(&file.name, &file.content)?;
+    }
+    Ok(copier.target.finish())
+}
+
+/// Computes the changes of a `WORKDIR`.
+pub(crate) fn make_directory(
+    spec: &MakeDirectory,
+    below: Option<&Merged>,
+    owner: Owner,
+    now: i64,
+) -> Result<Vec<Output>, CopyProblem> {
+    let mut target = Target::new(below, now);
+    let path = target.follow(spec.path.as_bytes())?;
+    target.make_directories(&path, 0o755, owner)?;
+    Ok(target.finish_made())
+}
+
+struct Copier<'a, 'j> {
+    job: &'j CopyJob<'a>,
+    mode: Option<Mode>,
+    target: Target<'a>,
+    /// Counts copies: hard links are kept within one.
+    group: u32,
+}
+
+impl Copier<'_, '_> {
+    fn owner(&self) -> Owner {
+        self.job.owner.unwrap_or_default()
+    }
+
+    /// Mode of directories that are made on the way.
+    fn parent_mode(&self) -> u16 {
+        self.mode.as_ref().and_then(Mode::octal).unwrap_or(0o755)
+    }
+
+    fn source(&mut self, source: &str) -> Result<(), CopyProblem> {
+        let files = self.job.files;
+        let unresolved = |error: Unresolved| match error {
+            Unresolved::Missing(_) => CopyProblem::Missing { source: source.to_owned() },
+            Unresolved::Loop => CopyProblem::Loop { path: source.to_owned() },
+        };
+        if !glob::has_wildcard(source) {
+            let path = glob::unescape(source);
+            let index = files.resolve(path.as_bytes()).map_err(unresolved)?;
+            return self.one(file_name(path.as_bytes()), index);
+        }
+        for matched in files.matches(source).map_err(unresolved)? {
+            let path = &files.entries[matched].path;
+            let index = files.resolve(path).map_err(unresolved)?;
+            self.one(file_name(path), index)?;
+        }
+        Ok(())
+    }
+
+    /// Copies one file, or the content of one directory; `name` is what it is called.
+    fn one(&mut self, name: &[u8], index: usize) -> Result<(), CopyProblem> {
+        self.group += 1;
+        let files = self.job.files;
+        let entry = &files.entries[index];
+        let destination = &self.job.spec.destination;
+        let base = self.target.follow(destination.path.as_bytes())?;
+        if self.job.spec.unpack == Unpack::Archives
+            && let Some(archive) = self.job.archives.open(entry)?
+        {
+            self.target.make_directories(&base, 0o755, self.owner())?;
+            let how = (self.job.owner, self.group);
+            return archive::unpack(&mut self.target, &base, &archive, how);
+        }
+        if entry.kind == FileKind::Directory {
+            self.target.make_directories(&base, self.parent_mode(), self.owner())?;
+            return self.directory(&base, index);
+        }
+        let path = if destination.directory || self.target.is_directory(&base) {
+            self.target.make_directories(&base, self.parent_mode(), self.owner())?;
+            join(&base, name)
+        } else {
+            if let Some(parent) = crate::files::parent(&base) {
+                self.target.make_directories(parent, self.parent_mode(), self.owner())?;
+            }
+            base
+        };
+        self.put(path, index, entry)
+    }
+
+    fn directory(&mut self, base: &[u8], index: usize) -> Result<(), CopyProblem> {
+        let files = self.job.files;
+        let root = files.entries[index].path.len();
+        let skip = if root == 0 { 0 } else { root + 1 };
+        let exclude = Exclusion::new(&self.job.spec.exclude);
+        let subtree = &files.subtree(index)[1..];
+        for (at, entry) in (index + 1..).zip(subtree) {
+            let relative = &entry.path[skip..];
+            if exclude.excludes(relative, entry.kind, subtree, skip) {
+                continue;
+            }
+            self.put(join(base, relative), at, entry)?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, path: Vec<u8>, index: usize, entry: &FileEntry) -> Result<(), CopyProblem> {
+        let directory = entry.kind == FileKind::Directory;
+        let mode = match (&self.mode, entry.kind) {
+            (_, FileKind::Symlink) => 0o777,
+            (Some(mode), _) => mode.apply(entry.mode, directory),
+            (None, _) => entry.mode,
+        };
+        let owner = self.job.owner.unwrap_or(Owner { uid: entry.uid, gid: entry.gid });
+        let output = Output {
+            path,
+            content: Content::of(entry, index, self.group),
+            mode,
+            owner,
+            mtime: self.job.spec.epoch.map_or(mtime_of(entry.mtime_ns), Mtime::from_seconds),
+            xattrs: capability(entry),
+        };
+        self.target.put(output)
+    }
+
+    fn inline(&mut self, name: &str, content: &str) -> Result<(), CopyProblem> {
+        let destination = &self.job.spec.destination;
+        let base = self.target.follow(destination.path.as_bytes())?;
+        let inside = destination.directory || self.target.is_directory(&base);
+        let path = if inside { join(&base, name.as_bytes()) } else { base };
+        if let Some(parent) = crate::files::parent(&path) {
+            self.target.make_directories(parent, self.parent_mode(), self.owner())?;
+        }
+        self.target.put(Output {
+            path,
+            content: Content::Inline(Arc::from(content.as_bytes())),
+            mode: self.mode.as_ref().map_or(0o644, |mode| mode.apply(0o644, false)),
+            owner: self.owner(),
+            mtime: Mtime::from_seconds(self.job.now),
+            xattrs: XattrMap::new(),
+        })
+    }
+}
+
+/// What `--exclude` leaves out below a source.
+struct Exclusion(Option<Patterns>);
+
+impl Exclusion {
+    fn new(patterns: &[String]) -> Self {
+        Self(Patterns::new(patterns).ok().filter(|patterns| !patterns.is_empty()))
+    }
+
+    /// Whether an entry goes; an excluded directory stays as the way to what a `!` brings back.
+    fn excludes(&self, path: &[u8], kind: FileKind, all: &[FileEntry], skip: usize) -> bool {
+        let Some(matcher) = &self.0 else { return false };
+        if !matcher.matches(path) {
+            return false;
+        }
+        let comes_back = |entry: &FileEntry| {
+            crate::files::is_below(&entry.path[skip..], path)
+                && !matcher.matches(&entry.path[skip..])
+        };
+        !(kind == FileKind::Directory && matcher.has_negated() && all.iter().any(comes_back))
+    }
+}
+
+/// Times are whole seconds in layers; what lies before 1970 rounds down.
+pub(crate) const fn mtime_of(nanoseconds: i64) -> Mtime {
+    Mtime::from_seconds(nanoseconds.div_euclid(1_000_000_000))
+}
+
+fn capability(entry: &FileEntry) -> XattrMap {
+    let value = entry.capability.iter();
+    value.map(|value| (b"security.capability".to_vec(), value.to_vec())).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+//! Digests of what a copy reads and writes, without times.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::FileExt as _,
+};
+
+use davit_image::{Algorithm, Digest, Digester};
+use davit_layer::{Change, ChangeKind, Extent, Kind, Opener, Source};
+
+use super::outputs::{Content, Output};
+use crate::{
+    files::{FileEntry, FileKind},
+    key::ContentKey,
+    layers::OpenLayer,
+};
+
+/// The only xattr that a layer of ours carries.
+const CAPABILITY: &[u8] = b"security.capability";
+/// Bytes that are compared at a time.
+const COMPARED: usize = 64 * 1024;
+
+/// Collects what is digested in larger pieces.
+struct Sink {
+    digester: Digester,
+    buffer: Vec<u8>,
+}
+
+impl Sink {
+    fn new(kind: &str) -> Self {
+        let mut sink = Self { digester: Digester::new(Algorithm::Sha256), buffer: Vec::new() };
+        sink.bytes(kind.as_bytes());
+        sink
+    }
+
+    fn number(&mut self, number: u64) {
+        self.buffer.extend_from_slice(&number.to_le_bytes());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() > 64 * 1024 {
+            self.digester.update(&self.buffer);
+            self.buffer.clear();
+        }
+    }
+
+    fn finish(mut self) -> Digest {
+        self.digester.update(&self.buffer);
+        self.digester.finish()
+    }
+}
+
+/// Digest of the entries that one source selects, by their paths below it.
+///
+/// `mode` and `owner` say whether the copy keeps these; what it overwrites makes no difference.
+pub(crate) fn selection_key(entries: &[FileEntry], keeps_mode: bool, keeps_owner: bool) -> Digest {
+    let mut sink = Sink::new("selection/1");
+    let root = entries.first().map_or(0, |entry| entry.path.len());
+    for entry in entries {
+        sink.bytes(&entry.path[root..]);
+        let mode = if keeps_mode && entry.kind != FileKind::Symlink { entry.mode } else { 0 };
+        let (uid, gid) = if keeps_owner { (entry.uid, entry.gid) } else { (0, 0) };
+        sink.number(u64::from(entry.kind.code()) | u64::from(mode) << 8);
+        sink.number(u64::from(uid) << 32 | u64::from(gid));
+        sink.number(entry.size);
+        if entry.kind == FileKind::Symlink {
+            sink.bytes(&entry.target);
+        }
+        if matches!(entry.kind, FileKind::CharDevice | FileKind::BlockDevice) {
+            sink.number(u64::from(entry.device.0) << 32 | u64::from(entry.device.1));
+        }
+        sink.bytes(entry.capability.as_deref().unwrap_or_default());
+        if let Some(digest) = &entry.digest {
+            sink.bytes(digest);
+        }
+    }
+    sink.finish()
+}
+
+/// Digest of what a layer holds; `None` if the digest of a file is not known.
+pub(crate) fn content_key(outputs: &[Output]) -> Option<ContentKey> {
+    let mut sink = Sink::new("content/1");
+    for output in outputs {
+        metadata(&mut sink, output);
+        match &output.content {
+            Content::File { digest, .. } => sink.bytes(&(*digest)?),
+            Content::Inline(bytes) => sink.bytes(Digest::of(bytes).bytes()),
+            Content::Archived { .. } => return None,
+            _ => {}
+        }
+    }
+    Some(ContentKey(sink.finish()))
+}
+
+/// Digest of what a layer holds, without the content of files: layers that differ in it differ.
+pub(crate) fn shape_key(changes: &[Change]) -> Digest {
+    let mut sink = Sink::new("shape/1");
+    for change in changes {
+        sink.bytes(&change.path);
+        sink.number(u64::from(change.mode));
+        sink.number(u64::from(change.uid) << 32 | u64::from(change.gid));
+        sink.bytes(change.xattrs.get(CAPABILITY).map(Vec::as_slice).unwrap_or_default());
+        match &change.kind {
+            ChangeKind::File { size, .. } => sink.number(*size),
+            ChangeKind::Directory => sink.bytes(b"directory"),
+            ChangeKind::OpaqueDirectory => sink.bytes(b"opaque"),
+            ChangeKind::Symlink { target } => sink.bytes(&[b"->", &target[..]].concat()),
+            ChangeKind::HardLink { target } => sink.bytes(&[b"=", &target[..]].concat()),
+            ChangeKind::CharDevice { major, minor } => device(&mut sink, 1, *major, *minor),
+            ChangeKind::BlockDevice { major, minor } => device(&mut sink, 2, *major, *minor),
+            ChangeKind::Fifo => sink.bytes(b"fifo"),
+            ChangeKind::Whiteout => sink.bytes(b"whiteout"),
+        }
+    }
+    sink.finish()
+}
+
+fn device(sink: &mut Sink, kind: u64, major: u32, minor: u32) {
+    sink.bytes(b"device");
+    sink.number(kind);
+    sink.number(u64::from(major) << 32 | u64::from(minor));
+}
+
+/// Whether the files of `changes` are those of a layer of the same shape, byte for byte.
+pub(crate) fn same_content(
+    changes: &[Change],
+    opener: &dyn Opener,
+    layer: &OpenLayer,
+) -> io::Result<bool> {
+    for (position, change) in changes.iter().enumerate() {
+        let ChangeKind::File { size, source } = &change.kind else { continue };
+        let found = layer.table.get(&change.path).map(|entry| entry.kind);
+        let Some(Kind::File { size: other, extents }) = found else { return Ok(false) };
+        if *size != other {
+            return Ok(false);
+        }
+        let theirs = Ranges::new(&layer.tar, other, extents.iter().collect());
+        let same = match source {
+            Source::Bytes(bytes) => same_bytes(&mut &bytes[..], theirs)?,
+            Source::Tar { tar, extents } => {
+                same_bytes(&mut Ranges::new(tar, *size, extents.clone()), theirs)?
+            }
+            Source::Opened => same_bytes(&mut opener.open(position, change)?, theirs)?,
+        };
+        if !same {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn same_bytes(left: &mut dyn Read, mut right: Ranges<'_>) -> io::Result<bool> {
+    let (mut mine, mut theirs) = (vec![0; COMPARED], vec![0; COMPARED]);
+    loop {
+        let length = right.read(&mut theirs)?;
+        if length == 0 {
+            return Ok(left.read(&mut mine)? == 0);
+        }
+        match left.read_exact(&mut mine[..length]) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            result => result?,
+        }
+        if mine[..length] != theirs[..length] {
+            return Ok(false);
+        }
+    }
+}
+
+/// A file that lies in a tar; holes are zeros.
+pub(crate) struct Ranges<'a> {
+    tar: &'a File,
+    size: u64,
+    extents: Vec<Extent>,
+    at: u64,
+}
+
+impl<'a> Ranges<'a> {
+    pub(crate) const fn new(tar: &'a File, size: u64, extents: Vec<Extent>) -> Self {
+        Self { tar, size, extents, at: 0 }
+    }
+}
+
+impl Read for Ranges<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.size - self.at).unwrap_or(usize::MAX);
+        let wanted = buffer.len().min(left);
+        let extent = self.extents.iter().find(|it| it.file_offset + it.length > self.at);
+        let length = match extent {
+            Some(extent) if extent.file_offset <= self.at => {
+                let skip = self.at - extent.file_offset;
+                let here = usize::try_from(extent.length - skip).unwrap_or(usize::MAX).min(wanted);
+                self.tar.read_at(&mut buffer[..here], extent.tar_offset + skip)?
+            }
+            other => {
+                let end = other.map_or(self.size, |extent| extent.file_offset.min(self.size));
+                let here = usize::try_from(end - self.at).unwrap_or(usize::MAX).min(wanted);
+                buffer[..here].fill(0);
+                here
+            }
+        };
+        self.at += length as u64;
+        Ok(length)
+    }
+}
+
+fn metadata(sink: &mut Sink, output: &Output) {
+    sink.bytes(&output.path);
+    sink.number(u64::from(output.mode));
+    sink.number(u64::from(output.owner.uid) << 32 | u64::from(output.owner.gid));
+    let capability = output.xattrs.get(CAPABILITY);
+    sink.bytes(capability.map(Vec::as_slice).unwrap_or_default());
+    match &output.content {
+        Content::Directory => sink.number(1),
+        Content::OpaqueDirectory => sink.number(2),
+        Content::Symlink(target) => {
+            sink.number(3);
+            sink.bytes(target);
+        }
+        Content::Device { kind, major, minor } => {
+            sink.number(4 | u64::from(kind.code()) << 8);
+            sink.number(u64::from(*major) << 32 | u64::from(*minor));
+        }
+        Content::File { size, .. } | Content::Archived { size, .. } => {
+            sink.number(5);
+            sink.number(*size);
+        }
+        Content::Inline(bytes) => {
+            sink.number(5);
+            sink.number(bytes.len() as u64);
+        }
+        Content::HardLink(target) => {
+            sink.number(6);
+            sink.bytes(target);
+        }
+    }
+}

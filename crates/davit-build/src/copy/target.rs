@@ -1,0 +1,253 @@
+//! The file system that a copy writes to: the state below, and what the copy has added so far.
+
+use std::collections::{HashMap, HashSet};
+
+use davit_layer::{Kind, Merged, Mtime, XattrMap};
+
+use super::{
+    CopyProblem, Owner,
+    outputs::{Content, Output, link_names},
+};
+use crate::files::{self, compare_paths, components, is_below, parent};
+
+/// As many symlinks as the kernel follows.
+const SYMLINK_LIMIT: usize = 40;
+
+pub(crate) struct Target<'a> {
+    below: Option<&'a Merged>,
+    outputs: Vec<Option<Output>>,
+    index: HashMap<Vec<u8>, usize>,
+    /// Directories that were made; the others among the outputs stand for existing ones.
+    made: HashSet<Vec<u8>>,
+    /// Directories of the state below that a file replaced.
+    hidden: HashSet<Vec<u8>>,
+    /// A directory below which the state below has nothing: the last one that was found new.
+    fresh: Option<Vec<u8>>,
+    now: i64,
+}
+
+/// What lies at a path.
+enum Found<'t> {
+    Nothing,
+    Directory,
+    Symlink(&'t [u8]),
+    Other,
+}
+
+impl<'a> Target<'a> {
+    pub(crate) fn new(below: Option<&'a Merged>, now: i64) -> Self {
+        Self {
+            below,
+            outputs: Vec::new(),
+            index: HashMap::new(),
+            made: HashSet::new(),
+            hidden: HashSet::new(),
+            fresh: None,
+            now,
+        }
+    }
+
+    fn output(&self, path: &[u8]) -> Option<&Output> {
+        self.index.get(path).and_then(|&index| self.outputs[index].as_ref())
+    }
+
+    /// What the state below has at a path that nothing hides.
+    fn node(&self, path: &[u8]) -> Option<davit_layer::Node<'a>> {
+        let below = self.below?;
+        let is_fresh =
+            self.fresh.as_ref().is_some_and(|fresh| fresh == path || is_below(path, fresh));
+        let hidden = !self.hidden.is_empty()
+            && self.hidden.iter().any(|hidden| is_below(path, hidden) || hidden == path);
+        if is_fresh || hidden { None } else { below.find(path) }
+    }
+
+    fn look(&self, path: &[u8]) -> Found<'_> {
+        if path.is_empty() {
+            return Found::Directory;
+        }
+        if let Some(output) = self.output(path) {
+            return match &output.content {
+                content if content.is_directory() => Found::Directory,
+                Content::Symlink(target) => Found::Symlink(target),
+                _ => Found::Other,
+            };
+        }
+        match self.node(path).map(|node| node.entry.kind) {
+            None => Found::Nothing,
+            Some(Kind::Directory { .. }) => Found::Directory,
+            Some(Kind::Symlink { target }) => Found::Symlink(target),
+            Some(_) => Found::Other,
+        }
+    }
+
+    pub(crate) fn is_directory(&self, path: &[u8]) -> bool {
+        matches!(self.look(path), Found::Directory)
+    }
+
+    /// Follows all symlinks of a path within the root; what does not exist stays as written.
+    pub(crate) fn follow(&self, path: &[u8]) -> Result<Vec<u8>, CopyProblem> {
+        let mut rest: Vec<Vec<u8>> = components(path).rev().map(<[u8]>::to_vec).collect();
+        let mut at: Vec<u8> = Vec::new();
+        let mut followed = 0;
+        while let Some(component) = rest.pop() {
+            if component == b".." {
+                let length = parent(&at).map_or(0, <[u8]>::len);
+                at.truncate(length);
+                continue;
+            }
+            let base = at.len();
+            files::push_component(&mut at, &component);
+            if let Found::Symlink(target) = self.look(&at) {
+                followed += 1;
+                if followed > SYMLINK_LIMIT {
+                    return Err(CopyProblem::Loop { path: lossy(path) });
+                }
+                rest.extend(components(target).rev().map(<[u8]>::to_vec));
+                at.truncate(if target.starts_with(b"/") { 0 } else { base });
+            }
+        }
+        Ok(at)
+    }
+
+    /// Makes a directory and those above it, where they are missing.
+    pub(crate) fn make_directories(
+        &mut self,
+        path: &[u8],
+        mode: u16,
+        owner: Owner,
+    ) -> Result<(), CopyProblem> {
+        let mut at = Vec::new();
+        for component in components(path) {
+            files::push_component(&mut at, component);
+            match self.look(&at) {
+                Found::Directory => {}
+                Found::Nothing => {
+                    let mtime = Mtime::from_seconds(self.now);
+                    self.made.insert(at.clone());
+                    self.put(Output {
+                        path: at.clone(),
+                        content: Content::Directory,
+                        mode,
+                        owner,
+                        mtime,
+                        xattrs: XattrMap::new(),
+                    })?;
+                }
+                _ => return Err(CopyProblem::NotADirectory { path: lossy(&at) }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts something at a path whose parents exist; a directory is not replaced, and replaces
+    /// only a directory.
+    pub(crate) fn put(&mut self, output: Output) -> Result<(), CopyProblem> {
+        let directory = output.content.is_directory();
+        match self.look(&output.path) {
+            Found::Nothing if directory => {
+                let known = self.fresh.as_ref().is_some_and(|it| is_below(&output.path, it));
+                if !known {
+                    self.fresh = Some(output.path.clone());
+                }
+            }
+            Found::Nothing => {}
+            Found::Directory if directory => {}
+            Found::Directory => return Err(CopyProblem::Directory { path: lossy(&output.path) }),
+            _ if directory => return Err(CopyProblem::NotADirectory { path: lossy(&output.path) }),
+            _ => {}
+        }
+        self.set(output);
+        Ok(())
+    }
+
+    /// Puts something at a path, whatever is there: an archive's entry replaces what is no
+    /// directory, and a directory that it does not find as one.
+    pub(crate) fn replace(&mut self, mut output: Output) {
+        let directory = output.content.is_directory();
+        match self.look(&output.path) {
+            Found::Directory if !directory => {
+                self.remove_below(&output.path);
+                if self.node(&output.path).is_some() {
+                    self.hidden.insert(output.path.clone());
+                }
+            }
+            Found::Symlink(_) | Found::Other if directory => {
+                if self.hidden.contains(&output.path) {
+                    output.content = Content::OpaqueDirectory;
+                }
+            }
+            _ => {}
+        }
+        self.set(output);
+    }
+
+    fn set(&mut self, output: Output) {
+        match self.index.get(&output.path) {
+            Some(&index) => self.outputs[index] = Some(output),
+            None => {
+                self.index.insert(output.path.clone(), self.outputs.len());
+                self.outputs.push(Some(output));
+            }
+        }
+    }
+
+    fn remove_below(&mut self, directory: &[u8]) {
+        for slot in &mut self.outputs {
+            if let Some(output) = slot.take_if(|output| is_below(&output.path, directory)) {
+                self.index.remove(&output.path);
+            }
+        }
+    }
+
+    /// The outputs in order, with the directories above them as they are.
+    pub(crate) fn finish(self) -> Vec<Output> {
+        let below = self.below;
+        let mut outputs: Vec<Output> = self.outputs.into_iter().flatten().collect();
+        let mut known: HashSet<Vec<u8>> = outputs
+            .iter()
+            .filter(|output| output.content.is_directory())
+            .map(|output| output.path.clone())
+            .collect();
+        let mut parents = Vec::new();
+        for output in &outputs {
+            let mut above = parent(&output.path);
+            while let Some(directory) = above.filter(|directory| !directory.is_empty()) {
+                if !known.insert(directory.to_vec()) {
+                    break;
+                }
+                parents.push(existing(below, directory));
+                above = parent(directory);
+            }
+        }
+        outputs.extend(parents);
+        if !outputs.is_sorted_by(|a, b| compare_paths(&a.path, &b.path).is_lt()) {
+            outputs.sort_by(|a, b| compare_paths(&a.path, &b.path));
+        }
+        link_names(&mut outputs);
+        outputs
+    }
+
+    /// The same, or nothing if nothing was made: a `WORKDIR` that is there already.
+    pub(crate) fn finish_made(self) -> Vec<Output> {
+        if self.made.is_empty() { Vec::new() } else { self.finish() }
+    }
+}
+
+/// A directory of the state below, as it is.
+fn existing(below: Option<&Merged>, path: &[u8]) -> Output {
+    let node = below.and_then(|below| below.find(path));
+    let entry = node.as_ref().map(|node| &node.entry);
+    let xattrs = entry.map(|entry| entry.xattrs.to_map()).unwrap_or_default();
+    Output {
+        path: path.to_vec(),
+        content: Content::Directory,
+        mode: entry.map_or(0o755, |entry| entry.mode),
+        owner: entry.map_or_else(Owner::default, |entry| Owner { uid: entry.uid, gid: entry.gid }),
+        mtime: entry.map_or(Mtime::EPOCH, |entry| entry.mtime),
+        xattrs,
+    }
+}
+
+fn lossy(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}

@@ -1,0 +1,128 @@
+//! Definition keys of a plan's nodes.
+
+use davit_image::{Algorithm, Digest, Digester};
+
+use crate::{
+    copy::selection_key,
+    files::{FileSet, Unresolved},
+    glob,
+    key::{Component, DefinitionKey, KeyBuilder},
+    plan::{CopyOrigin, CopySpec, Node, Op, RunSpec},
+    symbolic_mode::Mode,
+};
+
+/// The components of a node that do not depend on the states below it.
+///
+/// `context` has the digests of all that copies read of it.
+pub(crate) fn components(node: &Node, context: &FileSet) -> KeyBuilder {
+    match &node.op {
+        Op::Scratch => KeyBuilder::new("scratch"),
+        Op::Image(image) => {
+            let mut key = KeyBuilder::new("image");
+            let layers = image.config.rootfs.diff_ids.iter();
+            key.push("layers", layers.map(ToString::to_string).collect::<Vec<_>>().join(" "));
+            key
+        }
+        Op::Run(spec) => run(spec),
+        Op::Copy(spec) => copy(spec, context),
+        Op::MakeDirectory(spec) => {
+            let mut key = KeyBuilder::new("directory");
+            key.push("path", &spec.path);
+            key.push("owner", spec.owner.as_ref().map_or("", |owner| &owner.0));
+            key.push("epoch", spec.epoch.map_or_else(String::new, |epoch| epoch.to_string()));
+            key
+        }
+    }
+}
+
+/// The key of a node upon states; `inputs` are their keys.
+pub(crate) fn definition_key(
+    mut key: KeyBuilder,
+    inputs: &[String],
+) -> (DefinitionKey, Vec<Component>) {
+    for (index, input) in inputs.iter().enumerate() {
+        key.push(if index == 0 { "state below".into() } else { format!("source {index}") }, input);
+    }
+    key.finish()
+}
+
+fn run(spec: &RunSpec) -> KeyBuilder {
+    let mut key = KeyBuilder::new("run");
+    key.push("command", list(&spec.args));
+    for variable in &spec.env {
+        let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+        key.push(format!("variable {name}"), value);
+    }
+    key.push("working directory", &spec.working_dir);
+    key.push("user", &spec.user);
+    key.push("network", spec.network.to_string());
+    for script in &spec.scripts {
+        key.push(format!("script {}", script.name), &script.content);
+    }
+    for (host, _) in &spec.hosts {
+        key.push("host", host);
+    }
+    key.push("platform", spec.platform.to_string());
+    key
+}
+
+fn copy(spec: &CopySpec, context: &FileSet) -> KeyBuilder {
+    let mut key = KeyBuilder::new("copy");
+    key.push("sources", list(&spec.sources));
+    let directory = if spec.destination.directory { "/" } else { "" };
+    key.push("destination", format!("/{}{directory}", spec.destination.path));
+    key.push("owner", spec.owner.as_ref().map_or("", |owner| &owner.0));
+    key.push("mode", spec.mode.as_deref().unwrap_or_default());
+    key.push("exclude", list(&spec.exclude));
+    key.push("link", spec.link.to_string());
+    key.push("unpack", format!("{:?}", spec.unpack));
+    key.push("epoch", spec.epoch.map_or_else(String::new, |epoch| epoch.to_string()));
+    for file in &spec.files {
+        key.push(format!("file {}", file.name), Digest::of(file.content.as_bytes()).to_string());
+    }
+    if spec.origin == CopyOrigin::Context {
+        for source in &spec.sources {
+            key.push(format!("content of {source}"), source_digest(spec, source, context));
+        }
+    }
+    key
+}
+
+/// Digest of what a source selects; a source that selects nothing is told from every other.
+fn source_digest(spec: &CopySpec, source: &str, context: &FileSet) -> String {
+    let octal = spec.mode.as_deref().and_then(Mode::parse).and_then(|mode| mode.octal());
+    let digest_of =
+        |index: usize| selection_key(context.subtree(index), octal.is_none(), spec.owner.is_none());
+    let found = selected(source, context);
+    match &found[..] {
+        [(_, index)] if !glob::has_wildcard(source) => digest_of(*index).to_string(),
+        _ => {
+            let mut digester = Digester::new(Algorithm::Sha256);
+            for (name, index) in &found {
+                digester.update(&(name.len() as u64).to_le_bytes());
+                digester.update(name);
+                digester.update(digest_of(*index).bytes());
+            }
+            digester.finish().to_string()
+        }
+    }
+}
+
+/// What a source names: under which path, and the entry behind all symlinks.
+pub(crate) fn selected(source: &str, files: &FileSet) -> Vec<(Vec<u8>, usize)> {
+    if !glob::has_wildcard(source) {
+        let path = glob::unescape(source).into_bytes();
+        let index = files.resolve(&path).ok();
+        return index.map(|index| (path, index)).into_iter().collect();
+    }
+    let matched: Result<Vec<usize>, Unresolved> = files.matches(source);
+    let resolve = |index: usize| {
+        let path = files.entries[index].path.to_vec();
+        files.resolve(&path).ok().map(|found| (path, found))
+    };
+    matched.unwrap_or_default().into_iter().filter_map(resolve).collect()
+}
+
+fn list(items: &[String]) -> String {
+    serde_json::to_string(items).expect("strings are JSON")
+}

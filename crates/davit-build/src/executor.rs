@@ -1,0 +1,181 @@
+//! Runs the nodes of a plan: those that are ready, the longest way to the end first.
+
+use std::{
+    panic::resume_unwind,
+    sync::{Condvar, Mutex, PoisonError, atomic::Ordering},
+};
+
+use crate::{
+    BuildEvent, StepId,
+    error::{BuildError, BuildErrorKind, Excerpt},
+    plan::{NodeId, Op, Plan},
+    request::DockerfileText,
+    step::{Done, Session},
+};
+
+/// What the workers share.
+struct Board {
+    /// Nodes whose inputs are done.
+    ready: Vec<NodeId>,
+    /// Inputs of each node that are not done.
+    waiting: Vec<usize>,
+    done: Vec<Option<Done>>,
+    open: usize,
+    error: Option<BuildError>,
+}
+
+/// Runs all nodes, `jobs` at a time, and gives what each gave.
+///
+/// The first error stops the others; it is the one that is reported.
+pub(crate) fn execute(
+    session: &Session<'_, '_>,
+    dockerfile: &DockerfileText,
+    jobs: usize,
+) -> Result<Vec<Done>, BuildError> {
+    let plan = session.plan;
+    let waiting: Vec<usize> = plan.nodes.iter().map(|node| node.inputs.len()).collect();
+    let ready = ids(plan).filter(|id| waiting[id.0 as usize] == 0).collect();
+    let done = plan.nodes.iter().map(|_| None).collect();
+    let board = Mutex::new(Board { ready, waiting, done, open: plan.nodes.len(), error: None });
+    let changed = Condvar::new();
+    let worker = Worker {
+        session,
+        dockerfile,
+        board: &board,
+        changed: &changed,
+        weight: weights(plan),
+        users: users(plan),
+    };
+    let workers = jobs.clamp(1, plan.nodes.len().max(1));
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(|| worker.work())).collect();
+        for thread in threads {
+            if let Err(panic) = thread.join() {
+                resume_unwind(panic);
+            }
+        }
+    });
+    let board = board.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match board.error {
+        Some(error) => Err(error),
+        None => Ok(board.done.into_iter().flatten().collect()),
+    }
+}
+
+struct Worker<'w, 'b, 's> {
+    session: &'w Session<'b, 's>,
+    dockerfile: &'w DockerfileText,
+    board: &'w Mutex<Board>,
+    changed: &'w Condvar,
+    weight: Vec<u64>,
+    users: Vec<Vec<NodeId>>,
+}
+
+impl Worker<'_, '_, '_> {
+    fn work(&self) {
+        while let Some((id, inputs)) = self.take() {
+            let inputs: Vec<&Done> = inputs.iter().collect();
+            let result = if self.session.is_cancelled() {
+                Err(BuildError::new(BuildErrorKind::Cancelled))
+            } else {
+                self.session.node(id, &inputs)
+            };
+            self.finish(id, result);
+        }
+    }
+
+    /// Waits for a node that is ready; `None` when all are done or one failed.
+    fn take(&self) -> Option<(NodeId, Vec<Done>)> {
+        let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if board.error.is_some() || board.open == 0 {
+                return None;
+            }
+            let next = (0..board.ready.len()).max_by_key(|&at| {
+                let id = board.ready[at];
+                (self.weight[id.0 as usize], std::cmp::Reverse(id))
+            });
+            if let Some(at) = next {
+                let id = board.ready.swap_remove(at);
+                let inputs = &self.session.plan.node(id).inputs;
+                let done = |input: &NodeId| {
+                    board.done[input.0 as usize].clone().expect("inputs of a ready node are done")
+                };
+                return Some((id, inputs.iter().map(done).collect()));
+            }
+            board = self.changed.wait(board).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn finish(&self, id: NodeId, result: Result<Done, BuildError>) {
+        let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+        board.open -= 1;
+        match result {
+            Ok(done) => {
+                board.done[id.0 as usize] = Some(done);
+                for user in &self.users[id.0 as usize] {
+                    let waiting = &mut board.waiting[user.0 as usize];
+                    *waiting -= 1;
+                    if *waiting == 0 {
+                        board.ready.push(*user);
+                    }
+                }
+            }
+            Err(error) => {
+                // The others are told to stop, and fail as cancelled: the first error counts.
+                self.session.stopped.store(true, Ordering::Relaxed);
+                if board.error.is_none() {
+                    (self.session.events)(BuildEvent::Failed(StepId(id.0)));
+                    board.error = Some(self.place(id, error));
+                }
+            }
+        }
+        drop(board);
+        self.changed.notify_all();
+    }
+
+    /// Says where in the Dockerfile an error belongs.
+    fn place(&self, id: NodeId, error: BuildError) -> BuildError {
+        let span = self.session.plan.node(id).span;
+        match span {
+            Some(span) if !matches!(error.kind, BuildErrorKind::Cancelled) => {
+                error.at(Excerpt::new(&self.dockerfile.name, &self.dockerfile.bytes, span, ""))
+            }
+            _ => error,
+        }
+    }
+}
+
+fn ids(plan: &Plan) -> impl DoubleEndedIterator<Item = NodeId> + ExactSizeIterator {
+    (0..plan.nodes.len()).map(|index| NodeId(u32::try_from(index).expect("nodes have u32 ids")))
+}
+
+/// Nodes that read each node, once for each time that they read it.
+fn users(plan: &Plan) -> Vec<Vec<NodeId>> {
+    let mut users = vec![Vec::new(); plan.nodes.len()];
+    for id in ids(plan) {
+        for input in &plan.node(id).inputs {
+            users[input.0 as usize].push(id);
+        }
+    }
+    users
+}
+
+/// Weight of the heaviest way from each node to the end.
+fn weights(plan: &Plan) -> Vec<u64> {
+    let mut weights: Vec<u64> = vec![0; plan.nodes.len()];
+    for id in ids(plan).rev() {
+        let own = match plan.node(id).op {
+            Op::Run(_) => 10,
+            Op::Copy(_) => 3,
+            _ => 1,
+        };
+        let total = weights[id.0 as usize] + own;
+        weights[id.0 as usize] = total;
+        for input in &plan.node(id).inputs {
+            let input = &mut weights[input.0 as usize];
+            *input = (*input).max(total);
+        }
+    }
+    weights
+}

@@ -1,0 +1,181 @@
+//! The config and manifest of a result.
+
+use davit_image::{
+    Descriptor, DiffId, HistoryEntry, ImageConfig, ImageId, Manifest, MediaType, Timestamp,
+};
+use davit_store::StoredDocument;
+
+use crate::{
+    cache::StepRecord,
+    plan::{NodeId, Target},
+};
+
+/// Comment of history entries that stand for layers without history, as BuildKit writes it.
+const EXPORTER_COMMENT: &str = "buildkit.exporter.image.v0";
+
+/// A finished image: its documents.
+#[derive(Clone, Debug)]
+pub(crate) struct Image {
+    pub(crate) id: ImageId,
+    pub(crate) config: ImageConfig,
+    pub(crate) config_document: StoredDocument,
+    pub(crate) manifest: StoredDocument,
+}
+
+/// Assembles an image of `layers`, bottom first with their sizes; `step` tells what a node made.
+pub(crate) fn assemble(
+    target: &Target,
+    layers: &[(DiffId, u64)],
+    epoch: Option<Timestamp>,
+    step: impl Fn(NodeId) -> Option<StepRecord>,
+) -> Image {
+    let mut config = target.config.clone();
+    "layers".clone_into(&mut config.rootfs.kind);
+    config.rootfs.diff_ids = layers.iter().map(|(layer, _)| *layer).collect();
+    config.history = history(target, layers.len(), step);
+    config.created = epoch.or_else(|| config.history.iter().rev().find_map(|entry| entry.created));
+    let bytes = serde_json::to_vec(&config).expect("a config is JSON");
+    let config_document = StoredDocument::new(MediaType::OCI_CONFIG, bytes);
+    let layer = |(layer, size): &(DiffId, u64)| {
+        Descriptor::new(MediaType::OCI_LAYER, layer.digest(), *size)
+    };
+    let manifest = Manifest::new(
+        Descriptor::of(MediaType::OCI_CONFIG, &config_document.bytes),
+        layers.iter().map(layer).collect(),
+    );
+    let bytes = serde_json::to_vec(&manifest).expect("a manifest is JSON");
+    let manifest = StoredDocument::new(MediaType::OCI_MANIFEST, bytes);
+    Image { id: ImageId::new(config_document.digest), config, config_document, manifest }
+}
+
+/// The history with as many entries with a layer as there are layers, and all times filled in.
+fn history(
+    target: &Target,
+    layers: usize,
+    step: impl Fn(NodeId) -> Option<StepRecord>,
+) -> Vec<HistoryEntry> {
+    let own = target.history.iter().filter(|(_, node)| node.is_some()).count();
+    let mut base = layers.saturating_sub(own);
+    let mut history = Vec::new();
+    let first_own = target.history.iter().position(|(entry, node)| {
+        node.is_some() || entry.comment.as_deref() == Some(crate::plan::HISTORY_COMMENT)
+    });
+    for (index, (entry, node)) in target.history.iter().enumerate() {
+        if Some(index) == first_own {
+            history.extend(std::iter::repeat_with(missing).take(base));
+            base = 0;
+        }
+        let mut entry = entry.clone();
+        match node {
+            Some(node) => {
+                entry.created = entry.created.or_else(|| step(*node).map(|step| step.created));
+            }
+            None if !entry.empty_layer && base == 0 => entry.empty_layer = true,
+            None if !entry.empty_layer => base -= 1,
+            None => {}
+        }
+        history.push(entry);
+    }
+    history.extend(std::iter::repeat_with(missing).take(base));
+    fill_times(&mut history);
+    history
+}
+
+fn missing() -> HistoryEntry {
+    HistoryEntry { comment: Some(EXPORTER_COMMENT.to_owned()), ..HistoryEntry::default() }
+}
+
+/// Entries without a time get that of the step before them; those before the first new step get
+/// the step's.
+fn fill_times(history: &mut [HistoryEntry]) {
+    let mut created = None;
+    let mut gap = false;
+    for entry in &*history {
+        match entry.created {
+            Some(time) => {
+                created = Some(time);
+                if gap {
+                    break;
+                }
+            }
+            None => gap = true,
+        }
+    }
+    gap = false;
+    for entry in history {
+        match entry.created {
+            Some(time) if gap => created = Some(time),
+            Some(_) => {}
+            None => {
+                gap = true;
+                entry.created = created;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use davit_image::{Digest, Platform};
+
+    use super::*;
+    use crate::plan::HISTORY_COMMENT;
+
+    fn time(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_seconds(seconds).unwrap()
+    }
+
+    fn entry(created: Option<i64>, empty_layer: bool, comment: &str) -> HistoryEntry {
+        let comment = (!comment.is_empty()).then(|| comment.to_owned());
+        HistoryEntry { created: created.map(time), empty_layer, comment, ..Default::default() }
+    }
+
+    fn layers(count: u8) -> Vec<(DiffId, u64)> {
+        (0..count).map(|number| (DiffId::new(Digest::of(&[number])), 1024)).collect()
+    }
+
+    fn image(history: Vec<(HistoryEntry, Option<NodeId>)>, count: u8) -> Image {
+        let config = ImageConfig::new(&Platform::host());
+        let target = Target { state: NodeId(0), config, history };
+        assemble(&target, &layers(count), None, |node| {
+            let (layer, size_bytes) = layers(1)[0];
+            Some(StepRecord { layer, size_bytes, created: time(100 + i64::from(node.0)) })
+        })
+    }
+
+    #[test]
+    fn times_come_from_steps() {
+        let history = vec![
+            (entry(Some(1), false, ""), None),
+            (entry(None, true, HISTORY_COMMENT), None),
+            (entry(None, false, HISTORY_COMMENT), Some(NodeId(2))),
+            (entry(None, true, HISTORY_COMMENT), None),
+        ];
+        let config = image(history, 2).config;
+        let times: Vec<_> =
+            config.history.iter().map(|entry| entry.created.unwrap().unix_seconds()).collect();
+        assert_eq!(times, [1, 102, 102, 102]);
+        assert_eq!(config.created, Some(time(102)));
+    }
+
+    #[test]
+    fn layers_and_history_agree() {
+        for (base_entries, base_layers) in [(0, 2), (1, 2), (2, 2), (3, 2), (2, 0)] {
+            let mut history: Vec<_> =
+                (0..base_entries).map(|_| (entry(Some(1), false, ""), None)).collect();
+            history.push((entry(None, false, HISTORY_COMMENT), Some(NodeId(0))));
+            let config = image(history, base_layers + 1).config;
+            let with_layer: Vec<bool> =
+                config.history.iter().map(|entry| !entry.empty_layer).collect();
+            let count = with_layer.iter().filter(|it| **it).count();
+            assert_eq!(count, config.rootfs.diff_ids.len(), "{base_entries} {base_layers}");
+            assert_eq!(with_layer.last(), Some(&true));
+        }
+    }
+
+    #[test]
+    fn an_image_without_steps_has_no_time_of_its_own() {
+        let config = image(Vec::new(), 0).config;
+        assert_eq!(config.created, None);
+    }
+}

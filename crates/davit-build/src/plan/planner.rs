@@ -1,0 +1,474 @@
+//! Turns a Dockerfile into a plan: which stages are needed, upon which bases, in which order.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use davit_dockerfile::{
+    Dockerfile, Escape, ExpandError, Instruction, Kind, Lexer, Span, Stage, VariableList,
+    Variables, nearest,
+};
+use davit_image::{Platform, Reference};
+
+use super::{
+    BaseImage, NodeId, Op, Plan, StageId, Target,
+    scope::{automatic, is_predefined},
+    stage::{StageBuilder, StageState},
+};
+use crate::{
+    BaseImages, BuildRequest,
+    error::{BuildError, BuildErrorKind, Excerpt},
+};
+
+/// What everything that makes a plan needs.
+pub(crate) struct Planner<'a> {
+    pub(crate) request: &'a BuildRequest,
+    pub(crate) dockerfile: &'a Dockerfile,
+    pub(crate) lexer: Lexer,
+    /// Global arguments with a value.
+    pub(crate) globals: VariableList,
+    pub(crate) nodes: Vec<super::Node>,
+    /// States of the stages that are planned.
+    pub(crate) stages: Vec<Option<StageState>>,
+    pub(crate) images: BTreeMap<ImageKey, (BaseImage, Option<NodeId>)>,
+    pub(crate) warnings: Vec<String>,
+    /// Build arguments that an `ARG` took.
+    pub(crate) consumed: BTreeSet<String>,
+}
+
+/// An image as a Dockerfile asks for it: normalised reference and platform.
+pub(crate) type ImageKey = (String, String);
+
+/// Where a stage begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Base {
+    Scratch,
+    Stage(usize),
+    Image(ImageKey),
+}
+
+/// Where the files of a `COPY --from` come from.
+pub(crate) type From = Base;
+
+/// What the planner knows of a stage before it is planned.
+#[derive(Debug)]
+struct Outline {
+    base: Base,
+    platform: Platform,
+    /// Instructions that the base wants to run first.
+    triggers: Vec<Instruction>,
+}
+
+/// Makes the plan of a build.
+///
+/// # Errors
+/// Whatever the Dockerfile asks for that cannot be, with the place.
+pub(crate) fn plan(
+    request: &BuildRequest,
+    dockerfile: &Dockerfile,
+    images: &dyn BaseImages,
+) -> Result<Plan, BuildError> {
+    let mut planner = Planner {
+        request,
+        dockerfile,
+        lexer: Lexer::new(dockerfile.directives.escape()),
+        globals: VariableList::new(),
+        nodes: Vec::new(),
+        stages: Vec::new(),
+        images: BTreeMap::new(),
+        warnings: Vec::new(),
+        consumed: BTreeSet::new(),
+    };
+    planner.stages.resize_with(dockerfile.stages.len(), || None);
+    planner.read_globals()?;
+    let target = planner.target()?;
+    let outlines = planner.outline(target, images)?;
+    for (index, outline) in &outlines {
+        let state =
+            StageBuilder::start(&mut planner, *index, outline.base.clone(), &outline.platform)?
+                .build(&outline.triggers)?;
+        planner.stages[*index] = Some(state);
+    }
+    planner.warn_of_unused();
+    let state = planner.stages[target].take().expect("the target is among the outlines");
+    let mut config = state.config;
+    if !request.labels.is_empty() {
+        let labels = config.config.labels.get_or_insert_default();
+        labels.extend(request.labels.clone());
+    }
+    let target = Target { state: state.node, config, history: state.history };
+    Ok(Plan { nodes: planner.nodes, target, warnings: planner.warnings })
+}
+
+impl Planner<'_> {
+    /// An error that points at a place of the Dockerfile.
+    pub(crate) fn fail(&self, span: Span, message: impl Into<String>) -> BuildError {
+        BuildError::new(BuildErrorKind::Plan(message.into())).at(self.excerpt(span))
+    }
+
+    pub(crate) fn excerpt(&self, span: Span) -> Excerpt {
+        let text = &self.request.dockerfile;
+        Excerpt::new(&text.name, &text.bytes, span, "")
+    }
+
+    /// Expands a word; a variable that is not set gets a hint if the expansion fails.
+    pub(crate) fn expand(
+        &self,
+        word: &str,
+        span: Span,
+        variables: &VariableList,
+    ) -> Result<String, BuildError> {
+        let expanded = self.lexer.word(word, variables);
+        expanded.map(|it| it.text).map_err(|error| self.expand_failed(&error, span, variables))
+    }
+
+    pub(crate) fn expand_failed(
+        &self,
+        error: &ExpandError,
+        span: Span,
+        variables: &VariableList,
+    ) -> BuildError {
+        self.hint_unset(self.fail(span, error.to_string()), &error.unmatched, variables)
+    }
+
+    /// Adds, for each variable that is not set, the nearest one that is.
+    pub(crate) fn hint_unset(
+        &self,
+        error: BuildError,
+        unset: &BTreeSet<String>,
+        variables: &VariableList,
+    ) -> BuildError {
+        unset.iter().fold(error, |error, name| match nearest(name, variables.names()) {
+            Some(near) => error.hint(format!("`{name}` is not set; did you mean `{near}`?")),
+            None if self.globals.value(name).is_some() => error.hint(format!(
+                "`{name}` is set before the first FROM; declare it in the stage by `ARG {name}`"
+            )),
+            None => error.hint(format!("`{name}` is not set; declare it by `ARG {name}`")),
+        })
+    }
+
+    fn read_globals(&mut self) -> Result<(), BuildError> {
+        for (name, value) in automatic(self.request) {
+            self.globals.set(&name, &value);
+        }
+        let dockerfile = self.dockerfile;
+        for instruction in &dockerfile.global_args {
+            let Kind::Arg(definitions) = &instruction.kind else { continue };
+            for definition in definitions {
+                let span = definition.name.span;
+                let name = self.expand(&definition.name.text, span, &self.globals)?;
+                let given = self.request.build_args.get(&name);
+                let value = match (given, &definition.default) {
+                    (Some(given), _) => Some(given.clone()),
+                    (None, Some(word)) => {
+                        Some(self.expand(&word.text, word.span, &self.globals)?)
+                    }
+                    (None, None) => None,
+                };
+                if given.is_some() {
+                    self.consumed.insert(name.clone());
+                }
+                if let Some(value) = value {
+                    self.globals.set(&name, &value);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn target(&self) -> Result<usize, BuildError> {
+        let stages = &self.dockerfile.stages;
+        let Some(name) = &self.request.target else { return Ok(stages.len() - 1) };
+        self.dockerfile.stage_index(name, stages.len()).ok_or_else(|| {
+            let names: Vec<&str> = stage_names(stages).collect();
+            let error = BuildError::new(BuildErrorKind::Target(name.clone()));
+            match nearest(name, names.iter().copied()) {
+                Some(near) => error.hint(format!("did you mean `--target {near}`?")),
+                None if names.is_empty() => error.hint("the Dockerfile's stages have no names"),
+                None => error.hint(format!("its stages are: {}", names.join(", "))),
+            }
+        })
+    }
+
+    /// Finds what the target needs, resolving images until their triggers ask for nothing new.
+    fn outline(
+        &mut self,
+        target: usize,
+        images: &dyn BaseImages,
+    ) -> Result<BTreeMap<usize, Outline>, BuildError> {
+        let mut outlines = BTreeMap::new();
+        let mut queue = VecDeque::from([target]);
+        while !queue.is_empty() {
+            let wave: BTreeSet<usize> =
+                queue.drain(..).filter(|index| !outlines.contains_key(index)).collect();
+            let mut wanted: Vec<(ImageKey, Platform, Span)> = Vec::new();
+            let mut found = Vec::new();
+            for &index in &wave {
+                let (base, platform) = self.base(index)?;
+                let stage = &self.dockerfile.stages[index];
+                if let Base::Image(key) = &base {
+                    wanted.push((key.clone(), platform.clone(), stage.base.span));
+                }
+                found.push((index, base, platform));
+            }
+            self.resolve_images(wanted, images)?;
+            let mut wanted = Vec::new();
+            for (index, base, platform) in found {
+                let triggers = self.triggers(index, &base)?;
+                if let Base::Stage(below) = base {
+                    queue.push_back(below);
+                }
+                let stage = &self.dockerfile.stages[index];
+                for instruction in triggers.iter().chain(&stage.instructions) {
+                    match self.copies_from(index, instruction)? {
+                        Some((Base::Stage(other), _)) => queue.push_back(other),
+                        Some((Base::Image(key), span)) => {
+                            wanted.push((key, self.request.platform.clone(), span));
+                        }
+                        Some((Base::Scratch, _)) | None => {}
+                    }
+                }
+                outlines.insert(index, Outline { base, platform, triggers });
+            }
+            self.resolve_images(wanted, images)?;
+        }
+        Ok(outlines)
+    }
+
+    /// Reads the `FROM` of a stage.
+    fn base(&self, index: usize) -> Result<(Base, Platform), BuildError> {
+        let stage = &self.dockerfile.stages[index];
+        let platform = match &stage.platform {
+            None => self.request.platform.clone(),
+            Some(word) => {
+                let text = self.expand_global(&word.text, word.span, "the platform")?;
+                text.parse().map_err(|error: davit_image::PlatformError| {
+                    self.fail(word.span, error.to_string())
+                })?
+            }
+        };
+        let name =
+            self.expand_global(&stage.base.text, stage.base.span, "the base image's name")?;
+        if name == "scratch" {
+            return Ok((Base::Scratch, platform));
+        }
+        if let Some(below) = self.stage_named(&name, index) {
+            return Ok((Base::Stage(below), platform));
+        }
+        let key = self.image_key(&name, &platform).map_err(|message| {
+            self.hint_stage(self.fail(stage.base.span, message), &name, index)
+        })?;
+        Ok((Base::Image(key), platform))
+    }
+
+    /// A stage before `before` with this name; `FROM` knows no numbers.
+    fn stage_named(&self, name: &str, before: usize) -> Option<usize> {
+        let stages = &self.dockerfile.stages[..before];
+        stages.iter().rposition(|stage| {
+            stage.name.as_ref().is_some_and(|known| known.text.eq_ignore_ascii_case(name))
+        })
+    }
+
+    fn expand_global(&self, word: &str, span: Span, what: &str) -> Result<String, BuildError> {
+        let expanded = self
+            .lexer
+            .word(word, &self.globals)
+            .map_err(|error| self.expand_failed(&error, span, &self.globals))?;
+        if expanded.text.is_empty() {
+            let error = self.fail(span, format!("{what} is empty"));
+            return Err(self.hint_unset_global(error, &expanded.unmatched));
+        }
+        Ok(expanded.text)
+    }
+
+    fn hint_unset_global(&self, error: BuildError, unset: &BTreeSet<String>) -> BuildError {
+        unset.iter().fold(error, |error, name| match nearest(name, self.globals.names()) {
+            Some(near) => error.hint(format!("`{name}` is not set; did you mean `{near}`?")),
+            None => error.hint(format!(
+                "`{name}` is not set; FROM sees only an `ARG {name}=...` before the first FROM"
+            )),
+        })
+    }
+
+    fn hint_stage(&self, error: BuildError, name: &str, before: usize) -> BuildError {
+        let earlier = stage_names(&self.dockerfile.stages[..before]);
+        match nearest(name, earlier) {
+            Some(near) => error.hint(format!("did you mean the stage `{near}`?")),
+            None => error,
+        }
+    }
+
+    pub(crate) fn image_key(&self, name: &str, platform: &Platform) -> Result<ImageKey, String> {
+        let reference: Reference =
+            name.parse().map_err(|error| format!("`{name}` is no image reference: {error}"))?;
+        Ok((reference.to_string(), platform.to_string()))
+    }
+
+    /// What a `COPY --from` reads.
+    pub(crate) fn copies_from(
+        &self,
+        index: usize,
+        instruction: &Instruction,
+    ) -> Result<Option<(From, Span)>, BuildError> {
+        let Kind::Copy(copy) = &instruction.kind else { return Ok(None) };
+        let Some(word) = &copy.from else { return Ok(None) };
+        let (name, span) = (word.text.as_str(), word.span);
+        if let Some(stage) = self.dockerfile.stage_index(name, index) {
+            return Ok(Some((Base::Stage(stage), span)));
+        }
+        let all = self.dockerfile.stages.len();
+        if let Some(later) = self.dockerfile.stage_index(name, all) {
+            let problem = if later == index {
+                format!("a stage cannot copy from itself (`{name}`)")
+            } else {
+                format!("stage `{name}` is defined after this one")
+            };
+            return Err(self.fail(span, problem).hint("--from takes stages that stand above"));
+        }
+        if name.parse::<usize>().is_ok() {
+            let message = format!("there is no stage number {name}");
+            return Err(self.fail(span, message).hint("stages count from 0 in the file's order"));
+        }
+        let key = self
+            .image_key(name, &self.request.platform)
+            .map_err(|message| self.hint_stage(self.fail(span, message), name, index))?;
+        Ok(Some((Base::Image(key), span)))
+    }
+
+    /// The instructions that a stage's base wants to run first.
+    fn triggers(&self, index: usize, base: &Base) -> Result<Vec<Instruction>, BuildError> {
+        let texts: Vec<String> = match base {
+            Base::Scratch => Vec::new(),
+            Base::Stage(below) => self.dockerfile.stages[*below]
+                .instructions
+                .iter()
+                .filter_map(|instruction| match &instruction.kind {
+                    Kind::Onbuild(onbuild) => Some(onbuild.trigger.clone()),
+                    _ => None,
+                })
+                .collect(),
+            Base::Image(key) => {
+                let config = &self.images[key].0.config;
+                config.config.on_build.clone().unwrap_or_default()
+            }
+        };
+        let escape = match base {
+            Base::Stage(_) => self.lexer.escape,
+            _ => Escape::Backslash,
+        };
+        texts
+            .iter()
+            .map(|text| {
+                parse_trigger(text, escape).map_err(|problem| {
+                    let span = self.dockerfile.stages[index].base.span;
+                    self.fail(span, format!("the base's ONBUILD trigger `{text}`: {problem}"))
+                })
+            })
+            .collect()
+    }
+
+    /// Makes images present, several at a time.
+    fn resolve_images(
+        &mut self,
+        mut wanted: Vec<(ImageKey, Platform, Span)>,
+        images: &dyn BaseImages,
+    ) -> Result<(), BuildError> {
+        wanted.sort_by(|left, right| left.0.cmp(&right.0));
+        wanted.dedup_by(|left, right| left.0 == right.0);
+        wanted.retain(|(key, ..)| !self.images.contains_key(key));
+        let resolve = |(key, platform, _): &(ImageKey, Platform, Span)| {
+            let reference: Reference = key.0.parse().expect("a key holds a printed reference");
+            images.resolve(&reference, platform)
+        };
+        let resolved: Vec<_> = match &wanted[..] {
+            [] => return Ok(()),
+            [one] => vec![resolve(one)],
+            many => std::thread::scope(|scope| {
+                let threads: Vec<_> =
+                    many.iter().map(|one| scope.spawn(move || resolve(one))).collect();
+                let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+                    thread.join().expect("resolving an image does not panic")
+                };
+                threads.into_iter().map(join).collect()
+            }),
+        };
+        for ((key, _, span), image) in wanted.into_iter().zip(resolved) {
+            let image = image.map_err(|source| {
+                let kind = BuildErrorKind::Base { reference: key.0.clone(), source };
+                let index = self.dockerfile.stages.len();
+                let short = short_name(&self.request.dockerfile.bytes, span);
+                self.hint_stage(BuildError::new(kind).at(self.excerpt(span)), &short, index)
+            })?;
+            self.images.insert(key, (image, None));
+        }
+        Ok(())
+    }
+
+    /// The node of an image that was resolved.
+    pub(crate) fn image_node(&mut self, key: &ImageKey, stage: StageId, name: String) -> NodeId {
+        let (image, node) = self.images.get(key).cloned().expect("outlining resolved the image");
+        if let Some(node) = node {
+            return node;
+        }
+        let node =
+            super::Node { op: Op::Image(image.clone()), inputs: vec![], stage, name, span: None };
+        let id = self.push(node);
+        self.images.insert(key.clone(), (image, Some(id)));
+        id
+    }
+
+    pub(crate) fn push(&mut self, node: super::Node) -> NodeId {
+        let id = NodeId(u32::try_from(self.nodes.len()).expect("a plan has few nodes"));
+        self.nodes.push(node);
+        id
+    }
+
+    fn warn_of_unused(&mut self) {
+        let known: BTreeSet<String> = self.globals.names().map(str::to_owned).collect();
+        for name in self.request.build_args.keys() {
+            if self.consumed.contains(name) || is_predefined(name) || known.contains(name) {
+                continue;
+            }
+            let declared: Vec<String> = declared_args(self.dockerfile);
+            let near = nearest(name, declared.iter().map(String::as_str));
+            let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+            self.warnings.push(format!("build argument `{name}` is not used by any ARG{hint}"));
+        }
+    }
+}
+
+/// Reads the text of an `ONBUILD` trigger: one instruction.
+fn parse_trigger(text: &str, escape: Escape) -> Result<Instruction, String> {
+    let directive = match escape {
+        Escape::Backslash => "",
+        Escape::Backtick => "# escape=`\n",
+    };
+    let file = format!("{directive}FROM scratch\n{text}\n");
+    let parsed = Dockerfile::parse(file.as_bytes()).map_err(|error| error.to_string())?;
+    match <[_; 1]>::try_from(parsed.stages) {
+        Ok([stage]) => match <[_; 1]>::try_from(stage.instructions) {
+            Ok([instruction]) => Ok(instruction),
+            Err(_) => Err("it is not one instruction".to_owned()),
+        },
+        Err(_) => Err("FROM is no trigger".to_owned()),
+    }
+}
+
+fn short_name(bytes: &[u8], span: Span) -> String {
+    String::from_utf8_lossy(span.text(bytes)).into_owned()
+}
+
+fn stage_names(stages: &[Stage]) -> impl Iterator<Item = &str> {
+    stages.iter().filter_map(|stage| stage.name.as_ref()).map(|name| name.text.as_str())
+}
+
+fn declared_args(dockerfile: &Dockerfile) -> Vec<String> {
+    let in_stages = dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
+    in_stages
+        .chain(&dockerfile.global_args)
+        .filter_map(|instruction| match &instruction.kind {
+            Kind::Arg(definitions) => Some(definitions),
+            _ => None,
+        })
+        .flatten()
+        .map(|definition| definition.name.text.clone())
+        .collect()
+}

@@ -1,0 +1,467 @@
+//! Plans one stage: its instructions change the config, the environment and the file system.
+
+use std::collections::BTreeSet;
+
+use davit_dockerfile::{
+    ArgDefinition, CommandForm, CommandLine, ExposedPorts, HealthTest, Healthcheck, Instruction,
+    KeyValue, Kind, Span, VariableList, Word,
+};
+use davit_image::{
+    ContainerConfig, Empty, HealthConfig, HistoryEntry, ImageConfig, Platform, Timestamp,
+};
+
+use super::{
+    MakeDirectory, Node, NodeId, Op, Ownership, StageId, history,
+    planner::{Base, Planner},
+    scope::DEFAULT_PATH,
+};
+use crate::error::BuildError;
+
+/// What a stage gives to those that build upon it.
+#[derive(Clone, Debug)]
+pub(crate) struct StageState {
+    pub(crate) node: NodeId,
+    pub(crate) config: ImageConfig,
+    pub(crate) history: Vec<(HistoryEntry, Option<NodeId>)>,
+    /// The environment of `RUN`: the image's and the arguments', in the order in which it was set.
+    pub(crate) env: VariableList,
+    /// Arguments that `ARG` declared, with their values where they have one.
+    pub(crate) args: Vec<(String, Option<String>)>,
+    pub(crate) platform: Platform,
+}
+
+/// Plans one stage.
+pub(crate) struct StageBuilder<'p, 'a> {
+    pub(crate) planner: &'p mut Planner<'a>,
+    pub(crate) index: usize,
+    pub(crate) state: StageState,
+    /// Whether this stage has set `CMD`.
+    cmd_set: bool,
+    step: usize,
+    steps: usize,
+}
+
+impl<'p, 'a> StageBuilder<'p, 'a> {
+    /// Starts a stage upon its base.
+    pub(crate) fn start(
+        planner: &'p mut Planner<'a>,
+        index: usize,
+        base: Base,
+        platform: &Platform,
+    ) -> Result<Self, BuildError> {
+        let state = match base {
+            Base::Stage(below) => {
+                let below = planner.stages[below].as_ref();
+                let mut state = below.expect("stages are planned in order").clone();
+                state.config.config.on_build = None;
+                state
+            }
+            Base::Scratch => scratch(planner, index, platform),
+            Base::Image(key) => {
+                let image = planner.images[&key].0.clone();
+                if image.config.rootfs.diff_ids.is_empty() {
+                    from_image(image.config, planner.push(scratch_node(index)), platform)
+                } else {
+                    let name = format!("[{}] FROM {}", stage_label(planner, index), image.name);
+                    let node = planner.image_node(&key, stage_id(index), name);
+                    from_image(image.config, node, platform)
+                }
+            }
+        };
+        Ok(Self { planner, index, state, cmd_set: false, step: 1, steps: 1 })
+    }
+
+    /// Plans the base's triggers and the stage's instructions.
+    pub(crate) fn build(mut self, triggers: &[Instruction]) -> Result<StageState, BuildError> {
+        let stage = &self.planner.dockerfile.stages[self.index];
+        let all = triggers.iter().chain(&stage.instructions);
+        self.steps += all.filter(|instruction| makes_layer(&instruction.kind)).count();
+        for trigger in triggers {
+            // Its span is of another text: the FROM stands for it.
+            let span = stage.span;
+            self.dispatch(&trigger.kind, &trigger.text, span)?;
+        }
+        for instruction in &stage.instructions {
+            self.dispatch(&instruction.kind, &instruction.text, instruction.span)?;
+        }
+        Ok(self.state)
+    }
+
+    fn dispatch(&mut self, kind: &Kind, text: &str, span: Span) -> Result<(), BuildError> {
+        match kind {
+            Kind::Add(add) => self.add(add, text, span),
+            Kind::Arg(definitions) => self.arg(definitions),
+            Kind::Cmd(command) => self.cmd(command),
+            Kind::Copy(copy) => self.copy(copy, text, span),
+            Kind::Entrypoint(command) => self.entrypoint(command),
+            Kind::Env(pairs) => self.env(pairs),
+            Kind::Expose(ports) => self.expose(ports),
+            Kind::Healthcheck(check) => {
+                self.healthcheck(check);
+                Ok(())
+            }
+            Kind::Label(pairs) => self.label(pairs),
+            Kind::Maintainer(name) => {
+                self.state.config.author = Some(name.text.clone());
+                self.record(format!("MAINTAINER {}", name.text));
+                Ok(())
+            }
+            Kind::Onbuild(onbuild) => {
+                let triggers = self.config().on_build.get_or_insert_default();
+                triggers.push(onbuild.trigger.clone());
+                Ok(())
+            }
+            Kind::Run(run) => self.run(run, text, span),
+            Kind::Shell(words) => {
+                let shell: Vec<String> = words.iter().map(|word| word.text.clone()).collect();
+                self.record(format!("SHELL {}", history::plain_list(&shell)));
+                self.config().shell = Some(shell);
+                Ok(())
+            }
+            Kind::StopSignal(word) => self.stop_signal(word),
+            Kind::User(word) => {
+                let user = self.expand(word)?;
+                self.record(format!("USER {user}"));
+                self.config().user = user;
+                Ok(())
+            }
+            Kind::Volume(words) => self.volume(words),
+            Kind::Workdir(word) => self.workdir(word, text, span),
+        }
+    }
+
+    pub(crate) fn config(&mut self) -> &mut ContainerConfig {
+        &mut self.state.config.config
+    }
+
+    /// Expands a word in the stage's environment.
+    pub(crate) fn expand(&self, word: &Word) -> Result<String, BuildError> {
+        self.planner.expand(&word.text, word.span, &self.state.env)
+    }
+
+    /// Adds a history entry without a layer.
+    fn record(&mut self, created_by: String) {
+        self.state.history.push((self.entry(created_by, true), None));
+    }
+
+    /// Adds a node upon the present state and its history entry.
+    pub(crate) fn layer(&mut self, op: Op, more: &[NodeId], text: LayerText) -> NodeId {
+        self.step += 1;
+        let label = stage_label(self.planner, self.index);
+        let at = format!("{}/{}", self.step, self.steps);
+        let position = if label.is_empty() { at } else { format!("{label} {at}") };
+        let name = format!("[{position}] {}", text.name);
+        let mut inputs = vec![self.state.node];
+        inputs.extend_from_slice(more);
+        let (stage, span) = (stage_id(self.index), Some(text.span));
+        let id = self.planner.push(Node { op, inputs, stage, name, span });
+        self.state.node = id;
+        self.state.history.push((self.entry(text.created_by, false), Some(id)));
+        id
+    }
+
+    fn entry(&self, created_by: String, empty_layer: bool) -> HistoryEntry {
+        let epoch = self.planner.request.source_date_epoch;
+        HistoryEntry {
+            created: epoch.and_then(|seconds| Timestamp::from_unix_seconds(seconds).ok()),
+            created_by: Some(created_by),
+            comment: Some(history::COMMENT.to_owned()),
+            empty_layer,
+            ..HistoryEntry::default()
+        }
+    }
+
+    fn arg(&mut self, definitions: &[ArgDefinition]) -> Result<(), BuildError> {
+        let mut written = Vec::new();
+        for definition in definitions {
+            let name = self.expand(&definition.name)?;
+            let value = self.arg_value(&name, definition)?;
+            written.push(match &value {
+                Some(value) => format!("{name}={value}"),
+                None => name.clone(),
+            });
+            if let Some(value) = &value {
+                self.state.env.set(&name, value);
+            }
+            self.state.args.push((name, value));
+        }
+        self.record(format!("ARG {}", written.join(" ")));
+        Ok(())
+    }
+
+    fn arg_value(
+        &mut self,
+        name: &str,
+        definition: &ArgDefinition,
+    ) -> Result<Option<String>, BuildError> {
+        use davit_dockerfile::Variables as _;
+        if let Some(given) = self.planner.request.build_args.get(name) {
+            self.planner.consumed.insert(name.to_owned());
+            return Ok(Some(given.clone()));
+        }
+        match &definition.default {
+            Some(word) => self.expand(word).map(Some),
+            None => Ok(self.planner.globals.value(name).map(str::to_owned)),
+        }
+    }
+
+    fn cmd(&mut self, command: &CommandLine) -> Result<(), BuildError> {
+        let args = self.command(command);
+        self.record(format!("CMD {}", history::quoted_list(&args)));
+        let config = self.config();
+        config.cmd = not_empty(args);
+        config.args_escaped = Some(true);
+        self.cmd_set = true;
+        Ok(())
+    }
+
+    fn entrypoint(&mut self, command: &CommandLine) -> Result<(), BuildError> {
+        let args = self.command(command);
+        self.record(format!("ENTRYPOINT {}", history::quoted_list(&args)));
+        let keep_cmd = self.cmd_set;
+        let config = self.config();
+        config.entrypoint = not_empty(args);
+        if !keep_cmd {
+            config.cmd = None;
+        }
+        Ok(())
+    }
+
+    fn command(&mut self, command: &CommandLine) -> Vec<String> {
+        match &command.form {
+            CommandForm::Shell(line) => self.with_shell(&line.text),
+            CommandForm::Exec(words) => words.iter().map(|word| word.text.clone()).collect(),
+        }
+    }
+
+    /// The shell's arguments and a line for it.
+    pub(crate) fn with_shell(&self, line: &str) -> Vec<String> {
+        let shell = self.state.config.config.shell.clone().filter(|shell| !shell.is_empty());
+        let mut args = shell.unwrap_or_else(|| vec!["/bin/sh".to_owned(), "-c".to_owned()]);
+        args.push(line.to_owned());
+        args
+    }
+
+    /// Expands names and values; all see the environment from before the instruction.
+    fn pairs(&self, pairs: &[KeyValue]) -> Result<Vec<(String, String)>, BuildError> {
+        let expand = |pair: &KeyValue| Ok((self.expand(&pair.key)?, self.expand(&pair.value)?));
+        pairs.iter().map(expand).collect()
+    }
+
+    fn env(&mut self, pairs: &[KeyValue]) -> Result<(), BuildError> {
+        let expanded = self.pairs(pairs)?;
+        if let Some(at) = expanded.iter().position(|(name, _)| name.is_empty()) {
+            return Err(self.planner.fail(pairs[at].key.span, "the variable's name is empty"));
+        }
+        self.record(format!("ENV {}", written(&expanded)));
+        for (name, value) in &expanded {
+            self.state.env.set(name, value);
+            set_env(self.state.config.config.env.get_or_insert_default(), name, value);
+        }
+        Ok(())
+    }
+
+    fn label(&mut self, pairs: &[KeyValue]) -> Result<(), BuildError> {
+        let expanded = self.pairs(pairs)?;
+        self.record(format!("LABEL {}", written(&expanded)));
+        self.config().labels.get_or_insert_default().extend(expanded);
+        Ok(())
+    }
+
+    fn expose(&mut self, words: &[Word]) -> Result<(), BuildError> {
+        let mut found = BTreeSet::new();
+        for word in words {
+            let (parts, _) =
+                self.planner.lexer.words(&word.text, &self.state.env).map_err(|error| {
+                    self.planner.expand_failed(&error, word.span, &self.state.env)
+                })?;
+            for part in parts {
+                let ports = ExposedPorts::parse(&part)
+                    .map_err(|error| self.planner.fail(word.span, error.to_string()))?;
+                found.extend(ports.ports);
+            }
+        }
+        self.record(format!("EXPOSE {}", history::set(&found)));
+        let exposed = self.config().exposed_ports.get_or_insert_default();
+        exposed.extend(found.into_iter().map(|port| (port, Empty {})));
+        Ok(())
+    }
+
+    fn healthcheck(&mut self, check: &Healthcheck) {
+        let test: Vec<String> = match &check.test {
+            HealthTest::None => vec!["NONE".to_owned()],
+            HealthTest::Shell(line) => vec!["CMD-SHELL".to_owned(), line.text.clone()],
+            HealthTest::Exec(args) => {
+                let args = args.iter().map(|word| word.text.clone());
+                std::iter::once("CMD".to_owned()).chain(args).collect()
+            }
+        };
+        let config = HealthConfig {
+            test: Some(test),
+            interval: check.interval_ns,
+            timeout: check.timeout_ns,
+            start_period: check.start_period_ns,
+            start_interval: check.start_interval_ns,
+            retries: check.retries.into(),
+            ..HealthConfig::default()
+        };
+        self.record(format!("HEALTHCHECK {}", history::health(&config)));
+        self.config().healthcheck = Some(config);
+    }
+
+    fn stop_signal(&mut self, word: &Word) -> Result<(), BuildError> {
+        let signal = self.expand(word)?;
+        if davit_dockerfile::parse_signal(&signal).is_none() {
+            let message = format!("`{signal}` is no signal");
+            return Err(self.planner.fail(word.span, message));
+        }
+        self.record(format!("STOPSIGNAL {signal}"));
+        self.config().stop_signal = Some(signal);
+        Ok(())
+    }
+
+    fn volume(&mut self, words: &[Word]) -> Result<(), BuildError> {
+        let mut paths = Vec::new();
+        for word in words {
+            let path = self.expand(word)?;
+            if path.is_empty() {
+                return Err(self.planner.fail(word.span, "the volume's path is empty"));
+            }
+            paths.push(path);
+        }
+        self.record(format!("VOLUME {}", history::plain_list(&paths)));
+        let volumes = self.config().volumes.get_or_insert_default();
+        volumes.extend(paths.into_iter().map(|path| (path, Empty {})));
+        Ok(())
+    }
+
+    fn workdir(&mut self, word: &Word, text: &str, span: Span) -> Result<(), BuildError> {
+        let path = self.expand(word)?;
+        if path.is_empty() {
+            return Err(self.planner.fail(word.span, "the working directory is empty"));
+        }
+        let cleaned = absolute(&self.state.config.config.working_dir, &path);
+        let directory = format!("/{cleaned}");
+        self.config().working_dir.clone_from(&directory);
+        if cleaned.is_empty() {
+            self.record("WORKDIR /".to_owned());
+            return Ok(());
+        }
+        let user = self.state.config.config.user.clone();
+        let op = Op::MakeDirectory(MakeDirectory {
+            path: cleaned,
+            owner: (!user.is_empty()).then_some(Ownership(user)),
+            epoch: self.planner.request.source_date_epoch,
+        });
+        let name = self.display(text);
+        self.layer(op, &[], LayerText { name, created_by: format!("WORKDIR {directory}"), span });
+        Ok(())
+    }
+
+    /// An instruction as people read it: variables that are set expanded, quotes kept.
+    pub(crate) fn display(&self, text: &str) -> String {
+        let lexer = davit_dockerfile::Lexer {
+            quotes: davit_dockerfile::Quotes::KeepAll,
+            unset: davit_dockerfile::Unset::Keep,
+            ..self.planner.lexer
+        };
+        let (keyword, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+        let rest = rest.trim_start();
+        let expanded = lexer.word(rest, &self.state.env);
+        let rest = expanded.map_or_else(|_| rest.to_owned(), |expanded| expanded.text);
+        format!("{} {rest}", keyword.to_ascii_uppercase())
+    }
+
+    /// The declared arguments as history shows them: each once, with its value of now.
+    pub(crate) fn visible_args(&self) -> Vec<(String, String)> {
+        use davit_dockerfile::Variables as _;
+        let mut list: Vec<(String, String)> = Vec::new();
+        for (name, value) in &self.state.args {
+            let now = self.state.env.value(name).map(str::to_owned);
+            let value = now.or_else(|| value.clone()).unwrap_or_default();
+            match list.iter_mut().find(|(known, _)| known == name) {
+                Some((_, known)) => *known = value,
+                None => list.push((name.clone(), value)),
+            }
+        }
+        list
+    }
+}
+
+/// What people and history read of a layer.
+pub(crate) struct LayerText {
+    pub(crate) name: String,
+    pub(crate) created_by: String,
+    pub(crate) span: Span,
+}
+
+fn stage_id(index: usize) -> StageId {
+    StageId(u32::try_from(index).expect("a Dockerfile has few stages"))
+}
+
+/// Name of a stage in step names; empty if there is but one.
+fn stage_label(planner: &Planner<'_>, index: usize) -> String {
+    let stages = &planner.dockerfile.stages;
+    match &stages[index].name {
+        Some(name) => name.text.clone(),
+        None if stages.len() == 1 => String::new(),
+        None => format!("stage-{index}"),
+    }
+}
+
+fn scratch_node(index: usize) -> Node {
+    let name = String::from("FROM scratch");
+    Node { op: Op::Scratch, inputs: vec![], stage: stage_id(index), name, span: None }
+}
+
+fn scratch(planner: &mut Planner<'_>, index: usize, platform: &Platform) -> StageState {
+    let node = planner.push(scratch_node(index));
+    let mut config = ImageConfig::new(platform);
+    config.config.working_dir = "/".to_owned();
+    from_image(config, node, platform)
+}
+
+fn from_image(mut config: ImageConfig, node: NodeId, platform: &Platform) -> StageState {
+    let entries = config.config.env.get_or_insert_default();
+    if !entries.iter().any(|entry| entry.starts_with("PATH=")) {
+        entries.push(format!("PATH={DEFAULT_PATH}"));
+    }
+    let env = VariableList::from_entries(entries.iter().map(String::as_str));
+    let history = std::mem::take(&mut config.history);
+    let history = history.into_iter().map(|entry| (entry, None)).collect();
+    config.created = None;
+    config.config.on_build = None;
+    let args = Vec::new();
+    StageState { node, config, history, env, args, platform: platform.clone() }
+}
+
+const fn makes_layer(kind: &Kind) -> bool {
+    matches!(kind, Kind::Add(_) | Kind::Copy(_) | Kind::Run(_) | Kind::Workdir(_))
+}
+
+/// Joins a path to the working directory and cleans it; without leading `/`.
+pub(crate) fn absolute(working_dir: &str, path: &str) -> String {
+    let whole =
+        if path.starts_with('/') { path.to_owned() } else { format!("{working_dir}/{path}") };
+    let cleaned = crate::files::clean(whole.as_bytes());
+    String::from_utf8(cleaned).expect("components of text are text")
+}
+
+fn not_empty(args: Vec<String>) -> Option<Vec<String>> {
+    (!args.is_empty()).then_some(args)
+}
+
+fn written(pairs: &[(String, String)]) -> String {
+    let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    pairs.join(" ")
+}
+
+/// Sets a variable in an image's list: in its place, else at the end.
+fn set_env(entries: &mut Vec<String>, name: &str, value: &str) {
+    let new = format!("{name}={value}");
+    let same = |entry: &&mut String| entry.split_once('=').map_or(&***entry, |(it, _)| it) == name;
+    match entries.iter_mut().find(same) {
+        Some(entry) => *entry = new,
+        None => entries.push(new),
+    }
+}

@@ -1,0 +1,280 @@
+//! The supervisor: one single-threaded process per build that mounts and launches.
+//!
+//! It lives in a mount namespace of its own, so no mount outlives it. When its connection ends it
+//! kills every command that still runs, removes their cgroups and ends.
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+};
+
+use davit_runtime::{
+    Cgroups, Launch, Plan, Running, StdioPlan, Streams, launch, launch::StdinPlan, plan::Namespace,
+};
+use davit_snapshot::{Durability, MountNamespace, OverlayOptions, Stack, Upper};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
+
+use super::protocol::{self, Reply, Request};
+use crate::event::LogStream;
+
+const BUFFER: usize = 64 * 1024;
+
+/// One command that runs.
+struct Step {
+    running: Running,
+    cgroup: String,
+    streams: Vec<(LogStream, OwnedFd)>,
+    exit: Option<i32>,
+}
+
+struct State {
+    connection: UnixStream,
+    cgroups: Cgroups,
+    namespace: Option<MountNamespace>,
+    steps: BTreeMap<u32, Step>,
+    buffer: Vec<u8>,
+}
+
+/// What became ready.
+enum Ready {
+    Connection,
+    Exit(u32),
+    Output(u32, usize),
+}
+
+/// Serves one build on `connection` until it ends; call it early, from a single-threaded process.
+///
+/// # Errors
+/// When the connection breaks or the machine has no cgroups.
+pub fn supervise(connection: OwnedFd) -> io::Result<()> {
+    let cgroups = Cgroups::discover().map_err(io::Error::other)?;
+    let mut state = State {
+        connection: connection.into(),
+        cgroups,
+        namespace: None,
+        steps: BTreeMap::new(),
+        buffer: vec![0; BUFFER],
+    };
+    let outcome = state.serve();
+    state.kill_all();
+    outcome
+}
+
+impl State {
+    fn serve(&mut self) -> io::Result<()> {
+        loop {
+            for ready in self.wait()? {
+                match ready {
+                    Ready::Connection => match protocol::read_request(&mut self.connection)? {
+                        None => return Ok(()),
+                        Some(request) => self.handle(request)?,
+                    },
+                    Ready::Exit(id) => self.note_exit(id)?,
+                    Ready::Output(id, stream) => self.forward(id, stream)?,
+                }
+            }
+            self.report_ends()?;
+        }
+    }
+
+    fn wait(&self) -> io::Result<Vec<Ready>> {
+        let mut fds = vec![PollFd::new(&self.connection, PollFlags::IN)];
+        let mut meanings = vec![Ready::Connection];
+        for (&id, step) in &self.steps {
+            if step.exit.is_none() {
+                fds.push(PollFd::from_borrowed_fd(step.running.process.as_fd(), PollFlags::IN));
+                meanings.push(Ready::Exit(id));
+            }
+            for (index, (_, stream)) in step.streams.iter().enumerate() {
+                fds.push(PollFd::new(stream, PollFlags::IN));
+                meanings.push(Ready::Output(id, index));
+            }
+        }
+        loop {
+            match poll(&mut fds, None) {
+                Err(Errno::INTR) => {}
+                result => {
+                    result?;
+                    break;
+                }
+            }
+        }
+        let ready = fds.iter().zip(meanings).filter(|(fd, _)| !fd.revents().is_empty());
+        // One stream a round: closing one moves the others' positions.
+        let mut seen = Vec::new();
+        Ok(ready
+            .map(|(_, meaning)| meaning)
+            .filter(|meaning| match meaning {
+                Ready::Output(id, _) if seen.contains(id) => false,
+                Ready::Output(id, _) => {
+                    seen.push(*id);
+                    true
+                }
+                _ => true,
+            })
+            .collect())
+    }
+
+    fn handle(&mut self, request: Request) -> io::Result<()> {
+        match request {
+            Request::Run { id, stack, upper, plan } => match self.start(&stack, &upper, &plan) {
+                Ok(step) => {
+                    self.steps.insert(id, step);
+                    Ok(())
+                }
+                Err(reply) => {
+                    let removed = self.cgroups.remove(&plan.cgroup.path);
+                    if let Err(error) = removed {
+                        tracing::debug!(%error, "cannot remove the cgroup of a failed launch");
+                    }
+                    protocol::write_reply(&mut self.connection, id, &reply)
+                }
+            },
+            Request::Kill { id } => {
+                if let Some(step) = self.steps.get(&id) {
+                    kill(step);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn start(&mut self, stack: &Stack, upper: &Upper, plan: &Plan) -> Result<Step, Reply> {
+        let mounted = self.mount(stack, upper);
+        let root = mounted.map_err(|error| match error.is_stale() {
+            true => Reply::Stale(chain(&error)),
+            false => Reply::Failed(chain(&error)),
+        })?;
+        let failed = |error: &dyn Error| Reply::Failed(chain(error));
+        let mut launched = launch(Launch {
+            plan,
+            root: root.as_fd(),
+            descriptors: &[],
+            stdio: StdioPlan::Pipes { stdin: StdinPlan::Null },
+            cgroups: &self.cgroups,
+        })
+        .map_err(|error| failed(&error))?;
+        if plan.namespaces.network == Namespace::New {
+            let up = davit_network::loopback_up_in(launched.network_namespace());
+            up.map_err(|error| failed(&error))?;
+        }
+        launched.network_ready().map_err(|error| failed(&error))?;
+        let mut running = launched.start().map_err(|error| failed(&error))?;
+        let streams = match std::mem::replace(&mut running.streams, Streams::None) {
+            Streams::Pipes { stdout, stderr, .. } => {
+                vec![(LogStream::Stdout, stdout), (LogStream::Stderr, stderr)]
+            }
+            _ => Vec::new(),
+        };
+        Ok(Step { running, cgroup: plan.cgroup.path.clone(), streams, exit: None })
+    }
+
+    fn mount(
+        &mut self,
+        stack: &Stack,
+        upper: &Upper,
+    ) -> Result<OwnedFd, davit_snapshot::SnapshotError> {
+        let namespace = match &mut self.namespace {
+            Some(namespace) => namespace,
+            none => none.insert(MountNamespace::enter(stack.location.clone())?),
+        };
+        let lowers = namespace.lowers(stack)?;
+        let options = OverlayOptions { durability: Durability::Volatile, ..Default::default() };
+        namespace.overlay(&lowers, upper, options)
+    }
+
+    fn note_exit(&mut self, id: u32) -> io::Result<()> {
+        let Some(step) = self.steps.get_mut(&id) else { return Ok(()) };
+        if let Some(status) = step.running.process.try_wait()? {
+            step.exit = Some(status.code());
+            // What it left behind would keep its output open.
+            kill(step);
+        }
+        Ok(())
+    }
+
+    fn forward(&mut self, id: u32, index: usize) -> io::Result<()> {
+        let Some(step) = self.steps.get_mut(&id) else { return Ok(()) };
+        let Some((stream, fd)) = step.streams.get(index) else { return Ok(()) };
+        let length = match read(fd.as_fd(), &mut self.buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(_) | Ok(0) => {
+                step.streams.remove(index);
+                return Ok(());
+            }
+            Ok(length) => length,
+        };
+        let reply = Reply::Output(*stream, self.buffer[..length].to_vec());
+        protocol::write_reply(&mut self.connection, id, &reply)
+    }
+
+    /// Tells of commands that have ended and whose output is complete.
+    fn report_ends(&mut self) -> io::Result<()> {
+        let ended = |(_, step): &(&u32, &Step)| step.exit.is_some() && step.streams.is_empty();
+        let ids: Vec<u32> = self.steps.iter().filter(ended).map(|(&id, _)| id).collect();
+        for id in ids {
+            let Some(step) = self.steps.remove(&id) else { continue };
+            let code = step.exit.unwrap_or_default();
+            let cgroup = step.cgroup;
+            drop(step.running);
+            protocol::write_reply(&mut self.connection, id, &Reply::Exited(code))?;
+            if let Err(error) = self.cgroups.remove(&cgroup) {
+                tracing::debug!(%error, "cannot remove a step's cgroup");
+            }
+        }
+        Ok(())
+    }
+
+    fn kill_all(&mut self) {
+        for (_, step) in std::mem::take(&mut self.steps) {
+            kill(&step);
+            if step.exit.is_none()
+                && let Err(error) = step.running.process.wait()
+            {
+                tracing::debug!(%error, "cannot wait for a killed command");
+            }
+            drop(step.running);
+            if let Err(error) = self.cgroups.remove(&step.cgroup) {
+                tracing::debug!(%error, "cannot remove a step's cgroup");
+            }
+        }
+    }
+}
+
+fn kill(step: &Step) {
+    if let Err(error) = step.running.cgroup.kill() {
+        tracing::debug!(%error, "cannot kill a step's cgroup");
+    }
+    if step.exit.is_none()
+        && let Err(error) = step.running.process.signal(9)
+    {
+        tracing::debug!(%error, "the command has ended already");
+    }
+}
+
+fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::io::read(fd, buffer)?)
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.ends_with(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        cause = error.source();
+    }
+    text
+}

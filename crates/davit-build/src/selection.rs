@@ -1,0 +1,146 @@
+//! Selects what the sources of copies reach, symlinks among them included.
+
+use crate::{
+    context::Selectors,
+    files::{FileKind, FileSet, Unresolved, components, join},
+    glob,
+};
+
+/// How often the files are loaded again because a symlink leads to a part that was not selected.
+const ROUNDS: usize = 40;
+
+/// Loads the files that the sources reach; `load` may be asked several times.
+///
+/// # Errors
+/// What `load` says.
+pub(crate) fn select<E>(
+    sources: &[String],
+    mut load: impl FnMut(&Selectors) -> Result<FileSet, E>,
+) -> Result<FileSet, E> {
+    let mut selectors = Selectors::new(sources.iter().map(String::as_str));
+    let mut set = load(&selectors)?;
+    for _ in 0..ROUNDS {
+        let missing: Vec<String> =
+            sources.iter().flat_map(|source| unselected(&set, source, &selectors)).collect();
+        let grown = missing.iter().fold(false, |grown, path| selectors.add(path) | grown);
+        if !grown {
+            break;
+        }
+        set = load(&selectors)?;
+    }
+    Ok(set)
+}
+
+/// Paths behind symlinks that a source needs and that are not selected.
+fn unselected(set: &FileSet, source: &str, selectors: &Selectors) -> Vec<String> {
+    let parts: Vec<&str> = source.split('/').filter(|part| !part.is_empty()).collect();
+    let literal = parts.iter().take_while(|part| !glob::has_wildcard(part)).count();
+    let prefix: Vec<String> = parts[..literal].iter().map(|part| glob::unescape(part)).collect();
+    let prefix = prefix.join("/");
+    let rest = parts[literal..].join("/");
+    let mut needed = Vec::new();
+    match set.resolve(prefix.as_bytes()) {
+        Ok(found) => {
+            let target = &set.entries[found].path;
+            // The way there was walked, but not what lies below it.
+            needed.push(pattern(target, &rest));
+        }
+        Err(Unresolved::Missing(missing)) => {
+            let left = remainder(set, prefix.as_bytes(), &missing);
+            needed.push(pattern(&join(&missing, &left), &rest));
+        }
+        Err(Unresolved::Loop) => {}
+    }
+    for matched in
+        if rest.is_empty() { Vec::new() } else { set.matches(source).unwrap_or_default() }
+    {
+        if set.entries[matched].kind != FileKind::Symlink {
+            continue;
+        }
+        match set.resolve(&set.entries[matched].path) {
+            Ok(found) => needed.push(pattern(&set.entries[found].path, "")),
+            Err(Unresolved::Missing(missing)) => needed.push(pattern(&missing, "")),
+            Err(Unresolved::Loop) => {}
+        }
+    }
+    needed.retain(|needed| !selectors.covers(needed.as_bytes()));
+    needed
+}
+
+/// What of `path` is left behind the component that led to `missing`.
+fn remainder(set: &FileSet, path: &[u8], missing: &[u8]) -> Vec<u8> {
+    let all: Vec<&[u8]> = components(path).collect();
+    for taken in 0..=all.len() {
+        let head = all[..taken].join(&b'/');
+        if let Err(Unresolved::Missing(found)) = set.resolve(&head)
+            && found == missing
+        {
+            return all[taken..].join(&b'/');
+        }
+    }
+    Vec::new()
+}
+
+/// Writes a path as a pattern that matches nothing else, with a pattern below it.
+fn pattern(path: &[u8], rest: &str) -> String {
+    let mut pattern = String::with_capacity(path.len());
+    for character in String::from_utf8_lossy(path).chars() {
+        if matches!(character, '*' | '?' | '[' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    if !rest.is_empty() {
+        pattern.push('/');
+        pattern.push_str(rest);
+    }
+    pattern
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::tests::set;
+
+    /// What a load gives: everything that the selectors reach, symlinks on the way included.
+    fn select_from(all: &FileSet, sources: &[&str]) -> Vec<String> {
+        let sources: Vec<String> = sources.iter().map(|&it| it.to_owned()).collect();
+        let load = |selectors: &Selectors| {
+            let reach = |path: &[u8]| {
+                components(path)
+                    .try_fold(selectors.root()?, |reach, part| selectors.child(&reach, part))
+            };
+            let entries = all.entries.iter().filter(|entry| reach(&entry.path).is_some());
+            Ok::<_, ()>(FileSet { entries: entries.cloned().collect() })
+        };
+        let set = select(&sources, load).unwrap();
+        let name =
+            |entry: &crate::files::FileEntry| String::from_utf8(entry.path.to_vec()).unwrap();
+        set.entries.iter().map(name).filter(|name| !name.is_empty()).collect()
+    }
+
+    #[test]
+    fn follows_symlinks_out_of_the_selection() {
+        let all = set(&[
+            "a/",
+            "a/f",
+            "a/l -> ../real/deep",
+            "b/",
+            "b/x",
+            "real/",
+            "real/deep/",
+            "real/deep/f",
+            "real/other",
+            "dir -> real",
+            "two -> dir",
+        ]);
+        assert_eq!(select_from(&all, &["b"]), ["b", "b/x"]);
+        assert_eq!(select_from(&all, &["a/l"]), ["a", "a/l", "real", "real/deep", "real/deep/f"]);
+        let through = ["dir", "real", "real/deep", "real/deep/f", "two"];
+        assert_eq!(select_from(&all, &["two/deep"]), through);
+        assert_eq!(select_from(&all, &["two/d*"]), through);
+        let matched = select_from(&all, &["a/l*"]);
+        assert_eq!(matched, ["a", "a/l", "real", "real/deep", "real/deep/f"]);
+        assert_eq!(select_from(&all, &["nothing"]), [""; 0]);
+    }
+}

@@ -1,0 +1,71 @@
+//! Writes a layer into the store, lazily: nothing is synced before the build is done.
+
+use std::{
+    io::{self, BufWriter, Write as _},
+    sync::Arc,
+};
+
+use davit_image::DiffId;
+use davit_layer::{Change, Opener, WriteOptions, write_layer};
+use davit_store::{DiffIdState, Durability, LayerFacts, Lease, Presence, Store};
+
+use crate::layers::{Layers, OpenLayer};
+
+/// Why a layer cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerWriteError {
+    /// The content cannot be read, or the tar cannot be written.
+    #[error("cannot write the step's layer")]
+    Write(#[from] davit_layer::WriteError),
+    /// The table cannot be written.
+    #[error("cannot write the table of the step's layer")]
+    Table(#[source] io::Error),
+    /// The store refuses it.
+    #[error("cannot store the step's layer")]
+    Store(#[from] davit_store::StoreError),
+}
+
+/// A layer that was written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written {
+    pub(crate) diff_id: DiffId,
+    pub(crate) size_bytes: u64,
+}
+
+/// Where layers are written to.
+#[derive(Clone, Copy)]
+pub(crate) struct Writer<'a, 's> {
+    pub(crate) store: &'s Store,
+    pub(crate) lease: &'s Lease<'s>,
+    pub(crate) layers: &'a Layers<'s>,
+}
+
+impl Writer<'_, '_> {
+    /// Writes a layer of sorted changes and makes it visible.
+    pub(crate) fn write(
+        &self,
+        changes: &[Change],
+        opener: &dyn Opener,
+        options: &WriteOptions,
+    ) -> Result<Written, LayerWriteError> {
+        let ingest = self.store.begin_layer(self.lease)?;
+        let mut tar = ingest.create_tar()?;
+        let table = write_layer(changes, opener, &mut tar, options)?;
+        let facts = table.facts();
+        let mut file = BufWriter::with_capacity(1 << 20, ingest.create_table()?);
+        table.write_to(&mut file).and_then(|()| file.flush()).map_err(LayerWriteError::Table)?;
+        drop(file);
+        let (diff_id, size_bytes) = (facts.diff_id, facts.tar_size);
+        ingest.commit(&LayerFacts {
+            diff_id,
+            tar_size: size_bytes,
+            entries: table.len() as u64,
+            diffid_state: DiffIdState::Verified,
+            presence: Presence::Full,
+            durability: Durability::Lazy,
+        })?;
+        let tar = Arc::new(tar.into_parts().0);
+        self.layers.add(diff_id, OpenLayer { tar, table: Arc::new(table) });
+        Ok(Written { diff_id, size_bytes })
+    }
+}
