@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use davit_layer::{Decoder, ReadOptions, WhiteoutNames, read_layer};
+use davit_layer::{Decoder, GzipChecksum, Limits, ReadOptions, WhiteoutNames, read_layer};
 
 use crate::{
     copy::{Archive, Archives, CopyProblem},
@@ -141,7 +141,9 @@ fn decompressed<'a>(source: impl Read + Send + 'a) -> io::Result<Box<dyn Read + 
     Ok(match format_of(head) {
         Format::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(source)),
         Format::Xz => Box::new(lzma_rust2::XzReader::new(source, true)),
-        Format::Gzip | Format::Zstd => Box::new(Decoder::new(source)?),
+        Format::Gzip | Format::Zstd => {
+            Box::new(Decoder::new(source, Limits::default().zstd_window_log, GzipChecksum::Verify)?)
+        }
         Format::Plain => Box::new(source),
     })
 }
