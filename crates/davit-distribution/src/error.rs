@@ -1,6 +1,6 @@
 //! What can go wrong between a registry and its client.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use davit_image::{Digest, DocumentError};
 
@@ -16,7 +16,7 @@ pub enum Error {
         url: String,
         /// Cause.
         #[source]
-        source: reqwest::Error,
+        source: ConnectionError,
     },
     /// The server answers too slowly.
     #[error("{url} brought {received} bytes in {} s and then was given up", waited.as_secs())]
@@ -138,7 +138,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Transport { source, .. } => {
-                !crate::tls::is_certificate_error(source) && !source.is_builder()
+                !source.is_certificate_error() && !source.0.is_builder()
             }
             Self::Stalled { .. } => true,
             Self::Status { status, .. } => crate::retry::is_transient_status(*status),
@@ -173,7 +173,7 @@ impl Error {
     /// Tells a certificate that does not verify.
     #[must_use]
     pub fn is_certificate(&self) -> bool {
-        matches!(self, Self::Transport { source, .. } if crate::tls::is_certificate_error(source))
+        matches!(self, Self::Transport { source, .. } if source.is_certificate_error())
     }
 
     /// When the server wants to be asked again.
@@ -191,6 +191,43 @@ fn details(errors: &[ErrorEntry]) -> String {
     let texts: Vec<_> = errors.iter().take(SHOWN).map(ToString::to_string).collect();
     if texts.is_empty() { String::new() } else { format!(": {}", texts.join("; ")) }
 }
+
+/// How a connection failed. It prints the innermost cause, which is what a person can act on; the
+/// layers of libraries around it are shown by `Debug`.
+#[derive(Debug)]
+pub struct ConnectionError(reqwest::Error);
+
+impl ConnectionError {
+    /// Wraps an error without its URL, which may hold a signature.
+    pub(crate) fn new(error: reqwest::Error) -> Self {
+        Self(error.without_url())
+    }
+
+    /// Tells that no connection came about.
+    #[must_use]
+    pub fn is_connect(&self) -> bool {
+        self.0.is_connect()
+    }
+
+    fn is_certificate_error(&self) -> bool {
+        crate::tls::is_certificate_error(&self.0)
+    }
+}
+
+impl fmt::Display for ConnectionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_timeout() {
+            return f.write_str("no answer in time");
+        }
+        let mut innermost: &dyn std::error::Error = &self.0;
+        while let Some(cause) = innermost.source() {
+            innermost = cause;
+        }
+        fmt::Display::fmt(innermost, f)
+    }
+}
+
+impl std::error::Error for ConnectionError {}
 
 /// Why the client cannot work with its settings.
 #[derive(Debug, thiserror::Error)]

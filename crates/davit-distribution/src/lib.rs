@@ -38,7 +38,7 @@ pub use config::{
     TimeoutConfig, TlsConfig,
 };
 pub use credentials::{Credential, CredentialError, CredentialStore, Saved};
-pub use error::{ConfigError, Error};
+pub use error::{ConfigError, ConnectionError, Error};
 pub use manifest::{Fetched, Target};
 pub use secret::Secret;
 pub use upload::{BlobSource, SourceError, SourceReader, Uploaded};

@@ -15,6 +15,7 @@ use crate::{
     ClientConfig, Credential, CredentialStore, Error, TimeoutConfig,
     auth::{Proof, Subject},
     endpoint::{Connections, Endpoint},
+    error::ConnectionError,
     redirect,
     retry::{Backoff, retry_after},
     tls::Verify,
@@ -254,7 +255,7 @@ impl Transport {
         let response = match sent {
             Err(_) => return Err(Error::Stalled { url: shown, received: 0, waited: limit }),
             Ok(Err(source)) => {
-                return Err(Error::Transport { url: shown, source: source.without_url() });
+                return Err(Error::Transport { url: shown, source: ConnectionError::new(source) });
             }
             Ok(Ok(response)) => response,
         };
@@ -375,7 +376,7 @@ impl Reply {
         match read {
             Err(_) => Err(stalled(&self.pace, self.shown())),
             Ok(Err(source)) => {
-                Err(Error::Transport { url: self.shown(), source: source.without_url() })
+                Err(Error::Transport { url: self.shown(), source: ConnectionError::new(source) })
             }
             Ok(Ok(None)) => Ok(None),
             Ok(Ok(Some(chunk))) => {

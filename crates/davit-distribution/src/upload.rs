@@ -27,6 +27,7 @@ use crate::{
     Error, Session,
     auth::Subject,
     endpoint::Endpoint,
+    error::ConnectionError,
     redirect, retry,
     transport::{Call, Payload, Reply},
     wire::Scope,
@@ -296,8 +297,10 @@ impl Session {
             if let Some(source) = meter.lock().failure.take() {
                 return Err(Error::Source { url: shown, source });
             }
-            return result
-                .map_err(|source| Error::Transport { url: shown, source: source.without_url() });
+            return result.map_err(|source| Error::Transport {
+                url: shown,
+                source: ConnectionError::new(source),
+            });
         }
     }
 

@@ -7,6 +7,7 @@
 #![allow(clippy::print_stderr, reason = "tests speak to a person")]
 #![allow(clippy::disallowed_methods, reason = "tests are configured by the environment")]
 
+mod content;
 mod davit;
 mod filter;
 mod http;
@@ -19,6 +20,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use content::{Content, TestImage, gzip, noise, ranged, tar_of};
 pub use davit::{Davit, Outcome};
 pub use filter::filter;
 pub use http::{End, HttpServer, Reply, Request};

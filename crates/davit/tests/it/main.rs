@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests prepare files and read the environment")]
 
 mod cli;
+mod distribution;
 
 use davit_test::Davit;
 

@@ -1,0 +1,33 @@
+//! Pull, push, login, search and copy against scripted and real registries.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+mod account;
+mod fault;
+mod pull;
+
+use davit_test::{Content, HttpServer, tar_of};
+
+use crate::davit;
+
+/// A registry that serves `content` without faults.
+fn serve(content: Content) -> HttpServer {
+    HttpServer::start(move |request| content.serve(request))
+}
+
+/// A layer with one small file.
+fn layer(name: &str) -> Vec<u8> {
+    tar_of(&[(name, name.as_bytes())])
+}
+
+/// Requests for blobs, as `PATH` or `PATH RANGE`, in order of arrival.
+fn blob_requests(server: &HttpServer) -> Vec<String> {
+    let requests = server.requests();
+    let blobs = requests.iter().filter(|r| r.method == "GET" && r.path.contains("/blobs/"));
+    blobs
+        .map(|request| match request.header("range") {
+            Some(range) => format!("{} {range}", request.path),
+            None => request.path.clone(),
+        })
+        .collect()
+}
