@@ -21,6 +21,7 @@ use std::{
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 
 use crate::{Kind, Merged, Node, NodeId, path, table::printable};
+pub(crate) use node::proc_path;
 
 /// Nodes that a worker takes at once.
 const CHUNK: u32 = 128;

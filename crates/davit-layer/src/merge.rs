@@ -12,7 +12,7 @@ mod links;
 mod relocate;
 mod walk;
 
-use std::{cmp::Ordering, fmt, ops::Range, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeSet, fmt, ops::Range, sync::Arc};
 
 use crate::{Entry, Kind, Table, path, table};
 
@@ -248,6 +248,49 @@ impl Merged {
                 if self.hides_base_at(path) { None } else { base.find(path) }
             }
         }
+    }
+
+    /// The names in the directory `path`, as all layers together show it, sorted; none if it is no
+    /// directory.
+    #[must_use]
+    pub fn list(&self, path: &[u8]) -> Vec<Vec<u8>> {
+        let mut names = BTreeSet::new();
+        self.add_names(path, &mut names);
+        names.into_iter().collect()
+    }
+
+    fn add_names(&self, path: &[u8], names: &mut BTreeSet<Vec<u8>>) {
+        let own = self.position(path);
+        let hides_base = match own {
+            Ok(id) => self.nodes[id as usize].flags & (BASE_HIDDEN | WHITEOUT) != 0,
+            Err(_) => self.hides_base_at(path),
+        };
+        if let Some(base) = self.base.as_ref().filter(|_| !hides_base) {
+            base.add_names(path, names);
+        }
+        for child in own.into_iter().flat_map(|id| self.children(id)) {
+            let name = path::file_name(self.path(child));
+            if self.nodes[child as usize].flags & WHITEOUT != 0 {
+                names.remove(name);
+            } else {
+                names.insert(name.to_vec());
+            }
+        }
+    }
+
+    /// All paths of the file that `layer` describes at `index`, sorted. One pass over the tree.
+    #[must_use]
+    pub fn names_of(&self, layer: usize, index: u32) -> Vec<Vec<u8>> {
+        let mut names = match &self.base {
+            Some(base) => base.names_of(layer, index),
+            None => Vec::new(),
+        };
+        names.retain(|path| self.position(path).is_err() && !self.hides_base_at(path));
+        let own = self.iter().filter(|node| (node.layer, node.index) == (layer, index));
+        let own = own.filter(|node| !node.entry.kind.is_whiteout());
+        names.extend(own.map(|node| node.entry.path.to_vec()));
+        names.sort_by(|a, b| path::compare(a, b));
+        names
     }
 
     /// Whether own nodes above `path` hide what the base holds there.

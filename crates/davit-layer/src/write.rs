@@ -43,6 +43,22 @@ pub struct Change {
     pub xattrs: XattrMap,
 }
 
+impl Change {
+    /// Removes what the layers below hold at `path`.
+    #[must_use]
+    pub const fn whiteout(path: Vec<u8>) -> Self {
+        Self {
+            path,
+            kind: ChangeKind::Whiteout,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: Mtime::EPOCH,
+            xattrs: XattrMap::new(),
+        }
+    }
+}
+
 /// What a [`Change`] puts at its path.
 #[derive(Clone, Debug)]
 pub enum ChangeKind {

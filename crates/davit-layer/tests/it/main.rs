@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may end here")]
 
 mod archive;
+mod compress;
+mod diff;
 mod hostile;
 mod merge;
+mod model;
 mod read;
 mod write;

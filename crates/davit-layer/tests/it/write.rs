@@ -160,7 +160,7 @@ fn made(position: usize) -> Vec<u8> {
         700 => 3 << 20,
         _ => position * 37 % 9000,
     };
-    (0..length).map(|at| (at * 7 + position) as u8).collect()
+    (0..length).map(|at| u8::try_from((at * 7 + position) % 256).unwrap()).collect()
 }
 
 impl Opener for Made {

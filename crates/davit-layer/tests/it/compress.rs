@@ -1,0 +1,140 @@
+//! Compression: frozen bytes, the same on any number of threads, read by other tools.
+
+use std::io::{Read, Write};
+
+use davit_image::{Compression, Digest};
+use davit_layer::{
+    CompressOptions, Decoder, Digests, GzipChecksum, compress, compressor_name, digest_content,
+};
+
+use crate::archive::{Archive, memory_file, read};
+
+/// Compressible bytes that never change.
+fn content(length: usize) -> Vec<u8> {
+    let mut state = 42_u64;
+    let mut word = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        format!("{} ", state >> 48)
+    };
+    let mut text = Vec::with_capacity(length + 8);
+    while text.len() < length {
+        text.extend_from_slice(word().as_bytes());
+    }
+    text.truncate(length);
+    text
+}
+
+fn options(compression: Compression, level: Option<u32>, threads: usize) -> CompressOptions {
+    CompressOptions { compression, level, threads }
+}
+
+#[test]
+fn blobs_are_the_same_on_any_number_of_threads_and_decompress() {
+    for length in [0, 1, 1 << 20, (1 << 20) + 1, 9_500_000] {
+        let plain = content(length);
+        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            let [one, many] = [1, 4].map(|threads| {
+                let mut blob = Vec::new();
+                let options = options(compression, Some(1), threads);
+                let result = compress(&memory_file(&plain), &mut blob, &options).unwrap();
+                assert_eq!((result.size, result.digest), (blob.len() as u64, Digest::of(&blob)));
+                blob
+            });
+            assert!(one == many, "{compression:?} {length}");
+            let mut decoder = Decoder::new(&one[..], 27, GzipChecksum::Verify).unwrap();
+            let mut again = Vec::new();
+            decoder.read_to_end(&mut again).unwrap();
+            assert!(again == plain, "{compression:?} {length}");
+            if length > 100 {
+                assert_eq!(decoder.compression(), compression);
+            }
+        }
+    }
+}
+
+/// These digests are in manifests of pushed images: where they change, `compressor_name` must too.
+#[test]
+fn the_bytes_are_frozen() {
+    let plain = content(3_000_000);
+    let blob = |options| compress(&memory_file(&plain), &mut std::io::sink(), &options).unwrap();
+    let cases = [
+        (options(Compression::Gzip, None, 2), "gzip-6-1m-zlib-rs.1", GOLDEN_GZIP),
+        (options(Compression::Zstd, None, 2), "zstd-3-4m-libzstd.1", GOLDEN_ZSTD),
+    ];
+    let found: Vec<String> =
+        cases.iter().map(|(options, _, _)| blob(*options).digest.hex()).collect();
+    assert_eq!(found, cases.map(|(_, _, digest)| digest));
+    for (options, name, _) in cases {
+        assert_eq!(compressor_name(&options), name);
+    }
+}
+
+const GOLDEN_GZIP: &str = "fd5d06de5d3c7c854bb3741ba0447b8f64d46a58be960f9a6407e9e1d15058d4";
+const GOLDEN_ZSTD: &str = "632d03f5ac2c3897ffc297323a554aa7107cdeeb4b95dc7e07ef60b85383d43c";
+
+#[test]
+fn other_tools_read_the_blobs() {
+    let plain = content(2_500_000);
+    for (compression, tool) in [(Compression::Gzip, "gzip"), (Compression::Zstd, "zstd")] {
+        let Some(program) = davit_test::need_tool(tool) else { continue };
+        let mut blob = Vec::new();
+        compress(&memory_file(&plain), &mut blob, &options(compression, None, 2)).unwrap();
+        let mut child = std::process::Command::new(program)
+            .arg("-dc")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        let writer = std::thread::spawn(move || input.write_all(&blob));
+        let output = child.wait_with_output().unwrap();
+        writer.join().unwrap().unwrap();
+        assert!(output.status.success() && output.stdout == plain, "{tool}");
+    }
+}
+
+#[test]
+fn digests_of_contents() {
+    let bytes = Archive::new()
+        .file("a", b"content")
+        .directory("d")
+        .hard_link("d/l", "a")
+        .file("empty", b"")
+        .pax(&[("GNU.sparse.size", b"1024"), ("GNU.sparse.map", b"512,3")])
+        .file("sparse", b"end")
+        .end();
+    let table = read(&bytes).unwrap().table;
+    let tar = memory_file(&bytes);
+    let digests = Digests::compute(&table, &tar).unwrap();
+    let get = |digests: &Digests, path: &str| {
+        digests.get(&table, table.position(path.as_bytes()).unwrap())
+    };
+    let sparse = [&[0; 512][..], b"end", &[0; 509]].concat();
+    let expected = [
+        ("", None),
+        ("a", Some(Digest::of(b"content"))),
+        ("d", None),
+        ("d/l", Some(Digest::of(b"content"))),
+        ("empty", Some(Digest::of(b""))),
+        ("sparse", Some(Digest::of(&sparse))),
+    ];
+    let mut file = Vec::new();
+    digests.write_to(&table, &mut file).unwrap();
+    let again = Digests::open(&memory_file(&file), &table).unwrap();
+    for (path, digest) in expected {
+        assert_eq!(get(&digests, path), digest, "{path}");
+        assert_eq!(get(&again, path), digest, "{path}");
+    }
+    let kind = table.get(b"sparse").unwrap().kind;
+    assert_eq!(digest_content(&kind, &tar).unwrap(), Some(Digest::of(&sparse)));
+
+    let other = Archive::new().file("b", b"").table();
+    assert!(Digests::open(&memory_file(&file), &other).is_err());
+    for at in 0..file.len() {
+        let mut bytes = file.clone();
+        bytes[at] ^= 1;
+        if let Ok(changed) = Digests::open(&memory_file(&bytes), &table) {
+            assert_eq!(changed, digests, "byte {at}");
+        }
+    }
+}
