@@ -9,7 +9,7 @@ use std::{
 };
 
 use davit_image::{Digest, Timestamp};
-use davit_layer::{Change, Merged, Opener, WriteOptions, diff_upper};
+use davit_layer::{Change, Lower, Merged, Opener, WriteOptions, diff_upper};
 use davit_snapshot::{Mountpoints, PrepareOptions, Snapshots, Upper};
 use davit_store::{Flight, Lease, Store};
 use rustix::fs::{Mode, OFlags};
@@ -405,7 +405,9 @@ impl Session<'_, '_> {
         let upper = rustix::fs::open(directory.join("upper"), flags, Mode::empty())
             .map_err(|errno| failed(node, io::Error::from(errno)))?;
         let tars = self.layers.tars(state).map_err(|error| failed(node, error))?;
-        let changes = diff_upper(std::os::fd::AsFd::as_fd(&upper), &merged, &tars)
+        let xattrs = WriteOptions::default().xattrs;
+        let lower = Lower { merged: &merged, tars: &tars, xattrs };
+        let changes = diff_upper(std::os::fd::AsFd::as_fd(&upper), &lower)
             .map_err(|error| failed(node, error))?;
         self.store_changes(node, &changes.changes, &changes, true)
     }

@@ -140,7 +140,7 @@ fn upper_directories_of_a_real_overlay() {
     let temp = TempDir::new();
     let script = r"
         set -e
-        mount -t tmpfs tmpfs .
+        mkdir m; mount -t tmpfs tmpfs m; cd m
         mkdir low up work view
         cd low
         mkdir -p dir/sub keep gone moved touched

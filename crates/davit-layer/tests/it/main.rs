@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may end here")]
 
+mod any_bytes;
 mod archive;
 mod compress;
 mod diff;
