@@ -1,12 +1,12 @@
 //! Measures preparing and mounting on this machine: `measure [ENTRIES]`, as root.
 
-use std::{sync::Arc, time::Instant};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use davit_image::{DiffId, Digest};
 use davit_layer::{Entry, Extents, Kind, Merged, Mtime, Table, TableBuilder, TableLimits, Xattrs};
 use davit_snapshot::{
     Form, MountNamespace, Mountpoints, OverlayOptions, PrepareOptions, SnapshotSettings, Snapshots,
-    Upper,
+    Stack, Upper,
 };
 use davit_store::{DiffIdState, Durability, LayerFacts, Presence, Store, StoreOptions};
 
@@ -31,23 +31,25 @@ fn main() -> Result<()> {
     let bytes = fs_err::read(stack.path(&stack.parts[0]))?;
     writeln(&format!("tree: {} bytes, {} an entry", bytes.len(), bytes.len() / entries))?;
     timed("strict read", || Ok(davit_snapshot::erofs::Tree::parse(&bytes)?.names.len()))?;
-    let enter = || Ok(MountNamespace::enter(stack.location.clone())?);
-    for attempt in 0..3 {
-        let mut namespace = timed("private mount namespace", enter)?;
-        let lowers = timed("lowers", || Ok(namespace.lowers(&stack)?))?;
-        let upper = dir.join(attempt.to_string());
-        fs_err::create_dir(&upper)?;
-        let overlay = || {
-            Ok(namespace.overlay(
-                &lowers,
-                &Upper::Directory(upper.clone()),
-                OverlayOptions::default(),
-            )?)
-        };
-        timed("overlay", overlay)?;
-    }
+    let temp = dir.path().to_path_buf();
+    // A thread of its own: the mounts go with it, and the folder can be removed.
+    let mounts = std::thread::spawn(move || mounts(&stack, &temp).map_err(|e| e.to_string()));
+    mounts.join().map_err(|_panic| "a thread panicked")??;
     let status = fs_err::read_to_string("/proc/self/status")?;
     writeln(status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default())
+}
+
+fn mounts(stack: &Stack, dir: &Path) -> Result<()> {
+    for attempt in 0..5 {
+        let enter = || Ok(MountNamespace::enter(stack.location.clone())?);
+        let mut namespace = timed("private mount namespace", enter)?;
+        let lowers = timed("lowers", || Ok(namespace.lowers(stack)?))?;
+        let upper = dir.join(attempt.to_string());
+        fs_err::create_dir(&upper)?;
+        let upper = Upper::Directory(upper);
+        timed("overlay", || Ok(namespace.overlay(&lowers, &upper, OverlayOptions::default())?))?;
+    }
+    Ok(())
 }
 
 fn timed<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
