@@ -62,8 +62,12 @@ pub struct Settings {
 pub struct StoreSettings {
     /// Whether received compressed layers are kept, so that a push repeats their digest.
     pub keep_blobs: KeepBlobs,
-    /// Forces a snapshot form (`erofs`, `dirs`, `dirs-volume`), for tests.
-    pub snapshot: Option<String>,
+    /// Forces how root filesystems are made (`erofs`, `dirs`, `dirs-volume`), for tests.
+    pub snapshot: Option<davit_snapshot::Form>,
+    /// Directory on a volume for what containers write, used where the root is on an overlay.
+    pub upper: Option<PathBuf>,
+    /// Bytes of the tmpfs that takes its place where none is set; 1 GiB by default.
+    pub upper_bytes: Option<u64>,
 }
 
 /// Whether received compressed layers are kept.

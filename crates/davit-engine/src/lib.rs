@@ -19,6 +19,7 @@ mod progress;
 mod pull;
 mod push;
 mod registry;
+mod rootfs;
 mod system;
 
 pub use archive::{FileError, ImportRequest, LoadRequest, Loaded, SaveRequest};

@@ -242,6 +242,7 @@ impl Pull<'_> {
         self.layers(&lease, &documents)?;
         let image_id = documents.image_id();
         self.commit(&lease, documents)?;
+        self.engine.prepare_image(&image_id);
         Ok(Pulled { reference: reference.clone(), digest: top.digest, image_id, is_new: true })
     }
 

@@ -9,6 +9,7 @@ mod image;
 mod plan;
 mod reader;
 mod writer;
+mod xattr;
 
 pub(crate) use header::Header;
 pub use image::{Image, Node, NodeKind};

@@ -53,7 +53,7 @@ fn parse(name: &str) -> Option<Form> {
 
 /// Locks, renames and mounted files of a network file system do not hold what the store relies on.
 fn refuse_remote(root: &Path) -> Result<(), SnapshotError> {
-    const REMOTE: [(u32, &str); 5] = [
+    const REMOTE: [(i64, &str); 5] = [
         (0x6969, "NFS"),
         (0x517b, "SMB"),
         (0xff53_4d42, "CIFS"),
@@ -61,8 +61,8 @@ fn refuse_remote(root: &Path) -> Result<(), SnapshotError> {
         (0x0102_1997, "9p"),
     ];
     let found = rustix::fs::statfs(root).map_err(|e| SnapshotError::file("examine", root, e))?;
-    let magic = found.f_type as u64 & 0xffff_ffff;
-    match REMOTE.into_iter().find(|(number, _)| u64::from(*number) == magic) {
+    let magic = found.f_type & 0xffff_ffff;
+    match REMOTE.into_iter().find(|(number, _)| *number == magic) {
         Some((_, filesystem)) => {
             Err(SnapshotError::RemoteRoot { root: root.to_path_buf(), filesystem })
         }

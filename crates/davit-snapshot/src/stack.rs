@@ -119,16 +119,19 @@ impl TryFrom<String> for TreeId {
 
 /// How root filesystems are made on this machine; `davit info` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub enum Form {
     /// EROFS trees over the layer tars, overlay on top (Linux 6.12 and later).
+    #[serde(rename = "erofs")]
     Erofs,
     /// Extracted directories, overlay on top.
+    #[serde(rename = "dirs")]
     Directories,
     /// Extracted directories, overlay whose upper directory lies on a configured volume or on a
     /// capped tmpfs, because `ROOT` itself is on an overlay.
+    #[serde(rename = "dirs-volume")]
     DirectoriesElsewhere,
     /// A copy of the extracted directory per container, no overlay.
+    #[serde(rename = "copy")]
     Copy,
 }
 
@@ -136,8 +139,8 @@ impl fmt::Display for Form {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Erofs => "erofs",
-            Self::Directories => "directories",
-            Self::DirectoriesElsewhere => "directories-elsewhere",
+            Self::Directories => "dirs",
+            Self::DirectoriesElsewhere => "dirs-volume",
             Self::Copy => "copy",
         })
     }

@@ -19,7 +19,6 @@ use davit_runtime::{
 };
 use davit_snapshot::{
     Durability as UpperDurability, InodeNumbers, Mountpoints, OverlayOptions, PrepareOptions,
-    SnapshotSettings, Snapshots,
 };
 use davit_store::{Claimed, Durability};
 use davit_sys::process::{CStringArray, Handover, Session, Spawn};
@@ -282,7 +281,7 @@ impl Engine {
             Some(id) => self.store().image_layers(id)?,
             None => Vec::new(),
         };
-        let snapshots = Snapshots::open(self.store(), SnapshotSettings::default())?;
+        let snapshots = self.snapshots()?;
         let stack = snapshots.prepare(&layers, &PrepareOptions::new(Mountpoints::Container))?;
         let durability = if container.spec.auto_remove.is_on() {
             UpperDurability::Volatile

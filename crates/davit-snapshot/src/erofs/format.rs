@@ -27,6 +27,8 @@ pub(crate) const INCOMPAT_DEVICES: u32 = 0x8;
 
 /// Alignment of inodes; a nid counts in it from the start of the file.
 pub(crate) const SLOT: u64 = 32;
+/// [`SLOT`] for lengths in memory.
+pub(crate) const SLOT_LEN: usize = 32;
 /// Size of an extended inode.
 pub(crate) const INODE_LEN: usize = 64;
 /// Layouts, bits 1 to 3 of `i_format`.

@@ -3,16 +3,15 @@
 use std::ffi::OsString;
 
 use davit_image::DiffId;
-use davit_layer::Xattrs;
 
 use super::{
     format::{
         BLOCK, BLOCK_BITS, BLOCK_LEN, CHUNK_BASED, CHUNK_LEN, DIRENT_LEN, FLAT_INLINE, FLAT_PLAIN,
-        INODE_LEN, MAX_NAME, MAX_TARGET, MAX_XATTRS, SLOT, XATTR_ENTRY_LEN, XATTR_HEADER_LEN,
-        XATTR_PREFIXES, first_inode,
+        INODE_LEN, MAX_NAME, MAX_TARGET, SLOT, SLOT_LEN, first_inode,
     },
     header::{Slot, device_blocks, tag},
     image::{Image, Node, NodeKind},
+    xattr,
 };
 
 /// Most devices of one image: the root's nid, which comes after their slots, has 16 bits.
@@ -259,7 +258,7 @@ impl<'a> Plan<'a> {
                 chunk_bytes += shape.tail as u64;
             }
             self.order.push(position);
-            self.skipped_xattrs += skipped_xattrs(self.node(position).xattrs);
+            self.skipped_xattrs += xattr::skipped(self.node(position).xattrs);
         }
         if chunk_bytes > MAX_CHUNK_BYTES {
             return Err(WriteError::Chunks);
@@ -286,7 +285,7 @@ impl<'a> Plan<'a> {
         let node = self.node(position);
         let opaque = matches!(node.kind, NodeKind::Directory { opaque: true });
         let xattr_len =
-            xattr_len(node.xattrs, opaque).map_err(|fault| self.fault(position, fault))?;
+            xattr::area_len(node.xattrs, opaque).map_err(|fault| self.fault(position, fault))?;
         let empty =
             Shape { xattr_len, size: 0, layout: FLAT_PLAIN, tail: 0, blocks: 0, chunk_bits: 0 };
         match node.kind {
@@ -388,7 +387,7 @@ fn directory_shape(shape: Shape, size: u64) -> Shape {
     let last = usize::try_from(size % BLOCK).expect("below a block");
     let full = size / BLOCK;
     // An inode can be moved in slots, so inline data begins at best this far inside a block.
-    let at_best = shape.body() % SLOT as usize;
+    let at_best = shape.body() % SLOT_LEN;
     let inline = last != 0 && at_best + last <= BLOCK_LEN;
     let blocks = u32::try_from(if inline { full } else { size.div_ceil(BLOCK) })
         .expect("2^32 names need less than 2^40 bytes, and inode numbers end before");
@@ -434,52 +433,6 @@ impl Packer {
     }
 }
 
-/// Splits the name of an xattr into the format's prefix number and the rest; `None` where the
-/// format has none or davit leaves it out.
-pub(super) fn split_xattr(name: &[u8]) -> Option<(u8, &[u8])> {
-    if is_overlay(name) {
-        return None;
-    }
-    let with = |(index, prefix): (u8, &'static [u8])| Some((index, name.strip_prefix(prefix)?));
-    let (index, rest) = XATTR_PREFIXES.into_iter().find_map(with)?;
-    // The ACL names are complete, the others are prefixes.
-    (matches!(index, 2 | 3) == rest.is_empty()).then_some((index, rest))
-}
-
-/// Overlay would take them for its own marks.
-fn is_overlay(name: &[u8]) -> bool {
-    name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
-}
-
-fn skipped_xattrs(xattrs: Xattrs<'_>) -> u64 {
-    let skipped = |name: &[u8]| split_xattr(name).is_none() && !is_overlay(name);
-    xattrs.iter().filter(|(name, _)| skipped(name)).count() as u64
-}
-
-/// Size of one xattr entry.
-pub(super) const fn xattr_entry_len(rest: usize, value: usize) -> usize {
-    (XATTR_ENTRY_LEN + rest + value).next_multiple_of(4)
-}
-
-/// Rest of the name and value of overlay's mark on an opaque directory (`trusted.` is number 4).
-pub(super) const OPAQUE: (u8, &[u8], &[u8]) = (4, b"overlay.opaque", b"y");
-
-fn xattr_len(xattrs: Xattrs<'_>, opaque: bool) -> Result<usize, &'static str> {
-    let mut len = if opaque { xattr_entry_len(OPAQUE.1.len(), OPAQUE.2.len()) } else { 0 };
-    for (name, value) in xattrs.iter() {
-        let Some((_, rest)) = split_xattr(name) else { continue };
-        if rest.len() > 255 || value.len() > usize::from(u16::MAX) {
-            return Err("an extended attribute is too long");
-        }
-        len += xattr_entry_len(rest.len(), value.len());
-    }
-    match len {
-        0 => Ok(0),
-        _ if XATTR_HEADER_LEN + len > MAX_XATTRS => Err("its extended attributes are too long"),
-        _ => Ok(XATTR_HEADER_LEN + len),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -501,7 +454,7 @@ mod tests {
                 assert!(stored >= size && stored < size + BLOCK, "{size}: {shape:?}");
                 for at in (1536..3072).step_by(4) {
                     let place = shape.place(at);
-                    assert!(place >= at && place % SLOT == 0 && place < at + BLOCK + SLOT);
+                    assert!(place >= at && place.is_multiple_of(SLOT) && place < at + BLOCK + SLOT);
                     let tail = place + shape.body() as u64;
                     if shape.tail > 0 {
                         assert!(tail % BLOCK + shape.tail as u64 <= BLOCK, "{size} at {at}");
@@ -513,7 +466,8 @@ mod tests {
 
     #[test]
     fn chunks_meet_every_border() {
-        let cases: [(u64, &[(u64, u64)], Option<u32>); 7] = [
+        type Case = (u64, &'static [(u64, u64)], Option<u32>);
+        let cases: [Case; 7] = [
             (1 << 20, &[], Some(11)),
             (1 << 20, &[(4096, 4096)], Some(3)),
             (1 << 20, &[(0, 512)], Some(0)),
@@ -524,24 +478,6 @@ mod tests {
         ];
         for (size, runs, expected) in cases {
             assert_eq!(chunk_bits(size, runs.iter().copied()), expected, "{size} {runs:?}");
-        }
-    }
-
-    #[test]
-    fn xattr_names_split() {
-        let cases: [(&[u8], Option<(u8, &[u8])>); 9] = [
-            (b"user.a", Some((1, b"a"))),
-            (b"user.", None),
-            (b"system.posix_acl_access", Some((2, b""))),
-            (b"system.posix_acl_default", Some((3, b""))),
-            (b"system.posix_acl_access2", None),
-            (b"trusted.overlay.opaque", None),
-            (b"user.overlay.redirect", None),
-            (b"security.capability", Some((6, b"capability"))),
-            (b"com.apple.x", None),
-        ];
-        for (name, expected) in cases {
-            assert_eq!(split_xattr(name), expected, "{}", String::from_utf8_lossy(name));
         }
     }
 }

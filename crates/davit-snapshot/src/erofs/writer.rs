@@ -11,7 +11,8 @@ use super::{
     },
     header::Header,
     image::{Image, Node, NodeKind},
-    plan::{OPAQUE, Packer, Plan, Shape, WriteError, split_xattr, xattr_entry_len},
+    plan::{Packer, Plan, Shape, WriteError},
+    xattr::{self, OPAQUE},
 };
 
 /// What [`write()`] wrote.
@@ -154,7 +155,7 @@ impl Writer<'_, '_> {
             self.xattr(OPAQUE.0, OPAQUE.1, OPAQUE.2)?;
         }
         for (name, value) in node.xattrs.iter() {
-            if let Some((index, rest)) = split_xattr(name) {
+            if let Some((index, rest)) = xattr::split(name) {
                 self.xattr(index, rest, value)?;
             }
         }
@@ -162,7 +163,7 @@ impl Writer<'_, '_> {
     }
 
     fn xattr(&mut self, index: u8, rest: &[u8], value: &[u8]) -> Io<()> {
-        let end = self.at + xattr_entry_len(rest.len(), value.len()) as u64;
+        let end = self.at + xattr::entry_len(rest.len(), value.len()) as u64;
         let name_len = u8::try_from(rest.len()).expect("the plan bounds names of xattrs");
         let value_len = u16::try_from(value.len()).expect("the plan bounds values of xattrs");
         self.put(&[name_len, index])?;

@@ -1,7 +1,5 @@
 //! What the writer wrote, read by our reader and by `fsck.erofs`.
 
-use std::path::Path;
-
 use davit_image::{DiffId, Digest};
 use davit_layer::{Extent, Extents, Mtime, XattrMap, Xattrs};
 use davit_snapshot::{
@@ -160,7 +158,7 @@ fn check(image: &Image<'_>) {
     for (tar, device) in tars.iter().zip(&image.devices) {
         fs_err::File::create(tar).unwrap().file().set_len(device.size_bytes).unwrap();
     }
-    fsck::check(&path, &tars.iter().map(|tar| Path::new(tar)).collect::<Vec<_>>());
+    fsck::check(&path, &tars.iter().map(|tar| tar.as_path()).collect::<Vec<_>>());
 }
 
 #[test]

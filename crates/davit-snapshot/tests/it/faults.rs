@@ -333,7 +333,7 @@ fn the_probe_chooses_and_remembers() {
     let text = fs_err::read_to_string(&remembered).unwrap();
     assert!(text.trim_end().ends_with(&form.to_string()), "{text}");
     // An answer of this boot is taken as it stands, one of another boot is not.
-    let forged = text.replace(&form.to_string(), "directories");
+    let forged = text.replace(&form.to_string(), "dirs");
     fs_err::write(&remembered, &forged).unwrap();
     let open = || Snapshots::open(&root.store, SnapshotSettings::default()).unwrap().form();
     assert_eq!(open(), Form::Directories);

@@ -285,10 +285,10 @@ fn steps_are_folded() {
     }
     let root = Root::new();
     let mut layers = vec![vec![file("base", "b"), dir("d"), file("d/old", "o")]];
-    for step in 0..20 {
+    for step in 0..20_i32 {
         layers.push(vec![
             file(format!("d/{step}"), format!("{step}")),
-            gone(format!("d/{}", step as i32 - 1)),
+            gone(format!("d/{}", step - 1)),
         ]);
     }
     let chain = commit(&root, &layers);

@@ -7,7 +7,6 @@ use std::{
         unix::fs::MetadataExt as _,
     },
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use davit_image::{DiffId, Digest};
@@ -376,8 +375,4 @@ pub(crate) fn apply(layers: &[&[Item]]) -> BTreeMap<Vec<u8>, Item> {
         }
     }
     tree
-}
-
-pub(crate) fn tables(items: &[&[Item]]) -> Vec<Arc<Table>> {
-    items.iter().map(|items| Arc::new(build(items).1)).collect()
 }

@@ -23,6 +23,16 @@ const KEYS: &[(&str, &str, &str)] = &[
         "forces how root filesystems are made: \"erofs\", \"dirs\" or \"dirs-volume\"",
     ),
     (
+        "store.upper",
+        "a capped tmpfs",
+        "directory on a volume for what containers write, used where the root is on an overlay (davit inside a container)",
+    ),
+    (
+        "store.upper_bytes",
+        "1 GiB",
+        "bytes of the tmpfs that takes its place where none is set",
+    ),
+    (
         "gc.keep_storage",
         "20 % of the file system",
         "bytes that the build cache may take before the least useful records go",
@@ -72,6 +82,7 @@ mod tests {
                 "false" => "true",
                 "[]" => "[\"https://mirror.example\"]",
                 "\"always\"" => "\"never\"",
+                "a capped tmpfs" => "\"/mnt/upper\"",
                 "chosen by a probe" => "\"dirs\"",
                 _ => "1",
             };

@@ -10,8 +10,11 @@ use crate::erofs::{
         u64_at,
     },
     header::Slot,
-    plan::{OPAQUE, split_xattr, xattr_entry_len},
+    xattr::{self, OPAQUE},
 };
+
+/// Name and value.
+type Xattr<'a> = (Vec<u8>, &'a [u8]);
 
 /// The fields of an inode as they stand.
 struct Raw<'a> {
@@ -21,7 +24,7 @@ struct Raw<'a> {
     size: u64,
     union_field: u32,
     number: u32,
-    xattrs: Vec<(Vec<u8>, &'a [u8])>,
+    xattrs: Vec<Xattr<'a>>,
     /// First byte behind the xattrs.
     end: u64,
 }
@@ -230,7 +233,7 @@ impl<'a> Walk<'a, '_> {
             }
             let slot = device.checked_sub(1).and_then(|n| self.header.devices.get(usize::from(n)));
             let end = u64::from(block) + length.div_ceil(BLOCK);
-            if !slot.is_some_and(|slot| end <= u64::from(slot.blocks)) {
+            if slot.is_none_or(|slot| end > u64::from(slot.blocks)) {
                 return raw.fault("a chunk lies outside of its device");
             }
             let run =
@@ -247,7 +250,7 @@ impl<'a> Walk<'a, '_> {
 /// Overlay's own xattrs are forged unless they are the mark of an opaque directory.
 fn check_opaque(raw: &Raw<'_>, directory: bool) -> Result<(), TreeError> {
     for (name, value) in &raw.xattrs {
-        if split_xattr(name).is_none()
+        if xattr::split(name).is_none()
             && !(directory && name == b"trusted.overlay.opaque" && *value == OPAQUE.2)
         {
             return raw.fault("it has an extended attribute of overlay");
@@ -277,7 +280,7 @@ fn continues(last: &Run, next: &Run) -> bool {
         && last.offset + last.length == next.offset
 }
 
-fn parse_xattrs(bytes: &[u8]) -> Result<Vec<(Vec<u8>, &[u8])>, &'static str> {
+fn parse_xattrs(bytes: &[u8]) -> Result<Vec<Xattr<'_>>, &'static str> {
     if bytes.is_empty() {
         return Ok(Vec::new());
     }
@@ -285,12 +288,12 @@ fn parse_xattrs(bytes: &[u8]) -> Result<Vec<(Vec<u8>, &[u8])>, &'static str> {
     if header.iter().any(|byte| *byte != 0) || rest.is_empty() {
         return Err("the header of its extended attributes is not zero, or none follows");
     }
-    let mut xattrs: Vec<(Vec<u8>, &[u8])> = Vec::new();
+    let mut xattrs: Vec<Xattr<'_>> = Vec::new();
     while !rest.is_empty() {
         let cut = "an extended attribute is cut off";
         let (entry, _) = rest.split_at_checked(XATTR_ENTRY_LEN).ok_or(cut)?;
         let (name_len, value_len) = (usize::from(entry[0]), usize::from(u16_at(entry, 2)));
-        let len = xattr_entry_len(name_len, value_len);
+        let len = xattr::entry_len(name_len, value_len);
         let (whole, next) = rest.split_at_checked(len).ok_or(cut)?;
         let (name, value) = whole[XATTR_ENTRY_LEN..].split_at(name_len);
         let (value, padding) = value.split_at(value_len);

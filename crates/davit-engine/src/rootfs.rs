@@ -1,0 +1,76 @@
+//! Root filesystems: from an image to what a monitor or a build's supervisor mounts.
+//!
+//! ```text
+//! image -> layers -> Snapshots::prepare -> Stack --(JSON)--> MountNamespace::lowers -> overlay
+//!          rows      trees written or found                  shared with live holders
+//! ```
+
+use davit_image::ImageId;
+use davit_snapshot::{
+    Form, Mountpoints, PrepareOptions, SnapshotError, SnapshotSettings, Snapshots, Stack,
+};
+
+use crate::{Engine, Hint};
+
+impl Engine {
+    /// The root filesystems of this root, in the form that the settings force or a probe chose.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NoForm`] where nothing can be mounted, [`SnapshotError::RemoteRoot`].
+    pub fn snapshots(&self) -> Result<Snapshots<'_>, SnapshotError> {
+        let settings = &self.config().settings.store;
+        let settings = SnapshotSettings {
+            form: settings.snapshot,
+            upper: settings.upper.clone(),
+            upper_tmpfs_bytes: settings.upper_bytes.unwrap_or(0),
+        };
+        Snapshots::open(self.store(), settings)
+    }
+
+    /// How root filesystems are made here, as `davit info` shows it.
+    ///
+    /// # Errors
+    /// As [`Self::snapshots`].
+    pub fn snapshot_form(&self) -> Result<Form, SnapshotError> {
+        Ok(self.snapshots()?.form())
+    }
+
+    /// What the root filesystem of an image is mounted from.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]: a layer is gone or does not fit, or the disk refuses.
+    pub fn image_stack(
+        &self,
+        image: &ImageId,
+        mountpoints: Mountpoints,
+    ) -> Result<Stack, SnapshotError> {
+        let layers = self.store().image_layers(image)?;
+        self.snapshots()?.prepare(&layers, &PrepareOptions::new(mountpoints))
+    }
+
+    /// Writes what an image's containers will be mounted from, so that the first one need not wait.
+    ///
+    /// Called when a pull or load has committed the image. A failure is no fault of that: an image
+    /// for another machine may well be kept on one that cannot mount it, and whoever runs it is
+    /// told why.
+    pub(crate) fn prepare_image(&self, image: &ImageId) {
+        if let Err(error) = self.image_stack(image, Mountpoints::Container) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "no root filesystem yet");
+        }
+    }
+}
+
+impl Hint for SnapshotError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::RemoteRoot { .. } => {
+                vec!["davit --root DIR …, with DIR on a local disk".to_owned()]
+            }
+            Self::LayerSize { .. } | Self::Table { .. } => {
+                vec!["davit system check --repair".to_owned()]
+            }
+            Self::NoForm { .. } => vec!["davit info".to_owned()],
+            _ => Vec::new(),
+        }
+    }
+}
