@@ -28,12 +28,10 @@ impl Image {
     /// Of an OCI layout among the real images.
     fn layout(name: &'static str) -> Option<Self> {
         let layout = davit_test::need_image(name)?;
-        let blob = |digest: &Value| {
-            layout.join("blobs").join(digest.as_str().unwrap().replace(':', "/"))
-        };
-        let parse = |path: PathBuf| {
-            serde_json::from_slice::<Value>(&fs_err::read(path).unwrap()).unwrap()
-        };
+        let blob =
+            |digest: &Value| layout.join("blobs").join(digest.as_str().unwrap().replace(':', "/"));
+        let parse =
+            |path: PathBuf| serde_json::from_slice::<Value>(&fs_err::read(path).unwrap()).unwrap();
         let index = parse(layout.join("index.json"));
         let manifest = parse(blob(&index["manifests"][0]["digest"]));
         let layers = manifest["layers"].as_array().unwrap();
@@ -127,8 +125,8 @@ impl Image {
         let chain = self.ingest(&root);
         for form in forms.iter().copied() {
             let what = format!("{} as {form}", self.name);
-            let prefixes =
-                (1..=chain.len()).map(|length| root.prepare(form, &chain[..length], Mountpoints::None));
+            let prefixes = (1..=chain.len())
+                .map(|length| root.prepare(form, &chain[..length], Mountpoints::None));
             let stack = prefixes.last().unwrap();
             if chain.len() > 1 {
                 assert_eq!(stack.parts.len(), chain.len());
