@@ -165,11 +165,11 @@ fn reaper_reaps_forwards_and_ends_like_the_command() {
     assert_eq!(outcome.status, ExitStatus::Exited(7));
     plan.process.args[2] = "kill -KILL $$".to_owned();
     assert_eq!(fixture.run(&plan).unwrap().status, ExitStatus::Exited(137));
-    // An orphan becomes process 1's and is not left as a zombie.
-    plan.process.args[2] =
-        "sh -c 'sh -c \"exit 0\" & exit 0'; until ! ps | grep -q '[Z]'; do :; done; \
-                            ls -d /proc/[0-9]* | wc -l"
-            .to_owned();
+    // An orphan becomes process 1's, which reaps it while the command goes on.
+    let orphan = "(sh -c 'echo $$ >/tmp/orphan' &); until test -s /tmp/orphan; do sleep 0.01; done; \
+        pid=$(cat /tmp/orphan); n=0; while test -d /proc/$pid && test $n -lt 500; \
+        do sleep 0.01; n=$((n+1)); done; test ! -d /proc/$pid";
+    plan.process.args[2] = orphan.to_owned();
     assert_eq!(fixture.run(&plan).unwrap().status, ExitStatus::Exited(0));
     plan.process.args = vec!["nothing".to_owned()];
     assert!(matches!(fixture.run(&plan), Err(LaunchError::Exec { .. })));
