@@ -76,8 +76,19 @@ pub(crate) fn is_archive(file: &mut File) -> io::Result<bool> {
     Ok(filled == BLOCK && is_header(&block))
 }
 
+/// Whether a stream that begins with these bytes (512 are enough) is taken for an archive: it is
+/// compressed, or a tar.
+#[must_use]
+pub fn looks_like_archive(head: &[u8]) -> bool {
+    let block = head.first_chunk::<BLOCK>();
+    format_of(head) != Format::Plain || block.is_some_and(is_header)
+}
+
 /// Reads an archive into an unnamed file in `directory`, and its table.
-pub(crate) fn read_archive(source: &mut File, directory: &Path) -> Result<Archive, ArchiveError> {
+pub(crate) fn read_archive(
+    source: &mut (dyn Read + Send),
+    directory: &Path,
+) -> Result<Archive, ArchiveError> {
     let mut tar = unnamed(directory)?;
     let options = ReadOptions { whiteout_names: WhiteoutNames::Plain, ..ReadOptions::default() };
     let mut plain = decompressed(&mut *source)?;
@@ -110,7 +121,7 @@ impl Head {
     }
 
     fn may_be_archive(&self) -> bool {
-        format_of(&self.bytes[..self.length]) != Format::Plain || is_header(&self.bytes)
+        looks_like_archive(&self.bytes[..self.length])
     }
 }
 

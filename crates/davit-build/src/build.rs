@@ -19,9 +19,11 @@ use davit_store::{LayerIngest, Lease, Store, StoredDocument};
 use crate::{
     BaseImages, BuildEvent, BuildOutcome, BuildRequest, BuiltLayer, CachePolicy, EventSink, StepId,
     StepInfo,
+    archives::read_archive,
     cache::{Cache, ImageRecord},
     context::ContextOptions,
-    context_files::ContextFiles,
+    context_files::{ContextFiles, read_archived},
+    copy::Archive,
     definition::{components, selected},
     error::{BuildError, BuildErrorKind, Excerpt},
     executor::execute,
@@ -69,6 +71,8 @@ pub fn build(
     environment: &BuildEnvironment<'_, '_>,
 ) -> Result<Built, BuildError> {
     let begun = Instant::now();
+    let scratch = environment.store.begin_layer(environment.lease).map_err(store_failed)?;
+    let archive = read_tar_context(request, &scratch)?;
     let dockerfile = Dockerfile::parse(&request.dockerfile.bytes)
         .map_err(|error| parse_failed(request, error))?;
     let plan = planner::plan(request, &dockerfile, environment.images)?;
@@ -78,8 +82,7 @@ pub fn build(
     for warning in &plan.warnings {
         (environment.events)(BuildEvent::Warning(warning.clone()));
     }
-    let scratch = environment.store.begin_layer(environment.lease).map_err(store_failed)?;
-    let context = open_context(request, &plan, environment, &scratch)?;
+    let context = open_context(request, &plan, environment, archive)?;
     let build = Build { request, plan: &plan, context: &context, environment, begun };
     let key = build.key();
     let found = match request.cache {
@@ -215,6 +218,7 @@ impl Build<'_, '_> {
             run: environment.run,
             supervisor: std::sync::OnceLock::new(),
             family: family(self.request),
+            explain: self.request.explain,
             threads: cores(),
         };
         let jobs = if self.request.jobs == 0 { cores() } else { self.request.jobs };
@@ -284,6 +288,30 @@ impl Build<'_, '_> {
     }
 }
 
+/// Reads a context that is a tar, and the Dockerfile where it is in there.
+fn read_tar_context(
+    request: &mut BuildRequest,
+    scratch: &LayerIngest<'_>,
+) -> Result<Option<Archive>, BuildError> {
+    let ContextSource::Tar(stream) = &mut request.context else { return Ok(None) };
+    let archive = read_archive(&mut *stream.0, scratch.dir())
+        .map_err(|error| tar_failed(std::io::Error::other(error)))?;
+    if request.dockerfile.in_context {
+        let names = [request.dockerfile.name.clone(), request.dockerfile.name.to_lowercase()];
+        let found = names.iter().find_map(|name| read_archived(&archive, name).transpose());
+        let Some(bytes) = found.transpose().map_err(tar_failed)? else {
+            let message = format!("the context holds no `{}`", request.dockerfile.name);
+            return Err(BuildError::new(BuildErrorKind::Plan(message)));
+        };
+        request.dockerfile.bytes = bytes;
+    }
+    Ok(Some(archive))
+}
+
+fn tar_failed(source: std::io::Error) -> BuildError {
+    BuildError::new(BuildErrorKind::Context { path: "-".into(), source })
+}
+
 fn parse_failed(request: &BuildRequest, error: ParseError) -> BuildError {
     let text = &request.dockerfile;
     let excerpt = Excerpt::new(&text.name, &text.bytes, error.span, error.kind.to_string());
@@ -330,14 +358,14 @@ fn context_copies(plan: &Plan) -> impl Iterator<Item = (&Node, &CopySpec)> {
 }
 
 fn open_context(
-    request: &mut BuildRequest,
+    request: &BuildRequest,
     plan: &Plan,
     environment: &BuildEnvironment<'_, '_>,
-    scratch: &LayerIngest<'_>,
+    archive: Option<Archive>,
 ) -> Result<ContextFiles, BuildError> {
     let sources: Vec<String> =
         context_copies(plan).flat_map(|(_, spec)| spec.sources.iter().cloned()).collect();
-    let ignore = ignore_file(request)?;
+    let ignore = ignore_file(request, archive.as_ref())?;
     let patterns = match &ignore {
         Some(text) => Some(Patterns::read(&text.bytes).map_err(|error| {
             let kind = BuildErrorKind::Ignore { file: text.name.clone(), source: error };
@@ -354,10 +382,7 @@ fn open_context(
         cache: &cache,
         threads: cores(),
     };
-    let mut source = std::mem::replace(&mut request.context, ContextSource::Empty);
-    let context = ContextFiles::open(&mut source, options, scratch);
-    request.context = source;
-    let mut context = context?;
+    let mut context = ContextFiles::open(&request.context, options, archive)?;
     let mut ranges: Vec<Range<usize>> = Vec::new();
     for (node, spec) in context_copies(plan) {
         for source in &spec.sources {
@@ -374,9 +399,21 @@ fn open_context(
 }
 
 /// The ignore file: the one beside the Dockerfile, else the context's own.
-fn ignore_file(request: &BuildRequest) -> Result<Option<IgnoreText>, BuildError> {
+fn ignore_file(
+    request: &BuildRequest,
+    archive: Option<&Archive>,
+) -> Result<Option<IgnoreText>, BuildError> {
     if let Some(ignore) = &request.dockerfile.ignore {
         return Ok(Some(ignore.clone()));
+    }
+    if let Some(archive) = archive {
+        let own = format!("{}.dockerignore", request.dockerfile.name);
+        for name in [own.as_str(), ".dockerignore"] {
+            if let Some(bytes) = read_archived(archive, name).map_err(tar_failed)? {
+                return Ok(Some(IgnoreText { name: name.to_owned(), bytes }));
+            }
+        }
+        return Ok(None);
     }
     let ContextSource::Directory(path) = &request.context else { return Ok(None) };
     let path = path.join(".dockerignore");

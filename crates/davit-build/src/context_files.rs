@@ -4,15 +4,13 @@ use std::{fs::File, io, ops::Range, path::Path, sync::Arc};
 
 use davit_dockerfile::Patterns;
 use davit_layer::Merged;
-use davit_store::LayerIngest;
 
 use crate::{
-    archives::{ArchiveError, read_archive},
     context::{Context, ContextOptions, Selectors},
-    copy::{Ranges, files_of},
+    copy::{Archive, PasswdFiles, Ranges, files_of},
     error::BuildErrorKind,
     files::{Data, FileEntry, FileKind, FileSet},
-    layers::{OpenLayer, source_of},
+    layers::{OpenLayer, StateFiles, source_of},
     request::ContextSource,
 };
 
@@ -24,23 +22,21 @@ pub(crate) enum ContextFiles {
 }
 
 impl ContextFiles {
-    /// Opens the context as far as the sources reach; `scratch` is a directory of the build.
+    /// Opens the context as far as the sources reach; `archive` is what a tar context held.
     pub(crate) fn open(
-        source: &mut ContextSource,
+        source: &ContextSource,
         options: ContextOptions<'_>,
-        scratch: &LayerIngest<'_>,
+        archive: Option<Archive>,
     ) -> Result<Self, BuildErrorKind> {
         match source {
             ContextSource::Directory(path) => {
                 Context::open(ContextOptions { path, ..options }).map(Self::Directory)
             }
-            ContextSource::Tar(file) => {
-                Self::archive(file, options.ignore, scratch.dir()).map_err(|source| {
-                    let path = "-".into();
-                    BuildErrorKind::Context { path, source: io::Error::other(source) }
-                })
+            ContextSource::Tar(_) if archive.is_some() => {
+                Self::archive(archive.expect("it was looked at"), options.ignore)
+                    .map_err(|source| BuildErrorKind::Context { path: "-".into(), source })
             }
-            ContextSource::Empty => {
+            ContextSource::Tar(_) | ContextSource::Empty => {
                 let merged = Merged::new(Vec::new()).map_err(|error| {
                     let source = io::Error::other(error);
                     BuildErrorKind::Context { path: "-".into(), source }
@@ -50,12 +46,7 @@ impl ContextFiles {
         }
     }
 
-    fn archive(
-        file: &mut File,
-        ignore: Option<&Patterns>,
-        directory: &Path,
-    ) -> Result<Self, ArchiveError> {
-        let archive = read_archive(file, directory)?;
+    fn archive(archive: Archive, ignore: Option<&Patterns>) -> io::Result<Self> {
         let merged = Merged::new(vec![Arc::clone(&archive.table)]).map_err(io::Error::other)?;
         let mut set = files_of(&merged, &Selectors::new([""]));
         if let Some(patterns) = ignore {
@@ -114,6 +105,13 @@ impl ContextFiles {
             context.save();
         }
     }
+}
+
+/// Content of a small file of an archive; `None` if there is no such file.
+pub(crate) fn read_archived(archive: &Archive, path: &str) -> io::Result<Option<Vec<u8>>> {
+    let merged = Merged::new(vec![Arc::clone(&archive.table)]).map_err(io::Error::other)?;
+    let tars = [Arc::clone(&archive.tar)];
+    PasswdFiles::read(&StateFiles { merged: &merged, tars: &tars }, path)
 }
 
 fn ranges_of<'a>(entry: &FileEntry, layer: &'a OpenLayer) -> Option<Ranges<'a>> {

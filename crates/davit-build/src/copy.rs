@@ -24,7 +24,7 @@ use davit_layer::{Merged, Mtime, XattrMap};
 use self::target::Target;
 pub(crate) use self::{
     archive::{Archive, Archives, NoArchives},
-    key::{Ranges, content_key, same_content, selection_key, shape_key},
+    key::{Ranges, content_key, same_content, same_file, selection_key, shape_key},
     outputs::{Content, Finished, Output},
     owner::{OwnerError, PasswdFiles, resolve_owner},
     source::files_of,

@@ -96,7 +96,7 @@ pub(crate) fn compare_paths(left: &[u8], right: &[u8]) -> Ordering {
 /// Why a path leads nowhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unresolved {
-    /// Nothing has this path.
+    /// Nothing has this path; symlinks that come behind what is missing are not followed.
     Missing(Vec<u8>),
     /// Symlinks lead in a circle.
     Loop,
@@ -152,7 +152,7 @@ impl FileSet {
             }
             let parent = at.len();
             push_component(&mut at, &component);
-            let Some(entry) = self.get(&at) else { return Err(Unresolved::Missing(at)) };
+            let Some(entry) = self.get(&at) else { return Err(missing(at, rest)) };
             if entry.kind == FileKind::Symlink {
                 followed += 1;
                 if followed > SYMLINK_LIMIT {
@@ -161,9 +161,7 @@ impl FileSet {
                 at.truncate(if entry.target.starts_with(b"/") { 0 } else { parent });
                 rest.extend(components(&entry.target).rev().map(<[u8]>::to_vec));
             } else if entry.kind != FileKind::Directory && !rest.is_empty() {
-                let next = rest.pop().unwrap_or_default();
-                push_component(&mut at, &next);
-                return Err(Unresolved::Missing(at));
+                return Err(missing(at, rest));
             }
         }
         self.index(&at).ok_or(Unresolved::Missing(at))
@@ -190,6 +188,15 @@ impl FileSet {
         }
         Ok(level)
     }
+}
+
+/// What is left of a path when `at` is not there.
+fn missing(at: Vec<u8>, rest: Vec<Vec<u8>>) -> Unresolved {
+    let mut path = at;
+    for component in rest.into_iter().rev() {
+        push_component(&mut path, &component);
+    }
+    Unresolved::Missing(clean(&path))
 }
 
 /// Whether `path` lies below the directory `root`.
@@ -330,7 +337,7 @@ pub(crate) mod tests {
             assert_eq!(&*set.entries[found].path, expected.as_bytes(), "{path}");
         }
         assert_eq!(set.resolve(b"loop"), Err(Unresolved::Loop));
-        for (path, missing) in [("x", "x"), ("d/f/g", "d/f/g"), ("dangling", "nowhere")] {
+        for (path, missing) in [("x", "x"), ("d/f/g", "d/f/g"), ("dangling", "nowhere/x")] {
             let expected = Err(Unresolved::Missing(missing.as_bytes().to_vec()));
             assert_eq!(set.resolve(path.as_bytes()), expected, "{path}");
         }

@@ -25,6 +25,8 @@ mod definition;
 mod error;
 mod event;
 mod executor;
+mod explain;
+mod export;
 mod files;
 mod glob;
 mod image;
@@ -41,9 +43,11 @@ mod step;
 mod symbolic_mode;
 mod writer;
 
+pub use archives::looks_like_archive;
 pub use build::{BuildEnvironment, Built, build};
 pub use error::{BuildError, BuildErrorKind, Excerpt};
 pub use event::{BuildEvent, EventSink, LogStream, StepId, StepInfo};
+pub use export::{ExportError, export_directory, export_tar};
 pub use key::{Component, ContentKey, DefinitionKey, KeyBuilder, Miss};
 pub use layers::LayerError;
 pub use outcome::{BuildOutcome, BuiltLayer};
@@ -53,6 +57,7 @@ pub use plan::{
 };
 pub use request::{
     BaseImages, BuildRequest, CachePolicy, ContextSource, DockerfileText, IgnoreText, PullPolicy,
+    TarStream,
 };
 pub use run::{RunError, RunSettings, supervisor::supervise};
 pub use writer::LayerWriteError;

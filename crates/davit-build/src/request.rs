@@ -1,6 +1,6 @@
 //! What a build is asked to do.
 
-use std::{collections::BTreeMap, error::Error, fs::File, path::PathBuf};
+use std::{collections::BTreeMap, error::Error, fmt, io::Read, path::PathBuf};
 
 use davit_image::{Platform, Reference};
 
@@ -31,6 +31,8 @@ pub struct BuildRequest {
     pub source_date_epoch: Option<i64>,
     /// Hosts that `RUN` steps know beside those of the network, as (name, address).
     pub add_hosts: Vec<(String, String)>,
+    /// Whether the first difference of every miss is looked for, down to the file.
+    pub explain: bool,
     /// Largest number of steps at a time; 0 = one per core.
     pub jobs: usize,
 }
@@ -42,6 +44,8 @@ pub struct DockerfileText {
     pub name: String,
     /// The bytes.
     pub bytes: Vec<u8>,
+    /// Whether the name is a path in the context, a tar, and the bytes are read from there.
+    pub in_context: bool,
     /// The ignore file that stands beside it (`NAME.dockerignore`), which wins over the context's.
     pub ignore: Option<IgnoreText>,
 }
@@ -61,9 +65,18 @@ pub enum ContextSource {
     /// A directory.
     Directory(PathBuf),
     /// A tar, compressed or not; read once, from the present position.
-    Tar(File),
+    Tar(TarStream),
     /// Nothing (a Dockerfile on standard input).
     Empty,
+}
+
+/// A stream that holds an archive.
+pub struct TarStream(pub Box<dyn Read + Send>);
+
+impl fmt::Debug for TarStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TarStream")
+    }
 }
 
 /// Whether earlier results are used.

@@ -2,7 +2,7 @@
 
 use crate::{
     context::Selectors,
-    files::{FileKind, FileSet, Unresolved, components, join},
+    files::{FileKind, FileSet, Unresolved},
     glob,
 };
 
@@ -45,10 +45,7 @@ fn unselected(set: &FileSet, source: &str, selectors: &Selectors) -> Vec<String>
             // The way there was walked, but not what lies below it.
             needed.push(pattern(target, &rest));
         }
-        Err(Unresolved::Missing(missing)) => {
-            let left = remainder(set, prefix.as_bytes(), &missing);
-            needed.push(pattern(&join(&missing, &left), &rest));
-        }
+        Err(Unresolved::Missing(missing)) => needed.push(pattern(&missing, &rest)),
         Err(Unresolved::Loop) => {}
     }
     for matched in
@@ -65,20 +62,6 @@ fn unselected(set: &FileSet, source: &str, selectors: &Selectors) -> Vec<String>
     }
     needed.retain(|needed| !selectors.covers(needed.as_bytes()));
     needed
-}
-
-/// What of `path` is left behind the component that led to `missing`.
-fn remainder(set: &FileSet, path: &[u8], missing: &[u8]) -> Vec<u8> {
-    let all: Vec<&[u8]> = components(path).collect();
-    for taken in 0..=all.len() {
-        let head = all[..taken].join(&b'/');
-        if let Err(Unresolved::Missing(found)) = set.resolve(&head)
-            && found == missing
-        {
-            return all[taken..].join(&b'/');
-        }
-    }
-    Vec::new()
 }
 
 /// Writes a path as a pattern that matches nothing else, with a pattern below it.
@@ -100,7 +83,7 @@ fn pattern(path: &[u8], rest: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::tests::set;
+    use crate::files::{components, tests::set};
 
     /// What a load gives: everything that the selectors reach, symlinks on the way included.
     fn select_from(all: &FileSet, sources: &[&str]) -> Vec<String> {

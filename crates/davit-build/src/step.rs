@@ -25,6 +25,7 @@ use crate::{
     },
     definition::{components, definition_key},
     error::{BuildError, BuildErrorKind},
+    explain::first_difference,
     files::FileSet,
     key::{Component, ContentKey, DefinitionKey, Miss},
     layers::{LayerError, Layers, State, StateFiles, source_of},
@@ -67,6 +68,8 @@ pub(crate) struct Session<'b, 's> {
     /// Distinguishes this Dockerfile's steps from those of others, for explanations.
     pub(crate) family: String,
     pub(crate) threads: usize,
+    /// Whether the first file that differs is looked for.
+    pub(crate) explain: bool,
 }
 
 /// What a node gave.
@@ -223,8 +226,8 @@ impl Session<'_, '_> {
         let below = &inputs[0].state;
         match &node.op {
             Op::Run(spec) => self.run(node, id, spec, below),
-            Op::Copy(spec) => self.copy(node, spec, inputs),
-            Op::MakeDirectory(spec) => self.directory(node, spec, below),
+            Op::Copy(spec) => self.copy(node, id, spec, inputs),
+            Op::MakeDirectory(spec) => self.directory((node, id), spec, below),
             Op::Scratch | Op::Image(_) => unreachable!("bases make no layer"),
         }
     }
@@ -269,7 +272,7 @@ impl Session<'_, '_> {
 
     fn directory(
         &self,
-        node: &Node,
+        (node, id): (&Node, NodeId),
         spec: &MakeDirectory,
         state: &Arc<State>,
     ) -> Result<Layer, BuildError> {
@@ -278,10 +281,16 @@ impl Session<'_, '_> {
         let owner = self.owner(spec.owner.as_ref(), state, merged)?.unwrap_or_default();
         let outputs = make_directory(spec, merged, owner, self.now())
             .map_err(|problem| copy_failed("WORKDIR", &problem))?;
-        self.store_outputs(node, outputs, &FileSet::default(), &[])
+        self.store_outputs((node, id), outputs, &FileSet::default(), &[])
     }
 
-    fn copy(&self, node: &Node, spec: &CopySpec, inputs: &[&Done]) -> Result<Layer, BuildError> {
+    fn copy(
+        &self,
+        node: &Node,
+        id: NodeId,
+        spec: &CopySpec,
+        inputs: &[&Done],
+    ) -> Result<Layer, BuildError> {
         let state = &inputs[0].state;
         let error = |error: LayerError| failed(node, error);
         let merged = if spec.link { None } else { self.below(state).map_err(error)? };
@@ -304,7 +313,7 @@ impl Session<'_, '_> {
         let keyword = if spec.unpack == Unpack::Never { "COPY" } else { "ADD" };
         let outputs = outputs.map_err(|problem| copy_failed(keyword, &problem))?;
         let layers = from.as_ref().map_or(&[][..], |(_, layers)| layers);
-        self.store_outputs(node, outputs, files, layers)
+        self.store_outputs((node, id), outputs, files, layers)
     }
 
     /// The files of another state that a copy reaches, and the layers that hold them.
@@ -335,7 +344,7 @@ impl Session<'_, '_> {
     /// Writes outputs as a layer, unless a layer that holds the same is there.
     fn store_outputs(
         &self,
-        node: &Node,
+        (node, id): (&Node, NodeId),
         outputs: Vec<Output>,
         files: &FileSet,
         layers: &[Arc<crate::layers::OpenLayer>],
@@ -354,12 +363,33 @@ impl Session<'_, '_> {
             positions: &finished.files,
             scratch: self.scratch,
         };
+        if self.explain {
+            self.explain_files((node, id), &finished.changes, &opener)?;
+        }
         let mut layer = self.store_changes(node, &finished.changes, &opener, content.is_none())?;
         layer.content = content;
         if let ContextFiles::Directory(context) = self.context {
             context.verify(finished.files.iter().flatten().copied(), self.threads)?;
         }
         Ok(layer)
+    }
+
+    /// Tells the first file in which a copy differs from its last result, if that is still here.
+    fn explain_files(
+        &self,
+        (node, id): (&Node, NodeId),
+        changes: &[Change],
+        opener: &dyn Opener,
+    ) -> Result<(), BuildError> {
+        let family = self.cache().family(self.family_of(node, id)).map_err(store_failed)?;
+        let Some(before) = family.and_then(|family| self.layers.open(family.layer).ok()) else {
+            return Ok(());
+        };
+        let found = first_difference(changes, opener, &before).map_err(|e| failed(node, e))?;
+        if let Some(miss) = found {
+            (self.events)(BuildEvent::Missed(StepId(id.0), miss));
+        }
+        Ok(())
     }
 
     /// Writes changes as a layer; with `by_shape`, an earlier layer of equal content is reused.

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+pub mod build;
 mod change;
 mod config;
 pub mod container;
@@ -28,7 +29,6 @@ pub use config::{Config, Settings};
 pub use container::ContainerError;
 pub use davit_distribution::{Saved, Secret, wire::SearchEntry};
 pub use davit_image as image;
-pub use davit_store::{BuildCache, CheckReport, Fault, FaultKind, ImageRow, Repair};
 pub use engine::{Engine, OpenError};
 pub use error::Hint;
 pub use images::{

@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 
+pub use davit_sys::interrupt::Interrupts;
+
 use crate::container;
 
 /// Does what must happen before anything else in a `davit` process.
@@ -20,6 +22,7 @@ pub fn run_helper(arguments: &[OsString]) -> Option<u8> {
     let verb = arguments.get(1)?.to_str()?.strip_prefix("__")?;
     match verb {
         "monitor" => Some(container::monitor_helper()),
+        "build-supervisor" => Some(crate::build::supervisor_helper()),
         "settle" => Some(container::settle_helper(&arguments[2..])),
         _ => None,
     }

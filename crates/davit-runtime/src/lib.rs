@@ -15,7 +15,6 @@
 
 pub mod capability;
 pub mod cgroup;
-mod child;
 pub mod error;
 pub mod exec;
 pub mod launch;

@@ -4,6 +4,7 @@
 
 pub mod bpf;
 pub mod inherit;
+pub mod interrupt;
 pub mod map;
 pub mod mount;
 pub mod nss;

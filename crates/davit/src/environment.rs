@@ -43,6 +43,11 @@ pub(crate) fn variable(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }
 
+/// A variable's value as text, where it is set.
+pub(crate) fn variable_text(name: &str) -> Option<String> {
+    env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
 /// Podman's places, in its order (containers-auth.json(5)).
 fn auth_files(home: Option<&Path>) -> Vec<PathBuf> {
     let explicit = variable("REGISTRY_AUTH_FILE").map(PathBuf::from);

@@ -24,13 +24,14 @@ pub(crate) enum ErrorKind {
 pub(crate) struct CliError {
     kind: ErrorKind,
     source: Box<dyn Error + Send + Sync>,
+    excerpt: Option<String>,
     hints: Vec<String>,
 }
 
 impl CliError {
     /// An error of the given kind with the given text.
     pub(crate) fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
-        Self { kind, source: text.into().into(), hints: Vec::new() }
+        Self { kind, source: text.into().into(), excerpt: None, hints: Vec::new() }
     }
 
     /// A refused request.
@@ -47,6 +48,13 @@ impl CliError {
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
+        self
+    }
+
+    /// Shows the part of a file that the error speaks of below its text.
+    #[must_use]
+    pub(crate) fn excerpt(mut self, excerpt: String) -> Self {
+        self.excerpt = Some(excerpt);
         self
     }
 
@@ -94,6 +102,9 @@ impl CliError {
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "error: {}", self.source)?;
+        if let Some(excerpt) = &self.excerpt {
+            write!(f, "\n{excerpt}")?;
+        }
         let mut cause = self.source.source();
         while let Some(error) = cause {
             write!(f, "\ncaused by: {error}")?;
@@ -111,13 +122,13 @@ impl fmt::Display for CliError {
 
 impl<E: Hint + Send + Sync + 'static> From<E> for CliError {
     fn from(error: E) -> Self {
-        Self { kind: ErrorKind::User, hints: error.hints(), source: Box::new(error) }
+        Self { kind: ErrorKind::User, hints: error.hints(), excerpt: None, source: Box::new(error) }
     }
 }
 
 /// Makes an IO error of the command's own streams and files one for the user.
 pub(crate) fn io_error(error: io::Error) -> CliError {
-    CliError { kind: ErrorKind::User, source: Box::new(error), hints: Vec::new() }
+    CliError { kind: ErrorKind::User, source: Box::new(error), excerpt: None, hints: Vec::new() }
 }
 
 #[cfg(test)]

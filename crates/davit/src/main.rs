@@ -8,7 +8,6 @@ mod cli;
 mod commands;
 mod environment;
 mod error;
-mod filter;
 mod format;
 mod printer;
 mod progress;

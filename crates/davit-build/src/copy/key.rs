@@ -131,25 +131,34 @@ pub(crate) fn same_content(
     layer: &OpenLayer,
 ) -> io::Result<bool> {
     for (position, change) in changes.iter().enumerate() {
-        let ChangeKind::File { size, source } = &change.kind else { continue };
-        let found = layer.table.get(&change.path).map(|entry| entry.kind);
-        let Some(Kind::File { size: other, extents }) = found else { return Ok(false) };
-        if *size != other {
-            return Ok(false);
-        }
-        let theirs = Ranges::new(&layer.tar, other, extents.iter().collect());
-        let same = match source {
-            Source::Bytes(bytes) => same_bytes(&mut &bytes[..], theirs)?,
-            Source::Tar { tar, extents } => {
-                same_bytes(&mut Ranges::new(tar, *size, extents.clone()), theirs)?
-            }
-            Source::Opened => same_bytes(&mut opener.open(position, change)?, theirs)?,
-        };
-        if !same {
+        if !same_file(change, position, opener, layer)? {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// Whether a change, if it is a file, has the content that the layer has at its path.
+pub(crate) fn same_file(
+    change: &Change,
+    position: usize,
+    opener: &dyn Opener,
+    layer: &OpenLayer,
+) -> io::Result<bool> {
+    let ChangeKind::File { size, source } = &change.kind else { return Ok(true) };
+    let found = layer.table.get(&change.path).map(|entry| entry.kind);
+    let Some(Kind::File { size: other, extents }) = found else { return Ok(false) };
+    if *size != other {
+        return Ok(false);
+    }
+    let theirs = Ranges::new(&layer.tar, other, extents.iter().collect());
+    match source {
+        Source::Bytes(bytes) => same_bytes(&mut &bytes[..], theirs),
+        Source::Tar { tar, extents } => {
+            same_bytes(&mut Ranges::new(tar, *size, extents.clone()), theirs)
+        }
+        Source::Opened => same_bytes(&mut opener.open(position, change)?, theirs),
+    }
 }
 
 fn same_bytes(left: &mut dyn Read, mut right: Ranges<'_>) -> io::Result<bool> {

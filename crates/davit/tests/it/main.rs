@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "tests prepare files and read the environment")]
 
+mod build;
 mod cli;
 mod distribution;
 

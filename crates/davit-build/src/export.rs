@@ -1,0 +1,175 @@
+//! A result as files: a directory or one tar, without config and history.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use davit_image::DiffId;
+use davit_layer::{
+    Change, ChangeKind, ExtractError, ExtractOptions, Kind, Merged, Opener, Source, WriteError,
+    WriteOptions, XattrPolicy, extract, write_layer,
+};
+use davit_store::{Lease, Store};
+
+use crate::layers::{LayerError, Layers, State, source_of};
+
+/// Why a result cannot be exported.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// A layer cannot be read.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The directory cannot be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// What was written.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The files cannot be written.
+    #[error("cannot write the files of the result")]
+    Extract(#[from] ExtractError),
+    /// The tar cannot be written.
+    #[error("cannot write the tar of the result")]
+    Tar(#[from] WriteError),
+}
+
+/// Writes the files of `layers` into the directory `target`, which is made if it is missing. What
+/// it holds stays where the result has nothing of the same path.
+///
+/// Blocks; nothing is synced.
+///
+/// # Errors
+/// [`ExportError`]; some files may be written then.
+pub fn export_directory(
+    store: &Store,
+    lease: &Lease<'_>,
+    layers: &[DiffId],
+    target: &Path,
+) -> Result<(), ExportError> {
+    let failed = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| ExportError::Write { path, source }
+    };
+    fs_err::create_dir_all(target).map_err(failed(target))?;
+    let (merged, tars) = open(store, lease, layers)?;
+    // Files are made anew below a directory that is empty, and only then take their places.
+    let staging = target.join(format!(".davit-export-{}", lease.id()));
+    fs_err::create_dir(&staging).map_err(failed(&staging))?;
+    let moved = || -> Result<(), ExportError> {
+        let directory = File::from(
+            rustix::fs::open(
+                &staging,
+                rustix::fs::OFlags::RDONLY
+                    | rustix::fs::OFlags::DIRECTORY
+                    | rustix::fs::OFlags::CLOEXEC,
+                rustix::fs::Mode::empty(),
+            )
+            .map_err(|errno| failed(&staging)(errno.into()))?,
+        );
+        let options = ExtractOptions { workers: 2, ..ExtractOptions::default() };
+        extract(&merged, &tars, directory.as_fd(), &options)?;
+        move_into(&staging, target)
+    };
+    let outcome = moved();
+    let removed = fs_err::remove_dir_all(&staging).map_err(failed(&staging));
+    outcome.and(removed)
+}
+
+/// Moves what `from` holds into `to`; directories that both have are merged.
+fn move_into(from: &Path, to: &Path) -> Result<(), ExportError> {
+    let mut stack = vec![(from.to_path_buf(), to.to_path_buf())];
+    while let Some((from, to)) = stack.pop() {
+        let failed = |source| ExportError::Write { path: to.clone(), source };
+        for entry in fs_err::read_dir(&from).map_err(failed)? {
+            let source = entry.map_err(failed)?.path();
+            let name = source.file_name().unwrap_or_default();
+            let target = to.join(name);
+            let is_directory =
+                |path: &Path| path.symlink_metadata().is_ok_and(|found| found.is_dir());
+            if is_directory(&source) && is_directory(&target) {
+                stack.push((source, target));
+                continue;
+            }
+            fs_err::rename(&source, &target).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the files of `layers` as one tar.
+///
+/// Blocks.
+///
+/// # Errors
+/// [`ExportError`]; what was written is worthless then.
+pub fn export_tar(
+    store: &Store,
+    lease: &Lease<'_>,
+    layers: &[DiffId],
+    sink: &mut dyn Write,
+) -> Result<(), ExportError> {
+    let open_layers = Layers::new(store, lease);
+    let state = State::image(layers.to_vec());
+    let merged = open_layers.merged(&state)?;
+    let handles = layers.iter().map(|layer| open_layers.open(*layer));
+    let handles = handles.collect::<Result<Vec<_>, _>>()?;
+    let source = |node: &davit_layer::Node<'_>| source_of(&handles[node.layer], node.index);
+    let changes: Vec<Change> = merged
+        .iter()
+        .filter(|node| !node.entry.path.is_empty())
+        .filter_map(|node| {
+            let kind = change_kind(&merged, &node, source(&node))?;
+            let entry = node.entry;
+            let (mode, uid, gid, mtime) = (entry.mode, entry.uid, entry.gid, entry.mtime);
+            let (path, xattrs) = (entry.path.to_vec(), entry.xattrs.to_map());
+            Some(Change { path, kind, mode, uid, gid, mtime, xattrs })
+        })
+        .collect();
+    let options = WriteOptions { xattrs: XattrPolicy::All, readers: 2, ..WriteOptions::default() };
+    write_layer(&changes, &NoFiles, sink, &options)?;
+    Ok(())
+}
+
+fn change_kind(
+    merged: &Merged,
+    node: &davit_layer::Node<'_>,
+    source: Source,
+) -> Option<ChangeKind> {
+    Some(match node.entry.kind {
+        _ if node.inode != node.id => {
+            ChangeKind::HardLink { target: merged.path(node.inode).to_vec() }
+        }
+        Kind::File { size, .. } => ChangeKind::File { size, source },
+        Kind::Directory { .. } => ChangeKind::Directory,
+        Kind::Symlink { target } => ChangeKind::Symlink { target: target.to_vec() },
+        Kind::CharDevice { major, minor } => ChangeKind::CharDevice { major, minor },
+        Kind::BlockDevice { major, minor } => ChangeKind::BlockDevice { major, minor },
+        Kind::Fifo => ChangeKind::Fifo,
+        Kind::HardLink { .. } | Kind::Whiteout => return None,
+    })
+}
+
+/// What layers show, and their tars.
+type Opened = (Arc<Merged>, Vec<Arc<File>>);
+
+fn open(store: &Store, lease: &Lease<'_>, layers: &[DiffId]) -> Result<Opened, LayerError> {
+    let open_layers = Layers::new(store, lease);
+    let state = State::image(layers.to_vec());
+    Ok((open_layers.merged(&state)?, open_layers.tars(&state)?))
+}
+
+/// No change is read from a file.
+struct NoFiles;
+
+impl Opener for NoFiles {
+    fn open(&self, _position: usize, _change: &Change) -> io::Result<File> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}

@@ -1,0 +1,301 @@
+//! `build`: from a Dockerfile to an image in the store, a file or a directory.
+
+use std::{
+    error::Error,
+    io::{self, Write},
+    path::PathBuf,
+    sync::atomic::AtomicBool,
+};
+
+use davit_build::{
+    BaseImage, BaseImages, BuildEnvironment, Built, ExportError, RunSettings, export_directory,
+    export_tar,
+};
+pub use davit_build::{
+    BuildError, BuildErrorKind, BuildEvent, BuildOutcome, BuildRequest, CachePolicy, Component,
+    ContextSource, DockerfileText, Excerpt, IgnoreText, LogStream, Miss, Network, PullPolicy,
+    StepId, StepInfo, TarStream, looks_like_archive,
+};
+use davit_image::{Descriptor, MediaType, Platform, Reference};
+use davit_snapshot::{SnapshotSettings, Snapshots};
+use davit_store::{ImageCommit, Lease, StoreError, TagUpdate, Target};
+
+use crate::{Engine, Hint, ImageError, Progress, PullRequest, SaveRequest};
+
+/// Name of the helper that supervises the commands of a build.
+pub(crate) const SUPERVISOR: &str = "__build-supervisor";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// A build and what becomes of its result.
+#[expect(missing_debug_implementations, reason = "a stream has nothing to show")]
+pub struct BuildCommand {
+    /// What to build.
+    pub request: BuildRequest,
+    /// When base images are looked for in a registry.
+    pub pull: PullPolicy,
+    /// Names of the image.
+    pub tags: Vec<Reference>,
+    /// Where the result goes; none = into the store.
+    pub outputs: Vec<BuildOutput>,
+}
+
+/// Where a result goes.
+#[expect(missing_debug_implementations, reason = "a stream has nothing to show")]
+pub enum BuildOutput {
+    /// Into the store.
+    Image,
+    /// A tar that Docker loads and that is an OCI layout as well.
+    Archive(Box<dyn Write + Send>),
+    /// Its files, into a directory.
+    Directory(PathBuf),
+    /// Its files, as a tar.
+    Tar(Box<dyn Write + Send>),
+    /// Nowhere: only the cache is filled.
+    CacheOnly,
+}
+
+/// Why a build gave no image.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildFailure {
+    /// The build itself.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// Its result cannot be exported.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// Its result cannot be saved.
+    #[error(transparent)]
+    Save(#[from] crate::FileError),
+    /// Containers' file systems cannot be made here.
+    #[error(transparent)]
+    Snapshot(#[from] davit_snapshot::SnapshotError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl BuildFailure {
+    /// The build's own error, which knows its place in the Dockerfile.
+    #[must_use]
+    pub const fn build_error(&self) -> Option<&BuildError> {
+        match self {
+            Self::Build(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Whether the user stopped the build.
+    #[must_use]
+    pub const fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Build(BuildError { kind: BuildErrorKind::Cancelled, .. }))
+    }
+}
+
+impl Hint for BuildFailure {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Build(error) => {
+                let mut hints = error.hints.clone();
+                if let BuildErrorKind::Base { source, .. } = &error.kind {
+                    hints.extend(base_hints(source.as_ref()));
+                }
+                hints
+            }
+            Self::Store(error) if error.is_no_space() => vec!["davit system prune".to_owned()],
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn base_hints(error: &(dyn Error + Send + Sync + 'static)) -> Vec<String> {
+    if let Some(error) = error.downcast_ref::<crate::PullError>() {
+        return error.hints();
+    }
+    error.downcast_ref::<ImageError>().map(Hint::hints).unwrap_or_default()
+}
+
+/// Serves one build on standard input until it ends.
+pub(crate) fn supervisor_helper() -> u8 {
+    let connection = match rustix::io::dup(rustix::stdio::stdin()) {
+        Ok(connection) => connection,
+        Err(_) => return 1,
+    };
+    match davit_build::supervise(connection) {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!(%error, "the build's supervisor ends");
+            1
+        }
+    }
+}
+
+impl Engine {
+    /// Builds an image. What it made is durable and named when this returns.
+    ///
+    /// Blocks. `events` is called from several threads; setting `cancelled` from another thread
+    /// ends the build within 0.1 s and leaves nothing of it but finished steps in the cache.
+    ///
+    /// # Errors
+    /// See [`BuildFailure`]; no name has changed then.
+    pub fn build(
+        &self,
+        mut command: BuildCommand,
+        events: &(dyn Fn(BuildEvent) + Sync),
+        progress: &dyn Progress,
+        cancelled: &AtomicBool,
+    ) -> Result<BuildOutcome, BuildFailure> {
+        let store = self.store();
+        let lease = store.lease("build")?;
+        let snapshots = Snapshots::open(store, SnapshotSettings::default())?;
+        let images = Bases { engine: self, lease: &lease, pull: command.pull, progress };
+        let run = self.run_settings();
+        let environment = BuildEnvironment {
+            store,
+            lease: &lease,
+            snapshots: &snapshots,
+            images: &images,
+            run: &run,
+            events,
+            cancelled,
+        };
+        let built = davit_build::build(&mut command.request, &environment)?;
+        self.deliver(&lease, &built, command)?;
+        Ok(built.outcome)
+    }
+
+    fn run_settings(&self) -> RunSettings {
+        RunSettings {
+            executable: self.config().executable.clone(),
+            arguments: vec![SUPERVISOR.into()],
+            cgroup_parent: self.cgroup_root(),
+            // A machine without resolver still builds what needs none.
+            resolv_conf: fs_err::read(RESOLV_CONF).unwrap_or_default(),
+        }
+    }
+
+    fn deliver(
+        &self,
+        lease: &Lease<'_>,
+        built: &Built,
+        command: BuildCommand,
+    ) -> Result<(), BuildFailure> {
+        let outputs = command.outputs;
+        let in_store = outputs.is_empty()
+            || !command.tags.is_empty()
+            || outputs.iter().any(|it| matches!(it, BuildOutput::Image | BuildOutput::Archive(_)));
+        if in_store {
+            self.store_built(lease, built, &command.tags)?;
+        }
+        let store = self.store();
+        let layers: Vec<_> = built.outcome.layers.iter().map(|layer| layer.diff_id).collect();
+        for output in outputs {
+            match output {
+                BuildOutput::Image | BuildOutput::CacheOnly => {}
+                BuildOutput::Directory(path) => export_directory(store, lease, &layers, &path)?,
+                BuildOutput::Tar(mut sink) => {
+                    export_tar(store, lease, &layers, &mut *sink)?;
+                    flush(&mut *sink)?;
+                }
+                BuildOutput::Archive(mut sink) => {
+                    let names = if command.tags.is_empty() {
+                        vec![built.outcome.image.to_string()]
+                    } else {
+                        command.tags.iter().map(ToString::to_string).collect()
+                    };
+                    self.save_images(&SaveRequest { names, platform: None }, &mut *sink)?;
+                    flush(&mut *sink)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn store_built(
+        &self,
+        lease: &Lease<'_>,
+        built: &Built,
+        tags: &[Reference],
+    ) -> Result<(), BuildFailure> {
+        let descriptor = Descriptor::of(MediaType::OCI_MANIFEST, &built.manifest.bytes);
+        let target = Target::new(&descriptor, Some(built.outcome.image));
+        let update = |reference: &Reference| TagUpdate {
+            reference: reference.clone(),
+            target: target.clone(),
+        };
+        let commit = ImageCommit {
+            documents: vec![built.config.clone(), built.manifest.clone()],
+            tags: tags.iter().map(update).collect(),
+            untagged: if tags.is_empty() { vec![target.clone()] } else { Vec::new() },
+            repo_digests: Vec::new(),
+        };
+        self.store().commit_images(lease, &commit)?;
+        built.remember(self.store(), lease)?;
+        Ok(())
+    }
+}
+
+fn flush(sink: &mut dyn Write) -> Result<(), ExportError> {
+    let failed = |source: io::Error| ExportError::Write { path: "the output".into(), source };
+    sink.flush().map_err(failed)
+}
+
+/// Base images: from the store, else from the registry.
+struct Bases<'e> {
+    engine: &'e Engine,
+    lease: &'e Lease<'e>,
+    pull: PullPolicy,
+    progress: &'e dyn Progress,
+}
+
+impl BaseImages for Bases<'_> {
+    fn resolve(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<BaseImage, Box<dyn Error + Send + Sync>> {
+        let name = reference.to_string();
+        if self.pull != PullPolicy::Always
+            && let Some(image) = self.local(&name, platform)?
+        {
+            return Ok(image);
+        }
+        if self.pull == PullPolicy::Never {
+            // The same words as for any other name that is not here.
+            self.engine.open_image(&name)?;
+        }
+        let request = PullRequest {
+            reference: reference.clone(),
+            platform: Some(platform.clone()),
+            parallel: 0,
+        };
+        self.engine.pull(&request, self.progress)?;
+        match self.local(&name, platform)? {
+            Some(image) => Ok(image),
+            None => Err(format!("what was pulled is not for {platform}").into()),
+        }
+    }
+}
+
+impl Bases<'_> {
+    /// The image in the store, kept by the lease; `None` if it is not here for this platform.
+    fn local(
+        &self,
+        name: &str,
+        platform: &Platform,
+    ) -> Result<Option<BaseImage>, Box<dyn Error + Send + Sync>> {
+        let image = match self.engine.open_image(name) {
+            Ok(image) => image,
+            Err(ImageError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        if platform.rank(&image.config.platform()).is_none() {
+            return Ok(None);
+        }
+        let layers = image.config.rootfs.diff_ids.iter().map(|layer| layer.digest());
+        let documents = [image.find.target.digest, image.row.id.digest()];
+        let kept: Vec<_> = layers.chain(documents).collect();
+        self.lease.keep(&kept)?;
+        let manifest = image.find.target.digest;
+        Ok(Some(BaseImage { name: name.to_owned(), manifest, config: image.config }))
+    }
+}

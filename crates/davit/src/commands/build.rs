@@ -1,0 +1,343 @@
+//! `davit build`
+
+mod display;
+mod excerpt;
+mod output;
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use davit_engine::{
+    build::{
+        BuildCommand, BuildFailure, BuildRequest, CachePolicy, ContextSource, DockerfileText,
+        IgnoreText, Network, PullPolicy, TarStream, looks_like_archive,
+    },
+    image::{Platform, Reference},
+};
+
+use self::{display::BuildProgress, output::OutputSpec};
+use crate::{
+    cli::Context,
+    error::{CliError, ErrorKind, io_error},
+    printer,
+    progress::ProgressMode,
+    reference::{self, TagNote},
+};
+
+/// Exit code of a build that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+/// Bytes that tell an archive from a Dockerfile.
+const HEAD: usize = 512;
+
+/// Arguments of `davit build`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BuildArgs {
+    /// Directory of the context, or - for a Dockerfile or tar on standard input
+    #[arg(value_name = "PATH|-")]
+    path: PathBuf,
+    /// Name the image
+    #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
+    tags: Vec<String>,
+    /// Dockerfile (default PATH/Dockerfile), or - for standard input
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Stage to build
+    #[arg(long, value_name = "STAGE")]
+    target: Option<String>,
+    /// Set a build argument; without a value, that of the environment
+    #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
+    build_args: Vec<String>,
+    /// Label the image
+    #[arg(long = "label", value_name = "NAME[=VALUE]")]
+    labels: Vec<String>,
+    /// Run every step again
+    #[arg(long)]
+    no_cache: bool,
+    /// Look for newer base images: always (also for a bare --pull), missing or never
+    #[arg(long, value_enum, num_args = 0..=1, require_equals = true,
+          default_value = "missing", default_missing_value = "always", hide_default_value = true)]
+    pull: Pull,
+    /// Write the image's id to a file
+    #[arg(long, value_name = "FILE")]
+    iidfile: Option<PathBuf>,
+    /// Network of RUN steps
+    #[arg(long, value_enum, default_value = "default")]
+    network: BuildNetwork,
+    /// Platform to build for, as os/architecture[/variant]
+    #[arg(long, env = "DOCKER_DEFAULT_PLATFORM", hide_env = true)]
+    platform: Option<Platform>,
+    /// Where the result goes: type=image|docker|oci|local|tar|cacheonly[,dest=PATH], or a directory
+    #[arg(short, long = "output", value_name = "SPEC")]
+    outputs: Vec<OutputSpec>,
+    /// Into the store (as without --output)
+    #[arg(long)]
+    load: bool,
+    /// Let RUN steps know a host
+    #[arg(long = "add-host", value_name = "HOST:IP")]
+    add_hosts: Vec<String>,
+    /// How progress is shown
+    #[arg(long, value_enum, default_value_t, env = "BUILDKIT_PROGRESS", hide_env = true)]
+    progress: BuildProgress,
+    /// Print the image's id alone
+    #[arg(short, long)]
+    quiet: bool,
+    /// Say why a step is not taken from the cache
+    #[arg(long)]
+    explain: bool,
+    /// Steps that run at a time (default: one per core)
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    jobs: usize,
+}
+
+/// When base images are looked for in a registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Pull {
+    #[value(alias = "true")]
+    Always,
+    #[value(alias = "false")]
+    Missing,
+    Never,
+}
+
+/// Network of `RUN` steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum BuildNetwork {
+    #[value(alias = "bridge")]
+    Default,
+    None,
+    Host,
+}
+
+/// Runs `davit build`.
+///
+/// # Errors
+/// Whatever keeps the image from being built, with the place in the Dockerfile.
+pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
+    // Before any thread: all of them leave the signals to one.
+    let cancelled = cancel_on_interrupt()?;
+    let engine = context.engine()?;
+    let quiet = args.quiet || args.progress == BuildProgress::Quiet;
+    let display =
+        display::open(if quiet { BuildProgress::Quiet } else { args.progress }, args.explain);
+    let pulls = context.progress(if quiet { ProgressMode::Quiet } else { ProgressMode::Plain });
+    let command = command(&args)?;
+    let outcome = engine.build(command, &|event| display.show(event), &*pulls, &cancelled);
+    display.end();
+    let outcome = outcome.map_err(failed)?;
+    if let Some(path) = &args.iidfile {
+        fs_err::write(path, outcome.image.to_string()).map_err(io_error)?;
+    }
+    if quiet {
+        printer::line(&outcome.image.to_string())?;
+    } else if args.progress != BuildProgress::Rawjson {
+        printer::note(&format!(
+            "Built {} ({} of {} steps cached)",
+            outcome.image, outcome.cached_steps, outcome.steps
+        ));
+    }
+    Ok(0)
+}
+
+fn failed(error: BuildFailure) -> CliError {
+    let cancelled = error.is_cancelled();
+    let excerpt =
+        error.build_error().and_then(|error| error.excerpt.as_deref()).map(excerpt::render);
+    let tail = error.build_error().map(excerpt::tail).unwrap_or_default();
+    let mut failed = CliError::from(error);
+    if let Some(excerpt) = excerpt {
+        failed = failed.excerpt(format!("{excerpt}{tail}"));
+    }
+    if cancelled { failed.with_code(INTERRUPTED) } else { failed }
+}
+
+/// Sets a flag at the first Ctrl-C; the second one ends the process.
+fn cancel_on_interrupt() -> Result<Arc<AtomicBool>, CliError> {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let interrupts = davit_engine::process::Interrupts::block().map_err(io_error)?;
+    let flag = Arc::clone(&cancelled);
+    std::thread::spawn(move || {
+        while interrupts.wait().is_ok() {
+            if flag.swap(true, Ordering::Relaxed) {
+                std::process::exit(INTERRUPTED.into());
+            }
+        }
+    });
+    Ok(cancelled)
+}
+
+fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
+    let (dockerfile, context) = sources(args)?;
+    let build_args = pairs(&args.build_args, crate::environment::variable_text);
+    let epoch = match build_args.get("SOURCE_DATE_EPOCH").filter(|value| !value.is_empty()) {
+        Some(value) => Some(value.clone()),
+        None => crate::environment::variable_text("SOURCE_DATE_EPOCH"),
+    };
+    let source_date_epoch = epoch.map(|value| parse_epoch(&value)).transpose()?;
+    let labels = pairs(&args.labels, |_| Some(String::new()));
+    let tag = |name: &String| reference::parse(name, TagNote::Silent);
+    let tags: Vec<Reference> = args.tags.iter().map(tag).collect::<Result<_, _>>()?;
+    let host = Platform::host();
+    let request = BuildRequest {
+        dockerfile,
+        context,
+        target: args.target.clone().filter(|target| !target.is_empty()),
+        build_args,
+        labels,
+        platform: args.platform.clone().unwrap_or_else(|| host.clone()),
+        build_platform: host,
+        network: match args.network {
+            BuildNetwork::Default => Network::Default,
+            BuildNetwork::None => Network::None,
+            BuildNetwork::Host => Network::Host,
+        },
+        cache: if args.no_cache { CachePolicy::Ignore } else { CachePolicy::Use },
+        source_date_epoch,
+        add_hosts: args.add_hosts.iter().map(|host| parse_host(host)).collect::<Result<_, _>>()?,
+        explain: args.explain,
+        jobs: args.jobs,
+    };
+    let pull = match args.pull {
+        Pull::Always => PullPolicy::Always,
+        Pull::Missing => PullPolicy::Missing,
+        Pull::Never => PullPolicy::Never,
+    };
+    let outputs =
+        args.outputs.iter().map(|spec| spec.open(&args.tags)).collect::<Result<_, _>>()?;
+    Ok(BuildCommand { request, pull, tags, outputs })
+}
+
+/// `NAME=VALUE` pairs; a name alone has the value that `missing` gives, or is left out.
+fn pairs(words: &[String], missing: impl Fn(&str) -> Option<String>) -> BTreeMap<String, String> {
+    words
+        .iter()
+        .filter_map(|word| match word.split_once('=') {
+            Some((name, value)) => Some((name.to_owned(), value.to_owned())),
+            None => missing(word).map(|value| (word.clone(), value)),
+        })
+        .collect()
+}
+
+fn parse_epoch(value: &str) -> Result<i64, CliError> {
+    value.parse().map_err(|_| {
+        CliError::usage(format!("SOURCE_DATE_EPOCH `{value}` is no number of seconds since 1970"))
+    })
+}
+
+fn parse_host(text: &str) -> Result<(String, String), CliError> {
+    let split = text.split_once('=').or_else(|| text.split_once(':'));
+    let parsed = split.and_then(|(name, address)| {
+        let address = address.trim_start_matches('[').trim_end_matches(']');
+        let address: std::net::IpAddr = address.parse().ok()?;
+        (!name.is_empty()).then(|| (name.to_owned(), address.to_string()))
+    });
+    parsed.ok_or_else(|| CliError::usage(format!("`{text}` is not of the form HOST:IP")))
+}
+
+/// The Dockerfile and the context.
+fn sources(args: &BuildArgs) -> Result<(DockerfileText, ContextSource), CliError> {
+    let stdin_file = args.file.as_deref() == Some(Path::new("-"));
+    if args.path != Path::new("-") {
+        check_context(&args.path)?;
+        let context = ContextSource::Directory(args.path.clone());
+        let text = if stdin_file { from_stdin(read_stdin()?) } else { from_disk(args)? };
+        return Ok((text, context));
+    }
+    if stdin_file {
+        return Err(CliError::usage("standard input cannot be both Dockerfile and context"));
+    }
+    let mut head = Vec::new();
+    let mut stdin = io::stdin().lock();
+    stdin.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(io_error)?;
+    if looks_like_archive(&head) {
+        drop(stdin);
+        let stream = io::Cursor::new(head).chain(io::stdin());
+        let name = args.file.as_ref().map_or("Dockerfile".into(), |file| file.to_string_lossy());
+        let name = name.trim_start_matches("./").to_owned();
+        let text = DockerfileText { name, bytes: Vec::new(), in_context: true, ignore: None };
+        return Ok((text, ContextSource::Tar(TarStream(Box::new(stream)))));
+    }
+    stdin.read_to_end(&mut head).map_err(io_error)?;
+    Ok((from_stdin(head), ContextSource::Empty))
+}
+
+fn check_context(path: &Path) -> Result<(), CliError> {
+    let text = path.to_string_lossy();
+    if ["http://", "https://", "git://", "ssh://", "git@"].iter().any(|it| text.starts_with(it)) {
+        return Err(CliError::user(format!("remote contexts are not supported yet: `{text}`")));
+    }
+    if path.is_dir() {
+        return Ok(());
+    }
+    let error = CliError::user(format!("the context `{text}` is no directory"));
+    Err(if path.exists() { error.hint(format!("davit build -f {text} DIRECTORY")) } else { error })
+}
+
+fn read_stdin() -> Result<Vec<u8>, CliError> {
+    let mut bytes = Vec::new();
+    io::stdin().lock().read_to_end(&mut bytes).map_err(io_error)?;
+    Ok(bytes)
+}
+
+fn from_stdin(bytes: Vec<u8>) -> DockerfileText {
+    DockerfileText { name: "Dockerfile".to_owned(), bytes, in_context: false, ignore: None }
+}
+
+/// Reads the Dockerfile, and the ignore file that stands beside it.
+fn from_disk(args: &BuildArgs) -> Result<DockerfileText, CliError> {
+    let path = match &args.file {
+        Some(file) if !file.exists() && args.path.join(file).exists() => args.path.join(file),
+        Some(file) => file.clone(),
+        None => {
+            let usual = args.path.join("Dockerfile");
+            let lower = args.path.join("dockerfile");
+            if !usual.exists() && lower.exists() { lower } else { usual }
+        }
+    };
+    let bytes = fs_err::read(&path).map_err(|error| {
+        let failed = CliError::new(ErrorKind::User, error.to_string());
+        match args.file {
+            None => failed.hint("name the Dockerfile by -f FILE"),
+            Some(_) => failed,
+        }
+    })?;
+    let mut beside = path.clone().into_os_string();
+    beside.push(".dockerignore");
+    let ignore = match fs_err::read(&beside) {
+        Ok(bytes) => {
+            let name = Path::new(&beside).display().to_string();
+            Some(IgnoreText { name, bytes })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(io_error(error)),
+    };
+    let name = path.strip_prefix(&args.path).unwrap_or(&path).display().to_string();
+    Ok(DockerfileText { name, bytes, in_context: false, ignore })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_pairs_and_hosts() {
+        let words = ["A=1=2".to_owned(), "HOME_".to_owned(), "GONE".to_owned()];
+        let found = pairs(&words, |name| (name == "HOME_").then(|| "x".to_owned()));
+        assert_eq!(
+            found.into_iter().collect::<Vec<_>>(),
+            [("A".to_owned(), "1=2".to_owned()), ("HOME_".to_owned(), "x".to_owned()),]
+        );
+        let host = |text: &str| parse_host(text).ok();
+        assert_eq!(host("a:1.2.3.4"), Some(("a".to_owned(), "1.2.3.4".to_owned())));
+        assert_eq!(host("a:[::1]"), Some(("a".to_owned(), "::1".to_owned())));
+        assert_eq!(host("a=::1"), Some(("a".to_owned(), "::1".to_owned())));
+        assert_eq!(host("a"), None);
+        assert_eq!(host(":1.2.3.4"), None);
+    }
+}

@@ -1,0 +1,78 @@
+//! How a build is shown while it runs.
+
+mod json;
+mod plain;
+mod tty;
+
+use std::{io::IsTerminal as _, sync::Arc};
+
+use davit_engine::build::{BuildEvent, Miss, StepId, StepInfo};
+
+/// `--progress`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum BuildProgress {
+    /// As on a terminal if there is one, else plain
+    #[default]
+    Auto,
+    /// Steps that run, with their last lines
+    Tty,
+    /// Every line of output
+    Plain,
+    /// One JSON object per event
+    Rawjson,
+    /// Nothing
+    Quiet,
+}
+
+/// Shows the events of one build on standard error.
+pub(super) trait Display: Sync {
+    /// Shows one event.
+    fn show(&self, event: BuildEvent);
+    /// Removes what is only for the time of the build.
+    fn end(&self) {}
+}
+
+struct Nothing;
+
+impl Display for Nothing {
+    fn show(&self, _event: BuildEvent) {}
+}
+
+pub(super) fn open(progress: BuildProgress, explain: bool) -> Box<dyn Display> {
+    match progress {
+        BuildProgress::Quiet => Box::new(Nothing),
+        BuildProgress::Rawjson => Box::new(json::Json),
+        BuildProgress::Tty => Box::new(tty::Tty::new(explain)),
+        BuildProgress::Auto if std::io::stderr().is_terminal() => Box::new(tty::Tty::new(explain)),
+        BuildProgress::Auto | BuildProgress::Plain => Box::new(plain::Plain::new(explain)),
+    }
+}
+
+fn name(steps: &Arc<[StepInfo]>, id: StepId) -> String {
+    steps.iter().find(|step| step.id == id).map_or_else(String::new, |step| step.name.clone())
+}
+
+/// Why a step has to run, in words.
+fn reason(miss: &Miss) -> String {
+    let shown = |value: &Option<String>| match value {
+        Some(value) if value.chars().count() > 60 => {
+            format!("`{}...`", value.chars().take(57).collect::<String>())
+        }
+        Some(value) => format!("`{value}`"),
+        None => "nothing".to_owned(),
+    };
+    match miss {
+        Miss::NotAsked => "the cache is not used".to_owned(),
+        Miss::First => "it was never built".to_owned(),
+        Miss::Component { label, before: None, now } => format!("{label} is new: {}", shown(now)),
+        Miss::Component { label, before, now: None } => {
+            format!("{label} is gone: {}", shown(before))
+        }
+        Miss::Component { label, before, now } => {
+            format!("{label} changed from {} to {}", shown(before), shown(now))
+        }
+        Miss::File { path, difference } => format!("file {path}: {difference}"),
+        Miss::Below => "a step below gave another result".to_owned(),
+        Miss::Gone => "its result is not stored any more".to_owned(),
+    }
+}

@@ -1,0 +1,502 @@
+//! `davit build` end to end: contexts and Dockerfiles in, files and configs out.
+
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use davit_test::{Davit, Outcome};
+use serde_json::Value;
+
+use crate::davit;
+
+/// A davit with a context directory.
+struct Bench {
+    davit: Davit,
+    context: PathBuf,
+}
+
+impl Bench {
+    fn new(files: &[(&str, &str)]) -> Option<Self> {
+        if !davit_test::need_root() {
+            return None;
+        }
+        let davit = davit();
+        let context = davit.dir().join("context");
+        let bench = Self { davit, context };
+        fs::create_dir_all(&bench.context).unwrap();
+        files.iter().for_each(|(path, content)| bench.write(path, content));
+        Some(bench)
+    }
+
+    fn write(&self, path: &str, content: &str) {
+        let path = self.context.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    fn run(&self, args: &[&str]) -> Outcome {
+        let context = self.context.to_str().unwrap();
+        let all = ["build", "--progress", "plain"].iter().chain(args).chain([&context]);
+        self.davit.run(all)
+    }
+
+    /// Builds; gives the image's config.
+    fn build(&self, args: &[&str]) -> Value {
+        let outcome = self.run(args);
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        self.config(&outcome)
+    }
+
+    fn config(&self, outcome: &Outcome) -> Value {
+        let id = outcome.stderr.split("Built sha256:").nth(1).unwrap().get(..64).unwrap();
+        let bytes = fs::read(self.davit.root().join("blobs/sha256").join(id)).unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    /// Builds and exports the files.
+    fn files(&self, args: &[&str]) -> PathBuf {
+        let target = self.davit.dir().join(format!("out-{}", args.len()));
+        let spec = format!("type=local,dest={}", target.display());
+        let outcome = self.run(&[args, &["-o", &spec]].concat());
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        target
+    }
+}
+
+/// Every path below a directory: `PATH MODE CONTENT`, directories with `/`, symlinks with `->`.
+fn list(root: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut stack = vec![root.to_path_buf()];
+    while let Some(directory) = stack.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let stat = path.symlink_metadata().unwrap();
+            let name = path.strip_prefix(root).unwrap().display();
+            let mode = stat.mode() & 0o7777;
+            if stat.is_dir() {
+                lines.push(format!("{name}/ {mode:o}"));
+                stack.push(path);
+            } else if stat.is_symlink() {
+                lines.push(format!("{name} -> {}", fs::read_link(&path).unwrap().display()));
+            } else {
+                let content = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+                lines.push(format!("{name} {mode:o} {}", content.trim_end()));
+            }
+        }
+    }
+    lines.sort();
+    lines
+}
+
+#[test]
+fn copies_by_the_rules_of_docker() {
+    let Some(bench) = Bench::new(&[
+        ("a.txt", "a"),
+        ("b.txt", "b"),
+        ("dir/x", "x"),
+        ("dir/sub/y", "y"),
+        (
+            "Dockerfile",
+            "FROM scratch\n\
+             COPY a.txt /renamed\n\
+             COPY a.txt /into/\n\
+             COPY *.txt /all/\n\
+             COPY dir /tree\n\
+             WORKDIR /work\n\
+             COPY --chmod=600 a.txt .\n\
+             COPY dir/link /followed\n\
+             COPY <<EOF /inline\n\
+             hello $X\n\
+             EOF\n\
+             COPY none* /nothing/\n",
+        ),
+    ]) else {
+        return;
+    };
+    symlink("../a.txt", bench.context.join("dir/link")).unwrap();
+    fs::set_permissions(bench.context.join("dir/sub"), fs::Permissions::from_mode(0o700)).unwrap();
+    for name in ["a.txt", "b.txt", "dir/x", "dir/sub/y"] {
+        let mode = fs::Permissions::from_mode(0o644);
+        fs::set_permissions(bench.context.join(name), mode).unwrap();
+    }
+    let expected = [
+        "all/ 755",
+        "all/a.txt 644 a",
+        "all/b.txt 644 b",
+        "followed 644 a",
+        "inline 644 hello",
+        "into/ 755",
+        "into/a.txt 644 a",
+        "renamed 644 a",
+        "tree/ 755",
+        "tree/link -> ../a.txt",
+        "tree/sub/ 700",
+        "tree/sub/y 644 y",
+        "tree/x 644 x",
+        "work/ 755",
+        "work/a.txt 600 a",
+    ];
+    assert_eq!(list(&bench.files(&[])), expected);
+}
+
+#[test]
+fn config_and_history_are_buildkits() {
+    let Some(bench) = Bench::new(&[
+        ("f", "1"),
+        (
+            "Dockerfile",
+            "ARG V=1\nFROM scratch\nARG V\nENV A=$V B=\"x y\"\nLABEL l=m\nUSER 5:6\nWORKDIR /w\n\
+             COPY f .\nEXPOSE 80 53/udp\nVOLUME /data\nSTOPSIGNAL TERM\nCMD [\"/x\", \"y\"]\n\
+             ENTRYPOINT /e\nHEALTHCHECK --interval=5s CMD /check\n",
+        ),
+    ]) else {
+        return;
+    };
+    let config = bench.build(&["--label", "extra=1", "-t", "t:1"]);
+    let inner = &config["config"];
+    let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    assert_eq!(inner["Env"], serde_json::json!([path, "A=1", "B=x y"]));
+    assert_eq!(inner["Labels"], serde_json::json!({"extra": "1", "l": "m"}));
+    assert_eq!(inner["User"], "5:6");
+    assert_eq!(inner["WorkingDir"], "/w");
+    assert_eq!(inner["Cmd"], serde_json::json!(["/x", "y"]));
+    assert_eq!(inner["Entrypoint"], serde_json::json!(["/bin/sh", "-c", "/e"]));
+    assert_eq!(inner["Healthcheck"]["Interval"], 5_000_000_000_u64);
+    assert_eq!(inner["ExposedPorts"], serde_json::json!({"53/udp": {}, "80/tcp": {}}));
+    let history: Vec<&str> = config["history"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["created_by"].as_str().unwrap())
+        .collect();
+    assert_eq!(history[..5], ["ARG V=1", "ENV A=1 B=x y", "LABEL l=m", "USER 5:6", "WORKDIR /w"]);
+    assert_eq!(history[5], "COPY f . # buildkit");
+    let layers = config["rootfs"]["diff_ids"].as_array().unwrap().len();
+    let with_layer = |entry: &&Value| entry["empty_layer"] != true;
+    assert_eq!(config["history"].as_array().unwrap().iter().filter(with_layer).count(), layers);
+    assert_eq!(layers, 2);
+}
+
+#[test]
+fn an_unchanged_build_is_cached_and_a_change_is_explained() {
+    let Some(bench) = Bench::new(&[
+        ("src/a", "a"),
+        ("src/b", "b"),
+        ("last", "l"),
+        ("Dockerfile", "FROM scratch\nCOPY src /src\nCOPY last /last\n"),
+    ]) else {
+        return;
+    };
+    let first = bench.build(&[]);
+    let again = bench.run(&[]);
+    assert!(again.stderr.contains("(2 of 2 steps cached)"), "{}", again.stderr);
+    assert_eq!(bench.config(&again), first);
+    // Times alone change nothing.
+    let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    fs::File::options()
+        .write(true)
+        .open(bench.context.join("src/a"))
+        .unwrap()
+        .set_modified(time)
+        .unwrap();
+    assert_eq!(bench.build(&[]), first);
+    bench.write("src/b", "B");
+    let changed = bench.run(&["--explain"]);
+    assert!(changed.stderr.contains("file src/b: content"), "{}", changed.stderr);
+    // The second copy does not depend on the first one's layer.
+    assert!(changed.stderr.contains("same result as before"), "{}", changed.stderr);
+    let layers = |config: &Value| config["rootfs"]["diff_ids"].as_array().unwrap().clone();
+    let now = bench.config(&changed);
+    assert_ne!(layers(&now)[0], layers(&first)[0]);
+    assert_eq!(layers(&now)[1], layers(&first)[1]);
+    // Back to what it was: everything is there.
+    bench.write("src/b", "b");
+    assert_eq!(bench.build(&[]), first);
+}
+
+#[test]
+fn only_reachable_stages_are_built() {
+    let Some(bench) = Bench::new(&[
+        ("f", "1"),
+        (
+            "Dockerfile",
+            "FROM scratch AS one\nCOPY f /from-one\n\
+             FROM no-such-registry.invalid/image AS broken\nRUN false\n\
+             FROM one AS two\nCOPY f /two\n\
+             FROM scratch\nCOPY --from=two / /all\nCOPY --from=0 /from-one /zero\n",
+        ),
+    ]) else {
+        return;
+    };
+    assert_eq!(
+        list(&bench.files(&[])),
+        ["all/ 755", "all/from-one 644 1", "all/two 644 1", "zero 644 1"]
+    );
+    let one = bench.files(&["--target", "ONE"]);
+    assert_eq!(list(&one), ["from-one 644 1"]);
+}
+
+#[test]
+fn errors_show_the_place_and_help() {
+    let Some(bench) = Bench::new(&[
+        ("package.json", "{}"),
+        ("dist/x", "x"),
+        (".dockerignore", "# nothing built\n\ndist\n"),
+    ]) else {
+        return;
+    };
+    let cases = [
+        (
+            "FROM scratch\nCOPY dist /d\n",
+            "is excluded by .dockerignore:3",
+            "remove the pattern `dist`",
+        ),
+        (
+            "FROM scratch\nCOPY pakage.json /\n",
+            "is not in the context",
+            "did you mean `package.json`?",
+        ),
+        (
+            "FROM scratch AS base\nFROM scratch\nCOPY --from=bsae /x /\n",
+            "bsae",
+            "did you mean the stage `base`?",
+        ),
+        ("FROM scratch\nCOPPY a b\n", "COPPY", "did you mean `COPY`?"),
+        ("ARG IMAGE=x\nFROM $IMGAE\n", "is empty", "did you mean `IMAGE`?"),
+        ("FROM scratch\nCOPY --chown=web dist* /\n", "there is no user `web`", "give its number"),
+        ("FROM scratch\nCOPY --chmod=9 dist* /\n", "is no mode", "octal"),
+        ("FROM scratch\nRUN --mount=type=cache,target=/c x\n", "not supported yet", ""),
+    ];
+    for (dockerfile, message, hint) in cases {
+        bench.write("Dockerfile", dockerfile);
+        let outcome = bench.run(&["--pull=never"]);
+        assert_eq!(outcome.code, 1, "{dockerfile}\n{}", outcome.stderr);
+        assert!(outcome.stderr.contains(message), "{dockerfile}\n{}", outcome.stderr);
+        assert!(outcome.stderr.contains(hint), "{dockerfile}\n{}", outcome.stderr);
+        assert!(outcome.stderr.contains("Dockerfile:"), "{dockerfile}\n{}", outcome.stderr);
+        assert!(outcome.stderr.contains('^'), "{dockerfile}\n{}", outcome.stderr);
+    }
+    bench.write("Dockerfile", "FROM scratch AS release\nCOPY package.json /\n");
+    let outcome = bench.run(&["--target", "relaese"]);
+    assert!(outcome.stderr.contains("did you mean `--target release`?"), "{}", outcome.stderr);
+}
+
+#[test]
+fn standard_input_is_a_dockerfile_or_a_tar() {
+    let Some(bench) = Bench::new(&[]) else { return };
+    let build = |input: &[u8], args: &[&str]| {
+        let all = ["build", "--progress", "plain"].iter().chain(args).chain([&"-"]);
+        let mut command = bench.davit.command(all);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let input = input.to_vec();
+        let writer = std::thread::spawn(move || {
+            // A refused input may be left unread.
+            let _unread = stdin.write_all(&input);
+        });
+        let outcome = Outcome::from(child.wait_with_output().unwrap());
+        writer.join().unwrap();
+        outcome
+    };
+    let text = build(b"FROM scratch\nCOPY <<E /f\nx\nE\n", &[]);
+    assert_eq!(text.code, 0, "{}", text.stderr);
+    let mut tar = Vec::new();
+    for (name, content) in [
+        ("Dockerfile", "FROM scratch\nCOPY . /c\n"),
+        ("d/f", "file"),
+        (".dockerignore", "no\n"),
+        ("no", ""),
+    ] {
+        tar.extend_from_slice(&tar_file(name, content.as_bytes()));
+    }
+    tar.extend_from_slice(&[0; 1024]);
+    let target = bench.davit.dir().join("out");
+    let spec = format!("type=local,dest={}", target.display());
+    let outcome = build(&tar, &["-o", &spec]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let files = list(&target);
+    assert!(files.contains(&"c/d/f 644 file".to_owned()), "{files:?}");
+    assert!(!files.iter().any(|line| line.starts_with("c/no ")), "{files:?}");
+    assert_eq!(build(b"\x1f\x8b\x08 no gzip", &[]).code, 1);
+}
+
+/// One file of a tar.
+fn tar_file(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut block = [0_u8; 512];
+    block[..name.len()].copy_from_slice(name.as_bytes());
+    block[100..108].copy_from_slice(b"0000644\0");
+    block[108..116].copy_from_slice(b"0000000\0");
+    block[116..124].copy_from_slice(b"0000000\0");
+    block[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
+    block[136..148].copy_from_slice(b"00000000000\0");
+    block[156] = b'0';
+    block[257..265].copy_from_slice(b"ustar\x0000");
+    let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum::<u32>() + 8 * 32;
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut bytes = block.to_vec();
+    bytes.extend_from_slice(content);
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes
+}
+
+#[test]
+fn add_unpacks_archives() {
+    let Some(bench) = Bench::new(&[
+        ("plain.txt", "no archive"),
+        (
+            "Dockerfile",
+            "FROM scratch\nADD a.data plain.txt /to/\nADD --unpack=false a.data /kept/\n",
+        ),
+    ]) else {
+        return;
+    };
+    let tar = [tar_file("in/x", b"x"), tar_file("y", b"y"), vec![0; 1024]].concat();
+    fs::write(bench.context.join("a.data"), &tar).unwrap();
+    let files = list(&bench.files(&[]));
+    for expected in ["to/in/x 644 x", "to/y 644 y", "to/plain.txt 644 no archive"] {
+        assert!(files.contains(&expected.to_owned()), "{expected} {files:?}");
+    }
+    assert!(files.iter().any(|line| line.starts_with("kept/a.data ")), "{files:?}");
+}
+
+#[test]
+fn archives_and_ids_go_where_they_are_sent() {
+    let Some(bench) = Bench::new(&[("f", "1"), ("Dockerfile", "FROM scratch\nCOPY f /f\n")]) else {
+        return;
+    };
+    let dir = bench.davit.dir().to_path_buf();
+    let (oci, tar, iid) = (dir.join("oci.tar"), dir.join("files.tar"), dir.join("iid"));
+    let oci_spec = format!("type=oci,dest={}", oci.display());
+    let tar_spec = format!("type=tar,dest={}", tar.display());
+    let args = ["-o", &oci_spec, "-o", &tar_spec, "--iidfile", iid.to_str().unwrap(), "-t", "x:1"];
+    let config = bench.build(&args);
+    assert_eq!(config["rootfs"]["diff_ids"].as_array().unwrap().len(), 1);
+    let id = fs::read_to_string(&iid).unwrap();
+    assert!(id.starts_with("sha256:") && id.len() == 71, "{id}");
+    let holds = |path: &Path, name: &[u8]| {
+        fs::read(path).unwrap().windows(name.len()).any(|window| window == name)
+    };
+    assert!(holds(&oci, b"oci-layout") && holds(&oci, b"manifest.json"));
+    assert!(holds(&tar, b"f\0"));
+    let quiet = bench.run(&["-q"]);
+    assert_eq!((quiet.stdout.trim_end(), quiet.stderr.as_str()), (id.as_str(), ""));
+}
+
+#[test]
+fn source_date_epoch_makes_equal_images() {
+    let dockerfile = "FROM scratch\nWORKDIR /w\nCOPY f .\n";
+    let build = || {
+        let bench = Bench::new(&[("f", "1"), ("Dockerfile", dockerfile)])?;
+        Some(bench.build(&["--build-arg", "SOURCE_DATE_EPOCH=1234567890"]))
+    };
+    let (Some(one), Some(two)) = (build(), build()) else { return };
+    assert_eq!(one, two);
+    assert_eq!(one["created"], "2009-02-13T23:31:30Z");
+}
+
+/// A bench whose Dockerfiles begin with Alpine's files.
+fn alpine(dockerfile: &str) -> Option<Bench> {
+    let archive = davit_test::need_image("alpine-minirootfs-3.20.3-x86_64.tar.gz")?;
+    let bench = Bench::new(&[])?;
+    fs::copy(archive, bench.context.join("alpine.tar.gz")).unwrap();
+    bench
+        .write("Dockerfile", &format!("FROM scratch AS alpine\nADD alpine.tar.gz /\n{dockerfile}"));
+    Some(bench)
+}
+
+#[test]
+fn run_changes_the_file_system() {
+    let Some(bench) = alpine(
+        "RUN echo hi > /made && rm /etc/motd && mkdir -m 700 /d && ln /made /d/link\n\
+         RUN [\"/bin/sh\", \"-c\", \"echo exec >> /made\"]\n\
+         ENV NAME=value\n\
+         RUN <<EOF\nset -e\necho \"$NAME\" > /name\nid -u >> /name\nEOF\n\
+         USER nobody\n\
+         WORKDIR /home/me\n\
+         RUN echo $HOME > /tmp/home && pwd >> /tmp/home && hostname >> /tmp/home\n\
+         RUN --network=none ls /sys/class/net > /tmp/net\n\
+         FROM scratch\nCOPY --from=alpine /made /name /tmp/home /tmp/net /d /etc/os-release /out/\n",
+    ) else {
+        return;
+    };
+    let out = bench.files(&[]).join("out");
+    let read = |name: &str| fs::read_to_string(out.join(name)).unwrap();
+    assert_eq!(read("made"), "hi\nexec\n");
+    assert_eq!(
+        read("link"),
+        "hi\n",
+        "a file below that is written is copied up, its links are not"
+    );
+    assert_eq!(read("name"), "value\n0\n");
+    assert_eq!(read("home"), "/\n/home/me\nbuildkitsandbox\n");
+    assert_eq!(read("net"), "lo\n");
+    assert!(read("os-release").contains("3.20.3"));
+}
+
+#[test]
+fn run_leaves_no_stubs_and_fails_with_its_output() {
+    let Some(bench) = alpine("RUN true\nRUN echo out; echo err >&2; exit 7\n") else {
+        return;
+    };
+    let outcome = bench.run(&[]);
+    assert_eq!(outcome.code, 1);
+    for text in ["ended with exit code 7", "> out", "> err", "Dockerfile:4", "RUN echo out"] {
+        assert!(outcome.stderr.contains(text), "{text}\n{}", outcome.stderr);
+    }
+    let bench = alpine("RUN true\n").unwrap();
+    let config = bench.build(&[]);
+    let empty = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef";
+    assert_eq!(config["rootfs"]["diff_ids"][1], empty);
+}
+
+#[test]
+fn an_equal_result_cuts_the_rest_off() {
+    let Some(bench) = alpine("ARG X\nRUN echo constant > /f # $X\nRUN date +%N > /when\n") else {
+        return;
+    };
+    let first = bench.build(&["--build-arg", "X=1"]);
+    let second = bench.build(&["--build-arg", "X=2"]);
+    // The command ran again (its argument differs), gave the same, and what follows is untouched.
+    assert_eq!(first["rootfs"], second["rootfs"]);
+    assert_ne!(first["history"], second["history"]);
+}
+
+#[test]
+fn ctrl_c_leaves_nothing() {
+    let Some(bench) = alpine("RUN sleep 1000\n") else { return };
+    let context = bench.context.to_str().unwrap().to_owned();
+    let mut command = bench.davit.command(["build", "--progress", "plain", &context]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let sleeping = || {
+        fs::read_dir("/proc").unwrap().filter_map(Result::ok).any(|entry| {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let root = fs::read(entry.path().join("cgroup")).unwrap_or_default();
+            line == b"sleep\x001000\0" && String::from_utf8_lossy(&root).contains("build-")
+        })
+    };
+    let until = |wanted: bool| {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while sleeping() != wanted {
+            assert!(std::time::Instant::now() < deadline, "sleeping should be {wanted}");
+            std::thread::yield_now();
+        }
+    };
+    until(true);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let outcome = Outcome::from(child.wait_with_output().unwrap());
+    assert_eq!(outcome.code, 130, "{}", outcome.stderr);
+    until(false);
+    let left: Vec<_> = fs::read_dir(bench.davit.root().join("tmp"))
+        .unwrap()
+        .filter_map(Result::ok)
+        .map(|entry| entry.file_name())
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
