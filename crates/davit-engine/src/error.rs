@@ -7,3 +7,9 @@ pub trait Hint: std::error::Error {
         Vec::new()
     }
 }
+
+impl Hint for davit_store::StoreError {
+    fn hints(&self) -> Vec<String> {
+        if self.is_no_space() { vec!["davit system prune".to_owned()] } else { Vec::new() }
+    }
+}

@@ -29,6 +29,7 @@ pub use config::{Config, Settings};
 pub use container::ContainerError;
 pub use davit_distribution::{Saved, Secret, wire::SearchEntry};
 pub use davit_image as image;
+pub use davit_store::{BuildCache, CheckReport, Fault, FaultKind, ImageRow, Repair};
 pub use engine::{Engine, OpenError};
 pub use error::Hint;
 pub use images::{

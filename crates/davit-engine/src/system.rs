@@ -23,6 +23,15 @@ pub enum CheckMode {
     Repair,
 }
 
+/// Volumes that a prune removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PrunedVolumes {
+    /// Their names.
+    pub names: Vec<String>,
+    /// Bytes on disk.
+    pub freed_bytes: u64,
+}
+
 impl Engine {
     /// Reads everything in the store again and names what is wrong.
     ///
@@ -49,6 +58,27 @@ impl Engine {
     pub fn prune_store(&self, build_cache: BuildCache) -> Result<GcReport, StoreError> {
         self.store().sweep_orphans(Partials::All)?;
         self.store().collect(&GcOptions { build_cache })
+    }
+
+    /// Removes volumes that were made without a name and that no container uses.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn prune_anonymous_volumes(&self) -> Result<PrunedVolumes, StoreError> {
+        let mut pruned = PrunedVolumes::default();
+        for row in self.store().volumes()? {
+            let name = row.volume.name;
+            if !row.volume.anonymous || !row.containers.is_empty() {
+                continue;
+            }
+            let size = usage::tree_size(&self.store().layout().volume_data(&name));
+            // A container may have taken it since.
+            if self.store().remove_volume(&name)?.is_empty() {
+                pruned.freed_bytes += size;
+                pruned.names.push(name);
+            }
+        }
+        Ok(pruned)
     }
 
     /// Brings the build cache under its budget; cheap when it is.

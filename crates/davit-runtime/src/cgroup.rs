@@ -1,19 +1,40 @@
-//! Cgroups: version 2 for tracking, killing, freezing and devices; version 1 only for limits that were asked and that 2 lacks.
+//! Cgroups: version 2 for tracking, killing, freezing and devices; version 1 only for limits that
+//! were asked and that version 2 lacks (a hybrid machine).
+//!
+//! Attaching to a hierarchy of version 1 waits for a grace period (10 ms), being born in a cgroup of
+//! version 2 costs nothing: a container without limits never touches version 1. Where no hierarchy
+//! of version 2 is mounted davit mounts it for itself, detached.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
-use std::time::Duration;
+mod devices;
+mod directory;
+mod discover;
+mod settings;
+mod stats;
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use thiserror::Error;
 
+use self::directory::Directory;
+use self::settings::{Controller, Setting};
+pub use self::stats::Stats;
 use crate::plan::{DeviceRule, Limits};
+
+/// How long removing waits for members that are dying.
+const REMOVE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long freezing waits for members that are in the kernel.
+const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A cgroup operation that failed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CgroupError {
-    /// No cgroup filesystem is mounted.
+    /// No cgroup filesystem is there.
     #[error("no cgroup hierarchy is mounted")]
     NoHierarchy,
     /// A limit was asked whose controller the machine lacks.
@@ -22,6 +43,9 @@ pub enum CgroupError {
     /// A path that would leave the hierarchy.
     #[error("cgroup path {0:?}")]
     Path(String),
+    /// A cgroup of that name has members.
+    #[error("cgroup {0} exists and has processes")]
+    InUse(PathBuf),
     /// A file or directory of the hierarchy.
     #[error("{path}")]
     Io {
@@ -40,74 +64,223 @@ pub enum CgroupError {
         /// Cause.
         source: io::Error,
     },
+    /// The device filter.
+    #[error("device filter of cgroup {path}")]
+    Devices {
+        /// Directory.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+}
+
+impl CgroupError {
+    /// Whether the cgroup does not exist.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
 }
 
 /// The machine's hierarchies; found once per process.
 #[derive(Debug)]
-pub struct Cgroups {}
+pub struct Cgroups {
+    unified: Directory,
+    /// Controllers of version 2.
+    controllers: Vec<String>,
+    v1: Vec<Hierarchy>,
+}
+
+/// A hierarchy of version 1.
+#[derive(Debug)]
+struct Hierarchy {
+    controllers: Vec<String>,
+    directory: Directory,
+}
 
 /// A cgroup of ours: one directory per hierarchy in use.
 #[derive(Debug)]
 pub struct Cgroup {
     path: String,
-    directory: OwnedFd,
-}
-
-/// Usage of a cgroup; what the machine cannot tell is `None`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// CPU time.
-    pub cpu: Option<Duration>,
-    /// CPU time in user mode.
-    pub cpu_user: Option<Duration>,
-    /// CPU time in the kernel.
-    pub cpu_system: Option<Duration>,
-    /// Periods in which the quota was used up.
-    pub throttled_periods: Option<u64>,
-    /// Time spent waiting for quota.
-    pub throttled: Option<Duration>,
-    /// Memory in bytes, including page cache.
-    pub memory_bytes: Option<u64>,
-    /// Inactive file pages in bytes, which Docker subtracts for display.
-    pub memory_inactive_file_bytes: Option<u64>,
-    /// Limit in bytes.
-    pub memory_limit_bytes: Option<u64>,
-    /// Processes and threads.
-    pub pids: Option<u64>,
-    /// Limit of processes and threads.
-    pub pids_limit: Option<u64>,
-    /// Bytes read from block devices.
-    pub read_bytes: Option<u64>,
-    /// Bytes written to block devices.
-    pub write_bytes: Option<u64>,
+    unified: Directory,
+    controllers: Vec<String>,
+    v1: Vec<Hierarchy>,
 }
 
 impl Cgroups {
     /// Reads `/proc/self/mountinfo`.
     ///
     /// # Errors
-    /// [`CgroupError::NoHierarchy`].
+    /// [`CgroupError::NoHierarchy`] where version 2 is neither mounted nor can be.
     pub fn discover() -> Result<Self, CgroupError> {
-        unimplemented!()
+        discover::discover()
     }
 
-    /// Version as `docker info` shows it: 2 where every controller is in the unified hierarchy, else 1.
+    /// Version as `docker info` shows it: 2 where every controller is in the unified hierarchy,
+    /// else 1.
+    #[must_use]
     pub fn version(&self) -> u8 {
-        unimplemented!()
+        if self.v1.iter().any(|hierarchy| !hierarchy.controllers.is_empty()) { 1 } else { 2 }
     }
 
-    /// Makes a cgroup with limits and device filter; parents too.
+    /// Names of the controllers that limits can be set with, of both versions, sorted.
+    #[must_use]
+    pub fn controllers(&self) -> Vec<&str> {
+        let v1 = self.v1.iter().flat_map(|hierarchy| &hierarchy.controllers);
+        let mut names: Vec<&str> = self.controllers.iter().chain(v1).map(String::as_str).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// The root of the unified hierarchy.
+    pub(crate) fn root(&self) -> BorrowedFd<'_> {
+        self.unified.as_fd()
+    }
+
+    /// Makes a cgroup with limits and device filter; parents too. One of that name without members
+    /// is replaced.
     ///
     /// # Errors
-    /// [`CgroupError`]; nothing is left behind.
+    /// [`CgroupError`]; nothing but parents is left behind.
     pub fn create(
         &self,
         path: &str,
         limits: &Limits,
         devices: &[DeviceRule],
     ) -> Result<Cgroup, CgroupError> {
-        let _ = (path, limits, devices);
-        unimplemented!()
+        let settings = settings::needed(limits);
+        let mut cgroup = self.make(path, &settings)?;
+        let equipped = self
+            .equip(&mut cgroup, limits, &settings)
+            .and_then(|()| self.filter_devices(&mut cgroup, devices));
+        match equipped {
+            Ok(()) => Ok(cgroup),
+            Err(error) => {
+                // The first error counts; the directory is empty, so this works.
+                drop(cgroup.remove());
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens a cgroup without limits of its own, made if missing: where monitors live.
+    ///
+    /// # Errors
+    /// [`CgroupError`].
+    pub fn open_or_create(&self, path: &str) -> Result<Cgroup, CgroupError> {
+        match self.open(path) {
+            Err(error) if error.is_not_found() => match self.make(path, &[]) {
+                // Somebody else made it meanwhile and lives in it.
+                Err(CgroupError::InUse(_)) => self.open(path),
+                result => result,
+            },
+            result => result,
+        }
+    }
+
+    /// Makes the directory in the unified hierarchy.
+    fn make(&self, path: &str, settings: &[Controller]) -> Result<Cgroup, CgroupError> {
+        let components = components(path)?;
+        let (last, parents) =
+            components.split_last().ok_or_else(|| CgroupError::Path(path.to_owned()))?;
+        let mut directory = self.unified.try_clone()?;
+        self.delegate(&directory, settings)?;
+        for component in parents {
+            directory = directory.make_or_open(component)?;
+            self.delegate(&directory, settings)?;
+        }
+        let unified = match directory.make(last) {
+            Err(CgroupError::Io { source, .. })
+                if source.kind() == io::ErrorKind::AlreadyExists =>
+            {
+                replace(&directory, last)?
+            }
+            result => result?,
+        };
+        let controllers = self.controllers.clone();
+        Ok(Cgroup { path: path.to_owned(), unified, controllers, v1: Vec::new() })
+    }
+
+    /// Hands the controllers of version 2 on to the children of a directory: those that statistics
+    /// need where possible, those that limits need always.
+    fn delegate(&self, directory: &Directory, asked: &[Controller]) -> Result<(), CgroupError> {
+        const USUAL: [&str; 4] = ["cpu", "io", "memory", "pids"];
+        if self.controllers.iter().all(|name| name == "hugetlb") {
+            return Ok(());
+        }
+        let enabled = directory.read("cgroup.subtree_control")?;
+        let is_enabled = |name: &str| enabled.split_whitespace().any(|word| word == name);
+        for name in &self.controllers {
+            let is_asked = asked.iter().any(|controller| controller.v2_name() == name);
+            let is_wanted = is_asked || USUAL.contains(&name.as_str());
+            if !is_wanted || is_enabled(name) {
+                continue;
+            }
+            match directory.write("cgroup.subtree_control", &format!("+{name}")) {
+                Err(error) if is_asked => return Err(error),
+                // Statistics will lack something.
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the limits, each in the version that has its controller.
+    fn equip(
+        &self,
+        cgroup: &mut Cgroup,
+        limits: &Limits,
+        asked: &[Controller],
+    ) -> Result<(), CgroupError> {
+        for controller in asked {
+            if self.controllers.iter().any(|name| name == controller.v2_name()) {
+                continue;
+            }
+            self.join_v1(cgroup, controller.v1_name(), controller.purpose())?;
+        }
+        cgroup.apply(limits)
+    }
+
+    /// Makes the cgroup in the hierarchy of version 1 that has `controller`.
+    fn join_v1(
+        &self,
+        cgroup: &mut Cgroup,
+        controller: &str,
+        purpose: &'static str,
+    ) -> Result<(), CgroupError> {
+        let has =
+            |hierarchy: &&Hierarchy| hierarchy.controllers.iter().any(|name| name == controller);
+        if cgroup.v1.iter().any(|hierarchy| has(&hierarchy)) {
+            return Ok(());
+        }
+        let hierarchy = self.v1.iter().find(has).ok_or(CgroupError::NoController(purpose))?;
+        let mut directory = hierarchy.directory.try_clone()?;
+        for component in components(&cgroup.path)? {
+            let below = directory.make_or_open(component)?;
+            if controller == "cpuset" {
+                inherit_cpuset(&directory, &below)?;
+            }
+            directory = below;
+        }
+        cgroup.v1.push(Hierarchy { controllers: hierarchy.controllers.clone(), directory });
+        Ok(())
+    }
+
+    fn filter_devices(&self, cgroup: &mut Cgroup, rules: &[DeviceRule]) -> Result<(), CgroupError> {
+        if rules.is_empty() {
+            return Ok(());
+        }
+        let Err(source) = devices::attach(&cgroup.unified, rules) else { return Ok(()) };
+        let failed = CgroupError::Devices { path: cgroup.unified.path().to_owned(), source };
+        // Without BPF the old controller does the same, at the price of an attachment.
+        if self.join_v1(cgroup, "devices", "devices").is_err() {
+            return Err(failed);
+        }
+        match cgroup.v1_of("devices") {
+            Some(directory) => devices::write_v1(directory, rules),
+            None => Err(failed),
+        }
     }
 
     /// Opens an existing cgroup.
@@ -115,17 +288,28 @@ impl Cgroups {
     /// # Errors
     /// [`CgroupError::Io`] with `NotFound` if it is gone.
     pub fn open(&self, path: &str) -> Result<Cgroup, CgroupError> {
-        let _ = path;
-        unimplemented!()
+        let components = components(path)?;
+        let unified = self.unified.descend(&components)?;
+        let v1 = self
+            .v1
+            .iter()
+            .filter_map(|hierarchy| {
+                let directory = hierarchy.directory.descend(&components).ok()?;
+                Some(Hierarchy { controllers: hierarchy.controllers.clone(), directory })
+            })
+            .collect();
+        let controllers = self.controllers.clone();
+        Ok(Cgroup { path: path.to_owned(), unified, controllers, v1 })
     }
 
-    /// Moves the calling process into a cgroup without limits, made if missing: the monitor's way out of its caller's scope.
+    /// Moves the calling process into a cgroup without limits, made if missing. It waits for a
+    /// grace period: a process that is started anew is better born there
+    /// ([`crate::process`]'s spawn with [`Cgroups::open_or_create`]).
     ///
     /// # Errors
     /// [`CgroupError`].
     pub fn enter(&self, path: &str) -> Result<(), CgroupError> {
-        let _ = path;
-        unimplemented!()
+        self.open_or_create(path)?.unified.write("cgroup.procs", "0")
     }
 
     /// Removes a cgroup and those below it from every hierarchy; a missing one is no error.
@@ -133,24 +317,114 @@ impl Cgroups {
     /// # Errors
     /// [`CgroupError`].
     pub fn remove(&self, path: &str) -> Result<(), CgroupError> {
-        let _ = path;
-        unimplemented!()
+        match self.open(path) {
+            Ok(cgroup) => cgroup.remove(),
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => Err(error),
+        }
     }
+}
+
+/// Splits a path; `.`, `..` and names of the kernel's own files are refused.
+fn components(path: &str) -> Result<Vec<&str>, CgroupError> {
+    let is_bad = |component: &&str| {
+        matches!(*component, "" | "." | "..")
+            || component.contains(['\0', '\n'])
+            || component.starts_with("cgroup.")
+    };
+    let components: Vec<&str> = path.split('/').collect();
+    if components.iter().any(|component| is_bad(&component)) {
+        return Err(CgroupError::Path(path.to_owned()));
+    }
+    Ok(components)
+}
+
+/// Replaces a left-over cgroup, which may have another one's limits and filters.
+fn replace(parent: &Directory, name: &str) -> Result<Directory, CgroupError> {
+    let old = parent.open(name)?;
+    if old.is_populated()? {
+        return Err(CgroupError::InUse(old.path().to_owned()));
+    }
+    remove_tree(&old, Instant::now() + REMOVE_PATIENCE)?;
+    parent.make(name)
+}
+
+/// A new directory of `cpuset` has neither CPUs nor memory until they are copied.
+fn inherit_cpuset(parent: &Directory, child: &Directory) -> Result<(), CgroupError> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if child.read(file)?.trim().is_empty() {
+            child.write(file, parent.read(file)?.trim())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a directory and those below it, the deepest first.
+fn remove_tree(directory: &Directory, deadline: Instant) -> Result<(), CgroupError> {
+    for name in directory.children()? {
+        match directory.open(&name) {
+            Ok(child) => remove_tree(&child, deadline)?,
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    directory.remove(deadline)
 }
 
 impl Cgroup {
     /// Path below the hierarchies' roots.
+    #[must_use]
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// Changes limits of a running container.
+    fn v1_of(&self, controller: &str) -> Option<&Directory> {
+        self.v1
+            .iter()
+            .find(|hierarchy| hierarchy.controllers.iter().any(|name| name == controller))
+            .map(|hierarchy| &hierarchy.directory)
+    }
+
+    /// The files by which a process enters the hierarchies of version 1, open for writing.
+    pub(crate) fn attachments(&self) -> Result<Vec<OwnedFd>, CgroupError> {
+        self.v1
+            .iter()
+            .map(|hierarchy| hierarchy.directory.open_for_writing("cgroup.procs"))
+            .collect()
+    }
+
+    /// Where a controller's files are, and in which version's words they are written.
+    fn place(&self, controller: Controller) -> Option<(&Directory, settings::Version)> {
+        match self.v1_of(controller.v1_name()) {
+            Some(directory) => Some((directory, settings::Version::One)),
+            None if self.controllers.iter().any(|name| name == controller.v2_name()) => {
+                Some((&self.unified, settings::Version::Two))
+            }
+            None => None,
+        }
+    }
+
+    fn apply(&self, limits: &Limits) -> Result<(), CgroupError> {
+        for controller in settings::needed(limits) {
+            let (directory, version) =
+                self.place(controller).ok_or(CgroupError::NoController(controller.purpose()))?;
+            let settings = settings::of(controller, version, limits);
+            if apply_all(directory, &settings).is_err() {
+                // Memory and memory plus swap bound each other: raising works in the other order.
+                let reversed: Vec<_> = settings.into_iter().rev().collect();
+                apply_all(directory, &reversed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes limits of a running container. A controller of version 1 that it was not started
+    /// with cannot be added.
     ///
     /// # Errors
     /// [`CgroupError`].
     pub fn update(&mut self, limits: &Limits) -> Result<(), CgroupError> {
-        let _ = limits;
-        unimplemented!()
+        self.apply(limits)
     }
 
     /// Kills every member, also of cgroups below.
@@ -158,15 +432,71 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError`].
     pub fn kill(&self) -> Result<(), CgroupError> {
-        unimplemented!()
+        match self.unified.write("cgroup.kill", "1") {
+            // Before Linux 5.14.
+            Err(error) if error.is_not_found() && self.unified.exists() => self.kill_each(),
+            result => result,
+        }
+    }
+
+    fn kill_each(&self) -> Result<(), CgroupError> {
+        const SIGKILL: i32 = 9;
+        // Frozen members cannot fork; killing works on them.
+        drop(self.unified.write("cgroup.freeze", "1"));
+        let deadline = Instant::now() + REMOVE_PATIENCE;
+        let mut result = Ok(());
+        loop {
+            match self.processes() {
+                Ok(pids) if pids.is_empty() => break,
+                Ok(pids) => pids.iter().for_each(|pid| {
+                    // One that ended meanwhile is what is wanted.
+                    let _ = davit_sys::process::kill(*pid, SIGKILL);
+                }),
+                Err(error) => result = Err(error),
+            }
+            if result.is_err() || Instant::now() > deadline {
+                break;
+            }
+            self.unified.wait_for_event(Duration::from_millis(10));
+        }
+        drop(self.unified.write("cgroup.freeze", "0"));
+        result
     }
 
     /// Stops every member and waits until all have stopped (at most 10 s).
     ///
     /// # Errors
-    /// [`CgroupError`].
+    /// [`CgroupError`]; then the members go on.
     pub fn freeze(&self) -> Result<(), CgroupError> {
-        unimplemented!()
+        self.unified.write("cgroup.freeze", "1")?;
+        let deadline = Instant::now() + FREEZE_PATIENCE;
+        while !self.is_frozen()? {
+            if Instant::now() > deadline {
+                self.thaw()?;
+                return Err(CgroupError::Io {
+                    path: self.unified.path().join("cgroup.freeze"),
+                    source: io::ErrorKind::TimedOut.into(),
+                });
+            }
+            self.unified.wait_for_event(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
+    /// Whether every member has stopped.
+    ///
+    /// # Errors
+    /// [`CgroupError`].
+    pub fn is_frozen(&self) -> Result<bool, CgroupError> {
+        self.unified.event("frozen")
+    }
+
+    /// Whether it or one below it has members.
+    ///
+    /// # Errors
+    /// [`CgroupError`].
+    pub fn is_populated(&self) -> Result<bool, CgroupError> {
+        self.unified.is_populated()
     }
 
     /// Lets the members go on.
@@ -174,15 +504,18 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError`].
     pub fn thaw(&self) -> Result<(), CgroupError> {
-        unimplemented!()
+        self.unified.write("cgroup.freeze", "0")
     }
 
-    /// Members in the caller's PID namespace, also of cgroups below.
+    /// Members in the caller's PID namespace, also of cgroups below, sorted.
     ///
     /// # Errors
     /// [`CgroupError`].
     pub fn processes(&self) -> Result<Vec<i32>, CgroupError> {
-        unimplemented!()
+        let mut pids = Vec::new();
+        collect(&self.unified, &mut pids)?;
+        pids.sort_unstable();
+        Ok(pids)
     }
 
     /// Usage.
@@ -190,12 +523,18 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError`].
     pub fn stats(&self) -> Result<Stats, CgroupError> {
-        unimplemented!()
+        stats::read(self)
     }
 
     /// Whether the kernel killed a member for lack of memory. Ask before [`Cgroup::remove`].
+    #[must_use]
     pub fn oom_killed(&self) -> bool {
-        unimplemented!()
+        let (directory, file) = match self.v1_of("memory") {
+            Some(directory) => (directory, "memory.oom_control"),
+            None => (&self.unified, "memory.events"),
+        };
+        let text = directory.read(file).unwrap_or_default();
+        settings::field(&text, "oom_kill").is_some_and(|count| count > 0)
     }
 
     /// Removes it; members must be gone or going (retries for 2 s). Blocks.
@@ -203,12 +542,58 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError`].
     pub fn remove(self) -> Result<(), CgroupError> {
-        unimplemented!()
+        let deadline = Instant::now() + REMOVE_PATIENCE;
+        let mut result = remove_tree(&self.unified, deadline);
+        for hierarchy in &self.v1 {
+            let removed = remove_tree(&hierarchy.directory, deadline);
+            result = result.and(removed);
+        }
+        result
     }
 }
 
+fn apply_all(directory: &Directory, settings: &[Setting]) -> Result<(), CgroupError> {
+    for setting in settings {
+        match directory.write(setting.file, &setting.value) {
+            Err(CgroupError::Io { source, .. })
+                if setting.is_optional && source.kind() == io::ErrorKind::NotFound => {}
+            Err(CgroupError::Io { path, source }) => {
+                return Err(CgroupError::Limit { path, value: setting.value.clone(), source });
+            }
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+fn collect(directory: &Directory, pids: &mut Vec<i32>) -> Result<(), CgroupError> {
+    let text = directory.read("cgroup.procs")?;
+    pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+    for name in directory.children()? {
+        match directory.open(&name).and_then(|child| collect(&child, pids)) {
+            Err(error) if error.is_not_found() => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
 impl AsFd for Cgroup {
+    /// The directory of the unified hierarchy.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.directory.as_fd()
+        self.unified.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_stay_in_the_hierarchy() {
+        assert_eq!(components("davit/abc").unwrap(), ["davit", "abc"]);
+        for path in ["", "/", "/davit", "davit/", "a//b", "..", "a/../b", "a/cgroup.procs", "a\n"] {
+            assert!(matches!(components(path), Err(CgroupError::Path(_))), "{path:?}");
+        }
     }
 }

@@ -1,11 +1,30 @@
 //! Starting a further process in a running container, without its monitor.
+//!
+//! The caller's child is born in the container's cgroup and PID namespace; it then enters the other
+//! namespaces and becomes the command by the same code as a container's first process.
 
-use std::os::fd::OwnedFd;
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
 
-use crate::error::LaunchError;
-use crate::launch::{StdioPlan, Streams};
+use davit_sys::process::{CloneOptions, clone};
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    thread::ThreadNameSpaceType,
+};
+
+use crate::cgroup::{Cgroup, Cgroups};
+use crate::child::{
+    self, Join,
+    channel::{ParentEnd, Report, channel},
+};
+use crate::error::{LaunchError, Objects};
+use crate::launch::process::{PreparedProcess, streams};
+use crate::launch::{PidNamespace, StdioPlan, Streams, end, within_pid_namespace};
 use crate::plan::ProcessPlan;
 use crate::process::{Identity, Process};
+use crate::user;
 
 /// A running container to join.
 #[derive(Debug)]
@@ -34,14 +53,97 @@ pub struct Executed {
     pub streams: Streams,
 }
 
-/// Joins the container's namespaces and cgroup, and executes. Blocks until the command runs or failed.
+/// Joins the container's namespaces and cgroup, and executes. Blocks until the command runs or
+/// failed.
 ///
-/// The calling process must have been started from a sealed executable (`davit_sys::sealed`), so that the container cannot
-/// overwrite it (CVE-2019-5736).
+/// The calling process must run from a sealed executable (`davit_sys::sealed`), so that the
+/// container cannot overwrite it (CVE-2019-5736).
 ///
 /// # Errors
-/// [`LaunchError`].
+/// [`LaunchError`]; [`LaunchError::NotRunning`] if the container has ended.
 pub fn exec(target: &Target, plan: ExecPlan) -> Result<Executed, LaunchError> {
-    let _ = (target, plan, None::<OwnedFd>);
-    unimplemented!()
+    let first = Process::open(target.process).map_err(|_| LaunchError::NotRunning)?;
+    let root = root_of(&first)?;
+    let user = user::resolve(root.as_fd(), &plan.process.user)?;
+    let (stdio, mut own) = streams(plan.stdio).map_err(|errno| failed("pipes", errno.into()))?;
+    let prepared = PreparedProcess::new(&plan.process, &user, stdio)?;
+    let cgroup = Cgroups::discover()?.open(&target.cgroup)?;
+    let (process, channel) = clone_joining(&first, &prepared, &cgroup)?;
+    let objects = Objects::of_process(&plan.process);
+    // The child's ends of the pipes are closed with it.
+    drop(prepared);
+    match await_exec(&channel, &objects, &mut own) {
+        Ok(()) => Ok(Executed { process, streams: own }),
+        Err(error) => {
+            end(&process);
+            Err(error)
+        }
+    }
+}
+
+fn failed(object: &str, source: io::Error) -> LaunchError {
+    LaunchError::Prepare { object: object.to_owned(), source }
+}
+
+/// The root of the container, as its first process sees it.
+fn root_of(first: &Process) -> Result<OwnedFd, LaunchError> {
+    let path = format!("/proc/{}/root", first.identity().pid);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root =
+        rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|_| LaunchError::NotRunning)?;
+    // It lives, so the number was its own when the link was read.
+    first.signal(0).map_err(|_| LaunchError::NotRunning)?;
+    Ok(root)
+}
+
+fn clone_joining(
+    first: &Process,
+    prepared: &PreparedProcess,
+    cgroup: &Cgroup,
+) -> Result<(Process, ParentEnd), LaunchError> {
+    let attachments = cgroup.attachments()?;
+    let (parent_end, child_end) =
+        channel().map_err(|errno| failed("the start channel", errno.into()))?;
+    child::hide_from_tracers().map_err(|errno| failed("the calling process", errno.into()))?;
+    let join = Join {
+        target: first.as_fd(),
+        namespaces: ThreadNameSpaceType::MOUNT
+            | ThreadNameSpaceType::NETWORK
+            | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+            | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+            | ThreadNameSpaceType::CONTROL_GROUP,
+        v1_procs: &attachments,
+        process: prepared,
+    };
+    let options = CloneOptions { cgroup: Some(cgroup.as_fd()), ..CloneOptions::default() };
+    let cloned = within_pid_namespace(first.as_fd(), PidNamespace::Process, || {
+        clone(options, || child::joining_process(&join, &child_end))
+    })?;
+    let cloned = match cloned {
+        // The PID namespace has lost its process 1, or the cgroup is gone.
+        Err(rustix::io::Errno::NOMEM | rustix::io::Errno::NODEV) => {
+            return Err(LaunchError::NotRunning);
+        }
+        result => result.map_err(|errno| failed("a process in the container", errno.into()))?,
+    };
+    let process = Process::from_cloned(cloned)
+        .map_err(|source| failed("a process in the container", source))?;
+    Ok((process, parent_end))
+}
+
+fn await_exec(
+    channel: &ParentEnd,
+    objects: &Objects,
+    streams: &mut Streams,
+) -> Result<(), LaunchError> {
+    loop {
+        let report =
+            channel.receive().map_err(|errno| failed("the start channel", errno.into()))?;
+        match report {
+            Report::Terminal(master) => *streams = Streams::Terminal(master),
+            Report::Failed(failure) => return Err(objects.describe(failure)),
+            Report::Closed => return Ok(()),
+            Report::Prepared => {}
+        }
+    }
 }

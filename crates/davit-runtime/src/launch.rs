@@ -1,11 +1,30 @@
 //! Starting a container's first process.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+pub(crate) mod mounts;
+pub(crate) mod paths;
+pub(crate) mod prepare;
+pub(crate) mod process;
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use davit_sys::process::{CloneOptions, Cloned, NamespaceKind, clone, pidfd_namespace};
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    thread::LinkNameSpaceType,
+};
 
 use crate::cgroup::{Cgroup, Cgroups};
-use crate::error::LaunchError;
-use crate::plan::Plan;
+use crate::child::{
+    self,
+    channel::{ParentEnd, Release, Report, channel},
+};
+use crate::error::{LaunchError, Objects};
+use crate::plan::{Namespace, Plan};
 use crate::process::Process;
+use crate::user;
 
 /// What a launch needs besides the [`Plan`].
 #[derive(Debug)]
@@ -66,10 +85,25 @@ pub enum Streams {
     None,
 }
 
-/// A cloned first process that prepares itself. Dropping it kills the process and its cgroup's members.
+/// A cloned first process that prepares itself. Dropping it kills the process and its cgroup's
+/// members, and removes the cgroup.
 #[derive(Debug)]
 pub struct Launched {
+    /// `None` once it was started.
+    inner: Option<Inner>,
+    objects: Objects,
+    is_prepared: bool,
+    is_wired: bool,
+}
+
+#[derive(Debug)]
+struct Inner {
     process: Process,
+    cgroup: Cgroup,
+    channel: ParentEnd,
+    streams: Streams,
+    mount_namespace: OwnedFd,
+    network_namespace: OwnedFd,
 }
 
 /// A container whose command runs.
@@ -79,7 +113,8 @@ pub struct Running {
     pub process: Process,
     /// The container's cgroup; not removed on drop.
     pub cgroup: Cgroup,
-    /// Holding it keeps the mounts, so that tearing them down happens after the exit was reported (0.9 ms).
+    /// Holding it keeps the mounts, so that tearing them down happens after the exit was reported
+    /// (0.9 ms).
     pub mount_namespace: OwnedFd,
     /// The network namespace.
     pub network_namespace: OwnedFd,
@@ -92,42 +127,252 @@ pub struct Running {
 /// # Errors
 /// [`LaunchError`]; nothing is left behind.
 pub fn launch(launch: Launch<'_>) -> Result<Launched, LaunchError> {
-    let _ = launch;
-    unimplemented!()
+    let Launch { plan, root, descriptors, stdio, cgroups } = launch;
+    let user = user::resolve(root, &plan.process.user)?;
+    let (stdio, streams) = process::streams(stdio).map_err(|errno| failed("pipes", errno))?;
+    let process = process::PreparedProcess::new(&plan.process, &user, stdio)?;
+    let sources = mounts::Sources { descriptors, cgroups };
+    let mut prepared = prepare::prepare(plan, process, root, sources)?;
+    let cgroup = cgroups.create(&plan.cgroup.path, &plan.cgroup.limits, &plan.cgroup.devices)?;
+    let cloned = cgroup.attachments().map_err(LaunchError::from).and_then(|attachments| {
+        prepared.v1_procs = attachments;
+        clone_first(plan, &prepared, descriptors, &cgroup)
+    });
+    let inner = match cloned
+        .and_then(|(cloned, channel)| hold(plan, descriptors, cloned).map(|held| (held, channel)))
+    {
+        Ok(((process, mount_namespace, network_namespace), channel)) => {
+            Inner { process, cgroup, channel, streams, mount_namespace, network_namespace }
+        }
+        Err(error) => {
+            discard(cgroup);
+            return Err(error);
+        }
+    };
+    let objects = Objects::of_plan(plan);
+    Ok(Launched { inner: Some(inner), objects, is_prepared: false, is_wired: false })
+}
+
+fn failed(object: &str, source: impl Into<io::Error>) -> LaunchError {
+    LaunchError::Prepare { object: object.to_owned(), source: source.into() }
+}
+
+/// Ends what is in a cgroup and removes it; a container that failed leaves nothing.
+fn discard(cgroup: Cgroup) {
+    let removed = cgroup.kill().and_then(|()| cgroup.remove());
+    if let Err(error) = removed {
+        tracing::warn!(%error, "the cgroup of a failed container stays");
+    }
+}
+
+fn clone_first(
+    plan: &Plan,
+    prepared: &prepare::Prepared<'_>,
+    descriptors: &[BorrowedFd<'_>],
+    cgroup: &Cgroup,
+) -> Result<(Cloned, ParentEnd), LaunchError> {
+    let (parent_end, child_end) = channel().map_err(|errno| failed("the start channel", errno))?;
+    child::hide_from_tracers().map_err(|errno| failed("the calling process", errno))?;
+    let options = CloneOptions {
+        namespaces: prepare::new_namespaces(plan),
+        cgroup: Some(cgroup.as_fd()),
+        sibling: false,
+    };
+    let clone = || clone(options, || child::first_process(prepared, &child_end));
+    let cloned = match plan.namespaces.pid {
+        Namespace::Join(number) => {
+            let space =
+                descriptors.get(number).ok_or_else(|| mounts::missing_descriptor(number))?;
+            within_pid_namespace(*space, PidNamespace::Link, clone)?
+        }
+        Namespace::New | Namespace::Host => clone(),
+    };
+    let cloned = cloned.map_err(|errno| failed("the container's first process", errno))?;
+    Ok((cloned, parent_end))
+}
+
+/// What names a PID namespace.
+#[derive(Clone, Copy)]
+pub(crate) enum PidNamespace {
+    /// A descriptor of the namespace.
+    Link,
+    /// A pidfd of a process in it.
+    Process,
+}
+
+/// Runs `work` while children of the calling thread are born in another PID namespace.
+pub(crate) fn within_pid_namespace<T>(
+    space: BorrowedFd<'_>,
+    kind: PidNamespace,
+    work: impl FnOnce() -> T,
+) -> Result<T, LaunchError> {
+    use rustix::thread::{
+        ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
+    };
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let own = rustix::fs::openat(CWD, c"/proc/thread-self/ns/pid", flags, Mode::empty())
+        .map_err(|errno| failed("the caller's PID namespace", errno))?;
+    match kind {
+        PidNamespace::Link => move_into_link_name_space(space, Some(LinkNameSpaceType::ProcessID)),
+        PidNamespace::Process => {
+            move_into_thread_name_spaces(space, ThreadNameSpaceType::PROCESS_ID)
+        }
+    }
+    .map_err(|errno| failed("the PID namespace to join", errno))?;
+    let result = work();
+    move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID))
+        .expect("a thread may always return to its own PID namespace");
+    Ok(result)
+}
+
+/// Opens what the caller holds of a first process; kills it on failure.
+fn hold(
+    plan: &Plan,
+    descriptors: &[BorrowedFd<'_>],
+    cloned: Cloned,
+) -> Result<(Process, OwnedFd, OwnedFd), LaunchError> {
+    let process =
+        Process::from_cloned(cloned).map_err(|source| failed("the first process", source))?;
+    let held = namespace(&process, NamespaceKind::Mount).and_then(|mount| {
+        let network = match plan.namespaces.network {
+            // It joins by itself, a little later.
+            Namespace::Join(number) => {
+                let space = descriptors.get(number).ok_or(io::ErrorKind::NotFound)?;
+                space.try_clone_to_owned()?
+            }
+            Namespace::New | Namespace::Host => namespace(&process, NamespaceKind::Network)?,
+        };
+        Ok((mount, network))
+    });
+    match held {
+        Ok((mount, network)) => Ok((process, mount, network)),
+        Err(source) => {
+            end(&process);
+            Err(failed("namespaces of the first process", source))
+        }
+    }
+}
+
+/// Opens a namespace of a process.
+///
+/// # Errors
+/// The process has ended.
+pub fn namespace(process: &Process, kind: NamespaceKind) -> io::Result<OwnedFd> {
+    match pidfd_namespace(process, kind) {
+        Err(rustix::io::Errno::NOTTY | rustix::io::Errno::INVAL) => {
+            let path = format!("/proc/{}/ns/{}", process.identity().pid, kind.name());
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let found = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+            // Still the same process, then the number was not reused before.
+            process.signal(0)?;
+            Ok(found)
+        }
+        result => Ok(result?),
+    }
+}
+
+/// Kills and reaps a child.
+pub(crate) fn end(process: &Process) {
+    const SIGKILL: i32 = 9;
+    // It may have ended by itself, and may have been reaped.
+    drop(process.signal(SIGKILL));
+    drop(process.wait());
 }
 
 impl Launched {
-    /// The first process, waiting.
-    pub fn process(&self) -> &Process {
-        &self.process
+    fn inner(&self) -> &Inner {
+        self.inner.as_ref().expect("taken only by start, which consumes")
     }
 
-    /// The new (or joined) network namespace, for wiring it while the process mounts.
+    /// The first process, waiting.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.inner().process
+    }
+
+    /// The container's cgroup.
+    #[must_use]
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.inner().cgroup
+    }
+
+    /// The container's network namespace, for wiring it while the process mounts.
+    #[must_use]
     pub fn network_namespace(&self) -> BorrowedFd<'_> {
-        unimplemented!()
+        self.inner().network_namespace.as_fd()
     }
 
     /// Releases the first barrier: links and addresses are there, kernel parameters may be written.
     ///
     /// # Errors
-    /// The child has failed.
+    /// None today: a failure of the child is reported by [`Launched::wait_prepared`].
     pub fn network_ready(&mut self) -> Result<(), LaunchError> {
-        unimplemented!()
+        if !self.is_wired {
+            self.inner().channel.release(Release::Network);
+            self.is_wired = true;
+        }
+        Ok(())
     }
 
-    /// Waits until everything but the command is in place. Blocks.
+    /// Waits until everything but the command is in place; releases the first barrier if the caller
+    /// has not. Blocks.
     ///
     /// # Errors
     /// What the child reports.
     pub fn wait_prepared(&mut self) -> Result<(), LaunchError> {
-        unimplemented!()
+        self.network_ready()?;
+        while !self.is_prepared {
+            match self.next_report()? {
+                Report::Prepared => self.is_prepared = true,
+                Report::Terminal(master) => self.set_terminal(master),
+                Report::Failed(failure) => return Err(self.objects.describe(failure)),
+                Report::Closed => return Err(LaunchError::Died),
+            }
+        }
+        Ok(())
     }
 
-    /// Releases the second barrier and waits until the command runs. Implies the steps before. Blocks.
+    /// Releases the second barrier and waits until the command runs. Implies the steps before.
+    /// Blocks.
     ///
     /// # Errors
     /// What the child reports; then the process and its cgroup are gone.
-    pub fn start(self) -> Result<Running, LaunchError> {
-        unimplemented!()
+    pub fn start(mut self) -> Result<Running, LaunchError> {
+        self.network_ready()?;
+        // Both barriers at once: one hand-over less.
+        self.inner().channel.release(Release::Start);
+        self.wait_prepared()?;
+        match self.next_report()? {
+            Report::Closed => {}
+            Report::Failed(failure) => return Err(self.objects.describe(failure)),
+            Report::Prepared | Report::Terminal(_) => return Err(LaunchError::Died),
+        }
+        let inner = self.inner.take().expect("present until here");
+        Ok(Running {
+            process: inner.process,
+            cgroup: inner.cgroup,
+            mount_namespace: inner.mount_namespace,
+            network_namespace: inner.network_namespace,
+            streams: inner.streams,
+        })
+    }
+
+    fn next_report(&self) -> Result<Report, LaunchError> {
+        self.inner().channel.receive().map_err(|errno| failed("the start channel", errno))
+    }
+
+    fn set_terminal(&mut self, master: OwnedFd) {
+        if let Some(inner) = &mut self.inner {
+            inner.streams = Streams::Terminal(master);
+        }
+    }
+}
+
+impl Drop for Launched {
+    fn drop(&mut self) {
+        if let Some(inner) = self.inner.take() {
+            end(&inner.process);
+            discard(inner.cgroup);
+        }
     }
 }

@@ -15,6 +15,7 @@
 
 pub mod capability;
 pub mod cgroup;
+mod child;
 pub mod error;
 pub mod exec;
 pub mod launch;

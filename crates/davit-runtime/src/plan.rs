@@ -12,6 +12,8 @@ use crate::seccomp::Profile;
 
 mod defaults;
 
+pub use self::defaults::DEFAULT_PATH;
+
 /// A container to launch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -62,6 +64,8 @@ pub struct ProcessPlan {
     pub no_new_privileges: bool,
     /// System call filter.
     pub seccomp: Profile,
+    /// AppArmor profile to change to on exec; it must be loaded.
+    pub apparmor: Option<String>,
     /// Resource limits; those of `Origin::Default` are clamped to what is permitted.
     pub rlimits: Vec<Rlimit>,
     /// `oom_score_adj`; lowering below the caller's without privilege is clamped when `None` was asked.
@@ -124,8 +128,6 @@ pub enum Propagation {
     Slave,
     /// Both ways.
     Shared,
-    /// Private, and cannot be bound.
-    Unbindable,
 }
 
 /// One mount inside the container.
@@ -161,12 +163,10 @@ pub enum MountKind {
     Tmpfs {
         /// Size limit in bytes; `None` = the kernel's default.
         size_bytes: Option<u64>,
-        /// Mode of its root; `None` = 1777.
+        /// Mode of its root; `None` = that of the directory it covers.
         mode: Option<u32>,
         /// Owner of its root.
         owner: Option<(u32, u32)>,
-        /// Whether the files of the image's directory at the target are copied into it (`--tmpfs` `tmpcopyup`).
-        copy_up: bool,
     },
     /// A file or directory of the host.
     Bind {

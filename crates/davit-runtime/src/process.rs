@@ -1,8 +1,14 @@
 //! A process by pidfd, and its identity that survives a restart of the observer.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus},
+};
 use serde::{Deserialize, Serialize};
 
 /// A process by number and start time; both together never repeat within one boot.
@@ -32,6 +38,7 @@ pub enum ExitStatus {
 
 impl ExitStatus {
     /// The code as Docker reports it: 128 + signal for a signal.
+    #[must_use]
     pub fn code(self) -> i32 {
         match self {
             Self::Exited(code) => i32::from(code),
@@ -40,32 +47,69 @@ impl ExitStatus {
     }
 }
 
-impl Process {
-    pub(crate) fn from_parts(pidfd: OwnedFd, identity: Identity) -> Self {
-        Self { pidfd, identity }
+impl Identity {
+    /// Reads when the process `pid` started.
+    ///
+    /// # Errors
+    /// `NotFound` if it is gone.
+    pub fn of(pid: i32) -> io::Result<Self> {
+        let stat = fs_err::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The name in parentheses may hold anything, also parentheses and spaces.
+        let start_time = stat
+            .rsplit_once(')')
+            .and_then(|(_, fields)| fields.split_whitespace().nth(19)?.parse().ok())
+            .ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { pid, start_time })
     }
 
-    /// Opens a running process and makes sure that it is the one meant, not a later one with its number.
+    /// Whether the process exists and is not a zombie.
+    #[must_use]
+    pub fn is_alive(self) -> bool {
+        let Ok(stat) = fs_err::read_to_string(format!("/proc/{}/stat", self.pid)) else {
+            return false;
+        };
+        let Some((_, fields)) = stat.rsplit_once(')') else { return false };
+        let mut fields = fields.split_whitespace();
+        let is_dead = matches!(fields.next(), Some("Z" | "X") | None);
+        !is_dead && fields.nth(18).and_then(|field| field.parse().ok()) == Some(self.start_time)
+    }
+}
+
+impl Process {
+    pub(crate) fn from_cloned(cloned: davit_sys::process::Cloned) -> io::Result<Self> {
+        Ok(Self { identity: Identity::of(cloned.pid)?, pidfd: cloned.pidfd })
+    }
+
+    /// Opens a running process and makes sure that it is the one meant, not a later one with its
+    /// number.
     ///
     /// # Errors
     /// `NotFound` if it is gone.
     pub fn open(identity: Identity) -> io::Result<Self> {
-        let _ = identity;
-        unimplemented!()
+        let pid = Pid::from_raw(identity.pid).ok_or(io::ErrorKind::NotFound)?;
+        let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Err(Errno::SRCH) => return Err(io::ErrorKind::NotFound.into()),
+            result => result?,
+        };
+        // The descriptor holds the number: what is read now belongs to the same process.
+        if Identity::of(identity.pid)? != identity {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(Self { pidfd, identity })
     }
 
     /// Number and start time.
+    #[must_use]
     pub fn identity(&self) -> Identity {
         self.identity
     }
 
-    /// Sends a signal.
+    /// Sends a signal, also a real-time one.
     ///
     /// # Errors
-    /// `NotFound` (ESRCH) if it has ended.
+    /// ESRCH if it has ended.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
-        let _ = signal;
-        unimplemented!()
+        Ok(davit_sys::process::pidfd_signal(&self.pidfd, signal)?)
     }
 
     /// Waits for the end of a child and reaps it. Blocks.
@@ -73,7 +117,11 @@ impl Process {
     /// # Errors
     /// `waitid` failed: the process is not the caller's child.
     pub fn wait(&self) -> io::Result<ExitStatus> {
-        unimplemented!()
+        loop {
+            if let Some(status) = self.wait_with(WaitIdOptions::EXITED)? {
+                return Ok(status);
+            }
+        }
     }
 
     /// Reaps a child if it has ended. The descriptor polls readable at that time.
@@ -81,12 +129,44 @@ impl Process {
     /// # Errors
     /// As [`Process::wait`].
     pub fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
-        unimplemented!()
+        self.wait_with(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+    }
+
+    fn wait_with(&self, options: WaitIdOptions) -> io::Result<Option<ExitStatus>> {
+        let id = || WaitId::PidFd(self.pidfd.as_fd());
+        let status = rustix::io::retry_on_intr(|| rustix::process::waitid(id(), options))?;
+        Ok(status.map(|status| exit_status(&status)))
+    }
+}
+
+fn exit_status(status: &WaitIdStatus) -> ExitStatus {
+    let byte = |number: i32| u8::try_from(number & 0xff).unwrap_or(u8::MAX);
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => ExitStatus::Exited(byte(code)),
+        (None, Some(signal)) => ExitStatus::Signaled(byte(signal)),
+        (None, None) => ExitStatus::Exited(u8::MAX),
     }
 }
 
 impl AsFd for Process {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identity_tells_a_reused_number() {
+        let own = Identity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        assert!(own.is_alive());
+        assert_eq!(Process::open(own).unwrap().identity(), own);
+        let other = Identity { start_time: own.start_time + 1, ..own };
+        assert!(!other.is_alive());
+        assert_eq!(Process::open(other).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let none = Identity { pid: 0, start_time: 0 };
+        assert_eq!(Process::open(none).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -65,7 +65,9 @@ pub use event::{Event, NewEvent};
 pub use flight::{Flight, FlightGuard, FlightWait};
 pub use format::{FORMAT_VERSION, FormatError, FormatFile, RootId};
 pub use gc::{BuildCache, GcOptions, GcReport};
-pub use image::{ImageCommit, ImageEdit, ImageFind, ImageRow, ImageUser, RepoDigest, TagUpdate, Target};
+pub use image::{
+    ImageCommit, ImageEdit, ImageFind, ImageRow, ImageUser, RepoDigest, TagUpdate, Target,
+};
 pub use layer::{DiffIdState, LayerBlob, LayerFacts, LayerIngest, LayerRow, Presence, UnknownWord};
 pub use layout::Layout;
 pub use lease::Lease;

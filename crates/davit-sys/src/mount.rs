@@ -248,6 +248,21 @@ pub fn set_attributes(
     change: AttributeChange<'_>,
 ) -> Result<(), MountError> {
     let mount = mount.as_fd();
+    try_set_attributes(mount, extent, change).map_err(|errno| {
+        MountError::new("mount_setattr", format!("fd {}", mount.as_raw_fd()), errno)
+    })
+}
+
+/// [`set_attributes`] for code between clone and exec: it allocates nothing, even when it fails.
+///
+/// # Errors
+/// As [`set_attributes`].
+pub fn try_set_attributes(
+    mount: impl AsFd,
+    extent: Extent,
+    change: AttributeChange<'_>,
+) -> Result<(), rustix::io::Errno> {
+    let mount = mount.as_fd();
     let mut set = u64::from(change.set.unwrap_or(MountAttributes::empty()).bits());
     if change.idmap.is_some() {
         set |= libc::MOUNT_ATTR_IDMAP;
@@ -282,12 +297,8 @@ pub fn set_attributes(
     if result == 0 {
         return Ok(());
     }
-    Err(MountError {
-        call: "mount_setattr",
-        object: format!("fd {}", mount.as_raw_fd()),
-        log: Vec::new(),
-        source: io::Error::last_os_error(),
-    })
+    let number = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+    Err(rustix::io::Errno::from_raw_os_error(number))
 }
 
 /// Takes the mount at `target` out of the caller's mount namespace; it goes with its last user.

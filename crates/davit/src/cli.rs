@@ -44,6 +44,26 @@ pub(crate) struct Global {
 /// The verbs, in the order of `davit --help`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// List images
+    Images(commands::images::ImagesArgs),
+    /// Manage images
+    #[command(subcommand)]
+    Image(commands::image::ImageCommand),
+    /// Give an image one more name
+    Tag(commands::tag::TagArgs),
+    /// Remove images
+    Rmi(commands::rmi::RmiArgs),
+    /// Show how an image was made
+    History(commands::history::HistoryArgs),
+    /// Save images to an archive
+    Save(commands::save::SaveArgs),
+    /// Load images from an archive
+    Load(commands::save::LoadArgs),
+    /// Make an image of a root file system
+    Import(commands::save::ImportArgs),
+    /// Manage the store
+    #[command(subcommand)]
+    System(commands::system::SystemCommand),
     /// Build an image from a Dockerfile
     Build(Box<commands::build::BuildArgs>),
     /// Download an image from a registry
@@ -123,6 +143,15 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
         Command::Login(args) => commands::login::run(args, &context),
         Command::Logout(args) => commands::login::logout(&args, &context),
         Command::Search(args) => commands::search::run(&args, &context),
+        Command::Images(args) => commands::images::run(&args, &context),
+        Command::Image(command) => commands::image::run(&command, &context),
+        Command::Tag(args) => commands::tag::run(&args, &context),
+        Command::Rmi(args) => commands::rmi::run(&args, &context),
+        Command::History(args) => commands::history::run(&args, &context),
+        Command::Save(args) => commands::save::save(&args, &context),
+        Command::Load(args) => commands::save::load(&args, &context),
+        Command::Import(args) => commands::save::import(&args, &context),
+        Command::System(command) => commands::system::run(&command, &context),
         Command::Version(args) => commands::version::run(&args),
         Command::Config(args) => commands::config::run(&context, &args),
         Command::Completion(args) => commands::completion::run(&args),

@@ -3,8 +3,16 @@
 pub(crate) mod build;
 pub(crate) mod completion;
 pub(crate) mod config;
+pub(crate) mod history;
+pub(crate) mod image;
+pub(crate) mod image_inspect;
+pub(crate) mod images;
 pub(crate) mod login;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod rmi;
+pub(crate) mod save;
 pub(crate) mod search;
+pub(crate) mod system;
+pub(crate) mod tag;
 pub(crate) mod version;

@@ -8,6 +8,7 @@ mod cli;
 mod commands;
 mod environment;
 mod error;
+mod filter;
 mod format;
 mod printer;
 mod progress;

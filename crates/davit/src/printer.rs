@@ -28,6 +28,19 @@ pub(crate) fn note(text: &str) {
     drop(stderr.write_all(format!("{text}\n").as_bytes()));
 }
 
+/// Shows a warning and asks whether to go on; anything but `y` means no.
+///
+/// # Errors
+/// When standard input cannot be read.
+pub(crate) fn confirm(warning: &str) -> Result<bool, CliError> {
+    let mut stderr = io::stderr().lock();
+    let question = format!("{warning}\nAre you sure you want to continue? [y/N] ");
+    stderr.write_all(question.as_bytes()).and_then(|()| stderr.flush()).map_err(io_error)?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(io_error)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "Yes" | "YES"))
+}
+
 /// Writes a rendered error to standard error, its labels in colour on a terminal.
 pub(crate) fn error(text: &str) {
     if !use_color() {

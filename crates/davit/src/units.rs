@@ -74,6 +74,14 @@ pub(crate) fn ago(then: Option<davit_engine::image::Timestamp>) -> String {
     format!("{} ago", duration(Duration::from_secs(seconds)))
 }
 
+/// A time as Go prints it (`2024-09-26 21:31:42 +0000 UTC`); `N/A` for none.
+#[must_use]
+pub(crate) fn date(then: Option<davit_engine::image::Timestamp>) -> String {
+    let Some(then) = then else { return "N/A".to_owned() };
+    let text = then.to_string();
+    format!("{} {} +0000 UTC", &text[..10], &text[11..19])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

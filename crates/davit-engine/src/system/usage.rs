@@ -142,7 +142,7 @@ impl Engine {
 }
 
 /// Bytes on disk below a directory; what cannot be read counts nothing, for it is only shown.
-fn tree_size(path: &Path) -> u64 {
+pub(super) fn tree_size(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     let Ok(entries) = fs_err::read_dir(path) else { return 0 };
     let mut total = 0;

@@ -45,7 +45,7 @@ impl Plan {
             namespaces: Namespaces::default(),
             hostname: None,
             domainname: None,
-            sysctls: default_network_sysctls(),
+            sysctls: Self::default_sysctls(),
             masked_paths: MASKED.map(str::to_owned).to_vec(),
             readonly_paths: READONLY.map(str::to_owned).to_vec(),
             devices: Vec::new(),
@@ -56,6 +56,28 @@ impl Plan {
             },
             init: Init::Command,
         }
+    }
+
+    /// Docker's kernel parameters; they are left out where the network namespace is not new.
+    #[must_use]
+    pub fn default_sysctls() -> BTreeMap<String, String> {
+        BTreeMap::from([
+            ("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned()),
+            ("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned()),
+        ])
+    }
+
+    /// Adds a mount: it replaces one at the same target, and comes after those that its target lies
+    /// in and before those that lie in it.
+    pub fn add_mount(&mut self, mount: Mount) {
+        let path = crate::launch::paths::clean(&mount.target);
+        self.mounts.retain(|other| crate::launch::paths::clean(&other.target) != path);
+        let inside = |other: &Mount| {
+            let other = crate::launch::paths::clean(&other.target);
+            path.is_empty() || other.strip_prefix(&path).is_some_and(|rest| rest.starts_with('/'))
+        };
+        let place = self.mounts.iter().position(inside).unwrap_or(self.mounts.len());
+        self.mounts.insert(place, mount);
     }
 
     /// Turns the protections off as `--privileged` does: all capabilities, no filter, no masks, writable `/sys` and cgroups,
@@ -86,6 +108,7 @@ impl ProcessPlan {
             capabilities: Capabilities::DEFAULT,
             no_new_privileges: false,
             seccomp: Profile::Default,
+            apparmor: None,
             rlimits: Vec::new(),
             oom_score_adj: None,
             umask: None,
@@ -107,12 +130,7 @@ fn default_mounts() -> Vec<Mount> {
     let read_only = MountOptions { access: Access::ReadOnly, ..locked };
     let dev = MountOptions { nosuid: true, atime: Atime::Strict, ..MountOptions::default() };
     let pts = MountOptions { nosuid: true, noexec: true, ..MountOptions::default() };
-    let shm = MountKind::Tmpfs {
-        size_bytes: Some(DEV_SIZE_BYTES),
-        mode: None,
-        owner: None,
-        copy_up: false,
-    };
+    let shm = MountKind::Tmpfs { size_bytes: Some(DEV_SIZE_BYTES), mode: None, owner: None };
     let mount = |target: &str, kind, options| Mount { target: target.to_owned(), kind, options };
     vec![
         mount("/proc", MountKind::Proc, locked),
@@ -123,13 +141,6 @@ fn default_mounts() -> Vec<Mount> {
         mount("/dev/mqueue", MountKind::Mqueue, locked),
         mount("/dev/shm", shm, locked),
     ]
-}
-
-fn default_network_sysctls() -> BTreeMap<String, String> {
-    BTreeMap::from([
-        ("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned()),
-        ("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned()),
-    ])
 }
 
 impl DeviceRule {

@@ -1,0 +1,116 @@
+//! `davit history`, `davit image history`
+
+use davit_engine::{HistoryLine, image::Timestamp};
+use serde::Serialize;
+
+use crate::{
+    cli::Context,
+    error::CliError,
+    format::{List, ListFormat},
+    printer, units,
+};
+
+/// Longest command that a table shows.
+const COMMAND_CHARACTERS: usize = 45;
+
+/// Arguments of `davit history`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct HistoryArgs {
+    /// Image whose history is shown
+    image: String,
+    /// Print sizes and dates in human readable format
+    #[arg(
+        short = 'H', long, num_args = 0..=1, default_value = "true",
+        default_missing_value = "true", require_equals = true, value_name = "BOOL"
+    )]
+    human: bool,
+    /// Don't truncate output
+    #[arg(long)]
+    no_trunc: bool,
+    /// Only show image IDs
+    #[arg(short, long)]
+    quiet: bool,
+    #[command(flatten)]
+    format: ListFormat,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Row {
+    #[serde(rename = "ID")]
+    id: String,
+    created_since: String,
+    created_at: String,
+    created_by: String,
+    size: String,
+    comment: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Raw<'a> {
+    id: &'a str,
+    created: Option<Timestamp>,
+    created_by: &'a str,
+    size: u64,
+    comment: &'a str,
+    tags: &'a [String],
+}
+
+const LIST: List<'static> = List {
+    table: "table {{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}",
+    heads: &[
+        ("ID", "IMAGE"),
+        ("CreatedSince", "CREATED"),
+        ("CreatedAt", "CREATED AT"),
+        ("CreatedBy", "CREATED BY"),
+    ],
+};
+
+/// Runs `davit history`.
+///
+/// # Errors
+/// No such image, or a malformed template.
+pub(crate) fn run(args: &HistoryArgs, context: &Context) -> Result<u8, CliError> {
+    let lines = context.engine()?.image_history(&args.image)?;
+    let rows: Vec<Row> = lines.iter().map(|line| row(line, args)).collect();
+    if args.quiet {
+        printer::data(&rows.iter().map(|row| format!("{}\n", row.id)).collect::<String>())?;
+        return Ok(0);
+    }
+    let raw: Vec<Raw<'_>> = lines.iter().map(raw).collect();
+    LIST.print(&args.format, &rows, &raw)?;
+    Ok(0)
+}
+
+fn row(line: &HistoryLine, args: &HistoryArgs) -> Row {
+    let id = match line.id.strip_prefix("sha256:") {
+        Some(hex) if !args.no_trunc => hex.chars().take(12).collect(),
+        _ => line.id.clone(),
+    };
+    let mut created_by = line.created_by.replace('\t', " ");
+    if !args.no_trunc && created_by.chars().count() > COMMAND_CHARACTERS {
+        created_by = created_by.chars().take(COMMAND_CHARACTERS - 1).collect();
+        created_by.push('…');
+    }
+    let created_at = line.created.map(|time| time.to_string()).unwrap_or_default();
+    Row {
+        id,
+        created_since: if args.human { units::ago(line.created) } else { created_at.clone() },
+        created_at,
+        created_by,
+        size: if args.human { units::size(line.size) } else { line.size.to_string() },
+        comment: line.comment.clone(),
+    }
+}
+
+fn raw(line: &HistoryLine) -> Raw<'_> {
+    Raw {
+        id: &line.id,
+        created: line.created,
+        created_by: &line.created_by,
+        size: line.size,
+        comment: &line.comment,
+        tags: &line.tags,
+    }
+}

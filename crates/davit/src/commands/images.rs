@@ -1,0 +1,243 @@
+//! `davit images`, `davit image ls`
+
+use davit_engine::{
+    Engine,
+    image::{Reference, Timestamp},
+};
+use serde::Serialize;
+
+use crate::{
+    cli::Context,
+    error::CliError,
+    filter::{Filters, glob, has_labels},
+    format::{List, ListFormat},
+    printer, units,
+};
+
+const FILTERS: [&str; 7] = ["before", "dangling", "label", "reference", "since", "until", "label!"];
+const NONE: &str = "<none>";
+
+/// Arguments of `davit images`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ImagesArgs {
+    /// Only images whose name fits this pattern
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    repository: Option<String>,
+    /// Accepted for Docker's sake; there are no intermediate images
+    #[arg(short, long)]
+    all: bool,
+    /// Show digests
+    #[arg(long)]
+    digests: bool,
+    /// Filter output: before, since, dangling, label, reference, until
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    /// Don't truncate output
+    #[arg(long)]
+    no_trunc: bool,
+    /// Only show image IDs
+    #[arg(short, long)]
+    quiet: bool,
+    #[command(flatten)]
+    format: ListFormat,
+}
+
+/// One line of the list, in Docker's words.
+#[derive(Clone, Debug, Serialize)]
+struct Row {
+    #[serde(rename = "ID")]
+    id: String,
+    #[serde(rename = "Repository")]
+    repository: String,
+    #[serde(rename = "Tag")]
+    tag: String,
+    #[serde(rename = "Digest")]
+    digest: String,
+    #[serde(rename = "CreatedSince")]
+    created_since: String,
+    #[serde(rename = "CreatedAt")]
+    created_at: String,
+    #[serde(rename = "Size")]
+    size: String,
+    #[serde(rename = "VirtualSize")]
+    virtual_size: String,
+    #[serde(rename = "SharedSize")]
+    shared_size: &'static str,
+    #[serde(rename = "UniqueSize")]
+    unique_size: &'static str,
+    #[serde(rename = "Containers")]
+    containers: String,
+}
+
+/// One image of `--json`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawImage {
+    id: String,
+    repo_tags: Vec<String>,
+    repo_digests: Vec<String>,
+    created: Option<Timestamp>,
+    size: u64,
+    labels: std::collections::BTreeMap<String, String>,
+    containers: usize,
+    platform: String,
+}
+
+/// An image after the filters, with the names that passed.
+struct Chosen {
+    row: davit_engine::ImageRow,
+    names: Vec<Reference>,
+    digests: Vec<Reference>,
+}
+
+/// Runs `davit images`.
+///
+/// # Errors
+/// A malformed filter or template.
+pub(crate) fn run(args: &ImagesArgs, context: &Context) -> Result<u8, CliError> {
+    let filters = Filters::parse(&args.filter, &FILTERS)?;
+    let engine = context.engine()?;
+    let chosen = choose(&engine, args, &filters)?;
+    let rows: Vec<Row> = chosen.iter().flat_map(|image| image.rows(args)).collect();
+    if args.quiet {
+        let mut ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+        ids.dedup();
+        printer::data(&ids.iter().map(|id| format!("{id}\n")).collect::<String>())?;
+        return Ok(0);
+    }
+    let raw: Vec<RawImage> = chosen.iter().map(Chosen::raw).collect();
+    list(args.digests).print(&args.format, &rows, &raw)?;
+    Ok(0)
+}
+
+const HEADS: &[(&str, &str)] = &[
+    ("ID", "IMAGE ID"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("SharedSize", "SHARED SIZE"),
+    ("UniqueSize", "UNIQUE SIZE"),
+    ("VirtualSize", "SIZE"),
+];
+
+const fn list(digests: bool) -> List<'static> {
+    let table = if digests {
+        "table {{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
+    } else {
+        "table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
+    };
+    List { table, heads: HEADS }
+}
+
+fn choose(engine: &Engine, args: &ImagesArgs, filters: &Filters) -> Result<Vec<Chosen>, CliError> {
+    let bound = |key: &str| -> Result<Option<Timestamp>, CliError> {
+        let Some(name) = filters.values(key).last() else { return Ok(None) };
+        Ok(engine.open_image(name)?.config.created)
+    };
+    let (before, since, until) = (bound("before")?, bound("since")?, filters.until()?);
+    let dangling = filters.flag("dangling")?;
+    let (labels, without) = (filters.labels("label"), filters.labels("label!"));
+    let mut chosen = Vec::new();
+    for row in engine.images()? {
+        let made = row.created.unwrap_or(Timestamp::EPOCH);
+        let in_time = before.is_none_or(|bound| made < bound)
+            && since.is_none_or(|bound| made > bound)
+            && until.is_none_or(|bound| made < bound);
+        let labelled = has_labels(&row.labels, &labels)
+            && (without.is_empty() || !has_labels(&row.labels, &without));
+        if !in_time || !labelled {
+            continue;
+        }
+        let all: Vec<Reference> =
+            row.targets.iter().flat_map(|(_, references)| references).cloned().collect();
+        let digests = row.repo_digests.clone();
+        let is_dangling = all.is_empty() && digests.is_empty();
+        if dangling.is_some_and(|wanted| wanted != is_dangling) {
+            continue;
+        }
+        let fits = |name: &Reference| fits(name, args.repository.as_deref(), filters);
+        let named = args.repository.is_some() || !filters.values("reference").is_empty();
+        let names: Vec<_> = all.into_iter().filter(fits).collect();
+        let digests: Vec<_> = digests.into_iter().filter(fits).collect();
+        if named && names.is_empty() && digests.is_empty() {
+            continue;
+        }
+        chosen.push(Chosen { row, names, digests });
+    }
+    Ok(chosen)
+}
+
+/// Whether a name fits the pattern on the command line and one of the `reference` filters.
+fn fits(name: &Reference, pattern: Option<&str>, filters: &Filters) -> bool {
+    let repository = name.repository().familiar();
+    let tagged = name.tag().map(|tag| format!("{repository}:{tag}"));
+    let fits = |pattern: &str| {
+        glob(pattern, &repository) || tagged.as_ref().is_some_and(|tagged| glob(pattern, tagged))
+    };
+    // A name in full is a pattern, too: `docker.io/library/busybox`.
+    let full = |pattern: &str| {
+        pattern.parse::<Reference>().is_ok_and(|wanted| {
+            wanted.repository() == name.repository()
+                && (!pattern.contains(':') || wanted.tag() == name.tag())
+        })
+    };
+    pattern.is_none_or(|pattern| fits(pattern) || full(pattern))
+        && filters.any("reference", |pattern| fits(pattern))
+}
+
+impl Chosen {
+    /// Docker's lines: one per tag, with its repository's digest; digests without a tag; else one.
+    fn rows(&self, args: &ImagesArgs) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for name in &self.names {
+            let tag = name.tag().map(ToString::to_string).unwrap_or_default();
+            let digest = self.digests.iter().find(|d| d.repository() == name.repository());
+            rows.push(self.row(args, &name.repository().familiar(), &tag, digest));
+        }
+        for known in &self.digests {
+            if !self.names.iter().any(|name| name.repository() == known.repository()) {
+                rows.push(self.row(args, &known.repository().familiar(), NONE, Some(known)));
+            }
+        }
+        if rows.is_empty() {
+            rows.push(self.row(args, NONE, NONE, None));
+        }
+        rows
+    }
+
+    fn row(
+        &self,
+        args: &ImagesArgs,
+        repository: &str,
+        tag: &str,
+        digest: Option<&Reference>,
+    ) -> Row {
+        let id = self.row.id;
+        let digest = digest.and_then(Reference::digest).map(ToString::to_string);
+        Row {
+            id: if args.no_trunc { id.to_string() } else { id.digest().short_hex() },
+            repository: repository.to_owned(),
+            tag: tag.to_owned(),
+            digest: digest.unwrap_or_else(|| NONE.to_owned()),
+            created_since: units::ago(self.row.created),
+            created_at: units::date(self.row.created),
+            size: units::size(self.row.size),
+            virtual_size: units::size(self.row.size),
+            shared_size: "N/A",
+            unique_size: "N/A",
+            containers: self.row.containers.len().to_string(),
+        }
+    }
+
+    fn raw(&self) -> RawImage {
+        RawImage {
+            id: self.row.id.to_string(),
+            repo_tags: self.names.iter().map(Reference::familiar).collect(),
+            repo_digests: self.digests.iter().map(Reference::familiar).collect(),
+            created: self.row.created,
+            size: self.row.size,
+            labels: self.row.labels.clone(),
+            containers: self.row.containers.len(),
+            platform: self.row.platform.to_string(),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! `davit save`, `davit load`, `davit import`
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use davit_engine::{
+    Engine, FileError, ImportRequest, LoadRequest, Loaded, SaveRequest,
+    image::{Platform, Reference},
+};
+use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt as _;
+
+use crate::{
+    cli::Context,
+    error::{CliError, io_error},
+    printer,
+    progress::ProgressMode,
+};
+
+/// Arguments of `davit save`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SaveArgs {
+    /// Images to save; a repository without a tag stands for all its tags
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    /// Write to a file, instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Save only this platform of a multi-platform image
+    #[arg(long)]
+    platform: Option<Platform>,
+}
+
+/// Arguments of `davit load`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LoadArgs {
+    /// Read from an archive or an OCI layout folder, instead of standard input
+    #[arg(short, long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Suppress the progress output
+    #[arg(short, long)]
+    quiet: bool,
+    /// Platform to choose of a multi-platform image
+    #[arg(long)]
+    platform: Option<Platform>,
+}
+
+/// Arguments of `davit import`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ImportArgs {
+    /// Archive of a root file system; - is standard input
+    #[arg(value_name = "FILE|-")]
+    source: PathBuf,
+    /// Name of the image
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    name: Option<String>,
+    /// Apply a Dockerfile instruction to the image
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    change: Vec<String>,
+    /// Remark for the image's history
+    #[arg(short, long)]
+    message: Option<String>,
+    /// What the image runs on
+    #[arg(long)]
+    platform: Option<Platform>,
+}
+
+/// Runs `davit save`.
+///
+/// # Errors
+/// No such image, or a file that cannot be written.
+pub(crate) fn save(args: &SaveArgs, context: &Context) -> Result<u8, CliError> {
+    if args.output.is_none() && io::stdout().is_terminal() {
+        return Err(CliError::user("cowardly refusing to save to a terminal")
+            .hint("use the -o flag or redirect"));
+    }
+    let engine = context.engine()?;
+    let request = SaveRequest { names: args.images.clone(), platform: args.platform.clone() };
+    match &args.output {
+        Some(path) => save_file(&engine, &request, path)?,
+        None => engine.save_images(&request, &mut io::stdout().lock())?,
+    }
+    Ok(0)
+}
+
+/// Writes beside the target and renames in the end: a file with the name is a whole archive.
+fn save_file(engine: &Engine, request: &SaveRequest, path: &Path) -> Result<(), CliError> {
+    let is_special = path.metadata().is_ok_and(|facts| !facts.is_file());
+    if is_special {
+        let mut file = fs::OpenOptions::new().write(true).open(path).map_err(io_error)?;
+        return Ok(engine.save_images(request, &mut file)?);
+    }
+    let mut name = std::ffi::OsString::from(".davit-save-");
+    name.push(std::process::id().to_string());
+    let temp = path.parent().unwrap_or(Path::new("")).join(name);
+    let mut options = fs::OpenOptions::new();
+    let opened = options.write(true).create(true).truncate(true).mode(0o600).open(&temp);
+    let mut file = opened.map_err(io_error)?;
+    let saved = engine
+        .save_images(request, &mut file)
+        .map_err(CliError::from)
+        .and_then(|()| file.flush().map_err(io_error))
+        .and_then(|()| fs::rename(&temp, path).map_err(io_error));
+    if saved.is_err() {
+        // The first error is the one to report.
+        drop(fs::remove_file(&temp));
+    }
+    saved
+}
+
+/// Runs `davit load`.
+///
+/// # Errors
+/// An archive that is refused.
+pub(crate) fn load(args: &LoadArgs, context: &Context) -> Result<u8, CliError> {
+    if args.input.is_none() && io::stdin().is_terminal() {
+        return Err(CliError::user("requested load from stdin, but stdin is a terminal")
+            .hint("use the -i flag or redirect"));
+    }
+    let engine = context.engine()?;
+    let mode = if args.quiet { ProgressMode::Quiet } else { ProgressMode::Auto };
+    let progress = context.progress(mode);
+    let request = LoadRequest { platform: args.platform.clone() };
+    let loaded = match &args.input {
+        Some(path) if path.is_dir() => engine.load_layout(path, &request, &*progress),
+        Some(path) => {
+            let file = fs::File::open(path).map_err(io_error)?;
+            engine.load_images(file, &request, &*progress)
+        }
+        None => engine.load_images(io::stdin(), &request, &*progress),
+    };
+    drop(progress);
+    for image in loaded.map_err(|error| explain(error, args.input.as_deref()))? {
+        print_loaded(&image)?;
+    }
+    Ok(0)
+}
+
+fn explain(error: FileError, input: Option<&Path>) -> CliError {
+    let is_layout = input.is_some_and(Path::is_dir);
+    let error = CliError::from(error);
+    if is_layout {
+        error.hint("a folder must be an OCI layout: oci-layout, index.json, blobs/")
+    } else {
+        error
+    }
+}
+
+fn print_loaded(image: &Loaded) -> Result<(), CliError> {
+    for reference in &image.references {
+        printer::line(&format!("Loaded image: {}", reference.familiar()))?;
+    }
+    if image.references.is_empty() {
+        let id = image.image_id.map_or_else(|| image.digest.to_string(), |id| id.to_string());
+        printer::line(&format!("Loaded image ID: {id}"))?;
+    }
+    Ok(())
+}
+
+/// Runs `davit import`.
+///
+/// # Errors
+/// An archive or a change that is refused.
+pub(crate) fn import(args: &ImportArgs, context: &Context) -> Result<u8, CliError> {
+    let text = args.source.to_string_lossy();
+    if text.starts_with("http://") || text.starts_with("https://") {
+        return Err(CliError::user("`davit import` reads files and standard input only")
+            .hint(format!("curl -fsSL {text} | davit import -")));
+    }
+    let reference: Option<Reference> = args
+        .name
+        .as_deref()
+        .map(str::parse)
+        .transpose()
+        .map_err(|error| CliError::user(format!("invalid name for the image: {error}")))?;
+    let request = ImportRequest {
+        source: text.into_owned(),
+        reference,
+        changes: args.change.clone(),
+        message: args.message.clone(),
+        platform: args.platform.clone(),
+    };
+    let engine = context.engine()?;
+    let progress = context.progress(ProgressMode::Auto);
+    let id = if args.source.as_os_str() == "-" {
+        engine.import_image(&mut io::stdin().lock(), &request, &*progress)
+    } else {
+        let mut file = fs::File::open(&args.source).map_err(io_error)?;
+        engine.import_image(&mut file, &request, &*progress)
+    };
+    drop(progress);
+    printer::line(&id?.to_string())?;
+    Ok(0)
+}

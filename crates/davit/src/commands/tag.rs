@@ -1,0 +1,28 @@
+//! `davit tag`
+
+use davit_engine::image::Reference;
+
+use crate::{cli::Context, error::CliError};
+
+/// Arguments of `davit tag`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TagArgs {
+    /// Image to name
+    #[arg(value_name = "SOURCE_IMAGE[:TAG]")]
+    source: String,
+    /// Its new name
+    #[arg(value_name = "TARGET_IMAGE[:TAG]")]
+    target: String,
+}
+
+/// Runs `davit tag`.
+///
+/// # Errors
+/// No such image, or a malformed name.
+pub(crate) fn run(args: &TagArgs, context: &Context) -> Result<u8, CliError> {
+    let target: Reference = args.target.parse().map_err(|error| {
+        CliError::user(format!("`{}` is no name for an image: {error}", args.target))
+    })?;
+    context.engine()?.tag_image(&args.source, &target)?;
+    Ok(0)
+}
