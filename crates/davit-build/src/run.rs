@@ -138,6 +138,11 @@ impl Supervisor {
         })
     }
 
+    /// Its process, which has mounted what its commands write to.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Runs a command to its end and gives its exit code; what it writes goes to `output`.
     pub(crate) fn run(
         &self,

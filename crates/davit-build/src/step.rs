@@ -426,13 +426,12 @@ impl Session<'_, '_> {
         let merged = self.layers.merged(state).map_err(|error| failed(node, error))?;
         let scratch = self.store.begin_layer(self.lease).map_err(store_failed)?;
         let upper = self.snapshots.upper(scratch.dir().to_path_buf());
-        let Upper::Directory(directory) = &upper else {
-            let problem = "RUN needs a directory for upper layers outside of an overlay".to_owned();
-            return Err(failed(node, RunError::Launch(problem)));
-        };
         self.run_command(node, id, (spec, state, &merged), &upper, scratch.dir())?;
+        let supervisor = self.supervisor().map_err(|error| failed(node, error))?;
+        let directory = upper.directory(self.snapshots.location(), supervisor.pid());
+        let written = Written { keep: matches!(upper, Upper::Directory(_)), directory };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let upper = rustix::fs::open(directory.join("upper"), flags, Mode::empty())
+        let upper = rustix::fs::open(written.directory.join("upper"), flags, Mode::empty())
             .map_err(|errno| failed(node, io::Error::from(errno)))?;
         let tars = self.layers.tars(state).map_err(|error| failed(node, error))?;
         let xattrs = WriteOptions::default().xattrs;
@@ -490,6 +489,23 @@ impl Session<'_, '_> {
 }
 
 /// Whose turn a step is.
+/// What a command wrote. On a tmpfs it is removed when the layer is made, since the supervisor has
+/// that memory mounted as long as the build runs; a directory goes with its scratch directory.
+struct Written {
+    directory: PathBuf,
+    keep: bool,
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        if !self.keep
+            && let Err(error) = fs_err::remove_dir_all(self.directory.join("upper"))
+        {
+            tracing::debug!(%error, "what a command wrote stays in memory until the build ends");
+        }
+    }
+}
+
 enum Claim {
     Found(StepRecord),
     /// Ours; `None` where nobody is to be kept out.

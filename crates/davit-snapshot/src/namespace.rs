@@ -115,7 +115,7 @@ impl MountNamespace {
         let model = &lowers.mounts[0];
         let writable = match upper {
             Upper::Directory(directory) => upper::open(directory, model)?,
-            Upper::Tmpfs { size_bytes } => self.tmpfs_upper(*size_bytes, model)?,
+            Upper::Tmpfs { name, size_bytes } => self.tmpfs_upper(name, *size_bytes, model)?,
         };
         overlay::mount(lowers, Some(&writable), options)
     }
@@ -186,20 +186,24 @@ impl MountNamespace {
 
     /// An upper directory on a tmpfs of its own, attached here: before Linux 6.15 overlay refuses a
     /// detached one.
-    fn tmpfs_upper(&self, size_bytes: u64, model: &OwnedFd) -> Result<Writable, SnapshotError> {
-        let tmpfs = tmpfs(Some(size_bytes))?;
-        let names = (0_u32..).map(|number| self.location.mounts().join(format!("upper-{number}")));
-        for target in names {
-            match rustix::fs::mkdir(&target, Mode::RWXU) {
-                Ok(()) => {}
-                Err(Errno::EXIST) => continue,
-                Err(errno) => return Err(SnapshotError::file("create", target, errno)),
+    fn tmpfs_upper(
+        &self,
+        name: &str,
+        size_bytes: u64,
+        model: &OwnedFd,
+    ) -> Result<Writable, SnapshotError> {
+        let target = self.location.upper(name);
+        match rustix::fs::mkdir(&target, Mode::RWXU) {
+            Ok(()) => {
+                let tmpfs = tmpfs(Some(size_bytes))?;
+                mount::attach(&tmpfs, &target)
+                    .map_err(|source| SnapshotError::mount("tmpfs", source))?;
             }
-            mount::attach(&tmpfs, &target)
-                .map_err(|source| SnapshotError::mount("tmpfs", source))?;
-            return upper::open(&target, model);
+            // Mounted before, for an earlier start of the same container.
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(SnapshotError::file("create", target, errno)),
         }
-        unreachable!("there are more numbers than mounts")
+        upper::open(&target, model)
     }
 
     fn lower(&mut self, stack: &Stack, part: &Part) -> Result<OwnedFd, SnapshotError> {

@@ -165,7 +165,9 @@ fn attempt(
     let stack = Stack { form, location: location.clone(), parts, init: None };
     let lowers = namespace.lowers(&stack)?;
     let upper = match form {
-        Form::DirectoriesElsewhere => Upper::Tmpfs { size_bytes: TMPFS_BYTES },
+        Form::DirectoriesElsewhere => {
+            Upper::Tmpfs { name: "probe".into(), size_bytes: TMPFS_BYTES }
+        }
         _ => {
             let directory = location.root.join(form.to_string());
             fs_err::create_dir(&directory)

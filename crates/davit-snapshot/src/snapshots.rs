@@ -89,6 +89,12 @@ impl<'s> Snapshots<'s> {
         self.form
     }
 
+    /// Where everything lies.
+    #[must_use]
+    pub const fn location(&self) -> &Location {
+        &self.location
+    }
+
     /// Makes `chain` (bottom first) mountable: chooses among the trees that exist, writes what is
     /// missing, drops and rewrites what is damaged.
     ///
@@ -123,9 +129,11 @@ impl<'s> Snapshots<'s> {
         if self.form != Form::DirectoriesElsewhere {
             return Upper::Directory(directory);
         }
-        match (&self.settings.upper, directory.file_name()) {
-            (Some(volume), Some(name)) => Upper::Directory(volume.join(name)),
-            _ => Upper::Tmpfs {
+        let name = directory.file_name().unwrap_or_default();
+        match &self.settings.upper {
+            Some(volume) => Upper::Directory(volume.join(name)),
+            None => Upper::Tmpfs {
+                name: name.to_string_lossy().into_owned(),
                 size_bytes: match self.settings.upper_tmpfs_bytes {
                     0 => 1 << 30,
                     size_bytes => size_bytes,

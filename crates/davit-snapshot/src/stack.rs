@@ -43,6 +43,11 @@ impl Location {
         self.run.join("trees")
     }
 
+    /// Where a private mount namespace has the tmpfs of an upper directory.
+    pub(crate) fn upper(&self, name: &str) -> PathBuf {
+        self.mounts().join(format!("upper-{}", name.replace('/', "-")))
+    }
+
     /// Holder files of one tree.
     pub(crate) fn holders(&self, id: TreeId) -> PathBuf {
         self.run.join("holders").join(id.to_string())

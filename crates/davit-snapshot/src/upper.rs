@@ -11,21 +11,40 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{SnapshotError, Stack, overlay::Writable};
+use crate::{Location, SnapshotError, Stack, overlay::Writable};
 
 /// Where a container or a build step writes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Upper {
-    /// `upper` and `work` below this directory, which exists (`ROOT/containers/ID`, or the
-    /// directory of a build step under `ROOT/tmp`). Both are made when they are missing; `upper`
+    /// `upper` and `work` below this directory (`ROOT/containers/ID`, one on a volume, or the
+    /// directory of a build step under `ROOT/tmp`). All are made when they are missing; `upper`
     /// then gets mode, owner, time and xattrs of the image's root directory.
     Directory(PathBuf),
-    /// The same on a fresh tmpfs of at most `size_bytes`, which goes with the mount namespace.
+    /// The same on a tmpfs of at most `size_bytes` that only the mounting process's namespace has
+    /// and that goes with it. Mounting the same name again there finds what was written.
     Tmpfs {
+        /// Tells one upper directory of that process from another; a file name.
+        name: String,
         /// Cap on content, in bytes.
         size_bytes: u64,
     },
+}
+
+impl Upper {
+    /// The directory that holds `upper` and `work`, as every process of root can reach it while the
+    /// process `pid` lives, which has mounted it.
+    #[must_use]
+    pub fn directory(&self, location: &Location, pid: u32) -> PathBuf {
+        match self {
+            Self::Directory(directory) => directory.clone(),
+            Self::Tmpfs { name, .. } => {
+                let inside = location.upper(name);
+                let inside = inside.strip_prefix("/").unwrap_or(&inside);
+                Path::new("/proc").join(pid.to_string()).join("root").join(inside)
+            }
+        }
+    }
 }
 
 /// What a container or build step changed, as the input of a commit.
@@ -50,6 +69,9 @@ pub enum Changes {
 
 /// Opens `upper` and `work` below `directory`, making them where they are missing.
 pub(crate) fn open(directory: &Path, model: impl AsFd) -> Result<Writable, SnapshotError> {
+    // On a configured volume nobody else makes it.
+    fs_err::create_dir_all(directory)
+        .map_err(|source| SnapshotError::file("create", directory, source))?;
     let upper = directory.join("upper");
     let created = make(&upper)?;
     let work = directory.join("work");

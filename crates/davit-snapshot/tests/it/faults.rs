@@ -166,7 +166,7 @@ fn mountpoints_hide_what_an_image_has_there() {
         ],
         vec![],
     ];
-    for form in [Form::Erofs] {
+    for form in [Form::Erofs, Form::Directories] {
         for items in &cases {
             let root = Root::new();
             let chain = [root.layer(items)];
@@ -311,7 +311,11 @@ fn ids_are_mapped() {
         let lowers = namespace.lowers(&of).unwrap();
         let mapped = lowers.idmapped(user_namespace.file().as_fd()).unwrap();
         let mount = namespace
-            .overlay(&mapped, &Upper::Tmpfs { size_bytes: 1 << 20 }, Default::default())
+            .overlay(
+                &mapped,
+                &Upper::Tmpfs { name: "t".into(), size_bytes: 1 << 20 },
+                Default::default(),
+            )
             .unwrap();
         fs_err::write(proc_path(&mount).join("writable"), "").unwrap();
         let found = fs_err::metadata(proc_path(&mount).join("a")).unwrap();
@@ -369,5 +373,5 @@ fn the_probe_on_an_overlay() {
     });
     let (form, upper) = form.join().unwrap();
     assert_eq!(form, Form::DirectoriesElsewhere);
-    assert_eq!(upper, Upper::Tmpfs { size_bytes: 1 << 30 });
+    assert_eq!(upper, Upper::Tmpfs { name: "x".into(), size_bytes: 1 << 30 });
 }

@@ -6,18 +6,44 @@ use std::{path::Path, process::Command};
 pub(crate) fn command() -> Option<Command> {
     let root = davit_test::cache_dir().join("erofs-trixie");
     let cached = root.join("usr/bin/fsck.erofs");
-    let own = davit_test::find_tool("fsck.erofs").map(Command::new);
+    let own = davit_test::find_tool("fsck.erofs").map(Command::new).filter(is_new);
+    if own.is_none() {
+        make(&root);
+    }
     let from_cache = || {
         let mut command = Command::new(root.join("usr/lib64/ld-linux-x86-64.so.2"));
         command.arg("--library-path").arg(root.join("usr/lib/x86_64-linux-gnu")).arg(&cached);
         command
     };
     let cached = cached.exists().then(from_cache);
-    let found = own.filter(is_new).or(cached);
+    let found = own.or(cached);
     if found.is_none() {
         davit_test::skip("fsck.erofs 1.8 or later is neither on PATH nor in the cache");
     }
     found
+}
+
+/// Makes a root of Debian trixie with erofs-utils, once for all runs; fails quietly without the
+/// tool or a mirror.
+fn make(root: &Path) {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let Some(mmdebstrap) = davit_test::find_tool("mmdebstrap").filter(|_| !root.exists())
+        else {
+            return;
+        };
+        let partial = root.with_extension(std::process::id().to_string());
+        let made = Command::new(mmdebstrap)
+            .args(["--variant=apt", "--include=erofs-utils", "trixie"])
+            .arg(&partial)
+            .output();
+        if made.is_ok_and(|output| output.status.success()) {
+            let _another_was_first = fs_err::rename(&partial, root);
+        }
+        if partial.exists() {
+            let _best_effort = fs_err::remove_dir_all(&partial);
+        }
+    });
 }
 
 fn is_new(command: &Command) -> bool {

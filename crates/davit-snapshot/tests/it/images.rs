@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::support::{Root, Seen, assert_same, in_namespace, overlay, proc_path, see, walk};
 
 /// Every form that this machine can mount.
-const FORMS: [Form; 1] = [Form::Erofs];
+const FORMS: [Form; 3] = [Form::Erofs, Form::Directories, Form::DirectoriesElsewhere];
 
 /// Layers as they come, compressed or not, bottom first.
 struct Image {
@@ -138,7 +138,9 @@ impl Image {
             let stack = root.prepare(form, &chain, Mountpoints::None);
             assert_eq!(stack.parts.len(), 1);
             let upper = match form {
-                Form::DirectoriesElsewhere => Upper::Tmpfs { size_bytes: 1 << 20 },
+                Form::DirectoriesElsewhere => {
+                    Upper::Tmpfs { name: "t".into(), size_bytes: 1 << 20 }
+                }
                 _ => Upper::Directory(root.dir.path().to_path_buf()),
             };
             let of = stack.clone();

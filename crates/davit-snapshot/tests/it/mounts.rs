@@ -9,6 +9,9 @@ use crate::support::{
     overlay, proc_path, see, walk,
 };
 
+/// Every form behind the one interface.
+const FORMS: [Form; 3] = [Form::Erofs, Form::Directories, Form::DirectoriesElsewhere];
+
 /// The prototype's list of hard cases, and more.
 fn hard_cases() -> Vec<Item> {
     let name = "n".repeat(255);
@@ -134,8 +137,11 @@ fn one_layer_with_the_hard_cases() {
     let root = Root::new();
     let items = hard_cases();
     let chain = [root.layer(&items)];
-    let stack = root.prepare(Form::Erofs, &chain, Mountpoints::None);
-    assert_same(&see(&stack), &expected(&[&items]), "one layer");
+    let expected = expected(&[&items]);
+    for form in FORMS {
+        let stack = root.prepare(form, &chain, Mountpoints::None);
+        assert_same(&see(&stack), &expected, &format!("one layer as {form}"));
+    }
 }
 
 #[test]
@@ -234,23 +240,24 @@ fn merged_and_stacked_trees_show_the_same() {
         return;
     }
     let layers = chain_cases();
-    for count in 1..=layers.len() {
+    let counts = (1..=layers.len()).flat_map(|count| FORMS.map(|form| (form, count)));
+    for (form, count) in counts {
         let merged = Root::new();
         let chain = commit(&merged, &layers[..count]);
-        let stack = merged.prepare(Form::Erofs, &chain, Mountpoints::None);
+        let stack = merged.prepare(form, &chain, Mountpoints::None);
         assert_eq!(stack.parts.len(), 1);
         let seen = see(&stack);
         let expected = expected(&slices(&layers[..count]));
-        assert_same(&seen, &expected, &format!("merged {count}"));
+        assert_same(&seen, &expected, &format!("merged {count} as {form}"));
 
         let stepped = Root::new();
         let chain = commit(&stepped, &layers[..count]);
         for step in 1..=count {
-            let stack = stepped.prepare(Form::Erofs, &chain[..step], Mountpoints::None);
+            let stack = stepped.prepare(form, &chain[..step], Mountpoints::None);
             assert_eq!(stack.parts.len(), step);
         }
-        let stack = stepped.prepare(Form::Erofs, &chain, Mountpoints::None);
-        assert_same(&see(&stack), &seen, &format!("stepped {count}"));
+        let stack = stepped.prepare(form, &chain, Mountpoints::None);
+        assert_same(&see(&stack), &seen, &format!("stepped {count} as {form}"));
     }
 }
 
@@ -259,23 +266,25 @@ fn a_link_into_a_lower_layer_merges_both() {
     if !davit_test::need_root() {
         return;
     }
-    let root = Root::new();
-    let layers = [
-        vec![file("below", "b")],
-        vec![file("target", "t")],
-        vec![dir("d"), item("d/link", What::HardLink(b"target".to_vec()))],
-    ];
-    let chain = commit(&root, &layers);
-    for length in 1..=2 {
-        let _written = root.prepare(Form::Erofs, &chain[..length], Mountpoints::None);
+    for form in FORMS {
+        let root = Root::new();
+        let layers = [
+            vec![file("below", "b")],
+            vec![file("target", "t")],
+            vec![dir("d"), item("d/link", What::HardLink(b"target".to_vec()))],
+        ];
+        let chain = commit(&root, &layers);
+        for length in 1..=2 {
+            let _written = root.prepare(form, &chain[..length], Mountpoints::None);
+        }
+        let stack = root.prepare(form, &chain, Mountpoints::None);
+        // The tree of the second layer holds the target, that of the first does not.
+        assert_eq!(stack.parts.len(), 2);
+        let seen = see(&stack);
+        assert_eq!(seen[&b"d/link"[..]].first_name, b"d/link");
+        assert_eq!(seen[&b"target"[..]].first_name, b"d/link");
+        assert_same(&seen, &expected(&slices(&layers)), "linked");
     }
-    let stack = root.prepare(Form::Erofs, &chain, Mountpoints::None);
-    // The tree of the second layer holds the target, that of the first does not.
-    assert_eq!(stack.parts.len(), 2);
-    let seen = see(&stack);
-    assert_eq!(seen[&b"d/link"[..]].first_name, b"d/link");
-    assert_eq!(seen[&b"target"[..]].first_name, b"d/link");
-    assert_same(&seen, &expected(&slices(&layers)), "linked");
 }
 
 #[test]
@@ -361,7 +370,10 @@ fn writing_on_top() {
     let stack = root.prepare(Form::Erofs, &chain, Mountpoints::Container);
     let directory = root.dir.path().join("container");
     fs_err::create_dir(&directory).unwrap();
-    for upper in [Upper::Directory(directory.clone()), Upper::Tmpfs { size_bytes: 1 << 20 }] {
+    for upper in [
+        Upper::Directory(directory.clone()),
+        Upper::Tmpfs { name: "t".into(), size_bytes: 1 << 20 },
+    ] {
         let of = stack.clone();
         in_namespace(&stack, move |namespace| {
             let lowers = namespace.lowers(&of).unwrap();
@@ -382,4 +394,46 @@ fn writing_on_top() {
     let names: Vec<_> =
         upper.keys().map(|path| String::from_utf8_lossy(path).into_owned()).collect();
     assert_eq!(names, ["", "changed", "etc", "etc/new", "target"]);
+}
+
+#[test]
+fn what_is_written_to_memory_is_found_again() {
+    if !davit_test::need_root() {
+        return;
+    }
+    let root = Root::new();
+    let chain = [root.layer(&[file("a", "a")])];
+    let stack = root.prepare(Form::DirectoriesElsewhere, &chain, Mountpoints::Container);
+    let upper = root.snapshots(Form::DirectoriesElsewhere).upper("/containers/id".into());
+    let of = stack.clone();
+    in_namespace(&stack, move |namespace| {
+        let lowers = namespace.lowers(&of).unwrap();
+        let first = overlay(namespace, &lowers, &upper).unwrap();
+        fs_err::write(proc_path(&first).join("new"), "n").unwrap();
+        drop(first);
+        let again = overlay(namespace, &lowers, &upper).unwrap();
+        assert_eq!(fs_err::read(proc_path(&again).join("new")).unwrap(), b"n");
+        let Upper::Tmpfs { name, .. } = &upper else { panic!("{upper:?}") };
+        let path = of.location.run.join("trees").join(format!("upper-{name}/upper/new"));
+        // Another thread is in another namespace, so the process's number leads elsewhere here.
+        assert_eq!(fs_err::read(path).unwrap(), b"n");
+        let outside = upper.directory(&of.location, 7);
+        assert!(outside.starts_with("/proc/7/root") && outside.ends_with(format!("upper-{name}")));
+    });
+    let volume = root.dir.path().join("volume");
+    let settings = davit_snapshot::SnapshotSettings {
+        form: Some(Form::DirectoriesElsewhere),
+        upper: Some(volume.clone()),
+        upper_tmpfs_bytes: 0,
+    };
+    let snapshots = davit_snapshot::Snapshots::open(&root.store, settings).unwrap();
+    let upper = snapshots.upper("/containers/id".into());
+    assert_eq!(upper, Upper::Directory(volume.join("id")));
+    let of = stack.clone();
+    in_namespace(&stack, move |namespace| {
+        let lowers = namespace.lowers(&of).unwrap();
+        let mount = overlay(namespace, &lowers, &upper).unwrap();
+        fs_err::write(proc_path(&mount).join("new"), "n").unwrap();
+    });
+    assert!(volume.join("id/upper/new").exists());
 }
