@@ -492,7 +492,7 @@ impl Session<'_, '_> {
 /// What a command wrote. On a tmpfs it is removed when the layer is made, since the supervisor has
 /// that memory mounted as long as the build runs; a directory goes with its scratch directory.
 struct Written {
-    directory: PathBuf,
+    directory: std::path::PathBuf,
     keep: bool,
 }
 
