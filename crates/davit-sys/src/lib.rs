@@ -11,3 +11,4 @@ pub mod nss;
 pub mod process;
 pub mod sealed;
 pub mod seccomp;
+pub mod signals;

@@ -1,0 +1,226 @@
+//! `davit run` and `davit create`
+
+use davit_engine::{
+    Engine, ContainerError, PullRequest,
+    container::{CreateRequest, Created, Process, StartMode, Started, StreamSet},
+};
+
+use super::{
+    flags::{Attachment, ContainerFlags},
+    stream::{self, DETACH_KEYS, DetachFilter, RawTerminal, Relay, SessionEnd},
+};
+use crate::{
+    cli::Context,
+    error::{CliError, io_error},
+    printer,
+    progress::ProgressMode,
+    reference::{self, TagNote},
+};
+
+/// Arguments of `davit run`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    flags: Box<ContainerFlags>,
+    /// Run container in background and print container ID
+    #[arg(short, long)]
+    detach: bool,
+    /// Override the key sequence for detaching a container
+    #[arg(long, value_name = "KEYS", default_value = DETACH_KEYS)]
+    detach_keys: String,
+    /// Proxy received signals to the process
+    #[arg(long, num_args = 0..=1, default_value_t = true, default_missing_value = "true", require_equals = true)]
+    sig_proxy: bool,
+    /// Image to run, then command and arguments
+    #[arg(value_name = "IMAGE [COMMAND [ARG…]]", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    image_and_command: Vec<String>,
+}
+
+/// Arguments of `davit create`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    flags: Box<ContainerFlags>,
+    /// Image to use, then command and arguments
+    #[arg(value_name = "IMAGE [COMMAND [ARG…]]", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    image_and_command: Vec<String>,
+}
+
+/// Runs `davit create`.
+///
+/// # Errors
+/// What the engine refuses.
+pub(crate) fn create(args: &CreateArgs, context: &Context) -> Result<u8, CliError> {
+    let (image, command) = args.image_and_command.split_first().expect("clap requires one");
+    let request = args.flags.request(image, command, Attachment::Detached)?;
+    let engine = context.engine()?;
+    let created = prepared(&args.flags, context, &engine, request, |request| engine.create_container(request))?;
+    announce(&args.flags, &created)?;
+    printer::line(&created.container.id)?;
+    Ok(0)
+}
+
+/// Runs `davit run`; the container's exit code is the command's.
+///
+/// # Errors
+/// 125 when the engine refuses, 126 and 127 when the command cannot be run.
+pub(crate) fn run(args: &RunArgs, context: &Context) -> Result<u8, CliError> {
+    let (image, command) = args.image_and_command.split_first().expect("clap requires one");
+    let attachment = if args.detach { Attachment::Detached } else { Attachment::Foreground };
+    let request = args.flags.request(image, command, attachment)?;
+    if args.flags.tty && args.flags.interactive && !args.detach && !stream::stdin_is_terminal() {
+        return Err(CliError::usage("the input device is not a TTY"));
+    }
+    let engine = context.engine()?;
+    let created = prepared(&args.flags, context, &engine, request, |request| engine.create_to_run(request))?;
+    announce(&args.flags, &created)?;
+    if args.detach {
+        let started = engine.begin(created, StartMode::Detached).map_err(|error| coded(error))?;
+        printer::line(&started.container.id)?;
+        return Ok(0);
+    }
+    foreground(args, &engine, created)
+}
+
+/// Makes sure of the image, looks up `--volumes-from`, and creates.
+fn prepared(
+    flags: &ContainerFlags,
+    context: &Context,
+    engine: &Engine,
+    mut request: CreateRequest,
+    create: impl Fn(&CreateRequest) -> Result<Created, ContainerError>,
+) -> Result<Created, CliError> {
+    if !matches!(flags.pull.as_str(), "always" | "missing" | "never") {
+        return Err(CliError::usage(format!(
+            "invalid pull option: '{}': must be one of \"always\", \"missing\" or \"never\"",
+            flags.pull
+        )));
+    }
+    for text in &flags.volumes_from {
+        add_volumes_from(engine, &mut request, text).map_err(|error| coded(error))?;
+    }
+    if flags.pull == "always" {
+        pull(flags, context, engine, &request.spec.image)?;
+    }
+    match create(&request) {
+        Err(ContainerError::NoImage(name)) if flags.pull == "missing" => {
+            if !flags.quiet {
+                printer::note(&format!("Image '{name}' is not in the store, pulling it"));
+            }
+            pull(flags, context, engine, &name)?;
+            create(&request).map_err(|error| coded(error))
+        }
+        result => result.map_err(|error| coded(error)),
+    }
+}
+
+fn pull(flags: &ContainerFlags, context: &Context, engine: &Engine, name: &str) -> Result<(), CliError> {
+    let reference = reference::parse(name, TagNote::unless(true)).map_err(|error| error.with_code(125))?;
+    let mode = if flags.quiet { ProgressMode::Quiet } else { ProgressMode::default() };
+    let progress = context.progress(mode);
+    let request = PullRequest { reference, platform: flags.platform.clone(), parallel: 3 };
+    engine.pull(&request, &*progress).map_err(|error| CliError::from(error).with_code(125))?;
+    Ok(())
+}
+
+/// Adds the mounts of another container (`NAME[:ro]`), except on targets that are taken.
+fn add_volumes_from(engine: &Engine, request: &mut CreateRequest, text: &str) -> Result<(), ContainerError> {
+    let (name, read_only) = match text.rsplit_once(':') {
+        Some((name, "ro")) => (name, true),
+        Some((name, "rw")) => (name, false),
+        _ => (text, false),
+    };
+    for mut mount in engine.container(name)?.spec.mounts {
+        if request.spec.mounts.iter().any(|known| known.target == mount.target) {
+            continue;
+        }
+        if let davit_engine::container::MountSource::Volume { anonymous, .. } = &mut mount.source {
+            // It belongs to the other container.
+            *anonymous = false;
+        }
+        if read_only {
+            mount.access = true.into();
+        }
+        request.spec.mounts.push(mount);
+    }
+    Ok(())
+}
+
+fn announce(flags: &ContainerFlags, created: &Created) -> Result<(), CliError> {
+    for warning in &created.warnings {
+        printer::note(&format!("WARNING: {warning}"));
+    }
+    let Some(path) = &flags.cidfile else { return Ok(()) };
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    let mut file = fs_err::OpenOptions::from_options(options)
+        .open(path)
+        .map_err(|error| io_error(error).with_code(125))?;
+    std::io::Write::write_all(&mut file, created.container.id.as_bytes()).map_err(io_error)
+}
+
+fn coded(error: ContainerError) -> CliError {
+    let code = error.run_code();
+    CliError::from(error).with_code(code)
+}
+
+/// The streams that `-a` names; standard output and error, and input with `-i`, by default.
+fn streams(args: &RunArgs) -> Result<StreamSet, CliError> {
+    let flags = &args.flags;
+    if flags.attach.is_empty() {
+        let output = StreamSet::STDOUT.with(StreamSet::STDERR);
+        return Ok(if flags.interactive { output.with(StreamSet::STDIN) } else { output });
+    }
+    let mut all = StreamSet::default();
+    for name in &flags.attach {
+        all = all.with(match name.to_ascii_lowercase().as_str() {
+            "stdin" => StreamSet::STDIN,
+            "stdout" => StreamSet::STDOUT,
+            "stderr" => StreamSet::STDERR,
+            _ => return Err(CliError::usage("valid streams are STDIN, STDOUT and STDERR")),
+        });
+    }
+    Ok(all)
+}
+
+fn foreground(args: &RunArgs, engine: &Engine, created: Created) -> Result<u8, CliError> {
+    let streams = streams(args)?;
+    let keys = stream::detach_keys(&args.detach_keys)?;
+    let size = if args.flags.tty { stream::size() } else { None };
+    let signals = stream::catch_signals()?;
+    let mode = StartMode::Attached { streams, size };
+    let started = engine.begin(created, mode).map_err(|error| coded(error))?;
+    for warning in &started.warnings {
+        printer::note(&format!("WARNING: {warning}"));
+    }
+    let Started { container, process, mut connection, .. } = started;
+    let proxy = args.sig_proxy && !args.flags.tty;
+    let raw = (args.flags.tty && streams.contains(StreamSet::STDIN)).then(RawTerminal::enter).flatten();
+    let end = Relay {
+        connection: &mut connection,
+        stdin: streams.contains(StreamSet::STDIN),
+        detach: args.flags.tty.then(|| DetachFilter::new(keys)),
+        process: if proxy { Process::open(process).ok() } else { None },
+        signals: Some(signals),
+    }
+    .run()?;
+    drop(raw);
+    drop(connection);
+    finish(engine, &container.id, end)
+}
+
+/// Brings the row up to date and tells the exit code.
+pub(crate) fn finish(engine: &Engine, id: &str, end: SessionEnd) -> Result<u8, CliError> {
+    let code = match end {
+        SessionEnd::Detached => return Ok(0),
+        SessionEnd::Exited(status) => {
+            engine.settle(id)?;
+            status.code()
+        }
+        SessionEnd::Lost => match engine.container(id) {
+            Ok(container) => container.status.exit_code,
+            Err(_) => 137,
+        },
+    };
+    Ok(u8::try_from(code).unwrap_or(255))
+}

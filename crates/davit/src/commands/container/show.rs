@@ -1,0 +1,102 @@
+//! `davit inspect`, `davit port`
+
+use davit_engine::{ContainerError, Engine};
+use serde_json::Value;
+
+use crate::{cli::Context, error::CliError, format, printer};
+
+/// Arguments of `davit container inspect`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InspectArgs {
+    /// Format output using a custom template: 'json', or a Go template
+    #[arg(short, long, value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
+    /// Display total file sizes
+    #[arg(short, long)]
+    pub(crate) size: bool,
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub(crate) names: Vec<String>,
+}
+
+/// Runs `davit container inspect`.
+///
+/// # Errors
+/// No such container, or a malformed template.
+pub(crate) fn inspect(args: &InspectArgs, context: &Context) -> Result<u8, CliError> {
+    let engine = context.engine()?;
+    objects(&args.names, args.format.as_deref(), |name| engine.inspect_container(name, args.size))
+}
+
+/// Prints objects as a JSON array or by a template; those that are missing make the exit code 1.
+///
+/// # Errors
+/// A malformed template.
+pub(crate) fn objects(
+    names: &[String],
+    template: Option<&str>,
+    look_up: impl Fn(&str) -> Result<Value, ContainerError>,
+) -> Result<u8, CliError> {
+    let (mut found, mut failed) = (Vec::new(), Vec::new());
+    for name in names {
+        match look_up(name) {
+            Ok(value) => found.push(value),
+            Err(error) => failed.push(CliError::from(error)),
+        }
+    }
+    match template {
+        Some(template) => {
+            for value in &found {
+                printer::line(&format::render_object(template, value)?)?;
+            }
+        }
+        None => printer::line(&format::to_json(&found, true)?)?,
+    }
+    for error in &failed {
+        printer::error(&error.to_string());
+    }
+    Ok(u8::from(!failed.is_empty()))
+}
+
+/// Arguments of `davit port`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PortArgs {
+    /// Container
+    container: String,
+    /// Port in the container
+    #[arg(value_name = "PRIVATE_PORT[/PROTOCOL]")]
+    port: Option<String>,
+}
+
+/// Runs `davit port`.
+///
+/// # Errors
+/// No such container, or the port is not published.
+pub(crate) fn port(args: &PortArgs, context: &Context) -> Result<u8, CliError> {
+    let engine = context.engine()?;
+    let ports = published(&engine, &args.container)?;
+    let wanted = args.port.as_ref().map(|port| if port.contains('/') { port.clone() } else { format!("{port}/tcp") });
+    let mut lines = Vec::new();
+    for (port, bindings) in ports.iter().flatten() {
+        for binding in bindings.as_array().into_iter().flatten() {
+            let host = binding["HostIp"].as_str().unwrap_or_default();
+            let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+            let address = format!("{host}:{}", binding["HostPort"].as_str().unwrap_or_default());
+            match &wanted {
+                Some(wanted) if wanted == port => lines.push(address),
+                Some(_) => {}
+                None => lines.push(format!("{port} -> {address}")),
+            }
+        }
+    }
+    if let (Some(wanted), true) = (&wanted, lines.is_empty()) {
+        return Err(CliError::user(format!("no public port '{wanted}' published for {}", args.container)));
+    }
+    lines.iter().try_for_each(|line| printer::line(line))?;
+    Ok(0)
+}
+
+fn published(engine: &Engine, name: &str) -> Result<Option<serde_json::Map<String, Value>>, CliError> {
+    let mut value = engine.inspect_container(name, false)?;
+    Ok(value["NetworkSettings"]["Ports"].as_object_mut().map(std::mem::take))
+}
