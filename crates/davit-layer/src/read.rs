@@ -62,7 +62,8 @@ pub enum WhiteoutNames {
     /// Whiteouts and opaque marks, as in an image's layer.
     #[default]
     Whiteout,
-    /// Ordinary files, as in an archive that `ADD` unpacks or `import` reads.
+    /// Ordinary files, as in an archive that `ADD` unpacks. Never for a tar that becomes a layer
+    /// itself: its table must follow from its bytes alone.
     Plain,
 }
 

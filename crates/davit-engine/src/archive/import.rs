@@ -6,7 +6,7 @@ use davit_image::{
     Descriptor, HistoryEntry, ImageConfig, ImageId, Manifest, MediaType, Platform, Raw, Reference,
     Timestamp,
 };
-use davit_layer::{ReadOptions, WhiteoutNames, read_layer};
+use davit_layer::{ReadOptions, read_layer};
 use davit_store::{
     DiffIdState, Durability, ImageCommit, LayerFacts, Lease, Presence, StoreError, StoredDocument,
     TagUpdate, Target,
@@ -78,12 +78,8 @@ impl Engine {
             progress.report(Event::Position { item: "import", bytes: now.blob_bytes });
         };
         progress.report(Event::Phase { item: "import", phase: "Importing", total_bytes: None });
-        // Names that begin with `.wh.` are files of the root file system here.
-        let options = ReadOptions {
-            whiteout_names: WhiteoutNames::Plain,
-            progress: Some(&report),
-            ..ReadOptions::default()
-        };
+        // The archive becomes the layer as it is, so its names mean what they mean in any layer.
+        let options = ReadOptions { progress: Some(&report), ..ReadOptions::default() };
         let mut tar = ingest.create_tar()?;
         let read = read_layer(archive, &mut tar, None, &options)
             .map_err(|source| FileError::Layer { member: "import".to_owned(), source })?;

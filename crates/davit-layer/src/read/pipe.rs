@@ -2,11 +2,14 @@
 
 use std::{
     io::{self, Write},
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
     thread,
 };
 
-use davit_image::{Compression, DiffId, Digester};
+use davit_image::{Compression, DiffId, Digest, Digester};
 
 use super::{
     LayerDecoder, Progress, ReadError, ReadOptions, algorithm, gzip_checksum, source::CountedSource,
@@ -42,9 +45,12 @@ pub(super) fn run(
 ) -> Result<Read, ReadError> {
     let parser_options =
         ParserOptions { limits: options.limits, whiteout_names: options.whiteout_names };
+    let diff_algorithm = algorithm(options.expected.diff_id.map(|id| id.digest()));
+    // A plain stream is its own tar: one digest serves as both.
+    let is_digested = AtomicBool::new(false);
     let sink = Sink {
         tar,
-        digester: Digester::new(algorithm(options.expected.diff_id.map(|id| id.digest()))),
+        digester: Digester::new(diff_algorithm),
         parser: Parser::new(parser_options),
         size: 0,
     };
@@ -53,15 +59,23 @@ pub(super) fn run(
     thread::scope(|scope| {
         let consumer = thread::Builder::new()
             .name("layer".into())
-            .spawn_scoped(scope, move || sink.consume(&filled, &empty))
+            .spawn_scoped(scope, || sink.consume(filled, empty, &is_digested))
             .map_err(ReadError::Read)?;
-        let produced = produce(source, full, &emptied, options);
+        let start = |compression| {
+            let same = diff_algorithm == algorithm(options.expected.blob);
+            is_digested.store(compression == Compression::None && same, Ordering::Relaxed);
+        };
+        let produced = produce(source, full, &emptied, options, &start);
         let consumed = match consumer.join() {
             Ok(consumed) => consumed,
             Err(panic) => std::panic::resume_unwind(panic),
         };
         match (produced, consumed) {
-            (Ok(compression), Ok((facts, parsed))) => Ok(Read { compression, facts, parsed }),
+            (Ok(compression), Ok(consumed)) => {
+                let diff_id = DiffId::new(consumed.digest.unwrap_or_else(|| source.digest()));
+                let facts = LayerFacts { diff_id, tar_size: consumed.size };
+                Ok(Read { compression, facts, parsed: consumed.parsed })
+            }
             // A producer that found nobody at the other end has nothing to report itself.
             (Err(Some(error)), _) | (_, Err(error)) => Err(error),
             (Err(None), Ok(_)) => {
@@ -77,6 +91,7 @@ fn produce(
     full: SyncSender<Piece>,
     emptied: &Receiver<Vec<u8>>,
     options: &ReadOptions<'_>,
+    start: &dyn Fn(Compression),
 ) -> Result<Compression, Option<ReadError>> {
     let window_log = options.limits.zstd_window_log;
     let decoder = Decoder::new(&mut *source, window_log, gzip_checksum(&options.expected));
@@ -85,6 +100,7 @@ fn produce(
         Err(error) => return Err(Some(source.take_fault().unwrap_or(ReadError::Read(error)))),
     };
     let compression = decoder.compression();
+    start(compression);
     let mut made = 0;
     let mut plain_bytes = 0;
     loop {
@@ -138,24 +154,34 @@ struct Sink<'a> {
     size: u64,
 }
 
+/// What the second thread found.
+struct Consumed {
+    /// `None` if the first thread has digested the same bytes.
+    digest: Option<Digest>,
+    size: u64,
+    parsed: Parsed,
+}
+
 impl Sink<'_> {
     fn consume(
         mut self,
-        filled: &Receiver<Piece>,
-        empty: &SyncSender<Vec<u8>>,
-    ) -> Result<(LayerFacts, Parsed), ReadError> {
+        filled: Receiver<Piece>,
+        empty: SyncSender<Vec<u8>>,
+        is_digested: &AtomicBool,
+    ) -> Result<Consumed, ReadError> {
         while let Ok(Piece { bytes, length }) = filled.recv() {
             let content = &bytes[..length];
             self.parser.feed(content)?;
-            self.digester.update(content);
+            if !is_digested.load(Ordering::Relaxed) {
+                self.digester.update(content);
+            }
             self.tar.write_all(content).map_err(ReadError::WriteTar)?;
             self.size += length as u64;
             // The producer may have ended; then nobody needs the buffer.
             let _returned = empty.try_send(bytes);
         }
         self.tar.flush().map_err(ReadError::WriteTar)?;
-        let diff_id = DiffId::new(self.digester.finish());
-        let facts = LayerFacts { diff_id, tar_size: self.size };
-        Ok((facts, self.parser.finish()?))
+        let digest = (!is_digested.load(Ordering::Relaxed)).then(|| self.digester.finish());
+        Ok(Consumed { digest, size: self.size, parsed: self.parser.finish()? })
     }
 }

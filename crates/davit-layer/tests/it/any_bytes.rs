@@ -30,7 +30,7 @@ const LIMITS: Limits = Limits {
 ///
 /// # Panics
 /// If it is not.
-pub fn check(bytes: &[u8]) {
+pub(crate) fn check(bytes: &[u8]) {
     let options = ReadOptions { limits: LIMITS, ..ReadOptions::default() };
     let mut tar = Vec::new();
     let Ok(layer) = read_layer(&mut &bytes[..], &mut tar, None, &options) else { return };

@@ -131,14 +131,8 @@ fn summary(changes: &Changes) -> Vec<String> {
     changes.changes.iter().map(line).collect()
 }
 
-#[test]
-fn upper_directories_of_a_real_overlay() {
-    if !davit_test::need_root() {
-        return;
-    }
-    let Some(shell) = davit_test::need_tool("unshare") else { return };
-    let temp = TempDir::new();
-    let script = r"
+/// Changes a view of many kinds, and writes both trees to standard output.
+const OVERLAY_SCRIPT: &str = r"
         set -e
         mkdir m; mount -t tmpfs tmpfs m; cd m
         mkdir low up work view
@@ -164,8 +158,16 @@ fn upper_directories_of_a_real_overlay() {
         cd ..; umount view
         tar --xattrs --xattrs-include='*' -cf - up low
     ";
+
+#[test]
+fn upper_directories_of_a_real_overlay() {
+    if !davit_test::need_root() {
+        return;
+    }
+    let Some(shell) = davit_test::need_tool("unshare") else { return };
+    let temp = TempDir::new();
     let output = std::process::Command::new(shell)
-        .args(["--mount", "sh", "-c", script])
+        .args(["--mount", "sh", "-c", OVERLAY_SCRIPT])
         .current_dir(temp.path())
         .output()
         .unwrap();

@@ -49,18 +49,14 @@ fn implied_parents_keep_what_lies_below() {
         Archive::new().header(&mode("./", b"0000711\0")).header(&mode("tmp", b"0001777\0")),
         Archive::new().file("tmp/x/y", b""),
     ];
-    assert_eq!(lines(&merge(&layers)), [
-        "/ dir 711 @0",
-        "/tmp dir 1777 @0",
-        "/tmp/x implied dir @1",
-        "/tmp/x/y file 0 @1"
-    ]);
-    assert_eq!(lines(&on_base(&layers)), [
-        "/ dir 711 @0",
-        "/tmp dir 1777 @0",
-        "/tmp/x implied dir @1",
-        "/tmp/x/y file 0 @1"
-    ]);
+    assert_eq!(
+        lines(&merge(&layers)),
+        ["/ dir 711 @0", "/tmp dir 1777 @0", "/tmp/x implied dir @1", "/tmp/x/y file 0 @1"]
+    );
+    assert_eq!(
+        lines(&on_base(&layers)),
+        ["/ dir 711 @0", "/tmp dir 1777 @0", "/tmp/x implied dir @1", "/tmp/x/y file 0 @1"]
+    );
 }
 
 #[test]
@@ -83,24 +79,30 @@ fn whiteouts_and_opaque_directories() {
             .file("e/.wh..wh..opq", b"")
             .file("e/y", b""),
     ];
-    assert_eq!(lines(&merge(&layers)), [
-        "/ implied dir @1",
-        "/d dir 755 @0",
-        "/d/b file 1 @0",
-        "/d/c file 2 @1",
-        "/e dir 755 @1",
-        "/e/y file 0 @1"
-    ]);
+    assert_eq!(
+        lines(&merge(&layers)),
+        [
+            "/ implied dir @1",
+            "/d dir 755 @0",
+            "/d/b file 1 @0",
+            "/d/c file 2 @1",
+            "/e dir 755 @1",
+            "/e/y file 0 @1"
+        ]
+    );
     let upper = on_base(&layers);
-    assert_eq!(lines(&upper), [
-        "/ implied dir @0",
-        "/d dir 755 @0",
-        "/d/a whiteout @1",
-        "/d/c file 2 @1",
-        "/e opaque dir 755 @1",
-        "/e/y file 0 @1",
-        "/f whiteout @1"
-    ]);
+    assert_eq!(
+        lines(&upper),
+        [
+            "/ implied dir @0",
+            "/d dir 755 @0",
+            "/d/a whiteout @1",
+            "/d/c file 2 @1",
+            "/e opaque dir 755 @1",
+            "/e/y file 0 @1",
+            "/f whiteout @1"
+        ]
+    );
     assert!(upper.find(b"d/a").is_none() && upper.find(b"e/x").is_none());
     assert_eq!(upper.find(b"d/b").map(|node| node.layer), Some(0));
     assert_eq!(upper.list(b""), [b"d".to_vec(), b"e".to_vec()]);
@@ -145,22 +147,25 @@ fn hard_links_across_layers() {
         Archive::new().hard_link("b", "a").hard_link("y", "lib/x"),
         Archive::new().file("a", b"other").hard_link("c", "b"),
     ];
-    assert_eq!(lines(&merge(&layers)), [
-        "/ implied dir @2",
-        "/a file 5 @2",
-        "/b file 3 @0",
-        "/c file 3 @0 = /b",
-        "/lib -> usr/lib @0",
-        "/usr implied dir @0",
-        "/usr/lib implied dir @0",
-        "/usr/lib/x file 1 @0",
-        "/y file 1 @0 = /usr/lib/x"
-    ]);
+    assert_eq!(
+        lines(&merge(&layers)),
+        [
+            "/ implied dir @2",
+            "/a file 5 @2",
+            "/b file 3 @0",
+            "/c file 3 @0 = /b",
+            "/lib -> usr/lib @0",
+            "/usr implied dir @0",
+            "/usr/lib implied dir @0",
+            "/usr/lib/x file 1 @0",
+            "/y file 1 @0 = /usr/lib/x"
+        ]
+    );
     let merged = merge(&layers);
     let b = merged.find(b"b").unwrap();
     assert_eq!(merged.names_of(b.layer, b.index), [b"b".to_vec(), b"c".to_vec()]);
     let upper = on_base(&layers);
-    assert_eq!(lines(&upper), ["/ implied dir @0", "/a file 5 @2", "/c file 3 @0"]);
+    assert_eq!(lines(&upper), ["/ implied dir @1", "/a file 5 @2", "/c file 3 @0"]);
     assert_eq!(upper.names_of(b.layer, b.index), [b"b".to_vec(), b"c".to_vec()]);
 
     let nowhere = tables(&[Archive::new().hard_link("l", "gone")]);
@@ -172,7 +177,8 @@ fn hard_links_across_layers() {
         Archive::new().hard_link("l", "t"),
     ];
     assert!(Merged::new(tables(&removed)).is_err());
-    let below_file = [Archive::new().file("d/t", b""), Archive::new().file("d", b"").hard_link("l", "d/t")];
+    let below_file =
+        [Archive::new().file("d/t", b""), Archive::new().file("d", b"").hard_link("l", "d/t")];
     // The target is taken from the layers below, where it still is.
     assert_eq!(lines(&merge(&below_file)), ["/ implied dir @1", "/d file 0 @1", "/l file 0 @0"]);
 }
@@ -211,7 +217,10 @@ fn parents_through_symlinks_of_lower_layers() {
 
     // An entry for the directory itself replaces the link.
     let replaced = merge(&[base.clone(), Archive::new().directory("lib").file("lib/new", b"")]);
-    assert_eq!(replaced.find(b"lib").unwrap().entry.kind, Kind::Directory { opaque: false, implied: false });
+    assert_eq!(
+        replaced.find(b"lib").unwrap().entry.kind,
+        Kind::Directory { opaque: false, implied: false }
+    );
     assert!(replaced.find(b"lib/new").is_some() && replaced.find(b"usr/lib/new").is_none());
 
     let dangling = merge(&[base.clone(), Archive::new().file("dangling/x", b"")]);
@@ -245,7 +254,8 @@ fn symlinks_are_followed_inside_the_root() {
 
 #[test]
 fn metadata_is_that_of_the_topmost_description() {
-    let old = Entry { mtime: Mtime::from_seconds(5), uid: 7, ..Entry::new(b"d", directory(), 0o700) };
+    let old =
+        Entry { mtime: Mtime::from_seconds(5), uid: 7, ..Entry::new(b"d", directory(), 0o700) };
     let layers = vec![
         table_of(&[old]),
         table_of(&[Entry::new(b"d/x", Kind::Fifo, 0o600)]),
@@ -253,7 +263,10 @@ fn metadata_is_that_of_the_topmost_description() {
     ];
     let merged = Merged::new(layers).unwrap();
     let found = merged.find(b"d").unwrap();
-    assert_eq!((found.entry.mode, found.entry.uid, found.entry.mtime), (0o700, 7, Mtime::from_seconds(5)));
+    assert_eq!(
+        (found.entry.mode, found.entry.uid, found.entry.mtime),
+        (0o700, 7, Mtime::from_seconds(5))
+    );
     assert_eq!(merged.children(found.id).count(), 2);
 }
 
@@ -270,5 +283,8 @@ fn many_layers() {
         })
         .collect();
     let merged = merge(&layers);
-    assert_eq!(lines(&merged), ["/ implied dir @129", "/d implied dir @129", "/d/f129 file 0 @129"]);
+    assert_eq!(
+        lines(&merged),
+        ["/ implied dir @129", "/d implied dir @129", "/d/f129 file 0 @129"]
+    );
 }

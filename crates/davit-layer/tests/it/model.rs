@@ -63,7 +63,7 @@ fn insert(tree: &mut Tree, path: String, item: Item) {
     let parents: Vec<&str> = path.match_indices('/').map(|(at, _)| &path[..at]).collect();
     let blocked =
         |parent: &&str| tree.get(*parent).is_some_and(|item| item.what != What::Directory);
-    if parents.iter().any(|parent| blocked(parent)) || tree.contains_key(&path) {
+    if parents.iter().any(blocked) || tree.contains_key(&path) {
         return;
     }
     for parent in parents {
