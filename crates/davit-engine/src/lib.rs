@@ -11,10 +11,12 @@ pub mod build;
 mod change;
 mod config;
 pub mod container;
+mod copy;
 mod engine;
 mod error;
 mod images;
 mod login;
+mod origin;
 pub mod process;
 mod progress;
 mod pull;
@@ -27,6 +29,7 @@ pub use archive::{FileError, ImportRequest, LoadRequest, Loaded, SaveRequest};
 pub use change::ChangeError;
 pub use config::{Config, Settings};
 pub use container::ContainerError;
+pub use copy::{Copied, CopyError, CopyRequest, Place, PlaceError};
 pub use davit_distribution::{Saved, Secret, wire::SearchEntry};
 pub use davit_image as image;
 pub use davit_store::{BuildCache, CheckReport, Fault, FaultKind, ImageRow, Repair};
@@ -36,6 +39,7 @@ pub use images::{
     HistoryLine, ImageError, ImageInspect, ImagePrune, OpenImage, Pruned, Removal, RemoveRequest,
 };
 pub use login::{Accounts, DEFAULT_REGISTRY, LoginError};
+pub use origin::OriginError;
 pub use progress::{Event, Progress, Silent};
 pub use pull::{MOST_PARALLEL, PullError, PullRequest, Pulled};
 pub use push::{LayerCompression, PushError, PushRequest, Pushed};

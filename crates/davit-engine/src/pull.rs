@@ -13,17 +13,20 @@
 //! `tmp/` and is not asked for again.
 
 mod document;
-mod fetch;
 mod layer;
 
-use davit_distribution::{Access, Session, Target as RemoteTarget};
-use davit_image::{Descriptor, Digest, DocumentError, ImageId, Platform, Reference, Repository};
+use std::thread;
+
+use davit_distribution::Access;
+use davit_image::{Descriptor, DiffId, Digest, ImageId, Platform, Reference, Repository};
 use davit_layer::ReadError;
+use davit_snapshot::{Mountpoints, PrepareOptions};
 use davit_store::{ImageCommit, Lease, RepoDigest, StoreError, TagUpdate, Target};
 
 use crate::{
     Engine, Event, Hint, Progress,
-    registry::{Registries, RegistryError},
+    origin::{Origin, OriginError, Registry},
+    registry::RegistryError,
 };
 
 use self::document::Documents;
@@ -106,14 +109,14 @@ pub enum PullError {
         /// What is wrong with it.
         problem: String,
     },
-    /// A nested document is malformed.
-    #[error("{reference} has a malformed manifest")]
-    Document {
+    /// A file, folder or archive did not give it.
+    #[error("cannot read {reference}")]
+    Origin {
         /// What was asked for.
         reference: String,
         /// Cause.
         #[source]
-        source: DocumentError,
+        source: OriginError,
     },
     /// A layer is malformed, or not what the manifest and config say.
     #[error("layer {digest} of {reference} is refused")]
@@ -204,52 +207,84 @@ impl Engine {
         request: &PullRequest,
         progress: &dyn Progress,
     ) -> Result<Pulled, PullError> {
-        let registries = self.registries().map_err(|source| PullError::Setup {
-            reference: request.reference.familiar(),
-            source,
-        })?;
-        let session = registries.client.session(request.reference.repository(), Access::Pull);
-        let pull = Pull { engine: self, registries: &registries, session, request, progress };
-        pull.run()
+        let reference = &request.reference;
+        let registries = self
+            .registries()
+            .map_err(|source| PullError::Setup { reference: reference.familiar(), source })?;
+        let origin = Registry::new(&registries.client, registries.handle(), reference);
+        let pull = Pull {
+            engine: self,
+            origin: &origin,
+            // The full name shows which registry was asked.
+            name: reference.to_string(),
+            repository: Some(reference.repository()),
+            // A digest in the reference decides; the tag beside it then means nothing.
+            tag: reference.digest().is_none().then_some(reference),
+            platform: request.platform.as_ref(),
+            parallel: request.parallel,
+            progress,
+        };
+        let brought = pull.run()?;
+        Ok(Pulled {
+            reference: reference.clone(),
+            digest: brought.digest,
+            image_id: brought.image_id,
+            is_new: brought.is_new,
+        })
     }
 }
 
-/// One pull in flight.
-struct Pull<'a> {
-    engine: &'a Engine,
-    registries: &'a Registries,
-    session: Session,
-    request: &'a PullRequest,
-    progress: &'a dyn Progress,
+/// One image on its way into the store.
+pub(crate) struct Pull<'a> {
+    pub(crate) engine: &'a Engine,
+    pub(crate) origin: &'a dyn Origin,
+    /// What errors call it.
+    pub(crate) name: String,
+    /// The repository in which a registry knows it.
+    pub(crate) repository: Option<&'a Repository>,
+    /// Its name here.
+    pub(crate) tag: Option<&'a Reference>,
+    /// The platform to choose, if one was asked for.
+    pub(crate) platform: Option<&'a Platform>,
+    /// Layers to read at a time; 0 means the default.
+    pub(crate) parallel: usize,
+    pub(crate) progress: &'a dyn Progress,
+}
+
+/// What came into the store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Brought {
+    pub(crate) digest: Digest,
+    pub(crate) image_id: ImageId,
+    pub(crate) is_new: bool,
 }
 
 impl Pull<'_> {
-    fn run(&self) -> Result<Pulled, PullError> {
-        let reference = &self.request.reference;
+    pub(crate) fn run(&self) -> Result<Brought, PullError> {
         let store = self.engine.store();
         let lease = store.lease("pull").map_err(|e| self.store_error(e))?;
-        let wanted = RemoteTarget::of(reference);
-        let top = self
-            .registries
-            .wait(self.session.resolve(&wanted))
-            .map_err(|e| self.registry_error(e))?;
+        let top = self.origin.resolve().map_err(|e| self.origin_error(e))?;
         if let Some(image_id) = self.present(&top)? {
-            let reference = reference.clone();
-            return Ok(Pulled { reference, digest: top.digest, image_id, is_new: false });
+            return Ok(Brought { digest: top.digest, image_id, is_new: false });
         }
-        self.message(&format!("{wanted}: Pulling from {}", reference.repository().path()));
+        if let Some(repository) = self.repository {
+            let tag = self.tag.and_then(Reference::tag).map(ToString::to_string);
+            let tag = tag.unwrap_or_else(|| top.digest.to_string());
+            self.message(&format!("{tag}: Pulling from {}", repository.path()));
+        }
         let documents = self.documents(&lease, &top)?;
         self.layers(&lease, &documents)?;
+        self.make_ready(&documents)?;
         let image_id = documents.image_id();
         self.commit(&lease, documents)?;
-        self.engine.prepare_image(&image_id);
-        Ok(Pulled { reference: reference.clone(), digest: top.digest, image_id, is_new: true })
+        Ok(Brought { digest: top.digest, image_id, is_new: true })
     }
 
-    /// The image, if the reference names this digest here too, for this platform, and it is whole.
+    /// The image, if the tag names this digest here too, for this platform, and it is whole.
     fn present(&self, top: &Descriptor) -> Result<Option<ImageId>, PullError> {
         let store = self.engine.store();
-        let found = match store.find_image(&self.request.reference.to_string()) {
+        let Some(tag) = self.tag else { return Ok(None) };
+        let found = match store.find_image(&tag.to_string()) {
             Ok(found) => found,
             Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(self.store_error(error)),
@@ -262,39 +297,56 @@ impl Pull<'_> {
             return Ok(None);
         };
         // An index may be here with another platform's layers.
-        let fits = self.platform().rank(&image.platform).is_some()
-            || (self.request.platform.is_none() && !top.media_type.is_index());
-        let known = image.repo_digests.iter().any(|known| {
-            known.repository() == self.request.reference.repository()
-                && known.digest() == Some(&top.digest)
+        let fits = self.wanted_platform().rank(&image.platform).is_some()
+            || (self.platform.is_none() && !top.media_type.is_index());
+        let known = self.repository.is_none_or(|repository| {
+            image.repo_digests.iter().any(|known| {
+                known.repository() == repository && known.digest() == Some(&top.digest)
+            })
         });
         Ok((fits && known).then_some(image_id))
     }
 
+    /// Syncs the layers, and meanwhile makes the tree that containers of the image mount. That
+    /// there is no tree is no fault of the pull's: whoever runs the image is told why.
+    fn make_ready(&self, documents: &Documents) -> Result<(), PullError> {
+        let store = self.engine.store();
+        let chain: Vec<DiffId> = documents.layers.iter().map(|(_, diff_id)| *diff_id).collect();
+        let blobs: Vec<Digest> = documents.layers.iter().map(|(blob, _)| blob.digest).collect();
+        let prepare = || {
+            let options = PrepareOptions::new(Mountpoints::Container);
+            if let Err(error) = self.engine.snapshots().and_then(|s| s.prepare(&chain, &options)) {
+                tracing::warn!(error = &error as &dyn std::error::Error, "no root filesystem yet");
+            }
+        };
+        let synced = thread::scope(|scope| {
+            scope.spawn(prepare);
+            store.make_durable(&chain).and_then(|()| store.make_blobs_durable(&blobs))
+        });
+        synced.map_err(|e| self.store_error(e))
+    }
+
     /// Records everything at once.
     fn commit(&self, lease: &Lease<'_>, documents: Documents) -> Result<(), PullError> {
-        let reference = &self.request.reference;
         let target = Target::new(&documents.top, Some(documents.image_id()));
         let mut commit = ImageCommit { documents: documents.stored, ..ImageCommit::default() };
-        commit.repo_digests.push(RepoDigest {
-            reference: reference.repository().with_digest(target.digest),
+        commit.repo_digests.extend(self.repository.map(|repository| RepoDigest {
+            reference: repository.with_digest(target.digest),
             target: target.clone(),
-        });
-        // A digest in the reference decides; the tag beside it then means nothing.
-        if reference.digest().is_none() {
-            commit.tags.push(TagUpdate { reference: reference.clone(), target });
-        } else {
-            commit.untagged.push(target);
+        }));
+        match self.tag {
+            Some(tag) => commit.tags.push(TagUpdate { reference: tag.clone(), target }),
+            None => commit.untagged.push(target),
         }
         self.engine.store().commit_images(lease, &commit).map_err(|e| self.store_error(e))
     }
 
-    fn platform(&self) -> Platform {
-        self.request.platform.clone().unwrap_or_else(Platform::host)
+    fn wanted_platform(&self) -> Platform {
+        self.platform.cloned().unwrap_or_else(Platform::host)
     }
 
     fn parallel(&self) -> usize {
-        match self.request.parallel {
+        match self.parallel {
             0 => DEFAULT_PARALLEL,
             wanted => wanted.min(MOST_PARALLEL),
         }
@@ -304,26 +356,25 @@ impl Pull<'_> {
         self.progress.report(Event::Message(text));
     }
 
-    fn name(&self) -> String {
-        self.request.reference.familiar()
-    }
-
-    fn registry_error(&self, source: davit_distribution::Error) -> PullError {
-        let similar = if source.is_denied() || source.is_not_found() {
-            self.engine.similar_images(&self.request.reference)
-        } else {
-            Vec::new()
-        };
-        // The full name shows which registry was asked.
-        PullError::Registry { reference: self.request.reference.to_string(), source, similar }
+    fn origin_error(&self, error: OriginError) -> PullError {
+        let reference = self.name.clone();
+        match error {
+            OriginError::Store(source) => PullError::Store { reference, source },
+            OriginError::Registry(source) => {
+                let wanted = self.tag.filter(|_| source.is_denied() || source.is_not_found());
+                let similar = wanted.map(|tag| self.engine.similar_images(tag)).unwrap_or_default();
+                PullError::Registry { reference, source, similar }
+            }
+            source => PullError::Origin { reference, source },
+        }
     }
 
     fn store_error(&self, source: StoreError) -> PullError {
-        PullError::Store { reference: self.name(), source }
+        PullError::Store { reference: self.name.clone(), source }
     }
 
     fn unusable(&self, problem: impl Into<String>) -> PullError {
-        PullError::Unusable { reference: self.name(), problem: problem.into() }
+        PullError::Unusable { reference: self.name.clone(), problem: problem.into() }
     }
 }
 

@@ -37,6 +37,8 @@ const CONFIG_BYTES: u64 = 8 << 20;
 pub struct PushRequest {
     /// The image, and where it goes.
     pub reference: Reference,
+    /// The image's name here, where that is another one.
+    pub source: Option<Reference>,
     /// Whether all tags of the repository go.
     pub all_tags: bool,
     /// The one platform of an index to be pushed.
@@ -212,7 +214,7 @@ impl Push<'_> {
 
     /// The tags to push, each with what it names.
     fn tags(&self) -> Result<Vec<(Reference, Target)>, PushError> {
-        let wanted = &self.request.reference;
+        let wanted = self.request.source.as_ref().unwrap_or(&self.request.reference);
         let of_repository =
             self.images.iter().flat_map(|image| &image.targets).flat_map(|(target, tags)| {
                 let own = tags.iter().filter(|tag| tag.repository() == wanted.repository());
@@ -225,7 +227,11 @@ impl Push<'_> {
             of_repository.filter(named).take(1).collect()
         };
         if !found.is_empty() {
-            return Ok(found);
+            let renamed = |(tag, target)| match &self.request.source {
+                Some(_) => (self.request.reference.clone(), target),
+                None => (tag, target),
+            };
+            return Ok(found.into_iter().map(renamed).collect());
         }
         let similar = self.engine.similar_images(wanted);
         Err(PushError::NotFound { reference: wanted.familiar(), similar })

@@ -12,3 +12,4 @@ pub mod process;
 pub mod sealed;
 pub mod seccomp;
 pub mod signals;
+pub mod writeback;

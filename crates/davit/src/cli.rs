@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Pull(commands::pull::PullArgs),
     /// Upload an image to a registry
     Push(commands::push::PushArgs),
+    /// Copy an image between registries, this machine, archives and folders
+    Copy(commands::copy::CopyArgs),
     /// Authenticate to a registry
     Login(commands::login::LoginArgs),
     /// Log out from a registry
@@ -140,6 +142,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
         Command::Build(args) => commands::build::run(*args, &context),
         Command::Pull(args) => commands::pull::run(&args, &context),
         Command::Push(args) => commands::push::run(&args, &context),
+        Command::Copy(args) => commands::copy::run(&args, &context),
         Command::Login(args) => commands::login::run(args, &context),
         Command::Logout(args) => commands::login::logout(&args, &context),
         Command::Search(args) => commands::search::run(&args, &context),

@@ -7,6 +7,7 @@ pub(crate) mod history;
 pub(crate) mod image;
 pub(crate) mod image_inspect;
 pub(crate) mod images;
+pub(crate) mod copy;
 pub(crate) mod login;
 pub(crate) mod pull;
 pub(crate) mod push;

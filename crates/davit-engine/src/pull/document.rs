@@ -1,18 +1,16 @@
 //! Manifests and configs of a pull: from what a reference names to one platform's image.
 
-use davit_distribution::Target as RemoteTarget;
 use davit_image::{
     Descriptor, DiffId, Document, ImageConfig, ImageId, Manifest, MediaType, Platform,
 };
 use davit_store::{Lease, StoredDocument};
 
+use crate::origin::{CONFIG_BYTES, MANIFEST_BYTES, OriginError};
+
 use super::{Pull, PullError};
 
 /// Indexes may name indexes; nobody has a reason to go deeper.
 const MOST_NESTED: usize = 3;
-/// Largest manifest that is read back from the store.
-const MANIFEST_BYTES: u64 = 4 << 20;
-const CONFIG_BYTES: u64 = 8 << 20;
 
 /// The documents of one image, and what it consists of.
 pub(super) struct Documents {
@@ -45,10 +43,10 @@ impl Pull<'_> {
             stored.push(known);
             match document {
                 Document::Index(index) => {
-                    let platform = self.platform();
+                    let platform = self.wanted_platform();
                     let entry = index.value().choose(&platform);
                     next = entry.cloned().ok_or_else(|| PullError::Platform {
-                        reference: self.name(),
+                        reference: self.name.clone(),
                         wanted: platform,
                         offered: offered(&index.value().manifests),
                     })?;
@@ -72,24 +70,16 @@ impl Pull<'_> {
         descriptor: &Descriptor,
     ) -> Result<(Document, StoredDocument), PullError> {
         if let Some(bytes) = self.local(lease, descriptor, MANIFEST_BYTES)? {
-            let document = Document::parse(bytes, Some(&descriptor.media_type))
-                .map_err(|source| PullError::Document { reference: self.name(), source })?;
+            let document =
+                Document::parse(bytes, Some(&descriptor.media_type)).map_err(|source| {
+                    self.origin_error(OriginError::Document { digest: descriptor.digest, source })
+                })?;
             return Ok((document.clone(), stored(descriptor, document.bytes().to_vec())));
         }
-        let target = RemoteTarget::Digest(descriptor.digest);
-        let fetched = self
-            .registries
-            .wait(self.session.manifest(&target))
-            .map_err(|e| self.registry_error(e))?;
-        let found = fetched.descriptor;
-        if found.size != descriptor.size {
-            return Err(self.unusable(format!(
-                "manifest {} has {} bytes, expected {}",
-                found.digest, found.size, descriptor.size
-            )));
-        }
-        let bytes = fetched.document.bytes().to_vec();
-        Ok((fetched.document, stored(&found, bytes)))
+        let found = self.origin.document(descriptor);
+        let (document, found) = found.map_err(|e| self.origin_error(e))?;
+        let bytes = document.bytes().to_vec();
+        Ok((document, stored(&found, bytes)))
     }
 
     fn config(
@@ -104,10 +94,7 @@ impl Pull<'_> {
         }
         let bytes = match self.local(lease, descriptor, CONFIG_BYTES)? {
             Some(bytes) => bytes,
-            None => self
-                .registries
-                .wait(self.session.blob_bytes(descriptor))
-                .map_err(|e| self.registry_error(e))?,
+            None => self.origin.bytes(descriptor).map_err(|e| self.origin_error(e))?,
         };
         let config: ImageConfig = serde_json::from_slice(&bytes)
             .map_err(|error| self.unusable(format!("its config is malformed ({error})")))?;
@@ -136,12 +123,12 @@ impl Pull<'_> {
 
     /// A platform that was asked for must fit; the host's is only recommended.
     fn check_platform(&self, config: &ImageConfig) -> Result<(), PullError> {
-        let (wanted, found) = (self.platform(), config.platform());
+        let (wanted, found) = (self.wanted_platform(), config.platform());
         if wanted.rank(&found).is_some() || found.os.is_empty() {
             return Ok(());
         }
-        if self.request.platform.is_some() {
-            let (reference, offered) = (self.name(), vec![found.to_string()]);
+        if self.platform.is_some() {
+            let (reference, offered) = (self.name.clone(), vec![found.to_string()]);
             return Err(PullError::Platform { reference, wanted, offered });
         }
         self.message(&format!(

@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     io::{self, Read as _, Write},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -18,9 +18,11 @@ use davit_store::{
     Lease, Presence,
 };
 
+use davit_sys::writeback;
+
 use crate::{Event, config::KeepBlobs};
 
-use super::{Pull, PullError, document::Documents, fetch::BlobStream};
+use super::{Pull, PullError, document::Documents};
 
 /// Between two looks at another process's download.
 const LOOK: Duration = Duration::from_millis(200);
@@ -37,7 +39,7 @@ impl Pull<'_> {
             self.progress.report(Event::Phase { item: &item, phase: "Waiting", total_bytes });
         }
         let queue = Mutex::new(layers.iter());
-        let failed = AtomicBool::new(false);
+        let failed = Arc::new(AtomicBool::new(false));
         let first_error = Mutex::new(None);
         let work = || {
             while !failed.load(Ordering::Relaxed) {
@@ -67,7 +69,7 @@ impl Pull<'_> {
         lease: &Lease<'_>,
         blob: &Descriptor,
         diff_id: DiffId,
-        failed: &AtomicBool,
+        failed: &Arc<AtomicBool>,
     ) -> Result<(), PullError> {
         let item = blob.digest.short_hex();
         let store = self.engine.store();
@@ -122,7 +124,7 @@ impl Pull<'_> {
         item: &str,
         blob: &Descriptor,
         wait: &BlobWait,
-        failed: &AtomicBool,
+        failed: &Arc<AtomicBool>,
     ) -> Result<(), PullError> {
         let total_bytes = Some(blob.size);
         let phase = "Waiting for another process";
@@ -143,7 +145,7 @@ impl Pull<'_> {
         lease: &Lease<'_>,
         (blob, diff_id): (&Descriptor, DiffId),
         mut ingest: BlobIngest<'_>,
-        failed: &AtomicBool,
+        failed: &Arc<AtomicBool>,
     ) -> Result<(), PullError> {
         let item = blob.digest.short_hex();
         let total_bytes = Some(blob.size);
@@ -182,17 +184,17 @@ impl Pull<'_> {
         lease: &'l Lease<'l>,
         (blob, diff_id): (&Descriptor, DiffId),
         ingest: &mut BlobIngest<'_>,
-        failed: &AtomicBool,
+        failed: &Arc<AtomicBool>,
     ) -> Result<(ReadLayer, LayerIngest<'l>), PullError> {
         let resumed = ingest.resumed();
-        let mut stream =
-            BlobStream::start(self.registries.handle(), &self.session, blob, resumed, failed);
+        let stream = self.origin.stream(blob, resumed, failed);
+        let mut stream = stream.map_err(|e| self.origin_error(e))?;
         let earlier = ingest.open_written().map_err(|e| self.store_error(e))?;
         let mut source = earlier.take(resumed).chain(&mut stream);
         let mut sink = AfterFirst { skipped: resumed, sink: ingest };
         let result = self.read(lease, (blob, diff_id), &mut source, Some(&mut sink));
         match (result, stream.take_failure()) {
-            (Err(_), Some(error)) => Err(self.registry_error(error)),
+            (Err(_), Some(error)) => Err(self.origin_error(error)),
             (result, _) => result,
         }
     }
@@ -228,7 +230,8 @@ impl Pull<'_> {
     ) -> Result<(ReadLayer, LayerIngest<'l>), PullError> {
         let item = blob.digest.short_hex();
         let layer = self.engine.store().begin_layer(lease).map_err(|e| self.store_error(e))?;
-        let mut tar = layer.create_tar().map_err(|e| self.store_error(e))?;
+        let tar = layer.create_tar().map_err(|e| self.store_error(e))?;
+        let mut tar = EarlyWriteback { file: tar, written: 0, started: 0 };
         let report = |now: davit_layer::Progress| {
             self.progress.report(Event::Position { item: &item, bytes: now.blob_bytes });
         };
@@ -239,7 +242,7 @@ impl Pull<'_> {
         };
         let options = ReadOptions { expected, progress: Some(&report), ..ReadOptions::default() };
         let read = read_layer(source, &mut tar, sink, &options).map_err(|source| {
-            PullError::Layer { reference: self.name(), digest: blob.digest, source }
+            PullError::Layer { reference: self.name.clone(), digest: blob.digest, source }
         })?;
         Ok((read, layer))
     }
@@ -285,6 +288,35 @@ impl Pull<'_> {
 
     fn done(&self, item: &str, status: &str) {
         self.progress.report(Event::Done { item, status });
+    }
+}
+
+/// Lets the disk begin while the layer is still coming, so that the sync in the end is short.
+struct EarlyWriteback {
+    file: fs_err::File,
+    written: u64,
+    started: u64,
+}
+
+impl EarlyWriteback {
+    const PIECE_BYTES: u64 = 8 << 20;
+}
+
+impl Write for EarlyWriteback {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.written += count as u64;
+        let pending = self.written - self.started;
+        if pending >= Self::PIECE_BYTES {
+            // The sync that follows in the end is what counts.
+            let _hint = writeback::start(self.file.file(), self.started, pending);
+            self.started = self.written;
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 

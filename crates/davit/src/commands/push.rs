@@ -77,6 +77,7 @@ pub(crate) fn run(args: &PushArgs, context: &Context) -> Result<u8, CliError> {
     }
     let request = PushRequest {
         reference,
+        source: None,
         all_tags: args.all_tags,
         platform: args.platform.clone(),
         compression: LayerCompression { format, level: args.compression_level },

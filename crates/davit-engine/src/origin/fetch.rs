@@ -2,7 +2,10 @@
 
 use std::{
     io::{self, Read},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::{Buf as _, Bytes};
@@ -10,35 +13,30 @@ use davit_distribution::{Error, Session};
 use davit_image::Descriptor;
 use tokio::{runtime::Handle, sync::mpsc};
 
+use super::{BlobRead, OriginError};
+
 /// Pieces on their way; one is at most some 400 KiB.
 const PIECES: usize = 6;
 
 /// A blob's bytes from some offset on. Dropping it ends the download.
-pub(crate) struct BlobStream<'a> {
+pub(super) struct Download {
     pieces: mpsc::Receiver<Result<Bytes, Error>>,
     current: Bytes,
-    cancelled: &'a AtomicBool,
+    cancelled: Arc<AtomicBool>,
     failure: Option<Error>,
 }
 
-impl<'a> BlobStream<'a> {
-    /// Starts a download; `cancelled` ends it from another thread.
-    pub(crate) fn start(
+impl Download {
+    pub(super) fn start(
         runtime: &Handle,
         session: &Session,
-        descriptor: &Descriptor,
-        offset: u64,
-        cancelled: &'a AtomicBool,
+        (descriptor, offset): (&Descriptor, u64),
+        cancelled: &Arc<AtomicBool>,
     ) -> Self {
         let (sender, pieces) = mpsc::channel(PIECES);
         let (session, descriptor) = (session.clone(), descriptor.clone());
         runtime.spawn(async move { download(session, descriptor, offset, sender).await });
-        Self { pieces, current: Bytes::new(), cancelled, failure: None }
-    }
-
-    /// The network's error, if that is what ended the stream.
-    pub(crate) const fn take_failure(&mut self) -> Option<Error> {
-        self.failure.take()
+        Self { pieces, current: Bytes::new(), cancelled: Arc::clone(cancelled), failure: None }
     }
 }
 
@@ -63,11 +61,11 @@ async fn download(
     }
 }
 
-impl Read for BlobStream<'_> {
+impl Read for Download {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.current.is_empty() {
             if self.cancelled.load(Ordering::Relaxed) {
-                return Err(io::Error::other("another layer has failed"));
+                return Err(io::Error::other("another part has failed"));
             }
             match self.pieces.blocking_recv() {
                 Some(Ok(piece)) => self.current = piece,
@@ -82,5 +80,11 @@ impl Read for BlobStream<'_> {
         let count = buffer.len().min(self.current.len());
         self.current.copy_to_slice(&mut buffer[..count]);
         Ok(count)
+    }
+}
+
+impl BlobRead for Download {
+    fn take_failure(&mut self) -> Option<OriginError> {
+        self.failure.take().map(OriginError::Registry)
     }
 }

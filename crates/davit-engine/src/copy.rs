@@ -1,0 +1,281 @@
+//! `copy`: between registries, the store, OCI layouts, Docker archives and `dir:` folders.
+//!
+//! Into the store it is a pull, from the store to a registry a push. Between all others no layer
+//! is opened: bytes stream through, each blob checked against its digest, and what the destination
+//! has is not sent.
+
+mod place;
+mod sink;
+mod transfer;
+
+use davit_distribution::Access;
+use davit_image::{Digest, Platform, Reference};
+use davit_store::{StoreError, archive::ArchiveError};
+
+use crate::{
+    Engine, Hint, LayerCompression, Progress, PullError, PushError, PushRequest,
+    origin::{DockerArchive, Folder, Layout, Origin, OriginError, Registry, Stored},
+    pull::{Pull, registry_hints},
+    registry::{Registries, RegistryError},
+};
+
+pub use self::place::{Place, PlaceError};
+use self::{
+    sink::{ArchiveSink, FolderSink, LayoutSink, RegistrySink, Sink},
+    transfer::Transfer,
+};
+
+/// What to copy, and where to.
+#[derive(Clone, Debug)]
+pub struct CopyRequest {
+    /// Where it is.
+    pub source: Place,
+    /// Where it goes.
+    pub destination: Place,
+    /// The one platform of an index to be copied; the whole index where none is given.
+    pub platform: Option<Platform>,
+}
+
+/// What was copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// Digest of the manifest or index at the destination.
+    pub digest: Digest,
+}
+
+/// Why a copy failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The network side cannot be set up.
+    #[error("cannot copy {place}")]
+    Setup {
+        /// What was to be read or written.
+        place: Place,
+        /// Cause.
+        #[source]
+        source: RegistryError,
+    },
+    /// The source does not give it.
+    #[error("cannot read {place}")]
+    Source {
+        /// The source.
+        place: Place,
+        /// Cause.
+        #[source]
+        source: OriginError,
+    },
+    /// The destination does not take it.
+    #[error("cannot write {place}")]
+    Registry {
+        /// The destination.
+        place: Place,
+        /// Cause.
+        #[source]
+        source: davit_distribution::Error,
+    },
+    /// The destination does not take it.
+    #[error("cannot write {place}")]
+    Archive {
+        /// The destination.
+        place: Place,
+        /// Cause.
+        #[source]
+        source: ArchiveError,
+    },
+    /// The store failed.
+    #[error("cannot use the store for {place}")]
+    Store {
+        /// What was to be read or written.
+        place: Place,
+        /// Cause.
+        #[source]
+        source: StoreError,
+    },
+    /// The index has nothing for the platform, or not all of it is here.
+    #[error("{place} has no image for {platform}")]
+    Platform {
+        /// The source.
+        place: Place,
+        /// Platform asked for.
+        platform: Platform,
+    },
+    /// A Docker archive holds one image, not an index.
+    #[error("{place} cannot hold an image of several platforms")]
+    SinglePlatform {
+        /// The destination.
+        place: Place,
+    },
+    /// Bringing it into the store failed.
+    #[error(transparent)]
+    Pull(#[from] PullError),
+    /// Sending it from the store failed.
+    #[error(transparent)]
+    Push(#[from] PushError),
+    /// Source and destination are both the store.
+    #[error("both are names in the store")]
+    Tag,
+}
+
+impl Hint for CopyError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Pull(error) => error.hints(),
+            Self::Push(error) => error.hints(),
+            Self::Registry { place: Place::Registry(reference), source }
+            | Self::Source {
+                place: Place::Registry(reference),
+                source: OriginError::Registry(source),
+            } => registry_hints(&reference.to_string(), source, &[]),
+            Self::SinglePlatform { .. } => {
+                vec![format!("choose one, as by --platform {}", Platform::host())]
+            }
+            Self::Tag => vec!["davit tag SOURCE TARGET".to_owned()],
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Engine {
+    /// Copies an image, with all its platforms unless one is chosen.
+    ///
+    /// Blocks. The destination's name moves last.
+    ///
+    /// # Errors
+    /// See [`CopyError`].
+    pub fn copy(
+        &self,
+        request: &CopyRequest,
+        progress: &dyn Progress,
+    ) -> Result<Copied, CopyError> {
+        let registries = self.registries().map_err(|source| {
+            let place = request.source.clone();
+            CopyError::Setup { place, source }
+        })?;
+        let copy = Copy { engine: self, registries: &registries, request, progress };
+        match (&request.source, &request.destination) {
+            (Place::Store(_), Place::Store(_)) => Err(CopyError::Tag),
+            (_, Place::Store(reference)) => copy.into_store(reference),
+            (Place::Store(source), Place::Registry(target)) => copy.push(source, target),
+            _ => copy.transfer(),
+        }
+    }
+}
+
+/// One copy in flight.
+struct Copy<'a> {
+    engine: &'a Engine,
+    registries: &'a Registries,
+    request: &'a CopyRequest,
+    progress: &'a dyn Progress,
+}
+
+impl Copy<'_> {
+    fn into_store(&self, reference: &Reference) -> Result<Copied, CopyError> {
+        let origin = self.origin()?;
+        let repository = match &self.request.source {
+            Place::Registry(source) => Some(source.repository()),
+            _ => None,
+        };
+        let pull = Pull {
+            engine: self.engine,
+            origin: &*origin,
+            name: self.request.source.to_string(),
+            repository,
+            tag: Some(reference),
+            platform: self.request.platform.as_ref(),
+            parallel: 0,
+            progress: self.progress,
+        };
+        Ok(Copied { digest: pull.run()?.digest })
+    }
+
+    /// Pushes an image of the store under another name.
+    fn push(&self, source: &Reference, target: &Reference) -> Result<Copied, CopyError> {
+        let request = PushRequest {
+            reference: target.clone(),
+            source: Some(source.clone()),
+            all_tags: false,
+            platform: self.request.platform.clone(),
+            compression: LayerCompression::default(),
+        };
+        let pushed = self.engine.push(&request, self.progress)?;
+        let only = pushed.first().expect("a push of one tag yields one");
+        Ok(Copied { digest: only.digest })
+    }
+
+    fn transfer(&self) -> Result<Copied, CopyError> {
+        // The lease outlives what reads the store's files.
+        let lease = self.engine.store().lease("copy").map_err(|e| self.store_error(e))?;
+        let origin = self.origin()?;
+        let sink = self.sink()?;
+        let transfer = Transfer {
+            origin: &origin,
+            sink: &*sink,
+            request: self.request,
+            progress: self.progress,
+        };
+        let copied = transfer.run()?;
+        drop(lease);
+        Ok(copied)
+    }
+
+    /// Opens the source.
+    fn origin(&self) -> Result<std::sync::Arc<dyn Origin>, CopyError> {
+        use std::sync::Arc;
+        let failed =
+            |source: OriginError| CopyError::Source { place: self.request.source.clone(), source };
+        Ok(match &self.request.source {
+            Place::Registry(reference) => Arc::new(Registry::new(
+                &self.registries.client,
+                self.registries.handle(),
+                reference,
+            )),
+            Place::Store(reference) => Arc::new(self.stored(reference)?),
+            Place::Layout { path, name } => {
+                Arc::new(Layout::open(path, name.as_deref()).map_err(failed)?)
+            }
+            Place::DockerArchive { path, name } => {
+                Arc::new(DockerArchive::open(path, name.as_deref()).map_err(failed)?)
+            }
+            Place::Folder(path) => Arc::new(Folder::open(path).map_err(failed)?),
+        })
+    }
+
+    fn stored(&self, reference: &Reference) -> Result<Stored, CopyError> {
+        let store = self.engine.store();
+        let found = store.find_image(&reference.to_string()).map_err(|e| self.store_error(e))?;
+        Stored::new(store, found.target.descriptor()).map_err(|e| self.store_error(e))
+    }
+
+    /// Opens the destination.
+    fn sink(&self) -> Result<Box<dyn Sink + '_>, CopyError> {
+        let place = &self.request.destination;
+        let failed = |source: ArchiveError| CopyError::Archive { place: place.clone(), source };
+        Ok(match place {
+            Place::Registry(reference) => {
+                let client = &self.registries.client;
+                Box::new(RegistrySink {
+                    session: client.session(reference.repository(), Access::Push),
+                    target: davit_distribution::Target::of(reference),
+                    runtime: self.registries.handle().clone(),
+                    mount_from: match &self.request.source {
+                        Place::Registry(source) => Some(source.repository().clone()),
+                        _ => None,
+                    },
+                })
+            }
+            Place::Layout { path, name } => {
+                Box::new(LayoutSink::create(path, name.clone()).map_err(failed)?)
+            }
+            Place::DockerArchive { path, name } => {
+                Box::new(ArchiveSink::create(path, name.clone()).map_err(failed)?)
+            }
+            Place::Folder(path) => Box::new(FolderSink::create(path).map_err(failed)?),
+            Place::Store(_) => return Err(CopyError::Tag),
+        })
+    }
+
+    fn store_error(&self, source: StoreError) -> CopyError {
+        CopyError::Store { place: self.request.source.clone(), source }
+    }
+}

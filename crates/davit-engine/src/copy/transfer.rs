@@ -1,0 +1,222 @@
+//! Walking an image from an origin to a sink: blobs first, then what names them.
+
+use std::{
+    collections::HashSet,
+    io::Read,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use bytes::Bytes;
+use davit_distribution::{BlobSource, SourceError, SourceReader};
+use davit_image::{Descriptor, Digest, Document};
+
+use crate::{Event, Progress, origin::Origin};
+
+use super::{Copied, CopyError, CopyRequest, sink::Sink};
+
+/// Blobs that are copied at a time.
+const PARALLEL: usize = 3;
+/// Indexes may name indexes; nobody has a reason to go deeper.
+const MOST_NESTED: usize = 4;
+const PIECES: usize = 6;
+const PIECE_BYTES: usize = 256 << 10;
+
+/// One image on its way.
+pub(super) struct Transfer<'a> {
+    pub(super) origin: &'a Arc<dyn Origin>,
+    pub(super) sink: &'a dyn Sink,
+    pub(super) request: &'a CopyRequest,
+    pub(super) progress: &'a dyn Progress,
+}
+
+/// A document of the image, children before parents.
+struct Collected {
+    descriptor: Descriptor,
+    bytes: Vec<u8>,
+}
+
+/// What an image consists of.
+#[derive(Default)]
+struct Parts {
+    documents: Vec<Collected>,
+    blobs: Vec<Descriptor>,
+    seen: HashSet<Digest>,
+}
+
+/// A blob of an origin, which can be read again from any offset.
+pub(super) struct OriginBlob {
+    pub(super) origin: Arc<dyn Origin>,
+    pub(super) descriptor: Descriptor,
+    pub(super) cancelled: Arc<AtomicBool>,
+}
+
+impl Transfer<'_> {
+    pub(super) fn run(&self) -> Result<Copied, CopyError> {
+        let top = self.origin.resolve().map_err(|e| self.source_error(e))?;
+        let top = self.choose(top)?;
+        let mut parts = Parts::default();
+        self.collect(&top, 0, &mut parts)?;
+        self.blobs(&parts.blobs)?;
+        for document in &parts.documents {
+            self.sink.put_document(&document.descriptor, &document.bytes)?;
+        }
+        let top = parts.documents.last().expect("the top is a document");
+        self.sink.finish(&top.descriptor, &top.bytes)?;
+        Ok(Copied { digest: top.descriptor.digest })
+    }
+
+    /// The manifest of the wanted platform, where one is wanted and there is a choice.
+    fn choose(&self, top: Descriptor) -> Result<Descriptor, CopyError> {
+        let Some(platform) = &self.request.platform else { return Ok(top) };
+        let mut chosen = top;
+        for _ in 0..MOST_NESTED {
+            if !chosen.media_type.is_index() {
+                break;
+            }
+            let (document, found) =
+                self.origin.document(&chosen).map_err(|e| self.source_error(e))?;
+            let Document::Index(index) = document else { return Ok(found) };
+            let entry = index.value().choose(platform).cloned();
+            chosen = entry.ok_or_else(|| CopyError::Platform {
+                place: self.request.source.clone(),
+                platform: platform.clone(),
+            })?;
+        }
+        Ok(chosen)
+    }
+
+    /// Gathers documents and blobs below a descriptor.
+    fn collect(
+        &self,
+        descriptor: &Descriptor,
+        depth: usize,
+        parts: &mut Parts,
+    ) -> Result<(), CopyError> {
+        if !parts.seen.insert(descriptor.digest) {
+            return Ok(());
+        }
+        let (document, found) =
+            self.origin.document(descriptor).map_err(|e| self.source_error(e))?;
+        let bytes = document.bytes().to_vec();
+        match document {
+            Document::Index(index) => {
+                if depth >= MOST_NESTED {
+                    let source = crate::OriginError::Wrong(descriptor.digest);
+                    return Err(self.source_error(source));
+                }
+                for entry in &index.value().manifests {
+                    self.collect(entry, depth + 1, parts)?;
+                }
+            }
+            Document::Manifest(manifest) => {
+                let manifest = manifest.value();
+                // What must not be passed on stays where its `urls` have it.
+                let layers = manifest.layers.iter().filter(|layer| {
+                    !(layer.media_type.is_nondistributable() && !layer.urls.is_empty())
+                });
+                for blob in std::iter::once(&manifest.config).chain(layers) {
+                    if parts.seen.insert(blob.digest) {
+                        parts.blobs.push(blob.clone());
+                    }
+                }
+            }
+        }
+        parts.documents.push(Collected { descriptor: found, bytes });
+        Ok(())
+    }
+
+    fn blobs(&self, blobs: &[Descriptor]) -> Result<(), CopyError> {
+        let queue = Mutex::new(blobs.iter());
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let first_error = Mutex::new(None);
+        let work = || {
+            while !cancelled.load(Ordering::Relaxed) {
+                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some(blob) = next else { return };
+                if let Err(error) = self.blob(blob, &cancelled)
+                    && !cancelled.swap(true, Ordering::Relaxed)
+                {
+                    *first_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..self.sink.parallel().min(PARALLEL).min(blobs.len()) {
+                scope.spawn(work);
+            }
+        });
+        let error = first_error.into_inner().unwrap_or_else(PoisonError::into_inner);
+        error.map_or(Ok(()), Err)
+    }
+
+    fn blob(&self, blob: &Descriptor, cancelled: &Arc<AtomicBool>) -> Result<(), CopyError> {
+        let item = blob.digest.short_hex();
+        if self.sink.has(blob)? {
+            self.progress.report(Event::Done { item: &item, status: "Already exists" });
+            return Ok(());
+        }
+        let total_bytes = Some(blob.size);
+        self.progress.report(Event::Phase { item: &item, phase: "Copying", total_bytes });
+        let source = OriginBlob {
+            origin: Arc::clone(self.origin),
+            descriptor: blob.clone(),
+            cancelled: Arc::clone(cancelled),
+        };
+        self.sink.put(blob, &source)?;
+        self.progress.report(Event::Done { item: &item, status: "Copied" });
+        Ok(())
+    }
+
+    fn source_error(&self, source: crate::OriginError) -> CopyError {
+        CopyError::Source { place: self.request.source.clone(), source }
+    }
+}
+
+impl OriginBlob {
+    /// The blob's bytes from its start.
+    pub(super) fn read(&self) -> Result<Box<dyn Read>, crate::OriginError> {
+        let stream = self.origin.stream(&self.descriptor, 0, &self.cancelled)?;
+        // One byte more shows that it is too long.
+        Ok(Box::new(stream.take(self.descriptor.size + 1)))
+    }
+}
+
+impl BlobSource for OriginBlob {
+    fn open(&self, offset: u64) -> SourceReader {
+        let (sender, receiver) = tokio::sync::mpsc::channel(PIECES);
+        let (origin, descriptor) = (Arc::clone(&self.origin), self.descriptor.clone());
+        let cancelled = Arc::clone(&self.cancelled);
+        thread::spawn(move || {
+            let work = || -> Result<(), SourceError> {
+                let mut stream = origin.stream(&descriptor, offset, &cancelled)?;
+                loop {
+                    let mut piece = vec![0; PIECE_BYTES];
+                    let count = match stream.read(&mut piece) {
+                        Ok(count) => count,
+                        Err(error) => {
+                            let failure = stream.take_failure();
+                            return Err(failure.map_or_else(|| error.into(), SourceError::from));
+                        }
+                    };
+                    piece.truncate(count);
+                    if count == 0 || sender.blocking_send(Ok(Bytes::from(piece))).is_err() {
+                        return Ok(());
+                    }
+                }
+            };
+            if let Err(error) = work() {
+                // A receiver that has gone does not want to know.
+                drop(sender.blocking_send(Err(error)));
+            }
+        });
+        receiver
+    }
+
+    fn size(&self) -> Option<u64> {
+        Some(self.descriptor.size)
+    }
+}

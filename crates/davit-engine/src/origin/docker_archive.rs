@@ -1,0 +1,230 @@
+//! A `docker save` archive as origin: a tar with `manifest.json`, or with an OCI layout beside it.
+//!
+//! The archive is walked once to learn where each member lies. One without a layout names layers
+//! by file; its manifest is then made here, of plain layers, as a build's is.
+
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    io::{self, Read, Seek as _, SeekFrom},
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use davit_image::{Descriptor, Digest, Digester, Document, ImageConfig, Manifest, MediaType, Raw};
+use davit_store::archive::{ArchiveError, DockerImage, MemberKind, TarReader};
+use fs_err::File;
+
+use super::{BlobRead, Origin, OriginError, is_named, layout, parse, read_small};
+
+/// Where a member's content lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    offset: u64,
+    size: u64,
+}
+
+/// One image of an archive file.
+#[derive(Debug)]
+pub(crate) struct DockerArchive {
+    path: PathBuf,
+    top: Descriptor,
+    /// The manifest, where it was made here.
+    made: Option<Vec<u8>>,
+    blobs: HashMap<Digest, Place>,
+}
+
+impl DockerArchive {
+    /// Opens the image of that name, or the only one.
+    pub(crate) fn open(path: &Path, name: Option<&str>) -> Result<Self, OriginError> {
+        let members = walk(path)?;
+        let mut archive = Self {
+            path: path.to_owned(),
+            top: Descriptor::of(MediaType::OCI_MANIFEST, b""),
+            made: None,
+            blobs: members
+                .iter()
+                .filter_map(|(name, place)| {
+                    let digest = name.strip_prefix("blobs/")?.replacen('/', ":", 1);
+                    Some((digest.parse().ok()?, *place))
+                })
+                .collect(),
+        };
+        if let (Some(index), true) = (members.get("index.json"), members.contains_key("oci-layout"))
+        {
+            archive.top = layout::choose(&archive.read(*index)?, name)?;
+        } else {
+            archive.make(&members, name)?;
+        }
+        Ok(archive)
+    }
+
+    fn at(&self, place: Place, offset: u64) -> Result<io::Take<File>, OriginError> {
+        let mut file = File::open(&self.path).map_err(ArchiveError::Read)?;
+        file.seek(SeekFrom::Start(place.offset + offset)).map_err(ArchiveError::Read)?;
+        Ok(file.take(place.size.saturating_sub(offset)))
+    }
+
+    /// Reads a small member.
+    fn read(&self, place: Place) -> Result<Vec<u8>, OriginError> {
+        let limit = super::CONFIG_BYTES;
+        if place.size > limit {
+            return Err(ArchiveError::TooLarge { what: "bytes in a document", limit }.into());
+        }
+        let mut bytes = Vec::new();
+        self.at(place, 0)?.read_to_end(&mut bytes).map_err(ArchiveError::Read)?;
+        Ok(bytes)
+    }
+
+    /// Makes the manifest of an archive that has none.
+    fn make(
+        &mut self,
+        members: &HashMap<String, Place>,
+        name: Option<&str>,
+    ) -> Result<(), OriginError> {
+        let find = |path: &str| {
+            let path = path.trim_start_matches("./");
+            members.get(path).copied().ok_or_else(|| ArchiveError::Missing(path.to_owned()))
+        };
+        let list = members.get("manifest.json").ok_or(ArchiveError::NoImages)?;
+        let list: Vec<DockerImage> = serde_json::from_slice(&self.read(*list)?)
+            .map_err(|source| ArchiveError::Json { name: "manifest.json".to_owned(), source })?;
+        let image = choose(&list, name)?;
+        let config_place = find(&image.config)?;
+        let config_bytes = self.read(config_place)?;
+        let config: ImageConfig = serde_json::from_slice(&config_bytes)
+            .map_err(|source| ArchiveError::Json { name: image.config.clone(), source })?;
+        if config.rootfs.diff_ids.len() != image.layers.len() {
+            let (layers, diff_ids) = (image.layers.len(), config.rootfs.diff_ids.len());
+            let name = image.config.clone();
+            return Err(ArchiveError::LayerCount { name, layers, diff_ids }.into());
+        }
+        let mut layers = Vec::new();
+        for path in &image.layers {
+            let place = find(path)?;
+            let layer = self.describe(place)?;
+            self.blobs.insert(layer.digest, place);
+            layers.push(layer);
+        }
+        let config = Descriptor::of(MediaType::OCI_CONFIG, &config_bytes);
+        self.blobs.insert(config.digest, config_place);
+        let manifest = Raw::write(Manifest::new(config, layers));
+        self.top = Descriptor::of(MediaType::OCI_MANIFEST, manifest.bytes());
+        self.made = Some(manifest.bytes().to_vec());
+        Ok(())
+    }
+
+    /// Digests a layer's file.
+    fn describe(&self, place: Place) -> Result<Descriptor, OriginError> {
+        let mut content = self.at(place, 0)?;
+        let mut digester = Digester::new(davit_image::Algorithm::Sha256);
+        let mut buffer = vec![0; 256 << 10];
+        let mut media_type = None;
+        loop {
+            let count = content.read(&mut buffer).map_err(ArchiveError::Read)?;
+            let piece = &buffer[..count];
+            media_type.get_or_insert_with(|| layer_type(piece));
+            if count == 0 {
+                break;
+            }
+            digester.update(piece);
+        }
+        let media_type = media_type.unwrap_or(MediaType::OCI_LAYER);
+        Ok(Descriptor::new(media_type, digester.finish(), place.size))
+    }
+
+    fn place(&self, digest: &Digest) -> Result<Place, OriginError> {
+        self.blobs.get(digest).copied().ok_or(OriginError::Missing(*digest))
+    }
+}
+
+/// Learns where each regular file lies; links lead to what they name.
+fn walk(path: &Path) -> Result<HashMap<String, Place>, OriginError> {
+    let position = Rc::new(Cell::new(0));
+    let file = File::open(path).map_err(ArchiveError::Read)?;
+    let mut reader = TarReader::new(Counted { file, position: Rc::clone(&position) });
+    let (mut members, mut links) = (HashMap::new(), Vec::new());
+    while let Some(member) = reader.next_member()? {
+        match member.kind {
+            MemberKind::File => {
+                let place = Place { offset: position.get(), size: member.size };
+                members.insert(member.path, place);
+            }
+            MemberKind::Link(target) => links.push((member.path, target)),
+            _ => {}
+        }
+    }
+    for (name, target) in links {
+        if let Some(place) = members.get(&target).copied() {
+            members.entry(name).or_insert(place);
+        }
+    }
+    Ok(members)
+}
+
+/// Tells how far a file was read.
+struct Counted {
+    file: File,
+    position: Rc<Cell<u64>>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.position.set(self.position.get() + count as u64);
+        Ok(count)
+    }
+}
+
+fn choose<'a>(list: &'a [DockerImage], name: Option<&str>) -> Result<&'a DockerImage, OriginError> {
+    let tags = |image: &DockerImage| image.repo_tags.clone().unwrap_or_default();
+    let offered = || list.iter().flat_map(tags).collect();
+    match (name, list) {
+        (None, []) => Err(ArchiveError::NoImages.into()),
+        (None, [only]) => Ok(only),
+        (None, _) => Err(OriginError::Several(offered())),
+        (Some(wanted), _) => list
+            .iter()
+            .find(|image| tags(image).iter().any(|tag| is_named(wanted, tag)))
+            .ok_or_else(|| OriginError::Name { wanted: wanted.to_owned(), offered: offered() }),
+    }
+}
+
+fn layer_type(start: &[u8]) -> MediaType {
+    match start {
+        [0x1f, 0x8b, ..] => MediaType::OCI_LAYER_GZIP,
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => MediaType::OCI_LAYER_ZSTD,
+        _ => MediaType::OCI_LAYER,
+    }
+}
+
+impl Origin for DockerArchive {
+    fn resolve(&self) -> Result<Descriptor, OriginError> {
+        Ok(self.top.clone())
+    }
+
+    fn document(&self, descriptor: &Descriptor) -> Result<(Document, Descriptor), OriginError> {
+        if let Some(made) = &self.made
+            && descriptor.digest == self.top.digest
+        {
+            return parse(descriptor, made.clone());
+        }
+        let content = self.at(self.place(&descriptor.digest)?, 0)?;
+        parse(descriptor, read_small(descriptor, super::MANIFEST_BYTES, content)?)
+    }
+
+    fn bytes(&self, descriptor: &Descriptor) -> Result<Vec<u8>, OriginError> {
+        let content = self.at(self.place(&descriptor.digest)?, 0)?;
+        read_small(descriptor, super::CONFIG_BYTES, content)
+    }
+
+    fn stream(
+        &self,
+        descriptor: &Descriptor,
+        offset: u64,
+        _cancelled: &Arc<AtomicBool>,
+    ) -> Result<Box<dyn BlobRead>, OriginError> {
+        Ok(Box::new(self.at(self.place(&descriptor.digest)?, offset)?))
+    }
+}

@@ -1,0 +1,73 @@
+//! The `dir:` form of containers/image as origin: `manifest.json` and blobs named by hex digits.
+
+use std::{
+    io::{Read as _, Seek as _, SeekFrom},
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use davit_image::{Descriptor, Digest, Document};
+use davit_store::archive::{ArchiveError, LayoutDir};
+use fs_err::File;
+
+use super::{BlobRead, Origin, OriginError, parse, read_small};
+
+/// The image of a `dir:` folder.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    directory: LayoutDir,
+    top: Descriptor,
+}
+
+impl Folder {
+    pub(crate) fn open(path: &Path) -> Result<Self, OriginError> {
+        let directory = LayoutDir::open(path)?;
+        let file = directory.open_file("manifest.json")?.ok_or(ArchiveError::NoImages)?;
+        let mut bytes = Vec::new();
+        file.take(super::MANIFEST_BYTES + 1).read_to_end(&mut bytes).map_err(ArchiveError::Read)?;
+        if bytes.len() as u64 > super::MANIFEST_BYTES {
+            let (what, limit) = ("bytes in a manifest", super::MANIFEST_BYTES);
+            return Err(ArchiveError::TooLarge { what, limit }.into());
+        }
+        let digest = Digest::of(&bytes);
+        let document = Document::parse(bytes, None)
+            .map_err(|source| OriginError::Document { digest, source })?;
+        Ok(Self { directory, top: document.descriptor() })
+    }
+
+    fn blob(&self, digest: &Digest) -> Result<File, OriginError> {
+        self.directory.open_file(&digest.hex())?.ok_or(OriginError::Missing(*digest))
+    }
+}
+
+impl Origin for Folder {
+    fn resolve(&self) -> Result<Descriptor, OriginError> {
+        Ok(self.top.clone())
+    }
+
+    fn document(&self, descriptor: &Descriptor) -> Result<(Document, Descriptor), OriginError> {
+        let name = if descriptor.digest == self.top.digest {
+            "manifest.json".to_owned()
+        } else {
+            format!("{}.manifest.json", descriptor.digest.hex())
+        };
+        let file = self.directory.open_file(&name)?;
+        let file = file.ok_or(OriginError::Missing(descriptor.digest))?;
+        parse(descriptor, read_small(descriptor, super::MANIFEST_BYTES, file)?)
+    }
+
+    fn bytes(&self, descriptor: &Descriptor) -> Result<Vec<u8>, OriginError> {
+        read_small(descriptor, super::CONFIG_BYTES, self.blob(&descriptor.digest)?)
+    }
+
+    fn stream(
+        &self,
+        descriptor: &Descriptor,
+        offset: u64,
+        _cancelled: &Arc<AtomicBool>,
+    ) -> Result<Box<dyn BlobRead>, OriginError> {
+        let mut file = self.blob(&descriptor.digest)?;
+        file.seek(SeekFrom::Start(offset)).map_err(ArchiveError::Read)?;
+        Ok(Box::new(file))
+    }
+}

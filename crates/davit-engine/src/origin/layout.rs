@@ -1,0 +1,122 @@
+//! An OCI layout directory as origin.
+
+use std::{
+    io::{Seek as _, SeekFrom},
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use davit_image::{Descriptor, Digest, Document, Index};
+use davit_store::archive::{ArchiveError, LayoutDir};
+use fs_err::File;
+
+use super::{BlobRead, Origin, OriginError, is_named, parse, read_small};
+
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+const CONTAINERD_NAME: &str = "io.containerd.image.name";
+
+/// One image of an OCI layout.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    directory: LayoutDir,
+    top: Descriptor,
+}
+
+impl Layout {
+    /// Opens the image of that name, or the only one.
+    pub(crate) fn open(path: &Path, name: Option<&str>) -> Result<Self, OriginError> {
+        let directory = LayoutDir::open(path)?;
+        let index = directory.read_file("index.json", super::MANIFEST_BYTES)?;
+        let index = index.ok_or(ArchiveError::NoImages)?;
+        let top = choose(&index, name)?;
+        Ok(Self { directory, top })
+    }
+
+    fn blob(&self, digest: &Digest) -> Result<File, OriginError> {
+        self.directory.open_blob(digest)?.ok_or(OriginError::Missing(*digest))
+    }
+}
+
+/// The manifest of that name in an `index.json`, or the only one.
+pub(super) fn choose(index: &[u8], name: Option<&str>) -> Result<Descriptor, OriginError> {
+    let index: Index = serde_json::from_slice(index)
+        .map_err(|source| ArchiveError::Json { name: "index.json".to_owned(), source })?;
+    let names = |entry: &Descriptor| -> Vec<String> {
+        let keys = [CONTAINERD_NAME, REF_NAME];
+        keys.iter().filter_map(|key| entry.annotations.get(*key).cloned()).collect()
+    };
+    let offered = || index.manifests.iter().flat_map(names).collect();
+    let mut found: Vec<_> = match name {
+        Some(wanted) => {
+            let fits = |entry: &&Descriptor| names(entry).iter().any(|name| is_named(wanted, name));
+            index.manifests.iter().filter(fits).collect()
+        }
+        None => index.manifests.iter().collect(),
+    };
+    found.dedup_by_key(|entry| entry.digest);
+    match (found[..].first(), name) {
+        (None, None) => Err(ArchiveError::NoImages.into()),
+        (None, Some(wanted)) => {
+            Err(OriginError::Name { wanted: wanted.to_owned(), offered: offered() })
+        }
+        (Some(_), None) if found.len() > 1 => Err(OriginError::Several(offered())),
+        // The name belongs to this layout, not to the image.
+        (Some(entry), _) => Ok(Descriptor { annotations: Default::default(), ..(*entry).clone() }),
+    }
+}
+
+impl Origin for Layout {
+    fn resolve(&self) -> Result<Descriptor, OriginError> {
+        Ok(self.top.clone())
+    }
+
+    fn document(&self, descriptor: &Descriptor) -> Result<(Document, Descriptor), OriginError> {
+        let file = self.blob(&descriptor.digest)?;
+        parse(descriptor, read_small(descriptor, super::MANIFEST_BYTES, file)?)
+    }
+
+    fn bytes(&self, descriptor: &Descriptor) -> Result<Vec<u8>, OriginError> {
+        read_small(descriptor, super::CONFIG_BYTES, self.blob(&descriptor.digest)?)
+    }
+
+    fn stream(
+        &self,
+        descriptor: &Descriptor,
+        offset: u64,
+        _cancelled: &Arc<AtomicBool>,
+    ) -> Result<Box<dyn BlobRead>, OriginError> {
+        let mut file = self.blob(&descriptor.digest)?;
+        file.seek(SeekFrom::Start(offset)).map_err(ArchiveError::Read)?;
+        Ok(Box::new(file))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use davit_image::{MediaType, Raw};
+
+    use super::*;
+
+    fn entry(content: &[u8], name: &str) -> Descriptor {
+        let mut entry = Descriptor::of(MediaType::OCI_MANIFEST, content);
+        if !name.is_empty() {
+            entry.annotations.insert(REF_NAME.to_owned(), name.to_owned());
+        }
+        entry
+    }
+
+    #[test]
+    fn chooses_by_name_or_the_only_one() {
+        let two = Raw::write(Index::new(vec![entry(b"a", "v1"), entry(b"b", "x/y:2")]));
+        let one = Raw::write(Index::new(vec![entry(b"a", "")]));
+        let none = Raw::write(Index::new(Vec::new()));
+        let digest = |content: &[u8]| Digest::of(content);
+        assert_eq!(choose(two.bytes(), Some("v1")).unwrap().digest, digest(b"a"));
+        assert_eq!(choose(two.bytes(), Some("docker.io/x/y:2")).unwrap().digest, digest(b"b"));
+        assert_eq!(choose(one.bytes(), None).unwrap().digest, digest(b"a"));
+        assert!(matches!(choose(two.bytes(), None), Err(OriginError::Several(_))));
+        assert!(matches!(choose(two.bytes(), Some("v3")), Err(OriginError::Name { .. })));
+        assert!(choose(none.bytes(), None).is_err());
+        assert!(choose(b"{", None).is_err());
+    }
+}
