@@ -222,7 +222,7 @@ fn mount(wish: &MountSpec, around: &Surroundings<'_>) -> Mount {
             options.nosuid = !off("suid");
             options.nodev = !off("dev");
             options.noexec = !off("exec");
-            MountKind::Tmpfs { size_bytes: *size_bytes, mode: *mode, owner: None, copy_up: true }
+            MountKind::Tmpfs { size_bytes: *size_bytes, mode: *mode, owner: None }
         }
     };
     Mount { target: wish.target.clone(), kind, options }
