@@ -41,6 +41,7 @@ pub(super) fn relocate(table: &Table, lower: &Merged) -> Items {
             && matches!(node.entry.kind, Kind::Symlink { .. })
             && let Ok(target) = lower.follow(&place)
             && target != place
+            && path::is_normal(&target, path::PathLimits::default())
         {
             (place, moves) = (target, true);
         }

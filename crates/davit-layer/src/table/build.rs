@@ -371,10 +371,9 @@ impl TableBuilder {
         let fault = |fault| BuildError::Link { path: printable(path), fault };
         let resolved = follow(parent, &mut |at| self.symlink_at(at)).map_err(fault)?;
         let full = path::join(&resolved, name);
-        if full.len() > self.limits.path.length {
-            let fault = PathError::LongPath(self.limits.path.length);
-            return Err(BuildError::Path { path: printable(path), fault });
-        }
+        // A target may hold names that no disk takes; what normalizing it says is the fault.
+        path::normalize(&full, self.limits.path)
+            .map_err(|fault| BuildError::Path { path: printable(path), fault })?;
         Ok(Some(full))
     }
 }

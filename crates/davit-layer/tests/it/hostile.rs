@@ -58,6 +58,25 @@ fn long_and_odd_names() {
 }
 
 #[test]
+fn names_that_come_from_symlinks() {
+    let long = "n".repeat(300);
+    let found = refusal(&Archive::new().symlink("s", &long).file("s/x", b"").end());
+    assert!(found.contains("longer than 255 bytes"), "{found}");
+    let table = Archive::new().symlink("s", &long).table();
+    let over = Archive::new().file("s/x", b"").table();
+    let merged = davit_layer::Merged::new(vec![table, over]).unwrap();
+    // Where the link leads to no possible name, a directory takes its place.
+    assert!(merged.find(b"s/x").is_some());
+    let grows = "g/".repeat(1000);
+    let mut archive = Archive::new().symlink("g", &grows);
+    for at in 0..5 {
+        archive = archive.symlink(&format!("l{at}"), &"l9/".repeat(1000));
+    }
+    let found = refusal(&archive.file("g/x", b"").end());
+    assert!(found.contains("too many symbolic links"), "{found}");
+}
+
+#[test]
 fn devices_that_are_whiteouts_or_out_of_range() {
     let device = |type_flag, major, minor| {
         Archive::new().header(Header::new(b"d", type_flag, 0).device(major, minor)).end()
