@@ -125,15 +125,16 @@ impl ParentEnd {
         let mut message = [0; 8];
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = rustix::io::retry_on_intr(|| {
+        let bytes = loop {
             let mut slices = [IoSliceMut::new(&mut message)];
-            rustix::net::recvmsg(&self.0, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)
-        });
-        let bytes = match received {
-            Ok(received) => received.bytes,
-            // The child died with an unread release in its queue.
-            Err(Errno::CONNRESET) => 0,
-            Err(errno) => return Err(errno),
+            let flags = RecvFlags::CMSG_CLOEXEC;
+            match rustix::net::recvmsg(&self.0, &mut slices, &mut control, flags) {
+                Ok(received) => break received.bytes,
+                // A child that ended with an unread release resets the connection; that is said
+                // once, before what it reported.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
+                Err(errno) => return Err(errno),
+            }
         };
         let [kind, step, low, high, a, b, c, d] = message;
         match (bytes, kind) {

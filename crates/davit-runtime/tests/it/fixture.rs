@@ -6,7 +6,10 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
     os::unix::fs::symlink,
     path::PathBuf,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use davit_runtime::{
@@ -17,6 +20,7 @@ use davit_sys::mount::{Extent, clone_tree};
 use davit_test::{TempDir, need_root, need_tool, skip};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
+static BUSYBOX: OnceLock<TempDir> = OnceLock::new();
 
 /// A directory that is a container's root, and the cgroup of the test.
 pub(crate) struct Fixture {
@@ -60,7 +64,14 @@ impl Fixture {
         for name in ["bin", "etc", "tmp", "proc", "dev", "sys", "root"] {
             fs_err::create_dir(directory.join(name)).unwrap();
         }
-        fs_err::copy(busybox, directory.join("bin/busybox")).unwrap();
+        // One copy for all, made before any clone: a child that holds it open for writing would make
+        // it busy.
+        let shared = BUSYBOX.get_or_init(|| {
+            let shared = TempDir::new();
+            fs_err::copy(busybox, shared.join("busybox")).unwrap();
+            shared
+        });
+        fs_err::hard_link(shared.join("busybox"), directory.join("bin/busybox")).unwrap();
         for name in [
             "sh", "true", "cat", "ls", "id", "sleep", "mount", "umount", "mknod", "stat", "touch",
             "echo", "hostname", "tty", "stty", "kill", "env", "pwd", "head", "grep", "readlink",

@@ -14,5 +14,4 @@ mod hostile;
 mod limits;
 mod process;
 mod speed;
-mod supervisor;
 mod terminal;

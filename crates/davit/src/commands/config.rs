@@ -27,11 +27,7 @@ const KEYS: &[(&str, &str, &str)] = &[
         "a capped tmpfs",
         "directory on a volume for what containers write, used where the root is on an overlay (davit inside a container)",
     ),
-    (
-        "store.upper_bytes",
-        "1 GiB",
-        "bytes of the tmpfs that takes its place where none is set",
-    ),
+    ("store.upper_bytes", "1 GiB", "bytes of the tmpfs that takes its place where none is set"),
     (
         "gc.keep_storage",
         "20 % of the file system",
