@@ -333,7 +333,7 @@ fn components(path: &str) -> Result<Vec<&str>, CgroupError> {
             || component.starts_with("cgroup.")
     };
     let components: Vec<&str> = path.split('/').collect();
-    if components.iter().any(|component| is_bad(&component)) {
+    if components.iter().any(is_bad) {
         return Err(CgroupError::Path(path.to_owned()));
     }
     Ok(components)

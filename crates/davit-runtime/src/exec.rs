@@ -56,6 +56,9 @@ pub struct Executed {
 /// Joins the container's namespaces and cgroup, and executes. Blocks until the command runs or
 /// failed.
 ///
+/// The process is a child of the caller: the kernel lets the container's first process end only when
+/// all of its PID namespace are reaped, so the caller must wait for it (or end).
+///
 /// The calling process must run from a sealed executable (`davit_sys::sealed`), so that the
 /// container cannot overwrite it (CVE-2019-5736).
 ///
@@ -118,7 +121,9 @@ fn clone_joining(
     let options = CloneOptions { cgroup: Some(cgroup.as_fd()), ..CloneOptions::default() };
     let cloned = within_pid_namespace(first.as_fd(), PidNamespace::Process, || {
         clone(options, || child::joining_process(&join, &child_end))
-    })?;
+    })
+    // Between opening and joining the container may end.
+    .map_err(|error| if first.signal(0).is_err() { LaunchError::NotRunning } else { error })?;
     let cloned = match cloned {
         // The PID namespace has lost its process 1, or the cgroup is gone.
         Err(rustix::io::Errno::NOMEM | rustix::io::Errno::NODEV) => {

@@ -138,9 +138,14 @@ pub fn launch(launch: Launch<'_>) -> Result<Launched, LaunchError> {
         prepared.v1_procs = attachments;
         clone_first(plan, &prepared, descriptors, &cgroup)
     });
-    let inner = match cloned
-        .and_then(|(cloned, channel)| hold(plan, descriptors, cloned).map(|held| (held, channel)))
-    {
+    let objects = Objects::of_plan(plan);
+    let inner = cloned.and_then(|(cloned, channel)| {
+        // A child that is gone already has said why.
+        let held = hold(plan, descriptors, cloned)
+            .map_err(|error| reported(&channel, &objects).unwrap_or(error))?;
+        Ok((held, channel))
+    });
+    let inner = match inner {
         Ok(((process, mount_namespace, network_namespace), channel)) => {
             Inner { process, cgroup, channel, streams, mount_namespace, network_namespace }
         }
@@ -149,8 +154,18 @@ pub fn launch(launch: Launch<'_>) -> Result<Launched, LaunchError> {
             return Err(error);
         }
     };
-    let objects = Objects::of_plan(plan);
     Ok(Launched { inner: Some(inner), objects, is_prepared: false, is_wired: false })
+}
+
+/// The failure that a dead child has reported.
+fn reported(channel: &ParentEnd, objects: &Objects) -> Option<LaunchError> {
+    loop {
+        match channel.receive() {
+            Ok(Report::Failed(failure)) => return Some(objects.describe(failure)),
+            Ok(Report::Prepared | Report::Terminal(_)) => {}
+            Ok(Report::Closed) | Err(_) => return None,
+        }
+    }
 }
 
 fn failed(object: &str, source: impl Into<io::Error>) -> LaunchError {

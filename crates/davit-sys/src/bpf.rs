@@ -79,7 +79,16 @@ pub fn load_device_filter(instructions: &[u64]) -> io::Result<OwnedFd> {
         license: license.as_ptr().addr() as u64,
         ..Load::default()
     };
-    let fd = bpf(BPF_PROG_LOAD, &mut attribute)?;
+    // The verifier gives up with EAGAIN when a signal is pending.
+    let mut attempts = 0;
+    let fd = loop {
+        match bpf(BPF_PROG_LOAD, &mut attribute) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && attempts < 100 => {
+                attempts += 1;
+            }
+            result => break result?,
+        }
+    };
     let fd = i32::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?;
     // SAFETY: a new descriptor that nobody else owns; the kernel makes it close-on-exec.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

@@ -33,8 +33,7 @@ fn state(lines: &[&str]) -> Merged {
         xattrs: XattrMap::new(),
     };
     let changes: Vec<Change> = files.entries[1..].iter().map(change).collect();
-    let table =
-        write_layer(&changes, &NoFiles, &mut io::sink(), &WriteOptions::default()).unwrap();
+    let table = write_layer(&changes, &NoFiles, &mut io::sink(), &WriteOptions::default()).unwrap();
     Merged::new(vec![Arc::new(table)]).unwrap()
 }
 
@@ -114,10 +113,7 @@ fn existing_directories_keep_what_they_are() {
     let files = set(&["d/", "d/sub/", "d/sub/f"]);
     let below = state(&["dir/", "dir/sub/"]);
     let found = outputs(&spec(&["d"], "/dir/"), &files, Some(&below), None).unwrap();
-    let facts: Vec<_> = found
-        .iter()
-        .map(|it| (it.mode, it.owner.uid, it.mtime.seconds))
-        .collect();
+    let facts: Vec<_> = found.iter().map(|it| (it.mode, it.owner.uid, it.mtime.seconds)).collect();
     // The top one is untouched, the nested one gets the source's metadata.
     assert_eq!(paths(&found), ["dir/", "dir/sub/", "dir/sub/f"]);
     assert_eq!(facts, [(0o711, 7, 9), (0o755, 0, 0), (0o644, 0, 0)]);

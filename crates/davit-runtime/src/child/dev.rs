@@ -108,7 +108,7 @@ pub(crate) struct Terminal {
 /// refused (CVE-2025-52565).
 pub(crate) fn open_terminal(root: impl AsFd, size: Option<(u16, u16)>) -> Result<Terminal, Errno> {
     let found = open_in_root(root.as_fd(), c"dev/pts", OFlags::PATH, Links::Refuse)?;
-    if i64::from(rustix::fs::fstatfs(&found)?.f_type) != DEVPTS_MAGIC {
+    if rustix::fs::fstatfs(&found)?.f_type != DEVPTS_MAGIC {
         return Err(Errno::NODEV);
     }
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NOFOLLOW;

@@ -53,10 +53,7 @@ fn rename() {
 
 fn serve(command: i32) -> u8 {
     loop {
-        let signal = match sys::take_signal() {
-            Ok(signal) => signal,
-            Err(_) => continue,
-        };
+        let Ok(signal) = sys::take_signal() else { continue };
         match signal {
             SIGCHLD => {
                 if let Some(code) = reap(command) {

@@ -149,9 +149,9 @@ fn bind(
 ) -> Result<PreparedKind, LaunchError> {
     let clone = match source {
         BindSource::Path(path) => open_source(path).and_then(|found| clone_tree(&found, extent)),
-        BindSource::Subpath { root, path } => open_below(root, path)
-            .map_err(io::Error::from)
-            .and_then(|found| clone_tree(&found, extent)),
+        BindSource::Subpath { root, path } => {
+            open_below(root, path).and_then(|found| clone_tree(&found, extent))
+        }
         BindSource::Descriptor(number) => {
             let Some(descriptor) = sources.descriptors.get(*number) else {
                 return Err(missing_descriptor(*number));

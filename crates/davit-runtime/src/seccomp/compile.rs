@@ -316,7 +316,6 @@ fn equal(program: &mut Program, argument: u8, value: u64, holds: Label, fails: L
     program.prepend(LOAD, high_half(argument))
 }
 
-#[expect(clippy::too_many_arguments, reason = "a comparison has two operands and two ends")]
 fn order(
     program: &mut Program,
     argument: u8,

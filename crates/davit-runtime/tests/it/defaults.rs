@@ -129,7 +129,7 @@ fn devices_are_dockers() {
         character("zero", "1:5"),
     ];
     expected.sort();
-    let mut found: Vec<String> = text.lines().map(|line| line.replace("'", "'")).collect();
+    let mut found: Vec<String> = text.lines().map(|line| line.to_owned()).collect();
     for line in &mut found {
         if line.contains(" -> ") && !line.contains('\'') {
             let (name, to) = line.split_once(" -> ").unwrap();

@@ -4,6 +4,7 @@
 //! that allocates before it executes, which guards the invariant of `child.rs`.
 
 #![allow(clippy::disallowed_methods, reason = "tests are configured by the environment")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod allocator;
 mod cgroups;
