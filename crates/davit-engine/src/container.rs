@@ -36,6 +36,7 @@ pub use create::{CreateRequest, Created};
 pub use davit_network::{ExposedPorts, PortMapping, Protocol, PublishSpec};
 pub use davit_runtime::{
     Executed, LaunchError, Process, StdioPlan, Streams,
+    launch::StdinPlan,
     monitor::{
         log::{LogConfig, LogDriver, LogLine, Stream},
         protocol::{Reply, Request, StreamSet},

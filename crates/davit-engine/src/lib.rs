@@ -33,6 +33,7 @@ pub use copy::{Copied, CopyError, CopyRequest, Place, PlaceError};
 pub use davit_distribution::{Saved, Secret, wire::SearchEntry};
 pub use davit_image as image;
 pub use davit_store::{BuildCache, CheckReport, Fault, FaultKind, ImageRow, Repair};
+pub use davit_sys::signals;
 pub use engine::{Engine, OpenError};
 pub use error::Hint;
 pub use images::{

@@ -28,7 +28,13 @@ impl SignalFd {
         let (how, size) = (libc::SIG_BLOCK, size_of::<u64>());
         // SAFETY: the kernel reads 8 bytes of `mask` and writes nothing.
         let blocked = unsafe {
-            libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const mask, ptr::null_mut::<u64>(), size)
+            libc::syscall(
+                libc::SYS_rt_sigprocmask,
+                how,
+                &raw const mask,
+                ptr::null_mut::<u64>(),
+                size,
+            )
         };
         if blocked < 0 {
             return Err(io::Error::last_os_error());
@@ -36,7 +42,8 @@ impl SignalFd {
         let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
         // SAFETY: the kernel reads 8 bytes of `mask`; -1 asks for a new descriptor.
         let fd = unsafe { libc::syscall(libc::SYS_signalfd4, -1, &raw const mask, size, flags) };
-        let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
+        let fd =
+            i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
         // SAFETY: a new descriptor that nobody else owns.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
@@ -53,7 +60,6 @@ impl SignalFd {
             Err(errno) => Err(errno.into()),
         }
     }
-
 }
 
 impl AsFd for SignalFd {

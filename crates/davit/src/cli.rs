@@ -66,6 +66,13 @@ pub(crate) enum Command {
     System(commands::system::SystemCommand),
     /// Build an image from a Dockerfile
     Build(Box<commands::build::BuildArgs>),
+    #[command(flatten)]
+    Container(commands::container::Verb),
+    /// List containers
+    Ps(commands::container::ps::PsArgs),
+    /// Manage containers
+    #[command(subcommand, name = "container")]
+    ContainerNoun(commands::container::NounVerb),
     /// Download an image from a registry
     Pull(commands::pull::PullArgs),
     /// Upload an image to a registry
@@ -140,6 +147,9 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
     let context = Context { global: cli.global };
     match cli.command {
         Command::Build(args) => commands::build::run(*args, &context),
+        Command::Container(verb) => commands::container::run(&verb, &context),
+        Command::Ps(args) => commands::container::ps::run(&args, &context),
+        Command::ContainerNoun(verb) => commands::container::run_noun(&verb, &context),
         Command::Pull(args) => commands::pull::run(&args, &context),
         Command::Push(args) => commands::push::run(&args, &context),
         Command::Copy(args) => commands::copy::run(&args, &context),

@@ -3,6 +3,7 @@
 pub(crate) mod build;
 pub(crate) mod completion;
 pub(crate) mod config;
+pub(crate) mod container;
 pub(crate) mod history;
 pub(crate) mod image;
 pub(crate) mod image_inspect;

@@ -24,6 +24,9 @@ fn main() -> ExitCode {
     if let Some(code) = davit_engine::process::run_helper(&arguments) {
         return ExitCode::from(code);
     }
+    if arguments.get(1).is_some_and(|verb| verb == "__exec") {
+        return ExitCode::from(commands::container::exec::helper());
+    }
     match cli::run(&arguments) {
         Ok(code) => ExitCode::from(code),
         Err(error) => error.report(),

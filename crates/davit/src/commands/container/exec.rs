@@ -1,11 +1,13 @@
 //! `davit exec`, and the helper that joins the container.
 
 use std::{
-    io::{self, IsTerminal as _},
+    io,
     os::fd::{AsFd as _, OwnedFd},
 };
 
-use davit_engine::container::{ExecOrder, ExecRequest, Executed, ExitStatus, Process, StdioPlan, Streams};
+use davit_engine::container::{
+    ExecOrder, ExecRequest, Executed, ExitStatus, Process, StdinPlan, StdioPlan, Streams,
+};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{FileType, fstat},
@@ -145,10 +147,12 @@ fn stdio(order: &ExecOrder) -> Result<StdioPlan, CliError> {
     let harmless = [is_harmless(&io::stdout()), is_harmless(&io::stderr())] == [true, true]
         && (!order.interactive || is_harmless(&io::stdin()));
     if !harmless {
-        return Ok(StdioPlan::pipes(order.interactive));
+        let stdin = if order.interactive { StdinPlan::Pipe } else { StdinPlan::Null };
+        return Ok(StdioPlan::Pipes { stdin });
     }
     let copy = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map_err(io_error);
-    let stdin = if order.interactive { copy(io::stdin().as_fd())? } else { null().map_err(io_error)? };
+    let stdin =
+        if order.interactive { copy(io::stdin().as_fd())? } else { null().map_err(io_error)? };
     Ok(StdioPlan::Descriptors([stdin, copy(io::stdout().as_fd())?, copy(io::stderr().as_fd())?]))
 }
 
@@ -156,7 +160,9 @@ fn is_harmless(stream: &(impl std::os::fd::AsFd + io::IsTerminal)) -> bool {
     let Ok(stat) = fstat(stream) else { return false };
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Fifo => true,
-        FileType::CharacterDevice => !stream.is_terminal() && stat.st_rdev == rustix::fs::makedev(1, 3),
+        FileType::CharacterDevice => {
+            !stream.is_terminal() && stat.st_rdev == rustix::fs::makedev(1, 3)
+        }
         _ => false,
     }
 }
@@ -267,7 +273,8 @@ impl Session {
             Err(errno) => return Err(errno.into()),
         }
         let mut ready = Ready::default();
-        for (source, _) in sources.into_iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()) {
+        for (source, _) in sources.into_iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty())
+        {
             match source {
                 Source::Process => {}
                 Source::Signals => ready.signals = true,
@@ -286,8 +293,11 @@ impl Session {
         while let Ok(Some(signal)) = signals.next() {
             match signal {
                 SIGWINCH => {
-                    if let (Some(terminal), Some((rows, columns))) = (&self.terminal, stream::size()) {
-                        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+                    if let (Some(terminal), Some((rows, columns))) =
+                        (&self.terminal, stream::size())
+                    {
+                        let size =
+                            Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
                         // Only a terminal whose command has ended refuses.
                         let _ = tcsetwinsize(terminal, size);
                     }

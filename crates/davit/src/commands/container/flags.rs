@@ -1,7 +1,7 @@
 //! The options that `run` and `create` share, with Docker's meaning.
 
 use davit_engine::{
-    container::{ContainerSpec, CreateRequest, InitMode, NetworkMode, NamespaceMode, StdinMode},
+    container::{ContainerSpec, CreateRequest, InitMode, NamespaceMode, NetworkMode, StdinMode},
     image::{ContainerConfig, Empty, HealthConfig},
 };
 
@@ -266,7 +266,9 @@ impl ContainerFlags {
         (spec.log, spec.log_options) = (log, options);
         spec.restart = values::restart(&self.restart)?;
         if self.rm && self.restart != "no" {
-            return Err(CliError::usage("conflicting options: cannot specify both --restart and --rm"));
+            return Err(CliError::usage(
+                "conflicting options: cannot specify both --restart and --rm",
+            ));
         }
         Ok(CreateRequest { name: self.name.clone(), spec })
     }
@@ -274,7 +276,8 @@ impl ContainerFlags {
     fn config(&self, command: &[String]) -> Result<ContainerConfig, CliError> {
         let mut env = values::env_files(&self.env_file)?;
         env.extend(values::environment(&self.env));
-        let exposed: std::collections::BTreeMap<String, Empty> = values::exposed(&self.expose, &self.publish)?;
+        let exposed: std::collections::BTreeMap<String, Empty> =
+            values::exposed(&self.expose, &self.publish)?;
         let labels = values::labels(&self.label_file, &self.label)?;
         Ok(ContainerConfig {
             user: self.user.clone().unwrap_or_default(),
@@ -293,9 +296,13 @@ impl ContainerFlags {
 
     fn health(&self) -> Result<Option<HealthConfig>, CliError> {
         if self.no_healthcheck {
-            return Ok(Some(HealthConfig { test: Some(vec!["NONE".to_owned()]), ..HealthConfig::default() }));
+            return Ok(Some(HealthConfig {
+                test: Some(vec!["NONE".to_owned()]),
+                ..HealthConfig::default()
+            }));
         }
-        let time = |text: &Option<String>| text.as_deref().map_or(Ok(0), values::duration_nanoseconds);
+        let time =
+            |text: &Option<String>| text.as_deref().map_or(Ok(0), values::duration_nanoseconds);
         let health = HealthConfig {
             test: self.health_cmd.clone().map(|command| vec!["CMD-SHELL".to_owned(), command]),
             interval: time(&self.health_interval)?,
@@ -337,7 +344,10 @@ impl ContainerFlags {
             Some("none") => NetworkMode::None,
             Some(other) => match other.strip_prefix("container:") {
                 Some(name) if !name.is_empty() => NetworkMode::Container(name.to_owned()),
-                _ => return Err(CliError::usage(format!("network {other} not found")).hint("davit network ls")),
+                _ => {
+                    return Err(CliError::usage(format!("network {other} not found"))
+                        .hint("davit network ls"));
+                }
             },
         };
         for text in &self.publish {
@@ -348,7 +358,8 @@ impl ContainerFlags {
         spec.dns.clone_from(&self.dns);
         spec.dns_search.clone_from(&self.dns_search);
         spec.dns_options.clone_from(&self.dns_option);
-        spec.addresses = self.ip.map(Into::into).into_iter().chain(self.ip6.map(Into::into)).collect();
+        spec.addresses =
+            self.ip.map(Into::into).into_iter().chain(self.ip6.map(Into::into)).collect();
         spec.sysctls = values::pairs("sysctl", &self.sysctl)?;
         Ok(())
     }
@@ -357,13 +368,15 @@ impl ContainerFlags {
         let bytes = |text: &Option<String>| text.as_deref().map(values::bytes).transpose();
         let limits = &mut spec.limits;
         limits.memory_bytes = bytes(&self.memory)?.filter(|bytes| *bytes > 0);
-        limits.memory_reservation_bytes = bytes(&self.memory_reservation)?.filter(|bytes| *bytes > 0);
+        limits.memory_reservation_bytes =
+            bytes(&self.memory_reservation)?.filter(|bytes| *bytes > 0);
         limits.memory_swap_bytes = match self.memory_swap.as_deref() {
             None | Some("0") => None,
             Some("-1") => Some(-1),
             Some(text) => Some(i64::try_from(values::bytes(text)?).unwrap_or(i64::MAX)),
         };
-        limits.memory_swappiness = self.memory_swappiness.and_then(|value| u64::try_from(value).ok());
+        limits.memory_swappiness =
+            self.memory_swappiness.and_then(|value| u64::try_from(value).ok());
         limits.cpu_shares = self.cpu_shares.filter(|shares| *shares > 0);
         limits.cpu_period_us = self.cpu_period.filter(|period| *period > 0);
         limits.cpu_quota_us = self.cpu_quota.filter(|quota| *quota != 0);
@@ -378,7 +391,8 @@ impl ContainerFlags {
                 limits.cpu_quota_us = Some(nano / 10_000);
             }
         }
-        spec.ulimits = self.ulimit.iter().map(|text| values::ulimit(text)).collect::<Result<_, _>>()?;
+        spec.ulimits =
+            self.ulimit.iter().map(|text| values::ulimit(text)).collect::<Result<_, _>>()?;
         spec.shm_size_bytes = bytes(&self.shm_size)?;
         spec.oom_score_adj = self.oom_score_adj;
         if spec.limits.memory_bytes.is_some_and(|bytes| bytes < 6 << 20) {
@@ -394,7 +408,8 @@ impl ContainerFlags {
         security.cap_drop.clone_from(&self.cap_drop);
         security.groups.clone_from(&self.group_add);
         security.device_rules.clone_from(&self.device_cgroup_rule);
-        security.devices = self.device.iter().map(|text| values::device(text)).collect::<Result<_, _>>()?;
+        security.devices =
+            self.device.iter().map(|text| values::device(text)).collect::<Result<_, _>>()?;
         values::security(&self.security_opt, security)
     }
 }

@@ -2,7 +2,9 @@
 
 use davit_engine::{
     ContainerError, Engine,
-    container::{Process, RemoveRequest, Request, StartMode, Started, StdinMode, StopRequest, StreamSet},
+    container::{
+        Process, RemoveRequest, Request, StartMode, Started, StdinMode, StopRequest, StreamSet,
+    },
 };
 
 use super::{
@@ -72,7 +74,8 @@ fn start_attached(args: &StartArgs, engine: &Engine, name: &str) -> Result<u8, C
     let signals = stream::catch_signals()?;
     let mode = StartMode::Attached { streams, size };
     let Some(started) = engine.start_container(name, mode)? else {
-        return Err(CliError::user(format!("container {name} is already running")).hint(format!("davit attach {name}")));
+        return Err(CliError::user(format!("container {name} is already running"))
+            .hint(format!("davit attach {name}")));
     };
     let Started { container, process, mut connection, .. } = started;
     let keys = stream::detach_keys(&args.detach_keys)?;
@@ -151,7 +154,13 @@ pub(crate) struct StopArgs {
     #[arg(short, long, value_name = "SIGNAL")]
     signal: Option<String>,
     /// Seconds to wait before killing the container
-    #[arg(short, long, visible_alias = "timeout", value_name = "SECONDS", allow_hyphen_values = true)]
+    #[arg(
+        short,
+        long,
+        visible_alias = "timeout",
+        value_name = "SECONDS",
+        allow_hyphen_values = true
+    )]
     time: Option<i64>,
     /// Containers
     #[arg(required = true, value_name = "CONTAINER")]

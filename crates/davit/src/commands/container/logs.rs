@@ -60,7 +60,9 @@ pub(crate) fn run(args: &LogsArgs, context: &Context) -> Result<u8, CliError> {
     while let Some(line) = logs.next_line()? {
         let text = render(args, &line);
         match line.stream {
-            Stream::Stdout => stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(io_error)?,
+            Stream::Stdout => {
+                stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(io_error)?
+            }
             Stream::Stderr => stderr.write_all(text.as_bytes()).map_err(io_error)?,
         }
     }
@@ -74,7 +76,8 @@ fn render(args: &LogsArgs, line: &LogLine) -> String {
         text.push(' ');
     }
     if args.details {
-        let attributes: Vec<String> = line.attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let attributes: Vec<String> =
+            line.attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
         text.push_str(&attributes.join(","));
         text.push(' ');
     }
@@ -85,7 +88,8 @@ fn render(args: &LogsArgs, line: &LogLine) -> String {
 /// Docker's timestamps have nine digits after the point, so that columns line up.
 fn fixed(time: Timestamp) -> String {
     let text = time.to_string();
-    let (whole, fraction) = text.trim_end_matches('Z').split_once('.').unwrap_or((text.trim_end_matches('Z'), ""));
+    let (whole, fraction) =
+        text.trim_end_matches('Z').split_once('.').unwrap_or((text.trim_end_matches('Z'), ""));
     format!("{whole}.{fraction:0<9}Z")
 }
 
@@ -105,7 +109,8 @@ pub(crate) fn point_in_time(text: &str) -> Result<Timestamp, CliError> {
     }
     let ago = values::duration_nanoseconds(text).map_err(|_| invalid())?;
     let now = Timestamp::now();
-    let total = i128::from(now.unix_seconds()) * 1_000_000_000 + i128::from(now.nanoseconds()) - i128::from(ago);
+    let total = i128::from(now.unix_seconds()) * 1_000_000_000 + i128::from(now.nanoseconds())
+        - i128::from(ago);
     let seconds = i64::try_from(total.div_euclid(1_000_000_000)).map_err(|_| invalid())?;
     let rest = u32::try_from(total.rem_euclid(1_000_000_000)).map_err(|_| invalid())?;
     Timestamp::from_unix(seconds, rest).map_err(|_| invalid())
@@ -113,7 +118,10 @@ pub(crate) fn point_in_time(text: &str) -> Result<Timestamp, CliError> {
 
 fn unix_time(text: &str) -> Option<(i64, u32)> {
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if fraction.len() > 9 || seconds.is_empty() || !seconds.bytes().all(|byte| byte.is_ascii_digit()) {
+    if fraction.len() > 9
+        || seconds.is_empty()
+        || !seconds.bytes().all(|byte| byte.is_ascii_digit())
+    {
         return None;
     }
     Some((seconds.parse().ok()?, format!("{fraction:0<9}").parse().ok()?))
@@ -145,7 +153,13 @@ mod tests {
 
     #[test]
     fn timestamps_have_nine_digits() {
-        assert_eq!(fixed("2026-11-21T15:22:00.5Z".parse().unwrap()), "2026-11-21T15:22:00.500000000Z");
-        assert_eq!(fixed("2026-11-21T15:22:00Z".parse().unwrap()), "2026-11-21T15:22:00.000000000Z");
+        assert_eq!(
+            fixed("2026-11-21T15:22:00.5Z".parse().unwrap()),
+            "2026-11-21T15:22:00.500000000Z"
+        );
+        assert_eq!(
+            fixed("2026-11-21T15:22:00Z".parse().unwrap()),
+            "2026-11-21T15:22:00.000000000Z"
+        );
     }
 }

@@ -9,7 +9,11 @@ use crate::error::CliError;
 ///
 /// # Errors
 /// What Docker refuses: relative targets, unknown keys, two mounts on one target.
-pub(crate) fn parse(volumes: &[String], mounts: &[String], tmpfs: &[String]) -> Result<Vec<MountSpec>, CliError> {
+pub(crate) fn parse(
+    volumes: &[String],
+    mounts: &[String],
+    tmpfs: &[String],
+) -> Result<Vec<MountSpec>, CliError> {
     let mut all = Vec::new();
     for text in volumes {
         all.push(volume(text)?);
@@ -31,7 +35,7 @@ pub(crate) fn parse(volumes: &[String], mounts: &[String], tmpfs: &[String]) -> 
 /// Parses `[SOURCE:]TARGET[:OPTIONS]`.
 fn volume(text: &str) -> Result<MountSpec, CliError> {
     let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, options) = match parts[..] {
+    let (source, target, given) = match parts[..] {
         [target] => ("", target, ""),
         [source, target] => (source, target, ""),
         [source, target, options] => (source, target, options),
@@ -42,10 +46,10 @@ fn volume(text: &str) -> Result<MountSpec, CliError> {
     }
     let target = absolute(target, text)?;
     let mut options = Options::default();
-    for option in parts.get(2).map_or("", |_| parts[2]).split(',').filter(|option| !option.is_empty()) {
+    for option in given.split(',').filter(|option| !option.is_empty()) {
         options.add(option).map_err(|()| CliError::usage(format!("invalid mode: {option}")))?;
     }
-    let mode = if parts.len() == 3 { parts[2].to_owned() } else { String::new() };
+    let mode = given.to_owned();
     let source = if is_path(source) {
         MountSource::Bind { path: host_path(source)?, recursive: true }
     } else {
@@ -82,7 +86,10 @@ impl Options {
 }
 
 fn is_path(source: &str) -> bool {
-    source.starts_with('/') || source.starts_with("./") || source.starts_with("../") || matches!(source, "." | "..")
+    source.starts_with('/')
+        || source.starts_with("./")
+        || source.starts_with("../")
+        || matches!(source, "." | "..")
         || source.starts_with('~')
 }
 
@@ -91,7 +98,8 @@ fn host_path(source: &str) -> Result<String, CliError> {
     let path = std::path::absolute(source).map_err(crate::error::io_error)?;
     let text = path.to_str().ok_or_else(|| CliError::usage(format!("{source:?} is not UTF-8")))?;
     if fs_err::symlink_metadata(&path).is_err() {
-        fs_err::create_dir_all(&path).map_err(|error| crate::error::io_error(error).with_code(125))?;
+        fs_err::create_dir_all(&path)
+            .map_err(|error| crate::error::io_error(error).with_code(125))?;
     }
     Ok(text.to_owned())
 }
@@ -109,7 +117,9 @@ fn absolute(target: &str, text: &str) -> Result<String, CliError> {
         )));
     }
     if parts.contains(&"..") {
-        return Err(CliError::usage(format!("invalid volume specification: '{text}': path with '..'")));
+        return Err(CliError::usage(format!(
+            "invalid volume specification: '{text}': path with '..'"
+        )));
     }
     Ok(format!("/{}", parts.join("/")))
 }
@@ -133,7 +143,8 @@ struct Fields {
 fn mount(text: &str) -> Result<MountSpec, CliError> {
     let mut fields = Fields { kind: "volume".to_owned(), recursive: true, ..Fields::default() };
     for field in split_csv(text) {
-        let (key, value) = field.split_once('=').map_or((field.as_str(), None), |(key, value)| (key, Some(value)));
+        let (key, value) =
+            field.split_once('=').map_or((field.as_str(), None), |(key, value)| (key, Some(value)));
         set(&mut fields, &key.to_ascii_lowercase(), value)?;
     }
     if fields.target.is_empty() {
@@ -146,7 +157,9 @@ fn mount(text: &str) -> Result<MountSpec, CliError> {
 
 fn set(fields: &mut Fields, key: &str, value: Option<&str>) -> Result<(), CliError> {
     let needed = || {
-        value.map(str::to_owned).ok_or_else(|| CliError::usage(format!("invalid field '{key}' must be a key=value pair")))
+        value.map(str::to_owned).ok_or_else(|| {
+            CliError::usage(format!("invalid field '{key}' must be a key=value pair"))
+        })
     };
     let switch = || match value {
         None | Some("true" | "1") => Ok(true),
@@ -168,9 +181,17 @@ fn set(fields: &mut Fields, key: &str, value: Option<&str>) -> Result<(), CliErr
         "tmpfs-mode" => {
             let text = needed()?;
             let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o7777);
-            fields.mode = Some(mode.ok_or_else(|| CliError::usage(format!("invalid value for tmpfs-mode: {text}")))?);
+            fields.mode =
+                Some(mode.ok_or_else(|| {
+                    CliError::usage(format!("invalid value for tmpfs-mode: {text}"))
+                })?);
         }
-        _ => return Err(CliError::usage(format!("unexpected key '{key}' in '{key}={}'", value.unwrap_or_default()))),
+        _ => {
+            return Err(CliError::usage(format!(
+                "unexpected key '{key}' in '{key}={}'",
+                value.unwrap_or_default()
+            )));
+        }
     }
     Ok(())
 }
@@ -179,7 +200,9 @@ fn source(fields: Fields) -> Result<MountSource, CliError> {
     match fields.kind.as_str() {
         "bind" => {
             if !std::path::Path::new(&fields.source).is_absolute() {
-                return Err(CliError::usage("invalid mount config for type \"bind\": source path must be absolute"));
+                return Err(CliError::usage(
+                    "invalid mount config for type \"bind\": source path must be absolute",
+                ));
             }
             if fs_err::symlink_metadata(&fields.source).is_err() {
                 return Err(CliError::usage(format!(
@@ -197,8 +220,12 @@ fn source(fields: Fields) -> Result<MountSource, CliError> {
         "tmpfs" if fields.source.is_empty() => {
             Ok(MountSource::Tmpfs { size_bytes: fields.size, mode: fields.mode, flags: Vec::new() })
         }
-        "tmpfs" => Err(CliError::usage("invalid mount config for type \"tmpfs\": source must not be specified")),
-        other => Err(CliError::usage(format!("invalid argument for --mount: mount type unknown: {other:?}"))),
+        "tmpfs" => Err(CliError::usage(
+            "invalid mount config for type \"tmpfs\": source must not be specified",
+        )),
+        other => Err(CliError::usage(format!(
+            "invalid argument for --mount: mount type unknown: {other:?}"
+        ))),
     }
 }
 
@@ -230,11 +257,16 @@ fn tmpfs_mount(text: &str) -> Result<MountSpec, CliError> {
         match option.split_once('=') {
             Some(("size", value)) => size_bytes = Some(values::bytes(value)?),
             Some(("mode", value)) => {
-                let parsed = u32::from_str_radix(value, 8).map_err(|_| CliError::usage(format!("invalid mode: {value}")))?;
+                let parsed = u32::from_str_radix(value, 8)
+                    .map_err(|_| CliError::usage(format!("invalid mode: {value}")))?;
                 mode = Some(parsed & 0o7777);
             }
             None if option == "ro" => access = true,
-            None if matches!(option, "rw" | "exec" | "noexec" | "suid" | "nosuid" | "dev" | "nodev") => {
+            None if matches!(
+                option,
+                "rw" | "exec" | "noexec" | "suid" | "nosuid" | "dev" | "nodev"
+            ) =>
+            {
                 flags.push(option.to_owned());
             }
             _ => return Err(CliError::usage(format!("invalid tmpfs option {option:?}"))),
@@ -257,13 +289,17 @@ mod tests {
     fn volumes_parse() {
         let named = volume("data:/var/lib:ro,z").unwrap();
         assert!(named.access.is_on() && named.target == "/var/lib");
-        assert!(matches!(named.source, MountSource::Volume { ref name, copy_up: true, .. } if name == "data"));
+        assert!(
+            matches!(named.source, MountSource::Volume { ref name, copy_up: true, .. } if name == "data")
+        );
         let anonymous = volume("/cache/").unwrap();
         assert!(matches!(anonymous.source, MountSource::Volume { anonymous: true, .. }));
         assert_eq!(anonymous.target, "/cache");
         let bind = volume("/tmp:/x:rslave").unwrap();
         assert_eq!(bind.propagation, "rslave");
-        assert!(matches!(bind.source, MountSource::Bind { ref path, recursive: true } if path == "/tmp"));
+        assert!(
+            matches!(bind.source, MountSource::Bind { ref path, recursive: true } if path == "/tmp")
+        );
         for bad in ["", ":", "a:b", "/a:/", "/a:/b:xx", "a:b:c:d", "/a:", "/a:/../b"] {
             assert!(volume(bad).is_err(), "{bad:?}");
         }
@@ -274,10 +310,20 @@ mod tests {
         let bind = mount("type=bind,source=/tmp,target=/x,readonly").unwrap();
         assert!(bind.access.is_on());
         let tmpfs = mount("type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=700").unwrap();
-        assert!(matches!(tmpfs.source, MountSource::Tmpfs { size_bytes: Some(1_048_576), mode: Some(0o700), .. }));
+        assert!(matches!(
+            tmpfs.source,
+            MountSource::Tmpfs { size_bytes: Some(1_048_576), mode: Some(0o700), .. }
+        ));
         let quoted = mount("type=volume,\"src=a\",dst=\"/with,comma\"").unwrap();
         assert_eq!(quoted.target, "/with,comma");
-        for bad in ["type=bind,source=/tmp", "type=x,dst=/a", "dst=/a,foo=1", "type=bind,src=rel,dst=/a", "type=bind,src=/nonexistent/x,dst=/a", "type=tmpfs,src=/a,dst=/b"] {
+        for bad in [
+            "type=bind,source=/tmp",
+            "type=x,dst=/a",
+            "dst=/a,foo=1",
+            "type=bind,src=rel,dst=/a",
+            "type=bind,src=/nonexistent/x,dst=/a",
+            "type=tmpfs,src=/a,dst=/b",
+        ] {
             assert!(mount(bad).is_err(), "{bad}");
         }
     }

@@ -47,8 +47,7 @@ const HEADS: &[(&str, &str)] = &[
     ("CreatedAt", "CREATED AT"),
     ("LocalVolumes", "LOCAL VOLUMES"),
 ];
-const TABLE: &str =
-    "table {{.ID}}\\t{{.Image}}\\t{{.Command}}\\t{{.RunningFor}}\\t{{.Status}}\\t{{.Ports}}\\t{{.Names}}";
+const TABLE: &str = "table {{.ID}}\\t{{.Image}}\\t{{.Command}}\\t{{.RunningFor}}\\t{{.Status}}\\t{{.Ports}}\\t{{.Names}}";
 
 /// A row as Docker's templates see it.
 #[derive(Debug, Serialize)]
@@ -96,7 +95,9 @@ struct Raw {
 pub(crate) fn terms(filters: &[String]) -> Result<Vec<(String, String)>, CliError> {
     let term = |text: &String| match text.split_once('=') {
         Some((key, value)) => Ok((key.trim().to_ascii_lowercase(), value.trim().to_owned())),
-        None => Err(CliError::usage(format!("invalid argument \"{text}\" for \"-f, --filter\" flag: invalid filter"))),
+        None => Err(CliError::usage(format!(
+            "invalid argument \"{text}\" for \"-f, --filter\" flag: invalid filter"
+        ))),
     };
     filters.iter().map(term).collect()
 }
@@ -107,16 +108,22 @@ pub(crate) fn terms(filters: &[String]) -> Result<Vec<(String, String)>, CliErro
 /// An unknown filter or a malformed template.
 pub(crate) fn run(args: &PsArgs, context: &Context) -> Result<u8, CliError> {
     let engine = context.engine()?;
-    let wants_size = args.size || args.format.format.as_deref().is_some_and(|format| format.contains(".Size"));
+    let wants_size =
+        args.size || args.format.format.as_deref().is_some_and(|format| format.contains(".Size"));
     let request = ListRequest {
         all: args.all,
-        last: if args.latest { Some(1) } else { usize::try_from(args.last).ok().filter(|last| *last > 0) },
+        last: if args.latest {
+            Some(1)
+        } else {
+            usize::try_from(args.last).ok().filter(|last| *last > 0)
+        },
         filter: ListFilter { terms: terms(&args.filter)? },
         size: wants_size,
     };
     let containers = engine.list_containers(&request)?;
     if args.quiet && args.format.format.is_none() && !args.format.json {
-        let ids: String = containers.iter().map(|container| id(&container.id, args.no_trunc) + "\n").collect();
+        let ids: String =
+            containers.iter().map(|container| id(&container.id, args.no_trunc) + "\n").collect();
         printer::data(&ids)?;
         return Ok(0);
     }
@@ -138,9 +145,11 @@ fn row(container: &ContainerSummary, whole: bool) -> Row {
         }
         text.chars().take(length - 1).chain(['…']).collect()
     };
-    let labels: Vec<String> = container.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let labels: Vec<String> =
+        container.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let volumes = container.mounts.iter().filter(|mount| !mount.starts_with('/')).count();
-    let mounts: Vec<String> = container.mounts.iter().map(|mount| shorten(mount.clone(), 15)).collect();
+    let mounts: Vec<String> =
+        container.mounts.iter().map(|mount| shorten(mount.clone(), 15)).collect();
     Row {
         command: format!("\"{}\"", shorten(container.command.join(" "), 20)),
         created_at: created_at(container.created),
@@ -211,7 +220,9 @@ fn ports(container: &ContainerSummary) -> String {
         return String::new();
     }
     let mut published = container.ports.clone();
-    published.sort_by_key(|port| (port.host_address, port.protocol, port.container_port, port.host_port));
+    published.sort_by_key(|port| {
+        (port.host_address, port.protocol, port.container_port, port.host_port)
+    });
     let mut texts: Vec<String> = Vec::new();
     let mut index = 0;
     while index < published.len() {

@@ -1,7 +1,7 @@
 //! `davit run` and `davit create`
 
 use davit_engine::{
-    Engine, ContainerError, PullRequest,
+    ContainerError, Engine, PullRequest,
     container::{CreateRequest, Created, Process, StartMode, Started, StreamSet},
 };
 
@@ -32,7 +32,12 @@ pub(crate) struct RunArgs {
     #[arg(long, num_args = 0..=1, default_value_t = true, default_missing_value = "true", require_equals = true)]
     sig_proxy: bool,
     /// Image to run, then command and arguments
-    #[arg(value_name = "IMAGE [COMMAND [ARG…]]", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        value_name = "IMAGE [COMMAND [ARG…]]",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     image_and_command: Vec<String>,
 }
 
@@ -42,7 +47,12 @@ pub(crate) struct CreateArgs {
     #[command(flatten)]
     flags: Box<ContainerFlags>,
     /// Image to use, then command and arguments
-    #[arg(value_name = "IMAGE [COMMAND [ARG…]]", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        value_name = "IMAGE [COMMAND [ARG…]]",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     image_and_command: Vec<String>,
 }
 
@@ -54,7 +64,9 @@ pub(crate) fn create(args: &CreateArgs, context: &Context) -> Result<u8, CliErro
     let (image, command) = args.image_and_command.split_first().expect("clap requires one");
     let request = args.flags.request(image, command, Attachment::Detached)?;
     let engine = context.engine()?;
-    let created = prepared(&args.flags, context, &engine, request, |request| engine.create_container(request))?;
+    let created = prepared(&args.flags, context, &engine, request, |request| {
+        engine.create_container(request)
+    })?;
     announce(&args.flags, &created)?;
     printer::line(&created.container.id)?;
     Ok(0)
@@ -72,7 +84,8 @@ pub(crate) fn run(args: &RunArgs, context: &Context) -> Result<u8, CliError> {
         return Err(CliError::usage("the input device is not a TTY"));
     }
     let engine = context.engine()?;
-    let created = prepared(&args.flags, context, &engine, request, |request| engine.create_to_run(request))?;
+    let created =
+        prepared(&args.flags, context, &engine, request, |request| engine.create_to_run(request))?;
     announce(&args.flags, &created)?;
     if args.detach {
         let started = engine.begin(created, StartMode::Detached).map_err(|error| coded(error))?;
@@ -114,8 +127,14 @@ fn prepared(
     }
 }
 
-fn pull(flags: &ContainerFlags, context: &Context, engine: &Engine, name: &str) -> Result<(), CliError> {
-    let reference = reference::parse(name, TagNote::unless(true)).map_err(|error| error.with_code(125))?;
+fn pull(
+    flags: &ContainerFlags,
+    context: &Context,
+    engine: &Engine,
+    name: &str,
+) -> Result<(), CliError> {
+    let reference =
+        reference::parse(name, TagNote::unless(true)).map_err(|error| error.with_code(125))?;
     let mode = if flags.quiet { ProgressMode::Quiet } else { ProgressMode::default() };
     let progress = context.progress(mode);
     let request = PullRequest { reference, platform: flags.platform.clone(), parallel: 3 };
@@ -124,7 +143,11 @@ fn pull(flags: &ContainerFlags, context: &Context, engine: &Engine, name: &str) 
 }
 
 /// Adds the mounts of another container (`NAME[:ro]`), except on targets that are taken.
-fn add_volumes_from(engine: &Engine, request: &mut CreateRequest, text: &str) -> Result<(), ContainerError> {
+fn add_volumes_from(
+    engine: &Engine,
+    request: &mut CreateRequest,
+    text: &str,
+) -> Result<(), ContainerError> {
     let (name, read_only) = match text.rsplit_once(':') {
         Some((name, "ro")) => (name, true),
         Some((name, "rw")) => (name, false),
@@ -195,7 +218,8 @@ fn foreground(args: &RunArgs, engine: &Engine, created: Created) -> Result<u8, C
     }
     let Started { container, process, mut connection, .. } = started;
     let proxy = args.sig_proxy && !args.flags.tty;
-    let raw = (args.flags.tty && streams.contains(StreamSet::STDIN)).then(RawTerminal::enter).flatten();
+    let raw =
+        (args.flags.tty && streams.contains(StreamSet::STDIN)).then(RawTerminal::enter).flatten();
     let end = Relay {
         connection: &mut connection,
         stdin: streams.contains(StreamSet::STDIN),

@@ -75,7 +75,10 @@ pub(crate) struct PortArgs {
 pub(crate) fn port(args: &PortArgs, context: &Context) -> Result<u8, CliError> {
     let engine = context.engine()?;
     let ports = published(&engine, &args.container)?;
-    let wanted = args.port.as_ref().map(|port| if port.contains('/') { port.clone() } else { format!("{port}/tcp") });
+    let wanted = args
+        .port
+        .as_ref()
+        .map(|port| if port.contains('/') { port.clone() } else { format!("{port}/tcp") });
     let mut lines = Vec::new();
     for (port, bindings) in ports.iter().flatten() {
         for binding in bindings.as_array().into_iter().flatten() {
@@ -90,13 +93,19 @@ pub(crate) fn port(args: &PortArgs, context: &Context) -> Result<u8, CliError> {
         }
     }
     if let (Some(wanted), true) = (&wanted, lines.is_empty()) {
-        return Err(CliError::user(format!("no public port '{wanted}' published for {}", args.container)));
+        return Err(CliError::user(format!(
+            "no public port '{wanted}' published for {}",
+            args.container
+        )));
     }
     lines.iter().try_for_each(|line| printer::line(line))?;
     Ok(0)
 }
 
-fn published(engine: &Engine, name: &str) -> Result<Option<serde_json::Map<String, Value>>, CliError> {
+fn published(
+    engine: &Engine,
+    name: &str,
+) -> Result<Option<serde_json::Map<String, Value>>, CliError> {
     let mut value = engine.inspect_container(name, false)?;
     Ok(value["NetworkSettings"]["Ports"].as_object_mut().map(std::mem::take))
 }

@@ -44,13 +44,14 @@ impl RawTerminal {
 impl Drop for RawTerminal {
     fn drop(&mut self) {
         // A terminal that is gone needs no restoring.
-        drop(tcsetattr(io::stdin(), OptionalActions::Now, &self.before));
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
     }
 }
 
 /// Rows and columns of the caller's terminal.
 pub(crate) fn size() -> Option<(u16, u16)> {
-    let size = [tcgetwinsize(io::stdout()), tcgetwinsize(io::stdin())].into_iter().find_map(Result::ok)?;
+    let size =
+        [tcgetwinsize(io::stdout()), tcgetwinsize(io::stdin())].into_iter().find_map(Result::ok)?;
     (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }
 
@@ -240,7 +241,9 @@ impl Relay<'_> {
             match reply {
                 Reply::Stdout(bytes) => write(&mut io::stdout().lock(), &bytes),
                 Reply::Stderr(bytes) => write(&mut io::stderr().lock(), &bytes),
-                Reply::Exited { status, restarting: false, .. } => return Some(SessionEnd::Exited(status)),
+                Reply::Exited { status, restarting: false, .. } => {
+                    return Some(SessionEnd::Exited(status));
+                }
                 _ => {}
             }
         }
@@ -260,15 +263,6 @@ pub(crate) fn copy_chunk(source: impl AsFd, target: &mut impl io::Write) -> io::
     target.write_all(&buffer[..length])?;
     target.flush()?;
     Ok(length)
-}
-
-/// Writes raw bytes to standard output.
-///
-/// # Errors
-/// The reader has gone.
-pub(crate) fn stdout(bytes: &[u8]) -> Result<(), CliError> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(io_error)
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use davit_engine::{
-    container::{DeviceSpec, ExposedPorts, LogConfig, LogDriver, PublishSpec, RestartPolicy, SecuritySpec},
+    container::{
+        DeviceSpec, ExposedPorts, LogConfig, LogDriver, PublishSpec, RestartPolicy, SecuritySpec,
+    },
     image::Empty,
 };
 
@@ -31,11 +33,16 @@ pub(crate) fn bytes(text: &str) -> Result<u64, CliError> {
         return whole.checked_mul(1 << shift).ok_or_else(invalid);
     }
     let value: f64 = number.parse().map_err(|_| invalid())?;
-    let scaled = value * f64::from(1_u32 << (shift % 32)) * if shift >= 32 { 4_294_967_296.0 } else { 1.0 };
+    let scaled =
+        value * f64::from(1_u32 << (shift % 32)) * if shift >= 32 { 4_294_967_296.0 } else { 1.0 };
     if !scaled.is_finite() || !(0.0..9e18).contains(&scaled) {
         return Err(invalid());
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range by the check above")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "in range by the check above"
+    )]
     Ok(scaled as u64)
 }
 
@@ -85,7 +92,11 @@ pub(crate) fn nano_cpus(text: &str) -> Result<i64, CliError> {
     }
     let whole: i64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
     let fraction: i64 = format!("{fraction:0<9}").parse().map_err(|_| invalid())?;
-    whole.checked_mul(1_000_000_000).and_then(|n| n.checked_add(fraction)).filter(|n| *n >= 0).ok_or_else(invalid)
+    whole
+        .checked_mul(1_000_000_000)
+        .and_then(|n| n.checked_add(fraction))
+        .filter(|n| *n >= 0)
+        .ok_or_else(invalid)
 }
 
 /// `NAME=value` as it is, a bare `NAME` with the caller's own value if it has one.
@@ -133,7 +144,9 @@ pub(crate) fn env_files(paths: &[PathBuf]) -> Result<Vec<String>, CliError> {
 pub(crate) fn pairs(option: &str, texts: &[String]) -> Result<BTreeMap<String, String>, CliError> {
     let pair = |text: &String| match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err(CliError::usage(format!("invalid value {text:?} for --{option}: expected KEY=VALUE"))),
+        _ => Err(CliError::usage(format!(
+            "invalid value {text:?} for --{option}: expected KEY=VALUE"
+        ))),
     };
     texts.iter().map(pair).collect()
 }
@@ -142,7 +155,10 @@ pub(crate) fn pairs(option: &str, texts: &[String]) -> Result<BTreeMap<String, S
 ///
 /// # Errors
 /// A file that cannot be read, or an empty key.
-pub(crate) fn labels(files: &[PathBuf], texts: &[String]) -> Result<BTreeMap<String, String>, CliError> {
+pub(crate) fn labels(
+    files: &[PathBuf],
+    texts: &[String],
+) -> Result<BTreeMap<String, String>, CliError> {
     let mut labels = BTreeMap::new();
     let mut add = |text: &str| {
         let (key, value) = text.split_once('=').unwrap_or((text, ""));
@@ -154,7 +170,8 @@ pub(crate) fn labels(files: &[PathBuf], texts: &[String]) -> Result<BTreeMap<Str
     };
     for path in files {
         let text = fs_err::read_to_string(path).map_err(|error| io_error(error).with_code(125))?;
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let lines =
+            text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         lines.into_iter().try_for_each(&mut add)?;
     }
     texts.iter().try_for_each(|text| add(text))?;
@@ -165,15 +182,23 @@ pub(crate) fn labels(files: &[PathBuf], texts: &[String]) -> Result<BTreeMap<Str
 ///
 /// # Errors
 /// What is no port.
-pub(crate) fn exposed(expose: &[String], publish: &[String]) -> Result<BTreeMap<String, Empty>, CliError> {
+pub(crate) fn exposed(
+    expose: &[String],
+    publish: &[String],
+) -> Result<BTreeMap<String, Empty>, CliError> {
     let mut ports = BTreeMap::new();
-    let usage = |error: &dyn std::fmt::Display| CliError::usage(format!("invalid range format for --expose: {error}"));
+    let usage = |error: &dyn std::fmt::Display| {
+        CliError::usage(format!("invalid range format for --expose: {error}"))
+    };
     for text in expose {
         let range: ExposedPorts = text.parse().map_err(|error| usage(&error))?;
-        ports.extend((range.first..=range.last).map(|port| (format!("{port}/{}", range.protocol), Empty {})));
+        ports.extend(
+            (range.first..=range.last).map(|port| (format!("{port}/{}", range.protocol), Empty {})),
+        );
     }
     for text in publish {
-        let spec: PublishSpec = text.parse().map_err(|error| CliError::usage(format!("{error}")))?;
+        let spec: PublishSpec =
+            text.parse().map_err(|error| CliError::usage(format!("{error}")))?;
         let (first, last) = spec.container_ports;
         ports.extend((first..=last).map(|port| (format!("{port}/{}", spec.protocol), Empty {})));
     }
@@ -190,7 +215,9 @@ pub(crate) fn extra_hosts(texts: &[String]) -> Result<Vec<(String, String)>, Cli
         let at = text.find(['=', ':']).ok_or_else(invalid)?;
         let (name, address) = (&text[..at], &text[at + 1..]);
         let inner = address.trim_start_matches('[').trim_end_matches(']');
-        if name.is_empty() || (address != "host-gateway" && inner.parse::<std::net::IpAddr>().is_err()) {
+        if name.is_empty()
+            || (address != "host-gateway" && inner.parse::<std::net::IpAddr>().is_err())
+        {
             return Err(CliError::usage(format!("invalid IP address in add-host: {address:?}")));
         }
         Ok((name.to_owned(), inner.to_owned()))
@@ -204,8 +231,22 @@ pub(crate) fn extra_hosts(texts: &[String]) -> Result<Vec<(String, String)>, Cli
 /// An unknown name, no numbers, or a soft limit above the hard one.
 pub(crate) fn ulimit(text: &str) -> Result<(String, u64, u64), CliError> {
     const NAMES: [&str; 16] = [
-        "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
-        "rtprio", "rttime", "sigpending", "stack",
+        "as",
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
     ];
     let invalid = || CliError::usage(format!("invalid ulimit argument: {text}"));
     let (name, limits) = text.split_once('=').ok_or_else(invalid)?;
@@ -219,7 +260,9 @@ pub(crate) fn ulimit(text: &str) -> Result<(String, u64, u64), CliError> {
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
     let (soft, hard) = (number(soft)?, number(hard)?);
     if soft > hard {
-        return Err(CliError::usage(format!("ulimit soft limit must be less than or equal to hard limit: {text}")));
+        return Err(CliError::usage(format!(
+            "ulimit soft limit must be less than or equal to hard limit: {text}"
+        )));
     }
     Ok((name.to_owned(), soft, hard))
 }
@@ -230,7 +273,8 @@ pub(crate) fn ulimit(text: &str) -> Result<(String, u64, u64), CliError> {
 /// Relative paths, unknown permissions.
 pub(crate) fn device(text: &str) -> Result<DeviceSpec, CliError> {
     let parts: Vec<&str> = text.split(':').collect();
-    let permissions = |text: &str| !text.is_empty() && text.bytes().all(|byte| b"rwm".contains(&byte));
+    let permissions =
+        |text: &str| !text.is_empty() && text.bytes().all(|byte| b"rwm".contains(&byte));
     let (host, container, access) = match parts[..] {
         [host] => (host, host, "rwm"),
         [host, mode] if permissions(mode) => (host, host, mode),
@@ -241,7 +285,11 @@ pub(crate) fn device(text: &str) -> Result<DeviceSpec, CliError> {
     if !host.starts_with('/') || !container.starts_with('/') {
         return Err(CliError::usage(format!("{text} is not an absolute path")));
     }
-    Ok(DeviceSpec { host: host.to_owned(), container: container.to_owned(), permissions: access.to_owned() })
+    Ok(DeviceSpec {
+        host: host.to_owned(),
+        container: container.to_owned(),
+        permissions: access.to_owned(),
+    })
 }
 
 /// `no`, `always`, `unless-stopped`, `on-failure[:N]`.
@@ -249,19 +297,19 @@ pub(crate) fn device(text: &str) -> Result<DeviceSpec, CliError> {
 /// # Errors
 /// Anything else.
 pub(crate) fn restart(text: &str) -> Result<RestartPolicy, CliError> {
-    let (name, count) = text.split_once(':').map_or((text, None), |(name, count)| (name, Some(count)));
+    let (name, count) =
+        text.split_once(':').map_or((text, None), |(name, count)| (name, Some(count)));
     match (name, count) {
         ("" | "no", None) => Ok(RestartPolicy::No),
         ("always", None) => Ok(RestartPolicy::Always),
         ("unless-stopped", None) => Ok(RestartPolicy::UnlessStopped),
         ("on-failure", None) => Ok(RestartPolicy::OnFailure(0)),
-        ("on-failure", Some(count)) => count
-            .parse()
-            .map(RestartPolicy::OnFailure)
-            .map_err(|_| CliError::usage("invalid restart policy format: maximum retry count must be an integer")),
-        (_, Some(_)) if matches!(name, "no" | "always" | "unless-stopped") => {
-            Err(CliError::usage("invalid restart policy: maximum retry count can only be used with 'on-failure'"))
-        }
+        ("on-failure", Some(count)) => count.parse().map(RestartPolicy::OnFailure).map_err(|_| {
+            CliError::usage("invalid restart policy format: maximum retry count must be an integer")
+        }),
+        (_, Some(_)) if matches!(name, "no" | "always" | "unless-stopped") => Err(CliError::usage(
+            "invalid restart policy: maximum retry count can only be used with 'on-failure'",
+        )),
         _ => Err(CliError::usage(format!("invalid restart policy: unknown policy '{name}'"))),
     }
 }
@@ -285,7 +333,10 @@ pub(crate) fn log(
         "none" => config.driver = LogDriver::None,
         other => {
             let hint = "json-file, local and none are known";
-            return Err(CliError::usage(format!("logger: no log driver named '{other}' is registered")).hint(hint));
+            return Err(CliError::usage(format!(
+                "logger: no log driver named '{other}' is registered"
+            ))
+            .hint(hint));
         }
     }
     for (key, value) in &options {
@@ -294,12 +345,17 @@ pub(crate) fn log(
             "max-size" => config.max_size_bytes = Some(bytes(value)?.max(1)),
             "max-file" => {
                 let count = value.parse().ok().filter(|count| *count > 0);
-                config.max_files = count.ok_or_else(|| CliError::usage(format!("invalid max-file: {value}")))?;
+                config.max_files =
+                    count.ok_or_else(|| CliError::usage(format!("invalid max-file: {value}")))?;
             }
             // Compression and buffering have no meaning for uncompressed files written at once.
-            "compress" | "mode" | "max-buffer-size" | "labels" | "labels-regex" | "env" | "env-regex" | "tag" => {}
+            "compress" | "mode" | "max-buffer-size" | "labels" | "labels-regex" | "env"
+            | "env-regex" | "tag" => {}
             other => {
-                return Err(CliError::usage(format!("unknown log opt '{other}' for {} log driver", driver.unwrap_or("json-file"))));
+                return Err(CliError::usage(format!(
+                    "unknown log opt '{other}' for {} log driver",
+                    driver.unwrap_or("json-file")
+                )));
             }
         }
     }
@@ -340,7 +396,15 @@ mod tests {
 
     #[test]
     fn sizes() {
-        let cases = [("0", 0), ("512", 512), ("64k", 65_536), ("1.5g", 1_610_612_736), ("10MiB", 10_485_760), ("2GB", 2 << 30), ("1T", 1 << 40)];
+        let cases = [
+            ("0", 0),
+            ("512", 512),
+            ("64k", 65_536),
+            ("1.5g", 1_610_612_736),
+            ("10MiB", 10_485_760),
+            ("2GB", 2 << 30),
+            ("1T", 1 << 40),
+        ];
         for (text, expected) in cases {
             assert_eq!(bytes(text).unwrap(), expected, "{text}");
         }
@@ -351,13 +415,17 @@ mod tests {
 
     #[test]
     fn durations_and_cpus() {
-        for (text, expected) in [("1m30s", 90_000_000_000), ("500ms", 500_000_000), ("0", 0), ("1.5s", 1_500_000_000)] {
+        for (text, expected) in
+            [("1m30s", 90_000_000_000), ("500ms", 500_000_000), ("0", 0), ("1.5s", 1_500_000_000)]
+        {
             assert_eq!(duration_nanoseconds(text).unwrap(), expected, "{text}");
         }
         for bad in ["", "5", "s", "-1s", "1x"] {
             assert!(duration_nanoseconds(bad).is_err(), "{bad:?}");
         }
-        for (text, expected) in [("1", 1_000_000_000), ("1.5", 1_500_000_000), (".25", 250_000_000), ("0", 0)] {
+        for (text, expected) in
+            [("1", 1_000_000_000), ("1.5", 1_500_000_000), (".25", 250_000_000), ("0", 0)]
+        {
             assert_eq!(nano_cpus(text).unwrap(), expected, "{text}");
         }
         for bad in ["x", "1.2.3", "-1", "0.0000000001"] {
@@ -372,9 +440,15 @@ mod tests {
         for bad in ["nofile", "x=1", "nofile=2:1", "nofile=a"] {
             assert!(ulimit(bad).is_err(), "{bad:?}");
         }
-        let hosts = extra_hosts(&["db:10.0.0.1".to_owned(), "six=[::1]".to_owned(), "h:host-gateway".to_owned()]);
+        let hosts = extra_hosts(&[
+            "db:10.0.0.1".to_owned(),
+            "six=[::1]".to_owned(),
+            "h:host-gateway".to_owned(),
+        ]);
         assert_eq!(hosts.unwrap()[1], ("six".to_owned(), "::1".to_owned()));
-        assert!(extra_hosts(&["db".to_owned()]).is_err() && extra_hosts(&["db:x".to_owned()]).is_err());
+        assert!(
+            extra_hosts(&["db".to_owned()]).is_err() && extra_hosts(&["db:x".to_owned()]).is_err()
+        );
         assert_eq!(device("/dev/null:/dev/x:r").unwrap().permissions, "r");
         assert_eq!(device("/dev/null:rw").unwrap().container, "/dev/null");
         assert!(device("null").is_err() && device("/a:/b:q").is_err());
