@@ -148,8 +148,8 @@ mod tests {
 
     #[test]
     fn hosts_name_the_container() {
-        let mut spec = ContainerSpec::default();
-        spec.domainname = "example".to_owned();
+        let mut spec =
+            ContainerSpec { domainname: "example".to_owned(), ..ContainerSpec::default() };
         spec.extra_hosts = vec![
             ("db".to_owned(), "10.1.2.3".to_owned()),
             ("h".to_owned(), "host-gateway".to_owned()),

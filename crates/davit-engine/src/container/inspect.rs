@@ -319,7 +319,6 @@ fn list_or_null<T: serde::Serialize>(list: &[T]) -> Value {
 }
 
 fn host_config(spec: &ContainerSpec) -> Value {
-    let limits = &spec.limits;
     let security = &spec.security;
     let (restart, retries) = match spec.restart {
         RestartPolicy::No => ("no", 0),
@@ -332,16 +331,8 @@ fn host_config(spec: &ContainerSpec) -> Value {
         LogDriver::Local => "local",
         LogDriver::None => "none",
     };
-    let ulimits: Vec<Value> = spec
-        .ulimits
-        .iter()
-        .map(|(name, soft, hard)| json!({"Name": name, "Hard": hard, "Soft": soft}))
-        .collect();
     let extra_hosts: Vec<String> =
         spec.extra_hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect();
-    let devices: Vec<Value> = security.devices.iter().map(|device| {
-        json!({"PathOnHost": device.host, "PathInContainer": device.container, "CgroupPermissions": device.permissions})
-    }).collect();
     let mut value = json!({
         "Binds": list_or_null(&binds(spec)),
         "ContainerIDFile": "",
@@ -366,7 +357,31 @@ fn host_config(spec: &ContainerSpec) -> Value {
         "ReadonlyRootfs": spec.root.is_on(),
         "SecurityOpt": list_or_null(&security.options),
     });
-    let more = json!({
+    let more = resources(spec);
+    if let (Value::Object(value), Value::Object(more)) = (&mut value, more) {
+        value.extend(more);
+    }
+    value
+}
+
+/// The second half of `HostConfig`: limits and what is mounted by them.
+fn resources(spec: &ContainerSpec) -> Value {
+    let limits = &spec.limits;
+    let security = &spec.security;
+    let ulimits: Vec<Value> = spec
+        .ulimits
+        .iter()
+        .map(|(name, soft, hard)| json!({"Name": name, "Hard": hard, "Soft": soft}))
+        .collect();
+    let device = |device: &super::DeviceSpec| {
+        json!({
+            "PathOnHost": device.host,
+            "PathInContainer": device.container,
+            "CgroupPermissions": device.permissions,
+        })
+    };
+    let devices: Vec<Value> = security.devices.iter().map(device).collect();
+    json!({
         "UTSMode": namespace(&spec.uts, ""), "UsernsMode": "",
         "ShmSize": spec.shm_size_bytes.unwrap_or(64 << 20),
         "Runtime": "davit", "Isolation": "",
@@ -390,11 +405,7 @@ fn host_config(spec: &ContainerSpec) -> Value {
         "Sysctls": if spec.sysctls.is_empty() { Value::Null } else { json!(spec.sysctls) },
         "Tmpfs": tmpfs(spec),
         "Init": spec.init.is_on().then_some(true),
-    });
-    if let (Value::Object(value), Value::Object(more)) = (&mut value, more) {
-        value.extend(more);
-    }
-    value
+    })
 }
 
 fn binds(spec: &ContainerSpec) -> Vec<String> {

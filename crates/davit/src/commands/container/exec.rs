@@ -86,10 +86,7 @@ pub(crate) fn run(args: &ExecArgs, context: &Context) -> Result<u8, CliError> {
 
 /// `davit __exec`: joins the container, executes, relays, and returns the exit code.
 pub(crate) fn helper() -> u8 {
-    let order = match ExecOrder::read() {
-        Ok(order) => order,
-        Err(_) => return 2,
-    };
+    let Ok(order) = ExecOrder::read() else { return 2 };
     match carry_out(&order) {
         Ok(code) => code,
         Err(error) => {

@@ -88,7 +88,7 @@ pub(crate) fn run(args: &RunArgs, context: &Context) -> Result<u8, CliError> {
         prepared(&args.flags, context, &engine, request, |request| engine.create_to_run(request))?;
     announce(&args.flags, &created)?;
     if args.detach {
-        let started = engine.begin(created, StartMode::Detached).map_err(|error| coded(error))?;
+        let started = engine.begin(created, StartMode::Detached).map_err(coded)?;
         printer::line(&started.container.id)?;
         return Ok(0);
     }
@@ -110,7 +110,7 @@ fn prepared(
         )));
     }
     for text in &flags.volumes_from {
-        add_volumes_from(engine, &mut request, text).map_err(|error| coded(error))?;
+        add_volumes_from(engine, &mut request, text).map_err(coded)?;
     }
     if flags.pull == "always" {
         pull(flags, context, engine, &request.spec.image)?;
@@ -121,9 +121,9 @@ fn prepared(
                 printer::note(&format!("Image '{name}' is not in the store, pulling it"));
             }
             pull(flags, context, engine, &name)?;
-            create(&request).map_err(|error| coded(error))
+            create(&request).map_err(coded)
         }
-        result => result.map_err(|error| coded(error)),
+        result => result.map_err(coded),
     }
 }
 
@@ -212,7 +212,7 @@ fn foreground(args: &RunArgs, engine: &Engine, created: Created) -> Result<u8, C
     let size = if args.flags.tty { stream::size() } else { None };
     let signals = stream::catch_signals()?;
     let mode = StartMode::Attached { streams, size };
-    let started = engine.begin(created, mode).map_err(|error| coded(error))?;
+    let started = engine.begin(created, mode).map_err(coded)?;
     for warning in &started.warnings {
         printer::note(&format!("WARNING: {warning}"));
     }

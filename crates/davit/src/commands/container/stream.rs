@@ -1,9 +1,6 @@
 //! Moving bytes between the caller's terminal or pipes and a container.
 
-use std::{
-    io::{self, Write as _},
-    os::fd::AsFd,
-};
+use std::{io, os::fd::AsFd};
 
 use davit_engine::{
     container::{Connection, ExitStatus, Process, Reply, Request},
