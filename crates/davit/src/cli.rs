@@ -73,6 +73,12 @@ pub(crate) enum Command {
     /// Manage containers
     #[command(subcommand, name = "container")]
     ContainerNoun(commands::container::NounVerb),
+    /// Manage volumes
+    #[command(subcommand)]
+    Volume(commands::volume::Verb),
+    /// Manage networks
+    #[command(subcommand)]
+    Network(commands::network::Verb),
     /// Download an image from a registry
     Pull(commands::pull::PullArgs),
     /// Upload an image to a registry
@@ -150,6 +156,8 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
         Command::Container(verb) => commands::container::run(&verb, &context),
         Command::Ps(args) => commands::container::ps::run(&args, &context),
         Command::ContainerNoun(verb) => commands::container::run_noun(&verb, &context),
+        Command::Volume(verb) => commands::volume::run(&verb, &context),
+        Command::Network(verb) => commands::network::run(&verb, &context),
         Command::Pull(args) => commands::pull::run(&args, &context),
         Command::Push(args) => commands::push::run(&args, &context),
         Command::Copy(args) => commands::copy::run(&args, &context),

@@ -60,6 +60,8 @@ pub(crate) enum NounVerb {
     Ls(ps::PsArgs),
     /// Display detailed information on one or more containers
     Inspect(show::InspectArgs),
+    /// Remove all stopped containers
+    Prune(super::prune::ContainerPruneArgs),
 }
 
 /// Runs a verb.
@@ -95,5 +97,6 @@ pub(crate) fn run_noun(verb: &NounVerb, context: &Context) -> Result<u8, CliErro
         NounVerb::Verb(verb) => run(verb, context),
         NounVerb::Ls(args) => ps::run(args, context),
         NounVerb::Inspect(args) => show::inspect(args, context),
+        NounVerb::Prune(args) => super::prune::containers(args, context),
     }
 }

@@ -5,7 +5,11 @@
 
 mod build;
 mod cli;
+mod containers;
 mod distribution;
+mod kill;
+mod machine;
+mod network;
 
 use davit_test::Davit;
 

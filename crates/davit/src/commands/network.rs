@@ -1,0 +1,139 @@
+//! `davit network`
+
+use clap::Subcommand;
+use davit_engine::container::NetworkRow;
+use serde::Serialize;
+use serde_json::json;
+
+use super::container::{ps::terms, show};
+use crate::{
+    cli::Context,
+    error::CliError,
+    format::{List, ListFormat},
+    printer,
+};
+
+/// Verbs on networks.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// List networks
+    #[command(visible_alias = "list")]
+    Ls(ListArgs),
+    /// Display detailed information on one or more networks
+    Inspect(InspectArgs),
+}
+
+/// Arguments of `davit network ls`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListArgs {
+    /// Provide filter values (driver, id, label, name, scope, type)
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    #[command(flatten)]
+    format: ListFormat,
+    /// Do not truncate the output
+    #[arg(long)]
+    no_trunc: bool,
+    /// Only display network IDs
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Arguments of `davit network inspect`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InspectArgs {
+    /// Format output using a custom template: 'json', or a Go template
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Verbose output for diagnostics
+    #[arg(short, long, hide = true)]
+    verbose: bool,
+    /// Networks
+    #[arg(required = true, value_name = "NETWORK")]
+    networks: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Row {
+    #[serde(rename = "ID")]
+    id: String,
+    name: String,
+    driver: String,
+    scope: &'static str,
+    #[serde(rename = "IPv6")]
+    ipv6: String,
+    internal: &'static str,
+    labels: String,
+}
+
+/// Runs a verb.
+///
+/// # Errors
+/// What the verb could not do.
+pub(crate) fn run(verb: &Verb, context: &Context) -> Result<u8, CliError> {
+    match verb {
+        Verb::Ls(args) => list(args, context),
+        Verb::Inspect(args) => {
+            let engine = context.engine()?;
+            show::objects(&args.networks, args.format.as_deref(), |name| {
+                engine.inspect_network(name)
+            })
+        }
+    }
+}
+
+fn list(args: &ListArgs, context: &Context) -> Result<u8, CliError> {
+    let mut networks = context.engine()?.networks()?;
+    for (key, value) in terms(&args.filter)? {
+        if !matches!(key.as_str(), "driver" | "id" | "label" | "name" | "scope" | "type") {
+            return Err(CliError::user(format!("invalid filter '{key}'")));
+        }
+        networks.retain(|row| fits(row, &key, &value));
+    }
+    let id = |row: &NetworkRow| match args.no_trunc {
+        true => row.network.id.clone(),
+        false => row.network.id.chars().take(12).collect(),
+    };
+    if args.quiet {
+        let ids: String = networks.iter().map(|row| id(row) + "\n").collect();
+        printer::data(&ids)?;
+        return Ok(0);
+    }
+    let rows: Vec<Row> = networks.iter().map(|row| self::row(row, id(row))).collect();
+    let raw: Vec<_> = networks
+        .iter()
+        .map(|row| json!({"id": row.network.id, "name": row.network.name, "driver": row.network.driver}))
+        .collect();
+    let table = "table {{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}";
+    List { table, heads: &[("ID", "NETWORK ID")] }.print(&args.format, &rows, &raw)?;
+    Ok(0)
+}
+
+fn fits(row: &NetworkRow, key: &str, value: &str) -> bool {
+    let network = &row.network;
+    match key {
+        "driver" => network.driver == value,
+        "id" => network.id.starts_with(value),
+        "label" => network.labels.contains_key(value),
+        "name" => network.name.contains(value),
+        "scope" => value == "local",
+        // The three that every root has are Docker's built-in ones.
+        _ => value == "builtin",
+    }
+}
+
+fn row(row: &NetworkRow, id: String) -> Row {
+    let network = &row.network;
+    let labels: Vec<String> =
+        network.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    Row {
+        id,
+        name: network.name.clone(),
+        driver: network.driver.clone(),
+        scope: "local",
+        ipv6: network.pools.iter().any(|pool| pool.subnet.is_ipv6()).to_string(),
+        internal: "false",
+        labels: labels.join(","),
+    }
+}

@@ -1,0 +1,215 @@
+//! `davit volume`
+
+use clap::Subcommand;
+use davit_engine::container::{VolumeRequest, VolumeSummary};
+use serde::Serialize;
+
+use super::container::{lifecycle::each, ps::terms, show, values};
+use crate::{
+    cli::Context,
+    error::CliError,
+    format::{List, ListFormat},
+    printer, units,
+};
+
+/// Verbs on volumes.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Create a volume
+    Create(CreateArgs),
+    /// List volumes
+    #[command(visible_alias = "list")]
+    Ls(ListArgs),
+    /// Display detailed information on one or more volumes
+    Inspect(InspectArgs),
+    /// Remove one or more volumes
+    #[command(visible_alias = "remove")]
+    Rm(RemoveArgs),
+    /// Remove unused local volumes
+    Prune(PruneArgs),
+}
+
+/// Arguments of `davit volume create`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CreateArgs {
+    /// Specify volume driver name
+    #[arg(short, long, default_value = "local", value_name = "DRIVER")]
+    driver: String,
+    /// Set metadata for a volume
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    label: Vec<String>,
+    /// Set driver specific options
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    opt: Vec<String>,
+    /// Name; a random one by default
+    volume: Option<String>,
+}
+
+/// Arguments of `davit volume ls`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListArgs {
+    /// Provide filter values (dangling, driver, label, name)
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    #[command(flatten)]
+    format: ListFormat,
+    /// Only display volume names
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Arguments of `davit volume inspect`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InspectArgs {
+    /// Format output using a custom template: 'json', or a Go template
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Volumes
+    #[arg(required = true, value_name = "VOLUME")]
+    volumes: Vec<String>,
+}
+
+/// Arguments of `davit volume rm`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RemoveArgs {
+    /// Volumes that do not exist are no failure
+    #[arg(short, long)]
+    force: bool,
+    /// Volumes
+    #[arg(required = true, value_name = "VOLUME")]
+    volumes: Vec<String>,
+}
+
+/// Arguments of `davit volume prune`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PruneArgs {
+    /// Remove all unused volumes, not just anonymous ones
+    #[arg(short, long)]
+    all: bool,
+    /// Provide filter values (label=KEY[=VALUE])
+    #[arg(long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    /// Do not prompt for confirmation
+    #[arg(short, long)]
+    force: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Row {
+    availability: &'static str,
+    driver: String,
+    group: &'static str,
+    labels: String,
+    links: &'static str,
+    mountpoint: String,
+    name: String,
+    scope: &'static str,
+    size: &'static str,
+    status: &'static str,
+}
+
+/// Runs a verb.
+///
+/// # Errors
+/// What the verb could not do.
+pub(crate) fn run(verb: &Verb, context: &Context) -> Result<u8, CliError> {
+    match verb {
+        Verb::Create(args) => create(args, context),
+        Verb::Ls(args) => list(args, context),
+        Verb::Inspect(args) => {
+            let engine = context.engine()?;
+            let look_up = |name: &str| engine.volume(name).map(|volume| volume.inspect());
+            show::objects(&args.volumes, args.format.as_deref(), look_up)
+        }
+        Verb::Rm(args) => remove(args, context),
+        Verb::Prune(args) => prune(args, context),
+    }
+}
+
+fn create(args: &CreateArgs, context: &Context) -> Result<u8, CliError> {
+    let request = VolumeRequest {
+        name: args.volume.clone(),
+        driver: args.driver.clone(),
+        labels: values::labels(&[], &args.label)?,
+        options: values::pairs("opt", &args.opt)?,
+    };
+    printer::line(&context.engine()?.create_volume(&request)?)?;
+    Ok(0)
+}
+
+fn list(args: &ListArgs, context: &Context) -> Result<u8, CliError> {
+    let terms = terms(&args.filter)?;
+    let mut volumes = context.engine()?.volumes()?;
+    for (key, value) in &terms {
+        if !matches!(key.as_str(), "dangling" | "driver" | "label" | "name") {
+            return Err(CliError::user(format!("invalid filter '{key}'")));
+        }
+        volumes.retain(|volume| fits(volume, key, value));
+    }
+    if args.quiet {
+        let names: String = volumes.iter().map(|volume| format!("{}\n", volume.name)).collect();
+        printer::data(&names)?;
+        return Ok(0);
+    }
+    let rows: Vec<Row> = volumes.iter().map(row).collect();
+    let raw: Vec<_> = volumes.iter().map(VolumeSummary::inspect).collect();
+    let table = "table {{.Driver}}\t{{.Name}}";
+    List { table, heads: &[("Name", "VOLUME NAME")] }.print(&args.format, &rows, &raw)?;
+    Ok(0)
+}
+
+fn fits(volume: &VolumeSummary, key: &str, value: &str) -> bool {
+    match key {
+        "dangling" => volume.containers.is_empty() == matches!(value, "true" | "1"),
+        "driver" => volume.driver == value,
+        "label" => match value.split_once('=') {
+            Some((key, value)) => volume.labels.get(key).is_some_and(|found| found == value),
+            None => volume.labels.contains_key(value),
+        },
+        _ => volume.name.contains(value),
+    }
+}
+
+fn row(volume: &VolumeSummary) -> Row {
+    let labels: Vec<String> =
+        volume.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    Row {
+        availability: "N/A",
+        driver: volume.driver.clone(),
+        group: "N/A",
+        labels: labels.join(","),
+        links: "N/A",
+        mountpoint: volume.mountpoint.clone(),
+        name: volume.name.clone(),
+        scope: "local",
+        size: "N/A",
+        status: "N/A",
+    }
+}
+
+fn remove(args: &RemoveArgs, context: &Context) -> Result<u8, CliError> {
+    let engine = context.engine()?;
+    each(&args.volumes, |name| {
+        match engine.remove_volume(name) {
+            Err(error) if args.force && error.is_not_found() => return Ok(()),
+            result => result?,
+        }
+        printer::line(name)
+    })
+}
+
+fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
+    let scope = if args.all { "all local volumes" } else { "all anonymous local volumes" };
+    let warning = format!("WARNING! This will remove {scope} not used by at least one container.");
+    if !args.force && !super::prune::confirm(&warning)? {
+        return Ok(0);
+    }
+    let labels = super::prune::label_terms(&args.filter)?;
+    let wanted = |volume: &VolumeSummary| {
+        (args.all || volume.anonymous) && labels.iter().all(|term| term.fits(&volume.labels))
+    };
+    let (removed, bytes) = context.engine()?.prune_volumes(wanted)?;
+    super::prune::report("Volumes", &removed, &units::size(bytes))?;
+    Ok(0)
+}

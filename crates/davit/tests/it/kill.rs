@@ -1,0 +1,92 @@
+//! SIGKILL of the command, of the monitor, and of both.
+
+use crate::machine::{Machine, until};
+
+fn monitor_of(machine: &Machine, id: &str) -> String {
+    let directory = machine.davit().root().join("containers").join(id).join("state");
+    let bytes = std::fs::read(directory).expect("state file");
+    let record = bytes.chunks(64).find(|record| record[6] == 1).expect("a monitor's record");
+    u32::from_le_bytes([record[20], record[21], record[22], record[23]]).to_string()
+}
+
+fn kill(pid: &str) {
+    let status =
+        std::process::Command::new("kill").args(["-9", pid]).status().expect("kill starts");
+    assert!(status.success());
+}
+
+#[test]
+fn killing_the_command_leaves_the_container() {
+    let Some(machine) = Machine::new() else { return };
+    let mut child = machine
+        .command(&["run", "--rm", "--name", "k", "busybox", "sleep", "600"])
+        .spawn()
+        .expect("starts");
+    until("it runs", || machine.run(&["ps", "-q"]).stdout.len() == 13);
+    // nsenter has become davit: the child is the command itself.
+    child.kill().expect("killed");
+    child.wait().expect("reaped");
+    assert_eq!(machine.ok(&["ps", "--format", "{{.Names}}"]), "k");
+    machine.ok(&["kill", "k"]);
+    until("its end removes it", || machine.ok(&["ps", "-aq"]).is_empty());
+}
+
+#[test]
+fn killing_the_monitor_ends_the_container() {
+    let Some(machine) = Machine::new() else { return };
+    machine.ok(&["run", "--rm", "busybox", "true"]);
+    let before = machine.traces();
+    let id = machine.ok(&["run", "-d", "--name", "m", "-p", "8081:80", "busybox", "sleep", "600"]);
+    kill(&monitor_of(&machine, &id));
+    until("ps tells the truth", || machine.ok(&["ps", "-q"]).is_empty());
+    assert_eq!(
+        machine.ok(&["container", "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "m"]),
+        "exited 137"
+    );
+    machine.ok(&["rm", "m"]);
+    machine.await_traces(&before);
+}
+
+#[test]
+fn killing_both_is_cleaned_by_force() {
+    let Some(machine) = Machine::new() else { return };
+    machine.ok(&["run", "--rm", "busybox", "true"]);
+    let before = machine.traces();
+    let mut child = machine
+        .command(&["run", "--name", "b", "busybox", "sleep", "600"])
+        .spawn()
+        .expect("starts");
+    until("it runs", || machine.run(&["ps", "-q"]).stdout.len() == 13);
+    let id = machine.ok(&["ps", "-q", "--no-trunc"]);
+    child.kill().expect("killed");
+    kill(&monitor_of(&machine, &id));
+    child.wait().expect("reaped");
+    machine.ok(&["rm", "-f", "b"]);
+    assert_eq!(machine.ok(&["ps", "-aq"]), "");
+    machine.await_traces(&before);
+}
+
+#[test]
+fn a_hundred_containers_leave_nothing() {
+    let Some(machine) = Machine::new() else { return };
+    machine.ok(&["run", "--rm", "busybox", "true"]);
+    let before = machine.traces();
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            let machine = &machine;
+            scope.spawn(move || {
+                for number in 0..25 {
+                    let name = format!("c{worker}-{number}");
+                    machine.ok(&["run", "-d", "--name", &name, "busybox", "sleep", "600"]);
+                }
+            });
+        }
+    });
+    let ids = machine.ok(&["ps", "-q"]);
+    let ids: Vec<&str> = ids.lines().collect();
+    assert_eq!(ids.len(), 100);
+    let mut arguments = vec!["rm", "-f"];
+    arguments.extend(ids);
+    machine.ok(&arguments);
+    machine.await_traces(&before);
+}

@@ -1,0 +1,73 @@
+//! Networks of containers from the outside.
+
+use crate::machine::{Machine, until};
+
+#[test]
+fn published_ports_are_reached_and_freed() {
+    let Some(machine) = Machine::new() else { return };
+    machine.ok(&["run", "--rm", "busybox", "true"]);
+    let before = machine.traces();
+    let serve = "while true; do echo -e 'HTTP/1.0 200 OK\\r\\n\\r\\nhello' | nc -l -p 80; done";
+    machine.ok(&[
+        "run",
+        "-d",
+        "--name",
+        "w",
+        "-p",
+        "127.0.0.1:8080:80",
+        "busybox",
+        "sh",
+        "-c",
+        serve,
+    ]);
+    assert_eq!(machine.ok(&["port", "w", "80"]), "127.0.0.1:8080");
+    until("the page arrives", || {
+        let page = machine.run(&[
+            "run",
+            "--rm",
+            "--network",
+            "host",
+            "busybox",
+            "wget",
+            "-qO-",
+            "-T",
+            "2",
+            "http://127.0.0.1:8080/",
+        ]);
+        page.stdout.contains("hello")
+    });
+    let taken = machine.run(&["run", "-d", "-p", "127.0.0.1:8080:81", "busybox", "true"]);
+    assert_eq!(taken.code, 125, "{}", taken.stderr);
+    machine.ok(&["rm", "-f", "w"]);
+    for id in machine.ok(&["ps", "-aq"]).lines() {
+        machine.ok(&["rm", "-f", id]);
+    }
+    machine.await_traces(&before);
+}
+
+#[test]
+fn modes_of_the_network() {
+    let Some(machine) = Machine::new() else { return };
+    let addresses = machine.ok(&["run", "--rm", "busybox", "ip", "-o", "addr"]);
+    assert!(addresses.contains("172.") && addresses.contains("eth0"), "{addresses}");
+    let none = machine.ok(&["run", "--rm", "--network", "none", "busybox", "ip", "-o", "link"]);
+    assert!(none.contains("lo") && !none.contains("eth0"), "{none}");
+    let host = machine.ok(&["run", "--rm", "--network", "host", "busybox", "ip", "-o", "link"]);
+    assert!(host.contains("davit-"), "{host}");
+    let hosts = machine.ok(&[
+        "run",
+        "--rm",
+        "--hostname",
+        "web",
+        "--add-host",
+        "db:10.9.8.7",
+        "busybox",
+        "cat",
+        "/etc/hosts",
+    ]);
+    assert!(hosts.contains("10.9.8.7\tdb") && hosts.contains("\tweb"), "{hosts}");
+    assert_eq!(
+        machine.ok(&["network", "ls", "--format", "{{.Name}} {{.Driver}}"]),
+        "bridge bridge\nhost host\nnone null"
+    );
+}
