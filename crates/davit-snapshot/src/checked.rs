@@ -15,7 +15,11 @@ use fs_err::File;
 use crate::{
     Location, TreeId,
     erofs::{Tree, TreeError},
+    holder,
 };
+
+/// Remembered trees from which on those that are gone are looked for.
+const SWEEP_AT: usize = 256;
 
 /// Reads the tree whole unless this very file has been read before.
 ///
@@ -47,6 +51,24 @@ pub(crate) fn remember(location: &Location, id: TreeId, file: &File) {
     // Then it is read again next time.
     if let Err(error) = written {
         tracing::debug!(%id, %error, "cannot remember a checked tree");
+    }
+}
+
+/// Forgets trees that are gone, once there is much to forget: RUN_ROOT is memory, and every step of
+/// every build leaves a name there.
+pub(crate) fn sweep(location: &Location) {
+    let directory = location.run.join("checked");
+    let entries = fs_err::read_dir(&directory).into_iter().flatten().flatten();
+    let ids: Vec<TreeId> =
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    if ids.len() < SWEEP_AT {
+        return;
+    }
+    for id in ids.into_iter().filter(|id| !location.tree(*id).exists()) {
+        if let Err(error) = fs_err::remove_file(directory.join(id.to_string())) {
+            tracing::debug!(%id, %error, "another process forgets it too");
+        }
+        holder::forget(&location.holders(id));
     }
 }
 

@@ -72,6 +72,18 @@ pub(crate) fn donors(directory: &Path) -> impl Iterator<Item = Donor> + use<> {
         .filter_map(|path| donor(&path))
 }
 
+/// Removes the directory of a tree that is gone, unless a live process still holds it.
+pub(crate) fn forget(directory: &Path) {
+    let names = || fs_err::read_dir(directory).into_iter().flatten().flatten();
+    if donors(directory).next().is_some() || names().any(|entry| entry.file_name() != "lock") {
+        return;
+    }
+    let removed = fs_err::remove_file(directory.join("lock"));
+    if let Err(error) = removed.and_then(|()| fs_err::remove_dir(directory)) {
+        tracing::debug!(%error, "a tree's holders are not forgotten");
+    }
+}
+
 fn is_record(path: &Path) -> bool {
     let name = path.file_name().map(|name| name.as_encoded_bytes()).unwrap_or_default();
     name.iter().all(u8::is_ascii_digit)

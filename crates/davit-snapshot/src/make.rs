@@ -86,6 +86,7 @@ impl Make<'_> {
             if let Ok(file) = File::open(self.location.tree(id)) {
                 checked::remember(self.location, id, &file);
             }
+            checked::sweep(self.location);
         }
         Ok(())
     }

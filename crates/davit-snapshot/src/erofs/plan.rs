@@ -295,6 +295,9 @@ impl<'a> Plan<'a> {
                 _ => Err(self.fault(position, "its target is empty, too long or holds a NUL")),
             },
             NodeKind::File { size, .. } => self.file_shape(position, Shape { size, ..empty }),
+            NodeKind::CharDevice { major: 0, minor: 0 } => {
+                Err(self.fault(position, "it is what overlay takes for a whiteout"))
+            }
             NodeKind::CharDevice { major, minor } | NodeKind::BlockDevice { major, minor } => {
                 match major < 1 << 12 && minor < 1 << 20 {
                     true => Ok(empty),

@@ -291,6 +291,7 @@ fn limits_are_errors() {
         node(0, b"l", NodeKind::Link(0)),
         node(0, b"l", NodeKind::Link(1)),
         node(0, b"l", NodeKind::Link(7)),
+        node(0, b"d", NodeKind::CharDevice { major: 0, minor: 0 }),
         node(0, b"d", NodeKind::CharDevice { major: 4096, minor: 0 }),
         node(0, b"d", NodeKind::BlockDevice { major: 0, minor: 1 << 20 }),
         Node { xattrs: Xattrs::from(&wide), ..node(0, b"x", NodeKind::Fifo) },

@@ -125,6 +125,13 @@ impl Image {
         let chain = self.ingest(&root);
         for form in forms.iter().copied() {
             let what = format!("{} as {form}", self.name);
+            let forget = || {
+                for tree in root.store.trees().unwrap() {
+                    root.store.drop_tree(&tree.id).unwrap();
+                }
+            };
+            // Both forms of directories have the same ones.
+            forget();
             let prefixes = (1..=chain.len())
                 .map(|length| root.prepare(form, &chain[..length], Mountpoints::None));
             let stack = prefixes.last().unwrap();
@@ -132,9 +139,7 @@ impl Image {
                 assert_eq!(stack.parts.len(), chain.len());
                 assert_same(&see(&stack), &judged, &format!("{what}, stacked"));
             }
-            for tree in root.store.trees().unwrap() {
-                root.store.drop_tree(&tree.id).unwrap();
-            }
+            forget();
             let stack = root.prepare(form, &chain, Mountpoints::None);
             assert_eq!(stack.parts.len(), 1);
             let upper = match form {

@@ -150,6 +150,23 @@ fn holders_at_once_make_one_superblock() {
 }
 
 #[test]
+fn trees_that_are_gone_are_forgotten() {
+    let root = Root::new();
+    for number in 0..260 {
+        let layer = root.layer(&[file("a", number.to_string())]);
+        let stack = root.prepare(Form::Erofs, &[layer], Mountpoints::None);
+        let holders = stack.location.run.join("holders").join(stack.parts[0].id.to_string());
+        fs_err::create_dir_all(&holders).unwrap();
+        fs_err::write(holders.join("lock"), "").unwrap();
+        root.store.drop_tree(&stack.parts[0].id.to_string()).unwrap();
+    }
+    for name in ["checked", "holders"] {
+        let left = fs_err::read_dir(root.store.layout().run().join(name)).unwrap().count();
+        assert!(left < 10, "{left} {name}");
+    }
+}
+
+#[test]
 fn another_process_with_the_number_of_a_dead_holder_is_no_donor() {
     if !davit_test::need_root() {
         return;
