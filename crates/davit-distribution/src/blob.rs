@@ -238,7 +238,9 @@ impl BlobReader {
         self.failed_at = self.offset;
         self.failures += 1;
         let config = &self.session.client.config().retry;
-        let again = (early || error.is_transient()) && self.failures < config.attempts;
+        // A registry that is restarted in the middle of a download comes back.
+        let gone = self.offset > 0 && error.is_refused();
+        let again = (early || gone || error.is_transient()) && self.failures < config.attempts;
         if again && retry::pause(config, self.failures, &error).await {
             return Ok(());
         }

@@ -138,12 +138,18 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Transport { source, .. } => {
-                !source.is_certificate_error() && !source.0.is_builder()
+                !source.is_certificate_error() && !source.is_refused() && !source.0.is_builder()
             }
             Self::Stalled { .. } => true,
             Self::Status { status, .. } => crate::retry::is_transient_status(*status),
             _ => false,
         }
+    }
+
+    /// Tells that nobody listens: final at first contact, not where a server was just restarted.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Self::Transport { source, .. } if source.is_refused())
     }
 
     /// Tells that the manifest, blob or repository is not there.
@@ -207,6 +213,18 @@ impl ConnectionError {
     #[must_use]
     pub fn is_connect(&self) -> bool {
         self.0.is_connect()
+    }
+
+    fn is_refused(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&self.0);
+        while let Some(error) = cause {
+            let io = error.downcast_ref::<std::io::Error>();
+            if io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
     }
 
     fn is_certificate_error(&self) -> bool {

@@ -4,6 +4,7 @@
 
 mod account;
 mod fault;
+mod judge;
 mod pull;
 
 use davit_test::{Content, HttpServer, tar_of};
