@@ -229,6 +229,8 @@ fn present(status: &mut Status, summary: &Summary) {
             ended(status, summary);
             status.phase = Phase::Restarting;
         }
+        // A command is still starting it.
+        None if summary.started.is_none() => status.phase = Phase::Created,
         None if summary.paused => status.phase = Phase::Paused,
         None => status.phase = Phase::Running,
     }

@@ -7,12 +7,11 @@ use crate::machine::{Machine, until};
 #[test]
 fn output_exit_codes_and_nothing_left() {
     let Some(machine) = Machine::new() else { return };
-    machine.ok(&["run", "--rm", "busybox", "true"]);
-    let before = machine.traces();
+    let before = machine.settled();
     let cases: [(&[&str], i32, &str); 8] = [
         (&["true"], 0, ""),
         (&["sh", "-c", "echo out; exit 3"], 3, "out\n"),
-        (&["sh", "-c", "kill -9 $$"], 137, ""),
+        (&["sh", "-c", "sleep 60 & kill -9 $!; wait $!"], 137, ""),
         (&["sh", "-c", "kill -TERM $$; sleep 1; exit 4"], 4, ""),
         (&["/nonexistent"], 127, ""),
         (&["nonexistent"], 127, ""),
@@ -143,7 +142,7 @@ fn restart_policies() {
         "run",
         "-d",
         "--name",
-        "r",
+        "again",
         "--restart",
         "on-failure:2",
         "busybox",
@@ -152,10 +151,16 @@ fn restart_policies() {
         "exit 5",
     ]);
     until("it has given up", || {
-        machine.ok(&["container", "inspect", "-f", "{{.State.Status}}", "r"]) == "exited"
+        machine.ok(&["container", "inspect", "-f", "{{.State.Status}}", "again"]) == "exited"
     });
     assert_eq!(
-        machine.ok(&["container", "inspect", "-f", "{{.RestartCount}} {{.State.ExitCode}}", "r"]),
+        machine.ok(&[
+            "container",
+            "inspect",
+            "-f",
+            "{{.RestartCount}} {{.State.ExitCode}}",
+            "again"
+        ]),
         "2 5"
     );
 }

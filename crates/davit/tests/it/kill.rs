@@ -19,41 +19,46 @@ fn kill(pid: &str) {
 fn killing_the_command_leaves_the_container() {
     let Some(machine) = Machine::new() else { return };
     let mut child = machine
-        .command(&["run", "--rm", "--name", "k", "busybox", "sleep", "600"])
+        .command(&["run", "--rm", "--name", "kept", "busybox", "sleep", "600"])
         .spawn()
         .expect("starts");
     until("it runs", || machine.run(&["ps", "-q"]).stdout.len() == 13);
     // nsenter has become davit: the child is the command itself.
     child.kill().expect("killed");
     child.wait().expect("reaped");
-    assert_eq!(machine.ok(&["ps", "--format", "{{.Names}}"]), "k");
-    machine.ok(&["kill", "k"]);
+    assert_eq!(machine.ok(&["ps", "--format", "{{.Names}}"]), "kept");
+    machine.ok(&["kill", "kept"]);
     until("its end removes it", || machine.ok(&["ps", "-aq"]).is_empty());
 }
 
 #[test]
 fn killing_the_monitor_ends_the_container() {
     let Some(machine) = Machine::new() else { return };
-    machine.ok(&["run", "--rm", "busybox", "true"]);
-    let before = machine.traces();
-    let id = machine.ok(&["run", "-d", "--name", "m", "-p", "8081:80", "busybox", "sleep", "600"]);
+    let before = machine.settled();
+    let id =
+        machine.ok(&["run", "-d", "--name", "alone", "-p", "8081:80", "busybox", "sleep", "600"]);
     kill(&monitor_of(&machine, &id));
     until("ps tells the truth", || machine.ok(&["ps", "-q"]).is_empty());
     assert_eq!(
-        machine.ok(&["container", "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "m"]),
+        machine.ok(&[
+            "container",
+            "inspect",
+            "-f",
+            "{{.State.Status}} {{.State.ExitCode}}",
+            "alone"
+        ]),
         "exited 137"
     );
-    machine.ok(&["rm", "m"]);
+    machine.ok(&["rm", "alone"]);
     machine.await_traces(&before);
 }
 
 #[test]
 fn killing_both_is_cleaned_by_force() {
     let Some(machine) = Machine::new() else { return };
-    machine.ok(&["run", "--rm", "busybox", "true"]);
-    let before = machine.traces();
+    let before = machine.settled();
     let mut child = machine
-        .command(&["run", "--name", "b", "busybox", "sleep", "600"])
+        .command(&["run", "--name", "both", "busybox", "sleep", "600"])
         .spawn()
         .expect("starts");
     until("it runs", || machine.run(&["ps", "-q"]).stdout.len() == 13);
@@ -61,7 +66,7 @@ fn killing_both_is_cleaned_by_force() {
     child.kill().expect("killed");
     kill(&monitor_of(&machine, &id));
     child.wait().expect("reaped");
-    machine.ok(&["rm", "-f", "b"]);
+    machine.ok(&["rm", "-f", "both"]);
     assert_eq!(machine.ok(&["ps", "-aq"]), "");
     machine.await_traces(&before);
 }
@@ -69,8 +74,7 @@ fn killing_both_is_cleaned_by_force() {
 #[test]
 fn a_hundred_containers_leave_nothing() {
     let Some(machine) = Machine::new() else { return };
-    machine.ok(&["run", "--rm", "busybox", "true"]);
-    let before = machine.traces();
+    let before = machine.settled();
     std::thread::scope(|scope| {
         for worker in 0..4 {
             let machine = &machine;

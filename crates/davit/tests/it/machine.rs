@@ -159,6 +159,16 @@ impl Machine {
         found
     }
 
+    /// What is on the machine after a first container came and went: bridge and table are there.
+    pub(crate) fn settled(&self) -> Traces {
+        self.ok(&["run", "--rm", "busybox", "true"]);
+        until("the first container is gone", || {
+            let traces = self.traces();
+            traces.links.is_empty() && traces.cgroups.is_empty() && traces.processes.is_empty()
+        });
+        self.traces()
+    }
+
     /// Waits until the machine is as it was.
     pub(crate) fn await_traces(&self, before: &Traces) {
         until("nothing is left", || self.traces() == *before);

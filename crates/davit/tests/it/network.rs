@@ -5,14 +5,13 @@ use crate::machine::{Machine, until};
 #[test]
 fn published_ports_are_reached_and_freed() {
     let Some(machine) = Machine::new() else { return };
-    machine.ok(&["run", "--rm", "busybox", "true"]);
-    let before = machine.traces();
+    let before = machine.settled();
     let serve = "while true; do echo -e 'HTTP/1.0 200 OK\\r\\n\\r\\nhello' | nc -l -p 80; done";
     machine.ok(&[
         "run",
         "-d",
         "--name",
-        "w",
+        "web",
         "-p",
         "127.0.0.1:8080:80",
         "busybox",
@@ -20,7 +19,7 @@ fn published_ports_are_reached_and_freed() {
         "-c",
         serve,
     ]);
-    assert_eq!(machine.ok(&["port", "w", "80"]), "127.0.0.1:8080");
+    assert_eq!(machine.ok(&["port", "web", "80"]), "127.0.0.1:8080");
     until("the page arrives", || {
         let page = machine.run(&[
             "run",
@@ -38,7 +37,7 @@ fn published_ports_are_reached_and_freed() {
     });
     let taken = machine.run(&["run", "-d", "-p", "127.0.0.1:8080:81", "busybox", "true"]);
     assert_eq!(taken.code, 125, "{}", taken.stderr);
-    machine.ok(&["rm", "-f", "w"]);
+    machine.ok(&["rm", "-f", "web"]);
     for id in machine.ok(&["ps", "-aq"]).lines() {
         machine.ok(&["rm", "-f", id]);
     }
