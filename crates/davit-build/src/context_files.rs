@@ -17,7 +17,7 @@ use crate::{
 /// What `COPY` and `ADD` read.
 pub(crate) enum ContextFiles {
     Directory(Context),
-    Archive { set: FileSet, layer: OpenLayer },
+    Archive { set: FileSet, layer: Arc<OpenLayer> },
     Empty(FileSet),
 }
 
@@ -65,13 +65,22 @@ impl ContextFiles {
             let mut needed = needed.into_iter();
             set.entries.retain(|entry| needed.next().unwrap_or(true) || entry.path.is_empty());
         }
-        Ok(Self::Archive { set, layer: OpenLayer { tar: archive.tar, table: archive.table } })
+        let layer = Arc::new(OpenLayer { tar: archive.tar, table: archive.table });
+        Ok(Self::Archive { set, layer })
     }
 
     pub(crate) const fn set(&self) -> &FileSet {
         match self {
             Self::Directory(context) => &context.set,
             Self::Archive { set, .. } | Self::Empty(set) => set,
+        }
+    }
+
+    /// The layers that entries of the set may lie in.
+    pub(crate) fn layers(&self) -> &[Arc<OpenLayer>] {
+        match self {
+            Self::Archive { layer, .. } => std::slice::from_ref(layer),
+            Self::Directory(_) | Self::Empty(_) => &[],
         }
     }
 

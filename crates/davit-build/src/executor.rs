@@ -1,7 +1,7 @@
 //! Runs the nodes of a plan: those that are ready, the longest way to the end first.
 
 use std::{
-    panic::resume_unwind,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Condvar, Mutex, PoisonError, atomic::Ordering},
 };
 
@@ -76,11 +76,18 @@ impl Worker<'_, '_, '_> {
         while let Some((id, inputs)) = self.take() {
             let inputs: Vec<&Done> = inputs.iter().collect();
             let result = if self.session.is_cancelled() {
-                Err(BuildError::new(BuildErrorKind::Cancelled))
+                Ok(Err(BuildError::new(BuildErrorKind::Cancelled)))
             } else {
-                self.session.node(id, &inputs)
+                catch_unwind(AssertUnwindSafe(|| self.session.node(id, &inputs)))
             };
-            self.finish(id, result);
+            match result {
+                Ok(result) => self.finish(id, result),
+                Err(panic) => {
+                    // The others must not wait for what will never be done.
+                    self.finish(id, Err(BuildError::new(BuildErrorKind::Cancelled)));
+                    resume_unwind(panic);
+                }
+            }
         }
     }
 

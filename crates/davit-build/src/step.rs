@@ -312,7 +312,7 @@ impl Session<'_, '_> {
         let outputs = copy(&CopyJob { spec, files, below, owner, archives, now });
         let keyword = if spec.unpack == Unpack::Never { "COPY" } else { "ADD" };
         let outputs = outputs.map_err(|problem| copy_failed(keyword, &problem))?;
-        let layers = from.as_ref().map_or(&[][..], |(_, layers)| layers);
+        let layers = from.as_ref().map_or_else(|| self.context.layers(), |(_, layers)| layers);
         self.store_outputs((node, id), outputs, files, layers)
     }
 

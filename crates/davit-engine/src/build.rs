@@ -17,7 +17,6 @@ pub use davit_build::{
     StepId, StepInfo, TarStream, looks_like_archive,
 };
 use davit_image::{Descriptor, MediaType, Platform, Reference};
-use davit_snapshot::{SnapshotSettings, Snapshots};
 use davit_store::{ImageCommit, Lease, StoreError, TagUpdate, Target};
 
 use crate::{Engine, Hint, ImageError, Progress, PullRequest, SaveRequest};
@@ -146,7 +145,7 @@ impl Engine {
     ) -> Result<BuildOutcome, BuildFailure> {
         let store = self.store();
         let lease = store.lease("build")?;
-        let snapshots = Snapshots::open(store, SnapshotSettings::default())?;
+        let snapshots = self.snapshots()?;
         let images = Bases { engine: self, lease: &lease, pull: command.pull, progress };
         let run = self.run_settings();
         let environment = BuildEnvironment {

@@ -453,7 +453,8 @@ fn parse_trigger(text: &str, escape: Escape) -> Result<Instruction, String> {
 }
 
 fn short_name(bytes: &[u8], span: Span) -> String {
-    String::from_utf8_lossy(span.text(bytes)).into_owned()
+    let text = String::from_utf8_lossy(span.text(bytes)).into_owned();
+    text.strip_prefix("--from=").map_or(text.clone(), str::to_owned)
 }
 
 fn stage_names(stages: &[Stage]) -> impl Iterator<Item = &str> {
