@@ -195,6 +195,12 @@ impl Copier<'_, '_> {
             }
             self.put(join(base, relative), at, entry)?;
         }
+        // The root of a context has no time of its own.
+        if root == 0 {
+            return Ok(());
+        }
+        let time = mtime_of(files.entries[index].mtime_ns);
+        self.target.set_time(base, self.job.spec.epoch.map_or(time, Mtime::from_seconds));
         Ok(())
     }
 

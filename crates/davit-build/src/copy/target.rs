@@ -199,6 +199,16 @@ impl<'a> Target<'a> {
         }
     }
 
+    /// Gives a directory the time of the one whose content it got, be it new or not: so do the
+    /// newest BuildKit and Docker 26.
+    pub(crate) fn set_time(&mut self, path: &[u8], mtime: Mtime) {
+        if path.is_empty() || !self.is_directory(path) {
+            return;
+        }
+        let output = self.output(path).cloned().unwrap_or_else(|| existing(self.below, path));
+        self.set(Output { mtime, ..output });
+    }
+
     /// The outputs in order, with the directories above them as they are.
     pub(crate) fn finish(self) -> Vec<Output> {
         let below = self.below;

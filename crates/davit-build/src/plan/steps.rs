@@ -2,7 +2,7 @@
 
 use davit_dockerfile::{
     Add, CommandForm, Copy, Heredoc, InlineFile as InlineText, Lexer, Patterns, Run, Security,
-    Sources, Span, Word,
+    Sources, Span, Word, history::CopyWords,
 };
 
 use super::{
@@ -163,9 +163,10 @@ impl StageBuilder<'_, '_> {
             sources.push(self.source(&path, word.span)?);
             written.push(path);
         }
+        let chmod = it.chmod.map(|word| self.expand(word)).transpose()?.unwrap_or_default();
         let files = it.sources.files.iter().map(|file| self.inline(file));
         let files: Vec<InlineFile> = files.collect::<Result<_, _>>()?;
-        written.extend(files.iter().map(|file| format!("<<{}", file.name)));
+        let names: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
         let target = self.expand(&it.sources.destination)?;
         let destination = self.destination(&target);
         if sources.len() + files.len() > 1 && !destination.directory {
@@ -175,6 +176,15 @@ impl StageBuilder<'_, '_> {
             return Err(self.planner.fail(span, message).hint(hint));
         }
         let owner = it.chown.map(|word| self.expand(word)).transpose()?.filter(|it| !it.is_empty());
+        let created_by = davit_dockerfile::history::copy(&CopyWords {
+            keyword: it.keyword,
+            parents: false,
+            chown: owner.as_deref().unwrap_or_default(),
+            chmod: &chmod,
+            paths: &written,
+            files: &names,
+            destination: &target,
+        });
         let spec = CopySpec {
             origin: if it.from.is_some() { CopyOrigin::Input } else { CopyOrigin::Context },
             sources,
@@ -187,7 +197,6 @@ impl StageBuilder<'_, '_> {
             unpack: it.unpack,
             epoch: self.planner.request.source_date_epoch,
         };
-        let created_by = format!("{} {} {target} # buildkit", it.keyword, written.join(" "));
         let name = self.display(text);
         let from: Vec<NodeId> = it.from.into_iter().collect();
         self.layer(Op::Copy(spec), &from, LayerText { name, created_by, span });

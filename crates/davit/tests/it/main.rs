@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests prepare files and read the environment")]
 
 mod build;
+mod build_judge;
 mod cli;
 mod containers;
 mod distribution;

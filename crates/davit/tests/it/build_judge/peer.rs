@@ -1,0 +1,144 @@
+//! The peers: Docker 26 with buildx 0.13 from a Debian trixie root made by mmdebstrap.
+//!
+//! The root is kept in the cache folder between runs. The engine runs in mount, network and process
+//! namespaces of its own, on a data folder of the test; when they end, all of it is gone.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use super::Case;
+
+const PACKAGES: &str = "docker.io,docker-cli,docker-buildx,buildah,iptables,ca-certificates,\
+    netavark,crun,busybox-static,xz-utils";
+
+/// A root with the peers' programs.
+#[derive(Debug)]
+pub(super) struct Peer {
+    root: PathBuf,
+    busybox: PathBuf,
+}
+
+impl Peer {
+    /// The root from the cache, or made now (half a minute); a skip where it cannot be had.
+    pub(super) fn new() -> Option<Self> {
+        if !davit_test::need_root() {
+            return None;
+        }
+        let root = davit_test::cache_dir().join("peer-trixie-2");
+        let busybox = root.join("usr/bin/busybox");
+        if !busybox.exists() && !bootstrap(&root) {
+            davit_test::skip("a Debian trixie root with docker.io cannot be made here");
+            return None;
+        }
+        Some(Self { root, busybox })
+    }
+
+    /// The busybox that the record was made with.
+    pub(super) fn busybox(&self) -> &Path {
+        &self.busybox
+    }
+
+    /// Builds all cases with Docker; `docker.tar` beside each Dockerfile is the result.
+    pub(super) fn docker(&self, work: &Path, cases: &[Case]) {
+        let mut script = DOCKER.to_owned();
+        for case in cases {
+            let folder = format!("/mnt/cases/{}", case.name);
+            script.push_str(&format!(
+                "docker buildx build --quiet --network none --tag case-{name}:made {options} \
+                 --file {folder}/Dockerfile {folder}/context >{folder}/docker.log 2>&1 && \
+                 docker save --output {folder}/docker.tar case-{name}:made\n",
+                name = case.name,
+                options = case.options.join(" "),
+            ));
+        }
+        script.push_str("kill $engine; wait $engine; true\n");
+        self.run(work, &script);
+        assert!(work.join("loaded").exists(), "the engine did not start; see dockerd.log");
+    }
+
+    /// Runs a script in the root, with `work` at /mnt, in namespaces that end with it.
+    fn run(&self, work: &Path, script: &str) {
+        let outer =
+            format!("set -e\nroot='{}'\nwork='{}'\n{ENTER}", self.root.display(), work.display());
+        fs_err::write(work.join("script"), script).unwrap();
+        let output = Command::new("unshare")
+            .args([
+                "--mount",
+                "--net",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--propagation",
+                "private",
+            ])
+            .args(["sh", "-c", &outer])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{text}");
+    }
+}
+
+/// Mounts what the engine needs and goes into the root. Cgroups v2 are hidden where they are only
+/// a part of a hybrid hierarchy, which containers' tools cannot handle.
+const ENTER: &str = r#"
+mount --bind "$root" "$root"
+mount -t proc proc "$root/proc"
+mount --rbind /sys "$root/sys"
+if [ -d "$root/sys/fs/cgroup/unified" ]; then umount "$root/sys/fs/cgroup/unified" || true; fi
+mount --rbind /dev "$root/dev"
+mount -t tmpfs tmpfs "$root/run"
+mount -t tmpfs tmpfs "$root/tmp"
+mount --bind "$work" "$root/mnt"
+mkdir -p "$work/docker" "$root/var/lib/docker"
+mount --bind "$work/docker" "$root/var/lib/docker"
+ip link set lo up
+chroot "$root" sh /mnt/script
+for folder in "$root"/sys/fs/cgroup/*/docker; do
+    if [ -d "$folder" ]; then find "$folder" -depth -type d -exec rmdir {} + 2>/dev/null || true; fi
+done
+"#;
+
+const DOCKER: &str = r"
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp
+dockerd --bridge=none --iptables=false --ip6tables=false \
+    --exec-opt native.cgroupdriver=cgroupfs >/mnt/dockerd.log 2>&1 &
+engine=$!
+tries=0
+until docker load --quiet --input /mnt/base.tar; do
+    tries=$((tries + 1))
+    if [ $tries -gt 300 ]; then kill $engine; exit 1; fi
+    sleep 0.1
+done >/dev/null 2>&1
+touch /mnt/loaded
+";
+
+/// Makes the root; `false` where it cannot be made.
+fn bootstrap(root: &Path) -> bool {
+    if davit_test::find_tool("mmdebstrap").is_none() {
+        return false;
+    }
+    let partial = root.with_extension("partial");
+    if partial.exists() {
+        fs_err::remove_dir_all(&partial).unwrap();
+    }
+    let mut command = Command::new("mmdebstrap");
+    command.args(["--quiet", "--variant=minbase", &format!("--include={PACKAGES}"), "trixie"]);
+    command.arg(&partial).args(mirror()).stdout(Stdio::null()).stderr(Stdio::null());
+    let made = command.status().is_ok_and(|status| status.success());
+    made && fs_err::rename(partial, root).is_ok()
+}
+
+/// The mirror of this machine's own Debian sources, where they name one.
+fn mirror() -> Option<String> {
+    let folder = Path::new("/etc/apt/sources.list.d");
+    let files = fs_err::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let texts = files.chain([PathBuf::from("/etc/apt/sources.list")]);
+    let texts: Vec<String> = texts.filter_map(|path| fs_err::read_to_string(path).ok()).collect();
+    let words = texts.iter().flat_map(|text| text.split_whitespace());
+    let mut mirrors = words.filter(|word| word.starts_with("http"));
+    mirrors.find(|word| word.trim_end_matches('/').ends_with("/debian")).map(str::to_owned)
+}
