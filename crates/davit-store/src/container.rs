@@ -329,17 +329,24 @@ impl Store {
     }
 
     /// Removes a container's row with all its claims; `false` when there was none. Its directory is
-    /// the caller's to remove, before. Collect afterwards: it may have been its image's last user.
+    /// the caller's to remove, before. Where it was the last that kept an image without a name,
+    /// the image's space is freed at once.
     ///
     /// # Errors
     /// What the database says.
     pub fn remove_container(&self, id: &str, durability: Durability) -> Result<bool, StoreError> {
+        let sql = |e| self.database.error("remove a container", e);
         self.make_room()?;
-        self.database.write(durability.into(), "remove a container", |tx| {
-            tx.execute("DELETE FROM containers WHERE id = ?", [id])
-                .map(|rows| rows > 0)
-                .map_err(|e| self.database.error("remove a container", e))
-        })
+        let (removed, was_last) =
+            self.database.write(durability.into(), "remove a container", |tx| {
+                let was_last = is_last_user(tx, id).map_err(sql)?;
+                let rows = tx.execute("DELETE FROM containers WHERE id = ?", [id]).map_err(sql)?;
+                Ok((rows > 0, was_last))
+            })?;
+        if was_last {
+            self.collect(&crate::GcOptions::default())?;
+        }
+        Ok(removed)
     }
 
     fn claiming<T>(
@@ -376,6 +383,17 @@ pub struct ContainerUpdate {
     pub spec: Option<serde_json::Value>,
     /// Whether its end is not yet cleaned up.
     pub cleanup_pending: Option<bool>,
+}
+
+/// Whether nothing but this container keeps its image.
+fn is_last_user(tx: &Transaction<'_>, id: &str) -> rusqlite::Result<bool> {
+    tx.prepare_cached(
+        "SELECT 1 FROM containers c WHERE c.id = ?1 AND c.image_id IS NOT NULL
+         AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.image_id = c.image_id)
+         AND NOT EXISTS (SELECT 1 FROM untagged u WHERE u.image_id = c.image_id)
+         AND NOT EXISTS (SELECT 1 FROM containers o WHERE o.image_id = c.image_id AND o.id != ?1)",
+    )?
+    .exists([id])
 }
 
 fn holder_of_name(tx: &Transaction<'_>, name: &str) -> rusqlite::Result<Option<String>> {

@@ -59,7 +59,10 @@ impl Database {
             .map_err(|e| error("open", path, e))?;
         let session = Session { connection, class: Class::Full };
         let database = Self { connection: Mutex::new(session), path: path.to_path_buf() };
-        migrations::run(&database)?;
+        if migrations::run(&database)? {
+            // A schema in the log would be recovered by every first opener.
+            database.empty_log()?;
+        }
         Ok(database)
     }
 
@@ -118,6 +121,10 @@ where {
         if fs::metadata(&wal).map_or(0, |m| m.len()) <= limit {
             return Ok(());
         }
+        self.empty_log()
+    }
+
+    fn empty_log(&self) -> Result<(), StoreError> {
         let session = self.lock();
         let connection = &session.connection;
         let done = connection

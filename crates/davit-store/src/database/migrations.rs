@@ -11,13 +11,14 @@ use crate::StoreError;
 
 const STEPS: &[&str] = &[include_str!("step_001.sql")];
 
-pub(super) fn run(database: &Database) -> Result<(), StoreError> {
+/// Brings the schema up to date; tells whether anything was to be done.
+pub(super) fn run(database: &Database) -> Result<bool, StoreError> {
     run_until(database, STEPS)
 }
 
-fn run_until(database: &Database, steps: &[&str]) -> Result<(), StoreError> {
+fn run_until(database: &Database, steps: &[&str]) -> Result<bool, StoreError> {
     if version(database)? >= steps.len() {
-        return Ok(());
+        return Ok(false);
     }
     database.read("set the journal mode", |c| {
         c.execute_batch("PRAGMA journal_mode=WAL")
@@ -33,7 +34,7 @@ fn run_until(database: &Database, steps: &[&str]) -> Result<(), StoreError> {
         if done < steps.len() {
             tx.execute_batch(&format!("PRAGMA user_version={}", steps.len())).map_err(sql)?;
         }
-        Ok(())
+        Ok(true)
     })
 }
 

@@ -1,12 +1,13 @@
 //! `davit system df|check|prune`
 
-use davit_engine::{BuildCache, CheckMode, CheckReport, DiskUsage, Engine, Repair};
+use davit_engine::{BuildCache, CheckMode, CheckReport, DiskUsage, Engine, ImagePrune, Repair};
 use serde::Serialize;
 
 use crate::{
     cli::Context,
     commands::rmi,
     error::CliError,
+    filter::has_labels,
     format::{List, ListFormat},
     printer, units,
 };
@@ -18,7 +19,7 @@ pub(crate) enum SystemCommand {
     Check(CheckArgs),
     /// Show disk usage
     Df(DfArgs),
-    /// Remove unused data
+    /// Remove stopped containers, unused images and build cache
     Prune(PruneArgs),
 }
 
@@ -302,7 +303,7 @@ fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
         return Ok(0);
     }
     let engine = context.engine()?;
-    let mut freed = 0;
+    let mut freed = prune_containers(&engine, &request)?;
     if args.volumes {
         freed += prune_volumes(&engine)?;
     }
@@ -323,7 +324,6 @@ fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
 
 fn warning(args: &PruneArgs) -> String {
     let mut lines = vec!["WARNING! This will remove:", "  - all stopped containers"];
-    lines.push("  - all networks not used by at least one container");
     if args.volumes {
         lines.push("  - all anonymous volumes not used by at least one container");
     }
@@ -334,6 +334,21 @@ fn warning(args: &PruneArgs) -> String {
     });
     lines.push(if args.all { "  - all build cache" } else { "  - unused build cache" });
     lines.join("\n") + "\n"
+}
+
+fn prune_containers(engine: &Engine, request: &ImagePrune) -> Result<u64, CliError> {
+    let (ids, freed) = engine.prune_containers(|container| {
+        let labels = container.spec.config.labels.clone().unwrap_or_default();
+        has_labels(&labels, &request.labels)
+            && (request.without_labels.is_empty() || !has_labels(&labels, &request.without_labels))
+            && request.until.is_none_or(|until| container.created < until)
+    })?;
+    if !ids.is_empty() {
+        printer::line("Deleted Containers:")?;
+        ids.iter().try_for_each(|id| printer::line(id))?;
+        printer::line("")?;
+    }
+    Ok(freed)
 }
 
 fn prune_volumes(engine: &Engine) -> Result<u64, CliError> {
