@@ -12,7 +12,7 @@ pub use import::ImportRequest;
 pub use load::{LoadRequest, Loaded};
 pub use save::SaveRequest;
 
-use crate::{ChangeError, Hint, ImageError};
+use crate::{ChangeError, Hint, ImageError, error::is_no_space};
 
 /// Why an archive cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,14 @@ pub enum FileError {
     /// A layer in it is malformed.
     #[error("layer {member} of the archive is malformed")]
     Layer {
+        /// Its name in the archive.
+        member: String,
+        /// Cause.
+        source: ReadError,
+    },
+    /// The disk is full.
+    #[error("no space left to keep layer {member} of the archive")]
+    NoSpace {
         /// Its name in the archive.
         member: String,
         /// Cause.
@@ -58,11 +66,24 @@ pub enum FileError {
     Store(#[from] StoreError),
 }
 
+impl FileError {
+    /// A layer that cannot be read, or for which there is no room.
+    pub(crate) fn layer(member: &str, source: ReadError) -> Self {
+        let member = member.to_owned();
+        if is_no_space(&source) {
+            Self::NoSpace { member, source }
+        } else {
+            Self::Layer { member, source }
+        }
+    }
+}
+
 impl Hint for FileError {
     fn hints(&self) -> Vec<String> {
         match self {
             Self::Image(error) => error.hints(),
-            Self::Store(error) if error.is_no_space() => vec!["davit system prune".to_owned()],
+            Self::Store(error) => error.hints(),
+            Self::NoSpace { .. } => vec!["davit system prune".to_owned()],
             Self::Archive(ArchiveError::NoImages) => {
                 vec!["a plain root file system is read by `davit import`".to_owned()]
             }

@@ -187,15 +187,20 @@ fn garbage(tx: &Transaction<'_>) -> rusqlite::Result<GcReport> {
     Ok(report)
 }
 
+/// Trees go with their layers; those over no layer when nothing is reachable any more.
 const DEAD_TREES: &str = "SELECT id, size FROM trees WHERE EXISTS
      (SELECT 1 FROM tree_layers WHERE tree_id = trees.id AND diff_id NOT IN
-       (SELECT diff_id FROM layers WHERE diff_id IN live))";
+       (SELECT diff_id FROM layers WHERE diff_id IN live))
+     OR (NOT EXISTS (SELECT 1 FROM tree_layers WHERE tree_id = trees.id)
+       AND NOT EXISTS (SELECT 1 FROM live))";
 
 fn delete_rows(tx: &Transaction<'_>) -> rusqlite::Result<()> {
     tx.execute_batch(
         "DELETE FROM trees WHERE EXISTS
            (SELECT 1 FROM tree_layers WHERE tree_id = trees.id AND diff_id NOT IN
-             (SELECT diff_id FROM layers WHERE diff_id IN live));
+             (SELECT diff_id FROM layers WHERE diff_id IN live))
+           OR (NOT EXISTS (SELECT 1 FROM tree_layers WHERE tree_id = trees.id)
+             AND NOT EXISTS (SELECT 1 FROM live));
          DELETE FROM layers WHERE diff_id NOT IN live;
          DELETE FROM blobs WHERE digest NOT IN live;
          DELETE FROM images WHERE id NOT IN live;

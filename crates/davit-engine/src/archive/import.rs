@@ -82,7 +82,7 @@ impl Engine {
         let options = ReadOptions { progress: Some(&report), ..ReadOptions::default() };
         let mut tar = ingest.create_tar()?;
         let read = read_layer(archive, &mut tar, None, &options)
-            .map_err(|source| FileError::Layer { member: "import".to_owned(), source })?;
+            .map_err(|source| FileError::layer("import", source))?;
         drop(tar);
         let path = ingest.table_path();
         let mut table = ingest.create_table()?;

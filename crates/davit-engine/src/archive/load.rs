@@ -230,7 +230,7 @@ impl Load<'_> {
         let options = ReadOptions { progress: Some(&report), ..ReadOptions::default() };
         let sink = blob.as_mut().map(|blob| blob as &mut dyn Write);
         let read = read_layer(content, &mut tar, sink, &options)
-            .map_err(|source| FileError::Layer { member: member.path.clone(), source })?;
+            .map_err(|source| FileError::layer(&member.path, source))?;
         drop(tar);
         let layer = finish(ingest, blob, &read)?;
         self.contents.add_layer(&member.path, layer);
