@@ -251,7 +251,7 @@ fn hostile_archives_are_refused() {
         ("DiffID", tar_of(&[("manifest.json", manifest), ("c.json", config), ("l.tar", &layer)])),
         ("malformed", b"this is no archive at all, whatever it says".repeat(40)),
         ("malformed", tar_of(&[("manifest.json", b"{")])),
-        ("malformed", tar_of(&[("manifest.json", manifest)])[..540].to_vec()),
+        ("ends within", tar_of(&[("manifest.json", manifest)])[..540].to_vec()),
     ];
     for (expected, archive) in cases {
         let refused = with_stdin(&davit, &["load"], &archive);
