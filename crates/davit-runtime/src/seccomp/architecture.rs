@@ -55,6 +55,23 @@ const X32_OWN: [(&str, u32); 36] = [
     ("pwritev2", 547),
 ];
 
+/// Names that x32 does not have at all (`syscall_64.tbl`, marked `64`).
+const NOT_IN_X32: [&str; 13] = [
+    "uselib",
+    "_sysctl",
+    "create_module",
+    "get_kernel_syms",
+    "query_module",
+    "nfsservctl",
+    "set_thread_area",
+    "get_thread_area",
+    "epoll_ctl_old",
+    "epoll_wait_old",
+    "vserver",
+    "uretprobe",
+    "map_shadow_stack",
+];
+
 /// Private calls of arm (`__ARM_NR_BASE` + n), which the tables lack.
 const ARM_OWN: [(&str, u32); 6] = [
     ("breakpoint", 0xf_0001),
@@ -127,6 +144,7 @@ impl Architecture {
             Self::X32 => x86_64::Sysno::iter()
                 .map(|call| (call.name(), number(call.id())))
                 .filter(|(name, _)| !X32_OWN.iter().any(|(own, _)| own == name))
+                .filter(|(name, _)| !NOT_IN_X32.contains(name))
                 .chain(X32_OWN)
                 .map(|(name, number)| (name, number | X32_BIT))
                 .collect(),

@@ -30,6 +30,6 @@ for line in open(RULES):
         filter.add_rule(action(int(value)), name, *arguments)
     except (RuntimeError, ValueError, OSError):
         # A name that this version does not know.
-        pass
+        print(name)
 with open(PROGRAM, "wb") as output:
     filter.export_bpf(output)
