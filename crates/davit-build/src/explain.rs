@@ -17,20 +17,13 @@ pub(crate) fn first_difference(
     let mut same_size = Vec::new();
     let mut olds = before.table.iter().filter(|entry| !entry.path.is_empty()).peekable();
     for (position, change) in changes.iter().enumerate() {
-        loop {
-            let order = olds.peek().map(|old| path::compare(old.path, &change.path));
-            match order {
-                Some(Ordering::Less) => {
-                    let gone = olds.next().expect("it was looked at");
-                    return Ok(Some(difference(gone.path, "gone".to_owned())));
-                }
-                Some(Ordering::Equal) => break,
-                Some(Ordering::Greater) | None => {
-                    return Ok(Some(difference(&change.path, "new".to_owned())));
-                }
-            }
-        }
-        let old = olds.next().expect("it was looked at");
+        let order = olds.peek().map(|old| path::compare(old.path, &change.path));
+        let gone = matches!(order, Some(Ordering::Less));
+        let old = match olds.next().filter(|_| order != Some(Ordering::Greater)) {
+            Some(old) if gone => return Ok(Some(difference(old.path, "gone".to_owned()))),
+            Some(old) => old,
+            None => return Ok(Some(difference(&change.path, "new".to_owned()))),
+        };
         if let Some(text) = metadata(change, &old) {
             return Ok(Some(difference(&change.path, text)));
         }
