@@ -4,6 +4,11 @@
 //! is opened: bytes stream through, each blob checked against its digest, and what the destination
 //! has is not sent.
 
+#![allow(
+    clippy::result_large_err,
+    reason = "errors name both places in full; they are rare and cold"
+)]
+
 mod place;
 mod sink;
 mod transfer;

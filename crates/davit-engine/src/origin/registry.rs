@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::AtomicBool};
 
 use davit_distribution::{Access, Client, Session, Target};
-use davit_image::{Descriptor, Document, Reference, Repository};
+use davit_image::{Descriptor, Document, Reference};
 use tokio::runtime::Handle;
 
 use super::{BlobRead, Origin, OriginError, fetch::Download};
@@ -23,10 +23,6 @@ impl Registry {
             target: Target::of(reference),
             runtime: runtime.clone(),
         }
-    }
-
-    pub(crate) const fn repository(&self) -> &Repository {
-        self.session.repository()
     }
 }
 
