@@ -69,6 +69,7 @@ pub struct Node {
 
 /// What a node does.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a plan has few nodes")]
 pub enum Op {
     /// The empty file system.
     Scratch,

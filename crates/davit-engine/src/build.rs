@@ -115,10 +115,7 @@ fn base_hints(error: &(dyn Error + Send + Sync + 'static)) -> Vec<String> {
 
 /// Serves one build on standard input until it ends.
 pub(crate) fn supervisor_helper() -> u8 {
-    let connection = match rustix::io::dup(rustix::stdio::stdin()) {
-        Ok(connection) => connection,
-        Err(_) => return 1,
-    };
+    let Ok(connection) = rustix::io::dup(rustix::stdio::stdin()) else { return 1 };
     match davit_build::supervise(connection) {
         Ok(()) => 0,
         Err(error) => {

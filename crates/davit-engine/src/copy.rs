@@ -159,7 +159,7 @@ impl Engine {
         let copy = Copy { engine: self, registries: &registries, request, progress };
         match (&request.source, &request.destination) {
             (Place::Store(_), Place::Store(_)) => Err(CopyError::Tag),
-            (_, Place::Store(reference)) => copy.into_store(reference),
+            (_, Place::Store(reference)) => copy.copy_to_store(reference),
             (Place::Store(source), Place::Registry(target)) => copy.push(source, target),
             _ => copy.transfer(),
         }
@@ -175,7 +175,7 @@ struct Copy<'a> {
 }
 
 impl Copy<'_> {
-    fn into_store(&self, reference: &Reference) -> Result<Copied, CopyError> {
+    fn copy_to_store(&self, reference: &Reference) -> Result<Copied, CopyError> {
         let origin = self.origin()?;
         let repository = match &self.request.source {
             Place::Registry(source) => Some(source.repository()),

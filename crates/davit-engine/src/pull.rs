@@ -328,7 +328,8 @@ impl Pull<'_> {
 
     /// Records everything at once.
     fn commit(&self, lease: &Lease<'_>, documents: Documents) -> Result<(), PullError> {
-        let target = Target::new(&documents.top, Some(documents.image_id()));
+        let image_id = documents.image_id();
+        let target = Target::new(&documents.top, Some(image_id));
         let mut commit = ImageCommit { documents: documents.stored, ..ImageCommit::default() };
         commit.repo_digests.extend(self.repository.map(|repository| RepoDigest {
             reference: repository.with_digest(target.digest),
@@ -338,7 +339,9 @@ impl Pull<'_> {
             Some(tag) => commit.tags.push(TagUpdate { reference: tag.clone(), target }),
             None => commit.untagged.push(target),
         }
-        self.engine.store().commit_images(lease, &commit).map_err(|e| self.store_error(e))
+        self.engine.store().commit_images(lease, &commit).map_err(|e| self.store_error(e))?;
+        self.engine.prepare_image(&image_id);
+        Ok(())
     }
 
     fn wanted_platform(&self) -> Platform {

@@ -43,6 +43,7 @@ pub(crate) struct Global {
 
 /// The verbs, in the order of `davit --help`.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "one is held, once")]
 pub(crate) enum Command {
     /// List images
     Images(commands::images::ImagesArgs),

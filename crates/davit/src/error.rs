@@ -9,12 +9,8 @@ use davit_engine::Hint;
 pub(crate) enum ErrorKind {
     /// The request could not be fulfilled: 1.
     User,
-    /// The configuration is wrong: 1.
-    Config,
     /// The command line is wrong: 125 on Docker's verbs, 2 on davit's own.
     Usage,
-    /// A bug of davit: 255.
-    Internal,
     /// A fixed exit code, as `run` and `exec` have them (125, 126, 127).
     Code(u8),
 }
@@ -69,9 +65,8 @@ impl CliError {
     #[must_use]
     pub(crate) const fn code(&self) -> u8 {
         match self.kind {
-            ErrorKind::User | ErrorKind::Config => 1,
+            ErrorKind::User => 1,
             ErrorKind::Usage => 125,
-            ErrorKind::Internal => 255,
             ErrorKind::Code(code) => code,
         }
     }

@@ -4,41 +4,29 @@ use std::time::Duration;
 
 /// A size with decimal units and three digits (`7.8MB`), as `docker images` shows it.
 #[must_use]
+#[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
 pub(crate) fn size(bytes: u64) -> String {
-    with_units(bytes, 1000, ["B", "kB", "MB", "GB", "TB", "PB", "EB"], 3)
-}
-
-/// A size with binary units and four digits (`7.44MiB`), as `docker stats` shows it.
-#[must_use]
-pub(crate) fn binary_size(bytes: u64) -> String {
-    with_units(bytes, 1024, ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"], 4)
-}
-
-#[allow(clippy::cast_precision_loss, reason = "four digits are shown")]
-fn with_units(bytes: u64, base: u32, units: [&str; 7], digits: usize) -> String {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
     let mut value = bytes as f64;
     let mut unit = 0;
-    while value >= f64::from(base) && unit + 1 < units.len() {
-        value /= f64::from(base);
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
         unit += 1;
     }
-    format!("{}{}", significant(value, digits), units[unit])
+    format!("{}{}", three_digits(value), UNITS[unit])
 }
 
-/// Formats as C's `%.Ng` does for values from 0 to 9999: N digits, no trailing zeros.
-fn significant(value: f64, digits: usize) -> String {
-    let mut whole = 1;
-    while value
-        >= 10_f64.powi(whole) - 0.5 * 10_f64.powi(whole - i32::try_from(digits).unwrap_or(3))
-    {
-        whole += 1;
-    }
-    let decimals = digits.saturating_sub(usize::try_from(whole).unwrap_or(1));
+/// Formats as C's `%.3g` does for values below 1000: no trailing zeros.
+fn three_digits(value: f64) -> String {
+    let decimals = match value {
+        ..9.995 => 2,
+        ..99.95 => 1,
+        _ => 0,
+    };
     let text = format!("{value:.decimals$}");
-    if text.contains('.') {
-        text.trim_end_matches('0').trim_end_matches('.').to_owned()
-    } else {
-        text
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
     }
 }
 
@@ -102,8 +90,6 @@ mod tests {
         for (bytes, expected) in cases {
             assert_eq!(size(bytes), expected, "{bytes}");
         }
-        assert_eq!(binary_size(7_801_405), "7.44MiB");
-        assert_eq!(binary_size(1024), "1KiB");
     }
 
     #[test]

@@ -171,10 +171,8 @@ impl<'a> Target<'a> {
                     self.hidden.insert(output.path.clone());
                 }
             }
-            Found::Symlink(_) | Found::Other if directory => {
-                if self.hidden.contains(&output.path) {
-                    output.content = Content::OpaqueDirectory;
-                }
+            Found::Symlink(_) | Found::Other if directory && self.hidden.contains(&output.path) => {
+                output.content = Content::OpaqueDirectory;
             }
             _ => {}
         }

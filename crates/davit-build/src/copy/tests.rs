@@ -122,14 +122,15 @@ fn existing_directories_keep_what_they_are() {
 #[test]
 fn modes_and_owners_apply_to_what_is_made() {
     let files = set(&["d/", "d/f", "d/l -> f"]);
-    let owner = Some(Owner { uid: 5, gid: 6 });
+    let wanted = Owner { uid: 5, gid: 6 };
+    let owner = Some(wanted);
     let mut spec = spec(&["d"], "/a/b");
     spec.mode = Some("u=rwX,go=".to_owned());
     let modes = |found: &[Output]| found.iter().map(|it| it.mode).collect::<Vec<_>>();
     let found = outputs(&spec, &files, None, owner).unwrap();
     assert_eq!(paths(&found), ["a/", "a/b/", "a/b/f", "a/b/l"]);
     assert_eq!(modes(&found), [0o755, 0o755, 0o600, 0o777]);
-    assert!(found.iter().all(|it| it.owner == owner.unwrap()));
+    assert!(found.iter().all(|it| it.owner == wanted));
     spec.mode = Some("0751".to_owned());
     assert_eq!(modes(&outputs(&spec, &files, None, owner).unwrap()), [0o751, 0o751, 0o751, 0o777]);
 }

@@ -64,6 +64,7 @@ impl Engine {
             None => commit.untagged.push(target),
         }
         self.store().commit_images(&lease, &commit)?;
+        self.prepare_image(&id);
         Ok(id)
     }
 

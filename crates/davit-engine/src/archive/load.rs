@@ -256,6 +256,10 @@ impl Load<'_> {
             add_to(&mut commit, image);
         }
         self.engine.store().commit_images(self.lease, &commit)?;
+        loaded
+            .iter()
+            .filter_map(|image| image.image_id)
+            .for_each(|id| self.engine.prepare_image(&id));
         Ok(loaded)
     }
 }

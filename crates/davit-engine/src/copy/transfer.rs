@@ -116,7 +116,7 @@ impl Transfer<'_> {
                 let manifest = manifest.value();
                 // What must not be passed on stays where its `urls` have it.
                 let layers = manifest.layers.iter().filter(|layer| {
-                    !(layer.media_type.is_nondistributable() && !layer.urls.is_empty())
+                    !layer.media_type.is_nondistributable() || layer.urls.is_empty()
                 });
                 for blob in std::iter::once(&manifest.config).chain(layers) {
                     if parts.seen.insert(blob.digest) {

@@ -165,6 +165,7 @@ fn cancel_on_interrupt() -> Result<Arc<AtomicBool>, CliError> {
     std::thread::spawn(move || {
         while interrupts.wait().is_ok() {
             if flag.swap(true, Ordering::Relaxed) {
+                #[allow(clippy::exit, reason = "whoever asks twice does not want to wait")]
                 std::process::exit(INTERRUPTED.into());
             }
         }

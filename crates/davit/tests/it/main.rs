@@ -1,6 +1,7 @@
 //! End-to-end tests: the real binary, each test with roots of its own.
 
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test may end at any surprise")]
 #![allow(clippy::disallowed_methods, reason = "tests prepare files and read the environment")]
 
 mod build;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io::Read as _, path::Path};
 
-use davit_image::Digest;
+use davit_engine::image::Digest;
 use serde_json::Value;
 
 /// Times after this one are those of the build.

@@ -138,7 +138,7 @@ pub(super) fn make_base(busybox: &Path, output: &Path, work: &Path) {
             "Labels": {"base": "1"},
         },
         "history": [{"created": "2020-09-13T12:26:40Z", "created_by": "base"}],
-        "rootfs": {"type": "layers", "diff_ids": [davit_image::Digest::of(&layer).to_string()]},
+        "rootfs": {"type": "layers", "diff_ids": [davit_engine::image::Digest::of(&layer).to_string()]},
     });
     let manifest = serde_json::json!([
         {"Config": "config.json", "RepoTags": ["base:latest"], "Layers": ["layer.tar"]}
