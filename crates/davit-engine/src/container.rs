@@ -9,6 +9,7 @@
 //! **Invariant:** a row that says `running` is believed only while the container's lock is held.
 
 mod attach;
+mod copy;
 mod copy_up;
 mod create;
 mod error;
@@ -32,6 +33,8 @@ use davit_image::{ImageId, Timestamp};
 use davit_store::{ContainerRow, NewEvent, StoreError};
 
 pub use attach::Connection;
+pub(crate) use copy::root_helper;
+pub use copy::{ContainerFiles, Copied, FollowLink, Ownership};
 pub use create::{CreateRequest, Created};
 pub use davit_network::{ExposedPorts, PortMapping, Protocol, PublishSpec};
 pub use davit_runtime::{

@@ -23,6 +23,7 @@ pub fn run_helper(arguments: &[OsString]) -> Option<u8> {
     match verb {
         "monitor" => Some(container::monitor_helper()),
         "build-supervisor" => Some(crate::build::supervisor_helper()),
+        "root" => Some(container::root_helper()),
         "settle" => Some(container::settle_helper(&arguments[2..])),
         _ => None,
     }

@@ -88,6 +88,16 @@ fn failed(object: &str, source: io::Error) -> LaunchError {
     LaunchError::Prepare { object: object.to_owned(), source }
 }
 
+/// Opens the root of a running container, as its first process sees it, with all its mounts.
+///
+/// Resolve paths below it with `RESOLVE_IN_ROOT` and `RESOLVE_NO_MAGICLINKS` only.
+///
+/// # Errors
+/// [`LaunchError::NotRunning`] if the container has ended.
+pub fn root(process: Identity) -> Result<OwnedFd, LaunchError> {
+    root_of(&Process::open(process).map_err(|_| LaunchError::NotRunning)?)
+}
+
 /// The root of the container, as its first process sees it.
 fn root_of(first: &Process) -> Result<OwnedFd, LaunchError> {
     let path = format!("/proc/{}/root", first.identity().pid);

@@ -27,7 +27,7 @@ pub mod user;
 
 pub use cgroup::{Cgroup, Cgroups};
 pub use error::{ExecFailure, LaunchError, Step};
-pub use exec::{ExecPlan, Executed, Target, exec};
+pub use exec::{ExecPlan, Executed, Target, exec, root};
 pub use launch::{Launch, Launched, Running, StdioPlan, Streams, launch};
 pub use plan::Plan;
 pub use process::{Identity, Process};

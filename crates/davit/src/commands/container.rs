@@ -1,5 +1,6 @@
 //! `davit container VERB`; each verb is also one of its own, as Docker has it.
 
+pub(crate) mod cp;
 pub(crate) mod exec;
 pub(crate) mod flags;
 pub(crate) mod lifecycle;
@@ -34,6 +35,8 @@ pub(crate) enum Verb {
     Rm(lifecycle::RemoveArgs),
     /// Execute a command in a running container
     Exec(exec::ExecArgs),
+    /// Copy files/folders between a container and the local filesystem
+    Cp(cp::CopyArgs),
     /// Attach local standard input, output, and error streams to a running container
     Attach(lifecycle::AttachArgs),
     /// Fetch the logs of a container
@@ -78,6 +81,7 @@ pub(crate) fn run(verb: &Verb, context: &Context) -> Result<u8, CliError> {
         Verb::Kill(args) => lifecycle::kill(args, context),
         Verb::Rm(args) => lifecycle::remove(args, context),
         Verb::Exec(args) => exec::run(args, context),
+        Verb::Cp(args) => cp::run(args, context),
         Verb::Attach(args) => lifecycle::attach(args, context),
         Verb::Logs(args) => logs::run(args, context),
         Verb::Wait(args) => lifecycle::wait(args, context),

@@ -8,6 +8,7 @@ mod build;
 mod build_judge;
 mod cli;
 mod containers;
+mod copy;
 mod crash;
 mod distribution;
 mod images;

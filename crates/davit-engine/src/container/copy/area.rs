@@ -1,0 +1,84 @@
+//! Paths of one side of a copy, each resolved anew by the kernel inside that side's root.
+
+use std::{
+    ffi::OsStr,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+    path::PathBuf,
+};
+
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, readlinkat},
+    io::Errno,
+};
+
+/// A tree of files: the machine's, or a container's, which no link in it leads out of.
+#[derive(Debug)]
+pub(super) struct Area {
+    root: OwnedFd,
+    resolve: ResolveFlags,
+}
+
+impl Area {
+    /// The machine's files.
+    pub(super) fn host() -> Result<Self, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(CWD, "/", flags, Mode::empty())?;
+        Ok(Self { root, resolve: ResolveFlags::empty() })
+    }
+
+    /// The files of a container whose root this is: links and `..` stay inside.
+    pub(super) const fn container(root: OwnedFd) -> Self {
+        Self { root, resolve: ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS) }
+    }
+
+    /// What lies below one directory, where no link is followed at all.
+    pub(super) const fn beneath(directory: OwnedFd) -> Self {
+        let resolve = ResolveFlags::BENEATH
+            .union(ResolveFlags::NO_SYMLINKS)
+            .union(ResolveFlags::NO_MAGICLINKS);
+        Self { root: directory, resolve }
+    }
+
+    /// Opens a path; a leading `/` is this area's root.
+    pub(super) fn open(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let start = path.iter().position(|byte| *byte != b'/').unwrap_or(path.len());
+        let path = if start == path.len() { b"." } else { &path[start..] };
+        loop {
+            let flags = flags | OFlags::CLOEXEC;
+            match openat2(&self.root, path, flags, Mode::empty(), self.resolve) {
+                // A rename elsewhere made it uncertain whether `..` stayed inside.
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// What a path is; its last part is followed only where a `/` ends it. `None`: nothing there.
+    pub(super) fn stat(&self, path: &[u8]) -> Result<Option<Stat>, Errno> {
+        match self.open(path, OFlags::PATH | OFlags::NOFOLLOW) {
+            Ok(node) => fstat(&node).map(Some),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// The path that a symbolic link at `path` names, not resolved further; `None` if it is none.
+    pub(super) fn link(&self, path: &[u8]) -> Result<Option<PathBuf>, Errno> {
+        let node = match self.open(path, OFlags::PATH | OFlags::NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(None),
+            node => node?,
+        };
+        if FileType::from_raw_mode(fstat(&node)?.st_mode) != FileType::Symlink {
+            return Ok(None);
+        }
+        let target = readlinkat(&node, c"", Vec::new())?;
+        let own = PathBuf::from(OsStr::from_bytes(path));
+        let parent = own.parent().unwrap_or(&own);
+        Ok(Some(parent.join(OsStr::from_bytes(target.as_bytes()))))
+    }
+}
+
+/// Whether this is a directory.
+pub(super) const fn is_directory(stat: &Stat) -> bool {
+    matches!(FileType::from_raw_mode(stat.st_mode), FileType::Directory)
+}
