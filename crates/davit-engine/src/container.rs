@@ -27,6 +27,7 @@ mod spec;
 mod start;
 mod status;
 mod stop;
+mod top;
 mod volume;
 
 use davit_image::{ImageId, Timestamp};
@@ -63,6 +64,7 @@ pub use spec::{
 pub use start::{StartMode, Started};
 pub use status::{Phase, Status};
 pub use stop::StopRequest;
+pub use top::Top;
 pub use volume::{VolumeRequest, VolumeSummary};
 
 use crate::Engine;

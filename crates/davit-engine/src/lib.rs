@@ -45,4 +45,6 @@ pub use progress::{Event, Progress, Silent};
 pub use pull::{MOST_PARALLEL, PullError, PullRequest, Pulled};
 pub use push::{LayerCompression, PushError, PushRequest, Pushed};
 pub use registry::RegistryError;
-pub use system::{BuildCacheUsage, CheckMode, ContainerUsage, DiskUsage, ImageUsage, VolumeUsage};
+pub use system::{
+    BuildCacheUsage, CheckMode, ContainerUsage, DiskUsage, ImageUsage, SystemInfo, VolumeUsage,
+};

@@ -1,5 +1,6 @@
 //! The whole store: `system df`, `system prune`, `system check`.
 
+mod info;
 mod usage;
 
 use std::path::Path;
@@ -9,6 +10,7 @@ use davit_store::{
     BuildCache, CheckOptions, CheckReport, GcOptions, GcReport, Partials, StoreError,
 };
 
+pub use info::SystemInfo;
 pub use usage::{BuildCacheUsage, ContainerUsage, DiskUsage, ImageUsage, VolumeUsage};
 
 use crate::Engine;

@@ -92,6 +92,10 @@ pub(crate) enum Command {
     Logout(commands::login::LogoutArgs),
     /// Search a registry for images
     Search(commands::search::SearchArgs),
+    /// Return low-level information on containers, images, networks and volumes
+    Inspect(commands::inspect::InspectArgs),
+    /// Display system-wide information
+    Info(commands::info::InfoArgs),
     /// Show the version
     Version(commands::version::VersionArgs),
     /// Show the roots and the configuration file, or explain its keys
@@ -174,6 +178,8 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
         Command::Load(args) => commands::save::load(&args, &context),
         Command::Import(args) => commands::save::import(&args, &context),
         Command::System(command) => commands::system::run(&command, &context),
+        Command::Inspect(args) => commands::inspect::run(&args, &context),
+        Command::Info(args) => commands::info::run(&args, &context),
         Command::Version(args) => commands::version::run(&args),
         Command::Config(args) => commands::config::run(&context, &args),
         Command::Completion(args) => commands::completion::run(&args),

@@ -9,6 +9,8 @@ pub(crate) mod history;
 pub(crate) mod image;
 pub(crate) mod image_inspect;
 pub(crate) mod images;
+pub(crate) mod info;
+pub(crate) mod inspect;
 pub(crate) mod login;
 pub(crate) mod network;
 pub(crate) mod prune;

@@ -10,6 +10,7 @@ pub(crate) mod ps;
 pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod stream;
+pub(crate) mod top;
 pub(crate) mod values;
 
 use clap::Subcommand;
@@ -45,6 +46,8 @@ pub(crate) enum Verb {
     Wait(lifecycle::NamesArgs),
     /// List port mappings or a specific mapping for the container
     Port(show::PortArgs),
+    /// Display the running processes of a container
+    Top(top::TopArgs),
     /// Rename a container
     Rename(lifecycle::RenameArgs),
     /// Pause all processes within one or more containers
@@ -86,6 +89,7 @@ pub(crate) fn run(verb: &Verb, context: &Context) -> Result<u8, CliError> {
         Verb::Logs(args) => logs::run(args, context),
         Verb::Wait(args) => lifecycle::wait(args, context),
         Verb::Port(args) => show::port(args, context),
+        Verb::Top(args) => top::run(args, context),
         Verb::Rename(args) => lifecycle::rename(args, context),
         Verb::Pause(args) => lifecycle::pause(args, context),
         Verb::Unpause(args) => lifecycle::unpause(args, context),

@@ -19,6 +19,8 @@ pub(crate) enum SystemCommand {
     Check(CheckArgs),
     /// Show disk usage
     Df(DfArgs),
+    /// Display system-wide information
+    Info(super::info::InfoArgs),
     /// Remove stopped containers, unused images and build cache
     Prune(PruneArgs),
 }
@@ -69,6 +71,7 @@ pub(crate) fn run(command: &SystemCommand, context: &Context) -> Result<u8, CliE
     match command {
         SystemCommand::Check(args) => check(args, context),
         SystemCommand::Df(args) => df(args, context),
+        SystemCommand::Info(args) => super::info::run(args, context),
         SystemCommand::Prune(args) => prune(args, context),
     }
 }

@@ -9,6 +9,7 @@ mod build_judge;
 mod cli;
 mod containers;
 mod copy;
+mod containers_more;
 mod crash;
 mod distribution;
 mod images;

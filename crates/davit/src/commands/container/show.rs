@@ -1,6 +1,6 @@
 //! `davit inspect`, `davit port`
 
-use davit_engine::{ContainerError, Engine};
+use davit_engine::Engine;
 use serde_json::Value;
 
 use crate::{cli::Context, error::CliError, format, printer};
@@ -32,16 +32,16 @@ pub(crate) fn inspect(args: &InspectArgs, context: &Context) -> Result<u8, CliEr
 ///
 /// # Errors
 /// A malformed template.
-pub(crate) fn objects(
+pub(crate) fn objects<E: Into<CliError>>(
     names: &[String],
     template: Option<&str>,
-    look_up: impl Fn(&str) -> Result<Value, ContainerError>,
+    look_up: impl Fn(&str) -> Result<Value, E>,
 ) -> Result<u8, CliError> {
-    let (mut found, mut failed) = (Vec::new(), Vec::new());
+    let (mut found, mut failed) = (Vec::new(), Vec::<CliError>::new());
     for name in names {
         match look_up(name) {
             Ok(value) => found.push(value),
-            Err(error) => failed.push(CliError::from(error)),
+            Err(error) => failed.push(error.into()),
         }
     }
     match template {

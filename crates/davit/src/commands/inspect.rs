@@ -1,0 +1,88 @@
+//! `davit inspect`
+
+use clap::ValueEnum;
+use davit_engine::{ContainerError, Engine, ImageError};
+use serde_json::Value;
+
+use super::{container::show, image_inspect};
+use crate::{cli::Context, error::CliError};
+
+/// Arguments of `davit inspect`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InspectArgs {
+    /// Format output using a custom template: 'json', or a Go template
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Display total file sizes if the type is container
+    #[arg(short, long)]
+    size: bool,
+    /// Only inspect objects of the given type
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<ObjectKind>,
+    /// Names or ids
+    #[arg(required = true, value_name = "NAME|ID")]
+    names: Vec<String>,
+}
+
+/// What a name may stand for, in the order in which it is looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ObjectKind {
+    Container,
+    Image,
+    Network,
+    Volume,
+}
+
+/// Runs `davit inspect`.
+///
+/// # Errors
+/// A malformed template.
+pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<u8, CliError> {
+    let engine = context.engine()?;
+    show::objects(&args.names, args.format.as_deref(), |name| match args.kind {
+        Some(kind) => look_up(&engine, kind, name, args.size)?.ok_or_else(|| missing(kind, name)),
+        None => {
+            for kind in ObjectKind::value_variants() {
+                if let Some(value) = look_up(&engine, *kind, name, args.size)? {
+                    return Ok(value);
+                }
+            }
+            Err(CliError::user(format!("no such object: {name}")))
+        }
+    })
+}
+
+/// The object of one kind; `None` when there is none of this name.
+fn look_up(
+    engine: &Engine,
+    kind: ObjectKind,
+    name: &str,
+    size: bool,
+) -> Result<Option<Value>, CliError> {
+    let found: Result<Value, ContainerError> = match kind {
+        ObjectKind::Image => {
+            return match engine.inspect_image(name) {
+                Ok(image) => image_inspect::to_value(&image).map(Some),
+                Err(ImageError::NotFound { .. }) => Ok(None),
+                Err(error) => Err(error.into()),
+            };
+        }
+        ObjectKind::Container => engine.inspect_container(name, size),
+        ObjectKind::Network => engine.inspect_network(name),
+        ObjectKind::Volume => engine.volume(name).map(|volume| volume.inspect()),
+    };
+    match found {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn missing(kind: ObjectKind, name: &str) -> CliError {
+    CliError::user(match kind {
+        ObjectKind::Container => format!("No such container: {name}"),
+        ObjectKind::Image => format!("No such image: {name}"),
+        ObjectKind::Network => format!("network {name} not found"),
+        ObjectKind::Volume => format!("get {name}: no such volume"),
+    })
+}
