@@ -15,7 +15,7 @@ use davit_layer::{
 };
 use davit_store::{Lease, Store};
 
-use crate::layers::{LayerError, Layers, State, source_of};
+use crate::layers::{LayerError, Layers, State};
 
 /// Why a result cannot be exported.
 #[derive(Debug, thiserror::Error)]
@@ -115,17 +115,33 @@ pub fn export_tar(
     layers: &[DiffId],
     sink: &mut dyn Write,
 ) -> Result<(), ExportError> {
-    let open_layers = Layers::new(store, lease);
-    let state = State::image(layers.to_vec());
-    let merged = open_layers.merged(&state)?;
-    let handles = layers.iter().map(|layer| open_layers.open(*layer));
-    let handles = handles.collect::<Result<Vec<_>, _>>()?;
-    let source = |node: &davit_layer::Node<'_>| source_of(&handles[node.layer], node.index);
+    let (merged, tars) = open(store, lease, layers)?;
+    Ok(write_tree(&merged, &tars, sink)?)
+}
+
+/// Writes all files that layers show as one tar; `tars` are those of the layers, bottom first.
+///
+/// Blocks.
+///
+/// # Errors
+/// [`WriteError`]; what was written is worthless then.
+pub fn write_tree(
+    merged: &Merged,
+    tars: &[Arc<File>],
+    sink: &mut dyn Write,
+) -> Result<(), WriteError> {
+    let source = |node: &davit_layer::Node<'_>| {
+        let extents = match merged.layer(node.layer).at(node.index).kind {
+            Kind::File { extents, .. } => extents.iter().collect(),
+            _ => Vec::new(),
+        };
+        Source::Tar { tar: Arc::clone(&tars[node.layer]), extents }
+    };
     let changes: Vec<Change> = merged
         .iter()
         .filter(|node| !node.entry.path.is_empty())
         .filter_map(|node| {
-            let kind = change_kind(&merged, &node, source(&node))?;
+            let kind = change_kind(merged, &node, source(&node))?;
             let entry = node.entry;
             let (mode, uid, gid, mtime) = (entry.mode, entry.uid, entry.gid, entry.mtime);
             let (path, xattrs) = (entry.path.to_vec(), entry.xattrs.to_map());

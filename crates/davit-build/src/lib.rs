@@ -47,7 +47,7 @@ pub use archives::looks_like_archive;
 pub use build::{BuildEnvironment, Built, build};
 pub use error::{BuildError, BuildErrorKind, Excerpt};
 pub use event::{BuildEvent, EventSink, LogStream, StepId, StepInfo};
-pub use export::{ExportError, export_directory, export_tar};
+pub use export::{ExportError, export_directory, export_tar, write_tree};
 pub use key::{Component, ContentKey, DefinitionKey, KeyBuilder, Miss};
 pub use layers::LayerError;
 pub use outcome::{BuildOutcome, BuiltLayer};

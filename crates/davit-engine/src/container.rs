@@ -9,6 +9,7 @@
 //! **Invariant:** a row that says `running` is believed only while the container's lock is held.
 
 mod attach;
+mod changes;
 mod copy;
 mod copy_up;
 mod create;
@@ -34,6 +35,7 @@ use davit_image::{ImageId, Timestamp};
 use davit_store::{ContainerRow, NewEvent, StoreError};
 
 pub use attach::Connection;
+pub use changes::{ChangedPath, ChangesError, CommitRequest, PathChange, Pause};
 pub(crate) use copy::root_helper;
 pub use copy::{ContainerFiles, Copied, FollowLink, Ownership};
 pub use create::{CreateRequest, Created};

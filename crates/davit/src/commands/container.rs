@@ -1,5 +1,6 @@
 //! `davit container VERB`; each verb is also one of its own, as Docker has it.
 
+pub(crate) mod changes;
 pub(crate) mod cp;
 pub(crate) mod exec;
 pub(crate) mod flags;
@@ -48,6 +49,12 @@ pub(crate) enum Verb {
     Port(show::PortArgs),
     /// Display the running processes of a container
     Top(top::TopArgs),
+    /// Inspect changes to files or directories on a container's filesystem
+    Diff(changes::DiffArgs),
+    /// Export a container's filesystem as a tar archive
+    Export(changes::ExportArgs),
+    /// Create a new image from a container's changes
+    Commit(changes::CommitArgs),
     /// Rename a container
     Rename(lifecycle::RenameArgs),
     /// Pause all processes within one or more containers
@@ -90,6 +97,9 @@ pub(crate) fn run(verb: &Verb, context: &Context) -> Result<u8, CliError> {
         Verb::Wait(args) => lifecycle::wait(args, context),
         Verb::Port(args) => show::port(args, context),
         Verb::Top(args) => top::run(args, context),
+        Verb::Diff(args) => changes::diff(args, context),
+        Verb::Export(args) => changes::export(args, context),
+        Verb::Commit(args) => changes::commit(args, context),
         Verb::Rename(args) => lifecycle::rename(args, context),
         Verb::Pause(args) => lifecycle::pause(args, context),
         Verb::Unpause(args) => lifecycle::unpause(args, context),

@@ -1,5 +1,7 @@
 //! Verbs that look into containers and at the machine.
 
+use std::collections::BTreeMap;
+
 use crate::machine::{Machine, until};
 
 fn json(text: &str) -> serde_json::Value {
@@ -96,4 +98,142 @@ fn top_shows_processes() {
     machine.ok(&["kill", "busy"]);
     let gone = machine.run(&["top", "busy"]);
     assert!(gone.code == 1 && gone.stderr.contains("is not running"), "{}", gone.stderr);
+}
+
+/// A script that adds, changes and removes, and its lines in `diff`.
+const WORK: &str = "mkdir /new && echo one > /new/file && ln /new/file /new/link \
+    && echo more >> /etc/passwd && rm /etc/group && echo v > /d/in-volume && echo d > /dev/shm/x";
+const DIFFERENCE: &str = "C /etc\nD /etc/group\nC /etc/passwd\nA /new\nA /new/file\nA /new/link";
+
+/// The lines of a `diff` without the mountpoint of the volume.
+fn difference(machine: &Machine, name: &str) -> String {
+    let text = machine.ok(&["diff", name]);
+    let lines = text.lines().filter(|line| *line != "A /d");
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn diff_tells_what_a_container_changed() {
+    let Some(machine) = Machine::new() else { return };
+    let command = ["-v", "data:/d", "busybox", "sh", "-c"];
+    machine.ok(&[&["create", "--name", "box"][..], &command, &[WORK]].concat());
+    assert_eq!(machine.ok(&["diff", "box"]), "", "nothing before it ran");
+    machine.ok(&["start", "-a", "box"]);
+    assert_eq!(difference(&machine, "box"), DIFFERENCE);
+    let line = format!("{WORK} && touch /ready && exec sleep 600");
+    machine.ok(&[&["run", "-d", "--name", "busy"][..], &command, &[&line]].concat());
+    until("it has written", || machine.run(&["exec", "busy", "test", "-e", "/ready"]).code == 0);
+    assert_eq!(difference(&machine, "busy"), format!("{DIFFERENCE}\nA /ready"));
+    machine.ok(&["run", "--name", "idle", "busybox", "cat", "/etc/passwd"]);
+    assert_eq!(machine.ok(&["container", "diff", "idle"]), "");
+    let gone = machine.run(&["diff", "nothing"]);
+    assert!(gone.code == 1 && gone.stderr.contains("No such container: nothing"));
+}
+
+/// Paths, kinds, sizes and link targets of a tar.
+fn members(archive: &[u8]) -> BTreeMap<String, (tar::EntryType, u64, Option<String>)> {
+    let mut archive = tar::Archive::new(archive);
+    let entries = archive.entries().expect("a tar").map(|entry| {
+        let entry = entry.expect("whole");
+        let text = |path: &std::path::Path| path.display().to_string();
+        let path = text(&entry.path().expect("a path")).trim_end_matches('/').to_owned();
+        let link = entry.link_name().expect("a link").map(|link| text(&link));
+        (path, (entry.header().entry_type(), entry.size(), link))
+    });
+    entries.collect()
+}
+
+#[test]
+fn export_writes_the_whole_tree() {
+    let Some(machine) = Machine::new() else { return };
+    machine.ok(&["run", "--name", "box", "-v", "data:/d", "busybox", "sh", "-c", WORK]);
+    let file = machine.davit().dir().join("box.tar");
+    let path = file.to_str().expect("UTF-8");
+    assert_eq!(machine.ok(&["export", "-o", path, "box"]), "");
+    let archive = std::fs::read(&file).expect("written");
+    let found = members(&archive);
+    assert_eq!(found["new/file"], (tar::EntryType::Regular, 4, None));
+    let link = (tar::EntryType::Link, 0, Some("new/file".to_owned()));
+    assert_eq!(found["new/link"], link);
+    assert!(found.contains_key("bin/busybox") || found.contains_key("bin/sh"), "{found:?}");
+    for absent in ["etc/group", "d/in-volume", "dev/shm/x", "etc/.wh.group"] {
+        assert!(!found.contains_key(absent), "{absent}");
+    }
+    let output = machine.command(&["container", "export", "box"]).output().expect("it runs");
+    assert!(output.status.success() && output.stdout == archive, "standard output has the same");
+    machine.ok(&["import", path, "again"]);
+    assert_eq!(machine.ok(&["run", "--rm", "again", "/bin/sh", "-c", "cat /new/link"]), "one");
+    let left: Vec<_> = std::fs::read_dir(machine.davit().dir()).expect("read").flatten().collect();
+    assert!(!left.iter().any(|it| it.file_name().to_string_lossy().starts_with(".davit-")));
+    let gone = machine.run(&["export", "-o", path, "nothing"]);
+    assert!(gone.code == 1 && gone.stderr.contains("No such container: nothing"));
+    assert_eq!(std::fs::read(&file).expect("still there"), archive);
+}
+
+#[test]
+fn commit_makes_an_image() {
+    let Some(machine) = Machine::new() else { return };
+    machine
+        .ok(&["run", "--name", "box", "-v", "data:/d", "-e", "A=1", "busybox", "sh", "-c", WORK]);
+    let id = machine.ok(&[
+        "commit",
+        "-a",
+        "me",
+        "-m",
+        "remark",
+        "-c",
+        "CMD [\"cat\", \"/new/link\"]",
+        "-c",
+        "ENV B=2",
+        "box",
+        "made:one",
+    ]);
+    assert!(id.starts_with("sha256:"), "{id}");
+    let image = &json(&machine.ok(&["image", "inspect", "made:one"]))[0];
+    assert_eq!((image["Id"].as_str(), image["Author"].as_str()), (Some(&*id), Some("me")));
+    assert_eq!(machine.ok(&["run", "--rm", "made:one"]), "one");
+    let script =
+        "echo $A$B; test ! -e /etc/group && ! test -e /d/in-volume && tail -n1 /etc/passwd";
+    assert_eq!(machine.ok(&["run", "--rm", "made:one", "sh", "-c", script]), "12\nmore");
+    let history = machine.ok(&["history", "--format", "{{.Comment}}", "made:one"]);
+    assert_eq!(history.lines().next(), Some("remark"));
+    let layers = |name: &str| {
+        json(&machine.ok(&["image", "inspect", name]))[0]["RootFS"]["Layers"]
+            .as_array()
+            .map(Vec::len)
+    };
+    assert_eq!(layers("made:one"), layers("busybox").map(|count| count + 1));
+    // Nothing changed: no layer.
+    machine.ok(&["create", "--name", "idle", "busybox", "true"]);
+    machine.ok(&["container", "commit", "idle", "made:two"]);
+    assert_eq!(layers("made:two"), layers("busybox"));
+    assert_eq!(machine.ok(&["run", "--rm", "made:two", "echo", "runs"]), "runs");
+    let refused = machine.run(&["commit", "-c", "RUN true", "box", "made:three"]);
+    assert!(refused.code == 1 && refused.stderr.contains("RUN true"), "{}", refused.stderr);
+    assert_eq!(machine.run(&["image", "inspect", "made:three"]).code, 1);
+    assert_eq!(machine.run(&["commit", "box", "BAD:name"]).code, 1);
+    let check = machine.run(&["system", "check"]);
+    assert_eq!(check.code, 0, "{}{}", check.stdout, check.stderr);
+}
+
+#[test]
+fn commit_of_a_running_container_lets_it_go_on() {
+    let Some(machine) = Machine::new() else { return };
+    let line = "echo first > /file; i=0; while true; do i=$((i+1)); echo $i > /tick; done";
+    machine.ok(&["run", "-d", "--name", "busy", "busybox", "sh", "-c", line]);
+    until("it has written", || machine.run(&["exec", "busy", "test", "-s", "/tick"]).code == 0);
+    // A loop that writes all the time: only a frozen one can be copied for sure.
+    machine.ok(&["commit", "busy", "live"]);
+    assert_eq!(machine.ok(&["inspect", "-f", "{{.State.Status}}", "busy"]), "running");
+    let tick = machine.ok(&["exec", "busy", "cat", "/tick"]);
+    until("it goes on", || machine.run(&["exec", "busy", "cat", "/tick"]).stdout.trim() != tick);
+    assert_eq!(machine.ok(&["run", "--rm", "live", "cat", "/file"]), "first");
+    // One that was paused already stays so.
+    machine.ok(&["pause", "busy"]);
+    machine.ok(&["commit", "-p", "busy", "frozen"]);
+    assert_eq!(machine.ok(&["inspect", "-f", "{{.State.Status}}", "busy"]), "paused");
+    machine.ok(&["unpause", "busy"]);
+    machine.ok(&["run", "-d", "--name", "calm", "busybox", "sleep", "600"]);
+    machine.ok(&["commit", "--pause=false", "calm", "unpaused"]);
+    assert_eq!(machine.ok(&["inspect", "-f", "{{.State.Status}}", "calm"]), "running");
 }
