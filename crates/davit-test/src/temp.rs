@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
 };
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -49,11 +50,17 @@ impl TempDir {
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        // A failing test must show its own failure, not that of the cleaning up.
-        if let Err(error) = fs_err::remove_dir_all(&self.0)
-            && !std::thread::panicking()
-        {
-            panic!("{error}");
+        // A process that the test has ended may still be writing its last words here.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let Err(error) = fs_err::remove_dir_all(&self.0) else { return };
+            let busy = error.kind() == std::io::ErrorKind::DirectoryNotEmpty;
+            if !busy || Instant::now() > deadline {
+                // A failing test must show its own failure, not that of the cleaning up.
+                assert!(std::thread::panicking(), "{error}");
+                return;
+            }
+            std::thread::yield_now();
         }
     }
 }
