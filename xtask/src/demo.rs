@@ -54,8 +54,8 @@ impl Demo {
         heading("A base image, made from Debian packages");
         let archive = self.folder.join("base.tar");
         let mut bootstrap = process::as_root("mmdebstrap");
-        bootstrap.args(["--quiet", "--variant=essential", "--include=busybox", "stable"]);
-        show(bootstrap.arg(&archive))?;
+        bootstrap.args(["--quiet", "--variant=essential", "--include=busybox"]);
+        show(bootstrap.arg(packages::release()).arg(&archive))?;
         self.show(&["import", &text(&archive), "base"])?;
 
         heading("Build a multi-stage Dockerfile on it");

@@ -59,6 +59,14 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Name of the Debian release that this machine runs; `stable` where it is another system.
+pub(crate) fn release() -> String {
+    let facts = fs_err::read_to_string("/etc/os-release").unwrap_or_default();
+    let debian = facts.lines().any(|line| line == "ID=debian");
+    let name = facts.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    name.filter(|_| debian).unwrap_or("stable").to_owned()
+}
+
 fn apt() -> Command {
     let mut command = process::as_root("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-o", "DPkg::Lock::Timeout=300"]);
