@@ -1,6 +1,7 @@
 //! The programs that davit is measured against, as they can be had on this machine.
 
 use std::{
+    hash::{Hash as _, Hasher as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -137,9 +138,13 @@ pub(crate) fn podman(folder: &Path, arguments: &str) -> Result<Command> {
         "[containers]\ndefault_ulimits = [\"nofile=1024:4096\", \"nproc=1024:4096\"]\n\
          [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n",
     )?;
+    // podman refuses run roots of more than 50 characters.
+    let mut hasher = std::hash::DefaultHasher::new();
+    folder.hash(&mut hasher);
     let line = format!(
-        "umount /sys/fs/cgroup/unified 2>/dev/null; exec podman --root {0}/podman --runroot {0}/podman-run {arguments}",
-        folder.display()
+        "umount /sys/fs/cgroup/unified 2>/dev/null; exec podman --root {}/podman --runroot /tmp/podman-{:x} {arguments}",
+        folder.display(),
+        hasher.finish()
     );
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", &line]);
