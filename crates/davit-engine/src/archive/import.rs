@@ -7,10 +7,7 @@ use davit_image::{
     Timestamp,
 };
 use davit_layer::{ReadOptions, read_layer};
-use davit_store::{
-    DiffIdState, Durability, ImageCommit, LayerFacts, Lease, Presence, StoreError, StoredDocument,
-    TagUpdate, Target,
-};
+use davit_store::{ImageCommit, Lease, StoredDocument, TagUpdate, Target};
 
 use super::FileError;
 use crate::{Engine, Event, Progress, change};
@@ -85,20 +82,8 @@ impl Engine {
         let read = read_layer(archive, &mut tar, None, &options)
             .map_err(|source| FileError::layer("import", source))?;
         drop(tar);
-        let path = ingest.table_path();
-        let mut table = ingest.create_table()?;
-        let written = read.table.write_to(&mut table);
-        written.map_err(|source| StoreError::Io { action: "write", path, source })?;
-        drop(table);
+        super::load::finish(ingest, None, &read)?;
         let facts = read.table.facts();
-        ingest.commit(&LayerFacts {
-            diff_id: facts.diff_id,
-            tar_size: facts.tar_size,
-            entries: read.table.len() as u64,
-            diffid_state: DiffIdState::Verified,
-            presence: Presence::Full,
-            durability: Durability::Lazy,
-        })?;
         progress.report(Event::Done { item: "import", status: "Imported" });
         Ok(facts)
     }

@@ -275,7 +275,7 @@ fn add_to(commit: &mut ImageCommit, image: ArchiveImage) {
 }
 
 /// Writes the table and makes layer and blob visible.
-fn finish(
+pub(super) fn finish(
     ingest: LayerIngest<'_>,
     blob: Option<BlobIngest<'_>>,
     read: &ReadLayer,
