@@ -7,7 +7,6 @@ use std::{
 
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_ATTACH: libc::c_int = 8;
-const BPF_PROG_DETACH: libc::c_int = 9;
 const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const BPF_CGROUP_DEVICE: u32 = 6;
@@ -28,7 +27,7 @@ struct Load {
     flags: u32,
 }
 
-/// `union bpf_attr` for `BPF_PROG_ATTACH` and `BPF_PROG_DETACH`.
+/// `union bpf_attr` for `BPF_PROG_ATTACH`.
 #[repr(C)]
 #[derive(Default)]
 struct Attach {
@@ -61,7 +60,7 @@ fn bpf<T>(command: libc::c_int, attribute: &mut T) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-fn number(fd: impl AsFd) -> u32 {
+fn number(fd: &impl AsFd) -> u32 {
     fd.as_fd().as_raw_fd().unsigned_abs()
 }
 
@@ -99,7 +98,7 @@ pub fn load_device_filter(instructions: &[u64]) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// `EPERM`, also where a cgroup above refuses further filters.
-pub fn attach_device_filter(cgroup: impl AsFd, program: impl AsFd) -> io::Result<()> {
+pub fn attach_device_filter(cgroup: &impl AsFd, program: &impl AsFd) -> io::Result<()> {
     let mut attribute = Attach {
         target: number(cgroup),
         program: number(program),
@@ -110,25 +109,11 @@ pub fn attach_device_filter(cgroup: impl AsFd, program: impl AsFd) -> io::Result
     bpf(BPF_PROG_ATTACH, &mut attribute).map(drop)
 }
 
-/// Takes a device filter off a cgroup.
-///
-/// # Errors
-/// `ENOENT` if it is not attached there.
-pub fn detach_device_filter(cgroup: impl AsFd, program: impl AsFd) -> io::Result<()> {
-    let mut attribute = Attach {
-        target: number(cgroup),
-        program: number(program),
-        kind: BPF_CGROUP_DEVICE,
-        ..Attach::default()
-    };
-    bpf(BPF_PROG_DETACH, &mut attribute).map(drop)
-}
-
 /// Number of device filters attached to the cgroup itself.
 ///
 /// # Errors
 /// `EPERM` without `CAP_NET_ADMIN` or `CAP_BPF`.
-pub fn device_filter_count(cgroup: impl AsFd) -> io::Result<u32> {
+pub fn device_filter_count(cgroup: &impl AsFd) -> io::Result<u32> {
     let mut attribute =
         Query { target: number(cgroup), kind: BPF_CGROUP_DEVICE, ..Query::default() };
     bpf(BPF_PROG_QUERY, &mut attribute)?;

@@ -43,6 +43,7 @@ pub(crate) struct Global {
 
 /// The verbs, in the order of `davit --help`.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 #[allow(clippy::large_enum_variant, reason = "one is held, once")]
 pub(crate) enum Command {
     /// List images

@@ -56,10 +56,10 @@ impl Instruction {
 }
 
 /// Loads the rules as a program and attaches it.
-pub(super) fn attach(cgroup: impl AsFd, rules: &[DeviceRule]) -> io::Result<()> {
+pub(super) fn attach(cgroup: &impl AsFd, rules: &[DeviceRule]) -> io::Result<()> {
     let instructions: Vec<u64> = program(rules).into_iter().map(Instruction::encode).collect();
     let program = davit_sys::bpf::load_device_filter(&instructions)?;
-    davit_sys::bpf::attach_device_filter(cgroup, program)
+    davit_sys::bpf::attach_device_filter(cgroup, &program)
 }
 
 /// The last rule that matches decides, so it is asked first.

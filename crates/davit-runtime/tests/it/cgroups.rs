@@ -39,6 +39,21 @@ fn frozen_members_do_nothing_until_thawed() {
     assert_eq!(finish(running).status, ExitStatus::Signaled(9));
 }
 
+/// Joining a hierarchy of version 1 costs a grace period of RCU, some 10 ms, so devices are filtered
+/// by BPF on machines that have both.
+#[test]
+fn devices_are_filtered_by_bpf_alone() {
+    let Some(fixture) = Fixture::new() else { return };
+    let running = fixture.start(&fixture.shell("sleep 60")).unwrap();
+    assert_eq!(davit_sys::bpf::device_filter_count(&running.cgroup).unwrap(), 1);
+    let pid = running.process.identity().pid;
+    let of_process = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let ours = |line: &&str| line.ends_with(running.cgroup.path());
+    assert_eq!(of_process.lines().filter(ours).count(), 1, "{of_process}");
+    running.cgroup.kill().unwrap();
+    finish(running);
+}
+
 #[test]
 fn names_are_taken_once() {
     let Some(fixture) = Fixture::new() else { return };

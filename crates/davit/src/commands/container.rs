@@ -20,6 +20,7 @@ use crate::{cli::Context, error::CliError};
 
 /// Verbs on containers.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Verb {
     /// Create and run a new container from an image
     Run(run::RunArgs),
@@ -65,6 +66,7 @@ pub(crate) enum Verb {
 
 /// Verbs that exist only below `davit container`, and those of [`Verb`].
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum NounVerb {
     #[command(flatten)]
     Verb(Verb),

@@ -4,6 +4,7 @@ use crate::{cli::Context, commands, error::CliError};
 
 /// Verbs of `davit image`.
 #[derive(Debug, clap::Subcommand)]
+#[command(defer = true)]
 pub(crate) enum ImageCommand {
     /// List images
     #[command(visible_alias = "list")]

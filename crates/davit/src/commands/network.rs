@@ -15,6 +15,7 @@ use crate::{
 
 /// Verbs on networks.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Verb {
     /// List networks
     #[command(visible_alias = "list")]

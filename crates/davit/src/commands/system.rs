@@ -14,6 +14,7 @@ use crate::{
 
 /// Verbs of `davit system`.
 #[derive(Debug, clap::Subcommand)]
+#[command(defer = true)]
 pub(crate) enum SystemCommand {
     /// Read everything in the store again, and name what is wrong
     Check(CheckArgs),

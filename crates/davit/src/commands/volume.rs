@@ -14,6 +14,7 @@ use crate::{
 
 /// Verbs on volumes.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Verb {
     /// Create a volume
     Create(CreateArgs),
