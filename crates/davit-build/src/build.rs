@@ -35,7 +35,10 @@ use crate::{
     missing,
     plan::{CopyOrigin, CopySpec, Node, NodeId, Op, Plan, planner},
     request::{ContextSource, IgnoreText},
-    run::RunSettings,
+    run::{
+        RunSettings,
+        network::{FindNetwork, StepNetworks},
+    },
     step::{Done, Session, store_failed},
 };
 
@@ -53,6 +56,8 @@ pub struct BuildEnvironment<'b, 's> {
     pub images: &'b dyn BaseImages,
     /// How commands are launched.
     pub run: &'b RunSettings,
+    /// The network of commands.
+    pub network: FindNetwork<'b>,
     /// Where events go.
     pub events: EventSink<'b>,
     /// Set by another thread to cancel.
@@ -216,6 +221,7 @@ impl Build<'_, '_> {
             cancelled: environment.cancelled,
             stopped: AtomicBool::new(false),
             run: environment.run,
+            networks: StepNetworks::new(environment.lease, environment.network),
             supervisor: std::sync::OnceLock::new(),
             family: family(self.request),
             explain: self.request.explain,

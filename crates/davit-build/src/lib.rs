@@ -59,5 +59,9 @@ pub use request::{
     BaseImages, BuildRequest, CachePolicy, ContextSource, DockerfileText, IgnoreText, PullPolicy,
     TarStream,
 };
-pub use run::{RunError, RunSettings, supervisor::supervise};
+pub use run::{
+    RunError, RunSettings,
+    network::{BridgeNetwork, FindNetwork, StepNetworkError},
+    supervisor::supervise,
+};
 pub use writer::LayerWriteError;

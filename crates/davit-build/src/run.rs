@@ -4,6 +4,7 @@
 //! build (see [`supervisor`](crate::supervise)) mounts and clones; it dies with the connection,
 //! and every command of the build dies with it.
 
+pub(crate) mod network;
 pub(crate) mod protocol;
 pub(crate) mod supervisor;
 
@@ -11,6 +12,7 @@ use std::{
     collections::HashMap,
     ffi::OsString,
     io,
+    net::{IpAddr, Ipv4Addr},
     os::{
         fd::OwnedFd,
         unix::{net::UnixStream, process::CommandExt as _},
@@ -31,7 +33,10 @@ use davit_runtime::plan::{
 };
 use davit_snapshot::{Stack, Upper};
 
-use self::protocol::{Reply, Request};
+use self::{
+    network::Place,
+    protocol::{Reply, Request},
+};
 use crate::{
     event::LogStream,
     plan::{Network, RunSpec},
@@ -39,6 +44,8 @@ use crate::{
 
 /// Host name inside a `RUN`, as BuildKit's.
 const HOSTNAME: &str = "buildkitsandbox";
+/// Stands for the machine's address in `--add-host`, as Docker's.
+const HOST_GATEWAY: &str = "host-gateway";
 /// How soon a cancelled build is noticed while a command runs.
 const CANCEL_POLL: Duration = Duration::from_millis(50);
 
@@ -53,6 +60,8 @@ pub struct RunSettings {
     pub cgroup_parent: String,
     /// What commands find in `/etc/resolv.conf`.
     pub resolv_conf: Vec<u8>,
+    /// The same with the host's network.
+    pub host_resolv_conf: Vec<u8>,
 }
 
 /// Why a command could not be run to its end.
@@ -67,6 +76,9 @@ pub enum RunError {
     /// The command could not be launched.
     #[error("{0}")]
     Launch(String),
+    /// The command's network is missing.
+    #[error("{0}")]
+    Unconnected(String),
     /// A tree that was prepared is gone or damaged: prepare again.
     #[error("{0}")]
     Stale(String),
@@ -85,6 +97,8 @@ pub(crate) struct StepCommand<'a> {
     pub(crate) upper: Upper,
     /// A directory of the step, for the files that are bound into it.
     pub(crate) directory: &'a Path,
+    /// Its place in the network, if it is to be in one.
+    pub(crate) place: Option<&'a Place<'a>>,
 }
 
 type Waiters = Arc<Mutex<Option<HashMap<u32, Sender<Reply>>>>>;
@@ -98,7 +112,7 @@ pub(crate) struct Supervisor {
     reader: Option<JoinHandle<()>>,
     next: AtomicU32,
     cgroup: String,
-    resolv_conf: Vec<u8>,
+    resolv_conf: [Vec<u8>; 2],
 }
 
 impl Supervisor {
@@ -134,7 +148,7 @@ impl Supervisor {
             reader: Some(reader),
             next: AtomicU32::new(0),
             cgroup: format!("{}/build-{id}", settings.cgroup_parent),
-            resolv_conf: settings.resolv_conf.clone(),
+            resolv_conf: [settings.resolv_conf.clone(), settings.host_resolv_conf.clone()],
         })
     }
 
@@ -158,6 +172,7 @@ impl Supervisor {
             stack: command.stack.clone(),
             upper: command.upper.clone(),
             plan: Box::new(plan),
+            network: command.place.map(|place| Box::new(place.attachment())),
         };
         let sent = self.send(&request);
         let outcome = sent.and_then(|()| self.follow(id, &replies, output, cancelled));
@@ -199,6 +214,7 @@ impl Supervisor {
                 Ok(Reply::Exited(code)) => return Ok(code),
                 Ok(Reply::Failed(_)) if killed => return Err(RunError::Cancelled),
                 Ok(Reply::Failed(message)) => return Err(RunError::Launch(message)),
+                Ok(Reply::Unconnected(message)) => return Err(RunError::Unconnected(message)),
                 Ok(Reply::Stale(message)) => return Err(RunError::Stale(message)),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(RunError::Gone),
@@ -216,7 +232,9 @@ impl Supervisor {
             plan.process.user = UserChoice::Named { user: spec.user.clone(), groups: Vec::new() };
         }
         plan.hostname = Some(HOSTNAME.to_owned());
-        if spec.network != Network::None {
+        let [private, shared] = &self.resolv_conf;
+        let resolv_conf = if spec.network == Network::Host { shared } else { private };
+        if spec.network == Network::Host {
             // Parameters of a shared network namespace are the host's.
             plan.namespaces.network = Namespace::Host;
             plan.sysctls.retain(|name, _| !name.starts_with("net."));
@@ -227,8 +245,9 @@ impl Supervisor {
             plan.mounts.push(bind_read_only(path, target));
             Ok(())
         };
-        bind("hosts", hosts(spec).as_bytes(), 0o644, "/etc/hosts".to_owned())?;
-        bind("resolv.conf", &self.resolv_conf, 0o644, "/etc/resolv.conf".to_owned())?;
+        let gateway = command.place.map(Place::gateway);
+        bind("hosts", hosts(spec, gateway).as_bytes(), 0o644, "/etc/hosts".to_owned())?;
+        bind("resolv.conf", resolv_conf, 0o644, "/etc/resolv.conf".to_owned())?;
         for (index, script) in spec.scripts.iter().enumerate() {
             let target = format!("/dev/pipes/{}", script.name);
             bind(&format!("script-{index}"), script.content.as_bytes(), 0o755, target)?;
@@ -270,12 +289,14 @@ fn write_file(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     fs_err::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
-/// What commands find in `/etc/hosts`.
-fn hosts(spec: &RunSpec) -> String {
+/// What commands find in `/etc/hosts`; `gateway` is where they reach the machine, by themselves
+/// without one.
+fn hosts(spec: &RunSpec, gateway: Option<IpAddr>) -> String {
     let mut text =
         format!("127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    let gateway = gateway.unwrap_or(Ipv4Addr::LOCALHOST.into()).to_string();
     for (name, address) in &spec.hosts {
-        text.push_str(address);
+        text.push_str(if address == HOST_GATEWAY { &gateway } else { address });
         text.push('\t');
         text.push_str(name);
         text.push('\n');

@@ -31,9 +31,10 @@ use crate::{
     layers::{LayerError, Layers, State, StateFiles, source_of},
     log::BuildLog,
     plan::{
-        CopyOrigin, CopySpec, MakeDirectory, Node, NodeId, Op, Ownership, Plan, RunSpec, Unpack,
+        CopyOrigin, CopySpec, MakeDirectory, Network, Node, NodeId, Op, Ownership, Plan, RunSpec,
+        Unpack,
     },
-    run::{RunError, RunSettings, StepCommand, Supervisor},
+    run::{RunError, RunSettings, StepCommand, Supervisor, network::StepNetworks},
     writer::Writer,
 };
 
@@ -64,6 +65,7 @@ pub(crate) struct Session<'b, 's> {
     /// A step failed: the others stop.
     pub(crate) stopped: AtomicBool,
     pub(crate) run: &'b RunSettings,
+    pub(crate) networks: StepNetworks<'b, 's>,
     pub(crate) supervisor: OnceLock<Mutex<Option<Arc<Supervisor>>>>,
     /// Distinguishes this Dockerfile's steps from those of others, for explanations.
     pub(crate) family: String,
@@ -450,6 +452,11 @@ impl Session<'_, '_> {
         directory: &Path,
     ) -> Result<(), BuildError> {
         let supervisor = self.supervisor().map_err(|error| failed(node, error))?;
+        let place = match spec.network {
+            Network::Default => Some(self.networks.place()),
+            Network::None | Network::Host => None,
+        };
+        let place = place.transpose().map_err(|error| unconnected(node, error))?;
         let mut options = PrepareOptions::new(Mountpoints::Build);
         options.view = Some(Arc::clone(merged));
         let mut tail = Tail::default();
@@ -463,12 +470,19 @@ impl Session<'_, '_> {
             attempts += 1;
             let stack = self.snapshots.prepare(&state.layers, &options);
             let stack = stack.map_err(|error| failed(node, error))?;
-            let command = StepCommand { spec, stack: &stack, upper: upper.clone(), directory };
+            let command = StepCommand {
+                spec,
+                stack: &stack,
+                upper: upper.clone(),
+                directory,
+                place: place.as_ref(),
+            };
             match supervisor.run(&command, &mut output, &|| self.is_cancelled()) {
                 Err(RunError::Stale(_)) if attempts < MOUNT_ATTEMPTS => {}
                 Err(RunError::Cancelled) => {
                     return Err(BuildError::new(BuildErrorKind::Cancelled));
                 }
+                Err(error @ RunError::Unconnected(_)) => return Err(unconnected(node, error)),
                 result => break result.map_err(|error| failed(node, error))?,
             }
         };
@@ -575,6 +589,11 @@ fn copy_failed(keyword: &'static str, problem: &CopyProblem) -> BuildError {
 fn failed(node: &Node, source: impl std::error::Error + Send + Sync + 'static) -> BuildError {
     let step = node.name.clone();
     BuildError::new(BuildErrorKind::Step { step, source: Box::new(source) })
+}
+
+fn unconnected(node: &Node, source: impl std::error::Error + Send + Sync + 'static) -> BuildError {
+    failed(node, source)
+        .hint("--network none builds without a network, --network host with the machine's own")
 }
 
 fn layer_failed(source: LayerError) -> BuildErrorKind {

@@ -8,8 +8,8 @@ use std::{
 };
 
 use davit_build::{
-    BaseImage, BaseImages, BuildEnvironment, Built, ExportError, RunSettings, export_directory,
-    export_tar,
+    BaseImage, BaseImages, BridgeNetwork, BuildEnvironment, Built, ExportError, RunSettings,
+    export_directory, export_tar,
 };
 pub use davit_build::{
     BuildError, BuildErrorKind, BuildEvent, BuildOutcome, BuildRequest, CachePolicy, Component,
@@ -19,7 +19,10 @@ pub use davit_build::{
 use davit_image::{Descriptor, MediaType, Platform, Reference};
 use davit_store::{ImageCommit, Lease, StoreError, TagUpdate, Target};
 
-use crate::{Engine, Hint, ImageError, Progress, PullRequest, SaveRequest};
+use crate::{
+    Engine, Hint, ImageError, Progress, PullRequest, SaveRequest,
+    container::{ContainerError, files},
+};
 
 /// Name of the helper that supervises the commands of a build.
 pub(crate) const SUPERVISOR: &str = "__build-supervisor";
@@ -151,6 +154,7 @@ impl Engine {
             snapshots: &snapshots,
             images: &images,
             run: &run,
+            network: &|| Ok(self.build_network()?),
             events,
             cancelled,
         };
@@ -164,9 +168,18 @@ impl Engine {
             executable: self.config().executable.clone(),
             arguments: vec![SUPERVISOR.into()],
             cgroup_parent: self.cgroup_root(),
+            resolv_conf: files::private_resolv_conf().into_bytes(),
             // A machine without resolver still builds what needs none.
-            resolv_conf: fs_err::read(RESOLV_CONF).unwrap_or_default(),
+            host_resolv_conf: fs_err::read(RESOLV_CONF).unwrap_or_default(),
         }
+    }
+
+    /// The bridge network, made where it is missing.
+    fn build_network(&self) -> Result<BridgeNetwork, ContainerError> {
+        let row = self.bridge_row()?;
+        let bridge = self.bridge(&row)?;
+        self.ensure_bridge(&bridge)?;
+        Ok(BridgeNetwork { id: row.network.id, bridge })
     }
 
     fn deliver(

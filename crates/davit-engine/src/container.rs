@@ -15,7 +15,7 @@ mod copy_up;
 mod create;
 mod error;
 mod exec;
-mod files;
+pub(crate) mod files;
 mod inspect;
 mod list;
 mod logs;

@@ -13,7 +13,7 @@ use crate::{
     Durability, Store, StoreError,
     database::{Class, json, parsed_option, to_json},
     layer::{UnknownWord, column_enum},
-    network::{PublishedPort, claim_address, octets, pools},
+    network::{PublishedPort, choose_addresses, octets},
     store::now,
 };
 
@@ -349,7 +349,7 @@ impl Store {
         Ok(removed)
     }
 
-    fn claiming<T>(
+    pub(crate) fn claiming<T>(
         &self,
         durability: Durability,
         action: &'static str,
@@ -357,6 +357,7 @@ impl Store {
     ) -> Result<T, ClaimError> {
         let mut refused = None;
         let done = self.database.write(durability.into(), action, |tx| {
+            self.free_dead_addresses(tx)?;
             match work(tx).map_err(|e| self.database.error(action, e))? {
                 Ok(value) => Ok(value),
                 Err(error) => {
@@ -464,28 +465,11 @@ fn claim_addresses(
     wish: &AddressClaim,
     got: &mut Vec<(String, IpAddr)>,
 ) -> rusqlite::Result<Result<(), ClaimError>> {
-    let pools = pools(tx, &wish.network_id)?;
-    for &address in &wish.wanted {
-        if !pools.iter().any(|pool| pool.contains(address)) {
-            let network = wish.network_id.clone();
-            return Ok(Err(ClaimError::NoPool { network, address }));
-        }
-    }
-    let mut served: Vec<bool> = Vec::new();
-    for pool in &pools {
-        // Several pools of one family are one supply: the first that fits serves.
-        if served.contains(&pool.subnet.is_ipv4()) {
-            continue;
-        }
-        let wanted =
-            wish.wanted.iter().copied().find(|wanted| wanted.is_ipv4() == pool.subnet.is_ipv4());
-        if wanted.is_some_and(|address| !pool.contains(address)) {
-            continue;
-        }
-        let address = match claim_address(tx, &wish.network_id, pool, wanted)? {
-            Ok(address) => address,
-            Err(refused) => return Ok(Err(refused)),
-        };
+    let chosen = match choose_addresses(tx, &wish.network_id, &wish.wanted)? {
+        Ok(chosen) => chosen,
+        Err(refused) => return Ok(Err(refused)),
+    };
+    for address in chosen {
         tx.prepare_cached(
             "INSERT INTO addresses (network_id, address, container_id, mac, aliases)
              VALUES (?, ?, ?, ?, ?)",
@@ -497,7 +481,6 @@ fn claim_addresses(
             wish.mac,
             to_json(&wish.aliases)
         ])?;
-        served.push(pool.subnet.is_ipv4());
         got.push((wish.network_id.clone(), address));
     }
     Ok(Ok(()))

@@ -1,10 +1,18 @@
 //! Leases: what work in flight needs stays, as long as its process lives.
 
+use std::net::IpAddr;
+
 use davit_image::{DiffId, Digest};
 use rusqlite::{Transaction, params};
 
 use crate::{
-    LayerRow, Store, StoreError, database::Class, format::random_hex, layer, lock::Lock, store::now,
+    ClaimError, Durability, LayerRow, Store, StoreError,
+    database::Class,
+    format::random_hex,
+    layer,
+    lock::Lock,
+    network::{choose_addresses, octets},
+    store::now,
 };
 
 /// Keeps content from the garbage collection while a command works with it.
@@ -104,6 +112,26 @@ impl Lease<'_> {
                 self.keep_in(tx, &diff_id.digest())?;
             }
             Ok(row)
+        })
+    }
+
+    /// Holds a free address of each family of a network as long as the lease lives.
+    ///
+    /// # Errors
+    /// [`ClaimError::PoolExhausted`], or what the database says.
+    pub fn claim_addresses(&self, network_id: &str) -> Result<Vec<IpAddr>, ClaimError> {
+        self.store.claiming(Durability::Lazy, "claim addresses", |tx| {
+            let chosen = match choose_addresses(tx, network_id, &[])? {
+                Ok(chosen) => chosen,
+                Err(refused) => return Ok(Err(refused)),
+            };
+            for &address in &chosen {
+                tx.prepare_cached(
+                    "INSERT INTO lease_addresses (network_id, address, lease_id) VALUES (?, ?, ?)",
+                )?
+                .execute(params![network_id, octets(address), self.id])?;
+            }
+            Ok(Ok(chosen))
         })
     }
 

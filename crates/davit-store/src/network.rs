@@ -1,7 +1,7 @@
 //! Networks, their address pools, and the addresses and ports that containers hold.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -207,6 +207,15 @@ impl Store {
         })
     }
 
+    /// Frees the addresses of work that ended without a word.
+    pub(crate) fn free_dead_addresses(&self, tx: &Transaction<'_>) -> Result<(), StoreError> {
+        let any = tx
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM lease_addresses)")
+            .and_then(|mut s| s.query_row([], |row| row.get(0)))
+            .map_err(|e| self.database.error("read addresses", e))?;
+        if any { self.drop_dead_leases(tx) } else { Ok(()) }
+    }
+
     /// Ports held by one container, or by all when `id` is `None`.
     ///
     /// # Errors
@@ -323,36 +332,83 @@ fn ports(c: &Connection, id: Option<&str>) -> rusqlite::Result<Vec<PortRow>> {
     .collect()
 }
 
-/// Holds `wanted` on a network, or the lowest free address of the pool.
-pub(crate) fn claim_address(
+/// One free address of each family of a network: what is `wanted` of it, else the lowest.
+pub(crate) fn choose_addresses(
+    tx: &Transaction<'_>,
+    network_id: &str,
+    wanted: &[IpAddr],
+) -> rusqlite::Result<Result<Vec<IpAddr>, ClaimError>> {
+    let pools = pools(tx, network_id)?;
+    for &address in wanted {
+        if !pools.iter().any(|pool| pool.contains(address)) {
+            let network = network_id.to_owned();
+            return Ok(Err(ClaimError::NoPool { network, address }));
+        }
+    }
+    let mut chosen: Vec<IpAddr> = Vec::new();
+    for pool in &pools {
+        // Several pools of one family are one supply: the first that fits serves.
+        if chosen.iter().any(|address| address.is_ipv4() == pool.subnet.is_ipv4()) {
+            continue;
+        }
+        let wanted =
+            wanted.iter().copied().find(|wanted| wanted.is_ipv4() == pool.subnet.is_ipv4());
+        if wanted.is_some_and(|address| !pool.contains(address)) {
+            continue;
+        }
+        match choose_address(tx, network_id, pool, wanted)? {
+            Ok(address) => chosen.push(address),
+            Err(refused) => return Ok(Err(refused)),
+        }
+    }
+    Ok(Ok(chosen))
+}
+
+fn choose_address(
     tx: &Transaction<'_>,
     network_id: &str,
     pool: &Pool,
     wanted: Option<IpAddr>,
-) -> Result<Result<IpAddr, ClaimError>, rusqlite::Error> {
-    let holder = |address: IpAddr| {
-        tx.prepare_cached(
-            "SELECT container_id FROM addresses WHERE network_id = ? AND address = ?",
-        )?
-        .query_row(params![network_id, octets(address)], |row| row.get::<_, String>(0))
-        .optional()
-    };
+) -> rusqlite::Result<Result<IpAddr, ClaimError>> {
     if let Some(address) = wanted {
-        return Ok(match holder(address)? {
+        let holder = if address == pool.gateway {
+            Some("the gateway".to_owned())
+        } else {
+            holder_of(tx, network_id, address)?
+        };
+        return Ok(match holder {
             Some(holder) => Err(ClaimError::Address { address, holder }),
-            None if address == pool.gateway => {
-                Err(ClaimError::Address { address, holder: "the gateway".to_owned() })
-            }
             None => Ok(address),
         });
     }
-    let held = addresses(tx, "network_id", network_id)?;
-    let held: std::collections::BTreeSet<IpAddr> =
-        held.into_iter().map(|row| row.address).chain([pool.gateway]).collect();
+    let mut held: BTreeSet<IpAddr> =
+        addresses(tx, "network_id", network_id)?.into_iter().map(|row| row.address).collect();
+    held.extend(lease_addresses(tx, network_id)?);
+    held.insert(pool.gateway);
     let free = (number(pool.first)..=number(pool.last))
         .map(|candidate| from_number(candidate, pool.first))
         .find(|candidate| !held.contains(candidate));
     Ok(free.ok_or_else(|| ClaimError::PoolExhausted { network: network_id.to_owned() }))
+}
+
+fn holder_of(
+    tx: &Transaction<'_>,
+    network_id: &str,
+    address: IpAddr,
+) -> rusqlite::Result<Option<String>> {
+    tx.prepare_cached(
+        "SELECT container_id FROM addresses WHERE network_id = ?1 AND address = ?2
+         UNION ALL SELECT 'a build' FROM lease_addresses
+         WHERE network_id = ?1 AND address = ?2",
+    )?
+    .query_row(params![network_id, octets(address)], |row| row.get(0))
+    .optional()
+}
+
+fn lease_addresses(tx: &Transaction<'_>, network_id: &str) -> rusqlite::Result<Vec<IpAddr>> {
+    tx.prepare_cached("SELECT address FROM lease_addresses WHERE network_id = ?")?
+        .query_map([network_id], |row| address(row, 0))?
+        .collect()
 }
 
 fn number(address: IpAddr) -> u128 {

@@ -10,6 +10,7 @@ use davit_runtime::Plan;
 use davit_snapshot::{Stack, Upper};
 use serde::{Deserialize, Serialize};
 
+use super::network::Attachment;
 use crate::event::LogStream;
 
 /// Longest message in bytes.
@@ -19,8 +20,8 @@ const HEADER: usize = 5;
 /// What a build asks of its supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Mount the stack with this upper directory and run the plan in it.
-    Run { id: u32, stack: Stack, upper: Upper, plan: Box<Plan> },
+    /// Mount the stack with this upper directory and run the plan in it, connected to a network.
+    Run { id: u32, stack: Stack, upper: Upper, plan: Box<Plan>, network: Option<Box<Attachment>> },
     /// Kill a command; its end is reported as always.
     Kill { id: u32 },
 }
@@ -35,6 +36,8 @@ pub(crate) enum Reply {
     Failed(String),
     /// A tree was gone or damaged.
     Stale(String),
+    /// It could not be connected to its network.
+    Unconnected(String),
 }
 
 pub(crate) fn write_request(stream: &mut impl Write, request: &Request) -> io::Result<()> {
@@ -62,6 +65,7 @@ pub(crate) fn write_reply(stream: &mut impl Write, id: u32, reply: &Reply) -> io
         }
         Reply::Failed(message) => (4, message.as_bytes()),
         Reply::Stale(message) => (5, message.as_bytes()),
+        Reply::Unconnected(message) => (6, message.as_bytes()),
     };
     let mut message = Vec::with_capacity(payload.len() + HEADER + 4);
     message.extend_from_slice(&length(payload.len() + HEADER)?.to_le_bytes());
@@ -86,6 +90,7 @@ pub(crate) fn read_reply(stream: &mut impl Read) -> io::Result<Option<(u32, Repl
         }
         4 => Reply::Failed(text()),
         5 => Reply::Stale(text()),
+        6 => Reply::Unconnected(text()),
         _ => return Err(io::ErrorKind::InvalidData.into()),
     };
     Ok(Some((id, reply)))
@@ -123,6 +128,7 @@ mod tests {
             Reply::Exited(-1),
             Reply::Failed("no such file".to_owned()),
             Reply::Stale(String::new()),
+            Reply::Unconnected("no bridge".to_owned()),
         ];
         let mut bytes = Vec::new();
         for (id, reply) in (7..).zip(&replies) {

@@ -22,7 +22,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::protocol::{self, Reply, Request};
+use super::{
+    network::Attachment,
+    protocol::{self, Reply, Request},
+};
 use crate::event::LogStream;
 
 const BUFFER: usize = 64 * 1024;
@@ -125,19 +128,21 @@ impl State {
 
     fn handle(&mut self, request: Request) -> io::Result<()> {
         match request {
-            Request::Run { id, stack, upper, plan } => match self.start(&stack, &upper, &plan) {
-                Ok(step) => {
-                    self.steps.insert(id, step);
-                    Ok(())
-                }
-                Err(reply) => {
-                    let removed = self.cgroups.remove(&plan.cgroup.path);
-                    if let Err(error) = removed {
-                        tracing::debug!(%error, "cannot remove the cgroup of a failed launch");
+            Request::Run { id, stack, upper, plan, network } => {
+                match self.start((&stack, &upper), &plan, network.as_deref()) {
+                    Ok(step) => {
+                        self.steps.insert(id, step);
+                        Ok(())
                     }
-                    protocol::write_reply(&mut self.connection, id, &reply)
+                    Err(reply) => {
+                        let removed = self.cgroups.remove(&plan.cgroup.path);
+                        if let Err(error) = removed {
+                            tracing::debug!(%error, "cannot remove the cgroup of a failed launch");
+                        }
+                        protocol::write_reply(&mut self.connection, id, &reply)
+                    }
                 }
-            },
+            }
             Request::Kill { id } => {
                 if let Some(step) = self.steps.get(&id) {
                     kill(step);
@@ -147,7 +152,12 @@ impl State {
         }
     }
 
-    fn start(&mut self, stack: &Stack, upper: &Upper, plan: &Plan) -> Result<Step, Reply> {
+    fn start(
+        &mut self,
+        (stack, upper): (&Stack, &Upper),
+        plan: &Plan,
+        network: Option<&Attachment>,
+    ) -> Result<Step, Reply> {
         let mounted = self.mount(stack, upper);
         let root = mounted.map_err(|error| match error.is_stale() {
             true => Reply::Stale(chain(&error)),
@@ -162,10 +172,16 @@ impl State {
             cgroups: &self.cgroups,
         })
         .map_err(|error| failed(&error))?;
-        if plan.namespaces.network == Namespace::New {
-            let up = davit_network::loopback_up_in(launched.network_namespace());
-            up.map_err(|error| failed(&error))?;
-        }
+        // The command's first process mounts meanwhile.
+        let namespace = launched.network_namespace();
+        let wired = match network {
+            Some(Attachment { bridge, endpoint }) => bridge.attach(endpoint, namespace),
+            None if plan.namespaces.network == Namespace::New => {
+                davit_network::loopback_up_in(namespace)
+            }
+            None => Ok(()),
+        };
+        wired.map_err(|error| Reply::Unconnected(chain(&error)))?;
         launched.network_ready().map_err(|error| failed(&error))?;
         let mut running = launched.start().map_err(|error| failed(&error))?;
         let streams = match std::mem::replace(&mut running.streams, Streams::None) {

@@ -82,6 +82,11 @@ fn hosts(
     text
 }
 
+/// `resolv.conf` for who is not in the host's network and asks for nothing.
+pub(crate) fn private_resolv_conf() -> String {
+    resolv(&ContainerSpec::default(), false)
+}
+
 fn resolv(spec: &ContainerSpec, host_network: bool) -> String {
     let host = fs_err::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let asked = !spec.dns.is_empty() || !spec.dns_search.is_empty() || !spec.dns_options.is_empty();

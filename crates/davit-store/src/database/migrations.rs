@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use super::{Class, Database};
 use crate::StoreError;
 
-const STEPS: &[&str] = &[include_str!("step_001.sql")];
+const STEPS: &[&str] = &[include_str!("step_001.sql"), include_str!("step_002.sql")];
 
 /// Brings the schema up to date; tells whether anything was to be done.
 pub(super) fn run(database: &Database) -> Result<bool, StoreError> {

@@ -82,6 +82,25 @@ fn addresses_are_the_lowest_free_ones() {
 }
 
 #[test]
+fn a_lease_holds_addresses_as_long_as_it_lives() {
+    let temp = TempDir::new();
+    let store = open(&temp);
+    let net = network(&store, "10.9.0.3");
+    let lease = store.lease("build").unwrap();
+    assert_eq!(lease.claim_addresses(&net).unwrap(), [ip("10.9.0.2"), ip("fd00:9::2")]);
+    let first = create(&store, "a1", &net, &[]).unwrap();
+    assert_eq!(first.addresses[0].1, ip("10.9.0.3"));
+    let error = lease.claim_addresses(&net).unwrap_err();
+    assert!(matches!(error, ClaimError::PoolExhausted { .. }), "{error}");
+    let mut new = container("a2", None);
+    new.addresses = vec![AddressClaim { wanted: vec![ip("10.9.0.2")], ..on(&net) }];
+    let error = store.create_container(&new, Durability::Lazy).unwrap_err();
+    assert_eq!(error.to_string(), "address 10.9.0.2 is already in use by a build");
+    drop(lease);
+    store.create_container(&new, Durability::Lazy).unwrap();
+}
+
+#[test]
 fn wanted_addresses_are_given_or_refused() {
     let temp = TempDir::new();
     let store = open(&temp);

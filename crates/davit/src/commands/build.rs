@@ -235,8 +235,11 @@ fn parse_host(text: &str) -> Result<(String, String), CliError> {
     let split = text.split_once('=').or_else(|| text.split_once(':'));
     let parsed = split.and_then(|(name, address)| {
         let address = address.trim_start_matches('[').trim_end_matches(']');
-        let address: std::net::IpAddr = address.parse().ok()?;
-        (!name.is_empty()).then(|| (name.to_owned(), address.to_string()))
+        let address = match address {
+            "host-gateway" => address.to_owned(),
+            _ => address.parse::<std::net::IpAddr>().ok()?.to_string(),
+        };
+        (!name.is_empty()).then(|| (name.to_owned(), address))
     });
     parsed.ok_or_else(|| CliError::usage(format!("`{text}` is not of the form HOST:IP")))
 }
@@ -338,6 +341,7 @@ mod tests {
         assert_eq!(host("a:1.2.3.4"), Some(("a".to_owned(), "1.2.3.4".to_owned())));
         assert_eq!(host("a:[::1]"), Some(("a".to_owned(), "::1".to_owned())));
         assert_eq!(host("a=::1"), Some(("a".to_owned(), "::1".to_owned())));
+        assert_eq!(host("a:host-gateway"), Some(("a".to_owned(), "host-gateway".to_owned())));
         assert_eq!(host("a"), None);
         assert_eq!(host(":1.2.3.4"), None);
     }

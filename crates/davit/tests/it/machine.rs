@@ -78,6 +78,11 @@ impl Machine {
         &self.davit
     }
 
+    /// Its network namespace.
+    pub(crate) fn namespace(&self) -> std::path::PathBuf {
+        format!("/proc/{}/ns/net", self.holder.id()).into()
+    }
+
     /// A command inside the machine's network.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let inner = self.davit.command(arguments);
@@ -140,7 +145,7 @@ impl Machine {
         lines.collect::<Vec<_>>().join("\n")
     }
 
-    /// Cgroups of this root's containers.
+    /// Cgroups of this root's containers and build steps.
     fn cgroups(&self) -> BTreeSet<String> {
         let format = std::fs::read_to_string(self.davit.root().join("format")).unwrap_or_default();
         let mut found = BTreeSet::new();
@@ -152,8 +157,11 @@ impl Machine {
             });
             for parent in ours {
                 let children = std::fs::read_dir(parent.path()).into_iter().flatten().flatten();
-                let containers = children.filter(|child| child.file_name().len() == 64);
-                found.extend(containers.map(|child| child.path().display().to_string()));
+                let ours = children.filter(|child| {
+                    let name = child.file_name();
+                    name.len() == 64 || name.to_string_lossy().starts_with("build-")
+                });
+                found.extend(ours.map(|child| child.path().display().to_string()));
             }
         }
         found
@@ -181,7 +189,8 @@ fn processes(root: &str) -> BTreeSet<String> {
     let lines = entries.filter_map(|entry| {
         let maps = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
         let mounts = std::fs::read_to_string(entry.path().join("mountinfo")).unwrap_or_default();
-        let ours = maps.contains("__monitor") && mounts.contains(&root.replace("/root", "/run"));
+        let helper = maps.contains("__monitor") || maps.contains("__build-supervisor");
+        let ours = helper && mounts.contains(&root.replace("/root", "/run"));
         ours.then(|| maps.replace('\0', " "))
     });
     lines.collect()

@@ -6,6 +6,7 @@
 
 mod build;
 mod build_judge;
+mod build_network;
 mod cli;
 mod containers;
 mod containers_more;

@@ -1,0 +1,136 @@
+//! The network of commands that ask for none in particular: the bridge that containers are in.
+
+use std::{
+    error::Error,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use davit_network::{Bridge, Endpoint};
+use davit_store::{ClaimError, Lease};
+use serde::{Deserialize, Serialize};
+
+/// A network that commands can be in.
+#[derive(Clone, Debug)]
+pub struct BridgeNetwork {
+    /// Id of its row, whose addresses the commands get.
+    pub id: String,
+    /// Its bridge, which is there.
+    pub bridge: Bridge,
+}
+
+/// Finds the bridge network and makes what is missing of it; asked when the first command needs it.
+pub type FindNetwork<'b> =
+    &'b (dyn Fn() -> Result<BridgeNetwork, Box<dyn Error + Send + Sync>> + Sync);
+
+/// Why a command has no network.
+#[derive(Debug, thiserror::Error)]
+pub enum StepNetworkError {
+    /// There is no bridge and none can be made.
+    #[error("there is no network for the command")]
+    Bridge(#[source] Box<dyn Error + Send + Sync>),
+    /// There is no address.
+    #[error(transparent)]
+    Address(#[from] ClaimError),
+    /// The kernel gives no random number.
+    #[error("cannot name the command's interface")]
+    Random(#[source] std::io::Error),
+}
+
+/// What the supervisor connects a command to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Attachment {
+    pub(crate) bridge: Bridge,
+    pub(crate) endpoint: Endpoint,
+}
+
+type Addresses = (Ipv4Addr, Option<Ipv6Addr>);
+
+/// The addresses of a build. One that a command gave back serves the next, so that a build holds no
+/// more of them than commands run at a time.
+pub(crate) struct StepNetworks<'b, 's> {
+    lease: &'s Lease<'s>,
+    find: FindNetwork<'b>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    network: Option<Arc<BridgeNetwork>>,
+    free: Vec<Addresses>,
+}
+
+impl<'b, 's> StepNetworks<'b, 's> {
+    pub(crate) fn new(lease: &'s Lease<'s>, find: FindNetwork<'b>) -> Self {
+        Self { lease, find, state: Mutex::default() }
+    }
+
+    /// Addresses for one command, until the place is dropped.
+    pub(crate) fn place(&self) -> Result<Place<'_>, StepNetworkError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let network = match &state.network {
+            Some(network) => Arc::clone(network),
+            None => {
+                let found = Arc::new((self.find)().map_err(StepNetworkError::Bridge)?);
+                Arc::clone(state.network.insert(found))
+            }
+        };
+        let addresses = match state.free.pop() {
+            Some(addresses) => addresses,
+            None => {
+                let claimed = self.lease.claim_addresses(&network.id)?;
+                both_families(&claimed)
+                    .ok_or_else(|| ClaimError::PoolExhausted { network: network.id.clone() })?
+            }
+        };
+        drop(state);
+        Ok(Place { addresses, network, state: &self.state, veth: random()? })
+    }
+}
+
+/// A command's place in the network.
+pub(crate) struct Place<'n> {
+    addresses: Addresses,
+    network: Arc<BridgeNetwork>,
+    state: &'n Mutex<State>,
+    veth: u32,
+}
+
+impl Place<'_> {
+    pub(crate) fn attachment(&self) -> Attachment {
+        Attachment {
+            bridge: self.network.bridge.clone(),
+            endpoint: Endpoint::new(self.addresses, self.veth, Vec::new()),
+        }
+    }
+
+    /// The machine, as seen from the command.
+    pub(crate) fn gateway(&self) -> IpAddr {
+        self.network.bridge.ipv4.gateway().into()
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).free.push(self.addresses);
+    }
+}
+
+fn both_families(addresses: &[IpAddr]) -> Option<Addresses> {
+    let four = addresses.iter().find_map(|address| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    });
+    let six = addresses.iter().find_map(|address| match address {
+        IpAddr::V6(address) => Some(*address),
+        IpAddr::V4(_) => None,
+    });
+    four.map(|four| (four, six))
+}
+
+fn random() -> Result<u32, StepNetworkError> {
+    let mut bytes = [0; 4];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| StepNetworkError::Random(errno.into()))?;
+    Ok(u32::from_ne_bytes(bytes))
+}
