@@ -118,17 +118,6 @@ impl Context {
         Ok(())
     }
 
-    /// Checks that files are still in the state in which they were walked and digested.
-    pub(crate) fn verify(
-        &self,
-        indices: impl Iterator<Item = usize>,
-        threads: usize,
-    ) -> Result<(), BuildErrorKind> {
-        let indices: Vec<usize> = indices.collect();
-        read::verify_all(&self.root, &self.set, &indices, threads)
-            .map_err(|(entry, error)| self.read_failed(&self.set.entries[entry], error))
-    }
-
     /// Says which file could not be read, and why.
     fn read_failed(&self, entry: &FileEntry, error: ReadError) -> BuildErrorKind {
         let path = self.path.join(&*String::from_utf8_lossy(&entry.path));

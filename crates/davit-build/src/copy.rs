@@ -13,6 +13,7 @@ mod archive;
 mod key;
 mod outputs;
 mod owner;
+mod reuse;
 mod source;
 mod target;
 
@@ -27,6 +28,7 @@ pub(crate) use self::{
     key::{Ranges, content_key, same_content, same_file, selection_key, shape_key},
     outputs::{Content, Finished, Output},
     owner::{OwnerError, PasswdFiles, resolve_owner},
+    reuse::reuse,
     source::files_of,
 };
 use crate::{

@@ -8,7 +8,7 @@ use std::{
 };
 
 use davit_image::{ChainId, DiffId};
-use davit_layer::{Extent, Kind, Merged, Source, Table};
+use davit_layer::{Digests, Extent, Kind, Merged, Source, Table};
 use davit_store::{Lease, Store};
 
 use crate::copy::PasswdFiles;
@@ -121,6 +121,12 @@ impl<'s> Layers<'s> {
         let layer = Arc::new(OpenLayer { tar, table: Arc::new(table) });
         open.insert(diff_id, Arc::clone(&layer));
         Ok(layer)
+    }
+
+    /// Digests of the files of an open layer, if they were remembered.
+    pub(crate) fn digests(&self, diff_id: DiffId, layer: &OpenLayer) -> Option<Digests> {
+        let file = fs_err::File::open(self.store.layout().layer_digests(&diff_id)).ok()?;
+        Digests::open(file.file(), &layer.table).ok()
     }
 
     /// Remembers a layer that was just written.

@@ -21,7 +21,7 @@ use crate::{
     context_files::ContextFiles,
     copy::{
         Archives, CopyJob, CopyProblem, Finished, NoArchives, Output, Owner, OwnerError,
-        content_key, copy, files_of, make_directory, resolve_owner, same_content, shape_key,
+        content_key, copy, files_of, make_directory, resolve_owner, reuse, same_content, shape_key,
     },
     definition::{components, definition_key},
     error::{BuildError, BuildErrorKind},
@@ -347,7 +347,7 @@ impl Session<'_, '_> {
     fn store_outputs(
         &self,
         (node, id): (&Node, NodeId),
-        outputs: Vec<Output>,
+        mut outputs: Vec<Output>,
         files: &FileSet,
         layers: &[Arc<crate::layers::OpenLayer>],
     ) -> Result<Layer, BuildError> {
@@ -357,6 +357,8 @@ impl Session<'_, '_> {
         {
             return Ok(Layer { record, content: Some(content), shape: None, same: true });
         }
+        let digests: Vec<_> = outputs.iter().map(|output| output.content.digest()).collect();
+        self.reuse((node, id), &mut outputs)?;
         let finished =
             Finished::new(outputs, |layer, entry| source_of(&layers[layer as usize], entry));
         let opener = ContextOpener {
@@ -370,10 +372,27 @@ impl Session<'_, '_> {
         }
         let mut layer = self.store_changes(node, &finished.changes, &opener, content.is_none())?;
         layer.content = content;
-        if let ContextFiles::Directory(context) = self.context {
-            context.verify(finished.files.iter().flatten().copied(), self.threads)?;
+        if content.is_some() {
+            let remembered =
+                self.writer().remember_digests(layer.record.layer, &finished.changes, &digests);
+            remembered.map_err(|error| failed(node, error))?;
         }
         Ok(layer)
+    }
+
+    /// Lets a copy take what did not change from the layer that it made before.
+    fn reuse(&self, (node, id): (&Node, NodeId), outputs: &mut [Output]) -> Result<(), BuildError> {
+        if self.policy == CachePolicy::Ignore {
+            return Ok(());
+        }
+        let family = self.cache().family(self.family_of(node, id)).map_err(store_failed)?;
+        let Some(before) = family.map(|family| family.layer) else { return Ok(()) };
+        // It may have been pruned.
+        let Ok(layer) = self.layers.open(before) else { return Ok(()) };
+        if let Some(digests) = self.layers.digests(before, &layer) {
+            reuse(outputs, &layer, &digests);
+        }
+        Ok(())
     }
 
     /// Tells the first file in which a copy differs from its last result, if that is still here.

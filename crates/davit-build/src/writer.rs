@@ -6,10 +6,14 @@ use std::{
 };
 
 use davit_image::DiffId;
-use davit_layer::{Change, Opener, WriteOptions, write_layer};
+use davit_layer::{Change, Digests, Opener, Table, WriteOptions, write_layer};
 use davit_store::{DiffIdState, Durability, LayerFacts, Lease, Presence, Store};
+use davit_sys::writeback::EarlyWriteback;
 
-use crate::layers::{Layers, OpenLayer};
+use crate::{
+    files::ContentDigest,
+    layers::{Layers, OpenLayer},
+};
 
 /// Why a layer cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +53,7 @@ impl Writer<'_, '_> {
         options: &WriteOptions,
     ) -> Result<Written, LayerWriteError> {
         let ingest = self.store.begin_layer(self.lease)?;
-        let mut tar = ingest.create_tar()?;
+        let mut tar = EarlyWriteback::new(ingest.create_tar()?.into_parts().0);
         let table = write_layer(changes, opener, &mut tar, options)?;
         let facts = table.facts();
         let mut file = BufWriter::with_capacity(1 << 20, ingest.create_table()?);
@@ -64,8 +68,35 @@ impl Writer<'_, '_> {
             presence: Presence::Full,
             durability: Durability::Lazy,
         })?;
-        let tar = Arc::new(tar.into_parts().0);
+        let tar = Arc::new(tar.into_file());
         self.layers.add(diff_id, OpenLayer { tar, table: Arc::new(table) });
         Ok(Written { diff_id, size_bytes })
     }
+
+    /// Remembers the digests of the files of a layer that was just written, one for each change
+    /// that is a file; without all of them nothing is remembered. The next build can do without.
+    pub(crate) fn remember_digests(
+        &self,
+        diff_id: DiffId,
+        changes: &[Change],
+        digests: &[Option<ContentDigest>],
+    ) -> Result<(), LayerWriteError> {
+        let Ok(layer) = self.layers.open(diff_id) else { return Ok(()) };
+        let Some(known) = known_digests(&layer.table, changes, digests) else { return Ok(()) };
+        let mut bytes = Vec::new();
+        known.write_to(&layer.table, &mut bytes).map_err(LayerWriteError::Table)?;
+        Ok(self.store.put_layer_digests(&diff_id, &bytes)?)
+    }
+}
+
+fn known_digests(
+    table: &Table,
+    changes: &[Change],
+    digests: &[Option<ContentDigest>],
+) -> Option<Digests> {
+    let mut made = changes.iter().zip(digests);
+    Digests::known(table, |path| {
+        let (_, digest) = made.find(|(change, _)| change.path == path)?;
+        *digest
+    })
 }

@@ -57,6 +57,22 @@ impl Digests {
         Ok(Self { digests })
     }
 
+    /// Puts digests together that are known already: `digest_of` is asked for each regular file, in
+    /// the order of the table. `None` if it does not know one.
+    #[must_use]
+    pub fn known(
+        table: &Table,
+        mut digest_of: impl FnMut(&[u8]) -> Option<[u8; DIGEST_SIZE]>,
+    ) -> Option<Self> {
+        let mut digests = vec![0; table.len() * DIGEST_SIZE];
+        for (entry, digest) in table.iter().zip(digests.chunks_exact_mut(DIGEST_SIZE)) {
+            if let Kind::File { .. } = entry.kind {
+                digest.copy_from_slice(&digest_of(entry.path)?);
+            }
+        }
+        Some(Self { digests })
+    }
+
     /// Reads and checks the file form, which must belong to `table`.
     ///
     /// # Errors

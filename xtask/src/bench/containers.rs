@@ -47,7 +47,9 @@ fn with_podman(contenders: &mut Vec<Contender>, count: usize, arguments: &'stati
     contenders.push(Contender::new("podman", move |folder| {
         let archive = busybox_archive(folder)?;
         prepare(&mut peers::podman(folder, &format!("import {} busybox", archive.display()))?)?;
-        prepare(&mut peers::podman(folder, "run --detach --name sleeper busybox sleep 600")?)?;
+        // Without a network: its namespace would be bound in a mount namespace that has ended.
+        let sleeper = "run --detach --network none --name sleeper busybox sleep 600";
+        prepare(&mut peers::podman(folder, sleeper)?)?;
         let command = peers::podman(folder, arguments)?;
         let result = median_of(count, || again(&command));
         prepare(&mut peers::podman(folder, "rm --force --time 0 sleeper")?)?;
@@ -167,20 +169,22 @@ pub(super) fn rate(setting: &Setting) -> Result<Workload> {
     })
 }
 
-/// Private memory of the process that stays with a running container, in MB.
+/// Private memory of the process that stays with a running container, in MB: the mean of four, which
+/// share the pages of the program.
 pub(super) fn memory(setting: &Setting) -> Result<Workload> {
     let program = setting.davit.clone();
     let job = move |folder: &Path| {
         import_busybox(&program, folder)?;
-        prepare(&mut davit(
-            &program,
-            folder,
-            &["run", "-d", "--name", "sleeper", "busybox", "sleep", "600"],
-        ))?;
-        let bytes = monitor_memory(folder);
-        prepare(&mut davit(&program, folder, &["rm", "--force", "sleeper"]))?;
+        let names = ["one", "two", "three", "four"];
+        for name in names {
+            let arguments = ["run", "-d", "--name", name, "busybox", "sleep", "600"];
+            prepare(&mut davit(&program, folder, &arguments))?;
+        }
+        let ids = davit(&program, folder, &["ps", "--quiet", "--no-trunc"]).output()?.stdout;
+        let bytes = monitor_memory(String::from_utf8(ids)?.lines().collect());
+        prepare(davit(&program, folder, &["rm", "--force"]).args(names))?;
         #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
-        let value = bytes? as f64 / 1e6;
+        let value = bytes? as f64 / 1e6 / names.len() as f64;
         Ok(Measured { value, peak_bytes: 0 })
     };
     Ok(Workload {
@@ -191,18 +195,19 @@ pub(super) fn memory(setting: &Setting) -> Result<Workload> {
     })
 }
 
-/// Private memory of every davit process that works on this root.
-fn monitor_memory(folder: &Path) -> Result<u64> {
-    let root = folder.join("root").display().to_string();
+/// Private memory of the monitors of these containers.
+fn monitor_memory(containers: Vec<&str>) -> Result<u64> {
     let mut bytes = Vec::new();
     for entry in fs_err::read_dir("/proc")? {
         let name = entry?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let command = fs_err::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        if String::from_utf8_lossy(&command).contains(&root) {
+        let command = String::from_utf8_lossy(&command);
+        if command.split('\0').any(|word| containers.contains(&word)) {
             bytes.push(private_bytes(pid).context("a monitor ended")?);
         }
     }
-    ensure!(!bytes.is_empty(), "no monitor names {root} on its command line");
+    let found = bytes.len();
+    ensure!(found == containers.len(), "{found} monitors of {} containers", containers.len());
     Ok(bytes.iter().sum())
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, ResolveFlags},
+    fs::{Mode, OFlags, ResolveFlags},
     io::Errno,
 };
 use sha2::{Digest as _, Sha256};
@@ -105,23 +105,6 @@ pub(crate) fn digest_all(
     in_parallel(indices, threads, |index, buffer| {
         digest_one(root, &set.entries[index], buffer).map(|entry| (index, entry))
     })
-}
-
-/// Looks at the files at `indices` again; one that is not what it was is an error.
-pub(crate) fn verify_all(
-    root: &OwnedFd,
-    set: &FileSet,
-    indices: &[usize],
-    threads: usize,
-) -> Result<(), (usize, ReadError)> {
-    in_parallel(indices, threads, |index, _| {
-        let entry = &set.entries[index];
-        let stat = rustix::fs::statat(root, &*entry.path, AtFlags::SYMLINK_NOFOLLOW);
-        let now = entry_of(entry.path.to_vec(), &stat.map_err(gone_is_changed)?);
-        let same = now.is_some_and(|now| stamp_of(&now) == stamp_of(entry));
-        if same { Ok(()) } else { Err(ReadError::Changed) }
-    })
-    .map(drop)
 }
 
 /// Calls `work` for each index, several at a time; the first error ends all.

@@ -92,7 +92,7 @@ fn content(
     Ok(Some(match kind {
         Kind::File { size, extents } => {
             let (tar, extents) = (Arc::clone(&archive.tar), extents.iter().collect());
-            Content::Archived { size, tar, extents, link }
+            Content::InTar { size, tar, extents, link }
         }
         Kind::Directory { .. } => Content::Directory,
         Kind::Symlink { target } => Content::Symlink(target.into()),

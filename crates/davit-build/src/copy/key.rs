@@ -88,7 +88,7 @@ pub(crate) fn content_key(outputs: &[Output]) -> Option<ContentKey> {
         match &output.content {
             Content::File { digest, .. } => sink.bytes(&(*digest)?),
             Content::Inline(bytes) => sink.bytes(Digest::of(bytes).bytes()),
-            Content::Archived { .. } => return None,
+            Content::InTar { .. } => return None,
             _ => {}
         }
     }
@@ -232,7 +232,7 @@ fn metadata(sink: &mut Sink, output: &Output) {
             sink.number(4 | u64::from(kind.code()) << 8);
             sink.number(u64::from(*major) << 32 | u64::from(*minor));
         }
-        Content::File { size, .. } | Content::Archived { size, .. } => {
+        Content::File { size, .. } | Content::InTar { size, .. } => {
             sink.number(5);
             sink.number(*size);
         }

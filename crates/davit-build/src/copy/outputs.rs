@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, fs::File, sync::Arc};
 
+use davit_image::Digest;
 use davit_layer::{Change, ChangeKind, Extent, Mtime, Source, XattrMap};
 
 use super::Owner;
@@ -40,8 +41,8 @@ pub(crate) enum Content {
     },
     /// Bytes of the Dockerfile.
     Inline(Arc<[u8]>),
-    /// A file of an archive that is unpacked.
-    Archived {
+    /// A file whose bytes lie in a tar: of an archive that is unpacked, or of an earlier layer.
+    InTar {
         size: u64,
         tar: Arc<File>,
         extents: Vec<Extent>,
@@ -95,6 +96,15 @@ impl Content {
     pub(crate) const fn is_directory(&self) -> bool {
         matches!(self, Self::Directory | Self::OpaqueDirectory)
     }
+
+    /// Digest of a file's bytes, where it is known.
+    pub(crate) fn digest(&self) -> Option<ContentDigest> {
+        match self {
+            Self::File { digest, .. } => *digest,
+            Self::Inline(bytes) => Digest::of(bytes).bytes().try_into().ok(),
+            _ => None,
+        }
+    }
 }
 
 /// The changes of a layer, and where the data of each is.
@@ -120,7 +130,7 @@ impl Finished {
                 Content::Inline(bytes) => {
                     ChangeKind::File { size: bytes.len() as u64, source: Source::Bytes(bytes) }
                 }
-                Content::Archived { size, tar, extents, .. } => {
+                Content::InTar { size, tar, extents, .. } => {
                     ChangeKind::File { size, source: Source::Tar { tar, extents } }
                 }
                 Content::File { size, data: Data::Layer { layer, entry }, .. } => {
@@ -157,7 +167,7 @@ impl Finished {
 pub(crate) fn link_names(outputs: &mut [Output]) {
     let mut first: HashMap<Link, Vec<u8>> = HashMap::new();
     for output in outputs {
-        let (Content::File { link: Some(link), .. } | Content::Archived { link: Some(link), .. }) =
+        let (Content::File { link: Some(link), .. } | Content::InTar { link: Some(link), .. }) =
             output.content
         else {
             continue;

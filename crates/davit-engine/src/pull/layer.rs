@@ -18,7 +18,7 @@ use davit_store::{
     Lease, Presence,
 };
 
-use davit_sys::writeback;
+use davit_sys::writeback::EarlyWriteback;
 
 use crate::{Event, config::KeepBlobs};
 
@@ -231,7 +231,7 @@ impl Pull<'_> {
         let item = blob.digest.short_hex();
         let layer = self.engine.store().begin_layer(lease).map_err(|e| self.store_error(e))?;
         let tar = layer.create_tar().map_err(|e| self.store_error(e))?;
-        let mut tar = EarlyWriteback { file: tar, written: 0, started: 0 };
+        let mut tar = EarlyWriteback::new(tar.into_parts().0);
         let report = |now: davit_layer::Progress| {
             self.progress.report(Event::Position { item: &item, bytes: now.blob_bytes });
         };
@@ -288,35 +288,6 @@ impl Pull<'_> {
 
     fn done(&self, item: &str, status: &str) {
         self.progress.report(Event::Done { item, status });
-    }
-}
-
-/// Lets the disk begin while the layer is still coming, so that the sync in the end is short.
-struct EarlyWriteback {
-    file: fs_err::File,
-    written: u64,
-    started: u64,
-}
-
-impl EarlyWriteback {
-    const PIECE_BYTES: u64 = 8 << 20;
-}
-
-impl Write for EarlyWriteback {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.file.write(bytes)?;
-        self.written += count as u64;
-        let pending = self.written - self.started;
-        if pending >= Self::PIECE_BYTES {
-            // The sync that follows in the end is what counts.
-            let _hint = writeback::start(self.file.file(), self.started, pending);
-            self.started = self.written;
-        }
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
     }
 }
 

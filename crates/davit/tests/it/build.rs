@@ -220,6 +220,37 @@ fn an_unchanged_build_is_cached_and_a_change_is_explained() {
     assert_eq!(bench.build(&[]), first);
 }
 
+/// A rebuild takes what did not change from the layer that it made before.
+#[test]
+fn a_rebuild_gives_the_layer_of_a_fresh_build() {
+    let large = "x".repeat(3 << 20);
+    let Some(bench) = Bench::new(&[
+        ("Dockerfile", "FROM scratch\nCOPY . /src\n"),
+        ("a/changes", "one"),
+        ("a/goes", "1"),
+        ("a/grows", "1"),
+        ("a/stays", "1"),
+        ("empty", ""),
+        ("large", &large),
+    ]) else {
+        return;
+    };
+    fs::hard_link(bench.context.join("a/stays"), bench.context.join("link")).unwrap();
+    let first = bench.build(&[]);
+    let layer = first["rootfs"]["diff_ids"][0].as_str().unwrap().replace(':', "/");
+    assert!(bench.davit.root().join("layers").join(layer).join("digests").exists());
+    bench.write("a/changes", "two");
+    bench.write("a/grows", "22");
+    bench.write("new", "1");
+    fs::remove_file(bench.context.join("a/goes")).unwrap();
+    let mode = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(bench.context.join("large"), mode).unwrap();
+    let rebuilt = bench.build(&[]);
+    let fresh = bench.build(&["--no-cache"]);
+    assert_ne!(rebuilt["rootfs"], first["rootfs"]);
+    assert_eq!(rebuilt["rootfs"], fresh["rootfs"]);
+}
+
 #[test]
 fn only_reachable_stages_are_built() {
     let Some(bench) = Bench::new(&[
