@@ -87,6 +87,9 @@ pub enum OriginError {
         #[source]
         source: DocumentError,
     },
+    /// Nobody is known to have it.
+    #[error("no registry is known to have it")]
+    Unknown,
     /// Content is absent.
     #[error("{0} is not there")]
     Missing(Digest),

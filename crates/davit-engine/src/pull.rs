@@ -14,6 +14,7 @@
 
 mod document;
 mod layer;
+mod restore;
 
 use std::thread;
 

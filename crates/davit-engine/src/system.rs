@@ -5,15 +5,16 @@ mod usage;
 
 use std::path::Path;
 
-use davit_layer::{ReadOptions, read_layer};
+use davit_layer::{Limits, read_table};
 use davit_store::{
-    BuildCache, CheckOptions, CheckReport, GcOptions, GcReport, Partials, StoreError,
+    BuildCache, CheckOptions, CheckReport, GcOptions, GcReport, Lacking, LayerRow, Partials,
+    StoreError,
 };
 
 pub use info::SystemInfo;
 pub use usage::{BuildCacheUsage, ContainerUsage, DiskUsage, ImageUsage, VolumeUsage};
 
-use crate::Engine;
+use crate::{Engine, Progress};
 
 /// How to check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,21 +36,22 @@ pub struct PrunedVolumes {
 }
 
 impl Engine {
-    /// Reads everything in the store again and names what is wrong.
+    /// Reads everything in the store again and names what is wrong. Repair fetches what a registry
+    /// is known to have.
     ///
     /// # Errors
     /// When the check itself cannot be done.
-    pub fn check(&self, mode: CheckMode) -> Result<CheckReport, StoreError> {
-        let rebuild_table = |tar: &Path, table: &Path| rebuild_table(tar, table);
-        let report = self.store().check(&CheckOptions {
+    pub fn check(
+        &self,
+        mode: CheckMode,
+        progress: &dyn Progress,
+    ) -> Result<CheckReport, StoreError> {
+        let restore = |image: &Lacking| self.restore(image, progress).map_err(Into::into);
+        self.store().check(&CheckOptions {
             repair: mode == CheckMode::Repair,
             rebuild_table: Some(&rebuild_table),
-        })?;
-        if mode == CheckMode::Repair {
-            // What lost its last name goes with its content.
-            self.store().collect(&GcOptions::default())?;
-        }
-        Ok(report)
+            restore: Some(&restore),
+        })
     }
 
     /// Removes what was left unfinished, and all build records if asked, and frees what nothing
@@ -106,12 +108,14 @@ fn fifth_of(root: &Path) -> Result<u64, StoreError> {
 }
 
 fn rebuild_table(
+    layer: &LayerRow,
     tar: &Path,
     table: &Path,
 ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
-    let mut source = fs_err::File::open(tar)?;
-    let read = read_layer(&mut source, &mut std::io::sink(), None, &ReadOptions::default())?;
+    let source = fs_err::File::open(tar)?;
+    let facts = davit_layer::LayerFacts { diff_id: layer.diff_id, tar_size: layer.tar_size };
+    let made = read_table(source.file(), facts, &Limits::default())?;
     let mut file = fs_err::File::create(table)?;
-    read.table.write_to(&mut file)?;
-    Ok(read.table.len() as u64)
+    made.write_to(&mut file)?;
+    Ok(made.len() as u64)
 }

@@ -241,7 +241,7 @@ impl Store {
     }
 
     /// Decides about a blob that an earlier boot committed lazily, as for layers.
-    fn settle_blob(&self, digest: &Digest) -> Result<(), StoreError> {
+    pub(crate) fn settle_blob(&self, digest: &Digest) -> Result<(), StoreError> {
         let Some(row) = self.blob(digest)? else { return Ok(()) };
         if row.durable_boot.as_ref().is_none_or(|boot| boot == self.boot_id()) {
             return Ok(());

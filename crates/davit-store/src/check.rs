@@ -1,7 +1,10 @@
 //! `system check`: reads everything again, names what is wrong, and mends what can be mended.
 //!
-//! Repair removes only what was read and found wrong, and what cannot be used without it; content
-//! that can be made from healthy content (trees, tables) is made again.
+//! Repair ([`repair`]) removes only what was read and found wrong. What can be made from healthy
+//! content (tables, trees, a layer of its blob) is made again, what a registry is known to have is
+//! fetched; only a name that still leads nowhere goes.
+
+mod repair;
 
 use std::{io, path::Path};
 
@@ -9,12 +12,11 @@ use davit_image::{Digest, Digester, Reference};
 use fs_err as fs;
 
 use crate::{
-    BlobRecord, LayerRow, Partials, Presence, Store, StoreError, TreeForm, TreeRow, blob,
-    database::{Class, parsed_option},
-    durable,
-    format::random_hex,
+    BlobRecord, BootId, LayerRow, Partials, Presence, Store, StoreError, TreeForm, TreeRow, blob,
     layer,
 };
+
+pub use repair::{Lacking, RebuildTable, Restore};
 
 /// What is wrong with something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,6 +66,8 @@ pub enum Repair {
     Dropped,
     /// The content was made again from healthy content.
     Rebuilt,
+    /// The content was brought here again.
+    Restored,
 }
 
 /// One thing that is wrong.
@@ -79,11 +83,6 @@ pub struct Fault {
     pub repair: Repair,
 }
 
-/// Makes the table of a tar again: reads the first path, writes the second, yields the number of
-/// entries.
-pub type RebuildTable<'a> =
-    &'a (dyn Fn(&Path, &Path) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> + Sync);
-
 /// How to check.
 #[derive(Clone, Copy, Default)]
 pub struct CheckOptions<'a> {
@@ -91,6 +90,8 @@ pub struct CheckOptions<'a> {
     pub repair: bool,
     /// Makes tables again; without it a layer with a damaged table is dropped.
     pub rebuild_table: Option<RebuildTable<'a>>,
+    /// Brings back what images lack; without it they are dropped.
+    pub restore: Option<Restore<'a>>,
 }
 
 impl std::fmt::Debug for CheckOptions<'_> {
@@ -98,6 +99,7 @@ impl std::fmt::Debug for CheckOptions<'_> {
         f.debug_struct("CheckOptions")
             .field("repair", &self.repair)
             .field("rebuild_table", &self.rebuild_table.is_some())
+            .field("restore", &self.restore.is_some())
             .finish()
     }
 }
@@ -115,12 +117,32 @@ pub struct CheckReport {
     pub images: u64,
     /// Bytes digested.
     pub bytes: u64,
-    /// Leftovers of killed processes, which are removed in any case.
+    /// Leftovers of killed processes and of power loss, which are removed in any case.
     pub leftovers: u64,
     /// What is wrong.
     pub faults: Vec<Fault>,
-    /// Names that repair removed with their images; a pull brings them back.
-    pub dropped_names: Vec<Reference>,
+    /// Names that repair removed, since what they name is broken.
+    pub dropped_names: Vec<DroppedName>,
+    /// Images that lacked something and could not be restored.
+    pub unrestored: Vec<Unrestored>,
+}
+
+/// A name that led to something broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DroppedName {
+    /// The name.
+    pub reference: Reference,
+    /// A registry knows the image, so that a pull brings it back.
+    pub in_registry: bool,
+}
+
+/// An image that could not be made whole again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unrestored {
+    /// A name of it, or its ID.
+    pub image: String,
+    /// Why not, with all causes.
+    pub problem: String,
 }
 
 impl CheckReport {
@@ -138,6 +160,7 @@ impl Store {
     /// When the check itself cannot be done.
     pub fn check(&self, options: &CheckOptions<'_>) -> Result<CheckReport, StoreError> {
         let mut report = CheckReport::default();
+        let lease = options.repair.then(|| self.hold_all()).transpose()?;
         let swept = self.sweep_orphans(Partials::Old)?;
         report.leftovers = swept.unfinished + swept.orphans;
         self.check_database(&mut report)?;
@@ -149,7 +172,11 @@ impl Store {
         self.check_layers(options, &mut report)?;
         self.check_trees(options, &mut report)?;
         self.check_volumes(&mut report)?;
+        if options.repair {
+            self.restore(options, &mut report)?;
+        }
         self.check_images(options, &mut report)?;
+        drop(lease);
         Ok(report)
     }
 
@@ -175,6 +202,11 @@ impl Store {
         for record in blob::all(&self.database)? {
             report.blobs += 1;
             report.bytes += record.size;
+            if self.is_of_earlier_boot(record.durable_boot.as_ref()) {
+                self.settle_blob(&record.digest)?;
+                report.leftovers += u64::from(self.blob(&record.digest)?.is_none());
+                continue;
+            }
             let Some(mut fault) = self.verify_blob(&record)? else { continue };
             if self.blob(&record.digest)?.is_none() {
                 continue;
@@ -196,6 +228,11 @@ impl Store {
         for row in layer::all(&self.database)? {
             report.layers += 1;
             report.bytes += row.tar_size;
+            if self.is_of_earlier_boot(row.durable_boot.as_ref()) {
+                self.settle_layer(&row.diff_id)?;
+                report.leftovers += u64::from(self.layer(&row.diff_id)?.is_none());
+                continue;
+            }
             let mut faults = self.verify_layer(&row)?;
             if faults.is_empty() || self.layer(&row.diff_id)?.is_none() {
                 continue;
@@ -209,60 +246,9 @@ impl Store {
         Ok(())
     }
 
-    fn repair_layer(
-        &self,
-        options: &CheckOptions<'_>,
-        row: &LayerRow,
-        faults: &[Fault],
-    ) -> Result<Repair, StoreError> {
-        let only_table = faults
-            .iter()
-            .all(|fault| matches!(fault.kind, FaultKind::TableMissing | FaultKind::TableDamaged));
-        if let (true, Some(rebuild)) = (only_table, options.rebuild_table)
-            && self.rebuild_table(row, rebuild)?
-        {
-            return Ok(Repair::Rebuilt);
-        }
-        self.drop_layers(&[row.diff_id])?;
-        Ok(Repair::Dropped)
-    }
-
-    /// Writes a new table beside the verified tar; `false` when the tar's reader refuses.
-    fn rebuild_table(&self, row: &LayerRow, rebuild: RebuildTable<'_>) -> Result<bool, StoreError> {
-        let tar = self.layout().layer_tar(&row.diff_id);
-        let temp = self.layout().tmp().join(format!("table-{}", random_hex(8)));
-        let entries = match rebuild(&tar, &temp) {
-            Ok(entries) => entries,
-            Err(error) => {
-                tracing::info!(diff_id = %row.diff_id, %error, "its table cannot be made again");
-                crate::sweep::remove_any(&temp)?;
-                return Ok(false);
-            }
-        };
-        let (table_size, table_crc32c) = layer::checksum(&temp)?;
-        rustix::fs::chmod(&temp, rustix::fs::Mode::RUSR)
-            .map_err(|e| StoreError::io("protect", &temp, e))?;
-        durable::sync_file(&temp)?;
-        let target = self.layout().layer_table(&row.diff_id);
-        self.database.write(Class::Full, "record a table", |tx| {
-            fs::rename(&temp, &target).map_err(|e| StoreError::io("rename to", &target, e))?;
-            durable::sync_dir(&self.layout().layer(&row.diff_id))?;
-            tx.execute(
-                "UPDATE layers SET table_size = ?, table_crc32c = ?, entries = ? WHERE diff_id = ?",
-                rusqlite::params![
-                    crate::database::to_sql_size(table_size),
-                    table_crc32c,
-                    crate::database::to_sql_size(entries),
-                    row.diff_id.to_string()
-                ],
-            )
-            .map_err(|e| self.database.error("record a table", e))
-        })?;
-        // Trees were made from the table that is gone.
-        for tree in self.trees()?.iter().filter(|tree| tree.layers.contains(&row.diff_id)) {
-            self.drop_tree(&tree.id)?;
-        }
-        Ok(true)
+    /// Whether content was committed lazily before the machine went down: damage is then no fault.
+    fn is_of_earlier_boot(&self, durable_boot: Option<&BootId>) -> bool {
+        durable_boot.is_some_and(|boot| boot != self.boot_id())
     }
 
     fn check_trees(
@@ -308,60 +294,6 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    /// Looks for names that lead nowhere; after the content, so that what repair dropped shows.
-    fn check_images(
-        &self,
-        options: &CheckOptions<'_>,
-        report: &mut CheckReport,
-    ) -> Result<(), StoreError> {
-        let broken = self.broken_targets()?;
-        report.images = self.images()?.len() as u64;
-        for target in broken {
-            let mut fault = Fault::new(target.kind, target.name(), target.detail);
-            if options.repair && target.kind != FaultKind::ContainerLayerMissing {
-                self.drop_target(&target.digest)?;
-                report.dropped_names.extend(target.reference);
-                fault.repair = Repair::Dropped;
-            }
-            report.faults.push(fault);
-        }
-        Ok(())
-    }
-
-    fn drop_target(&self, digest: &str) -> Result<(), StoreError> {
-        let sql = |e| self.database.error("drop an image", e);
-        self.database.write(Class::Full, "drop an image", |tx| {
-            tx.execute("DELETE FROM tags WHERE digest = ?", [digest]).map_err(sql)?;
-            tx.execute("DELETE FROM untagged WHERE digest = ?", [digest]).map_err(sql)?;
-            tx.execute("DELETE FROM repo_digests WHERE digest = ?", [digest]).map_err(sql)?;
-            Ok(())
-        })
-    }
-
-    fn broken_targets(&self) -> Result<Vec<Broken>, StoreError> {
-        let sql = |e| self.database.error("check the images", e);
-        self.database.snapshot("check the images", |c| {
-            let mut statement = c.prepare(BROKEN).map_err(sql)?;
-            let rows = statement
-                .query_map([], |row| {
-                    let kind = match row.get_ref(0)?.as_str()? {
-                        "manifest" => FaultKind::ManifestMissing,
-                        "config" => FaultKind::ConfigMissing,
-                        "layer" => FaultKind::ImageLayerMissing,
-                        _ => FaultKind::ContainerLayerMissing,
-                    };
-                    Ok(Broken {
-                        kind,
-                        digest: row.get(1)?,
-                        reference: parsed_option(row, 2)?,
-                        detail: format!("{} is not there", row.get_ref(3)?.as_str()?),
-                    })
-                })
-                .map_err(sql)?;
-            rows.collect::<Result<_, _>>().map_err(sql)
-        })
     }
 
     /// Reads a layer again; an empty list means that all is well.
@@ -411,34 +343,6 @@ impl Store {
             };
             Fault::new(kind, record.digest.to_string(), detail)
         }))
-    }
-}
-
-const BROKEN: &str = "
-WITH names(digest, reference, image_id) AS (
-    SELECT digest, reference, image_id FROM tags
-    UNION ALL SELECT digest, NULL, image_id FROM untagged
-    UNION ALL SELECT digest, NULL, image_id FROM repo_digests
-)
-SELECT 'manifest', digest, reference, digest FROM names WHERE digest NOT IN (SELECT digest FROM blobs)
-UNION SELECT 'config', digest, reference, image_id FROM names WHERE image_id IS NOT NULL
-    AND (image_id NOT IN (SELECT digest FROM blobs) OR image_id NOT IN (SELECT id FROM images))
-UNION SELECT 'layer', digest, reference, diff_id FROM names JOIN image_layers USING (image_id)
-    WHERE diff_id NOT IN (SELECT diff_id FROM layers)
-UNION SELECT 'container', c.id, NULL, il.diff_id FROM containers c JOIN image_layers il
-    ON il.image_id = c.image_id WHERE il.diff_id NOT IN (SELECT diff_id FROM layers)
-ORDER BY 2, 1, 4";
-
-struct Broken {
-    kind: FaultKind,
-    digest: String,
-    reference: Option<Reference>,
-    detail: String,
-}
-
-impl Broken {
-    fn name(&self) -> String {
-        self.reference.as_ref().map_or_else(|| self.digest.clone(), Reference::familiar)
     }
 }
 

@@ -462,6 +462,24 @@ impl ImageEdit<'_> {
     }
 }
 
+/// One image with its names.
+pub(crate) fn row_of_image(c: &Connection, id: &ImageId) -> rusqlite::Result<Option<ImageRow>> {
+    rows_of_images(c, Some(id)).map(|mut rows| rows.pop())
+}
+
+/// Under which digests registries know an image, with what each names.
+pub(crate) fn repo_targets(
+    c: &Connection,
+    id: &ImageId,
+) -> rusqlite::Result<Vec<(Reference, Target)>> {
+    c.prepare_cached(
+        "SELECT digest, media_type, size, image_id, repository || '@' || digest
+         FROM repo_digests WHERE image_id = ? ORDER BY 5",
+    )?
+    .query_map([id.to_string()], |row| Ok((parsed(row, 4)?, target_of_row(row)?)))?
+    .collect()
+}
+
 /// Key of a tag's row: the full name without a digest.
 fn tag_key(reference: &Reference) -> String {
     let tag = reference.tag().cloned().unwrap_or_else(davit_image::Tag::latest);

@@ -53,7 +53,10 @@ mod volume;
 pub use blob::{BlobBegin, BlobIngest, BlobRecord, BlobWait};
 pub use boot::BootId;
 pub use build::{BuildRecord, NewBuildRecord};
-pub use check::{CheckOptions, CheckReport, Fault, FaultKind, RebuildTable, Repair};
+pub use check::{
+    CheckOptions, CheckReport, DroppedName, Fault, FaultKind, Lacking, RebuildTable, Repair,
+    Restore, Unrestored,
+};
 pub use container::{
     AddressClaim, ClaimError, Claimed, ContainerFilter, ContainerRow, ContainerUpdate,
     NewContainer, PortClaim, PortProtocol,

@@ -1,7 +1,8 @@
 //! `check` names each fault, and repair mends it without touching what is healthy.
 
 use davit_store::{
-    CheckOptions, CheckReport, Durability, FaultKind, NewTree, NewVolume, Repair, Store, TreeForm,
+    CheckOptions, CheckReport, Durability, FaultKind, LayerRow, NewTree, NewVolume, Repair, Store,
+    TreeForm,
 };
 use davit_test::TempDir;
 
@@ -10,7 +11,7 @@ use crate::{
     images::container,
 };
 
-const REPAIR: CheckOptions<'_> = CheckOptions { repair: true, rebuild_table: None };
+const REPAIR: CheckOptions<'_> = CheckOptions { repair: true, rebuild_table: None, restore: None };
 
 struct Case {
     name: &'static str,
@@ -169,7 +170,8 @@ fn repair_tells_which_names_went() {
     let store = prepare(&temp);
     overwrite(&tar(&store), b"onf");
     let report = store.check(&REPAIR).unwrap();
-    let names: Vec<_> = report.dropped_names.iter().map(ToString::to_string).collect();
+    let names: Vec<_> =
+        report.dropped_names.iter().map(|name| name.reference.to_string()).collect();
     assert_eq!(names, ["docker.io/library/harmed:1"]);
 }
 
@@ -178,12 +180,12 @@ fn a_table_is_made_again_from_its_tar() {
     let temp = TempDir::new();
     let store = prepare(&temp);
     overwrite(&table(&store), b"nonsense");
-    let rebuild = |tar: &std::path::Path, table: &std::path::Path| {
+    let rebuild = |_: &LayerRow, tar: &std::path::Path, table: &std::path::Path| {
         let content = fs_err::read(tar)?;
         fs_err::write(table, [b"table of ", content.as_slice()].concat())?;
         Ok(1)
     };
-    let options = CheckOptions { repair: true, rebuild_table: Some(&rebuild) };
+    let options = CheckOptions { repair: true, rebuild_table: Some(&rebuild), restore: None };
     let report = store.check(&options).unwrap();
     assert_eq!(report.faults[0].repair, Repair::Rebuilt);
     assert_eq!(store.check(&CheckOptions::default()).unwrap().faults, []);
@@ -195,8 +197,8 @@ fn a_table_that_cannot_be_made_again_costs_its_layer() {
     let temp = TempDir::new();
     let store = prepare(&temp);
     overwrite(&table(&store), b"nonsense");
-    let rebuild = |_: &std::path::Path, _: &std::path::Path| Err("no tar".into());
-    let options = CheckOptions { repair: true, rebuild_table: Some(&rebuild) };
+    let rebuild = |_: &LayerRow, _: &std::path::Path, _: &std::path::Path| Err("no tar".into());
+    let options = CheckOptions { repair: true, rebuild_table: Some(&rebuild), restore: None };
     let report = store.check(&options).unwrap();
     assert_eq!(report.faults[0].repair, Repair::Dropped);
     assert!(store.find_image("harmed:1").is_err());

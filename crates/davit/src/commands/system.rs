@@ -9,7 +9,9 @@ use crate::{
     error::CliError,
     filter::has_labels,
     format::{List, ListFormat},
-    printer, units,
+    printer,
+    progress::ProgressMode,
+    units,
 };
 
 /// Verbs of `davit system`.
@@ -29,9 +31,12 @@ pub(crate) enum SystemCommand {
 /// Arguments of `davit system check`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CheckArgs {
-    /// Mend what can be mended, drop what cannot
+    /// Mend what is broken, or fetch it again; drop what nobody has
     #[arg(long)]
     repair: bool,
+    /// How progress is shown
+    #[arg(long, value_enum, default_value_t, conflicts_with = "json")]
+    progress: ProgressMode,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -97,6 +102,14 @@ struct RawReport<'a> {
     leftovers: u64,
     faults: Vec<RawFault<'a>>,
     dropped_names: Vec<String>,
+    unrestored: Vec<RawUnrestored<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawUnrestored<'a> {
+    image: &'a str,
+    problem: &'a str,
 }
 
 /// Runs `davit system check`: exit code 0 when nothing is wrong any more, else 1.
@@ -106,7 +119,9 @@ struct RawReport<'a> {
 fn check(args: &CheckArgs, context: &Context) -> Result<u8, CliError> {
     let engine = context.engine()?;
     let mode = if args.repair { CheckMode::Repair } else { CheckMode::Report };
-    let report = engine.check(mode)?;
+    let progress = context.progress(if args.json { ProgressMode::Quiet } else { args.progress });
+    let report = engine.check(mode, &*progress)?;
+    drop(progress);
     if args.json {
         printer::line(&crate::format::to_json(&raw_report(&report), true)?)?;
     } else {
@@ -133,7 +148,12 @@ fn raw_report(report: &CheckReport) -> RawReport<'_> {
         bytes: report.bytes,
         leftovers: report.leftovers,
         faults: faults.collect(),
-        dropped_names: report.dropped_names.iter().map(ToString::to_string).collect(),
+        dropped_names: report.dropped_names.iter().map(|name| name.reference.to_string()).collect(),
+        unrestored: report
+            .unrestored
+            .iter()
+            .map(|one| RawUnrestored { image: &one.image, problem: &one.problem })
+            .collect(),
     }
 }
 
@@ -143,12 +163,21 @@ fn print_report(report: &CheckReport) -> Result<(), CliError> {
             Repair::Nothing => "",
             Repair::Dropped => " [dropped]",
             Repair::Rebuilt => " [made again]",
+            Repair::Restored => " [restored]",
         };
         printer::line(&format!("{:?} {}: {}{repair}", fault.kind, fault.subject, fault.detail))?;
     }
-    for name in &report.dropped_names {
-        printer::line(&format!("Untagged: {}", name.familiar()))?;
-        printer::note(&format!("hint: davit pull {}", name.familiar()));
+    for image in &report.unrestored {
+        printer::note(&format!("warning: {} is not whole: {}", image.image, image.problem));
+    }
+    for dropped in &report.dropped_names {
+        let name = dropped.reference.familiar();
+        printer::line(&format!("Untagged: {name}"))?;
+        printer::note(&if dropped.in_registry {
+            format!("hint: davit pull {name}")
+        } else {
+            format!("hint: build or load {name} again")
+        });
     }
     printer::line(&format!(
         "Checked {} images, {} layers, {} blobs, {} trees ({}): {}",

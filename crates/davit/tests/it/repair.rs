@@ -1,0 +1,302 @@
+//! `system check --repair`: what a registry has comes back, what can be made again is made again,
+//! and nothing healthy goes.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use std::path::{Path, PathBuf};
+
+use davit_engine::image::{Digest, Platform};
+use davit_test::{Content, Davit, HttpServer, Outcome, TestImage, need_root, tar_of};
+
+use crate::davit;
+
+/// Where something lies, by the image that is harmed.
+type Find = fn(&Davit, &Harmed) -> Vec<PathBuf>;
+
+struct Harmed {
+    image: TestImage,
+    tars: [Vec<u8>; 2],
+}
+
+struct Case {
+    name: &'static str,
+    files: Find,
+    harm: fn(&Path),
+    /// What the only registry is asked for when it is there.
+    asked: fn(&Harmed) -> Vec<Digest>,
+    /// Whether the image stays when no registry is there.
+    stays: bool,
+}
+
+fn blob(davit: &Davit, digest: &Digest) -> PathBuf {
+    davit.root().join("blobs/sha256").join(digest.hex())
+}
+
+fn layer(davit: &Davit, tar: &[u8]) -> PathBuf {
+    davit.root().join("layers/sha256").join(Digest::of(tar).hex())
+}
+
+/// Same length, other bytes.
+fn flip(path: &Path) {
+    let mut bytes = fs_err::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs_err::write(path, bytes).unwrap();
+}
+
+fn cut(path: &Path) {
+    let file = fs_err::OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(path.metadata().unwrap().len() / 2).unwrap();
+}
+
+fn remove(path: &Path) {
+    fs_err::remove_file(path).unwrap();
+}
+
+fn remove_layer(path: &Path) {
+    fs_err::remove_dir_all(path).unwrap();
+}
+
+const CASES: &[Case] = &[
+    Case {
+        name: "a damaged compressed layer",
+        files: |davit, harmed| vec![blob(davit, &harmed.image.layers[0].digest)],
+        harm: flip,
+        asked: |harmed| vec![harmed.image.layers[0].digest],
+        stays: true,
+    },
+    Case {
+        name: "a damaged layer",
+        files: |davit, harmed| vec![layer(davit, &harmed.tars[0]).join("tar")],
+        harm: flip,
+        asked: |_| Vec::new(),
+        stays: true,
+    },
+    Case {
+        name: "no layer at all",
+        files: |davit, harmed| vec![layer(davit, &harmed.tars[0])],
+        harm: remove_layer,
+        asked: |_| Vec::new(),
+        stays: true,
+    },
+    Case {
+        name: "a cut layer in both forms",
+        files: |davit, harmed| {
+            let blob = blob(davit, &harmed.image.layers[0].digest);
+            vec![layer(davit, &harmed.tars[0]).join("tar"), blob]
+        },
+        harm: cut,
+        asked: |harmed| vec![harmed.image.layers[0].digest],
+        stays: false,
+    },
+    Case {
+        name: "a damaged table",
+        files: |davit, harmed| vec![layer(davit, &harmed.tars[0]).join("table")],
+        harm: flip,
+        asked: |_| Vec::new(),
+        stays: true,
+    },
+    Case {
+        name: "no tree",
+        files: |davit, _| {
+            let trees = fs_err::read_dir(davit.root().join("trees")).unwrap();
+            trees.map(|tree| tree.unwrap().path()).collect()
+        },
+        harm: remove,
+        asked: |_| Vec::new(),
+        stays: true,
+    },
+    Case {
+        name: "a damaged config",
+        files: |davit, harmed| vec![blob(davit, &harmed.image.id)],
+        harm: flip,
+        asked: |harmed| vec![harmed.image.id],
+        stays: false,
+    },
+    Case {
+        name: "no manifest",
+        files: |davit, harmed| vec![blob(davit, &harmed.image.manifest.digest)],
+        harm: remove,
+        asked: |harmed| vec![harmed.image.manifest.digest],
+        stays: false,
+    },
+];
+
+/// A registry with a harmed and a healthy image, which share a layer; both are pulled.
+fn prepare(davit: &Davit) -> (HttpServer, Harmed) {
+    let tars = [tar_of(&[("one", b"one")]), tar_of(&[("shared", b"shared")])];
+    let other = tar_of(&[("two", b"two")]);
+    let mut content = Content::default();
+    let image = content.add_image("harmed", &Platform::host(), &tars);
+    content.add_image("healthy", &Platform::host(), &[tars[1].clone(), other]);
+    let server = HttpServer::start(move |request| content.serve(request));
+    for tag in ["harmed", "healthy"] {
+        davit.ok(["pull", "-q", &format!("{}/x:{tag}", server.host())]);
+    }
+    (server, Harmed { image, tars })
+}
+
+fn harm(davit: &Davit, harmed: &Harmed, case: &Case) {
+    let files = (case.files)(davit, harmed);
+    assert!(!files.is_empty(), "{}", case.name);
+    files.iter().for_each(|file| (case.harm)(file));
+    let found = davit.run(["system", "check"]);
+    assert_eq!(found.code, 1, "{}: {}", case.name, found.stdout);
+    assert!(found.stderr.contains("hint: davit system check --repair"), "{}", found.stderr);
+}
+
+fn repair(davit: &Davit, case: &Case) -> Outcome {
+    let before = contents(davit);
+    let outcome = davit.run(["system", "check", "--repair"]);
+    let told = format!("{}: {}{}", case.name, outcome.stdout, outcome.stderr);
+    assert_eq!(outcome.code, 0, "{told}");
+    assert!(outcome.stdout.contains("all mended"), "{told}");
+    let after = contents(davit);
+    let lost: Vec<_> = before.iter().filter(|path| !after.contains(*path)).collect();
+    assert!(lost.len() <= 2, "{told}: {lost:?} went");
+    let check = davit.run(["system", "check"]);
+    assert_eq!(check.code, 0, "{told}{}", check.stdout);
+    outcome
+}
+
+/// Blobs and layers that are there.
+fn contents(davit: &Davit) -> Vec<PathBuf> {
+    let folders = ["blobs/sha256", "layers/sha256"].map(|folder| davit.root().join(folder));
+    let entries = folders.into_iter().flat_map(|folder| fs_err::read_dir(folder).unwrap());
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+fn has(davit: &Davit, name: &str) -> bool {
+    davit.run(["inspect", "--type", "image", name]).code == 0
+}
+
+#[test]
+fn a_registry_gives_back_what_is_broken() {
+    if !need_root() {
+        return;
+    }
+    for case in CASES {
+        let davit = davit();
+        let (server, harmed) = prepare(&davit);
+        let before = contents(&davit);
+        harm(&davit, &harmed, case);
+        let asked = server.requests().len();
+        let outcome = repair(&davit, case);
+        let told = format!("{}: {}{}", case.name, outcome.stdout, outcome.stderr);
+        let requests = server.requests().split_off(asked);
+        let mut got: Vec<String> = requests
+            .iter()
+            .filter(|request| request.method == "GET" && request.path.contains("sha256:"))
+            .map(|request| request.path.rsplit('/').next().unwrap().to_owned())
+            .collect();
+        got.sort();
+        let expected: Vec<String> = (case.asked)(&harmed).iter().map(ToString::to_string).collect();
+        assert_eq!(got, expected, "{told}");
+        assert!(has(&davit, &format!("{}/x:harmed", server.host())), "{told}");
+        assert!(!outcome.stdout.contains("Untagged"), "{told}");
+        for path in &before {
+            assert!(path.exists(), "{told}: {} did not come back", path.display());
+        }
+        // All of it: a registry of its own gets the same bytes.
+        let folder = davit.dir().join("copy");
+        let name = format!("{}/x:harmed", server.host());
+        davit.ok(["copy", &name, &format!("oci:{}", folder.display())]);
+    }
+}
+
+#[test]
+fn without_a_registry_only_what_is_broken_goes() {
+    if !need_root() {
+        return;
+    }
+    for case in CASES {
+        let davit = davit();
+        let (server, harmed) = prepare(&davit);
+        harm(&davit, &harmed, case);
+        let host = server.host();
+        drop(server);
+        let outcome = repair(&davit, case);
+        let told = format!("{}: {}{}", case.name, outcome.stdout, outcome.stderr);
+        let name = format!("{host}/x:harmed");
+        assert_eq!(has(&davit, &name), case.stays, "{told}");
+        assert!(has(&davit, &format!("{host}/x:healthy")), "{told}");
+        if !case.stays {
+            assert!(outcome.stdout.contains(&format!("Untagged: {name}\n")), "{told}");
+            assert!(outcome.stderr.contains(&format!("hint: davit pull {name}\n")), "{told}");
+        }
+        let needed_registry = !(case.asked)(&harmed).is_empty();
+        let warned = outcome.stderr.contains(&format!("warning: {name} is not whole: "));
+        assert_eq!(warned, needed_registry, "{told}");
+    }
+}
+
+/// What a killed repair had dropped is fetched by the next.
+#[test]
+fn an_interrupted_repair_goes_on() {
+    if !need_root() {
+        return;
+    }
+    let davit = davit();
+    let (server, harmed) = prepare(&davit);
+    for file in [layer(&davit, &harmed.tars[0]), blob(&davit, &harmed.image.layers[0].digest)] {
+        if file.is_dir() { fs_err::remove_dir_all(&file) } else { fs_err::remove_file(&file) }
+            .unwrap();
+    }
+    let database = davit.root().join("davit.db");
+    let connection = rusqlite::Connection::open(&database).unwrap();
+    let diff_id = Digest::of(&harmed.tars[0]).to_string();
+    connection.execute("DELETE FROM layers WHERE diff_id = ?", [diff_id]).unwrap();
+    let digest = harmed.image.layers[0].digest.to_string();
+    connection.execute("DELETE FROM blobs WHERE digest = ?", [digest]).unwrap();
+    drop(connection);
+    let found = davit.run(["system", "check"]);
+    assert!(found.stdout.contains("ImageLayerMissing"), "{}", found.stdout);
+    let repaired = davit.ok(["system", "check", "--repair"]);
+    assert!(repaired.contains("ImageLayerMissing"), "{repaired}");
+    assert!(repaired.contains("[restored]"), "{repaired}");
+    davit.ok(["system", "check"]);
+    assert!(has(&davit, &format!("{}/x:harmed", server.host())));
+}
+
+/// An image that was built here has no source but the build.
+#[test]
+fn what_nobody_has_is_dropped_with_a_hint() {
+    if !need_root() {
+        return;
+    }
+    let davit = davit();
+    let tar = tar_of(&[("own", b"own")]);
+    let path = davit.dir().join("own.tar");
+    fs_err::write(&path, &tar).unwrap();
+    davit.ok(["import", path.to_str().unwrap(), "own:1"]);
+    flip(&layer(&davit, &tar).join("tar"));
+    let outcome = davit.run(["system", "check", "--repair"]);
+    assert_eq!(outcome.code, 0, "{}{}", outcome.stdout, outcome.stderr);
+    assert!(outcome.stdout.contains("Untagged: own:1\n"), "{}", outcome.stdout);
+    assert!(outcome.stderr.contains("no registry is known to have it"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("hint: build or load own:1 again"), "{}", outcome.stderr);
+    davit.ok(["system", "check"]);
+    davit.ok(["import", path.to_str().unwrap(), "own:1"]);
+}
+
+/// A pushed build comes back from where it was pushed.
+#[test]
+fn a_pushed_image_comes_back() {
+    if !need_root() {
+        return;
+    }
+    let Some(registry) = davit_test::Registry::start(davit_test::Access::Open) else { return };
+    let davit = davit();
+    let tar = tar_of(&[("own", b"own")]);
+    let path = davit.dir().join("own.tar");
+    fs_err::write(&path, &tar).unwrap();
+    let name = format!("{}/own:1", registry.host());
+    davit.ok(["import", path.to_str().unwrap(), &name]);
+    davit.ok(["push", "-q", &name]);
+    flip(&layer(&davit, &tar).join("tar"));
+    let outcome = davit.run(["system", "check", "--repair"]);
+    assert_eq!(outcome.code, 0, "{}{}", outcome.stdout, outcome.stderr);
+    assert!(outcome.stdout.contains("[restored]"), "{}{}", outcome.stdout, outcome.stderr);
+    assert!(has(&davit, &name), "{}{}", outcome.stdout, outcome.stderr);
+    davit.ok(["system", "check"]);
+}
