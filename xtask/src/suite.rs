@@ -20,6 +20,9 @@ pub(crate) struct TestArgs {
     package: Vec<String>,
     /// Only tests whose name holds this text
     filter: Option<String>,
+    /// Kill davit so many times at random instants; the suite's own number is 200
+    #[arg(long, value_name = "N")]
+    kills: Option<u32>,
     /// Do not install Debian packages
     #[arg(long)]
     offline: bool,
@@ -96,7 +99,7 @@ fn report(mut counts: Counts, skipped: &str) -> Result<()> {
 /// Builds the tests of some packages; returns their binaries, and the programs that they run.
 pub(crate) fn binaries(packages: &[&str]) -> Result<Vec<PathBuf>> {
     let package = packages.iter().map(|name| (*name).to_owned()).collect();
-    let tests = build(&TestArgs { package, filter: None, offline: true })?;
+    let tests = build(&TestArgs { package, filter: None, kills: None, offline: true })?;
     let mut paths: Vec<PathBuf> = tests.into_iter().map(|test| test.path).collect();
     let programs: Vec<PathBuf> = paths
         .iter()
@@ -144,6 +147,7 @@ fn run_one(binary: &TestBinary, args: &TestArgs, skips: &Path) -> Result<Counts>
         .current_dir(&binary.folder)
         .env("CARGO_MANIFEST_DIR", &binary.folder)
         .env(davit_test::SKIPS_ENV, skips)
+        .envs(args.kills.map(|kills| (davit_test::KILLS_ENV, kills.to_string())))
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     set_images(&mut command);

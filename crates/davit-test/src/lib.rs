@@ -33,6 +33,14 @@ pub const SKIPS_ENV: &str = "DAVIT_TEST_SKIPS";
 pub const IMAGES_ENV: &str = "DAVIT_TEST_IMAGES";
 /// Names the environment variable with the folder that keeps peers and corpora between runs.
 pub const CACHE_ENV: &str = "DAVIT_TEST_CACHE";
+/// Names the environment variable with the number of kills of a longer run.
+pub const KILLS_ENV: &str = "DAVIT_TEST_KILLS";
+
+/// How often to kill a real process at random instants: `usual`, or what a longer run asks for.
+#[must_use]
+pub fn kills(usual: usize) -> usize {
+    std::env::var(KILLS_ENV).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
 
 /// Records that the running test cannot run here; the caller returns right after.
 ///

@@ -72,19 +72,101 @@ mod tests {
         Database { connection: std::sync::Mutex::new(session), path: path.to_path_buf() }
     }
 
+    /// What each version wrote, as it was recorded when that version was current.
+    const RECORDED: &[&str] = &["", include_str!("recorded/version_1.sql")];
+
+    /// Steps that a later davit may add.
+    const LATER: &[&str] = &[
+        "ALTER TABLE images ADD COLUMN rating INTEGER NOT NULL DEFAULT 5",
+        "CREATE TABLE likes (image_id TEXT PRIMARY KEY) STRICT; INSERT INTO likes SELECT id FROM images",
+    ];
+
+    fn recorded(version: usize, path: &std::path::Path) {
+        let database = empty(path);
+        let connection = database.lock();
+        connection.connection.execute_batch("PRAGMA journal_mode=WAL").unwrap();
+        connection.connection.execute_batch(RECORDED[version]).unwrap();
+    }
+
+    fn number(database: &Database, query: &str) -> i64 {
+        database.read("read", |c| Ok(c.query_row(query, [], |row| row.get(0)).unwrap())).unwrap()
+    }
+
     #[test]
-    fn every_earlier_version_leads_to_the_same_schema() {
+    fn every_recorded_version_leads_to_the_same_schema() {
+        assert_eq!(RECORDED.len(), STEPS.len() + 1, "record what the new version writes");
         let temp = davit_test::TempDir::new();
         let direct = Database::open(&temp.join("direct.db")).unwrap();
-        for old in 0..STEPS.len() {
+        for old in 0..RECORDED.len() {
             let path = temp.join(format!("from{old}.db"));
-            let database = empty(&path);
-            run_until(&database, &STEPS[..old]).unwrap();
-            drop(database);
+            recorded(old, &path);
+            assert_eq!(version(&empty(&path)).unwrap(), old);
             let database = Database::open(&path).unwrap();
-            assert_eq!(schema(&database), schema(&direct), "from version {old}");
+            assert_eq!(schema(&database), schema(&direct), "a released step was edited");
             assert_eq!(version(&database).unwrap(), STEPS.len());
         }
+    }
+
+    /// The store itself reads what an older davit wrote.
+    #[test]
+    fn a_recorded_store_is_read() {
+        for old in 1..RECORDED.len() {
+            let temp = davit_test::TempDir::new();
+            let options = || crate::StoreOptions::new(temp.join("root"), temp.join("run"));
+            drop(crate::Store::open(options()).unwrap());
+            for name in ["davit.db", "davit.db-wal", "davit.db-shm"] {
+                let path = temp.join("root").join(name);
+                if path.exists() {
+                    fs_err::remove_file(path).unwrap();
+                }
+            }
+            recorded(old, &temp.join("root/davit.db"));
+            let store = crate::Store::open(options()).unwrap();
+            let images = store.images().unwrap();
+            assert_eq!(images.len(), 1);
+            assert_eq!(images[0].targets[0].1[0].to_string(), "docker.io/library/old:1");
+            assert_eq!(images[0].repo_digests.len(), 1);
+            assert_eq!(images[0].size, 2048);
+            assert_eq!(store.volumes().unwrap().len(), 1);
+        }
+    }
+
+    #[test]
+    fn steps_are_taken_one_after_the_other() {
+        let temp = davit_test::TempDir::new();
+        let steps = [STEPS, LATER].concat();
+        let path = temp.join("davit.db");
+        recorded(1, &path);
+        let database = empty(&path);
+        assert!(run_until(&database, &steps[..STEPS.len() + 1]).unwrap());
+        assert_eq!(version(&database).unwrap(), STEPS.len() + 1);
+        assert_eq!(number(&database, "SELECT rating FROM images"), 5);
+        assert!(run_until(&database, &steps).unwrap());
+        assert_eq!(number(&database, "SELECT count(*) FROM likes"), 1);
+        assert!(!run_until(&database, &steps).unwrap(), "a step is taken once");
+        // All at once leads to the same.
+        let path = temp.join("at-once.db");
+        recorded(1, &path);
+        let at_once = empty(&path);
+        assert!(run_until(&at_once, &steps).unwrap());
+        assert_eq!(schema(&at_once), schema(&database));
+        // This davit leaves the newer schema alone, and works with it.
+        assert!(!run(&database).unwrap());
+        assert_eq!(number(&database, "SELECT count(*) FROM tags"), 1);
+    }
+
+    #[test]
+    fn a_step_that_fails_takes_the_others_with_it() {
+        let temp = davit_test::TempDir::new();
+        let path = temp.join("davit.db");
+        recorded(1, &path);
+        let database = empty(&path);
+        let before = schema(&database);
+        let steps = [STEPS, LATER, &["CREATE TABLE tags (x)"]].concat();
+        run_until(&database, &steps).unwrap_err();
+        assert_eq!(version(&database).unwrap(), 1);
+        assert_eq!(schema(&database), before);
+        assert!(run_until(&database, &steps[..STEPS.len() + LATER.len()]).unwrap());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -14,7 +14,7 @@ use davit_test::{Content, Davit, HttpServer, need_root, need_tool, noise, tar_of
 
 use crate::davit;
 
-/// Over all verbs; `DAVIT_TEST_KILLS` makes a longer run.
+/// Over all verbs; `cargo xtask test --kills N` makes a longer run.
 const KILLS: usize = 200;
 const IMAGES: usize = 4;
 
@@ -146,10 +146,6 @@ fn run_and_kill(davit: &Davit, arguments: &[String], delay: Duration) -> (bool, 
     (status.success(), done.is_none())
 }
 
-fn kills() -> usize {
-    std::env::var("DAVIT_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS)
-}
-
 #[test]
 fn killed_at_random_instants() {
     if !need_root() {
@@ -169,12 +165,12 @@ fn killed_at_random_instants() {
         usual.insert(verb, start.elapsed());
     }
     let mut done = names(&davit);
-    let (mut killed, mut tries) = (0, 0);
-    while killed < kills() {
+    let (mut killed, mut tries, kills) = (0, 0, davit_test::kills(KILLS));
+    while killed < kills {
         let verb = verbs[tries % verbs.len()];
         let number = usize::try_from(random.below(IMAGES as u64)).unwrap();
         tries += 1;
-        assert!(tries < 20 * kills(), "commands end before they are killed: {usual:?}");
+        assert!(tries < 20 * kills, "commands end before they are killed: {usual:?}");
         let (name, arguments) = source.arguments(verb, number);
         let span = u64::try_from(usual[&verb].as_micros()).unwrap();
         let delay = Duration::from_micros(random.below(span));
@@ -195,10 +191,8 @@ fn killed_at_random_instants() {
         } else if succeeded && verb != Verb::Prune {
             assert!(now.contains_key(&name), "{told}: it is not there");
         }
-        if tries % 10 == 0 {
-            let check = davit.run(["system", "check"]);
-            assert_eq!(check.code, 0, "{told}: {}", check.stdout);
-        }
+        let check = davit.run(["system", "check"]);
+        assert_eq!(check.code, 0, "{told}: {}", check.stdout);
         done = now;
     }
     for number in 0..IMAGES {
@@ -293,55 +287,107 @@ fn a_full_disk_costs_nothing() {
     }
 }
 
+/// What power loss does to a file whose data was never synced.
+type Loss = (&'static str, fn(&Path));
+
+const LOSSES: [Loss; 4] = [
+    ("half of it", |path| {
+        let length = path.metadata().unwrap().len();
+        open_for_loss(path).set_len(length / 2).unwrap();
+    }),
+    ("all of it", |path| open_for_loss(path).set_len(0).unwrap()),
+    ("zeros", |path| {
+        let length = path.metadata().unwrap().len();
+        open_for_loss(path).set_len(0).unwrap();
+        open_for_loss(path).set_len(length).unwrap();
+    }),
+    ("its name", |path| fs_err::remove_file(path).unwrap()),
+];
+
+fn open_for_loss(path: &Path) -> fs_err::File {
+    fs_err::OpenOptions::new().write(true).open(path).unwrap()
+}
+
 /// The machine restarts (another boot id) after a build was killed; what it had not synced is cut.
 #[test]
 fn power_loss_costs_only_what_was_not_reported() {
     if !need_root() {
         return;
     }
-    let davit = davit();
-    if !verbs(&davit).contains(&Verb::Build) {
-        return;
-    }
-    let source = Source::new(&davit);
-    let (kept, arguments) = source.arguments(Verb::Load, 0);
-    davit.ok(&arguments);
-    let (built, arguments) = source.arguments(Verb::Build, 0);
-    davit.ok(&arguments);
-    let durable: Vec<PathBuf> = layers(&davit);
-    // A build that never reports done leaves lazily committed layers.
-    let mut random = Random(u64::from(std::process::id()));
-    for number in 1..IMAGES {
-        for _ in 0..4 {
-            let (_, arguments) = source.arguments(Verb::Build, number);
-            run_and_kill(&davit, &arguments, Duration::from_millis(random.below(60)));
+    for (position, (loss, cut)) in LOSSES.iter().enumerate() {
+        let davit = davit();
+        let source = Source::new(&davit);
+        let (kept, arguments) = source.arguments(Verb::Load, 0);
+        davit.ok(&arguments);
+        let (built, arguments) = source.arguments(Verb::Build, 0);
+        davit.ok(&arguments);
+        let reported = names(&davit);
+        let unsynced = kill_between_steps(&davit, &source);
+        unsynced.iter().for_each(|path| cut(path));
+        fs_err::write(davit.dir().join("boot"), "11111111-2222-3333-4444-555555555555\n").unwrap();
+        let again = source.contexts[1].display();
+        // Whichever command is the first to see the loss takes it for what it is.
+        let first = ["$1 system check", "$1 images", "$1 system prune -f", "true"][position];
+        let script = format!(
+            "mount --bind $0/boot /proc/sys/kernel/random/boot_id
+             {first} >&2
+             $1 images --format '{{{{.Repository}}}}:{{{{.Tag}}}}'
+             $1 build -q -t again:1 {again} >/dev/null
+             $1 system check >&2"
+        );
+        let outcome = in_namespace(&davit, &script);
+        assert_eq!(outcome.code, 0, "{loss}: {}{}", outcome.stdout, outcome.stderr);
+        for name in [&kept, &built] {
+            assert!(reported.contains_key(name), "{name}");
+            assert!(outcome.stdout.lines().any(|line| line == name), "{loss}: {}", outcome.stdout);
         }
     }
-    let before = names(&davit);
-    for (position, layer) in layers(&davit).iter().filter(|l| !durable.contains(l)).enumerate() {
-        // Only layers that no reported image names may suffer: a finished build is durable.
-        if before.len() > 2 {
-            break;
+}
+
+/// Kills builds until one had committed a step and not yet reported: yields the files of such
+/// steps, which are not synced.
+fn kill_between_steps(davit: &Davit, source: &Source) -> Vec<PathBuf> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    for attempt in 0.. {
+        let number = 1 + attempt % (IMAGES - 1);
+        let (name, arguments) = source.arguments(Verb::Build, number);
+        let before = layers(davit).len();
+        let mut build =
+            davit.command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while layers(davit).len() == before && build.try_wait().unwrap().is_none() {
+            std::hint::spin_loop();
         }
-        let tar = layer.join("tar");
-        let length = tar.metadata().unwrap().len();
-        let file = fs_err::OpenOptions::new().write(true).open(&tar).unwrap();
-        if position % 2 == 0 { file.set_len(length / 2) } else { file.set_len(0) }.unwrap();
+        build.kill().unwrap();
+        build.wait().unwrap();
+        let unsynced = unsynced(davit);
+        if !unsynced.is_empty() {
+            return unsynced;
+        }
+        assert!(Instant::now() < deadline, "no build was killed between two of its steps");
+        // It was too late, or too early: once more, with nothing cached.
+        assert!(davit.run(["rmi", "-f", &name]).code <= 1);
+        davit.ok(["system", "prune", "-f"]);
     }
-    fs_err::write(davit.dir().join("boot"), "11111111-2222-3333-4444-555555555555\n").unwrap();
-    let again = source.contexts[1].display();
-    let script = format!(
-        "mount --bind $0/boot /proc/sys/kernel/random/boot_id
-         $1 images --format '{{{{.Repository}}}}:{{{{.Tag}}}}'
-         $1 build -q -t again:1 {again} >/dev/null
-         $1 system prune -f >/dev/null
-         $1 system check >&2"
-    );
-    let outcome = in_namespace(&davit, &script);
-    assert_eq!(outcome.code, 0, "{}{}", outcome.stdout, outcome.stderr);
-    for name in [kept, built] {
-        assert!(outcome.stdout.lines().any(|line| line == name), "{name}: {}", outcome.stdout);
+    unreachable!("the loop ends by its deadline")
+}
+
+/// Tars, tables and blobs that the database marks as not yet safe from power loss.
+fn unsynced(davit: &Davit) -> Vec<PathBuf> {
+    let database = rusqlite::Connection::open(davit.root().join("davit.db")).unwrap();
+    let digests = |query: &str| -> Vec<String> {
+        let mut statement = database.prepare(query).unwrap();
+        let rows = statement.query_map([], |row| row.get(0)).unwrap();
+        rows.map(Result::unwrap).collect()
+    };
+    let path =
+        |folder: &str, digest: &str| davit.root().join(folder).join(digest.replacen(':', "/", 1));
+    let layers = digests("SELECT diff_id FROM layers WHERE durable_boot IS NOT NULL");
+    let blobs = digests("SELECT digest FROM blobs WHERE durable_boot IS NOT NULL");
+    let mut found: Vec<PathBuf> = blobs.iter().map(|digest| path("blobs", digest)).collect();
+    for layer in layers.iter().map(|digest| path("layers", digest)) {
+        found.extend([layer.join("tar"), layer.join("table")]);
     }
+    found
 }
 
 fn layers(davit: &Davit) -> Vec<PathBuf> {

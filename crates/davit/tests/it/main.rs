@@ -13,10 +13,12 @@ mod containers_more;
 mod copy;
 mod crash;
 mod distribution;
+mod eio;
 mod images;
 mod kill;
 mod machine;
 mod network;
+mod repair;
 
 use davit_test::Davit;
 
