@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use davit_dockerfile::{Dockerfile, ParseError, Patterns, Span};
+use davit_dockerfile::{Dockerfile, Glob, ParseError, Patterns, Span};
 use davit_image::{Digest, Timestamp};
 use davit_snapshot::Snapshots;
 use davit_store::{LayerIngest, Lease, Store, StoredDocument};
@@ -28,7 +28,6 @@ use crate::{
     error::{BuildError, BuildErrorKind, Excerpt},
     executor::execute,
     files::FileSet,
-    glob,
     image::{Image, assemble},
     layers::Layers,
     log::BuildLog,
@@ -393,7 +392,7 @@ fn open_context(
     for (node, spec) in context_copies(plan) {
         for source in &spec.sources {
             let found = selected(source, context.set());
-            if found.is_empty() && !glob::has_wildcard(source) {
+            if found.is_empty() && !Glob::has_wildcards(source) {
                 let lost = Lost { request, node, source, ignore: ignore.as_ref() };
                 return Err(lost.error(patterns.as_ref(), context.set()));
             }

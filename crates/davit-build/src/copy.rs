@@ -19,7 +19,7 @@ mod target;
 
 use std::sync::Arc;
 
-use davit_dockerfile::Patterns;
+use davit_dockerfile::{Glob, Patterns};
 use davit_layer::{Merged, Mtime, XattrMap};
 
 use self::target::Target;
@@ -33,7 +33,6 @@ pub(crate) use self::{
 };
 use crate::{
     files::{FileEntry, FileKind, FileSet, Unresolved, file_name, join},
-    glob,
     plan::{CopySpec, MakeDirectory, Unpack},
     symbolic_mode::Mode,
 };
@@ -141,8 +140,8 @@ impl Copier<'_, '_> {
             Unresolved::Missing(_) => CopyProblem::Missing { source: source.to_owned() },
             Unresolved::Loop => CopyProblem::Loop { path: source.to_owned() },
         };
-        if !glob::has_wildcard(source) {
-            let path = glob::unescape(source);
+        if !Glob::has_wildcards(source) {
+            let path = Glob::unescape(source);
             let index = files.resolve(path.as_bytes()).map_err(unresolved)?;
             return self.one(file_name(path.as_bytes()), index);
         }

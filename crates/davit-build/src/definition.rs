@@ -1,11 +1,11 @@
 //! Definition keys of a plan's nodes.
 
+use davit_dockerfile::Glob;
 use davit_image::{Algorithm, Digest, Digester};
 
 use crate::{
     copy::selection_key,
     files::{FileSet, Unresolved},
-    glob,
     key::{Component, DefinitionKey, KeyBuilder},
     plan::{CopyOrigin, CopySpec, Node, Op, RunSpec},
     symbolic_mode::Mode,
@@ -95,7 +95,7 @@ fn source_digest(spec: &CopySpec, source: &str, context: &FileSet) -> String {
         |index: usize| selection_key(context.subtree(index), octal.is_none(), spec.owner.is_none());
     let found = selected(source, context);
     match &found[..] {
-        [(_, index)] if !glob::has_wildcard(source) => digest_of(*index).to_string(),
+        [(_, index)] if !Glob::has_wildcards(source) => digest_of(*index).to_string(),
         _ => {
             let mut digester = Digester::new(Algorithm::Sha256);
             for (name, index) in &found {
@@ -110,8 +110,8 @@ fn source_digest(spec: &CopySpec, source: &str, context: &FileSet) -> String {
 
 /// What a source names: under which path, and the entry behind all symlinks.
 pub(crate) fn selected(source: &str, files: &FileSet) -> Vec<(Vec<u8>, usize)> {
-    if !glob::has_wildcard(source) {
-        let path = glob::unescape(source).into_bytes();
+    if !Glob::has_wildcards(source) {
+        let path = Glob::unescape(source).into_bytes();
         let index = files.resolve(&path).ok();
         return index.map(|index| (path, index)).into_iter().collect();
     }

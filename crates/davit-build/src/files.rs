@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-use crate::glob;
+use davit_dockerfile::Glob;
 
 /// Digest of a file's content.
 pub(crate) type ContentDigest = [u8; 32];
@@ -171,8 +171,8 @@ impl FileSet {
     /// are followed.
     pub(crate) fn matches(&self, pattern: &str) -> Result<Vec<usize>, Unresolved> {
         let all: Vec<&str> = pattern.split('/').filter(|part| !part.is_empty()).collect();
-        let literal = all.iter().take_while(|part| !glob::has_wildcard(part)).count();
-        let prefix: Vec<String> = all[..literal].iter().map(|part| glob::unescape(part)).collect();
+        let literal = all.iter().take_while(|part| !Glob::has_wildcards(part)).count();
+        let prefix: Vec<String> = all[..literal].iter().map(|part| Glob::unescape(part)).collect();
         let start = match self.resolve(prefix.join("/").as_bytes()) {
             Ok(start) => start,
             Err(Unresolved::Missing(_)) => return Ok(Vec::new()),
@@ -180,10 +180,12 @@ impl FileSet {
         };
         let mut level = vec![start];
         for part in &all[literal..] {
+            // The planner has refused what is no pattern.
+            let Ok(glob) = Glob::new(part.as_bytes()) else { return Ok(Vec::new()) };
             level = level
                 .iter()
                 .flat_map(|&index| self.children(index))
-                .filter(|&index| glob::matches(part, file_name(&self.entries[index].path)))
+                .filter(|&index| glob.matches(file_name(&self.entries[index].path)))
                 .collect();
         }
         Ok(level)

@@ -28,7 +28,6 @@ mod executor;
 mod explain;
 mod export;
 mod files;
-mod glob;
 mod image;
 mod key;
 mod layers;

@@ -9,13 +9,11 @@
 //! A node makes one layer (or is a stage's base) and reads the states of the nodes before it;
 //! `inputs[0]` is the state that it adds its layer to.
 
-mod history;
 pub(crate) mod planner;
-mod scope;
 mod stage;
 mod steps;
 
-pub(crate) use history::COMMENT as HISTORY_COMMENT;
+pub(crate) use davit_dockerfile::history::COMMENT as HISTORY_COMMENT;
 
 use std::fmt;
 

@@ -1,9 +1,10 @@
 //! Selects what the sources of copies reach, symlinks among them included.
 
+use davit_dockerfile::Glob;
+
 use crate::{
     context::Selectors,
     files::{FileKind, FileSet, Unresolved},
-    glob,
 };
 
 /// How often the files are loaded again because a symlink leads to a part that was not selected.
@@ -34,8 +35,8 @@ pub(crate) fn select<E>(
 /// Paths behind symlinks that a source needs and that are not selected.
 fn unselected(set: &FileSet, source: &str, selectors: &Selectors) -> Vec<String> {
     let parts: Vec<&str> = source.split('/').filter(|part| !part.is_empty()).collect();
-    let literal = parts.iter().take_while(|part| !glob::has_wildcard(part)).count();
-    let prefix: Vec<String> = parts[..literal].iter().map(|part| glob::unescape(part)).collect();
+    let literal = parts.iter().take_while(|part| !Glob::has_wildcards(part)).count();
+    let prefix: Vec<String> = parts[..literal].iter().map(|part| Glob::unescape(part)).collect();
     let prefix = prefix.join("/");
     let rest = parts[literal..].join("/");
     let mut needed = Vec::new();

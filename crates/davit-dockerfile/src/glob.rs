@@ -70,10 +70,29 @@ impl Glob {
         Ok(Self { tokens })
     }
 
-    /// Whether `text` holds anything that makes it a pattern: `*`, `?`, `[` or, as an escape, `\`.
+    /// Whether `text` holds a `*`, `?` or `[` that no `\` takes away.
     #[must_use]
-    pub fn has_wildcards(text: &[u8]) -> bool {
-        text.iter().any(|byte| matches!(byte, b'*' | b'?' | b'[' | b'\\'))
+    pub fn has_wildcards(text: &str) -> bool {
+        let mut bytes = text.bytes();
+        while let Some(byte) = bytes.next() {
+            match byte {
+                b'\\' => drop(bytes.next()),
+                b'*' | b'?' | b'[' => return true,
+                _ => {}
+            }
+        }
+        false
+    }
+
+    /// The name that a pattern without wildcards stands for.
+    #[must_use]
+    pub fn unescape(pattern: &str) -> String {
+        let mut plain = String::with_capacity(pattern.len());
+        let mut characters = pattern.chars();
+        while let Some(c) = characters.next() {
+            plain.push(if c == '\\' { characters.next().unwrap_or('\\') } else { c });
+        }
+        plain
     }
 
     /// Whether the whole of `name` matches.
@@ -166,7 +185,26 @@ fn class_character(text: &[u8]) -> Option<(u32, &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn an_escaped_name_matches_itself_alone(name in "[a-z.*?\\[\\\\-]{1,8}", other: Vec<u8>) {
+            let escaped: String = name.chars().flat_map(|c| ['\\', c]).collect();
+            let glob = Glob::new(escaped.as_bytes()).unwrap();
+            prop_assert!(glob.matches(name.as_bytes()));
+            prop_assert_eq!(glob.matches(&other), other == name.as_bytes());
+            prop_assert!(!Glob::has_wildcards(&escaped));
+            prop_assert_eq!(Glob::unescape(&escaped), name);
+        }
+
+        #[test]
+        fn no_pattern_makes_it_panic(pattern: Vec<u8>, name: Vec<u8>) {
+            let _matched = Glob::new(&pattern).map(|glob| glob.matches(&name));
+        }
+    }
 
     #[test]
     fn matches_names() {

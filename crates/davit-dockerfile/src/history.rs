@@ -8,6 +8,9 @@ use regex::Regex;
 
 use crate::{HealthTest, Healthcheck, format_duration};
 
+/// The comment of every entry that a build adds.
+pub const COMMENT: &str = "buildkit.dockerfile.v0";
+
 /// `RUN`: the arguments in scope, then the command with its shell.
 #[must_use]
 pub fn run(arguments: &[String], command: &[String]) -> String {
@@ -96,7 +99,7 @@ pub fn word(keyword: &str, word: &str) -> String {
     format!("{keyword} {word}")
 }
 
-/// `HEALTHCHECK`: the fields of the check as Go prints them.
+/// `HEALTHCHECK`: the fields of the check as Go quotes them, the number of retries as a character.
 #[must_use]
 pub fn healthcheck(check: &Healthcheck) -> String {
     let test: Vec<&str> = match &check.test {
@@ -106,15 +109,29 @@ pub fn healthcheck(check: &Healthcheck) -> String {
             std::iter::once("CMD").chain(words.iter().map(|word| word.text.as_str())).collect()
         }
     };
+    let test: Vec<String> = test.into_iter().map(quote).collect();
+    let durations =
+        [check.interval_ns, check.timeout_ns, check.start_period_ns, check.start_interval_ns]
+            .map(|time| quote(&format_duration(time)));
+    let retries = char::from_u32(check.retries).unwrap_or(char::REPLACEMENT_CHARACTER);
     format!(
-        "HEALTHCHECK {{Test:[{}] Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
+        "HEALTHCHECK &{{[{}] {} {}}}",
         test.join(" "),
-        format_duration(check.interval_ns),
-        format_duration(check.timeout_ns),
-        format_duration(check.start_period_ns),
-        format_duration(check.start_interval_ns),
-        check.retries,
+        durations.join(" "),
+        quote_character(retries)
     )
+}
+
+/// Quotes a character as Go's `%q` does.
+fn quote_character(c: char) -> String {
+    let mut quoted = String::from("'");
+    match c {
+        '\'' => quoted.push_str("\\'"),
+        '"' => quoted.push('"'),
+        _ => escape(c, &mut quoted),
+    }
+    quoted.push('\'');
+    quoted
 }
 
 /// Quotes a text as Go's `%q` does.
@@ -122,26 +139,30 @@ fn quote(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
     for c in text.chars() {
-        match c {
-            '"' | '\\' => {
-                quoted.push('\\');
-                quoted.push(c);
-            }
-            '\x07' => quoted.push_str("\\a"),
-            '\x08' => quoted.push_str("\\b"),
-            '\x0b' => quoted.push_str("\\v"),
-            '\x0c' => quoted.push_str("\\f"),
-            '\n' => quoted.push_str("\\n"),
-            '\r' => quoted.push_str("\\r"),
-            '\t' => quoted.push_str("\\t"),
-            '\0'..' ' | '\x7f' => quoted.push_str(&format!("\\x{:02x}", u32::from(c))),
-            _ if printable(c) => quoted.push(c),
-            '\0'..='\u{ffff}' => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
-            _ => quoted.push_str(&format!("\\U{:08x}", u32::from(c))),
-        }
+        escape(c, &mut quoted);
     }
     quoted.push('"');
     quoted
+}
+
+fn escape(c: char, into: &mut String) {
+    match c {
+        '"' | '\\' => {
+            into.push('\\');
+            into.push(c);
+        }
+        '\x07' => into.push_str("\\a"),
+        '\x08' => into.push_str("\\b"),
+        '\x0b' => into.push_str("\\v"),
+        '\x0c' => into.push_str("\\f"),
+        '\n' => into.push_str("\\n"),
+        '\r' => into.push_str("\\r"),
+        '\t' => into.push_str("\\t"),
+        '\0'..' ' | '\x7f' => into.push_str(&format!("\\x{:02x}", u32::from(c))),
+        _ if printable(c) => into.push(c),
+        '\0'..='\u{ffff}' => into.push_str(&format!("\\u{:04x}", u32::from(c))),
+        _ => into.push_str(&format!("\\U{:08x}", u32::from(c))),
+    }
 }
 
 /// Letters, marks, numbers, punctuation and symbols; of blanks only the space.
@@ -213,9 +234,15 @@ mod tests {
         };
         assert_eq!(
             healthcheck(&check),
-            "HEALTHCHECK {Test:[CMD-SHELL curl -f x] Interval:1m30s Timeout:0s StartPeriod:500ms \
-             StartInterval:0s Retries:3}"
+            r#"HEALTHCHECK &{["CMD-SHELL" "curl -f x"] "1m30s" "0s" "500ms" "0s" '\x03'}"#
         );
+    }
+
+    #[test]
+    fn quotes_characters_as_go() {
+        for (c, quoted) in [('\'', r"'\''"), ('"', "'\"'"), ('\n', r"'\n'"), ('a', "'a'")] {
+            assert_eq!(quote_character(c), quoted);
+        }
     }
 
     #[test]

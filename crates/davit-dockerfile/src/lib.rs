@@ -40,6 +40,8 @@ pub use parse::{
     KEYWORDS, MountError, Node, Syntax, detect_syntax, format_duration, parse_duration,
 };
 pub use port::{ExposedPorts, PortError};
-pub use scope::{Argument, BuildArguments, GlobalScope, StageScope, Undefined, proxy_variables};
+pub use scope::{
+    Argument, BuildArguments, GlobalScope, StageScope, Undefined, is_predefined, proxy_variables,
+};
 pub use signal::parse_signal;
 pub use span::Span;

@@ -13,8 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use davit_image::Platform;
 
 use crate::{
-    ArgDefinition, ExpandError, Expanded, Instruction, KeyValue, Kind, Lexer, VariableList,
-    Variables, error::nearest,
+    ArgDefinition, ExpandError, Expanded, KeyValue, Lexer, VariableList, Variables, error::nearest,
 };
 
 /// Arguments that the builder itself reads and no command sees.
@@ -23,6 +22,27 @@ const NO_VARIABLES: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SC
 /// Names that reach `RUN` from build arguments without an `ARG`, in both cases, and are neither
 /// part of its key nor of the history unless an `ARG` declares them.
 const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
+
+/// Names that mean something to the builder itself.
+const SPECIAL: [&str; 11] = [
+    "BUILDKIT_SYNTAX",
+    "BUILDKIT_INLINE_CACHE",
+    "BUILDKIT_CACHE_MOUNT_NS",
+    "BUILDKIT_CONTEXT_KEEP_GIT_DIR",
+    "BUILDKIT_MULTI_PLATFORM",
+    "BUILDKIT_SANDBOX_HOSTNAME",
+    "BUILDKIT_BUILD_NAME",
+    "BUILDKIT_DOCKERFILE_CHECK",
+    "BUILDKIT_SBOM_SCAN_CONTEXT",
+    "BUILDKIT_SBOM_SCAN_STAGE",
+    "SOURCE_DATE_EPOCH",
+];
+
+/// Whether a build argument has a meaning without an `ARG` that declares it.
+#[must_use]
+pub fn is_predefined(name: &str) -> bool {
+    SPECIAL.contains(&name) || PROXIES.iter().any(|proxy| proxy.eq_ignore_ascii_case(name))
+}
 
 /// Values of `--build-arg`.
 pub type BuildArguments = BTreeMap<String, String>;
@@ -88,39 +108,27 @@ impl GlobalScope {
         self.variables.set(name, given.get(name).map_or(value, String::as_str));
     }
 
-    /// Takes the `ARG`s before the first `FROM`.
+    /// Takes one argument of an `ARG` before the first `FROM`.
     ///
     /// # Errors
-    /// If a default cannot be expanded.
+    /// If its name, or a default that is needed, cannot be expanded.
     pub fn declare(
-        &mut self,
-        instructions: &[Instruction],
-        lexer: &Lexer,
-        given: &BuildArguments,
-    ) -> Result<(), ExpandError> {
-        for instruction in instructions {
-            let Kind::Arg(definitions) = &instruction.kind else { continue };
-            for definition in definitions {
-                self.declare_one(definition, lexer, given)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn declare_one(
         &mut self,
         definition: &ArgDefinition,
         lexer: &Lexer,
         given: &BuildArguments,
     ) -> Result<(), ExpandError> {
-        let name = &definition.name.text;
-        self.declared.insert(name.clone());
-        let value = match (given.get(name), &definition.default) {
+        let name = lexer.word(&definition.name.text, &self.variables)?.text;
+        let value = match (given.get(&name), &definition.default) {
             (Some(value), _) => value.clone(),
             (None, Some(default)) => lexer.word(&default.text, &self.variables)?.text,
-            (None, None) => return Ok(()),
+            (None, None) => {
+                self.declared.insert(name);
+                return Ok(());
+            }
         };
-        self.variables.set(name, &value);
+        self.variables.set(&name, &value);
+        self.declared.insert(name);
         Ok(())
     }
 
@@ -128,6 +136,11 @@ impl GlobalScope {
     #[must_use]
     pub fn variables(&self) -> &VariableList {
         &self.variables
+    }
+
+    /// The names that an `ARG` declared so far.
+    pub fn declared(&self) -> impl Iterator<Item = &str> {
+        self.declared.iter().map(String::as_str)
     }
 
     /// Of the variables that a `FROM` line used and that are not set, those that no `ARG` declares,
@@ -250,7 +263,7 @@ impl StageScope {
         given: &BuildArguments,
         lexer: &Lexer,
     ) -> Result<Argument, ExpandError> {
-        let name = definition.name.text.clone();
+        let name = lexer.word(&definition.name.text, &self.variables)?.text;
         let mut argument = Argument { name, ..Argument::default() };
         argument.value = match (given.get(&argument.name), &definition.default) {
             (Some(value), _) => Some(value.clone()),
@@ -299,7 +312,7 @@ impl StageScope {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Dockerfile;
+    use crate::{Dockerfile, Kind};
 
     fn given(pairs: &[(&str, &str)]) -> BuildArguments {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -308,7 +321,12 @@ mod tests {
     fn global(file: &Dockerfile, given: &BuildArguments) -> GlobalScope {
         let (build, target) = (Platform::new("linux", "amd64"), "linux/arm/v6".parse().unwrap());
         let mut scope = GlobalScope::new(&build, &target, None, given);
-        scope.declare(&file.global_args, &Lexer::default(), given).unwrap();
+        for instruction in &file.global_args {
+            let Kind::Arg(definitions) = &instruction.kind else { continue };
+            for definition in definitions {
+                scope.declare(definition, &Lexer::default(), given).unwrap();
+            }
+        }
         scope
     }
 

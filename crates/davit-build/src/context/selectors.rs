@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::glob;
+use davit_dockerfile::Glob;
 
 /// The union of all sources that are copied from one context.
 #[derive(Debug, Default)]
 pub(crate) struct Selectors {
-    patterns: Vec<Vec<String>>,
+    patterns: Vec<Vec<Glob>>,
 }
 
 /// How much of a directory is selected.
@@ -20,16 +20,17 @@ pub(crate) enum Reach {
 }
 
 impl Selectors {
-    /// Selects the files that these sources name, and all that lies below them.
+    /// Selects the files that these sources name, and all that lies below them; what is no pattern
+    /// names none.
     pub(crate) fn new<'a>(sources: impl IntoIterator<Item = &'a str>) -> Self {
         let split = |source: &str| {
             source
                 .split('/')
                 .filter(|part| !part.is_empty() && *part != ".")
-                .map(str::to_owned)
-                .collect()
+                .map(|part| Glob::new(part.as_bytes()))
+                .collect::<Result<Vec<_>, _>>()
         };
-        Self { patterns: sources.into_iter().map(split).collect() }
+        Self { patterns: sources.into_iter().filter_map(|source| split(source).ok()).collect() }
     }
 
     /// Adds a source; `false` if it was there already.
@@ -59,7 +60,7 @@ impl Selectors {
         let mut next = Vec::new();
         for &index in active.iter() {
             let pattern = &self.patterns[index];
-            if !glob::matches(&pattern[*depth], name) {
+            if !pattern[*depth].matches(name) {
                 continue;
             }
             if pattern.len() == depth + 1 {

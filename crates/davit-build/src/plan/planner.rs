@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use davit_dockerfile::{
-    Dockerfile, Escape, ExpandError, Instruction, Kind, Lexer, Span, Stage, VariableList,
-    Variables, nearest,
+    Dockerfile, Escape, ExpandError, GlobalScope, Instruction, Kind, Lexer, Span, Stage,
+    VariableList, Variables, is_predefined, nearest,
 };
 use davit_image::{Platform, Reference};
 
 use super::{
     BaseImage, NodeId, Op, Plan, StageId, Target,
-    scope::{automatic, is_predefined},
     stage::{StageBuilder, StageState},
 };
 use crate::{
@@ -23,8 +22,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) request: &'a BuildRequest,
     pub(crate) dockerfile: &'a Dockerfile,
     pub(crate) lexer: Lexer,
-    /// Global arguments with a value.
-    pub(crate) globals: VariableList,
+    /// What `FROM` lines know.
+    pub(crate) globals: GlobalScope,
     pub(crate) nodes: Vec<super::Node>,
     /// States of the stages that are planned.
     pub(crate) stages: Vec<Option<StageState>>,
@@ -70,7 +69,12 @@ pub(crate) fn plan(
         request,
         dockerfile,
         lexer: Lexer::new(dockerfile.directives.escape()),
-        globals: VariableList::new(),
+        globals: GlobalScope::new(
+            &request.build_platform,
+            &request.platform,
+            request.target.as_deref(),
+            &request.build_args,
+        ),
         nodes: Vec::new(),
         stages: Vec::new(),
         images: BTreeMap::new(),
@@ -138,7 +142,7 @@ impl Planner<'_> {
     ) -> BuildError {
         unset.iter().fold(error, |error, name| match nearest(name, variables.names()) {
             Some(near) => error.hint(format!("`{name}` is not set; did you mean `{near}`?")),
-            None if self.globals.value(name).is_some() => error.hint(format!(
+            None if self.globals.variables().value(name).is_some() => error.hint(format!(
                 "`{name}` is set before the first FROM; declare it in the stage by `ARG {name}`"
             )),
             None => error.hint(format!("`{name}` is not set; declare it by `ARG {name}`")),
@@ -146,31 +150,18 @@ impl Planner<'_> {
     }
 
     fn read_globals(&mut self) -> Result<(), BuildError> {
-        for (name, value) in automatic(self.request) {
-            self.globals.set(&name, &value);
-        }
-        let dockerfile = self.dockerfile;
-        for instruction in &dockerfile.global_args {
+        let given = &self.request.build_args;
+        for instruction in &self.dockerfile.global_args {
             let Kind::Arg(definitions) = &instruction.kind else { continue };
             for definition in definitions {
-                let span = definition.name.span;
-                let name = self.expand(&definition.name.text, span, &self.globals)?;
-                let given = self.request.build_args.get(&name);
-                let value = match (given, &definition.default) {
-                    (Some(given), _) => Some(given.clone()),
-                    (None, Some(word)) => {
-                        Some(self.expand(&word.text, word.span, &self.globals)?)
-                    }
-                    (None, None) => None,
-                };
-                if given.is_some() {
-                    self.consumed.insert(name.clone());
-                }
-                if let Some(value) = value {
-                    self.globals.set(&name, &value);
-                }
+                let declared = self.globals.declare(definition, &self.lexer, given);
+                let span = definition.default.as_ref().unwrap_or(&definition.name).span;
+                declared
+                    .map_err(|error| self.expand_failed(&error, span, self.globals.variables()))?;
             }
         }
+        let names = self.globals.declared().filter(|name| given.contains_key(*name));
+        self.consumed.extend(names.map(str::to_owned));
         Ok(())
     }
 
@@ -270,8 +261,8 @@ impl Planner<'_> {
     fn expand_global(&self, word: &str, span: Span, what: &str) -> Result<String, BuildError> {
         let expanded = self
             .lexer
-            .word(word, &self.globals)
-            .map_err(|error| self.expand_failed(&error, span, &self.globals))?;
+            .word(word, self.globals.variables())
+            .map_err(|error| self.expand_failed(&error, span, self.globals.variables()))?;
         if expanded.text.is_empty() {
             let error = self.fail(span, format!("{what} is empty"));
             return Err(self.hint_unset_global(error, &expanded.unmatched));
@@ -280,11 +271,13 @@ impl Planner<'_> {
     }
 
     fn hint_unset_global(&self, error: BuildError, unset: &BTreeSet<String>) -> BuildError {
-        unset.iter().fold(error, |error, name| match nearest(name, self.globals.names()) {
-            Some(near) => error.hint(format!("`{name}` is not set; did you mean `{near}`?")),
-            None => error.hint(format!(
-                "`{name}` is not set; FROM sees only an `ARG {name}=...` before the first FROM"
-            )),
+        unset.iter().fold(error, |error, name| {
+            match nearest(name, self.globals.variables().names()) {
+                Some(near) => error.hint(format!("`{name}` is not set; did you mean `{near}`?")),
+                None => error.hint(format!(
+                    "`{name}` is not set; FROM sees only an `ARG {name}=...` before the first FROM"
+                )),
+            }
         })
     }
 
@@ -422,7 +415,7 @@ impl Planner<'_> {
     }
 
     fn warn_of_unused(&mut self) {
-        let known: BTreeSet<String> = self.globals.names().map(str::to_owned).collect();
+        let known: BTreeSet<String> = self.globals.variables().names().map(str::to_owned).collect();
         for name in self.request.build_args.keys() {
             if self.consumed.contains(name) || is_predefined(name) || known.contains(name) {
                 continue;

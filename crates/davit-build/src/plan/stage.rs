@@ -1,21 +1,21 @@
 //! Plans one stage: its instructions change the config, the environment and the file system.
 
-use std::collections::BTreeSet;
-
 use davit_dockerfile::{
-    ArgDefinition, CommandForm, CommandLine, ExposedPorts, HealthTest, Healthcheck, Instruction,
-    KeyValue, Kind, Span, VariableList, Word,
+    ArgDefinition, CommandForm, CommandLine, ExpandError, ExposedPorts, HealthTest, Healthcheck,
+    Instruction, KeyValue, Kind, Span, StageScope, Word, history,
 };
 use davit_image::{
     ContainerConfig, Empty, HealthConfig, HistoryEntry, ImageConfig, Platform, Timestamp,
 };
 
 use super::{
-    MakeDirectory, Node, NodeId, Op, Ownership, StageId, history,
+    MakeDirectory, Node, NodeId, Op, Ownership, StageId,
     planner::{Base, Planner},
-    scope::DEFAULT_PATH,
 };
 use crate::error::BuildError;
+
+/// `PATH` of an image that sets none.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What a stage gives to those that build upon it.
 #[derive(Clone, Debug)]
@@ -23,10 +23,8 @@ pub(crate) struct StageState {
     pub(crate) node: NodeId,
     pub(crate) config: ImageConfig,
     pub(crate) history: Vec<(HistoryEntry, Option<NodeId>)>,
-    /// The environment of `RUN`: the image's and the arguments', in the order in which it was set.
-    pub(crate) env: VariableList,
-    /// Arguments that `ARG` declared, with their values where they have one.
-    pub(crate) args: Vec<(String, Option<String>)>,
+    /// The environment of `RUN`, and the declared arguments.
+    pub(crate) scope: StageScope,
     pub(crate) platform: Platform,
 }
 
@@ -54,6 +52,7 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
                 let below = planner.stages[below].as_ref();
                 let mut state = below.expect("stages are planned in order").clone();
                 state.config.config.on_build = None;
+                state.scope = state.scope.child(environment(&state.config));
                 state
             }
             Base::Scratch => scratch(planner, index, platform),
@@ -103,7 +102,7 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
             Kind::Label(pairs) => self.label(pairs),
             Kind::Maintainer(name) => {
                 self.state.config.author = Some(name.text.clone());
-                self.record(format!("MAINTAINER {}", name.text));
+                self.record(history::word("MAINTAINER", &name.text));
                 Ok(())
             }
             Kind::Onbuild(onbuild) => {
@@ -114,14 +113,14 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
             Kind::Run(run) => self.run(run, text, span),
             Kind::Shell(words) => {
                 let shell: Vec<String> = words.iter().map(|word| word.text.clone()).collect();
-                self.record(format!("SHELL {}", history::plain_list(&shell)));
+                self.record(history::list("SHELL", &shell));
                 self.config().shell = Some(shell);
                 Ok(())
             }
             Kind::StopSignal(word) => self.stop_signal(word),
             Kind::User(word) => {
                 let user = self.expand(word)?;
-                self.record(format!("USER {user}"));
+                self.record(history::word("USER", &user));
                 self.config().user = user;
                 Ok(())
             }
@@ -136,7 +135,11 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
 
     /// Expands a word in the stage's environment.
     pub(crate) fn expand(&self, word: &Word) -> Result<String, BuildError> {
-        self.planner.expand(&word.text, word.span, &self.state.env)
+        self.planner.expand(&word.text, word.span, self.state.scope.variables())
+    }
+
+    pub(crate) fn expand_failed(&self, error: &ExpandError, span: Span) -> BuildError {
+        self.planner.expand_failed(error, span, self.state.scope.variables())
     }
 
     /// Adds a history entry without a layer.
@@ -172,42 +175,26 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
     }
 
     fn arg(&mut self, definitions: &[ArgDefinition]) -> Result<(), BuildError> {
-        let mut written = Vec::new();
+        let given = &self.planner.request.build_args;
+        let mut declared = Vec::new();
         for definition in definitions {
-            let name = self.expand(&definition.name)?;
-            let value = self.arg_value(&name, definition)?;
-            written.push(match &value {
-                Some(value) => format!("{name}={value}"),
-                None => name.clone(),
-            });
-            if let Some(value) = &value {
-                self.state.env.set(&name, value);
+            let scope = &mut self.state.scope;
+            let (globals, lexer) = (&self.planner.globals, &self.planner.lexer);
+            let argument = scope.declare(definition, globals, given, lexer);
+            let span = definition.default.as_ref().unwrap_or(&definition.name).span;
+            let argument = argument.map_err(|error| self.expand_failed(&error, span))?;
+            if given.contains_key(&argument.name) {
+                self.planner.consumed.insert(argument.name.clone());
             }
-            self.state.args.push((name, value));
+            declared.push((argument.name, argument.value));
         }
-        self.record(format!("ARG {}", written.join(" ")));
+        self.record(history::arg(&declared));
         Ok(())
-    }
-
-    fn arg_value(
-        &mut self,
-        name: &str,
-        definition: &ArgDefinition,
-    ) -> Result<Option<String>, BuildError> {
-        use davit_dockerfile::Variables as _;
-        if let Some(given) = self.planner.request.build_args.get(name) {
-            self.planner.consumed.insert(name.to_owned());
-            return Ok(Some(given.clone()));
-        }
-        match &definition.default {
-            Some(word) => self.expand(word).map(Some),
-            None => Ok(self.planner.globals.value(name).map(str::to_owned)),
-        }
     }
 
     fn cmd(&mut self, command: &CommandLine) -> Result<(), BuildError> {
         let args = self.command(command);
-        self.record(format!("CMD {}", history::quoted_list(&args)));
+        self.record(history::command("CMD", &args));
         let config = self.config();
         config.cmd = not_empty(args);
         config.args_escaped = Some(true);
@@ -217,7 +204,7 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
 
     fn entrypoint(&mut self, command: &CommandLine) -> Result<(), BuildError> {
         let args = self.command(command);
-        self.record(format!("ENTRYPOINT {}", history::quoted_list(&args)));
+        self.record(history::command("ENTRYPOINT", &args));
         let keep_cmd = self.cmd_set;
         let config = self.config();
         config.entrypoint = not_empty(args);
@@ -253,9 +240,9 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
         if let Some(at) = expanded.iter().position(|(name, _)| name.is_empty()) {
             return Err(self.planner.fail(pairs[at].key.span, "the variable's name is empty"));
         }
-        self.record(format!("ENV {}", written(&expanded)));
+        self.record(history::pairs("ENV", &expanded));
         for (name, value) in &expanded {
-            self.state.env.set(name, value);
+            self.state.scope.set(name, value);
             set_env(self.state.config.config.env.get_or_insert_default(), name, value);
         }
         Ok(())
@@ -263,25 +250,23 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
 
     fn label(&mut self, pairs: &[KeyValue]) -> Result<(), BuildError> {
         let expanded = self.pairs(pairs)?;
-        self.record(format!("LABEL {}", written(&expanded)));
+        self.record(history::pairs("LABEL", &expanded));
         self.config().labels.get_or_insert_default().extend(expanded);
         Ok(())
     }
 
     fn expose(&mut self, words: &[Word]) -> Result<(), BuildError> {
-        let mut found = BTreeSet::new();
+        let mut found = Vec::new();
         for word in words {
-            let (parts, _) =
-                self.planner.lexer.words(&word.text, &self.state.env).map_err(|error| {
-                    self.planner.expand_failed(&error, word.span, &self.state.env)
-                })?;
+            let parts = self.planner.lexer.words(&word.text, self.state.scope.variables());
+            let (parts, _) = parts.map_err(|error| self.expand_failed(&error, word.span))?;
             for part in parts {
                 let ports = ExposedPorts::parse(&part)
                     .map_err(|error| self.planner.fail(word.span, error.to_string()))?;
                 found.extend(ports.ports);
             }
         }
-        self.record(format!("EXPOSE {}", history::set(&found)));
+        self.record(history::list("EXPOSE", &found));
         let exposed = self.config().exposed_ports.get_or_insert_default();
         exposed.extend(found.into_iter().map(|port| (port, Empty {})));
         Ok(())
@@ -305,7 +290,7 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
             retries: check.retries.into(),
             ..HealthConfig::default()
         };
-        self.record(format!("HEALTHCHECK {}", history::health(&config)));
+        self.record(history::healthcheck(check));
         self.config().healthcheck = Some(config);
     }
 
@@ -315,7 +300,7 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
             let message = format!("`{signal}` is no signal");
             return Err(self.planner.fail(word.span, message));
         }
-        self.record(format!("STOPSIGNAL {signal}"));
+        self.record(history::word("STOPSIGNAL", &signal));
         self.config().stop_signal = Some(signal);
         Ok(())
     }
@@ -329,7 +314,7 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
             }
             paths.push(path);
         }
-        self.record(format!("VOLUME {}", history::plain_list(&paths)));
+        self.record(history::list("VOLUME", &paths));
         let volumes = self.config().volumes.get_or_insert_default();
         volumes.extend(paths.into_iter().map(|path| (path, Empty {})));
         Ok(())
@@ -344,7 +329,7 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
         let directory = format!("/{cleaned}");
         self.config().working_dir.clone_from(&directory);
         if cleaned.is_empty() {
-            self.record("WORKDIR /".to_owned());
+            self.record(history::word("WORKDIR", "/"));
             return Ok(());
         }
         let user = self.state.config.config.user.clone();
@@ -354,7 +339,8 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
             epoch: self.planner.request.source_date_epoch,
         });
         let name = self.display(text);
-        self.layer(op, &[], LayerText { name, created_by: format!("WORKDIR {directory}"), span });
+        let created_by = history::word("WORKDIR", &directory);
+        self.layer(op, &[], LayerText { name, created_by, span });
         Ok(())
     }
 
@@ -367,24 +353,9 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
         };
         let (keyword, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         let rest = rest.trim_start();
-        let expanded = lexer.word(rest, &self.state.env);
+        let expanded = lexer.word(rest, self.state.scope.variables());
         let rest = expanded.map_or_else(|_| rest.to_owned(), |expanded| expanded.text);
         format!("{} {rest}", keyword.to_ascii_uppercase())
-    }
-
-    /// The declared arguments as history shows them: each once, with its value of now.
-    pub(crate) fn visible_args(&self) -> Vec<(String, String)> {
-        use davit_dockerfile::Variables as _;
-        let mut list: Vec<(String, String)> = Vec::new();
-        for (name, value) in &self.state.args {
-            let now = self.state.env.value(name).map(str::to_owned);
-            let value = now.or_else(|| value.clone()).unwrap_or_default();
-            match list.iter_mut().find(|(known, _)| known == name) {
-                Some((_, known)) => *known = value,
-                None => list.push((name.clone(), value)),
-            }
-        }
-        list
     }
 }
 
@@ -426,13 +397,16 @@ fn from_image(mut config: ImageConfig, node: NodeId, platform: &Platform) -> Sta
     if !entries.iter().any(|entry| entry.starts_with("PATH=")) {
         entries.push(format!("PATH={DEFAULT_PATH}"));
     }
-    let env = VariableList::from_entries(entries.iter().map(String::as_str));
+    let scope = StageScope::new(entries.iter().map(String::as_str));
     let history = std::mem::take(&mut config.history);
     let history = history.into_iter().map(|entry| (entry, None)).collect();
     config.created = None;
     config.config.on_build = None;
-    let args = Vec::new();
-    StageState { node, config, history, env, args, platform: platform.clone() }
+    StageState { node, config, history, scope, platform: platform.clone() }
+}
+
+fn environment(config: &ImageConfig) -> impl Iterator<Item = &str> {
+    config.config.env.iter().flatten().map(String::as_str)
 }
 
 const fn makes_layer(kind: &Kind) -> bool {
@@ -449,11 +423,6 @@ pub(crate) fn absolute(working_dir: &str, path: &str) -> String {
 
 fn not_empty(args: Vec<String>) -> Option<Vec<String>> {
     (!args.is_empty()).then_some(args)
-}
-
-fn written(pairs: &[(String, String)]) -> String {
-    let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    pairs.join(" ")
 }
 
 /// Sets a variable in an image's list: in its place, else at the end.

@@ -1,18 +1,19 @@
 //! Plans `RUN`, `COPY` and `ADD`.
 
 use davit_dockerfile::{
-    Add, CommandForm, Copy, Heredoc, InlineFile as InlineText, Lexer, Patterns, Run, Security,
-    Sources, Span, Word, history::CopyWords,
+    Add, BuildArguments, CommandForm, Copy, Glob, Heredoc, InlineFile as InlineText, Lexer,
+    Patterns, Run, Security, Sources, Span, Word,
+    history::{self, CopyWords},
+    proxy_variables,
 };
 
 use super::{
     CopyOrigin, CopySpec, Destination, InlineFile, Network, NodeId, Op, Ownership, RunSpec,
-    ScriptFile, Unpack, history,
+    ScriptFile, Unpack,
     planner::Base,
-    scope::proxies,
     stage::{LayerText, StageBuilder, absolute},
 };
-use crate::{error::BuildError, glob, symbolic_mode::Mode};
+use crate::{error::BuildError, symbolic_mode::Mode};
 
 /// Directory of the scripts of heredocs that begin with `#!`.
 const PIPES: &str = "/dev/pipes";
@@ -53,7 +54,7 @@ impl StageBuilder<'_, '_> {
         let config = &self.state.config.config;
         let working_dir = if config.working_dir.is_empty() { "/" } else { &config.working_dir };
         let spec = RunSpec {
-            env: self.state.env.to_entries(),
+            env: self.state.scope.variables().to_entries(),
             proxy_env: proxies(&request.build_args),
             working_dir: working_dir.to_owned(),
             user: config.user.clone(),
@@ -63,7 +64,7 @@ impl StageBuilder<'_, '_> {
             platform: self.state.platform.clone(),
             args,
         };
-        let created_by = history::run(&spec.args, &self.visible_args());
+        let created_by = history::run(&self.state.scope.history_arguments(), &spec.args);
         let name = self.run_name(text, &run.command.heredocs);
         self.layer(Op::Run(spec), &[], LayerText { name, created_by, span });
         Ok(())
@@ -176,7 +177,7 @@ impl StageBuilder<'_, '_> {
             return Err(self.planner.fail(span, message).hint(hint));
         }
         let owner = it.chown.map(|word| self.expand(word)).transpose()?.filter(|it| !it.is_empty());
-        let created_by = davit_dockerfile::history::copy(&CopyWords {
+        let created_by = history::copy(&CopyWords {
             keyword: it.keyword,
             parents: false,
             chown: owner.as_deref().unwrap_or_default(),
@@ -215,7 +216,7 @@ impl StageBuilder<'_, '_> {
     fn source(&self, path: &str, span: Span) -> Result<String, BuildError> {
         let cleaned = crate::files::clean(path.as_bytes());
         let cleaned = String::from_utf8(cleaned).expect("components of text are text");
-        if cleaned.split('/').all(glob::is_valid) {
+        if cleaned.split('/').all(|part| Glob::new(part.as_bytes()).is_ok()) {
             Ok(cleaned)
         } else {
             Err(self.planner.fail(span, format!("`{path}` is no valid pattern")))
@@ -224,10 +225,8 @@ impl StageBuilder<'_, '_> {
 
     fn inline(&self, file: &InlineText) -> Result<InlineFile, BuildError> {
         let content = if file.expand {
-            let expanded = Lexer::heredoc_body().word(&file.content, &self.state.env);
-            expanded
-                .map_err(|error| self.planner.expand_failed(&error, file.span, &self.state.env))?
-                .text
+            let expanded = Lexer::heredoc_body().word(&file.content, self.state.scope.variables());
+            expanded.map_err(|error| self.expand_failed(&error, file.span))?.text
         } else {
             file.content.clone()
         };
@@ -251,6 +250,11 @@ impl StageBuilder<'_, '_> {
                 .hint("write it in octal (`0755`) or as for chmod(1) (`u=rwX,go=rX`)")),
         }
     }
+}
+
+/// The proxy settings among the build arguments, as `NAME=value`.
+fn proxies(given: &BuildArguments) -> Vec<String> {
+    proxy_variables(given).into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
 /// The line that the shell gets: heredocs are its own business, except one that is all there is.
