@@ -1,13 +1,13 @@
 //! Making a container's row: the image's defaults merged with the user's wishes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, os::fd::OwnedFd};
 
 use davit_image::{ContainerConfig, Empty, HealthConfig, ImageConfig, ImageId};
 use davit_store::{ClaimError, Claimed, Durability, NewContainer, StoreError};
 
 use super::{
     Container, ContainerError, ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode,
-    name, network::claims, plan::merge_environment,
+    name, network::claims, plan::merge_environment, remove::remove_tree,
 };
 use crate::Engine;
 
@@ -26,7 +26,7 @@ pub struct CreateRequest {
 }
 
 /// What was created.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Created {
     /// The container.
     pub container: Container,
@@ -34,6 +34,8 @@ pub struct Created {
     pub warnings: Vec<String>,
     /// What it holds of the network from the start.
     pub(crate) claimed: Option<Claimed>,
+    /// Its lock if it is to be started: nobody takes it for one whose monitor died.
+    pub(crate) lock: Option<OwnedFd>,
 }
 
 /// Whether the container is started by the same command.
@@ -72,7 +74,10 @@ impl Engine {
         let directory = self.store().layout().container(&id);
         self.plan(&spec, &id, &directory)?;
         self.make_volumes(&mut spec)?;
-        let claimed = self.insert(request, &spec, &id, image_id, follow)?;
+        // Before the row, which says `running` from its first moment.
+        let lock = (follow == Follow::Start).then(|| self.lock_container(&id)).transpose()?;
+        let claimed = self.insert(request, &spec, &id, image_id, follow);
+        let claimed = claimed.inspect_err(|_| self.forget_run_directory(&id))?;
         let container = Container::of_row(self.store().container(&id)?)?;
         self.append_event(
             "container",
@@ -81,7 +86,14 @@ impl Engine {
             &[("image", spec.image.clone()), ("name", container.name.clone())],
         );
         let claimed = (follow == Follow::Start).then_some(claimed);
-        Ok(Created { container, warnings: self.warnings(&spec), claimed })
+        Ok(Created { container, warnings: self.warnings(&spec), claimed, lock })
+    }
+
+    /// After a container that came to nothing.
+    fn forget_run_directory(&self, id: &str) {
+        if let Err(error) = remove_tree(&self.store().layout().run_container(id)) {
+            tracing::warn!(%error, "cannot remove the run directory of a container without row");
+        }
     }
 
     fn insert(

@@ -32,7 +32,7 @@ impl Engine {
         name: &str,
         request: RemoveRequest,
     ) -> Result<(), ContainerError> {
-        let container = self.container(name)?;
+        let mut container = self.container(name)?;
         if container.status.phase.is_alive() {
             if !request.force {
                 let advice = match container.status.phase {
@@ -45,7 +45,7 @@ impl Engine {
                     container.status.phase.word(),
                 )));
             }
-            self.end(&container)?;
+            self.end(&mut container)?;
         }
         let _lock = self.lock_container(&container.id)?;
         let volumes = if request.volumes { anonymous_volumes(&container) } else { Vec::new() };
@@ -68,7 +68,7 @@ impl Engine {
     }
 
     /// Kills a container and waits for its monitor to leave.
-    fn end(&self, container: &Container) -> Result<(), ContainerError> {
+    fn end(&self, container: &mut Container) -> Result<(), ContainerError> {
         self.request_stop(container)?;
         if let Ok(cgroup) = davit_runtime::Cgroups::discover()?.open(&self.cgroup_of(&container.id))
         {

@@ -89,8 +89,9 @@ impl Engine {
     /// # Errors
     /// As [`Engine::run_container`].
     pub fn begin(&self, created: Created, mode: StartMode) -> Result<Started, ContainerError> {
-        let Created { container, warnings, claimed } = created;
-        let result = self.launch(container.clone(), claimed.unwrap_or_default(), mode);
+        let Created { container, warnings, claimed, lock } = created;
+        let lock = lock.map_or_else(|| self.lock_container(&container.id), Ok)?;
+        let result = self.launch(container.clone(), claimed.unwrap_or_default(), mode, lock);
         let mut started = result.inspect_err(|error| self.abandon(container, error))?;
         started.warnings = warnings;
         Ok(started)
@@ -130,7 +131,7 @@ impl Engine {
         container.status.error.clear();
         self.forget_records(&container.id)?;
         self.record_status(&container.id, &container.status, Durability::Durable)?;
-        let result = self.launch_locked(container.clone(), claimed, mode, lock);
+        let result = self.launch(container.clone(), claimed, mode, lock);
         result.inspect_err(|error| self.abandon(container, error)).map(Some)
     }
 
@@ -189,16 +190,6 @@ impl Engine {
     }
 
     fn launch(
-        &self,
-        container: Container,
-        claimed: Claimed,
-        mode: StartMode,
-    ) -> Result<Started, ContainerError> {
-        let lock = self.lock_container(&container.id)?;
-        self.launch_locked(container, claimed, mode, lock)
-    }
-
-    fn launch_locked(
         &self,
         container: Container,
         claimed: Claimed,

@@ -6,7 +6,7 @@ use davit_runtime::{
     Cgroups, Identity, Process,
     monitor::{
         protocol::Request,
-        state::{Event, StateFile},
+        state::{Event, StateFile, Summary},
     },
 };
 
@@ -44,7 +44,7 @@ impl Engine {
         name: &str,
         request: &StopRequest,
     ) -> Result<Container, ContainerError> {
-        let container = self.container(name)?;
+        let mut container = self.container(name)?;
         if !container.status.phase.is_alive() {
             return Ok(container);
         }
@@ -60,7 +60,7 @@ impl Engine {
                 u64::try_from(seconds).ok().map(|s| Instant::now() + Duration::from_secs(s))
             }
         };
-        self.request_stop(&container)?;
+        self.request_stop(&mut container)?;
         self.send_signal(&container, signal)?;
         if container.status.phase == Phase::Paused {
             self.thaw(&container)?;
@@ -78,14 +78,14 @@ impl Engine {
     /// # Errors
     /// [`ContainerError::Conflict`] when it does not run.
     pub fn kill_container(&self, name: &str, signal: &str) -> Result<(), ContainerError> {
-        let container = self.container(name)?;
+        let mut container = self.container(name)?;
         let number = signal_number(signal)?;
         if !container.status.phase.is_alive() {
             return Err(not_running("kill", name, &container));
         }
         let own = container.spec.config.stop_signal.as_deref().map(signal_number).transpose()?;
         if number == SIGKILL || number == own.unwrap_or(SIGTERM) {
-            self.request_stop(&container)?;
+            self.request_stop(&mut container)?;
         }
         self.send_signal(&container, number)?;
         if number == SIGKILL {
@@ -190,10 +190,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Tells the monitor that no restart is wanted.
-    pub(crate) fn request_stop(&self, container: &Container) -> Result<(), ContainerError> {
+    /// Tells the monitor that no restart is wanted. `container` then has the process that runs:
+    /// one that starts later is ended by the monitor, which reads the same record.
+    pub(crate) fn request_stop(&self, container: &mut Container) -> Result<(), ContainerError> {
         self.note(&container.id, Event::StopRequested)?;
-        if container.status.phase == Phase::Restarting
+        let summary = Summary::of(&self.records(&container.id)?);
+        container.status.process = summary.process().filter(|_| summary.ended.is_none());
+        if summary.ended.is_some()
             && let Ok(connection) = self.connect(&container.id, &[])
         {
             // It may leave this very moment, which is what was wanted.

@@ -87,7 +87,7 @@ struct Child {
     /// Keeps the mounts until the end was reported: tearing them down takes 0.9 ms.
     _mounts: OwnedFd,
     endpoint: Option<Endpoint>,
-    _ports: Vec<Reservation>,
+    ports: Vec<Reservation>,
     started: Instant,
     ended: Option<(ExitStatus, Instant)>,
     health: Option<Health>,
@@ -160,6 +160,7 @@ pub fn settle(spec: &Spec) {
 
 impl Monitor<'_> {
     fn live(&mut self) -> io::Result<Settlement> {
+        let mut is_first = true;
         loop {
             // Whoever starts the container has attached before it lives, so that it misses nothing.
             self.serve_clients_now();
@@ -172,11 +173,31 @@ impl Monitor<'_> {
                     return Ok(self.farewell());
                 }
             };
+            if !is_first && self.is_stopped_meanwhile()? {
+                // Whoever asked could not know this process, so it is not signalled by them.
+                self.note(Event::StopRequested);
+                drop(child.cgroup.kill());
+            }
             let Some(delay) = self.attend(child)? else { return Ok(self.farewell()) };
-            if !self.pause(delay) {
+            if !self.pause(delay) || self.is_stopped_meanwhile()? {
                 return Ok(self.farewell());
             }
+            is_first = false;
         }
+    }
+
+    /// Whether the records say that somebody stopped it since its last end, before a next start.
+    fn is_stopped_meanwhile(&self) -> io::Result<bool> {
+        let (mut is_between, mut is_stopped) = (false, false);
+        for record in self.state.read()? {
+            match record.event {
+                Event::Exited { .. } | Event::Failed(_) => (is_between, is_stopped) = (true, false),
+                Event::Started(_) => is_between = false,
+                Event::StopRequested => is_stopped |= is_between,
+                _ => {}
+            }
+        }
+        Ok(is_stopped)
     }
 
     fn start(&mut self) -> Result<Child, StartError> {
@@ -205,7 +226,7 @@ impl Monitor<'_> {
             channels: Channels::new(running.streams).map_err(StartError::Streams)?,
             _mounts: running.mount_namespace,
             endpoint,
-            _ports: ports,
+            ports,
             started: Instant::now(),
             ended: None,
             health: self.spec.health.clone().map(Health::new),
@@ -299,6 +320,8 @@ impl Monitor<'_> {
         }
         let out_of_memory = child.cgroup.oom_killed();
         self.unwire(child.endpoint.as_ref());
+        // Whoever hears of the end may publish the same ports at once.
+        child.ports.clear();
         self.note(Event::Exited { status, out_of_memory });
         let delay = self.delay(status, child.started.elapsed())?;
         if let Some(delay) = delay {

@@ -94,3 +94,45 @@ fn a_hundred_containers_leave_nothing() {
     machine.ok(&arguments);
     machine.await_traces(&before);
 }
+
+/// Somebody stops it while its monitor decides, waits, or starts it again.
+#[test]
+fn a_stop_between_two_starts_counts() {
+    let Some(machine) = Machine::new() else { return };
+    std::thread::scope(|scope| {
+        for verb in ["stop", "rm", "kill"] {
+            let machine = &machine;
+            scope.spawn(move || {
+                for round in 0..12 {
+                    let name = format!("{verb}-{round}");
+                    machine.ok(&[
+                        "run",
+                        "-d",
+                        "--restart",
+                        "always",
+                        "--name",
+                        &name,
+                        "busybox",
+                        "false",
+                    ]);
+                    let count = || {
+                        machine
+                            .ok(&["inspect", "-f", "{{.RestartCount}}", &name])
+                            .parse::<u32>()
+                            .unwrap()
+                    };
+                    until("it was started again", || count() >= round % 3);
+                    match verb {
+                        "rm" => machine.ok(&["rm", "-f", &name]),
+                        "stop" => machine.ok(&["stop", &name]),
+                        // One that has just ended cannot be killed, but it is going to be restarted.
+                        _ => machine.ok(&["kill", &name]),
+                    };
+                }
+            });
+        }
+    });
+    let states = machine.ok(&["ps", "-a", "--format", "{{.State}}"]);
+    assert_eq!(states.lines().count(), 24, "{states}");
+    assert!(states.lines().all(|state| state == "exited"), "{states}");
+}

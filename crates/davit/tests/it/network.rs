@@ -70,3 +70,14 @@ fn modes_of_the_network() {
         "bridge bridge\nhost host\nnone null"
     );
 }
+
+#[test]
+fn a_port_is_free_when_the_end_is_told() {
+    let Some(machine) = Machine::new() else { return };
+    for _ in 0..20 {
+        machine.ok(&["run", "--rm", "-p", "8080:80", "-p", "8080:80/udp", "busybox", "true"]);
+    }
+    machine.ok(&["run", "-d", "--name", "web", "-p", "8080:80", "busybox", "sleep", "600"]);
+    machine.ok(&["kill", "web"]);
+    machine.ok(&["run", "--rm", "-p", "8080:80", "busybox", "true"]);
+}
