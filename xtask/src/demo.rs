@@ -42,11 +42,10 @@ pub(crate) fn run() -> Result<()> {
     ]))?;
     let demo = Demo { davit: dist::build()?, folder: TempDir::new() };
     let result = demo.walk();
-    // Containers first, so that nothing holds the folder; then what root has written.
-    let ended = demo.davit(&["rm", "--force", "demo"]).output();
+    // Also after a failure: the machine is left as it was found.
+    let reset = process::run(&mut demo.davit(&["system", "reset", "--force"]));
     process::run(process::as_root("rm").arg("-rf").arg(demo.folder.join("root")))?;
-    ended.context("cannot end the demo's container")?;
-    result
+    result.and(reset.context("cannot remove the demo's traces"))
 }
 
 impl Demo {

@@ -58,6 +58,7 @@ pub use exec::{ExecOrder, ExecRequest};
 pub use list::{ContainerSummary, ListFilter, ListRequest};
 pub use logs::{LogFollow, LogRequest, Logs};
 pub(crate) use monitor::{monitor_helper, settle_helper};
+pub(crate) use network::BUILT_IN_NETWORKS;
 pub use remove::RemoveRequest;
 pub use spec::{
     AutoRemove, ContainerSpec, DeviceSpec, InitMode, MountSource, MountSpec, NamespaceMode,

@@ -57,6 +57,11 @@ impl Engine {
         Ok(Self { config, store })
     }
 
+    /// The store alone.
+    pub(crate) fn into_store(self) -> Store {
+        self.store
+    }
+
     /// What the engine was told.
     #[must_use]
     pub const fn config(&self) -> &Config {

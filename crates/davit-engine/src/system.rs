@@ -1,6 +1,7 @@
 //! The whole store: `system df`, `system prune`, `system check`.
 
 mod info;
+mod traces;
 mod usage;
 
 use std::path::Path;

@@ -27,6 +27,8 @@ use crate::plan::{DeviceRule, Limits};
 
 /// How long removing waits for members that are dying.
 const REMOVE_PATIENCE: Duration = Duration::from_secs(2);
+/// How often a cgroup is tried whose parent vanishes.
+const MAKE_ATTEMPTS: u32 = 3;
 /// How long freezing waits for members that are in the kernel.
 const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -181,6 +183,17 @@ impl Cgroups {
 
     /// Makes the directory in the unified hierarchy.
     fn make(&self, path: &str, settings: &[Controller]) -> Result<Cgroup, CgroupError> {
+        for _ in 0..MAKE_ATTEMPTS {
+            match self.make_once(path, settings) {
+                // A prune removed the empty parent in between.
+                Err(error) if error.is_not_found() => {}
+                result => return result,
+            }
+        }
+        self.make_once(path, settings)
+    }
+
+    fn make_once(&self, path: &str, settings: &[Controller]) -> Result<Cgroup, CgroupError> {
         let components = components(path)?;
         let (last, parents) =
             components.split_last().ok_or_else(|| CgroupError::Path(path.to_owned()))?;
@@ -313,15 +326,45 @@ impl Cgroups {
     }
 
     /// Removes a cgroup and those below it from every hierarchy; a missing one is no error.
+    /// Members must be gone or going (retries for 2 s). Blocks.
     ///
     /// # Errors
     /// [`CgroupError`].
     pub fn remove(&self, path: &str) -> Result<(), CgroupError> {
-        match self.open(path) {
-            Ok(cgroup) => cgroup.remove(),
-            Err(error) if error.is_not_found() => Ok(()),
-            Err(error) => Err(error),
+        let deadline = Instant::now() + REMOVE_PATIENCE;
+        self.in_every_hierarchy(path, |directory| remove_tree(&directory, deadline))
+    }
+
+    /// Removes a cgroup that has neither members nor cgroups below it; another one stays.
+    ///
+    /// # Errors
+    /// [`CgroupError`].
+    pub fn remove_if_empty(&self, path: &str) -> Result<(), CgroupError> {
+        self.in_every_hierarchy(path, |directory| match directory.remove(Instant::now()) {
+            Err(CgroupError::Io { source, .. }) if source.kind() == io::ErrorKind::ResourceBusy => {
+                Ok(())
+            }
+            result => result,
+        })
+    }
+
+    /// Does something with a cgroup wherever it exists; the first error counts, but ends nothing.
+    fn in_every_hierarchy(
+        &self,
+        path: &str,
+        act: impl Fn(Directory) -> Result<(), CgroupError>,
+    ) -> Result<(), CgroupError> {
+        let components = components(path)?;
+        let v1 = self.v1.iter().map(|hierarchy| &hierarchy.directory);
+        let mut result = Ok(());
+        for hierarchy in std::iter::once(&self.unified).chain(v1) {
+            let done = match hierarchy.descend(&components) {
+                Err(error) if error.is_not_found() => Ok(()),
+                found => found.and_then(&act),
+            };
+            result = result.and(done);
         }
+        result
     }
 }
 

@@ -349,6 +349,28 @@ impl Store {
         Ok(removed)
     }
 
+    /// Runs `act` while no container runs and no lease lives, and keeps every other process from
+    /// starting one or a build meanwhile; `None` when one is there. No call of this store is
+    /// possible inside.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn while_idle<T>(&self, act: impl FnOnce() -> T) -> Result<Option<T>, StoreError> {
+        let action = "look for running containers";
+        self.database.write(Class::Normal, action, |tx| {
+            self.drop_dead_leases(tx)?;
+            // The row comes before everything that a start or a build needs of the machine.
+            let runs = tx
+                .prepare_cached(
+                    "SELECT 1 FROM containers WHERE status NOT IN ('created', 'exited')
+                     UNION ALL SELECT 1 FROM leases",
+                )
+                .and_then(|mut statement| statement.exists([]))
+                .map_err(|e| self.database.error(action, e))?;
+            Ok((!runs).then(act))
+        })
+    }
+
     pub(crate) fn claiming<T>(
         &self,
         durability: Durability,

@@ -33,6 +33,7 @@ mod container;
 mod database;
 mod document;
 mod durable;
+mod erase;
 mod error;
 mod event;
 mod flight;

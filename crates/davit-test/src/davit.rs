@@ -8,7 +8,10 @@ use std::{
 
 use crate::TempDir;
 
-/// A `davit` binary with its own `--root` and `--run-root`, removed with it.
+/// A `davit` binary with its own `--root` and `--run-root`.
+///
+/// Dropping it ends its containers and removes all that davit has made for the root: files, bridge,
+/// firewall table, cgroups.
 #[derive(Debug)]
 pub struct Davit {
     binary: PathBuf,
@@ -85,6 +88,18 @@ impl Davit {
         let outcome = Outcome::from(command.output().expect("davit starts"));
         assert_eq!(outcome.code, 0, "{command:?}\n{}{}", outcome.stdout, outcome.stderr);
         outcome.stdout.trim_end_matches('\n').to_owned()
+    }
+}
+
+impl Drop for Davit {
+    fn drop(&mut self) {
+        if !self.root().join("format").exists() {
+            return;
+        }
+        let outcome = self.run(["system", "reset", "--force"]);
+        // A failing test must show its own failure, not that of the cleaning up.
+        let told = outcome.code == 0 || std::thread::panicking();
+        assert!(told, "davit system reset: {}", outcome.stderr);
     }
 }
 

@@ -16,6 +16,8 @@ use crate::Engine;
 const DEFAULT_ROOT: &str = "/var/lib/davit";
 /// Name of the network that containers are in unless they ask for another.
 pub(crate) const BRIDGE: &str = "bridge";
+/// Networks that every root has.
+pub(crate) const BUILT_IN_NETWORKS: [&str; 3] = [BRIDGE, "host", "none"];
 
 impl Engine {
     /// The id that marks this root's kernel objects; `None` for the machine's default root.
@@ -88,6 +90,13 @@ impl Engine {
             IpAddr::V4(_) => None,
         });
         Ok(Bridge { name, table, ipv4: ipv4.ok_or_else(damaged)?, ipv6, mtu: None })
+    }
+
+    /// The root's bridge, if a container ever wanted one.
+    pub(crate) fn known_bridge(&self) -> Result<Option<Bridge>, ContainerError> {
+        let rows = self.store().networks()?;
+        let row = rows.iter().find(|row| row.network.name == BRIDGE);
+        row.map(|row| self.bridge(row)).transpose()
     }
 
     /// The bridge network's row.

@@ -1,4 +1,6 @@
-//! `davit system df|check|prune`
+//! `davit system df|check|info|prune|reset`
+
+mod reset;
 
 use davit_engine::{BuildCache, CheckMode, CheckReport, DiskUsage, Engine, ImagePrune, Repair};
 use serde::Serialize;
@@ -24,8 +26,10 @@ pub(crate) enum SystemCommand {
     Df(DfArgs),
     /// Display system-wide information
     Info(super::info::InfoArgs),
-    /// Remove stopped containers, unused images and build cache
+    /// Remove stopped containers, unused networks, images and build cache
     Prune(PruneArgs),
+    /// Remove everything: containers, images, volumes, networks, build cache and the store itself
+    Reset(reset::ResetArgs),
 }
 
 /// Arguments of `davit system check`.
@@ -79,6 +83,7 @@ pub(crate) fn run(command: &SystemCommand, context: &Context) -> Result<u8, CliE
         SystemCommand::Df(args) => df(args, context),
         SystemCommand::Info(args) => super::info::run(args, context),
         SystemCommand::Prune(args) => prune(args, context),
+        SystemCommand::Reset(args) => reset::run(args, context),
     }
 }
 
@@ -337,6 +342,7 @@ fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
     }
     let engine = context.engine()?;
     let mut freed = prune_containers(&engine, &request)?;
+    prune_networks(&engine)?;
     if args.volumes {
         freed += prune_volumes(&engine)?;
     }
@@ -356,7 +362,11 @@ fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
 }
 
 fn warning(args: &PruneArgs) -> String {
-    let mut lines = vec!["WARNING! This will remove:", "  - all stopped containers"];
+    let mut lines = vec![
+        "WARNING! This will remove:",
+        "  - all stopped containers",
+        "  - all networks not used by at least one container",
+    ];
     if args.volumes {
         lines.push("  - all anonymous volumes not used by at least one container");
     }
@@ -382,6 +392,15 @@ fn prune_containers(engine: &Engine, request: &ImagePrune) -> Result<u64, CliErr
         printer::line("")?;
     }
     Ok(freed)
+}
+
+fn prune_networks(engine: &Engine) -> Result<(), CliError> {
+    let names = engine.prune_networks()?;
+    if !names.is_empty() {
+        printer::line(&format!("Deleted Networks:\n{}\n", names.join("\n")))?;
+    }
+    // The interface and the rules of the built-in network are made again when they are needed.
+    Ok(engine.withdraw_idle()?)
 }
 
 fn prune_volumes(engine: &Engine) -> Result<u64, CliError> {

@@ -19,6 +19,7 @@ mod kill;
 mod machine;
 mod network;
 mod repair;
+mod reset;
 
 use davit_test::Davit;
 

@@ -1,0 +1,80 @@
+//! A root's traces on the machine beside its files: bridge, firewall table, cgroups.
+
+use davit_runtime::{Cgroups, cgroup::CgroupError};
+use davit_store::ContainerFilter;
+
+use crate::{
+    ContainerError, Engine,
+    container::{BUILT_IN_NETWORKS, RemoveRequest},
+};
+
+impl Engine {
+    /// Removes networks that the user made and no container is attached to; their names.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn prune_networks(&self) -> Result<Vec<String>, ContainerError> {
+        let mut removed = Vec::new();
+        for row in self.store().networks()? {
+            let network = row.network;
+            if BUILT_IN_NETWORKS.contains(&network.name.as_str()) {
+                continue;
+            }
+            if self.store().remove_network(&network.id)?.is_empty() {
+                removed.push(network.name);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Takes bridge, firewall table and empty cgroups off the machine unless a container runs. The
+    /// next container makes them again, with the same subnet.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn withdraw_idle(&self) -> Result<(), ContainerError> {
+        let bridge = self.known_bridge()?;
+        let cgroups = Cgroups::discover()?;
+        let root = self.cgroup_root();
+        let withdraw = || -> Result<(), ContainerError> {
+            if let Some(bridge) = bridge {
+                bridge.remove()?;
+            }
+            cgroups.remove_if_empty(&format!("{root}/monitors"))?;
+            Ok(cgroups.remove_if_empty(&root)?)
+        };
+        self.store().while_idle(withdraw)?.unwrap_or(Ok(()))
+    }
+
+    /// Ends every container and removes all that this root has: containers, images, volumes, build
+    /// cache, bridge, firewall table, cgroups, and the files.
+    ///
+    /// # Errors
+    /// The first thing that cannot be removed; the same call goes on from there.
+    pub fn reset(self) -> Result<(), ContainerError> {
+        let everything = RemoveRequest { force: true, volumes: true };
+        for row in self.store().containers(&ContainerFilter::default())? {
+            match self.remove_container(&row.id, everything) {
+                // It was to go with its end.
+                Err(error) if error.is_not_found() => {}
+                result => result?,
+            }
+        }
+        if let Some(bridge) = self.known_bridge()? {
+            bridge.remove()?;
+        }
+        let cgroups = Cgroups::discover()?;
+        let root = self.cgroup_root();
+        end_all(&cgroups, &root)?;
+        cgroups.remove(&root)?;
+        Ok(self.into_store().erase()?)
+    }
+}
+
+/// Kills what still runs: monitors that settle, steps of builds.
+fn end_all(cgroups: &Cgroups, path: &str) -> Result<(), CgroupError> {
+    match cgroups.open(path) {
+        Err(error) if error.is_not_found() => Ok(()),
+        found => found?.kill(),
+    }
+}
