@@ -7,6 +7,7 @@ use std::{
 };
 
 use davit_image::{Digest, Digester, MediaType};
+use davit_sys::bulk::BulkAppender;
 use fs_err as fs;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
@@ -57,6 +58,7 @@ pub struct BlobIngest<'a> {
     lease: &'a Lease<'a>,
     expected: Option<(Digest, u64)>,
     lock: Option<Lock>,
+    appender: BulkAppender,
     written: u64,
     resumed: u64,
     keep: bool,
@@ -273,6 +275,7 @@ impl<'a> BlobIngest<'a> {
             lease,
             expected,
             lock: Some(lock),
+            appender: BulkAppender::new(present),
             written: present,
             resumed: present,
             keep: true,
@@ -326,8 +329,9 @@ impl<'a> BlobIngest<'a> {
             self.keep = false;
             return Err(StoreError::Size { digest, expected, actual: total });
         }
-        let path = self.lock().path().to_path_buf();
-        self.lock().file().write_all(bytes).map_err(|e| StoreError::io("write", &path, e))?;
+        let lock = self.lock.as_ref().expect("only commit and drop take the lock");
+        let appended = self.appender.append(lock.file().file(), bytes);
+        appended.map_err(|e| StoreError::io("write", lock.path(), e))?;
         self.written = total;
         Ok(())
     }
@@ -337,12 +341,14 @@ impl<'a> BlobIngest<'a> {
     /// # Errors
     /// What the disk says.
     pub fn restart(&mut self) -> Result<(), StoreError> {
+        self.flush_waiting()?;
         let path = self.lock().path().to_path_buf();
         let file = &mut self.lock().file();
         file.file()
             .set_len(0)
             .and_then(|()| file.seek(SeekFrom::Start(0)))
             .map_err(|e| StoreError::io("truncate", &path, e))?;
+        self.appender = BulkAppender::new(0);
         (self.written, self.resumed) = (0, 0);
         Ok(())
     }
@@ -366,6 +372,7 @@ impl<'a> BlobIngest<'a> {
         durability: Durability,
     ) -> Result<BlobRecord, StoreError> {
         self.verify(actual)?;
+        self.flush_waiting()?;
         let path = self.lock().path().to_path_buf();
         rustix::fs::fchmod(self.lock().file(), rustix::fs::Mode::RUSR)
             .map_err(|e| StoreError::io("protect", &path, e))?;
@@ -430,6 +437,12 @@ impl<'a> BlobIngest<'a> {
         })
     }
 
+    fn flush_waiting(&mut self) -> Result<(), StoreError> {
+        let lock = self.lock.as_ref().expect("only commit and drop take the lock");
+        let flushed = self.appender.flush(lock.file().file());
+        flushed.map_err(|e| StoreError::io("write", lock.path(), e))
+    }
+
     fn lock(&self) -> &Lock {
         self.lock.as_ref().expect("only commit and drop take the lock")
     }
@@ -450,6 +463,8 @@ impl Drop for BlobIngest<'_> {
         let Some(lock) = self.lock.take() else { return };
         let resumable = self.keep && self.expected.is_some() && self.written > 0;
         if resumable && !is_space_scarce(lock.path()) {
+            // What cannot be written now is downloaded again.
+            drop(self.appender.flush(lock.file().file()));
             return;
         }
         if let Err(error) = lock.remove_file() {

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "the one crate that may")]
 
 pub mod bpf;
+pub mod bulk;
 pub mod inherit;
 pub mod interrupt;
 pub mod map;

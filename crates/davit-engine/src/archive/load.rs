@@ -17,6 +17,7 @@ use davit_store::{
         MemberKind, TarReader,
     },
 };
+use davit_sys::bulk::BulkFile;
 
 use super::FileError;
 use crate::{Engine, Event, Progress, config::KeepBlobs};
@@ -226,7 +227,7 @@ impl Load<'_> {
         let report = |now: davit_layer::Progress| {
             self.progress.report(Event::Position { item: &item, bytes: now.blob_bytes });
         };
-        let mut tar = ingest.create_tar()?;
+        let mut tar = BulkFile::new(ingest.create_tar()?.into_parts().0);
         let options = ReadOptions { progress: Some(&report), ..ReadOptions::default() };
         let sink = blob.as_mut().map(|blob| blob as &mut dyn Write);
         let read = read_layer(content, &mut tar, sink, &options)

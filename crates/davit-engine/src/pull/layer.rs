@@ -18,7 +18,7 @@ use davit_store::{
     Lease, Presence,
 };
 
-use davit_sys::writeback::EarlyWriteback;
+use davit_sys::bulk::BulkFile;
 
 use crate::{Event, config::KeepBlobs};
 
@@ -231,7 +231,7 @@ impl Pull<'_> {
         let item = blob.digest.short_hex();
         let layer = self.engine.store().begin_layer(lease).map_err(|e| self.store_error(e))?;
         let tar = layer.create_tar().map_err(|e| self.store_error(e))?;
-        let mut tar = EarlyWriteback::new(tar.into_parts().0);
+        let mut tar = BulkFile::new(tar.into_parts().0);
         let report = |now: davit_layer::Progress| {
             self.progress.report(Event::Position { item: &item, bytes: now.blob_bytes });
         };
