@@ -18,6 +18,7 @@ mod exec;
 pub(crate) mod files;
 mod inspect;
 mod list;
+mod log_attributes;
 mod logs;
 mod monitor;
 mod name;
@@ -29,7 +30,9 @@ mod start;
 mod status;
 mod stop;
 mod top;
+mod validate;
 mod volume;
+mod volume_mount;
 
 use davit_image::{ImageId, Timestamp};
 use davit_store::{ContainerRow, NewEvent, StoreError};
@@ -62,7 +65,7 @@ pub(crate) use network::BUILT_IN_NETWORKS;
 pub use remove::RemoveRequest;
 pub use spec::{
     AutoRemove, ContainerSpec, DeviceSpec, InitMode, MountSource, MountSpec, NamespaceMode,
-    NetworkMode, PublishAll, RootAccess, SecuritySpec, StdinMode, Tty,
+    NetworkMode, PublishAll, RootAccess, SecuritySpec, StdinMode, Tty, VolumeMaking,
 };
 pub use start::{StartMode, Started};
 pub use status::{Phase, Status};

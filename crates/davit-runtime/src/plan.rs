@@ -11,8 +11,12 @@ use crate::capability::Capabilities;
 use crate::seccomp::Profile;
 
 mod defaults;
+mod sysctl;
 
-pub use self::defaults::DEFAULT_PATH;
+pub use self::{
+    defaults::DEFAULT_PATH,
+    sysctl::{SysctlNamespace, sysctl_namespace, sysctl_path},
+};
 
 /// A container to launch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,6 +171,9 @@ pub enum MountKind {
         mode: Option<u32>,
         /// Owner of its root.
         owner: Option<(u32, u32)>,
+        /// More options of the filesystem (`nr_inodes`, `mpol`, a size in per cent), as they are.
+        #[serde(default)]
+        options: Vec<(String, String)>,
     },
     /// A file or directory of the host.
     Bind {

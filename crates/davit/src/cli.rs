@@ -16,7 +16,13 @@ use crate::{
 
 /// The whole life of a container image in one program
 #[derive(Debug, Parser)]
-#[command(name = "davit", version, disable_help_subcommand = true, max_term_width = 100)]
+#[command(
+    name = "davit",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    args_override_self = true
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     global: Global,

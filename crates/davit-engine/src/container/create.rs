@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, os::fd::OwnedFd};
 
-use davit_image::{ContainerConfig, Empty, HealthConfig, ImageConfig, ImageId};
+use davit_image::{ContainerConfig, Empty, HealthConfig, ImageConfig, ImageId, Platform};
 use davit_store::{ClaimError, Claimed, Durability, NewContainer, StoreError};
 
 use super::{
     Container, ContainerError, ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode,
-    name, network::claims, plan::merge_environment, remove::remove_tree,
+    VolumeMaking, name, network::claims, plan::merge_environment, remove::remove_tree, validate,
 };
 use crate::Engine;
 
@@ -66,6 +66,8 @@ impl Engine {
         let id = name::random_id()?;
         let mut spec = request.spec.clone();
         merge(&mut spec, &image.config);
+        check_platform(&spec, &image)?;
+        validate::check(&spec)?;
         self.resolve_namespaces(&mut spec)?;
         if let Some(name) = &request.name {
             name::check("container", name.trim_start_matches('/'))?;
@@ -193,6 +195,21 @@ impl Engine {
     }
 }
 
+/// Refuses an image of another platform than the one that was asked for.
+fn check_platform(spec: &ContainerSpec, image: &ImageConfig) -> Result<(), ContainerError> {
+    let Some(wanted) = &spec.platform else { return Ok(()) };
+    let actual = Platform {
+        variant: image.variant.clone().filter(|variant| !variant.is_empty()),
+        ..Platform::new(&image.os, &image.architecture)
+    };
+    let fits = wanted.parse::<Platform>().is_ok_and(|wanted| wanted.rank(&actual).is_some());
+    if fits {
+        return Ok(());
+    }
+    let (image, wanted) = (spec.image.clone(), wanted.clone());
+    Err(ContainerError::NoPlatform { image, wanted, actual: actual.normalized().to_string() })
+}
+
 /// Docker's sentence for a name that is taken.
 fn docker_words(error: ClaimError, name: &str) -> ContainerError {
     match error {
@@ -291,6 +308,7 @@ fn merge_volumes(spec: &mut ContainerSpec, image: Option<&BTreeMap<String, Empty
                 copy_up: true,
                 subpath: None,
                 anonymous: true,
+                making: VolumeMaking::default(),
             },
             target,
             access: false.into(),

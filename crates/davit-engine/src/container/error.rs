@@ -14,7 +14,7 @@ use crate::Hint;
 #[non_exhaustive]
 pub enum ContainerError {
     /// There is no such object.
-    #[error("No such {kind}: {name}")]
+    #[error("{}", not_found(kind, name))]
     NotFound {
         /// `container`, `image`, …
         kind: &'static str,
@@ -24,6 +24,19 @@ pub enum ContainerError {
     /// The image is not in the store.
     #[error("No such image: {0}")]
     NoImage(String),
+    /// The image in the store is of another platform.
+    #[error(
+        "image with reference {image} was found but does not match the specified platform: \
+         wanted {wanted}, actual: {actual}"
+    )]
+    NoPlatform {
+        /// As the user named it.
+        image: String,
+        /// The platform that was asked for.
+        wanted: String,
+        /// That of the image.
+        actual: String,
+    },
     /// The object's state forbids it.
     #[error("{0}")]
     Conflict(String),
@@ -83,6 +96,15 @@ pub enum ContainerError {
     },
 }
 
+/// Docker's sentence for each kind of object.
+fn not_found(kind: &str, name: &str) -> String {
+    match kind {
+        "volume" => format!("get {name}: no such volume"),
+        "network" => format!("network {name} not found"),
+        _ => format!("No such {kind}: {name}"),
+    }
+}
+
 impl ContainerError {
     /// An error of a file.
     pub(crate) fn io(
@@ -119,8 +141,12 @@ impl Hint for ContainerError {
     fn hints(&self) -> Vec<String> {
         match self {
             Self::NoImage(name) => vec![format!("davit pull {name}")],
+            Self::NoPlatform { image, wanted, .. } => {
+                vec![format!("davit pull --platform {wanted} {image}")]
+            }
             Self::NotFound { kind: "container", .. } => vec!["davit ps -a".to_owned()],
             Self::NotFound { kind: "volume", .. } => vec!["davit volume ls".to_owned()],
+            Self::NotFound { kind: "network", .. } => vec!["davit network ls".to_owned()],
             Self::Claim(ClaimError::Name { name, .. }) => {
                 vec![format!("davit rm {name}"), format!("davit rename {name} NEW_NAME")]
             }

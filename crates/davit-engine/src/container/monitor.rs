@@ -12,7 +12,10 @@ use davit_runtime::monitor::{Root, Settlement, Spec, run, settle};
 use davit_snapshot::{Durability, InodeNumbers, MountNamespace, OverlayOptions, Stack, Upper};
 use serde::{Deserialize, Serialize};
 
-use super::copy_up::{CopyUp, copy_up};
+use super::{
+    copy_up::{CopyUp, copy_up},
+    volume_mount::VolumeMount,
+};
 use crate::{Config, Engine};
 
 /// Number of the container's lock in the monitor.
@@ -35,6 +38,8 @@ pub(crate) struct Birth {
     pub(crate) volatile: bool,
     /// Whether inode numbers stay small.
     pub(crate) narrow: bool,
+    /// Volumes that are mounts of their own.
+    pub(crate) volumes: Vec<VolumeMount>,
     /// Empty volumes that get the image's files.
     pub(crate) copy_up: Vec<CopyUp>,
 }
@@ -53,13 +58,13 @@ fn live() -> io::Result<()> {
         birth.into(),
         PathBuf::from("birth"),
     )))?;
-    let Birth { monitor, stack, upper, volatile, narrow, copy_up } = birth;
+    let Birth { monitor, stack, upper, volatile, narrow, volumes, copy_up } = birth;
     std::env::set_current_dir("/")?;
     let namespace = MountNamespace::enter(stack.location.clone()).map_err(io::Error::other)?;
     let durability = if volatile { Durability::Volatile } else { Durability::Durable };
     let inode_numbers = if narrow { InodeNumbers::Narrow } else { InodeNumbers::Unique };
     let options = OverlayOptions { inode_numbers, durability };
-    let mut root = SnapshotRoot { namespace, stack, upper, options, copy_up };
+    let mut root = SnapshotRoot { namespace, stack, upper, options, volumes, copy_up };
     if run(&monitor, &mut root, starter, lock)? == Settlement::Monitor {
         settle(&monitor);
     }
@@ -77,6 +82,8 @@ struct SnapshotRoot {
     stack: Stack,
     upper: Upper,
     options: OverlayOptions,
+    /// Those that are not mounted yet.
+    volumes: Vec<VolumeMount>,
     copy_up: Vec<CopyUp>,
 }
 
@@ -84,6 +91,9 @@ impl Root for SnapshotRoot {
     fn mount(&mut self) -> Result<OwnedFd, Box<dyn Error + Send + Sync>> {
         let lowers = self.namespace.lowers(&self.stack)?;
         let root = self.namespace.overlay(&lowers, &self.upper, self.options)?;
+        for volume in self.volumes.drain(..) {
+            volume.mount()?;
+        }
         for copy in self.copy_up.drain(..) {
             copy_up(&root, &copy)?;
         }

@@ -117,6 +117,26 @@ pub(crate) fn generated(id: &str, attempt: u32) -> String {
     }
 }
 
+/// Checks a volume's name against the grammar of Docker's `local` driver.
+///
+/// # Errors
+/// [`ContainerError::Invalid`] with Docker's sentence.
+pub(crate) fn check_volume(name: &str) -> Result<(), ContainerError> {
+    if name.len() < 2 {
+        return Err(ContainerError::Invalid(format!(
+            "create {name}: volume name is too short, names should be at least two alphanumeric \
+             characters"
+        )));
+    }
+    check("volume", name).map_err(|_| {
+        ContainerError::Invalid(format!(
+            "create {name}: {name:?} includes invalid characters for a local volume name, only \
+             \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, \
+             use absolute path"
+        ))
+    })
+}
+
 /// Checks a container's or volume's name against Docker's grammar.
 ///
 /// # Errors

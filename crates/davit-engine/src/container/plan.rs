@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
-use davit_image::HealthConfig;
+use davit_image::ContainerConfig;
 use davit_runtime::{
     capability::Capabilities,
     monitor::spec::HealthCheck,
     plan::{
-        Access, BindSource, Device, DeviceKind, DeviceRule, Init, Mount, MountKind, MountOptions,
-        Namespace, Origin, Plan, Propagation, Rlimit, UserChoice,
+        Access, Atime, BindSource, Device, DeviceKind, DeviceRule, Init, Mount, MountKind,
+        MountOptions, Namespace, Origin, Plan, Propagation, Rlimit, UserChoice,
     },
     seccomp::Profile,
 };
@@ -206,7 +206,10 @@ fn mount(wish: &MountSpec, around: &Surroundings<'_>) -> Mount {
     };
     let mut options = MountOptions { access, propagation, ..MountOptions::default() };
     let kind = match &wish.source {
-        MountSource::Bind { path, recursive } => {
+        MountSource::Bind { path, recursive, writable_below } => {
+            if *writable_below && options.access == Access::ReadOnly {
+                options.access = Access::ReadOnlyTop;
+            }
             MountKind::Bind { source: BindSource::Path(path.into()), recursive: *recursive }
         }
         MountSource::Volume { name, subpath, .. } => {
@@ -217,15 +220,32 @@ fn mount(wish: &MountSpec, around: &Surroundings<'_>) -> Mount {
             };
             MountKind::Bind { source, recursive: true }
         }
-        MountSource::Tmpfs { size_bytes, mode, flags } => {
-            let off = |word: &str| flags.iter().any(|flag| flag == word);
-            options.nosuid = !off("suid");
-            options.nodev = !off("dev");
-            options.noexec = !off("exec");
-            MountKind::Tmpfs { size_bytes: *size_bytes, mode: *mode, owner: None }
+        MountSource::Tmpfs { size_bytes, mode, flags, options: more } => {
+            tmpfs_flags(flags, &mut options);
+            let (size_bytes, mode, options) = (*size_bytes, *mode, more.clone());
+            MountKind::Tmpfs { size_bytes, mode, owner: None, options }
         }
     };
     Mount { target: wish.target.clone(), kind, options }
+}
+
+/// Docker's defaults for a tmpfs, changed by what was asked.
+fn tmpfs_flags(flags: &[String], options: &mut MountOptions) {
+    (options.nosuid, options.nodev, options.noexec) = (true, true, true);
+    for flag in flags {
+        match flag.as_str() {
+            "suid" => options.nosuid = false,
+            "nosuid" => options.nosuid = true,
+            "dev" => options.nodev = false,
+            "nodev" => options.nodev = true,
+            "exec" => options.noexec = false,
+            "noexec" => options.noexec = true,
+            "noatime" => options.atime = Atime::Never,
+            "strictatime" => options.atime = Atime::Strict,
+            "atime" | "relatime" => options.atime = Atime::Relative,
+            _ => {}
+        }
+    }
 }
 
 fn security(spec: &ContainerSpec, plan: &mut Plan) -> Result<(), ContainerError> {
@@ -262,10 +282,11 @@ fn security(spec: &ContainerSpec, plan: &mut Plan) -> Result<(), ContainerError>
 fn add_device(wish: &DeviceSpec, plan: &mut Plan) -> Result<(), ContainerError> {
     let host = Path::new(&wish.host);
     let metadata = fs_err::metadata(host).map_err(|error| {
-        ContainerError::Invalid(format!(
-            "error gathering device information for {}: {error}",
-            wish.host
-        ))
+        let reason = match error.kind() {
+            std::io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+            _ => error.to_string(),
+        };
+        ContainerError::Invalid(gathering(&wish.host, &reason))
     })?;
     let mut found = Vec::new();
     if metadata.is_dir() {
@@ -274,7 +295,7 @@ fn add_device(wish: &DeviceSpec, plan: &mut Plan) -> Result<(), ContainerError> 
         found.extend(device(host, &wish.container));
     }
     if found.is_empty() {
-        return Err(ContainerError::Invalid(format!("{} is not a device node", wish.host)));
+        return Err(ContainerError::Invalid(gathering(&wish.host, "not a device node")));
     }
     for device in found {
         let permission = |letter| wish.permissions.contains(letter);
@@ -295,13 +316,19 @@ fn add_device(wish: &DeviceSpec, plan: &mut Plan) -> Result<(), ContainerError> 
     Ok(())
 }
 
-/// Directories of `/dev` that are filesystems of their own.
-const OWN_FILESYSTEMS: [&str; 5] = ["pts", "shm", "fd", "mqueue", "console"];
+/// Docker's sentence for a device that cannot be shown.
+fn gathering(path: &str, reason: &str) -> String {
+    format!("error gathering device information while adding custom device \"{path}\": {reason}")
+}
+
+/// What every container has of its own in `/dev`: filesystems, its console, and the multiplexer of
+/// its own terminals.
+const OWN: [&str; 6] = ["pts", "shm", "fd", "mqueue", "console", "ptmx"];
 
 fn devices_below(host: &Path, container: &str, found: &mut Vec<Device>) {
     for entry in fs_err::read_dir(host).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|name| !OWN_FILESYSTEMS.contains(name)) else {
+        let Some(name) = name.to_str().filter(|name| !OWN.contains(name)) else {
             continue;
         };
         let path = format!("{container}/{name}");
@@ -360,12 +387,14 @@ fn device_rule(text: &str) -> Result<DeviceRule, ContainerError> {
     })
 }
 
-/// Docker's defaults where the image names none.
-pub(crate) fn health(config: Option<&HealthConfig>) -> Option<HealthCheck> {
-    let config = config?;
+/// Docker's defaults where the image names none; a line is run by the image's `SHELL`.
+pub(crate) fn health(config: &ContainerConfig) -> Option<HealthCheck> {
+    let shell = config.shell.clone().filter(|shell| !shell.is_empty());
+    let config = config.healthcheck.as_ref()?;
     let command = match config.test.as_deref()? {
         [kind, line] if kind == "CMD-SHELL" => {
-            vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()]
+            let shell = shell.unwrap_or_else(|| vec!["/bin/sh".to_owned(), "-c".to_owned()]);
+            shell.into_iter().chain([line.clone()]).collect()
         }
         [kind, command @ ..] if kind == "CMD" && !command.is_empty() => command.to_vec(),
         _ => return None,
@@ -415,7 +444,11 @@ mod tests {
     fn parents_are_mounted_before_children() {
         let mut spec = spec();
         let volume = |target: &str| MountSpec {
-            source: MountSource::Bind { path: "/x".to_owned(), recursive: true },
+            source: MountSource::Bind {
+                path: "/x".to_owned(),
+                recursive: true,
+                writable_below: false,
+            },
             target: target.to_owned(),
             access: false.into(),
             propagation: String::new(),

@@ -298,6 +298,18 @@ pub struct MountSpec {
     pub mode: String,
 }
 
+/// How a volume is made that a mount names and that is not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VolumeMaking {
+    /// Its driver; empty for `local`.
+    pub driver: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The driver's options.
+    pub options: BTreeMap<String, String>,
+}
+
 /// What a mount shows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -308,6 +320,9 @@ pub enum MountSource {
         path: String,
         /// Whether mounts below come along.
         recursive: bool,
+        /// Whether these stay writable where the mount itself is read-only.
+        #[serde(default)]
+        writable_below: bool,
     },
     /// A volume.
     Volume {
@@ -319,6 +334,9 @@ pub enum MountSource {
         subpath: Option<String>,
         /// Whether it was made for this container.
         anonymous: bool,
+        /// How it is made if it is not there (`--mount volume-…`).
+        #[serde(default)]
+        making: VolumeMaking,
     },
     /// A tmpfs.
     Tmpfs {
@@ -326,8 +344,11 @@ pub enum MountSource {
         size_bytes: Option<u64>,
         /// Mode of its root.
         mode: Option<u32>,
-        /// Mount flags as given (`noexec`, `exec`, …).
+        /// Mount flags as given (`noexec`, `exec`, …); a later one wins.
         flags: Vec<String>,
+        /// More options of the filesystem (`uid`, `nr_inodes`, …), as they are.
+        #[serde(default)]
+        options: Vec<(String, String)>,
     },
 }
 

@@ -244,9 +244,9 @@ impl Engine {
             joins: self.join_paths(&joins)?,
             stdio: stdio(spec, size),
             network,
-            log: spec.log.clone(),
+            log: self.log_config(container)?,
             restart: spec.restart,
-            health: plan::health(spec.config.healthcheck.as_ref()),
+            health: plan::health(&spec.config),
             settle: self.settle_command(id),
             directory: directory.clone(),
         };
@@ -257,6 +257,7 @@ impl Engine {
             upper,
             volatile: options.durability == UpperDurability::Volatile,
             narrow: options.inode_numbers == InodeNumbers::Narrow,
+            volumes: self.volume_mounts(spec)?,
             copy_up: self.copies(spec),
         })
     }

@@ -6,7 +6,11 @@ use davit_image::Timestamp;
 use davit_store::{NewVolume, StoreError, VolumeRow};
 
 use super::{
-    ContainerError, ContainerSpec, MountSource, copy_up::CopyUp, name, remove::disk_usage,
+    ContainerError, ContainerSpec, MountSource,
+    copy_up::CopyUp,
+    name,
+    remove::disk_usage,
+    volume_mount::{self, VolumeMount},
 };
 use crate::Engine;
 
@@ -56,19 +60,16 @@ impl Engine {
                 request.driver
             )));
         }
-        if let Some(option) = request.options.keys().next() {
-            return Err(ContainerError::Invalid(format!("invalid option: {option:?}")));
-        }
+        volume_mount::check(&request.options)?;
         let anonymous = request.name.is_none();
         let name = match &request.name {
             Some(name) => name.clone(),
             None => name::random_id()?,
         };
-        name::check("volume", &name)?;
+        name::check_volume(&name)?;
         let driver = "local".to_owned();
-        let labels = request.labels.clone();
-        let new =
-            NewVolume { name: name.clone(), driver, anonymous, labels, options: BTreeMap::new() };
+        let (labels, options) = (request.labels.clone(), request.options.clone());
+        let new = NewVolume { name: name.clone(), driver, anonymous, labels, options };
         if self.store().create_volume(&new)? {
             self.append_event("volume", "create", &name, &[("driver", "local".to_owned())]);
         }
@@ -159,13 +160,32 @@ impl Engine {
     /// Makes the volumes of a specification that do not exist, and names the anonymous ones.
     pub(crate) fn make_volumes(&self, spec: &mut ContainerSpec) -> Result<(), ContainerError> {
         for mount in &mut spec.mounts {
-            if let MountSource::Volume { name, .. } = &mut mount.source {
-                let wanted = Some(name.clone()).filter(|name| !name.is_empty());
-                *name = self
-                    .create_volume(&VolumeRequest { name: wanted, ..VolumeRequest::default() })?;
+            if let MountSource::Volume { name, making, .. } = &mut mount.source {
+                let making = making.clone();
+                *name = self.create_volume(&VolumeRequest {
+                    name: Some(name.clone()).filter(|name| !name.is_empty()),
+                    driver: making.driver,
+                    labels: making.labels,
+                    options: making.options,
+                })?;
             }
         }
         Ok(())
+    }
+
+    /// Volumes of a specification that are mounts of their own.
+    pub(crate) fn volume_mounts(
+        &self,
+        spec: &ContainerSpec,
+    ) -> Result<Vec<VolumeMount>, ContainerError> {
+        let mut mounts = Vec::new();
+        for name in spec.volume_names() {
+            let Some(row) = self.store().volume(name)? else { continue };
+            let target = self.store().layout().volume_data(name);
+            let mount = VolumeMount::of(target, &row.volume.options);
+            mounts.extend(mount.filter(|mount| !mounts.contains(mount)));
+        }
+        Ok(mounts)
     }
 
     /// Volumes of a specification that are filled from the image if they are empty.

@@ -67,10 +67,12 @@ fn make_mount(root: BorrowedFd<'_>, mount: &PreparedMount) -> Result<(), Errno> 
             attach(&fresh, &target(Shape::Directory)?)
         }
         PreparedKind::Tmpfs { options, keeps_mode } => {
+            // A directory that is made for it says nothing of a mode.
+            let covers = open_existing(root, &mount.target)?.is_some();
             let target = target(Shape::Directory)?;
             let pairs = options.iter().map(|(key, value)| (&**key, &**value));
             let fresh = new_filesystem(c"tmpfs", pairs, attributes)?;
-            if *keeps_mode {
+            if *keeps_mode && covers {
                 copy_mode(&target, &fresh)?;
             }
             attach(&fresh, &target)
@@ -104,12 +106,9 @@ fn new_filesystem<'a>(
     rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
-/// Gives a fresh tmpfs the mode and owner of the directory that it covers, as runc does.
+/// Gives a fresh tmpfs the mode of the directory that it covers, as runc does; its owner stays root.
 fn copy_mode(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
     let status = rustix::fs::fstat(from)?;
-    let owner = Some(rustix::fs::Uid::from_raw(status.st_uid));
-    let group = Some(rustix::fs::Gid::from_raw(status.st_gid));
-    rustix::fs::chownat(to, c"", owner, group, rustix::fs::AtFlags::EMPTY_PATH)?;
     let mode = rustix::fs::Mode::from_raw_mode(status.st_mode & 0o7777);
     rustix::fs::chmodat(to, c".", mode, rustix::fs::AtFlags::empty())
 }

@@ -40,7 +40,7 @@ pub(crate) type Options = Vec<(CString, CString)>;
 pub(crate) enum PreparedKind {
     /// A filesystem of the child's own namespaces.
     Fresh { filesystem: CString, options: Options },
-    /// A tmpfs, perhaps with mode and owner of what it covers.
+    /// A tmpfs, perhaps with the mode of what it covers.
     Tmpfs { options: Options, keeps_mode: bool },
     /// A tmpfs with Docker's nodes.
     Dev { size: CString },
@@ -79,7 +79,9 @@ fn prepare_one(
         MountKind::Mqueue => fresh("mqueue", &[]),
         MountKind::DevPts => devpts(),
         MountKind::Dev { size_bytes } => PreparedKind::Dev { size: c_text(size_bytes) },
-        MountKind::Tmpfs { size_bytes, mode, owner } => tmpfs(*size_bytes, *mode, *owner),
+        MountKind::Tmpfs { size_bytes, mode, owner, options } => {
+            tmpfs(*size_bytes, *mode, *owner, options)?
+        }
         MountKind::Cgroup => cgroup(plan, mount, sources)?,
         MountKind::Bind { source, recursive } => {
             let extent = if *recursive { Extent::Recursive } else { Extent::Single };
@@ -114,7 +116,12 @@ fn devpts() -> PreparedKind {
     fresh("devpts", &options)
 }
 
-fn tmpfs(size: Option<u64>, mode: Option<u32>, owner: Option<(u32, u32)>) -> PreparedKind {
+fn tmpfs(
+    size: Option<u64>,
+    mode: Option<u32>,
+    owner: Option<(u32, u32)>,
+    more: &[(String, String)],
+) -> Result<PreparedKind, LaunchError> {
     let mut options = Vec::new();
     if let Some(size) = size {
         options.push((c_text("size"), c_text(size)));
@@ -126,7 +133,10 @@ fn tmpfs(size: Option<u64>, mode: Option<u32>, owner: Option<(u32, u32)>) -> Pre
         options.push((c_text("uid"), c_text(uid)));
         options.push((c_text("gid"), c_text(gid)));
     }
-    PreparedKind::Tmpfs { options, keeps_mode: mode.is_none() && owner.is_none() }
+    for (key, value) in more {
+        options.push((paths::text(key)?, paths::text(value)?));
+    }
+    Ok(PreparedKind::Tmpfs { options, keeps_mode: mode.is_none() })
 }
 
 /// The unified hierarchy: seen from the container's cgroup in a namespace of its own, else the

@@ -12,7 +12,9 @@ use super::mounts::{self, PreparedMount, Sources, missing_descriptor};
 use super::paths;
 use super::process::PreparedProcess;
 use crate::error::LaunchError;
-use crate::plan::{Device, DeviceKind, Init, Namespace, Plan};
+use crate::plan::{
+    Device, DeviceKind, Init, Namespace, Plan, SysctlNamespace, sysctl_namespace, sysctl_path,
+};
 
 /// Everything that the first process needs, without anything left to allocate.
 #[derive(Debug)]
@@ -171,35 +173,19 @@ fn device(device: &Device) -> Result<PreparedDevice, LaunchError> {
     })
 }
 
-/// Kernel parameters that belong to a namespace of the container; any other would change the host
-/// (`sysctl(8)` names with dots or slashes).
+/// Kernel parameters that belong to a namespace of the container; any other would change the host.
 fn sysctls(plan: &Plan) -> Result<Vec<(CString, CString)>, LaunchError> {
-    const IPC: [&str; 9] = [
-        "kernel/msgmax",
-        "kernel/msgmnb",
-        "kernel/msgmni",
-        "kernel/sem",
-        "kernel/shmall",
-        "kernel/shmmax",
-        "kernel/shmmni",
-        "kernel/shm_rmid_forced",
-        "fs/mqueue/",
-    ];
     let defaults = Plan::default_sysctls();
     let mut prepared = Vec::new();
     for (name, value) in &plan.sysctls {
-        let path = if name.contains('/') { name.clone() } else { name.replace('.', "/") };
-        let is_ipc =
-            IPC.iter().any(|own| path == *own || (own.ends_with('/') && path.starts_with(own)));
-        let space = if path.starts_with("net/") {
-            plan.namespaces.network
-        } else if is_ipc {
-            plan.namespaces.ipc
-        } else if path == "kernel/domainname" || path == "kernel/hostname" {
-            plan.namespaces.uts
-        } else {
-            let what = format!("kernel parameter {name:?} is not of a namespace");
-            return Err(LaunchError::Plan { what });
+        let space = match sysctl_namespace(name) {
+            Some(SysctlNamespace::Network) => plan.namespaces.network,
+            Some(SysctlNamespace::Ipc) => plan.namespaces.ipc,
+            Some(SysctlNamespace::Uts) => plan.namespaces.uts,
+            None => {
+                let what = format!("kernel parameter {name:?} is not of a namespace");
+                return Err(LaunchError::Plan { what });
+            }
         };
         // What Docker sets by itself concerns new namespaces only.
         let is_default = defaults.get(name) == Some(value);
@@ -210,10 +196,7 @@ fn sysctls(plan: &Plan) -> Result<Vec<(CString, CString)>, LaunchError> {
             let what = format!("kernel parameter {name:?} would change the host");
             return Err(LaunchError::Plan { what });
         }
-        if path.split('/').any(|component| matches!(component, "" | "." | "..")) {
-            return Err(LaunchError::Plan { what: format!("kernel parameter {name:?}") });
-        }
-        prepared.push((paths::text(&path)?, paths::text(value)?));
+        prepared.push((paths::text(&sysctl_path(name))?, paths::text(value)?));
     }
     Ok(prepared)
 }

@@ -80,7 +80,7 @@ pub struct LogWriter {
     size_bytes: u64,
     stdout: Pending,
     stderr: Pending,
-    suffix: String,
+    attributes: String,
 }
 
 impl LogWriter {
@@ -94,14 +94,14 @@ impl LogWriter {
         }
         let file = open_log(path)?;
         let size_bytes = file.metadata()?.len();
-        let suffix = if config.attributes.is_empty() {
-            "}\n".to_owned()
+        let attributes = if config.attributes.is_empty() {
+            String::new()
         } else {
-            format!(",\"attrs\":{}}}\n", serde_json::json!(config.attributes))
+            format!("\"attrs\":{},", serde_json::json!(config.attributes))
         };
         let (path, config) = (path.to_owned(), config.clone());
         let (stdout, stderr) = (Pending::default(), Pending::default());
-        Ok(Some(Self { path, config, file, size_bytes, stdout, stderr, suffix }))
+        Ok(Some(Self { path, config, file, size_bytes, stdout, stderr, attributes }))
     }
 
     /// Writes output as it was read.
@@ -116,7 +116,7 @@ impl LogWriter {
             for piece in chunk.chunks(PIECE_BYTES - pending.0.len().min(PIECE_BYTES - 1)) {
                 pending.0.extend_from_slice(piece);
                 if piece.ends_with(b"\n") || pending.0.len() >= PIECE_BYTES {
-                    encode(&mut lines, stream, &pending.0, &now, &self.suffix);
+                    encode(&mut lines, stream, &pending.0, &now, &self.attributes);
                     pending.0.clear();
                 }
             }
@@ -138,7 +138,7 @@ impl LogWriter {
             let pending = std::mem::take(self.pending(stream));
             let mut lines = Vec::new();
             if !pending.0.is_empty() {
-                encode(&mut lines, stream, &pending.0, &now, &self.suffix);
+                encode(&mut lines, stream, &pending.0, &now, &self.attributes);
             }
             self.append(&lines)?;
         }
@@ -195,7 +195,7 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
 }
 
 /// Appends one line of the log file.
-fn encode(lines: &mut Vec<u8>, stream: Stream, text: &[u8], time: &str, suffix: &str) {
+fn encode(lines: &mut Vec<u8>, stream: Stream, text: &[u8], time: &str, attributes: &str) {
     lines.extend_from_slice(b"{\"log\":\"");
     for chunk in text.utf8_chunks() {
         chunk.valid().bytes().for_each(|byte| escape(lines, byte));
@@ -208,7 +208,7 @@ fn encode(lines: &mut Vec<u8>, stream: Stream, text: &[u8], time: &str, suffix: 
         Stream::Stderr => "stderr",
     };
     lines.extend_from_slice(
-        format!("\",\"stream\":\"{name}\",\"time\":\"{time}\"{suffix}").as_bytes(),
+        format!("\",\"stream\":\"{name}\",{attributes}\"time\":\"{time}\"}}\n").as_bytes(),
     );
 }
 

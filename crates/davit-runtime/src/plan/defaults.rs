@@ -130,8 +130,12 @@ fn default_mounts() -> Vec<Mount> {
     let read_only = MountOptions { access: Access::ReadOnly, ..locked };
     let dev = MountOptions { nosuid: true, atime: Atime::Strict, ..MountOptions::default() };
     let pts = MountOptions { nosuid: true, noexec: true, ..MountOptions::default() };
-    let shm =
-        MountKind::Tmpfs { size_bytes: Some(DEV_SIZE_BYTES), mode: Some(0o1777), owner: None };
+    let shm = MountKind::Tmpfs {
+        size_bytes: Some(DEV_SIZE_BYTES),
+        mode: Some(0o1777),
+        owner: None,
+        options: Vec::new(),
+    };
     let mount = |target: &str, kind, options| Mount { target: target.to_owned(), kind, options };
     vec![
         mount("/proc", MountKind::Proc, locked),

@@ -245,7 +245,12 @@ fn binds_tmpfs_and_read_only_roots() {
     plan.add_mount(bind(host.join("file"), "/etc/one", read_only));
     plan.add_mount(Mount {
         target: "/scratch".to_owned(),
-        kind: MountKind::Tmpfs { size_bytes: Some(1 << 20), mode: Some(0o710), owner: None },
+        kind: MountKind::Tmpfs {
+            size_bytes: Some(1 << 20),
+            mode: Some(0o710),
+            owner: None,
+            options: Vec::new(),
+        },
         options: MountOptions::default(),
     });
     let outcome = fixture.run(&plan).unwrap();

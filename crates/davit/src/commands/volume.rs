@@ -146,6 +146,9 @@ fn list(args: &ListArgs, context: &Context) -> Result<u8, CliError> {
         if !matches!(key.as_str(), "dangling" | "driver" | "label" | "name") {
             return Err(CliError::user(format!("invalid filter '{key}'")));
         }
+        if key == "dangling" && !matches!(value.as_str(), "true" | "1" | "false" | "0") {
+            return Err(CliError::user(format!("invalid filter 'dangling=[{value}]'")));
+        }
         volumes.retain(|volume| fits(volume, key, value));
     }
     if args.quiet {
@@ -193,7 +196,7 @@ fn remove(args: &RemoveArgs, context: &Context) -> Result<u8, CliError> {
     let engine = context.engine()?;
     each(&args.volumes, |name| {
         match engine.remove_volume(name) {
-            Err(error) if args.force && error.is_not_found() => return Ok(()),
+            Err(error) if args.force && error.is_not_found() => {}
             result => result?,
         }
         printer::line(name)

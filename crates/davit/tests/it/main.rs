@@ -14,6 +14,7 @@ mod copy;
 mod crash;
 mod distribution;
 mod eio;
+mod flags;
 mod images;
 mod kill;
 mod machine;

@@ -69,7 +69,7 @@ pub(crate) fn run(args: &ExecArgs, context: &Context) -> Result<u8, CliError> {
         return Err(CliError::user("the input device is not a TTY"));
     }
     let mut env = values::env_files(&args.env_file)?;
-    env.extend(values::environment(&args.env));
+    env.extend(values::environment(&args.env)?);
     let request = ExecRequest {
         command: command.to_vec(),
         env,

@@ -30,7 +30,7 @@ pub(crate) struct ContainerFlags {
     #[arg(long, value_name = "FILE")]
     pub(crate) cidfile: Option<std::path::PathBuf>,
     /// Number of CPUs
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     cpus: Option<String>,
     /// CPU shares (relative weight)
     #[arg(short, long, value_name = "N")]
@@ -275,7 +275,7 @@ impl ContainerFlags {
 
     fn config(&self, command: &[String]) -> Result<ContainerConfig, CliError> {
         let mut env = values::env_files(&self.env_file)?;
-        env.extend(values::environment(&self.env));
+        env.extend(values::environment(&self.env)?);
         let exposed: std::collections::BTreeMap<String, Empty> =
             values::exposed(&self.expose, &self.publish)?;
         let labels = values::labels(&self.label_file, &self.label)?;
@@ -386,6 +386,12 @@ impl ContainerFlags {
         if let Some(cpus) = &self.cpus {
             let nano = values::nano_cpus(cpus)?;
             spec.nano_cpus = nano;
+            if nano != 0 && (limits.cpu_period_us.is_some() || limits.cpu_quota_us.is_some()) {
+                let other = if limits.cpu_period_us.is_some() { "Period" } else { "Quota" };
+                return Err(CliError::usage(format!(
+                    "Conflicting options: Nano CPUs and CPU {other} cannot both be set"
+                )));
+            }
             if nano > 0 {
                 limits.cpu_period_us = Some(100_000);
                 limits.cpu_quota_us = Some(nano / 10_000);
@@ -393,11 +399,8 @@ impl ContainerFlags {
         }
         spec.ulimits =
             self.ulimit.iter().map(|text| values::ulimit(text)).collect::<Result<_, _>>()?;
-        spec.shm_size_bytes = bytes(&self.shm_size)?;
+        spec.shm_size_bytes = bytes(&self.shm_size)?.filter(|bytes| *bytes > 0);
         spec.oom_score_adj = self.oom_score_adj;
-        if spec.limits.memory_bytes.is_some_and(|bytes| bytes < 6 << 20) {
-            return Err(CliError::usage("Minimum memory limit allowed is 6MB"));
-        }
         Ok(())
     }
 

@@ -67,7 +67,6 @@ pub(crate) fn create(args: &CreateArgs, context: &Context) -> Result<u8, CliErro
     let created = prepared(&args.flags, context, &engine, request, |request| {
         engine.create_container(request)
     })?;
-    announce(&args.flags, &created)?;
     printer::line(&created.container.id)?;
     Ok(0)
 }
@@ -81,12 +80,11 @@ pub(crate) fn run(args: &RunArgs, context: &Context) -> Result<u8, CliError> {
     let attachment = if args.detach { Attachment::Detached } else { Attachment::Foreground };
     let request = args.flags.request(image, command, attachment)?;
     if args.flags.tty && args.flags.interactive && !args.detach && !stream::stdin_is_terminal() {
-        return Err(CliError::usage("the input device is not a TTY"));
+        return Err(CliError::user("the input device is not a TTY"));
     }
     let engine = context.engine()?;
     let created =
         prepared(&args.flags, context, &engine, request, |request| engine.create_to_run(request))?;
-    announce(&args.flags, &created)?;
     if args.detach {
         let started = engine.begin(created, StartMode::Detached).map_err(coded)?;
         printer::line(&started.container.id)?;
@@ -109,14 +107,17 @@ fn prepared(
             flags.pull
         )));
     }
+    let cidfile = flags.cidfile.as_deref().map(IdFile::create).transpose()?;
     for text in &flags.volumes_from {
         add_volumes_from(engine, &mut request, text).map_err(coded)?;
     }
     if flags.pull == "always" {
         pull(flags, context, engine, &request.spec.image)?;
     }
-    match create(&request) {
-        Err(ContainerError::NoImage(name)) if flags.pull == "missing" => {
+    let created = match create(&request) {
+        Err(ContainerError::NoImage(name) | ContainerError::NoPlatform { image: name, .. })
+            if flags.pull == "missing" =>
+        {
             if !flags.quiet {
                 printer::note(&format!("Image '{name}' is not in the store, pulling it"));
             }
@@ -124,6 +125,49 @@ fn prepared(
             create(&request).map_err(coded)
         }
         result => result.map_err(coded),
+    }?;
+    for warning in &created.warnings {
+        printer::note(&format!("WARNING: {warning}"));
+    }
+    if let Some(cidfile) = cidfile {
+        cidfile.fill(&created.container.id)?;
+    }
+    Ok(created)
+}
+
+/// The file of `--cidfile`: made before the container, removed if that is not created.
+struct IdFile<'a> {
+    path: &'a std::path::Path,
+    file: Option<fs_err::File>,
+}
+
+impl<'a> IdFile<'a> {
+    fn create(path: &'a std::path::Path) -> Result<Self, CliError> {
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create_new(true);
+        let opened = fs_err::OpenOptions::from_options(options).open(path);
+        let file = opened.map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => CliError::usage(format!(
+                "container ID file found, make sure the other container isn't running or delete {}",
+                path.display()
+            )),
+            _ => CliError::usage(format!("failed to create the container ID file: {error}")),
+        })?;
+        Ok(Self { path, file: Some(file) })
+    }
+
+    fn fill(mut self, id: &str) -> Result<(), CliError> {
+        let Some(mut file) = self.file.take() else { return Ok(()) };
+        std::io::Write::write_all(&mut file, id.as_bytes()).map_err(io_error)
+    }
+}
+
+impl Drop for IdFile<'_> {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            // An empty file is in nobody's way but the next run's, which names it.
+            drop(fs_err::remove_file(self.path));
+        }
     }
 }
 
@@ -167,19 +211,6 @@ fn add_volumes_from(
         request.spec.mounts.push(mount);
     }
     Ok(())
-}
-
-fn announce(flags: &ContainerFlags, created: &Created) -> Result<(), CliError> {
-    for warning in &created.warnings {
-        printer::note(&format!("WARNING: {warning}"));
-    }
-    let Some(path) = &flags.cidfile else { return Ok(()) };
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    let mut file = fs_err::OpenOptions::from_options(options)
-        .open(path)
-        .map_err(|error| io_error(error).with_code(125))?;
-    std::io::Write::write_all(&mut file, created.container.id.as_bytes()).map_err(io_error)
 }
 
 fn coded(error: ContainerError) -> CliError {

@@ -86,6 +86,7 @@ pub(crate) fn duration_nanoseconds(text: &str) -> Result<i64, CliError> {
 /// No decimal number of at most nine places.
 pub(crate) fn nano_cpus(text: &str) -> Result<i64, CliError> {
     let invalid = || CliError::usage(format!("failed to parse {text} as a rational number"));
+    let (negative, text) = text.strip_prefix('-').map_or((false, text), |text| (true, text));
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     if fraction.len() > 9 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(invalid());
@@ -96,17 +97,26 @@ pub(crate) fn nano_cpus(text: &str) -> Result<i64, CliError> {
         .checked_mul(1_000_000_000)
         .and_then(|n| n.checked_add(fraction))
         .filter(|n| *n >= 0)
+        // The engine knows which range this machine has.
+        .map(|n| if negative { -n } else { n })
         .ok_or_else(invalid)
 }
 
 /// `NAME=value` as it is, a bare `NAME` with the caller's own value if it has one.
-pub(crate) fn environment(pairs: &[String]) -> Vec<String> {
+///
+/// # Errors
+/// One without a name.
+pub(crate) fn environment(pairs: &[String]) -> Result<Vec<String>, CliError> {
     let complete = |pair: &String| {
+        if pair.is_empty() || pair.starts_with('=') {
+            let text = format!("invalid environment variable: {pair}");
+            return Some(Err(CliError::usage(text)));
+        }
         if pair.contains('=') {
-            return Some(pair.clone());
+            return Some(Ok(pair.clone()));
         }
         let value = std::env::var(pair).ok()?;
-        Some(format!("{pair}={value}"))
+        Some(Ok(format!("{pair}={value}")))
     };
     pairs.iter().filter_map(complete).collect()
 }
@@ -131,7 +141,7 @@ pub(crate) fn env_files(paths: &[PathBuf]) -> Result<Vec<String>, CliError> {
                     path.display()
                 )));
             }
-            all.extend(environment(&[line.to_owned()]));
+            all.extend(environment(&[line.to_owned()])?);
         }
     }
     Ok(all)
@@ -339,6 +349,9 @@ pub(crate) fn log(
             .hint(hint));
         }
     }
+    if config.driver == LogDriver::None && !options.is_empty() {
+        return Err(CliError::usage("invalid logging opts for driver none"));
+    }
     for (key, value) in &options {
         match key.as_str() {
             "max-size" if value == "-1" => config.max_size_bytes = None,
@@ -348,9 +361,10 @@ pub(crate) fn log(
                 config.max_files =
                     count.ok_or_else(|| CliError::usage(format!("invalid max-file: {value}")))?;
             }
+            // The engine makes attributes of them once it knows the container.
+            "labels" | "labels-regex" | "env" | "env-regex" | "tag" => {}
             // Compression and buffering have no meaning for uncompressed files written at once.
-            "compress" | "mode" | "max-buffer-size" | "labels" | "labels-regex" | "env"
-            | "env-regex" | "tag" => {}
+            "compress" | "mode" | "max-buffer-size" => {}
             other => {
                 return Err(CliError::usage(format!(
                     "unknown log opt '{other}' for {} log driver",
@@ -428,7 +442,8 @@ mod tests {
         {
             assert_eq!(nano_cpus(text).unwrap(), expected, "{text}");
         }
-        for bad in ["x", "1.2.3", "-1", "0.0000000001"] {
+        assert_eq!(nano_cpus("-1").unwrap(), -1_000_000_000);
+        for bad in ["x", "1.2.3", "--1", "1.-2", "0.0000000001"] {
             assert!(nano_cpus(bad).is_err(), "{bad:?}");
         }
     }

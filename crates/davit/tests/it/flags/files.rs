@@ -1,0 +1,184 @@
+//! What is mounted: tmpfs, volumes, binds, a read-only root.
+
+use super::{refuse, see};
+use crate::machine::Machine;
+
+#[test]
+fn tmpfs_options() {
+    let Some(machine) = Machine::new() else { return };
+    let options = "grep ' /t ' /proc/self/mountinfo | sed 's/.* \\/t //'";
+    see(
+        &machine,
+        &[
+            // Docker hides what the image has there; podman would copy it.
+            (
+                &["--tmpfs", "/etc"],
+                "ls -A /etc | grep -v -e hosts -e hostname -e resolv.conf; true",
+                "",
+            ),
+            (&["--tmpfs", "/t"], options, "rw,nosuid,nodev,noexec,relatime - tmpfs tmpfs rw"),
+            (
+                &["--tmpfs", "/t:rw,size=64k,mode=1770,exec,uid=5,gid=6"],
+                options,
+                "rw,nosuid,nodev,relatime - tmpfs tmpfs rw,size=64k,mode=1770,uid=5,gid=6",
+            ),
+            (
+                &["--tmpfs", "/t:ro,nr_inodes=10,noatime"],
+                options,
+                "ro,nosuid,nodev,noexec,noatime - tmpfs tmpfs rw,nr_inodes=10",
+            ),
+            (&["--tmpfs", "/t:suid,dev,exec,strictatime"], options, "rw - tmpfs tmpfs rw"),
+            (&["--tmpfs", "/t:size=1%"], "df /t | grep -c tmpfs", "1"),
+            // The mode of what it covers, the owner root; the kernel's mode where nothing was.
+            (&["--tmpfs", "/home"], "stat -c '%a %u' /home", "755 0"),
+            (&["--tmpfs", "/tmp"], "stat -c '%a %u' /tmp", "1777 0"),
+            (&["--tmpfs", "/new"], "stat -c '%a %u' /new", "1777 0"),
+            (
+                &["--mount", "type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=700,ro"],
+                options,
+                "ro,nosuid,nodev,noexec,relatime - tmpfs tmpfs rw,size=1024k,mode=700",
+            ),
+        ],
+    );
+    refuse(
+        &machine,
+        &[
+            (&["--tmpfs", "/t:bogus"], "invalid tmpfs option \"bogus\""),
+            (&["--tmpfs", "t"], "mount path must be absolute"),
+            (&["--tmpfs", "/t:size=x"], "invalid size: 'x'"),
+        ],
+    );
+}
+
+#[test]
+fn a_read_only_root() {
+    let Some(machine) = Machine::new() else { return };
+    see(
+        &machine,
+        &[
+            (&["--read-only"], "touch /x 2>&1 | grep -c 'Read-only file system'", "1"),
+            (&["--read-only", "--tmpfs", "/tmp"], "touch /tmp/x /dev/shm/x && echo both", "both"),
+            (&["--read-only", "-v", "kept:/d"], "touch /d/x && echo written", "written"),
+        ],
+    );
+}
+
+#[test]
+fn mounts_in_long_form() {
+    let Some(machine) = Machine::new() else { return };
+    let folder = machine.davit().dir().join("shown");
+    std::fs::create_dir(&folder).expect("a folder");
+    std::fs::write(folder.join("file"), "host").expect("a file");
+    let bind = format!("type=bind,src={},dst=/t", folder.display());
+    let read_only = format!("{bind},readonly");
+    see(
+        &machine,
+        &[
+            (&["--mount", &bind], "cat /t/file", "host"),
+            (&["--mount", &read_only], "touch /t/x 2>/dev/null || echo refused", "refused"),
+            (
+                &["--mount", "src=fresh,dst=/etc,volume-label=a=b,volume-label=c"],
+                "test -f /etc/passwd && echo filled",
+                "filled",
+            ),
+            (
+                &["--mount", "src=empty,dst=/etc,volume-nocopy"],
+                "test -f /etc/passwd || echo empty",
+                "empty",
+            ),
+            (
+                &["--mount", "src=fresh,dst=/s,volume-subpath=network"],
+                "test -d /s && test ! -e /s/passwd && echo below",
+                "below",
+            ),
+            (
+                &[
+                    "--mount",
+                    "src=ram,dst=/t,volume-opt=type=tmpfs,volume-opt=device=tmpfs,volume-opt=o=size=64k",
+                ],
+                "grep ' /t ' /proc/self/mountinfo | sed 's/.* - //'",
+                "tmpfs tmpfs rw,size=64k",
+            ),
+        ],
+    );
+    let labels = machine.ok(&["volume", "inspect", "-f", "{{json .Labels}} {{.Driver}}", "fresh"]);
+    assert_eq!(labels, r#"{"a":"b","c":""} local"#);
+    let options = machine.ok(&["volume", "inspect", "-f", "{{json .Options}}", "ram"]);
+    assert_eq!(options, r#"{"device":"tmpfs","o":"size=64k","type":"tmpfs"}"#);
+    // A directory of the host behind a volume's name.
+    let device = format!("device={}", folder.display());
+    machine.ok(&[
+        "volume",
+        "create",
+        "--opt",
+        "type=none",
+        "--opt",
+        &device,
+        "--opt",
+        "o=bind",
+        "linked",
+    ]);
+    see(&machine, &[(&["-v", "linked:/l"], "cat /l/file && touch /l/back", "host")]);
+    assert!(folder.join("back").exists());
+    refuse_mounts(&machine);
+}
+
+fn refuse_mounts(machine: &Machine) {
+    refuse(
+        machine,
+        &[
+            (&["--mount", "type=bind,src=/tmp"], "target is required"),
+            (&["--mount", "type=bogus,dst=/t"], "mount type unknown"),
+            (
+                &["--mount", "type=bind,src=/nosuch/x,dst=/t"],
+                "bind source path does not exist: /nosuch/x",
+            ),
+            (&["--mount", "type=bind,src=rel,dst=/t"], "mount path must be absolute"),
+            (&["--mount", "type=bind,src=/tmp,dst=/t,foo=1"], "unexpected key 'foo' in 'foo=1'"),
+            (&["--mount", "type=bind,src=/tmp,dst=/"], "destination can't be '/'"),
+            (
+                &["--mount", "type=bind,src=/tmp,dst=/t,bind-propagation=x"],
+                "invalid propagation mode: x",
+            ),
+            (
+                &["--mount", "type=tmpfs,dst=/t,volume-nocopy"],
+                "cannot mix 'volume-*' options with mount type 'tmpfs'",
+            ),
+            (
+                &["--mount", "dst=/t,tmpfs-size=1"],
+                "cannot mix 'tmpfs-*' options with mount type 'volume'",
+            ),
+            (&["--mount", "type=tmpfs,src=/a,dst=/t"], "field Source must not be specified"),
+            (&["--mount", "dst=/t,volume-driver=nosuch"], "plugin \"nosuch\" not found"),
+            (&["--mount", "dst=/t,volume-opt=bogus=1"], "invalid option: \"bogus\""),
+            (&["-v", "/tmp:/t:bogus"], "invalid mode: bogus"),
+            (&["-v", "a:b:c:d"], "invalid volume specification"),
+            (&["-v", "b@d:/t"], "includes invalid characters for a local volume name"),
+            (&["-v", "x:/t"], "volume name is too short"),
+            (&["-v", "/tmp:/t", "-v", "/usr:/t"], "Duplicate mount point: /t"),
+        ],
+    );
+}
+
+#[test]
+fn anonymous_volumes_go_with_their_container() {
+    let Some(machine) = Machine::new() else { return };
+    let create = |name: &str| {
+        machine.ok(&["create", "--name", name, "-v", "/data", "-v", "named:/n", "busybox"])
+    };
+    create("first");
+    create("second");
+    assert_eq!(machine.ok(&["volume", "ls", "-q"]).lines().count(), 3);
+    machine.ok(&["rm", "first"]);
+    assert_eq!(machine.ok(&["volume", "ls", "-q"]).lines().count(), 3, "without -v they stay");
+    machine.ok(&["rm", "-v", "second"]);
+    let left = machine.ok(&["volume", "ls", "-q"]);
+    assert!(left.lines().count() == 2 && left.contains("named"), "{left}");
+    // The other container's volumes, all but a target of one's own.
+    machine.ok(&[
+        "run", "--name", "giver", "-v", "one:/a", "-v", "two:/b", "busybox", "touch", "/a/x",
+        "/b/x",
+    ]);
+    let line = "test -e /a/x && test ! -e /b/x && (touch /a/y 2>/dev/null || echo read)";
+    see(&machine, &[(&["--volumes-from", "giver:ro", "-v", "/b"], line, "read")]);
+}
