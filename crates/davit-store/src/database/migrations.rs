@@ -73,7 +73,8 @@ mod tests {
     }
 
     /// What each version wrote, as it was recorded when that version was current.
-    const RECORDED: &[&str] = &["", include_str!("recorded/version_1.sql")];
+    const RECORDED: &[&str] =
+        &["", include_str!("recorded/version_1.sql"), include_str!("recorded/version_2.sql")];
 
     /// Steps that a later davit may add.
     const LATER: &[&str] = &[
