@@ -160,6 +160,13 @@ impl Engine {
         };
         let built = davit_build::build(&mut command.request, &environment)?;
         self.deliver(&lease, &built, command)?;
+        drop(lease);
+        if built.outcome.cached_steps < built.outcome.steps {
+            // The image is there; a cache that is too big is the next build's matter again.
+            if let Err(error) = self.collect_build_cache() {
+                tracing::warn!(%error, "the build cache may be over its budget");
+            }
+        }
         Ok(built.outcome)
     }
 

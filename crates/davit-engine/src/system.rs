@@ -55,7 +55,7 @@ impl Engine {
         })
     }
 
-    /// Removes what was left unfinished, and all build records if asked, and frees what nothing
+    /// Removes what was left unfinished, and build records as asked, and frees what nothing
     /// names any more.
     ///
     /// # Errors
@@ -95,6 +95,9 @@ impl Engine {
             Some(bytes) => bytes,
             None => fifth_of(self.store().layout().root())?,
         };
+        if self.store().content_size()? <= budget {
+            return Ok(GcReport::default());
+        }
         self.store().collect(&GcOptions { build_cache: BuildCache::Budget(budget) })
     }
 }

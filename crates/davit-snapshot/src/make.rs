@@ -53,8 +53,8 @@ impl Make<'_> {
         self.commit(ingest, edge.id, &row, size_bytes)
     }
 
-    /// Writes an init part.
-    pub(crate) fn init(&self, init: &Init) -> Result<(), SnapshotError> {
+    /// Writes an init part for a chain that ends with `top`.
+    pub(crate) fn init(&self, init: &Init, top: Option<DiffId>) -> Result<(), SnapshotError> {
         let ingest = self.store.begin_tree()?;
         let (form, size_bytes) = match self.form {
             Form::Erofs => (TreeForm::Init, write(&ingest, &init.image())?),
@@ -67,7 +67,7 @@ impl Make<'_> {
             id: init.id.to_string(),
             form,
             chain_id: None,
-            layers: Vec::new(),
+            layers: top.into_iter().collect(),
             spec: serde_json::json!({}),
         };
         self.commit(ingest, init.id, &row, size_bytes)

@@ -149,7 +149,7 @@ impl<'s> Snapshots<'s> {
         };
         let parts = edges.iter().map(|edge| self.part(edge, chain)).collect::<Result<_, _>>()?;
         let init = match Init::new(self.form, options.mountpoints, &shown) {
-            Some(init) => Some(self.init(&init)?),
+            Some(init) => Some(self.init(&init, chain.last().copied())?),
             None => None,
         };
         Ok(Stack { form: self.form, location: self.location.clone(), parts, init })
@@ -228,12 +228,18 @@ impl<'s> Snapshots<'s> {
         Ok(Part { id: edge.id, devices: devices.collect::<Result<_, _>>()? })
     }
 
-    fn init(&self, init: &Init) -> Result<Part, SnapshotError> {
+    fn init(&self, init: &Init, top: Option<DiffId>) -> Result<Part, SnapshotError> {
         let part = Part { id: init.id, devices: Vec::new() };
+        // Chains that show the same share it. Said before it is looked for, so that it stays when
+        // the last of the others goes in between.
+        let known = match top {
+            Some(top) => self.store.use_tree(&init.id.to_string(), &top)?,
+            None => true,
+        };
         match self.check(init.id) {
-            Ok(()) => Ok(part),
-            Err(SnapshotError::TreeMissing(_)) => {
-                self.make().init(init)?;
+            Ok(()) if known => Ok(part),
+            Ok(()) | Err(SnapshotError::TreeMissing(_)) => {
+                self.make().init(init, top)?;
                 Ok(part)
             }
             Err(error) => Err(error),

@@ -110,6 +110,21 @@ impl Store {
         })
     }
 
+    /// Bytes of all layers and blobs: what the build cache takes at most. One cheap query.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn content_size(&self) -> Result<u64, StoreError> {
+        self.database.read("measure the store", |c| {
+            c.prepare_cached(
+                "SELECT (SELECT COALESCE(SUM(tar_size + table_size), 0) FROM layers)
+                      + (SELECT COALESCE(SUM(size), 0) FROM blobs)",
+            )
+            .and_then(|mut s| s.query_row([], |row| size(row, 0)))
+            .map_err(|e| self.database.error("measure the store", e))
+        })
+    }
+
     /// Drops layers whose content is gone or wrong, with everything derived from them.
     pub(crate) fn drop_layers(&self, layers: &[DiffId]) -> Result<(), StoreError> {
         let sql = |e| self.database.error("drop layers", e);
@@ -187,21 +202,22 @@ fn garbage(tx: &Transaction<'_>) -> rusqlite::Result<GcReport> {
     Ok(report)
 }
 
-/// Trees go with their layers; those over no layer when nothing is reachable any more.
-const DEAD_TREES: &str = "SELECT id, size FROM trees WHERE EXISTS
-     (SELECT 1 FROM tree_layers WHERE tree_id = trees.id AND diff_id NOT IN
-       (SELECT diff_id FROM layers WHERE diff_id IN live))
-     OR (NOT EXISTS (SELECT 1 FROM tree_layers WHERE tree_id = trees.id)
-       AND NOT EXISTS (SELECT 1 FROM live))";
+/// Trees go with the first of their layers. One without a chain, which several may use, goes with
+/// the last of those it knows; one over nothing when nothing is reachable any more.
+const DEAD_TREES: &str = "SELECT id, size FROM trees WHERE CASE
+     WHEN NOT EXISTS (SELECT 1 FROM tree_layers WHERE tree_id = trees.id)
+       THEN NOT EXISTS (SELECT 1 FROM live)
+     WHEN chain_id IS NULL
+       THEN NOT EXISTS (SELECT 1 FROM tree_layers WHERE tree_id = trees.id AND diff_id IN
+         (SELECT diff_id FROM layers WHERE diff_id IN live))
+     ELSE EXISTS (SELECT 1 FROM tree_layers WHERE tree_id = trees.id AND diff_id NOT IN
+         (SELECT diff_id FROM layers WHERE diff_id IN live))
+     END";
 
 fn delete_rows(tx: &Transaction<'_>) -> rusqlite::Result<()> {
+    tx.execute(&format!("DELETE FROM trees WHERE id IN (SELECT id FROM ({DEAD_TREES}))"), [])?;
     tx.execute_batch(
-        "DELETE FROM trees WHERE EXISTS
-           (SELECT 1 FROM tree_layers WHERE tree_id = trees.id AND diff_id NOT IN
-             (SELECT diff_id FROM layers WHERE diff_id IN live))
-           OR (NOT EXISTS (SELECT 1 FROM tree_layers WHERE tree_id = trees.id)
-             AND NOT EXISTS (SELECT 1 FROM live));
-         DELETE FROM layers WHERE diff_id NOT IN live;
+        "DELETE FROM layers WHERE diff_id NOT IN live;
          DELETE FROM blobs WHERE digest NOT IN live;
          DELETE FROM images WHERE id NOT IN live;
          DELETE FROM repo_digests WHERE image_id NOT IN live;
@@ -217,33 +233,40 @@ fn shrink(tx: &Transaction<'_>, keep: BuildCache) -> rusqlite::Result<u64> {
         BuildCache::Drop => return tx.execute("DELETE FROM build_records", []).map(|n| n as u64),
         BuildCache::Budget(budget) => budget,
     };
+    mark_without_records(tx)?;
     let mut removed = 0;
     loop {
-        let held = reclaimable(tx)?;
-        let Some(excess) = held.checked_sub(budget).filter(|&excess| excess > 0) else {
-            return Ok(removed);
-        };
-        let victims = least_valuable(tx, excess)?;
-        if victims.is_empty() {
-            return Ok(removed);
-        }
-        removed += victims.len() as u64;
-        for key in victims {
-            tx.execute("DELETE FROM build_records WHERE key = ?", [key])?;
+        let excess = cached(tx)?.saturating_sub(budget);
+        let victims = if excess > 0 { least_valuable(tx, excess)? } else { Vec::new() };
+        let Some((_, newest)) = victims.last() else { break };
+        // What a record tells without keeping anything goes with those of its age.
+        removed += tx.execute(
+            "DELETE FROM build_records WHERE last_used <= ? AND NOT EXISTS
+               (SELECT 1 FROM build_record_items i WHERE i.key = build_records.key)",
+            [newest],
+        )? as u64;
+        for (key, _) in &victims {
+            removed += tx.execute("DELETE FROM build_records WHERE key = ?", [key])? as u64;
         }
     }
+    tx.execute_batch("DROP TABLE temp.live")?;
+    Ok(removed)
 }
 
-/// Records to try next: as many, by least value, as together name `excess` bytes.
-fn least_valuable(tx: &Transaction<'_>, excess: u64) -> rusqlite::Result<Vec<String>> {
-    let mut statement = tx.prepare_cached(
-        "SELECT key, size FROM build_records
+/// Records to try next, with the time of their last use: as many, by least value, as together name
+/// `excess` bytes. One whose content something else keeps, such as a build that uses it or an
+/// image, is none of them: its end would free nothing.
+fn least_valuable(tx: &Transaction<'_>, excess: u64) -> rusqlite::Result<Vec<(String, i64)>> {
+    let mut statement = tx.prepare(
+        "SELECT key, size, last_used FROM build_records r
+         WHERE EXISTS (SELECT 1 FROM build_record_items i
+           WHERE i.key = r.key AND i.digest NOT IN live)
          ORDER BY last_used + MIN(cost_us * 1000 * ?1, ?2), key",
     )?;
     let mut rows = statement.query(params![SECONDS_PER_SECOND, LONGEST_BONUS_NS])?;
     let (mut keys, mut named) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
-        keys.push(row.get(0)?);
+        keys.push((row.get(0)?, row.get(2)?));
         named += size(row, 1)?;
         if named >= excess {
             break;
@@ -254,8 +277,20 @@ fn least_valuable(tx: &Transaction<'_>, excess: u64) -> rusqlite::Result<Vec<Str
 
 /// Bytes that only build records keep.
 fn reclaimable(tx: &Transaction<'_>) -> rusqlite::Result<u64> {
+    mark_without_records(tx)?;
+    let total = cached(tx)?;
+    tx.execute_batch("DROP TABLE temp.live")?;
+    Ok(total)
+}
+
+/// Marks what is kept by anything but build records.
+fn mark_without_records(tx: &Transaction<'_>) -> rusqlite::Result<()> {
     tx.execute_batch("DROP TABLE IF EXISTS temp.live")?;
-    tx.execute_batch(&LIVE.replace("UNION SELECT digest FROM main.build_record_items", ""))?;
+    tx.execute_batch(&LIVE.replace("UNION SELECT digest FROM main.build_record_items", ""))
+}
+
+/// Bytes that records name and that are not marked.
+fn cached(tx: &Transaction<'_>) -> rusqlite::Result<u64> {
     let mut total = 0;
     each(
         tx,
@@ -268,7 +303,6 @@ fn reclaimable(tx: &Transaction<'_>) -> rusqlite::Result<u64> {
             Ok(())
         },
     )?;
-    tx.execute_batch("DROP TABLE temp.live")?;
     Ok(total)
 }
 

@@ -38,7 +38,8 @@ pub struct NewTree {
     pub form: TreeForm,
     /// The chain that ends with its uppermost layer.
     pub chain_id: Option<ChainId>,
-    /// Layers that it covers, bottom first; it goes when one of these goes.
+    /// Layers that it covers, bottom first; it goes when one of these goes. Without a chain: the
+    /// topmost layer of a chain that uses it; it goes with the last such chain.
     pub layers: Vec<DiffId>,
     /// What else its maker wants to find again.
     pub spec: serde_json::Value,
@@ -128,6 +129,33 @@ impl Store {
                 .map_err(sql)?;
             let rows = statement.query_map([], |row| of_row(c, row)).map_err(sql)?;
             rows.collect::<Result<_, _>>().map_err(sql)
+        })
+    }
+
+    /// Lets a tree without a chain stay as long as this layer; `false` if there is no such tree.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn use_tree(&self, id: &str, top: &DiffId) -> Result<bool, StoreError> {
+        let top = top.to_string();
+        let sql = |e| self.database.error("use a tree", e);
+        let known = self.database.read("use a tree", |c| {
+            c.prepare_cached("SELECT 1 FROM tree_layers WHERE tree_id = ? AND diff_id = ?")
+                .and_then(|mut s| s.exists([id, &top]))
+                .map_err(sql)
+        })?;
+        if known {
+            return Ok(true);
+        }
+        self.database.write(Class::Normal, "use a tree", |tx| {
+            tx.execute(
+                "INSERT INTO tree_layers (tree_id, position, diff_id)
+                 SELECT id, (SELECT COUNT(*) FROM tree_layers WHERE tree_id = id), ?2
+                 FROM trees WHERE id = ?1",
+                [id, &top],
+            )
+            .map(|added| added > 0)
+            .map_err(sql)
         })
     }
 

@@ -74,6 +74,9 @@ pub(crate) enum Command {
     System(commands::system::SystemCommand),
     /// Build an image from a Dockerfile
     Build(Box<commands::build::BuildArgs>),
+    /// Manage builds and their cache
+    #[command(subcommand, alias = "buildx")]
+    Builder(commands::builder::BuilderCommand),
     #[command(flatten)]
     Container(commands::container::Verb),
     /// List containers
@@ -165,6 +168,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
     let context = Context { global: cli.global };
     match cli.command {
         Command::Build(args) => commands::build::run(*args, &context),
+        Command::Builder(command) => commands::builder::run(command, &context),
         Command::Container(verb) => commands::container::run(&verb, &context),
         Command::Ps(args) => commands::container::ps::run(&args, &context),
         Command::ContainerNoun(verb) => commands::container::run_noun(&verb, &context),

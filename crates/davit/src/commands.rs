@@ -1,6 +1,7 @@
 //! One file per verb: arguments, a call of the engine, output.
 
 pub(crate) mod build;
+pub(crate) mod builder;
 pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod container;

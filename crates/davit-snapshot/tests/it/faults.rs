@@ -117,6 +117,30 @@ fn torn_init_parts_are_made_again() {
 }
 
 #[test]
+fn init_parts_go_with_their_chain() {
+    let root = Root::new();
+    let layers = [root.layer(&[dir("etc")]), root.layer(&[dir("etc"), dir("mine")])];
+    let one = root.prepare(Form::Erofs, &layers[..1], Mountpoints::Container);
+    let two = root.prepare(Form::Erofs, &layers, Mountpoints::Container);
+    let init = one.init.clone().unwrap();
+    assert_eq!(two.init, one.init, "what shows the same shares it");
+    assert!(one.path(&init).exists());
+    let collect = |kept: &[davit_image::DiffId]| {
+        let lease = root.store.lease("test").unwrap();
+        let kept: Vec<_> = kept.iter().map(|layer| layer.digest()).collect();
+        lease.keep(&kept).unwrap();
+        root.store.collect(&davit_store::GcOptions::default()).unwrap();
+    };
+    let other = [root.layer(&[dir("opt")])];
+    collect(&[layers[0], other[0]]);
+    assert!(one.path(&init).exists(), "one chain of the two is left");
+    assert_eq!(root.prepare(Form::Erofs, &layers[..1], Mountpoints::Container), one);
+    collect(&other);
+    assert!(!one.path(&init).exists());
+    assert_eq!(root.store.trees().unwrap().len(), 0);
+}
+
+#[test]
 fn long_paths_are_no_limit() {
     if !davit_test::need_root() {
         return;

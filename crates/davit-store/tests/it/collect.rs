@@ -120,6 +120,33 @@ fn a_budget_counts_only_what_is_kept_by_the_cache_alone() {
 }
 
 #[test]
+fn a_record_in_use_or_of_an_image_outlives_any_budget() {
+    let temp = TempDir::new();
+    let store = open(&temp);
+    tagged_image(&store, "app:1", &[b"one"]);
+    let lease = store.lease("build").unwrap();
+    for content in [b"two", b"old", b"new"] {
+        layer(&store, &lease, content, Durability::Lazy);
+    }
+    // The one in use is the least valuable.
+    for (key, contents) in [("used", &[&b"two"[..]][..]), ("image", &[b"one"]), ("idle", &[b"old"])]
+    {
+        store.put_build_records(&[record(key, contents, 1)]).unwrap();
+    }
+    drop(lease);
+    let lease = store.lease("build").unwrap();
+    assert!(store.use_build_record(&lease, "used").unwrap().is_some());
+    store.put_build_records(&[record("note", &[], 1)]).unwrap();
+    let report = store.collect(&GcOptions { build_cache: BuildCache::Budget(0) }).unwrap();
+    assert_eq!(report.build_records, 1);
+    let left: Vec<_> = store.build_records().unwrap().into_iter().map(|it| it.key).collect();
+    assert_eq!(left, ["image", "used", "note"]);
+    drop(lease);
+    let report = store.collect(&GcOptions { build_cache: BuildCache::Budget(0) }).unwrap();
+    assert_eq!(report.build_records, 1, "the note is younger");
+}
+
+#[test]
 fn a_record_whose_layer_is_gone_is_forgotten() {
     let temp = TempDir::new();
     let store = open(&temp);

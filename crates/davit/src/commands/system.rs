@@ -352,7 +352,8 @@ fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
         rmi::print(&images.removals)?;
         printer::line("")?;
     }
-    let cache = engine.prune_store(BuildCache::Drop)?;
+    let unused = if args.all { BuildCache::Drop } else { BuildCache::Budget(0) };
+    let cache = engine.prune_store(unused)?;
     if cache.build_records > 0 {
         printer::line(&format!("Deleted build cache records: {}\n", cache.build_records))?;
     }
