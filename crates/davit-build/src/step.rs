@@ -9,10 +9,9 @@ use std::{
 };
 
 use davit_image::{Digest, Timestamp};
-use davit_layer::{Change, Lower, Merged, Opener, WriteOptions, diff_upper};
+use davit_layer::{Change, Lower, Merged, Opener, WriteOptions};
 use davit_snapshot::{Mountpoints, PrepareOptions, Snapshots, Upper};
 use davit_store::{Flight, Lease, Store};
-use rustix::fs::{Mode, OFlags};
 
 use crate::{
     BuildEvent, CachePolicy, EventSink, StepId,
@@ -449,17 +448,21 @@ impl Session<'_, '_> {
         let upper = self.snapshots.upper(scratch.dir().to_path_buf());
         self.run_command(node, id, (spec, state, &merged), &upper, scratch.dir())?;
         let supervisor = self.supervisor().map_err(|error| failed(node, error))?;
-        let directory = upper.directory(self.snapshots.location(), supervisor.pid());
-        let written = Written { keep: matches!(upper, Upper::Directory(_)), directory };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let upper = rustix::fs::open(written.directory.join("upper"), flags, Mode::empty())
-            .map_err(|errno| failed(node, io::Error::from(errno)))?;
+        let pid = supervisor.pid();
+        let written = Written {
+            keep: !matches!(upper, Upper::Tmpfs { .. }),
+            directory: upper.directory(self.snapshots.location(), pid),
+        };
         let tars = self.layers.tars(state).map_err(|error| failed(node, error))?;
         let xattrs = WriteOptions::default().xattrs;
         let lower = Lower { merged: &merged, tars: &tars, xattrs };
-        let changes = diff_upper(std::os::fd::AsFd::as_fd(&upper), &lower)
-            .map_err(|error| failed(node, error))?;
-        self.store_changes(node, &changes.changes, &changes, true)
+        let changes = self.snapshots.changes((&upper, pid), &lower, Mountpoints::Build);
+        let changes = changes.map_err(|error| failed(node, error))?;
+        let changes =
+            changes.ok_or_else(|| failed(node, io::Error::from(io::ErrorKind::NotFound)))?;
+        let stored = self.store_changes(node, &changes.changes, &changes, true);
+        drop(written);
+        stored
     }
 
     fn run_command(

@@ -62,7 +62,7 @@ pub struct Settings {
 pub struct StoreSettings {
     /// Whether received compressed layers are kept, so that a push repeats their digest.
     pub keep_blobs: KeepBlobs,
-    /// Forces how root filesystems are made (`erofs`, `dirs`, `dirs-volume`), for tests.
+    /// Forces how root filesystems are made (`erofs`, `dirs`, `dirs-volume`, `copy`), for tests.
     pub snapshot: Option<davit_snapshot::Form>,
     /// Directory on a volume for what containers write, used where the root is on an overlay.
     pub upper: Option<PathBuf>,

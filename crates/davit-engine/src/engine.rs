@@ -35,6 +35,9 @@ impl Hint for OpenError {
     fn hints(&self) -> Vec<String> {
         match self {
             Self::NotRoot => vec!["sudo davit …".to_owned()],
+            Self::Store { source, .. } if source.is_remote_root() => {
+                vec!["davit --root DIR …, with DIR on a local disk".to_owned()]
+            }
             Self::Store { .. } => Vec::new(),
         }
     }

@@ -16,7 +16,7 @@ impl Engine {
     /// The root filesystems of this root, in the form that the settings force or a probe chose.
     ///
     /// # Errors
-    /// [`SnapshotError::NoForm`] where nothing can be mounted, [`SnapshotError::RemoteRoot`].
+    /// [`SnapshotError::NoForm`] where nothing can be mounted.
     pub fn snapshots(&self) -> Result<Snapshots<'_>, SnapshotError> {
         let settings = &self.config().settings.store;
         let settings = SnapshotSettings {
@@ -63,9 +63,6 @@ impl Engine {
 impl Hint for SnapshotError {
     fn hints(&self) -> Vec<String> {
         match self {
-            Self::RemoteRoot { .. } => {
-                vec!["davit --root DIR …, with DIR on a local disk".to_owned()]
-            }
             Self::LayerSize { .. } | Self::Table { .. } => {
                 vec!["davit system check --repair".to_owned()]
             }

@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf};
 
 use davit_image::DiffId;
-use davit_layer::{ExtractError, MergeError, TableError};
+use davit_layer::{DiffError, ExtractError, MergeError, TableError};
 use davit_store::StoreError;
 use davit_sys::mount::MountError;
 
@@ -54,6 +54,9 @@ pub enum SnapshotError {
         #[source]
         source: io::Error,
     },
+    /// What was written cannot be told from what was there.
+    #[error("cannot compare a root filesystem with its layers")]
+    Diff(#[from] DiffError),
     /// A layer of the chain is not in the store.
     #[error("layer {0} is not in the store")]
     MissingLayer(DiffId),
@@ -81,14 +84,6 @@ pub enum SnapshotError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// `ROOT` lies where locks and mounted files cannot be relied on.
-    #[error("{} is on {filesystem}, which cannot hold a store", .root.display())]
-    RemoteRoot {
-        /// `ROOT`.
-        root: PathBuf,
-        /// Name of its file system.
-        filesystem: &'static str,
-    },
     /// No form of root filesystem works.
     #[error("no root filesystem can be mounted from {}", .root.display())]
     NoForm {

@@ -6,7 +6,7 @@
 //!  Snapshots::open -> prepare(chain) -> Stack   ----->  MountNamespace::enter -> lowers(&stack)
 //!     (writes the missing trees)     (serialisable)        -> overlay(&lowers, &upper, options)
 //!                                                          -> a detached mount (OwnedFd) = rootfs
-//!                                                             \-> Changes -> davit_layer's diff
+//!                                                             \-> Snapshots::changes -> a layer
 //! ```
 //!
 //! A [`Stack`] names what a chain of layers is made of: trees (or an extracted directory) bottom
@@ -18,7 +18,9 @@
 #![forbid(unsafe_code)]
 
 mod chain;
+mod changes;
 mod checked;
+mod copy;
 pub mod erofs;
 mod error;
 mod holder;
@@ -35,7 +37,7 @@ mod upper;
 pub use error::SnapshotError;
 pub use mountpoints::Mountpoints;
 pub use namespace::{Lowers, MountNamespace};
-pub use overlay::{Durability, InodeNumbers, OverlayOptions};
+pub use overlay::{Durability, InodeNumbers, Interface, OverlayOptions};
 pub use snapshots::{PrepareOptions, SnapshotSettings, Snapshots};
 pub use stack::{Device, Form, Location, Part, Stack, TreeId, TreeIdError};
-pub use upper::{Changes, Upper};
+pub use upper::Upper;

@@ -7,7 +7,9 @@
 
 use std::collections::BTreeMap;
 
-use davit_layer::{Entry, Extents, Kind, Merged, Mtime, XattrMap, Xattrs};
+use davit_layer::{
+    Change, ChangeKind, Entry, Extents, Kind, Merged, Mtime, Source, XattrMap, Xattrs, path,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -148,6 +150,31 @@ impl Init {
         let kind = if form == Form::Erofs { "erofs" } else { "directory" };
         let text = format!("davit init {VERSION}\nform {kind}\n{points:?}");
         Some(Self { id: TreeId::of(text.as_bytes()), points })
+    }
+
+    /// The content as changes, in the order of a layer.
+    pub(crate) fn changes(&self) -> Vec<Change> {
+        let mut changes: Vec<_> = self
+            .points
+            .iter()
+            .map(|point| Change {
+                path: point.path.as_bytes().to_vec(),
+                kind: match point.kind {
+                    PointKind::Directory => ChangeKind::Directory,
+                    PointKind::File => ChangeKind::File { size: 0, source: Source::Opened },
+                    PointKind::Symlink(target) => {
+                        ChangeKind::Symlink { target: target.as_bytes().to_vec() }
+                    }
+                },
+                mode: point.mode,
+                uid: point.uid,
+                gid: point.gid,
+                mtime: point.mtime,
+                xattrs: point.xattrs.clone(),
+            })
+            .collect();
+        changes.sort_by(|one, other| path::compare(&one.path, &other.path));
+        changes
     }
 
     /// The content as a file system.

@@ -10,7 +10,7 @@ use fs_err::File;
 use rustix::{fs::Mode, io::Errno};
 
 use crate::{
-    Form, Location, OverlayOptions, Part, SnapshotError, Stack, TreeId, Upper, holder,
+    Form, Location, OverlayOptions, Part, SnapshotError, Stack, TreeId, Upper, copy, holder,
     overlay::{self, Writable},
     tree_mount, upper,
 };
@@ -97,12 +97,13 @@ impl MountNamespace {
         let mounts = stack.top_first().map(|part| self.lower(stack, part));
         let mut mounts: Vec<_> = mounts.collect::<Result<_, _>>()?;
         if mounts.is_empty() {
-            mounts.push(tmpfs(None)?);
+            mounts.push(self.nothing()?);
         }
         Ok(Lowers { mounts })
     }
 
-    /// Mounts an overlay of `lowers` with a writable upper directory; attached nowhere.
+    /// Mounts an overlay of `lowers` with a writable upper directory, or a copy of them; attached
+    /// nowhere.
     ///
     /// # Errors
     /// [`SnapshotError::Mount`], [`SnapshotError::File`], [`SnapshotError::TooManyLowers`].
@@ -116,6 +117,7 @@ impl MountNamespace {
         let writable = match upper {
             Upper::Directory(directory) => upper::open(directory, model)?,
             Upper::Tmpfs { name, size_bytes } => self.tmpfs_upper(name, *size_bytes, model)?,
+            Upper::Copy(directory) => return copy::mount(lowers, directory, options.durability),
         };
         overlay::mount(lowers, Some(&writable), options)
     }
@@ -182,6 +184,15 @@ impl MountNamespace {
         let holder = holder::register(&directory)?;
         self.held.insert(id, Held { mount, _holder: holder });
         Ok(())
+    }
+
+    /// The lower directory of an empty image: one for all.
+    fn nothing(&self) -> Result<OwnedFd, SnapshotError> {
+        let target = self.location.mounts().join("nothing");
+        match rustix::fs::mkdir(&target, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => upper::open_directory(&target),
+            Err(errno) => Err(SnapshotError::file("create", target, errno)),
+        }
     }
 
     /// An upper directory on a tmpfs of its own, attached here: before Linux 6.15 overlay refuses a

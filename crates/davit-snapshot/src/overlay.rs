@@ -30,6 +30,19 @@ pub enum Durability {
     Volatile,
 }
 
+/// How overlay is told of its directories. Each falls back to the next where the kernel refuses;
+/// the later ones are there so that tests can ask for what an older kernel leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Interface {
+    /// By descriptor (Linux 6.13).
+    #[default]
+    Descriptors,
+    /// By a path for each (6.8).
+    Paths,
+    /// All in one string, which holds about a dozen.
+    OneString,
+}
+
 /// How an overlay is mounted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OverlayOptions {
@@ -37,6 +50,8 @@ pub struct OverlayOptions {
     pub inode_numbers: InodeNumbers,
     /// The durability of the upper directory.
     pub durability: Durability,
+    /// The first interface that is tried.
+    pub interface: Interface,
 }
 
 /// The writable layer of an overlay, opened.
@@ -64,10 +79,10 @@ fn compose(
 ) -> Result<OwnedFd, MountError> {
     let context = FsContext::open(c"overlay")?;
     context.string(c"source", b"overlay")?;
-    add_lowers(&context, lowers)?;
+    add_lowers(&context, lowers, options.interface)?;
     if let Some(writable) = writable {
-        descriptor(&context, c"upperdir", &writable.upper)?;
-        descriptor(&context, c"workdir", &writable.work)?;
+        directory(&context, c"upperdir", &writable.upper, options.interface)?;
+        directory(&context, c"workdir", &writable.work, options.interface)?;
         if options.durability == Durability::Volatile {
             context.flag(c"volatile")?;
         }
@@ -86,11 +101,17 @@ fn compose(
     context.mount(attributes)
 }
 
-/// Adds the lower directories, topmost first: by descriptor (Linux 6.13), else by path
-/// (`lowerdir+`, 6.8), else all in one string, which holds about a dozen.
-fn add_lowers(context: &FsContext, lowers: &Lowers) -> Result<(), MountError> {
+/// Adds the lower directories, topmost first.
+fn add_lowers(
+    context: &FsContext,
+    lowers: &Lowers,
+    interface: Interface,
+) -> Result<(), MountError> {
+    if interface == Interface::OneString {
+        return one_string(context, lowers);
+    }
     for (done, lower) in lowers.mounts.iter().enumerate() {
-        match descriptor(context, c"lowerdir+", lower) {
+        match directory(context, c"lowerdir+", lower, interface) {
             Err(error) if done == 0 && error.errno() == Some(Errno::INVAL) => {
                 return one_string(context, lowers);
             }
@@ -100,18 +121,20 @@ fn add_lowers(context: &FsContext, lowers: &Lowers) -> Result<(), MountError> {
     Ok(())
 }
 
-fn descriptor(
+fn directory(
     context: &FsContext,
     key: &std::ffi::CStr,
     directory: &OwnedFd,
+    interface: Interface,
 ) -> Result<(), MountError> {
-    match context.fd(key, directory.as_fd()) {
-        Err(error) if error.errno() == Some(Errno::INVAL) => {
-            let path = proc_path(directory);
-            context.string(key, path.as_os_str().as_encoded_bytes()).map(drop)
+    if interface == Interface::Descriptors {
+        match context.fd(key, directory.as_fd()) {
+            Err(error) if error.errno() == Some(Errno::INVAL) => {}
+            result => return result.map(drop),
         }
-        result => result.map(drop),
     }
+    let path = proc_path(directory);
+    context.string(key, path.as_os_str().as_encoded_bytes()).map(drop)
 }
 
 fn one_string(context: &FsContext, lowers: &Lowers) -> Result<(), MountError> {

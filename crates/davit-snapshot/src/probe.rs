@@ -3,7 +3,6 @@
 use std::{
     io::{Read as _, Write as _},
     os::fd::{AsFd as _, OwnedFd},
-    path::Path,
 };
 
 use davit_image::{DiffId, Digest};
@@ -19,7 +18,9 @@ use crate::{
 };
 
 /// Raised when the probe learns something new, so that remembered answers are not used.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// In order of preference.
+const FORMS: [Form; 4] = [Form::Erofs, Form::Directories, Form::DirectoriesElsewhere, Form::Copy];
 /// Odd and more than a block, so that a read crosses one that is 512-aligned only.
 const CONTENT_LEN: usize = 5000;
 const TMPFS_BYTES: u64 = 1 << 20;
@@ -37,7 +38,6 @@ pub(crate) fn form(store: &Store, location: &Location) -> Result<Form, SnapshotE
     if let Some(form) = known {
         return Ok(form);
     }
-    refuse_remote(&location.root)?;
     let form = probe(store, location)?;
     tracing::info!(%form, "root filesystems on this machine");
     store.make_dir(&location.run)?;
@@ -47,27 +47,7 @@ pub(crate) fn form(store: &Store, location: &Location) -> Result<Form, SnapshotE
 }
 
 fn parse(name: &str) -> Option<Form> {
-    let forms = [Form::Erofs, Form::Directories, Form::DirectoriesElsewhere, Form::Copy];
-    forms.into_iter().find(|form| form.to_string() == name)
-}
-
-/// Locks, renames and mounted files of a network file system do not hold what the store relies on.
-fn refuse_remote(root: &Path) -> Result<(), SnapshotError> {
-    const REMOTE: [(i64, &str); 5] = [
-        (0x6969, "NFS"),
-        (0x517b, "SMB"),
-        (0xff53_4d42, "CIFS"),
-        (0xfe53_4d42, "SMB2"),
-        (0x0102_1997, "9p"),
-    ];
-    let found = rustix::fs::statfs(root).map_err(|e| SnapshotError::file("examine", root, e))?;
-    let magic = found.f_type & 0xffff_ffff;
-    match REMOTE.into_iter().find(|(number, _)| *number == magic) {
-        Some((_, filesystem)) => {
-            Err(SnapshotError::RemoteRoot { root: root.to_path_buf(), filesystem })
-        }
-        None => Ok(()),
-    }
+    FORMS.into_iter().find(|form| form.to_string() == name)
 }
 
 /// Tries the forms in order of preference. A thread of its own gets the mount namespace, since the
@@ -81,7 +61,7 @@ fn probe(store: &Store, location: &Location) -> Result<Form, SnapshotError> {
         make_layer(&scratch).map_err(|e| SnapshotError::file("write", &scratch.root, e))?;
         let mut namespace = MountNamespace::enter(scratch.clone())?;
         let mut refused = None;
-        for form in [Form::Erofs, Form::Directories, Form::DirectoriesElsewhere] {
+        for form in FORMS {
             match attempt(&mut namespace, &scratch, form) {
                 Ok(()) => return Ok(form),
                 Err(error) => {
@@ -168,7 +148,8 @@ fn attempt(
         Form::DirectoriesElsewhere => {
             Upper::Tmpfs { name: "probe".into(), size_bytes: TMPFS_BYTES }
         }
-        _ => {
+        Form::Copy => Upper::Copy(location.root.join(form.to_string())),
+        Form::Erofs | Form::Directories => {
             let directory = location.root.join(form.to_string());
             fs_err::create_dir(&directory)
                 .map_err(|e| SnapshotError::file("create", &directory, e))?;

@@ -69,8 +69,7 @@ impl<'s> Snapshots<'s> {
     /// Chooses the form for this machine and store; the probe runs once a boot.
     ///
     /// # Errors
-    /// [`SnapshotError::RemoteRoot`] on a network file system, [`SnapshotError::NoForm`] where
-    /// nothing works; what the store says.
+    /// [`SnapshotError::NoForm`] where nothing works; what the store says.
     pub fn open(store: &'s Store, settings: SnapshotSettings) -> Result<Self, SnapshotError> {
         let location = Location {
             root: store.layout().root().to_path_buf(),
@@ -126,8 +125,10 @@ impl<'s> Snapshots<'s> {
     /// Where a container whose directory is `directory` writes, in this form.
     #[must_use]
     pub fn upper(&self, directory: PathBuf) -> Upper {
-        if self.form != Form::DirectoriesElsewhere {
-            return Upper::Directory(directory);
+        match self.form {
+            Form::Erofs | Form::Directories => return Upper::Directory(directory),
+            Form::Copy => return Upper::Copy(directory),
+            Form::DirectoriesElsewhere => {}
         }
         let name = directory.file_name().unwrap_or_default();
         match &self.settings.upper {
@@ -213,7 +214,9 @@ impl<'s> Snapshots<'s> {
             let from = (top + 1).checked_sub(row.layers.len()).filter(|from| *from <= top)?;
             let edge = Edge::new(self.form, chain, from, top + 1);
             // A tree of another form or an older davit has another identity.
-            (edge.id.to_string() == row.id).then_some((edge, row))
+            // What is copied is whole: a tree of steps holds marks that only overlay reads.
+            let fits = self.form != Form::Copy || (from, top + 1) == (0, chain.len());
+            (fits && edge.id.to_string() == row.id).then_some((edge, row))
         };
         Ok(rows.into_iter().filter_map(edge).collect())
     }

@@ -11,7 +11,7 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Location, SnapshotError, Stack, overlay::Writable};
+use crate::{Location, SnapshotError, copy, overlay::Writable, stack::proc_path};
 
 /// Where a container or a build step writes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,15 +29,17 @@ pub enum Upper {
         /// Cap on content, in bytes.
         size_bytes: u64,
     },
+    /// A whole copy of what is below, as `rootfs` in this directory; no overlay.
+    Copy(PathBuf),
 }
 
 impl Upper {
-    /// The directory that holds `upper` and `work`, as every process of root can reach it while the
+    /// The directory that holds what is written (`upper` and `work`, or `rootfs`), as every process of root can reach it while the
     /// process `pid` lives, which has mounted it.
     #[must_use]
     pub fn directory(&self, location: &Location, pid: u32) -> PathBuf {
         match self {
-            Self::Directory(directory) => directory.clone(),
+            Self::Directory(directory) | Self::Copy(directory) => directory.clone(),
             Self::Tmpfs { name, .. } => {
                 let inside = location.upper(name);
                 let inside = inside.strip_prefix("/").unwrap_or(&inside);
@@ -45,26 +47,15 @@ impl Upper {
             }
         }
     }
-}
 
-/// What a container or build step changed, as the input of a commit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Changes {
-    /// An overlay's upper directory: holds exactly the differences, with overlay whiteouts (char
-    /// device 0:0) and `trusted.overlay.opaque`.
-    Upper {
-        /// The upper directory.
-        upper: PathBuf,
-        /// What it lies on, without mountpoints.
-        lower: Stack,
-    },
-    /// A whole root filesystem, to be compared with the tables of `lower`.
-    Whole {
-        /// Its root.
-        rootfs: PathBuf,
-        /// What it was copied from.
-        lower: Stack,
-    },
+    /// Name of the directory in there that belongs to the container's files.
+    #[must_use]
+    pub const fn content_name(&self) -> &'static str {
+        match self {
+            Self::Copy(_) => copy::NAME,
+            Self::Directory(_) | Self::Tmpfs { .. } => "upper",
+        }
+    }
 }
 
 /// Opens `upper` and `work` below `directory`, making them where they are missing.
@@ -113,6 +104,12 @@ fn forget_volatile(work: &Path) -> Result<(), SnapshotError> {
     }
 }
 
+/// A path for calls that take no directory descriptor.
+pub(crate) fn proc_name(directory: &OwnedFd, name: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt as _;
+    proc_path(directory).join(std::ffi::OsStr::from_bytes(name))
+}
+
 /// Gives `target` what overlay shows of an upper directory's root: its own metadata.
 fn copy_metadata(model: impl AsFd, target: &OwnedFd) -> Result<(), Errno> {
     // A mount descriptor may be O_PATH, which refuses xattr calls.
@@ -130,7 +127,7 @@ fn copy_metadata(model: impl AsFd, target: &OwnedFd) -> Result<(), Errno> {
     rustix::fs::utimensat(target, c"", &times, AtFlags::EMPTY_PATH)
 }
 
-fn copy_xattrs(model: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
+pub(crate) fn copy_xattrs(model: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
     let mut names = vec![0_u8; 64 * 1024];
     let length = match rustix::fs::flistxattr(model, &mut names[..]) {
         Err(Errno::OPNOTSUPP) => return Ok(()),

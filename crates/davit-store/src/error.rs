@@ -151,6 +151,12 @@ impl StoreError {
         )
     }
 
+    /// Tells whether the root must lie elsewhere: on a local file system.
+    #[must_use]
+    pub const fn is_remote_root(&self) -> bool {
+        matches!(self, Self::Format(FormatError::Filesystem { .. }))
+    }
+
     /// Tells an absent thing from a failure.
     #[must_use]
     pub const fn is_not_found(&self) -> bool {

@@ -140,7 +140,8 @@ fn refuse_remote(root: &Path) -> Result<(), StoreError> {
         (0x0102_1997, "9p"),
     ];
     let facts = rustix::fs::statfs(root).map_err(|e| StoreError::io("examine", root, e))?;
-    match REMOTE.iter().find(|(magic, _)| *magic == facts.f_type) {
+    let found = facts.f_type & 0xffff_ffff;
+    match REMOTE.iter().find(|(magic, _)| *magic == found) {
         Some((_, filesystem)) => {
             Err(FormatError::Filesystem { path: root.display().to_string(), filesystem }.into())
         }

@@ -1,7 +1,7 @@
 //! What a container changed: `diff`, `export` and `commit`.
 //!
 //! ```text
-//! upper directory --diff_upper--> changes --+--> lines (diff)
+//! what was written --(diff)-----> changes --+--> lines (diff)
 //! image's layers ---(tables)---^            +--> layer -> tree -> tar (export)
 //!                                           +--> layer + config -> image (commit)
 //! ```
@@ -11,22 +11,17 @@ mod commit;
 use std::{
     fs::File,
     io::{self, BufWriter, Write},
-    os::fd::AsFd as _,
     path::PathBuf,
     sync::Arc,
 };
 
 use davit_image::DiffId;
 use davit_layer::{
-    ChangeKind, Changes, DiffError, Lower, MergeError, Merged, Table, TableError, WriteError,
-    WriteOptions, diff_upper, write_layer,
+    ChangeKind, Changes, Lower, MergeError, Merged, Table, TableError, WriteError, WriteOptions,
+    write_layer,
 };
-use davit_snapshot::{SnapshotError, Upper};
+use davit_snapshot::{Mountpoints, SnapshotError, Upper};
 use davit_store::{LayerIngest, Lease, StoreError};
-use rustix::{
-    fs::{Mode, OFlags},
-    io::Errno,
-};
 
 pub use self::commit::{CommitRequest, Pause};
 use super::{Container, ContainerError};
@@ -71,15 +66,6 @@ pub enum ChangesError {
     /// The layers make no tree.
     #[error("the layers do not fit together")]
     Merge(#[from] MergeError),
-    /// What the container wrote cannot be read.
-    #[error("cannot read the changes of container {id}")]
-    Diff {
-        /// Its id.
-        id: String,
-        /// Why.
-        #[source]
-        source: DiffError,
-    },
     /// A layer or tar cannot be written.
     #[error("cannot write the files of container {id}")]
     Write {
@@ -230,21 +216,14 @@ impl Engine {
         let snapshots = self.snapshots()?;
         let upper = snapshots.upper(self.store().layout().container(&container.id));
         let monitor = match (&upper, container.status.process) {
-            (Upper::Directory(_), _) => 0,
+            (Upper::Directory(_) | Upper::Copy(_), _) => 0,
             (Upper::Tmpfs { .. }, Some(process)) => parent_of(process.pid).unwrap_or(0),
             (Upper::Tmpfs { .. }, None) => return Ok(None),
         };
-        let path = upper.directory(snapshots.location(), monitor).join("upper");
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = match rustix::fs::open(&path, flags, Mode::empty()) {
-            Ok(directory) => directory,
-            Err(Errno::NOENT) => return Ok(None),
-            Err(errno) => return Err(ChangesError::Io { path, source: errno.into() }),
-        };
         let xattrs = WriteOptions::default().xattrs;
         let lower = Lower { merged: &image.merged, tars: &image.tars, xattrs };
-        let mut changes = diff_upper(directory.as_fd(), &lower)
-            .map_err(|source| ChangesError::Diff { id: container.id.clone(), source })?;
+        let found = snapshots.changes((&upper, monitor), &lower, Mountpoints::Container)?;
+        let Some(mut changes) = found else { return Ok(None) };
         changes.changes.retain(|change| !is_mounted(&change.path));
         Ok(Some(changes))
     }

@@ -63,7 +63,7 @@ fn live() -> io::Result<()> {
     let namespace = MountNamespace::enter(stack.location.clone()).map_err(io::Error::other)?;
     let durability = if volatile { Durability::Volatile } else { Durability::Durable };
     let inode_numbers = if narrow { InodeNumbers::Narrow } else { InodeNumbers::Unique };
-    let options = OverlayOptions { inode_numbers, durability };
+    let options = OverlayOptions { inode_numbers, durability, ..Default::default() };
     let mut root = SnapshotRoot { namespace, stack, upper, options, volumes, copy_up };
     if run(&monitor, &mut root, starter, lock)? == Settlement::Monitor {
         settle(&monitor);

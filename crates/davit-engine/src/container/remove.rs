@@ -132,7 +132,8 @@ impl Engine {
 
     /// Bytes that a container has written.
     pub(crate) fn size_of(&self, id: &str) -> u64 {
-        disk_usage(&self.store().layout().container(id).join("upper"))
+        let folder = self.store().layout().container(id);
+        disk_usage(&folder.join("upper")) + disk_usage(&folder.join("rootfs"))
     }
 }
 

@@ -286,7 +286,11 @@ impl Engine {
             None => self.is_narrow(container)?,
         };
         let inode_numbers = if narrow { InodeNumbers::Narrow } else { InodeNumbers::Unique };
-        Ok((stack, snapshots.upper(directory), OverlayOptions { inode_numbers, durability }))
+        Ok((
+            stack,
+            snapshots.upper(directory),
+            OverlayOptions { inode_numbers, durability, ..Default::default() },
+        ))
     }
 
     /// Whether the image's programs may fail on inode numbers of 2^63 and more.

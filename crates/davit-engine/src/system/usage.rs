@@ -90,7 +90,8 @@ impl Engine {
         let mut usage =
             DiskUsage { build_cache_size: store.build_cache_size()?, ..self.image_usage()? };
         for row in store.containers(&ContainerFilter::default())? {
-            let size = tree_size(&store.layout().container(&row.id).join("upper"));
+            let folder = store.layout().container(&row.id);
+            let size = tree_size(&folder.join("upper")) + tree_size(&folder.join("rootfs"));
             let (id, name, status) = (row.id, row.name, row.status);
             usage.containers.push(ContainerUsage { id, name, status, size });
         }

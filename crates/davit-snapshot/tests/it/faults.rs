@@ -289,6 +289,7 @@ fn volatile_uppers_can_be_mounted_again() {
         let options = davit_snapshot::OverlayOptions {
             durability: davit_snapshot::Durability::Volatile,
             inode_numbers: davit_snapshot::InodeNumbers::Narrow,
+            ..Default::default()
         };
         for _ in 0..2 {
             let upper = Upper::Directory(directory.clone());
@@ -365,7 +366,7 @@ fn the_probe_chooses_and_remembers() {
     fs_err::write(&remembered, &forged).unwrap();
     let open = || Snapshots::open(&root.store, SnapshotSettings::default()).unwrap().form();
     assert_eq!(open(), Form::Directories);
-    fs_err::write(&remembered, forged.replacen("davit-form 1 ", "davit-form 1 other-boot-", 1))
+    fs_err::write(&remembered, forged.replacen("davit-form 2 ", "davit-form 2 other-boot-", 1))
         .unwrap();
     assert_eq!(open(), form);
     assert!(fs_err::read_dir(root.store.layout().tmp()).unwrap().flatten().count() <= 1);

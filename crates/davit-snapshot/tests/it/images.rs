@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::support::{Root, Seen, assert_same, in_namespace, overlay, proc_path, see, walk};
 
 /// Every form that this machine can mount.
-const FORMS: [Form; 3] = [Form::Erofs, Form::Directories, Form::DirectoriesElsewhere];
+const FORMS: [Form; 4] = [Form::Erofs, Form::Directories, Form::DirectoriesElsewhere, Form::Copy];
 
 /// Layers as they come, compressed or not, bottom first.
 struct Image {
@@ -136,7 +136,8 @@ impl Image {
                 .map(|length| root.prepare(form, &chain[..length], Mountpoints::None));
             let stack = prefixes.last().unwrap();
             if chain.len() > 1 {
-                assert_eq!(stack.parts.len(), chain.len());
+                let parts = if form == Form::Copy { 1 } else { chain.len() };
+                assert_eq!(stack.parts.len(), parts);
                 assert_same(&see(&stack), &judged, &format!("{what}, stacked"));
             }
             forget();
@@ -146,6 +147,7 @@ impl Image {
                 Form::DirectoriesElsewhere => {
                     Upper::Tmpfs { name: "t".into(), size_bytes: 1 << 20 }
                 }
+                Form::Copy => Upper::Copy(root.dir.path().to_path_buf()),
                 _ => Upper::Directory(root.dir.path().to_path_buf()),
             };
             let of = stack.clone();

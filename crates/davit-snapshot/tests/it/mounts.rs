@@ -10,7 +10,7 @@ use crate::support::{
 };
 
 /// Every form behind the one interface.
-const FORMS: [Form; 3] = [Form::Erofs, Form::Directories, Form::DirectoriesElsewhere];
+const FORMS: [Form; 4] = [Form::Erofs, Form::Directories, Form::DirectoriesElsewhere, Form::Copy];
 
 /// The prototype's list of hard cases, and more.
 fn hard_cases() -> Vec<Item> {
@@ -254,7 +254,7 @@ fn merged_and_stacked_trees_show_the_same() {
         let chain = commit(&stepped, &layers[..count]);
         for step in 1..=count {
             let stack = stepped.prepare(form, &chain[..step], Mountpoints::None);
-            assert_eq!(stack.parts.len(), step);
+            assert_eq!(stack.parts.len(), if form == Form::Copy { 1 } else { step });
         }
         let stack = stepped.prepare(form, &chain, Mountpoints::None);
         assert_same(&see(&stack), &seen, &format!("stepped {count} as {form}"));
@@ -279,7 +279,7 @@ fn a_link_into_a_lower_layer_merges_both() {
         }
         let stack = root.prepare(form, &chain, Mountpoints::None);
         // The tree of the second layer holds the target, that of the first does not.
-        assert_eq!(stack.parts.len(), 2);
+        assert_eq!(stack.parts.len(), if form == Form::Copy { 1 } else { 2 });
         let seen = see(&stack);
         assert_eq!(seen[&b"d/link"[..]].first_name, b"d/link");
         assert_eq!(seen[&b"target"[..]].first_name, b"d/link");
@@ -436,4 +436,181 @@ fn what_is_written_to_memory_is_found_again() {
         fs_err::write(proc_path(&mount).join("new"), "n").unwrap();
     });
     assert!(volume.join("id/upper/new").exists());
+}
+
+/// What a container does to `chain_cases`.
+fn change(root: &std::path::Path) {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    fs_err::write(root.join("changed"), "333").unwrap();
+    fs_err::remove_file(root.join("target")).unwrap();
+    fs_err::write(root.join("etc/new"), "n").unwrap();
+    fs_err::remove_dir_all(root.join("metadata")).unwrap();
+    fs_err::create_dir(root.join("metadata")).unwrap();
+    fs_err::write(root.join("metadata/other"), "o").unwrap();
+    fs_err::remove_dir_all(root.join("implied")).unwrap();
+    symlink("changed", root.join("implied")).unwrap();
+    fs_err::hard_link(root.join("changed"), root.join("changed-too")).unwrap();
+    let mode = std::fs::Permissions::from_mode(0o600);
+    fs_err::set_permissions(root.join("symlink"), mode).unwrap();
+    fs_err::remove_file(root.join("etc/mtab")).unwrap();
+}
+
+#[test]
+fn what_was_written_is_told_the_same_in_every_form() {
+    if !davit_test::need_root() {
+        return;
+    }
+    let told = FORMS.map(|form| {
+        let root = Root::new();
+        let chain = commit(&root, &chain_cases());
+        let snapshots = root.snapshots(form);
+        let stack = root.prepare(form, &chain, Mountpoints::Container);
+        let directory = root.dir.path().join("container");
+        fs_err::create_dir(&directory).unwrap();
+        let upper = match snapshots.upper(directory.clone()) {
+            Upper::Tmpfs { .. } => Upper::Directory(directory),
+            upper => upper,
+        };
+        let tables: Vec<_> = chain
+            .iter()
+            .map(|layer| {
+                let path = root.store.layout().layer_table(layer);
+                let table = fs_err::File::open(path).unwrap();
+                std::sync::Arc::new(davit_layer::Table::open(table.file()).unwrap())
+            })
+            .collect();
+        let tars: Vec<_> = chain
+            .iter()
+            .map(|layer| {
+                let tar = fs_err::File::open(root.store.layout().layer_tar(layer)).unwrap();
+                std::sync::Arc::new(tar.into_parts().0)
+            })
+            .collect();
+        let merged = davit_layer::Merged::new(tables).unwrap();
+        let xattrs = davit_layer::WriteOptions::default().xattrs;
+        let lower = davit_layer::Lower { merged: &merged, tars: &tars, xattrs };
+        let changes = || {
+            let found = snapshots.changes((&upper, 0), &lower, Mountpoints::Container).unwrap();
+            found.map(|found| {
+                let kind = |change: &davit_layer::Change| match &change.kind {
+                    davit_layer::ChangeKind::File { size, .. } => format!("file of {size}"),
+                    kind => format!("{kind:?}"),
+                };
+                let told = |change: &davit_layer::Change| {
+                    let path = String::from_utf8_lossy(&change.path).into_owned();
+                    (path, kind(change), change.mode, change.uid)
+                };
+                found.changes.iter().map(told).collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(changes(), None, "{form}: it never ran");
+        let mount = |work: fn(&std::path::Path)| {
+            let (of, upper) = (stack.clone(), upper.clone());
+            in_namespace(&stack, move |namespace| {
+                let lowers = namespace.lowers(&of).unwrap();
+                work(&proc_path(&overlay(namespace, &lowers, &upper).unwrap()));
+            });
+        };
+        mount(|_| {});
+        assert_eq!(changes(), Some(Vec::new()), "{form}: it wrote nothing");
+        mount(change);
+        mount(|root| assert_eq!(fs_err::read(root.join("changed-too")).unwrap(), b"333"));
+        (form, changes().unwrap())
+    });
+    let (_, first) = &told[0];
+    assert!(first.len() > 8, "{first:?}");
+    for (form, other) in &told[1..] {
+        assert_eq!(other, first, "{form}");
+    }
+}
+
+/// A copy that was interrupted is made anew; one that is complete is used again.
+#[test]
+fn an_interrupted_copy_is_made_anew() {
+    if !davit_test::need_root() {
+        return;
+    }
+    let root = Root::new();
+    let chain = [root.layer(&[dir("d"), file("d/a", "a")])];
+    let stack = root.prepare(Form::Copy, &chain, Mountpoints::None);
+    let directory = root.dir.path().join("container");
+    fs_err::create_dir_all(directory.join("rootfs.new/d/half")).unwrap();
+    let upper = Upper::Copy(directory.clone());
+    for round in 0..2 {
+        let (of, upper) = (stack.clone(), upper.clone());
+        in_namespace(&stack, move |namespace| {
+            let lowers = namespace.lowers(&of).unwrap();
+            let mount = overlay(namespace, &lowers, &upper).unwrap();
+            let path = proc_path(&mount);
+            assert!(!path.join("d/half").exists());
+            assert_eq!(path.join("d/mine").exists(), round == 1);
+            fs_err::write(path.join("d/mine"), "m").unwrap();
+        });
+    }
+    assert!(!directory.join("rootfs.new").exists());
+}
+
+/// Before Linux 6.15 overlay refuses lower directories that are attached nowhere.
+#[test]
+fn lowers_are_attached() {
+    if !davit_test::need_root() {
+        return;
+    }
+    let root = Root::new();
+    let chain = commit(&root, &chain_cases());
+    for form in FORMS {
+        for chain in [&chain[..], &[]] {
+            let stack = root.prepare(form, chain, Mountpoints::None);
+            let of = stack.clone();
+            in_namespace(&stack, move |namespace| {
+                let lowers = namespace.lowers(&of).unwrap();
+                let mounts = fs_err::read_to_string("/proc/thread-self/mountinfo").unwrap();
+                for lower in lowers.top_first() {
+                    use std::os::fd::AsRawFd as _;
+                    let path = format!("/proc/thread-self/fdinfo/{}", lower.as_raw_fd());
+                    let facts = fs_err::read_to_string(path).unwrap();
+                    let id = facts.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap();
+                    let start = format!("{} ", id.trim());
+                    assert!(mounts.lines().any(|line| line.starts_with(&start)), "{id} {mounts}");
+                }
+            });
+        }
+    }
+}
+
+/// What older kernels leave of the mount interface leads to the same.
+#[test]
+fn older_interfaces_show_the_same() {
+    use davit_snapshot::{Interface, OverlayOptions};
+    if !davit_test::need_root() {
+        return;
+    }
+    let root = Root::new();
+    let layers = chain_cases();
+    let chain = commit(&root, &layers);
+    for step in 1..=chain.len() {
+        let _written = root.prepare(Form::Erofs, &chain[..step], Mountpoints::None);
+    }
+    let stack = root.prepare(Form::Erofs, &chain, Mountpoints::Container);
+    assert_eq!(stack.top_first().count(), chain.len() + 1);
+    let interfaces = [Interface::Descriptors, Interface::Paths, Interface::OneString];
+    let seen = interfaces.map(|interface| {
+        let of = stack.clone();
+        let directory = root.dir.path().join(format!("{interface:?}"));
+        fs_err::create_dir(&directory).unwrap();
+        in_namespace(&stack, move |namespace| {
+            let lowers = namespace.lowers(&of).unwrap();
+            let options = OverlayOptions { interface, ..OverlayOptions::default() };
+            let upper = Upper::Directory(directory.clone());
+            let mount = namespace.overlay(&lowers, &upper, options).unwrap();
+            fs_err::write(proc_path(&mount).join("written"), "w").unwrap();
+            assert!(directory.join("upper/written").exists());
+            fs_err::remove_file(proc_path(&mount).join("written")).unwrap();
+            let mut seen = walk(&proc_path(&mount));
+            seen.remove(&b""[..]);
+            seen
+        })
+    });
+    assert_same(&seen[1], &seen[0], "paths");
+    assert_same(&seen[2], &seen[0], "one string");
 }

@@ -190,11 +190,16 @@ pub(crate) fn in_namespace<T: Send + 'static>(
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Walks the read-only view of a stack.
+/// Walks the read-only view of a stack, or the copy that is made of it.
 pub(crate) fn see(stack: &Stack) -> Seen {
     let of = stack.clone();
     in_namespace(stack, move |namespace| {
         let lowers = namespace.lowers(&of).unwrap();
+        if of.form == Form::Copy {
+            let temp = TempDir::new();
+            let upper = Upper::Copy(temp.path().to_path_buf());
+            return walk(&proc_path(&overlay(namespace, &lowers, &upper).unwrap()));
+        }
         let view = namespace.view(&lowers, OverlayOptions::default()).unwrap();
         walk(&proc_path(&view))
     })
@@ -206,7 +211,12 @@ pub(crate) fn overlay(
     lowers: &Lowers,
     upper: &Upper,
 ) -> Result<OwnedFd, SnapshotError> {
-    namespace.overlay(lowers, upper, OverlayOptions::default())
+    let durability = match upper {
+        // A durable copy syncs the whole file system, which other tests write to.
+        Upper::Copy(_) => davit_snapshot::Durability::Volatile,
+        _ => davit_snapshot::Durability::Durable,
+    };
+    namespace.overlay(lowers, upper, OverlayOptions { durability, ..OverlayOptions::default() })
 }
 
 /// A path to what a descriptor names, mounted somewhere or not.

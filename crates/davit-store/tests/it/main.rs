@@ -10,4 +10,5 @@ mod crash;
 mod fixture;
 mod images;
 mod ingest;
+mod processes;
 mod trace;

@@ -20,7 +20,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     (
         "store.snapshot",
         "chosen by a probe",
-        "forces how root filesystems are made: \"erofs\", \"dirs\" or \"dirs-volume\"",
+        "forces how root filesystems are made: \"erofs\", \"dirs\", \"dirs-volume\" or \"copy\"",
     ),
     (
         "store.upper",

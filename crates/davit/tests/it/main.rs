@@ -15,6 +15,7 @@ mod crash;
 mod distribution;
 mod eio;
 mod flags;
+mod forms;
 mod images;
 mod kill;
 mod machine;

@@ -137,6 +137,7 @@ fn mount() -> io::Result<OwnedFd> {
     let options = OverlayOptions {
         durability: if volatile { Durability::Volatile } else { Durability::Durable },
         inode_numbers: if narrow { InodeNumbers::Narrow } else { InodeNumbers::Unique },
+        ..OverlayOptions::default()
     };
     namespace.overlay(&lowers, &upper, options).map_err(io::Error::other)
 }
