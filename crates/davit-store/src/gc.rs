@@ -238,41 +238,52 @@ fn shrink(tx: &Transaction<'_>, keep: BuildCache) -> rusqlite::Result<u64> {
     loop {
         let excess = cached(tx)?.saturating_sub(budget);
         let victims = if excess > 0 { least_valuable(tx, excess)? } else { Vec::new() };
-        let Some((_, newest)) = victims.last() else { break };
-        // What a record tells without keeping anything goes with those of its age.
-        removed += tx.execute(
-            "DELETE FROM build_records WHERE last_used <= ? AND NOT EXISTS
-               (SELECT 1 FROM build_record_items i WHERE i.key = build_records.key)",
-            [newest],
-        )? as u64;
-        for (key, _) in &victims {
-            removed += tx.execute("DELETE FROM build_records WHERE key = ?", [key])? as u64;
+        if victims.is_empty() {
+            break;
         }
+        for digest in victims {
+            removed += tx.execute(
+                "DELETE FROM build_records WHERE key IN
+                   (SELECT key FROM build_record_items WHERE digest = ?)",
+                [digest],
+            )? as u64;
+        }
+    }
+    if removed > 0 {
+        // What tells something without keeping anything goes when nothing of its age is left.
+        removed += tx.execute(
+            "DELETE FROM build_records WHERE key NOT IN (SELECT key FROM build_record_items)
+               AND last_used < COALESCE((SELECT MIN(last_used) FROM build_records WHERE key IN
+                 (SELECT key FROM build_record_items)), ?)",
+            [i64::MAX],
+        )? as u64;
     }
     tx.execute_batch("DROP TABLE temp.live")?;
     Ok(removed)
 }
 
-/// Records to try next, with the time of their last use: as many, by least value, as together name
-/// `excess` bytes. One whose content something else keeps, such as a build that uses it or an
-/// image, is none of them: its end would free nothing.
-fn least_valuable(tx: &Transaction<'_>, excess: u64) -> rusqlite::Result<Vec<(String, i64)>> {
+/// Content to give up next: as much, by least value, as holds `excess` bytes. It is worth what the
+/// dearest of its records is, for only their common end frees it; what something else keeps, such
+/// as a build that uses it or an image, is none of it.
+fn least_valuable(tx: &Transaction<'_>, excess: u64) -> rusqlite::Result<Vec<String>> {
     let mut statement = tx.prepare(
-        "SELECT key, size, last_used FROM build_records r
-         WHERE EXISTS (SELECT 1 FROM build_record_items i
-           WHERE i.key = r.key AND i.digest NOT IN live)
-         ORDER BY last_used + MIN(cost_us * 1000 * ?1, ?2), key",
+        "SELECT i.digest,
+           COALESCE((SELECT tar_size + table_size FROM layers WHERE diff_id = i.digest),
+             (SELECT size FROM blobs b WHERE b.digest = i.digest), 0)
+         FROM build_record_items i JOIN build_records r USING (key)
+         WHERE i.digest NOT IN live GROUP BY i.digest
+         ORDER BY MAX(r.last_used + MIN(r.cost_us * 1000 * ?1, ?2)), i.digest",
     )?;
     let mut rows = statement.query(params![SECONDS_PER_SECOND, LONGEST_BONUS_NS])?;
-    let (mut keys, mut named) = (Vec::new(), 0);
+    let (mut digests, mut named) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
-        keys.push((row.get(0)?, row.get(2)?));
+        digests.push(row.get(0)?);
         named += size(row, 1)?;
         if named >= excess {
             break;
         }
     }
-    Ok(keys)
+    Ok(digests)
 }
 
 /// Bytes that only build records keep.

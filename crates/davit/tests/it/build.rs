@@ -1,98 +1,22 @@
 //! `davit build` end to end: contexts and Dockerfiles in, files and configs out.
 
+pub(crate) mod bench;
+mod cache;
+mod contexts;
+mod instructions;
+mod outputs;
+
 use std::{
     fs,
-    io::Write as _,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
-    path::{Path, PathBuf},
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::Path,
     process::Stdio,
 };
 
-use davit_test::{Davit, Outcome};
+use davit_test::Outcome;
 use serde_json::Value;
 
-use crate::davit;
-
-/// A davit with a context directory.
-struct Bench {
-    davit: Davit,
-    context: PathBuf,
-}
-
-impl Bench {
-    fn new(files: &[(&str, &str)]) -> Option<Self> {
-        if !davit_test::need_root() {
-            return None;
-        }
-        let davit = davit();
-        let context = davit.dir().join("context");
-        let bench = Self { davit, context };
-        fs::create_dir_all(&bench.context).unwrap();
-        files.iter().for_each(|(path, content)| bench.write(path, content));
-        Some(bench)
-    }
-
-    fn write(&self, path: &str, content: &str) {
-        let path = self.context.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, content).unwrap();
-    }
-
-    fn run(&self, args: &[&str]) -> Outcome {
-        let context = self.context.to_str().unwrap();
-        // Commands that need a network are tested on a machine of their own.
-        let fixed = ["build", "--progress", "plain", "--network", "none"];
-        let all = fixed.iter().chain(args).chain([&context]);
-        self.davit.run(all)
-    }
-
-    /// Builds; gives the image's config.
-    fn build(&self, args: &[&str]) -> Value {
-        let outcome = self.run(args);
-        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
-        self.config(&outcome)
-    }
-
-    fn config(&self, outcome: &Outcome) -> Value {
-        let id = outcome.stderr.split("Built sha256:").nth(1).unwrap().get(..64).unwrap();
-        let bytes = fs::read(self.davit.root().join("blobs/sha256").join(id)).unwrap();
-        serde_json::from_slice(&bytes).unwrap()
-    }
-
-    /// Builds and exports the files.
-    fn files(&self, args: &[&str]) -> PathBuf {
-        let target = self.davit.dir().join(format!("out-{}", args.len()));
-        let spec = format!("type=local,dest={}", target.display());
-        let outcome = self.run(&[args, &["-o", &spec]].concat());
-        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
-        target
-    }
-}
-
-/// Every path below a directory: `PATH MODE CONTENT`, directories with `/`, symlinks with `->`.
-fn list(root: &Path) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut stack = vec![root.to_path_buf()];
-    while let Some(directory) = stack.pop() {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            let stat = path.symlink_metadata().unwrap();
-            let name = path.strip_prefix(root).unwrap().display();
-            let mode = stat.mode() & 0o7777;
-            if stat.is_dir() {
-                lines.push(format!("{name}/ {mode:o}"));
-                stack.push(path);
-            } else if stat.is_symlink() {
-                lines.push(format!("{name} -> {}", fs::read_link(&path).unwrap().display()));
-            } else {
-                let content = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
-                lines.push(format!("{name} {mode:o} {}", content.trim_end()));
-            }
-        }
-    }
-    lines.sort();
-    lines
-}
+use self::bench::{Bench, alpine, list, tar_file};
 
 #[test]
 fn copies_by_the_rules_of_docker() {
@@ -321,22 +245,7 @@ fn errors_show_the_place_and_help() {
 #[test]
 fn standard_input_is_a_dockerfile_or_a_tar() {
     let Some(bench) = Bench::new(&[]) else { return };
-    let build = |input: &[u8], args: &[&str]| {
-        let all = ["build", "--progress", "plain"].iter().chain(args).chain([&"-"]);
-        let mut command = bench.davit.command(all);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        let input = input.to_vec();
-        let writer = std::thread::spawn(move || {
-            // A refused input may be left unread.
-            let _unread = stdin.write_all(&input);
-        });
-        let outcome = Outcome::from(child.wait_with_output().unwrap());
-        writer.join().unwrap();
-        outcome
-    };
-    let text = build(b"FROM scratch\nCOPY <<E /f\nx\nE\n", &[]);
+    let text = bench.feed(b"FROM scratch\nCOPY <<E /f\nx\nE\n", &[]);
     assert_eq!(text.code, 0, "{}", text.stderr);
     let mut tar = Vec::new();
     for (name, content) in [
@@ -350,31 +259,12 @@ fn standard_input_is_a_dockerfile_or_a_tar() {
     tar.extend_from_slice(&[0; 1024]);
     let target = bench.davit.dir().join("out");
     let spec = format!("type=local,dest={}", target.display());
-    let outcome = build(&tar, &["-o", &spec]);
+    let outcome = bench.feed(&tar, &["-o", &spec]);
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     let files = list(&target);
     assert!(files.contains(&"c/d/f 644 file".to_owned()), "{files:?}");
     assert!(!files.iter().any(|line| line.starts_with("c/no ")), "{files:?}");
-    assert_eq!(build(b"\x1f\x8b\x08 no gzip", &[]).code, 1);
-}
-
-/// One file of a tar.
-fn tar_file(name: &str, content: &[u8]) -> Vec<u8> {
-    let mut block = [0_u8; 512];
-    block[..name.len()].copy_from_slice(name.as_bytes());
-    block[100..108].copy_from_slice(b"0000644\0");
-    block[108..116].copy_from_slice(b"0000000\0");
-    block[116..124].copy_from_slice(b"0000000\0");
-    block[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
-    block[136..148].copy_from_slice(b"00000000000\0");
-    block[156] = b'0';
-    block[257..265].copy_from_slice(b"ustar\x0000");
-    let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum::<u32>() + 8 * 32;
-    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    let mut bytes = block.to_vec();
-    bytes.extend_from_slice(content);
-    bytes.resize(bytes.len().next_multiple_of(512), 0);
-    bytes
+    assert_eq!(bench.feed(b"\x1f\x8b\x08 no gzip", &[]).code, 1);
 }
 
 #[test]
@@ -430,16 +320,6 @@ fn source_date_epoch_makes_equal_images() {
     let (Some(one), Some(two)) = (build(), build()) else { return };
     assert_eq!(one, two);
     assert_eq!(one["created"], "2009-02-13T23:31:30Z");
-}
-
-/// A bench whose Dockerfiles begin with Alpine's files.
-fn alpine(dockerfile: &str) -> Option<Bench> {
-    let archive = davit_test::need_image("alpine-minirootfs-3.20.3-x86_64.tar.gz")?;
-    let bench = Bench::new(&[])?;
-    fs::copy(archive, bench.context.join("alpine.tar.gz")).unwrap();
-    bench
-        .write("Dockerfile", &format!("FROM scratch AS alpine\nADD alpine.tar.gz /\n{dockerfile}"));
-    Some(bench)
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub(crate) enum BuildProgress {
     Tty,
     /// Every line of output
     Plain,
-    /// One JSON object per event
+    /// One JSON object per line, in BuildKit's form
     Rawjson,
     /// Nothing
     Quiet,
@@ -41,7 +41,7 @@ impl Display for Nothing {
 pub(super) fn open(progress: BuildProgress, explain: bool) -> Box<dyn Display> {
     match progress {
         BuildProgress::Quiet => Box::new(Nothing),
-        BuildProgress::Rawjson => Box::new(json::Json),
+        BuildProgress::Rawjson => Box::new(json::Json::new(explain)),
         BuildProgress::Tty => Box::new(tty::Tty::new(explain)),
         BuildProgress::Auto if std::io::stderr().is_terminal() => Box::new(tty::Tty::new(explain)),
         BuildProgress::Auto | BuildProgress::Plain => Box::new(plain::Plain::new(explain)),

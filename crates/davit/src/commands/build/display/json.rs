@@ -1,43 +1,124 @@
-//! Every event as one line of JSON.
+//! Every event as one line of JSON, in the form of BuildKit's `rawjson`: lists of vertexes (steps),
+//! statuses, logs and warnings, bytes in base64.
 
-use davit_engine::build::{BuildEvent, LogStream};
-use serde_json::json;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Display, reason};
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use davit_engine::{
+    build::{BuildEvent, LogStream, StepId, StepInfo},
+    image::{Digest, Timestamp},
+};
+use serde_json::{Map, Value, json};
+
+use super::{Display, name, reason};
 use crate::printer;
 
-pub(super) struct Json;
+pub(super) struct Json {
+    explain: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    steps: Arc<[StepInfo]>,
+    /// When steps began.
+    started: Map<String, Value>,
+}
+
+impl Json {
+    pub(super) fn new(explain: bool) -> Self {
+        Self { explain, state: Mutex::new(State::default()) }
+    }
+}
+
+impl State {
+    fn vertex(&self, id: StepId) -> Value {
+        json!({"digest": self.digest(id), "name": name(&self.steps, id)})
+    }
+
+    /// What tells a step from the others of its build.
+    fn digest(&self, id: StepId) -> String {
+        Digest::of(format!("{} {}", id.0, name(&self.steps, id)).as_bytes()).to_string()
+    }
+
+    fn began(&mut self, id: StepId) -> Value {
+        let mut vertex = self.vertex(id);
+        vertex["started"] = json!(now());
+        self.started.insert(id.0.to_string(), vertex["started"].clone());
+        vertex
+    }
+
+    fn ended(&self, id: StepId, error: Option<&str>) -> Value {
+        let mut vertex = self.vertex(id);
+        let now = json!(now());
+        vertex["started"] = self.started.get(&id.0.to_string()).unwrap_or(&now).clone();
+        vertex["completed"] = now;
+        if let Some(error) = error {
+            vertex["error"] = json!(error);
+        }
+        vertex
+    }
+
+    fn status(&self, id: StepId, text: &str, (current, total): (u64, Option<u64>)) -> Value {
+        let now = now();
+        let mut status =
+            json!({"id": text, "vertex": self.digest(id), "current": current, "timestamp": now});
+        if let Some(total) = total {
+            status["total"] = json!(total);
+        }
+        status
+    }
+
+    fn line(&mut self, event: BuildEvent, explain: bool) -> Option<Value> {
+        let vertexes = |vertex: Value| Some(json!({"vertexes": [vertex]}));
+        let statuses = |status: Value| Some(json!({"statuses": [status]}));
+        match event {
+            BuildEvent::Planned(steps) => {
+                self.steps = steps;
+                let all: Vec<_> = self.steps.iter().map(|step| self.vertex(step.id)).collect();
+                Some(json!({"vertexes": all}))
+            }
+            BuildEvent::Started(id) => vertexes(self.began(id)),
+            BuildEvent::Cached(id) => {
+                let mut vertex = self.ended(id, None);
+                vertex["cached"] = json!(true);
+                vertexes(vertex)
+            }
+            BuildEvent::SameResult(id) => {
+                statuses(self.status(id, "same result as before", (0, None)))
+            }
+            BuildEvent::Missed(id, miss) if explain => {
+                statuses(self.status(id, &reason(&miss), (0, None)))
+            }
+            BuildEvent::Missed(..) => None,
+            BuildEvent::Output(id, stream, bytes) => {
+                let stream = if stream == LogStream::Stdout { 1 } else { 2 };
+                let (vertex, data) = (self.digest(id), BASE64.encode(&bytes));
+                let log =
+                    json!({"vertex": vertex, "stream": stream, "data": data, "timestamp": now()});
+                Some(json!({"logs": [log]}))
+            }
+            BuildEvent::Progress { step, done_bytes, total_bytes } => {
+                statuses(self.status(step, "transferring", (done_bytes, total_bytes)))
+            }
+            BuildEvent::Finished(id, _) => vertexes(self.ended(id, None)),
+            BuildEvent::Failed(id) => vertexes(self.ended(id, Some("the step failed"))),
+            BuildEvent::Warning(text) => {
+                Some(json!({"warnings": [{"level": 1, "short": BASE64.encode(text)}]}))
+            }
+        }
+    }
+}
 
 impl Display for Json {
     fn show(&self, event: BuildEvent) {
-        let value = match event {
-            BuildEvent::Planned(steps) => {
-                let steps: Vec<_> = steps
-                    .iter()
-                    .map(|step| json!({"step": step.id.0, "name": step.name, "line": step.line}))
-                    .collect();
-                json!({"event": "planned", "steps": steps})
-            }
-            BuildEvent::Started(id) => json!({"event": "started", "step": id.0}),
-            BuildEvent::Cached(id) => json!({"event": "cached", "step": id.0}),
-            BuildEvent::SameResult(id) => json!({"event": "same-result", "step": id.0}),
-            BuildEvent::Missed(id, miss) => {
-                json!({"event": "missed", "step": id.0, "reason": reason(&miss)})
-            }
-            BuildEvent::Output(id, stream, bytes) => {
-                let stream = if stream == LogStream::Stdout { "stdout" } else { "stderr" };
-                let text = String::from_utf8_lossy(&bytes);
-                json!({"event": "output", "step": id.0, "stream": stream, "text": text})
-            }
-            BuildEvent::Progress { step, done_bytes, total_bytes } => {
-                json!({"event": "progress", "step": step.0, "bytes": done_bytes, "total": total_bytes})
-            }
-            BuildEvent::Finished(id, time) => {
-                json!({"event": "finished", "step": id.0, "seconds": time.as_secs_f64()})
-            }
-            BuildEvent::Failed(id) => json!({"event": "failed", "step": id.0}),
-            BuildEvent::Warning(text) => json!({"event": "warning", "text": text}),
-        };
-        printer::note(&value.to_string());
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(line) = state.line(event, self.explain) {
+            printer::note(&line.to_string());
+        }
     }
+}
+
+fn now() -> String {
+    Timestamp::now().to_string()
 }

@@ -1,0 +1,207 @@
+//! What is done once: the cache between builds, between processes, and its budget.
+
+use std::{
+    fs,
+    process::{Child, Stdio},
+};
+
+use davit_test::{Access, Outcome, Registry};
+use serde_json::Value;
+
+use super::bench::{Bench, alpine};
+use crate::{davit, machine::until};
+
+const IDENTITY: &str = "cat /proc/sys/kernel/random/uuid";
+
+fn layers(config: &Value) -> Vec<Value> {
+    config["rootfs"]["diff_ids"].as_array().unwrap().clone()
+}
+
+/// A build in the background whose output goes to a file.
+fn start(bench: &Bench, log: &str, args: &[&str]) -> Child {
+    let fixed = ["build", "--progress", "plain", "--network", "none"];
+    let context = bench.context.to_str().unwrap();
+    let mut command = bench.davit.command(fixed.iter().chain(args).chain([&context]));
+    let log = fs::File::create(bench.davit.dir().join(log)).unwrap();
+    command.stdout(Stdio::null()).stderr(log).spawn().unwrap()
+}
+
+fn log(bench: &Bench, name: &str) -> String {
+    fs::read_to_string(bench.davit.dir().join(name)).unwrap_or_default()
+}
+
+#[test]
+fn two_processes_run_a_step_once() {
+    let steps = format!("RUN echo begun; {IDENTITY} > /id; sleep 2; echo done\n");
+    let Some(bench) = alpine(&steps) else { return };
+    let mut first = start(&bench, "one", &[]);
+    until("the step runs", || log(&bench, "one").contains(" begun\n"));
+    let mut second = start(&bench, "two", &[]);
+    assert!(first.wait().unwrap().success() && second.wait().unwrap().success());
+    let (one, two) = (log(&bench, "one"), log(&bench, "two"));
+    assert!(!two.contains(" begun\n"), "{two}");
+    let id = |text: &str| text.split("Built ").nth(1).unwrap().get(..71).unwrap().to_owned();
+    assert_eq!(id(&one), id(&two));
+}
+
+#[test]
+fn a_waiting_build_goes_on_when_the_first_is_killed() {
+    let Some(bench) = alpine("RUN echo begun; test -e /never || sleep 3; echo done\n") else {
+        return;
+    };
+    let mut first = start(&bench, "one", &[]);
+    until("the step runs", || log(&bench, "one").contains(" begun\n"));
+    let mut second = start(&bench, "two", &[]);
+    until("the second is there", || log(&bench, "two").contains("alpine.tar.gz"));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(second.wait().unwrap().success());
+    assert!(log(&bench, "two").contains(" done\n"), "{}", log(&bench, "two"));
+}
+
+#[test]
+fn no_cache_runs_everything_again() {
+    let Some(bench) = alpine(&format!("RUN {IDENTITY} > /id\n")) else { return };
+    let first = layers(&bench.build(&[]));
+    assert_eq!(layers(&bench.build(&[])), first);
+    let again = layers(&bench.build(&["--no-cache"]));
+    assert_eq!(again[0], first[0], "the same files are the same layer");
+    assert_ne!(again[1], first[1]);
+    assert_eq!(layers(&bench.build(&[])), again, "the newest result counts");
+}
+
+#[test]
+fn pull_looks_for_a_newer_base() {
+    let (Some(bench), Some(registry)) = (Bench::new(&[("f", "1")]), Registry::start(Access::Open))
+    else {
+        return;
+    };
+    let base = format!("{}/base:1", registry.host());
+    let publish = |label: &str| {
+        let other = davit();
+        let context = other.dir().join("c");
+        fs::create_dir_all(&context).unwrap();
+        fs::write(context.join("Dockerfile"), format!("FROM scratch\nLABEL version={label}\n"))
+            .unwrap();
+        other.ok(["build", "-q", "-t", &base, context.to_str().unwrap()]);
+        other.ok(["push", "-q", &base]);
+    };
+    publish("one");
+    bench.write("Dockerfile", &format!("FROM {base}\nCOPY f /\n"));
+    let version = |outcome: &Outcome| {
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        bench.config(outcome)["config"]["Labels"]["version"].as_str().unwrap().to_owned()
+    };
+    let never = bench.run(&["--pull=never"]);
+    assert!(never.code == 1 && never.stderr.contains("Dockerfile:1"), "{}", never.stderr);
+    assert_eq!(version(&bench.run(&[])), "one");
+    publish("two");
+    assert_eq!(version(&bench.run(&[])), "one", "it is here");
+    assert_eq!(version(&bench.run(&["--pull=never"])), "one");
+    assert_eq!(version(&bench.run(&["--pull"])), "two");
+    assert_eq!(version(&bench.run(&[])), "two");
+    drop(registry);
+    let gone = bench.run(&["--pull"]);
+    assert!(gone.code == 1 && gone.stderr.contains(&base), "{}", gone.stderr);
+}
+
+const MIB: usize = 1 << 20;
+
+/// A bench whose cache may take this many bytes.
+fn with_budget(bench: &Bench, bytes: usize) {
+    let folder = bench.davit.dir().join(".config/davit");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("config.toml"), format!("[gc]\nkeep_storage = {bytes}\n")).unwrap();
+}
+
+fn cache_size(bench: &Bench) -> u64 {
+    let rows = bench.davit.ok(["system", "df", "--json"]);
+    let rows: Value = serde_json::from_str(&rows).unwrap();
+    let cache = rows.as_array().unwrap().iter().find(|row| row["Type"] == "Build Cache");
+    cache.unwrap()["Size"].as_u64().unwrap()
+}
+
+/// Content that no two numbers share.
+fn filler(number: u8) -> String {
+    char::from(b'a' + number).to_string().repeat(MIB)
+}
+
+const STAGES: &str = "FROM scratch AS big\nCOPY big /big\nFROM scratch\nCOPY small /small\nCOPY --from=big /big /x\n";
+
+#[test]
+fn the_cache_stays_within_its_budget() {
+    let Some(bench) = Bench::new(&[("small", "1"), ("Dockerfile", STAGES)]) else { return };
+    with_budget(&bench, 4 * MIB);
+    for number in 0..8 {
+        bench.write("big", &filler(number));
+        assert_eq!(bench.run(&["-o", "type=cacheonly"]).code, 0);
+        let size = cache_size(&bench);
+        assert!(size <= 4 * MIB as u64, "{size} bytes after build {number}");
+    }
+    // Something went: not all of the first build is left.
+    bench.write("big", &filler(0));
+    let oldest = bench.run(&["-o", "type=cacheonly"]);
+    assert!(!oldest.stderr.contains("(3 of 3 steps cached)"), "{}", oldest.stderr);
+    // What images keep is not the cache's.
+    with_budget(&bench, 0);
+    bench.write("small", "2");
+    bench.build(&["-t", "app:2"]);
+    let again = bench.run(&[]);
+    assert!(again.stderr.contains("(3 of 3 steps cached)"), "{}", again.stderr);
+}
+
+#[test]
+fn a_result_in_use_is_never_dropped() {
+    let Some(bench) = alpine(
+        "FROM scratch AS used\nCOPY big /big\nFROM alpine\nCOPY --from=used /big /\nRUN echo begun; sleep 1000\n",
+    ) else {
+        return;
+    };
+    bench.write("big", &filler(0));
+    with_budget(&bench, 0);
+    let mut slow = start(&bench, "slow", &[]);
+    until("the step runs", || log(&bench, "slow").contains(" begun\n"));
+    // Another build ends meanwhile and brings the cache under its budget: nothing.
+    let other = bench.davit.dir().join("other");
+    fs::create_dir_all(&other).unwrap();
+    fs::write(other.join("f"), filler(1)).unwrap();
+    fs::write(other.join("Dockerfile"), "FROM scratch\nCOPY f /f\n").unwrap();
+    let other = other.to_str().unwrap();
+    bench.davit.ok(["build", "-q", "-o", "type=cacheonly", other]);
+    bench.davit.ok(["system", "prune", "-f"]);
+    let cached = bench.run(&["--target", "used", "-o", "type=cacheonly"]);
+    assert!(cached.stderr.contains("(1 of 1 steps cached)"), "{}", cached.stderr);
+    slow.kill().unwrap();
+    slow.wait().unwrap();
+    bench.davit.ok(["builder", "prune", "-f"]);
+    assert_eq!(cache_size(&bench), 0);
+}
+
+#[test]
+fn builder_prune_has_dockers_words() {
+    let Some(bench) = Bench::new(&[("small", "1"), ("Dockerfile", STAGES)]) else { return };
+    bench.write("big", &filler(0));
+    bench.build(&["-t", "kept:1"]);
+    bench.write("big", &filler(1));
+    assert_eq!(bench.run(&["-o", "type=cacheonly"]).code, 0);
+    let full = cache_size(&bench);
+    assert!(full > 2 * MIB as u64, "{full}");
+    let asked = bench.davit.run(["builder", "prune"]);
+    assert!(asked.stderr.contains("[y/N]"), "{}", asked.stderr);
+    assert_eq!(cache_size(&bench), full, "no answer is no");
+    let kept = bench.davit.ok(["builder", "prune", "-f", "--keep-storage", "100MB"]);
+    assert_eq!(kept, "Total reclaimed space: 0B");
+    let pruned = bench.davit.ok(["buildx", "prune", "-f"]);
+    assert!(pruned.contains("Deleted build cache records: "), "{pruned}");
+    assert!(!pruned.contains("Total reclaimed space: 0B"), "{pruned}");
+    assert_eq!(cache_size(&bench), 0);
+    // What an image keeps serves the next build, until all is asked for.
+    bench.write("big", &filler(0));
+    let cached = bench.run(&["-t", "kept:1"]);
+    assert!(cached.stderr.contains("(3 of 3 steps cached)"), "{}", cached.stderr);
+    bench.davit.ok(["builder", "prune", "-af"]);
+    let fresh = bench.run(&["-t", "kept:1"]);
+    assert!(!fresh.stderr.contains("(3 of 3 steps cached)"), "{}", fresh.stderr);
+    let context = bench.context.to_str().unwrap();
+    assert_eq!(bench.davit.run(["builder", "build", "-q", context]).code, 0);
+}
