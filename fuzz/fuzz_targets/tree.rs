@@ -14,7 +14,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let recipes = recipes(bytes);
     let devices = vec![Device { diff_id: DiffId::new(Digest::of(b"tar")), size_bytes: 1 << 20 }];
     let nodes = recipes.iter().enumerate().map(|(position, recipe)| recipe.node(position)).collect();
-    let image = Image { uuid: *b"fuzz-fuzz-fuzz-!", devices, nodes };
+    let image = Image { uuid: *b"fuzz-fuzz-fuzz-!", devices, nodes, ..Image::default() };
     let mut written = Vec::new();
     if write(&image, &mut written).is_err() {
         return;

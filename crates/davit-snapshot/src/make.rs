@@ -37,7 +37,10 @@ impl Make<'_> {
         let (form, size_bytes) = match self.form {
             Form::Erofs => {
                 let devices = devices(&view.all_layers()[edge.from..]);
-                let image = image(view, devices, edge.id.uuid());
+                let mut image = image(view, devices, edge.id.uuid());
+                if image.nodes.iter().any(is_unaligned) {
+                    image.tars = self.tars(&chain[edge.from..])?;
+                }
                 let form = if edge.from == 0 { TreeForm::Base } else { TreeForm::Step };
                 (form, write(&ingest, &image)?)
             }
@@ -99,12 +102,7 @@ impl Make<'_> {
     ) -> Result<u64, SnapshotError> {
         let target = ingest.extracted_path();
         fs_err::create_dir(&target).map_err(|e| SnapshotError::file("create", &target, e))?;
-        let open = |layer: &DiffId| {
-            let path = self.location.layer(*layer).join("tar");
-            let file = File::open(&path).map_err(|e| SnapshotError::file("open", &path, e))?;
-            Ok(Arc::new(file.into_parts().0))
-        };
-        let tars = chain.iter().map(open).collect::<Result<Vec<_>, SnapshotError>>()?;
+        let tars = self.tars(chain)?;
         let directory = upper::open_directory(&target)?;
         let options = ExtractOptions { workers: workers(), ..ExtractOptions::default() };
         davit_layer::extract(view, &tars, directory.as_fd(), &options)?;
@@ -113,6 +111,26 @@ impl Make<'_> {
         let sizes = view.iter().filter(|node| node.inode == node.id);
         Ok(sizes.map(|node| node.entry.kind.size()).sum())
     }
+
+    fn tars(&self, chain: &[DiffId]) -> Result<Vec<Arc<std::fs::File>>, SnapshotError> {
+        let open = |layer: &DiffId| {
+            let path = self.location.layer(*layer).join("tar");
+            let file = File::open(&path).map_err(|e| SnapshotError::file("open", &path, e))?;
+            Ok(Arc::new(file.into_parts().0))
+        };
+        chain.iter().map(open).collect()
+    }
+}
+
+/// Whether a tree cannot name all of a file's content by blocks of the layer's tar.
+fn is_unaligned(node: &Node<'_>) -> bool {
+    let NodeKind::File { size, extents, .. } = node.kind else { return false };
+    let is_border = |at: u64| at == size || at.is_multiple_of(512);
+    extents.iter().any(|run| {
+        !run.tar_offset.is_multiple_of(512)
+            || !run.file_offset.is_multiple_of(512)
+            || !is_border(run.file_offset + run.length)
+    })
 }
 
 fn workers() -> usize {
@@ -123,6 +141,10 @@ fn write(ingest: &TreeIngest<'_>, image: &Image<'_>) -> Result<u64, SnapshotErro
     let path = ingest.image_path();
     let mut file = File::create(&path).map_err(|e| SnapshotError::file("create", &path, e))?;
     let written = erofs::write(image, &mut file)?;
+    if written.copied_bytes > 0 {
+        // The rest of a tree is read whole before it is trusted after a power loss.
+        file.sync_data().map_err(|e| SnapshotError::file("sync", &path, e))?;
+    }
     if written.skipped_xattrs > 0 {
         tracing::info!(count = written.skipped_xattrs, "extended attributes are left out");
     }
@@ -175,7 +197,7 @@ pub(crate) fn image(view: &Merged, devices: Vec<Device>, uuid: [u8; 16]) -> Imag
             xattrs: entry.xattrs,
         });
     }
-    Image { uuid, devices, nodes }
+    Image { uuid, devices, nodes, tars: Vec::new() }
 }
 
 /// Whether the own nodes of `view` can stand on its base as a tree of their own: overlay cannot

@@ -202,7 +202,7 @@ impl Init {
                 xattrs: Xattrs::from(&point.xattrs),
             }
         });
-        Image { uuid: self.id.uuid(), devices: Vec::new(), nodes: nodes.collect() }
+        Image { uuid: self.id.uuid(), nodes: nodes.collect(), ..Image::default() }
     }
 }
 

@@ -123,6 +123,7 @@ fn make_layer(location: &Location) -> std::io::Result<()> {
             node(b"", NodeKind::Directory { opaque: false }, 0o755),
             node(b"file", file, 0o644),
         ],
+        ..Image::default()
     };
     fs_err::create_dir_all(location.root.join("trees"))?;
     let mut written = File::create(location.tree(tree()))?;

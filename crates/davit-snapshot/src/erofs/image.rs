@@ -1,5 +1,7 @@
 //! What the writer writes: nodes in order, views into the layers' tables.
 
+use std::{fs::File, sync::Arc};
+
 use davit_layer::{Extents, Mtime, Xattrs};
 
 use crate::Device;
@@ -11,6 +13,9 @@ pub struct Image<'a> {
     pub uuid: [u8; 16],
     /// The tars that extents lie in.
     pub devices: Vec<Device>,
+    /// The same tars, open: content that no block address can name is copied from there. May be
+    /// empty; a file with such content is refused then.
+    pub tars: Vec<Arc<File>>,
     /// Every name. The first node is the root directory; a directory stands before what it holds,
     /// and the names of one directory are in order of unsigned bytes.
     pub nodes: Vec<Node<'a>>,

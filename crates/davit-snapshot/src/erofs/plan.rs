@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 
 use davit_image::DiffId;
+use davit_layer::Extents;
 
 use super::{
     format::{
@@ -18,6 +19,11 @@ use super::{
 const MAX_DEVICES: usize = 16_000;
 /// Most bytes of chunk entries in one image: a bound on what a sparse file may cost.
 const MAX_CHUNK_BYTES: u64 = 64 << 20;
+/// Most bytes of content that one image may hold copies of, since its holes are not aligned: a
+/// block for each run, so a hostile map costs more than its content.
+const MAX_COPIED: u64 = 1 << 30;
+/// Most bytes of chunk entries of a file that is copied; above it chunks get larger.
+const MAX_COPIED_CHUNK_BYTES: u64 = 1 << 20;
 /// Largest chunk, as log2 of its size in blocks.
 const MAX_CHUNK_BITS: u32 = 22;
 
@@ -37,6 +43,8 @@ pub enum WriteError {
     Addresses(DiffId),
     #[error("the tree's sparse files need more than 64 MiB of block addresses")]
     Chunks,
+    #[error("the tree's sparse files with unaligned holes need more than 1 GiB of copies")]
+    Copies,
     #[error("the tree's own data ends beyond the 2 TiB that it can address")]
     TooLarge,
     #[error("cannot write the tree")]
@@ -60,6 +68,8 @@ pub(super) struct Plan<'a> {
     pub(super) slots: Vec<Slot>,
     /// Extended attributes left out because the format has no number for their prefix.
     pub(super) skipped_xattrs: u64,
+    /// Bytes of content that are copied into the image.
+    pub(super) copied: u64,
 }
 
 /// What an inode needs, and where it goes.
@@ -71,7 +81,7 @@ pub(super) struct Shape {
     pub(super) layout: u16,
     /// Data right behind inode and xattrs.
     pub(super) tail: usize,
-    /// Blocks in the data area.
+    /// Blocks in the data area; of a file those that hold a copy of its content.
     pub(super) blocks: u32,
     /// Chunk size as log2 of blocks, for the chunk layout.
     pub(super) chunk_bits: u32,
@@ -128,6 +138,7 @@ impl<'a> Plan<'a> {
             blocks: 0,
             slots: Vec::new(),
             skipped_xattrs: 0,
+            copied: 0,
         };
         plan.connect()?;
         plan.arrange();
@@ -256,12 +267,16 @@ impl<'a> Plan<'a> {
             blocks += u64::from(shape.blocks);
             if shape.layout == CHUNK_BASED {
                 chunk_bytes += shape.tail as u64;
+                self.copied += u64::from(shape.blocks) * BLOCK;
             }
             self.order.push(position);
             self.skipped_xattrs += xattr::skipped(self.node(position).xattrs);
         }
         if chunk_bytes > MAX_CHUNK_BYTES {
             return Err(WriteError::Chunks);
+        }
+        if self.copied > MAX_COPIED {
+            return Err(WriteError::Copies);
         }
         let data_start = at.div_ceil(BLOCK);
         self.data_start = u32::try_from(data_start).map_err(|_wide| WriteError::TooLarge)?;
@@ -337,7 +352,7 @@ impl<'a> Plan<'a> {
         }
         let device = self.image.devices.get(usize::from(device));
         let device = device.ok_or_else(|| self.fault(position, "its layer is not in the tree"))?;
-        let mut end = 0;
+        let (mut end, mut is_aligned) = (0, true);
         for extent in extents.iter() {
             let stop = extent.file_offset.checked_add(extent.length);
             let inside = extent.tar_offset.checked_add(extent.length);
@@ -347,27 +362,72 @@ impl<'a> Plan<'a> {
             {
                 return Err(self.fault(position, "its content lies outside of it or of its layer"));
             }
-            if !extent.tar_offset.is_multiple_of(BLOCK) {
-                return Err(self.fault(position, "its content is not aligned in the layer"));
-            }
+            is_aligned &= extent.tar_offset.is_multiple_of(BLOCK);
             end = extent.file_offset + extent.length;
         }
-        if extents.as_contiguous(size).is_some() {
-            return Ok(shape);
+        let bits = match is_aligned {
+            true if extents.as_contiguous(size).is_some() => return Ok(shape),
+            true => chunk_bits(size, extents.iter().map(|run| (run.file_offset, run.length))),
+            false => None,
+        };
+        let Some(bits) = bits else { return self.copied_shape(position, shape) };
+        Ok(Shape { layout: CHUNK_BASED, tail: chunks_len(size, bits)?, chunk_bits: bits, ..shape })
+    }
+
+    /// The shape of a file whose runs no block address can name: every chunk that holds some of
+    /// its content is copied into the image.
+    fn copied_shape(&self, position: u32, shape: Shape) -> Result<Shape, WriteError> {
+        let NodeKind::File { size, device, extents } = self.node(position).kind else {
+            unreachable!("called for files only");
+        };
+        if self.image.tars.get(usize::from(device)).is_none() {
+            return Err(self.fault(position, "its holes are not aligned to 512 bytes"));
         }
-        let bits = chunk_bits(size, extents.iter().map(|run| (run.file_offset, run.length)))
-            .ok_or_else(|| self.fault(position, "its holes are not aligned to 512 bytes"))?;
-        let tail = size.div_ceil(BLOCK << bits).saturating_mul(CHUNK_LEN as u64);
-        if tail > MAX_CHUNK_BYTES {
-            return Err(WriteError::Chunks);
+        let mut bits = 0;
+        while size.div_ceil(BLOCK << bits) > MAX_COPIED_CHUNK_BYTES / CHUNK_LEN as u64
+            && bits < MAX_CHUNK_BITS
+        {
+            bits += 1;
         }
-        let tail = usize::try_from(tail).expect("at most 64 MiB");
-        Ok(Shape { layout: CHUNK_BASED, tail, chunk_bits: bits, ..shape })
+        let tail = chunks_len(size, bits)?;
+        let blocks = data_chunks(extents, bits).try_fold(0_u64, |blocks, chunk| {
+            let total = blocks + chunk_len(size, bits, chunk).div_ceil(BLOCK);
+            (total <= MAX_COPIED / BLOCK).then_some(total)
+        });
+        let blocks = blocks.and_then(|blocks| u32::try_from(blocks).ok());
+        let blocks = blocks.ok_or(WriteError::Copies)?;
+        Ok(Shape { layout: CHUNK_BASED, tail, chunk_bits: bits, blocks, ..shape })
     }
 }
 
 fn node_name(node: &Node<'_>) -> OsString {
     std::os::unix::ffi::OsStringExt::from_vec(node.name.to_vec())
+}
+
+/// Length of the chunk entries of a file.
+fn chunks_len(size: u64, bits: u32) -> Result<usize, WriteError> {
+    let len = size.div_ceil(BLOCK << bits).saturating_mul(CHUNK_LEN as u64);
+    match len <= MAX_CHUNK_BYTES {
+        true => Ok(usize::try_from(len).expect("at most 64 MiB")),
+        false => Err(WriteError::Chunks),
+    }
+}
+
+/// Length of one chunk of a file in bytes: the last one ends with the file.
+pub(super) fn chunk_len(size: u64, bits: u32, chunk: u64) -> u64 {
+    (size - chunk * (BLOCK << bits)).min(BLOCK << bits)
+}
+
+/// The chunks that hold some of a file's content, in order.
+pub(super) fn data_chunks(extents: Extents<'_>, bits: u32) -> impl Iterator<Item = u64> + '_ {
+    let mut next = 0;
+    extents.iter().flat_map(move |run| {
+        let chunk = BLOCK << bits;
+        let first = (run.file_offset / chunk).max(next);
+        let end = (run.file_offset + run.length).div_ceil(chunk);
+        next = next.max(end);
+        first..end
+    })
 }
 
 /// The largest chunk whose borders meet every border between data and hole, as log2 of blocks.

@@ -109,14 +109,14 @@ pub enum InodeKind<'a> {
     Fifo,
 }
 
-/// A piece of a file in one of the devices.
+/// A piece of a file in one of the devices, or in the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
     /// Where it stands in the file.
     pub file_offset: u64,
-    /// Position of the device in the device table.
-    pub device: u16,
-    /// Where it stands in the device.
+    /// Position of the device in the device table; none for the tree itself.
+    pub device: Option<u16>,
+    /// Where it stands there.
     pub offset: u64,
     /// Its length in bytes.
     pub length: u64,

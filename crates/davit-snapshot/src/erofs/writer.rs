@@ -1,6 +1,11 @@
 //! Writes an image front to back, from a finished plan.
 
-use std::io::{BufWriter, Write};
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    os::unix::fs::FileExt as _,
+    sync::Arc,
+};
 
 use davit_layer::Extents;
 
@@ -11,7 +16,7 @@ use super::{
     },
     header::Header,
     image::{Image, Node, NodeKind},
-    plan::{Packer, Plan, Shape, WriteError},
+    plan::{Packer, Plan, Shape, WriteError, chunk_len, data_chunks},
     xattr::{self, OPAQUE},
 };
 
@@ -24,6 +29,9 @@ pub struct Written {
     pub inodes: u64,
     /// Extended attributes left out because EROFS cannot hold their prefix.
     pub skipped_xattrs: u64,
+    /// Bytes of content that were copied into the image. No reader can tell whether they are
+    /// whole: sync the file before it counts.
+    pub copied_bytes: u64,
 }
 
 /// Writes `image` to `sink`, front to back; equal input yields equal bytes.
@@ -46,6 +54,7 @@ pub fn write(image: &Image<'_>, sink: &mut dyn Write) -> Result<Written, WriteEr
         size_bytes: u64::from(plan.blocks) * BLOCK,
         inodes: plan.order.len() as u64,
         skipped_xattrs: plan.skipped_xattrs,
+        copied_bytes: plan.copied,
     })
 }
 
@@ -56,6 +65,9 @@ struct Writer<'a, 'w> {
     /// The data of the directory at hand.
     scratch: Vec<u8>,
 }
+
+/// Content is copied in pieces of this size.
+const COPY_LEN: usize = 64 << 10;
 
 type Io<T> = std::io::Result<T>;
 
@@ -119,7 +131,10 @@ impl Writer<'_, '_> {
             }
             (CHUNK_BASED, NodeKind::File { size, device, extents }) => {
                 self.pad_to(self.at.next_multiple_of(CHUNK_LEN as u64))?;
-                self.chunks(size, device, extents, shape.chunk_bits)
+                match shape.blocks {
+                    0 => self.chunks(size, device, extents, shape.chunk_bits),
+                    _ => self.copied_chunks(size, extents, shape.chunk_bits, block),
+                }
             }
             _ => Ok(()),
         }
@@ -193,8 +208,66 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    /// The part of a directory or symbolic link that stands in the data area.
+    /// Chunk entries of a copied file: device 0 is the image itself.
+    fn copied_chunks(
+        &mut self,
+        size: u64,
+        extents: Extents<'_>,
+        bits: u32,
+        mut block: u32,
+    ) -> Io<()> {
+        let mut data = data_chunks(extents, bits).peekable();
+        for chunk in 0..size.div_ceil(BLOCK << bits) {
+            let mut entry = [0; CHUNK_LEN];
+            if data.next_if_eq(&chunk).is_some() {
+                entry[4..].copy_from_slice(&block.to_le_bytes());
+                block += block_of(chunk_len(size, bits, chunk).next_multiple_of(BLOCK));
+            } else {
+                entry[4..].copy_from_slice(&HOLE.to_le_bytes());
+            }
+            self.put(&entry)?;
+        }
+        Ok(())
+    }
+
+    /// Copies the chunks of a file that hold some of its content.
+    fn copy(&mut self, size: u64, tar: &File, extents: Extents<'_>, bits: u32) -> Io<()> {
+        let runs: Vec<_> = extents.iter().collect();
+        let mut buffer = vec![0; COPY_LEN];
+        let mut first = 0;
+        for chunk in data_chunks(extents, bits) {
+            let start = chunk * (BLOCK << bits);
+            let end = start + chunk_len(size, bits, chunk);
+            let mut at = start;
+            while at < end {
+                let len = usize::try_from(end - at).map_or(COPY_LEN, |len| len.min(COPY_LEN));
+                let piece = &mut buffer[..len];
+                piece.fill(0);
+                let stop = at + len as u64;
+                while runs.get(first).is_some_and(|run| run.file_offset + run.length <= at) {
+                    first += 1;
+                }
+                for run in runs[first..].iter().take_while(|run| run.file_offset < stop) {
+                    let from = run.file_offset.max(at);
+                    let to = (run.file_offset + run.length).min(stop);
+                    let within = |offset: u64| usize::try_from(offset - at).expect("in the piece");
+                    let tar_offset = run.tar_offset + (from - run.file_offset);
+                    tar.read_exact_at(&mut piece[within(from)..within(to)], tar_offset)?;
+                }
+                self.put(&buffer[..len])?;
+                at = stop;
+            }
+            self.pad_to(self.at.next_multiple_of(BLOCK))?;
+        }
+        Ok(())
+    }
+
+    /// What stands in the data area of a directory or symbolic link, or of a file that is copied.
     fn blocks(&mut self, position: u32, shape: &Shape) -> Io<()> {
+        if let NodeKind::File { size, device, extents } = self.plan.node(position).kind {
+            let tar = Arc::clone(&self.plan.image.tars[usize::from(device)]);
+            return self.copy(size, &tar, extents, shape.chunk_bits);
+        }
         self.data(position);
         let len = self.scratch.len().min(shape.blocks as usize * BLOCK_LEN);
         let data = std::mem::take(&mut self.scratch);

@@ -36,7 +36,7 @@ fn device(size_bytes: u64) -> Device {
 }
 
 fn image(nodes: Vec<Node<'_>>) -> Image<'_> {
-    Image { uuid: *b"an-uuid-of-tests", devices: vec![device(1 << 20)], nodes }
+    Image { uuid: *b"an-uuid-of-tests", devices: vec![device(1 << 20)], nodes, ..Image::default() }
 }
 
 fn bytes(image: &Image<'_>) -> Vec<u8> {
@@ -71,7 +71,7 @@ fn expected(image: &Image<'_>) -> Vec<Seen> {
         let kind = match node.kind {
             NodeKind::Directory { .. } => "directory".to_owned(),
             NodeKind::File { size, device, extents } => {
-                let run = |run: Extent| (run.file_offset, device, run.tar_offset, run.length);
+                let run = |run: Extent| (run.file_offset, Some(device), run.tar_offset, run.length);
                 format!("file {size} {:?}", extents.iter().map(run).collect::<Vec<_>>())
             }
             NodeKind::Symlink { target } => format!("link {target:?}"),

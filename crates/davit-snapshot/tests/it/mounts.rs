@@ -55,6 +55,26 @@ fn hard_cases() -> Vec<Item> {
             ),
         ),
         item("hole", What::Sparse(1 << 33, Vec::new())),
+        // Holes that no block address can name.
+        item("odd", What::Sparse(5, vec![(1, b"abc".to_vec())])),
+        item(
+            "odder",
+            What::Sparse(
+                200_001,
+                vec![
+                    (5, b"five".to_vec()),
+                    (700, pseudo_random(1300)),
+                    (2047, vec![1; 2]),
+                    (50_001, pseudo_random(70_000)),
+                    (200_000, vec![9]),
+                ],
+            ),
+        ),
+        item("odd-hard", What::HardLink(b"odder".to_vec())),
+        item(
+            "vast",
+            What::Sparse((1 << 26) + 7, vec![(3 << 20 | 1, vec![5; 3]), (1 << 26, vec![6; 7])]),
+        ),
     ];
     items.extend((0..5000).map(|n| file(format!("implied/many/{n:05}"), n.to_string())));
     items.retain(|item| item.path != b"hole");

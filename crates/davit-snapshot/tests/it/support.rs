@@ -134,8 +134,12 @@ pub(crate) fn build(items: &[Item]) -> (Vec<u8>, Table) {
     let mut tar = Vec::new();
     let mut builder = TableBuilder::new(TableLimits::default());
     for item in items {
+        // The runs of a sparse file follow one another without a gap, as in a tar.
+        let mut is_first = true;
         let mut store = |file_offset, content: &[u8]| {
-            tar.resize(tar.len().next_multiple_of(512) + 512, b'H');
+            if std::mem::take(&mut is_first) {
+                tar.resize(tar.len().next_multiple_of(512) + 512, b'H');
+            }
             let extent =
                 Extent { file_offset, tar_offset: tar.len() as u64, length: content.len() as u64 };
             tar.extend_from_slice(content);

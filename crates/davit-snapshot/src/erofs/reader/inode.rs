@@ -187,7 +187,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// Where a file's content is, and the end of its chunk entries.
-    fn runs(&self, raw: &Raw<'_>) -> Result<(Vec<Run>, u64), TreeError> {
+    fn runs(&mut self, raw: &Raw<'_>) -> Result<(Vec<Run>, u64), TreeError> {
         let blocks = raw.size.div_ceil(BLOCK);
         match raw.layout {
             FLAT_PLAIN if raw.size == 0 && raw.union_field == 0 => Ok((Vec::new(), raw.end)),
@@ -203,7 +203,7 @@ impl<'a> Walk<'a, '_> {
                 };
                 let device = u16::try_from(device).expect("devices are counted in 16 bits");
                 let offset = (start - u64::from(slot.start)) * BLOCK;
-                let run = Run { file_offset: 0, device, offset, length: raw.size };
+                let run = Run { file_offset: 0, device: Some(device), offset, length: raw.size };
                 Ok((vec![run], raw.end))
             }
             CHUNK_BASED if raw.size > 0 => self.chunks(raw),
@@ -211,7 +211,7 @@ impl<'a> Walk<'a, '_> {
         }
     }
 
-    fn chunks(&self, raw: &Raw<'_>) -> Result<(Vec<Run>, u64), TreeError> {
+    fn chunks(&mut self, raw: &Raw<'_>) -> Result<(Vec<Run>, u64), TreeError> {
         let bits = raw.union_field & !u32::from(CHUNK_INDEXES);
         if raw.union_field & u32::from(CHUNK_INDEXES) == 0 || bits > 0x1f {
             return raw.fault("its chunk format is unknown");
@@ -231,13 +231,20 @@ impl<'a> Walk<'a, '_> {
             if block == HOLE && device == 0 {
                 continue;
             }
-            let slot = device.checked_sub(1).and_then(|n| self.header.devices.get(usize::from(n)));
+            let device = device.checked_sub(1);
+            let offset = u64::from(block) * BLOCK;
             let end = u64::from(block) + length.div_ceil(BLOCK);
-            if slot.is_none_or(|slot| end > u64::from(slot.blocks)) {
-                return raw.fault("a chunk lies outside of its device");
+            match device.map(|number| self.header.devices.get(usize::from(number))) {
+                Some(slot) if slot.is_none_or(|slot| end > u64::from(slot.blocks)) => {
+                    return raw.fault("a chunk lies outside of its device");
+                }
+                Some(_) => {}
+                None => {
+                    self.slice(raw.nid, offset, (end - u64::from(block)) * BLOCK)?;
+                    self.used.push((offset, offset + length));
+                }
             }
-            let run =
-                Run { file_offset, device: device - 1, offset: u64::from(block) * BLOCK, length };
+            let run = Run { file_offset, device, offset, length };
             match runs.last_mut() {
                 Some(last) if continues(last, &run) => last.length += run.length,
                 _ => runs.push(run),
