@@ -7,6 +7,7 @@
 mod bench;
 mod corpus;
 mod demo;
+mod deny;
 mod deps;
 mod dist;
 mod fuzz;
@@ -34,7 +35,7 @@ enum Task {
     Demo,
     /// Build the release binary at target/dist/davit
     Dist,
-    /// Check that crates depend on one another only as STYLE's layer table allows
+    /// Check the layers of the crates, and licences and sources of what they depend on
     CheckDeps,
     /// Measure davit and its peers, alternately in one run
     Bench(bench::BenchArgs),
@@ -65,7 +66,7 @@ fn run() -> Result<()> {
     match cli.task {
         Task::Demo => demo::run(),
         Task::Dist => dist::build().map(|path| println!("{}", path.display())),
-        Task::CheckDeps => deps::check(),
+        Task::CheckDeps => deps::check().and_then(|()| deny::check()),
         Task::Bench(args) => bench::run(&args),
         Task::Corpus => corpus::Corpus::open().map(|corpus| println!("{corpus:?}")),
         Task::Vm(args) => vm::run(&args),

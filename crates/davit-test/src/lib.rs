@@ -105,8 +105,14 @@ pub fn need_image(name: &str) -> Option<PathBuf> {
 /// If it cannot be made.
 #[must_use]
 pub fn cache_dir() -> PathBuf {
-    let path = std::env::var_os(CACHE_ENV)
-        .map_or_else(|| PathBuf::from("/var/cache/davit-tests"), PathBuf::from);
+    let path = cache_path();
     fs_err::create_dir_all(&path).expect("the cache folder can be made");
     path
+}
+
+/// Where [`cache_dir`] is or will be.
+#[must_use]
+pub fn cache_path() -> PathBuf {
+    std::env::var_os(CACHE_ENV)
+        .map_or_else(|| PathBuf::from("/var/cache/davit-tests"), PathBuf::from)
 }
