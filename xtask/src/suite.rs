@@ -28,18 +28,38 @@ pub(crate) struct TestArgs {
     offline: bool,
 }
 
+/// What libtest counted.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Counts {
+pub(crate) struct Counts {
     passed: u64,
     failed: u64,
     ignored: u64,
 }
 
+impl Counts {
+    /// Adds what another binary counted.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+    }
+}
+
+/// A program of tests.
 #[derive(Debug)]
-struct TestBinary {
-    name: String,
-    path: PathBuf,
-    folder: PathBuf,
+pub(crate) struct TestBinary {
+    /// Folder of its package and name of its target.
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    /// The package's folder, in which it is run.
+    pub(crate) folder: PathBuf,
+}
+
+/// Tests and the programs that they run.
+#[derive(Debug)]
+pub(crate) struct Binaries {
+    pub(crate) tests: Vec<TestBinary>,
+    pub(crate) programs: Vec<PathBuf>,
 }
 
 /// Runs the suite; fails where a test fails.
@@ -69,14 +89,13 @@ fn run_all(binaries: &[TestBinary], args: &TestArgs, skips: &Path) -> Result<Cou
             counts.passed,
             counts.failed
         );
-        total.passed += counts.passed;
-        total.failed += counts.failed;
-        total.ignored += counts.ignored;
+        total.add(&counts);
     }
     Ok(total)
 }
 
-fn report(mut counts: Counts, skipped: &str) -> Result<()> {
+/// Names what was skipped and prints the counts; an error where a test failed.
+pub(crate) fn report(mut counts: Counts, skipped: &str) -> Result<()> {
     let skips: Vec<&str> = skipped.lines().collect();
     for skip in &skips {
         let (name, reason) = skip.split_once('\t').unwrap_or((skip, "no reason given"));
@@ -96,19 +115,17 @@ fn report(mut counts: Counts, skipped: &str) -> Result<()> {
     Ok(())
 }
 
-/// Builds the tests of some packages; returns their binaries, and the programs that they run.
-pub(crate) fn binaries(packages: &[&str]) -> Result<Vec<PathBuf>> {
+/// Builds the tests of some packages, and the programs that they run.
+pub(crate) fn binaries(packages: &[&str]) -> Result<Binaries> {
     let package = packages.iter().map(|name| (*name).to_owned()).collect();
     let tests = build(&TestArgs { package, filter: None, kills: None, offline: true })?;
-    let mut paths: Vec<PathBuf> = tests.into_iter().map(|test| test.path).collect();
-    let programs: Vec<PathBuf> = paths
+    let programs = tests
         .iter()
-        .filter_map(|path| Some(path.parent()?.parent()?.join("davit")))
+        .filter_map(|test| Some(test.path.parent()?.parent()?.join("davit")))
         .filter(|path| path.exists())
         .take(1)
         .collect();
-    paths.extend(programs);
-    Ok(paths)
+    Ok(Binaries { tests, programs })
 }
 
 /// Builds all tests; returns their binaries.
@@ -188,13 +205,8 @@ pub(crate) fn images() -> Option<PathBuf> {
         .or_else(|| Path::new("../shared/images").canonicalize().ok())
 }
 
-/// Passed and failed tests, where the line is a suite's closing line.
-pub(crate) fn passed_and_failed(line: &str) -> Option<(u64, u64)> {
-    parse_counts(line).map(|counts| (counts.passed, counts.failed))
-}
-
 /// Reads libtest's closing line.
-fn parse_counts(line: &str) -> Option<Counts> {
+pub(crate) fn parse_counts(line: &str) -> Option<Counts> {
     let rest = line.strip_prefix("test result: ")?;
     let number = |word: &str| {
         let before = rest.split(&format!(" {word}")).next()?;
