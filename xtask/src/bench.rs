@@ -15,16 +15,23 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 
 use self::measure::Measured;
-use crate::{corpus::Corpus, dist};
+use crate::{
+    corpus::{Corpus, Extent},
+    dist, process, suite,
+};
 
 /// Arguments of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
     /// Workloads to run (all where none is named)
     names: Vec<String>,
-    /// One repetition with small input: shows that the bench works, measures nothing
+    /// One repetition of the development binary with small input: shows that the bench works,
+    /// measures nothing
     #[arg(long)]
     quick: bool,
+    /// Measure this program instead of building it
+    #[arg(long, value_name = "PATH")]
+    davit: Option<PathBuf>,
     /// List the workloads
     #[arg(long)]
     list: bool,
@@ -64,20 +71,25 @@ impl Contender {
 
 /// What every workload is made from.
 pub(crate) struct Setting {
-    /// Release binary of davit.
+    /// Binary of davit: the release, in a smoke run the development's.
     pub(crate) davit: PathBuf,
     /// Images and folders.
     pub(crate) corpus: Corpus,
     /// Folder for roots, on the file system that is measured.
     pub(crate) folder: PathBuf,
-    /// Whether to use small input.
-    pub(crate) quick: bool,
+    /// How much is done.
+    pub(crate) extent: Extent,
 }
 
 impl Setting {
     /// The image to move: big, or small for a smoke run.
     pub(crate) const fn image(&self) -> &'static str {
-        if self.quick { "base" } else { "app" }
+        if self.is_quick() { "base" } else { "app" }
+    }
+
+    /// Whether to use small input.
+    pub(crate) const fn is_quick(&self) -> bool {
+        matches!(self.extent, Extent::Smoke)
     }
 }
 
@@ -110,15 +122,36 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
             NAMES.join(", ")
         );
     }
-    peers::install()?;
-    let folder = davit_test::cache_dir().join(format!("bench-{}", std::process::id()));
+    let extent = if args.quick { Extent::Smoke } else { Extent::Full };
+    peers::install(extent)?;
+    let davit = match &args.davit {
+        Some(path) => path.clone(),
+        None => build(extent)?,
+    };
+    if !rustix::process::geteuid().is_root() {
+        let mut again = process::as_root(std::env::current_exe()?);
+        again.args(std::env::args_os().skip(1)).arg("--davit").arg(davit);
+        return process::run(&mut again);
+    }
+    let folder = process::cache_folder()?.join(format!("bench-{}", std::process::id()));
     fs_err::create_dir_all(&folder)?;
-    let setting =
-        Setting { davit: dist::build()?, corpus: Corpus::open()?, folder, quick: args.quick };
+    let setting = Setting { davit, corpus: Corpus::open(extent)?, folder, extent };
     let result = run_all(&setting, &args.names);
     // The daemons of the workloads have ended with them; only files are left.
-    crate::process::run(crate::process::as_root("rm").arg("-rf").arg(&setting.folder))?;
+    process::run(process::as_root("rm").arg("-rf").arg(&setting.folder))?;
     report::write(&result?, args.quick)
+}
+
+fn build(extent: Extent) -> Result<PathBuf> {
+    match extent {
+        Extent::Full => dist::build(),
+        Extent::Smoke => {
+            println!("smoke run: the development binary and small input; the figures mean nothing");
+            // Built with the tests, so that nothing is compiled for a second time.
+            let programs = suite::binaries(&[])?.programs;
+            programs.into_iter().next().context("the tests have built davit")
+        }
+    }
 }
 
 fn run_all(setting: &Setting, names: &[String]) -> Result<Vec<report::Row>> {
@@ -153,7 +186,7 @@ fn workload(name: &str, setting: &Setting) -> Result<Workload> {
 }
 
 fn run_one(mut workload: Workload, setting: &Setting) -> Result<report::Row> {
-    let repetitions = if setting.quick { 1 } else { workload.repetitions };
+    let repetitions = if setting.is_quick() { 1 } else { workload.repetitions };
     let mut results = vec![Vec::new(); workload.contenders.len()];
     for repetition in 0..repetitions {
         for (contender, results) in workload.contenders.iter_mut().zip(&mut results) {
@@ -168,7 +201,7 @@ fn run_one(mut workload: Workload, setting: &Setting) -> Result<report::Row> {
             if folder.join("root/format").exists() {
                 // A bridge that is left behind slows down what is measured next.
                 let reset = ["system", "reset", "--force"];
-                crate::process::run(&mut images::davit(&setting.davit, &folder, &reset))?;
+                process::run(&mut images::davit(&setting.davit, &folder, &reset))?;
             }
             let measured = measured?;
             eprintln!("{} {repetition} {}: {measured}", workload.name, contender.name);

@@ -5,6 +5,7 @@
 //! | `base` | Debian minbase without documentation, one layer |
 //! | `app` | `base`, development tools, 25,000 small files: three layers, 75,000 entries |
 //! | `context` | a folder of 50,000 small files for COPY |
+//! | `small-context` | the same with 300, of the text of `base` |
 
 use std::{
     collections::BTreeSet,
@@ -21,22 +22,33 @@ const TOOLS: &str = "--include=python3,nodejs,npm,build-essential,git,curl,ca-ce
 const SMALL_FILES: &str = include_str!("../corpus/small_files.py");
 const IMAGE_FILES: u32 = 25_000;
 const CONTEXT_FILES: u32 = 50_000;
+const SMALL_CONTEXT_FILES: u32 = 300;
+
+/// How much of the corpus is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Extent {
+    /// Everything.
+    Full,
+    /// What a smoke run needs: `base` and `small-context`.
+    Smoke,
+}
 
 /// The corpus of one machine.
 #[derive(Debug)]
 pub(crate) struct Corpus {
     folder: PathBuf,
+    extent: Extent,
 }
 
 impl Corpus {
     /// Opens the corpus; makes what is missing, which takes some minutes the first time.
-    pub(crate) fn open() -> Result<Self> {
+    pub(crate) fn open(extent: Extent) -> Result<Self> {
         packages::install(&packages::missing(&[
             ("mmdebstrap", "/usr/bin/mmdebstrap"),
             ("python3", "/usr/bin/python3"),
             ("skopeo", "/usr/bin/skopeo"),
         ]))?;
-        let corpus = Self { folder: davit_test::cache_dir().join("corpus-2") };
+        let corpus = Self { folder: process::cache_folder()?.join("corpus-2"), extent };
         fs_err::create_dir_all(&corpus.folder)?;
         corpus.make("root-base", |path| {
             let excluded = ["doc", "man", "locale"];
@@ -44,24 +56,42 @@ impl Corpus {
                 excluded.map(|name| format!("--dpkgopt=path-exclude=/usr/share/{name}/*"));
             debootstrap(path, &options)
         })?;
-        corpus.make("root-app", |path| debootstrap(path, &[TOOLS.to_owned()]))?;
-        let text = corpus.folder.join("root-app/usr");
-        corpus.make("files", |path| small_files(&text, path, IMAGE_FILES))?;
-        corpus.make("context", |path| small_files(&text, path, CONTEXT_FILES))?;
         corpus.make("base.tar", |path| tar(&corpus.folder.join("root-base"), None, path))?;
-        corpus.make("tools.tar", |path| corpus.tools_layer(path))?;
-        corpus.make("files.tar", |path| tar(&corpus.folder.join("files"), None, path))?;
-        for layer in ["base", "tools", "files"] {
-            let plain = corpus.folder.join(format!("{layer}.tar"));
-            corpus.make(&format!("{layer}.tar.gz"), |path| gzip(&plain, path))?;
-        }
-        corpus.make("base.oci", |path| corpus.layout(path, &["base"]))?;
-        corpus.make("app.oci", |path| corpus.layout(path, &["base", "tools", "files"]))?;
-        for image in ["base", "app"] {
-            corpus
-                .make(&format!("{image}.docker.tar"), |path| corpus.docker_archive(image, path))?;
+        corpus.image("base", &["base"])?;
+        match extent {
+            Extent::Full => corpus.make_large()?,
+            Extent::Smoke => {
+                let text = corpus.folder.join("root-base/usr");
+                corpus
+                    .make("small-context", |path| small_files(&text, path, SMALL_CONTEXT_FILES))?;
+            }
         }
         Ok(corpus)
+    }
+
+    fn make_large(&self) -> Result<()> {
+        self.make("root-app", |path| debootstrap(path, &[TOOLS.to_owned()]))?;
+        let text = self.folder.join("root-app/usr");
+        self.make("files", |path| small_files(&text, path, IMAGE_FILES))?;
+        self.make("context", |path| small_files(&text, path, CONTEXT_FILES))?;
+        self.make("tools.tar", |path| self.tools_layer(path))?;
+        self.make("files.tar", |path| tar(&self.folder.join("files"), None, path))?;
+        self.image("app", &["base", "tools", "files"])
+    }
+
+    /// Compresses the layers and makes both forms of an image of them.
+    fn image(&self, image: &str, layers: &[&str]) -> Result<()> {
+        for layer in layers {
+            let plain = self.folder.join(format!("{layer}.tar"));
+            self.make(&format!("{layer}.tar.gz"), |path| gzip(&plain, path))?;
+        }
+        self.make(&format!("{image}.oci"), |path| self.layout(path, layers))?;
+        self.make(&format!("{image}.docker.tar"), |path| self.docker_archive(image, path))
+    }
+
+    /// Where it lies.
+    pub(crate) fn folder(&self) -> std::path::Display<'_> {
+        self.folder.display()
     }
 
     /// OCI layout of an image (`base` or `app`), tagged `latest`.
@@ -74,9 +104,12 @@ impl Corpus {
         self.folder.join(format!("{image}.docker.tar"))
     }
 
-    /// The folder of 50,000 small files; callers copy it before they change it.
+    /// The folder of small files; callers copy it before they change it.
     pub(crate) fn context(&self) -> PathBuf {
-        self.folder.join("context")
+        self.folder.join(match self.extent {
+            Extent::Full => "context",
+            Extent::Smoke => "small-context",
+        })
     }
 
     /// Makes one part under a name of its own, so that an interrupted run leaves nothing half-made.

@@ -68,7 +68,9 @@ fn run() -> Result<()> {
         Task::Dist => dist::build().map(|path| println!("{}", path.display())),
         Task::CheckDeps => deps::check().and_then(|()| deny::check()),
         Task::Bench(args) => bench::run(&args),
-        Task::Corpus => corpus::Corpus::open().map(|corpus| println!("{corpus:?}")),
+        Task::Corpus => {
+            corpus::Corpus::open(corpus::Extent::Full).map(|corpus| println!("{}", corpus.folder()))
+        }
         Task::Vm(args) => vm::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Test(args) => suite::run(&args),

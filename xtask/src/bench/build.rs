@@ -61,11 +61,7 @@ fn copy(
     promise: &'static str,
     change: Change,
 ) -> Result<Workload> {
-    let source = if setting.quick {
-        setting.corpus.context().join("app/node_modules/pkg-0000")
-    } else {
-        setting.corpus.context()
-    };
+    let source = setting.corpus.context();
     let program = setting.davit.clone();
     let ours = source.clone();
     let mut contenders = vec![Contender::new("davit", move |folder| {
@@ -103,8 +99,9 @@ fn around(
 pub(super) fn noop(setting: &Setting) -> Result<Workload> {
     let source = setting.corpus.context();
     let program = setting.davit.clone();
+    let count = if setting.is_quick() { 100 } else { 10_000 };
     let job = move |folder: &Path| {
-        let context = part_of_context(&source, folder, 10_000)?;
+        let context = part_of_context(&source, folder, count)?;
         prepare(&mut davit_build(&program, folder, &context, &[]))?;
         prepare(&mut davit_build(&program, folder, &context, &[]))?;
         median_of(21, || davit_build(&program, folder, &context, &[]))

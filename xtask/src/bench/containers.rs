@@ -12,7 +12,7 @@ use super::{
     Contender, Setting, Workload,
     images::davit,
     measure::{Measured, median_of, prepare, private_bytes},
-    peers,
+    peers::{self, Network, Podman},
 };
 
 /// Makes the image `busybox` of the static busybox alone.
@@ -46,36 +46,26 @@ fn with_podman(contenders: &mut Vec<Contender>, count: usize, arguments: &'stati
     }
     contenders.push(Contender::new("podman", move |folder| {
         let archive = busybox_archive(folder)?;
-        prepare(&mut peers::podman(folder, &format!("import {} busybox", archive.display()))?)?;
-        // Without a network: its namespace would be bound in a mount namespace that has ended.
-        let sleeper = "run --detach --network none --name sleeper busybox sleep 600";
-        prepare(&mut peers::podman(folder, sleeper)?)?;
-        let command = peers::podman(folder, arguments)?;
-        let result = median_of(count, || again(&command));
-        prepare(&mut peers::podman(folder, "rm --force --time 0 sleeper")?)?;
+        let podman = Podman::start(folder, Network::Own)?;
+        prepare(&mut podman.command(&format!("import {} busybox", archive.display())))?;
+        prepare(&mut podman.command("run --detach --name sleeper busybox sleep 600"))?;
+        let result = median_of(count, || podman.command(arguments));
+        prepare(&mut podman.command("rm --force --time 0 sleeper"))?;
         result
     }));
-}
-
-/// A command with the same program, arguments and environment.
-fn again(command: &Command) -> Command {
-    let mut copy = Command::new(command.get_program());
-    copy.args(command.get_args());
-    copy.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    copy
 }
 
 /// `run --rm` of a static `true` on the bridge.
 pub(super) fn run(setting: &Setting) -> Result<Workload> {
     let program = setting.davit.clone();
-    let count = if setting.quick { 3 } else { 41 };
+    let count = if setting.is_quick() { 3 } else { 41 };
     let mut contenders = vec![Contender::new("davit", move |folder| {
         import_busybox(&program, folder)?;
         let arguments = ["run", "--rm", "busybox", "true"];
         prepare(&mut davit(&program, folder, &arguments))?;
         median_of(count, || davit(&program, folder, &arguments))
     })];
-    with_podman(&mut contenders, if setting.quick { 1 } else { 11 }, "run --rm busybox true");
+    with_podman(&mut contenders, if setting.is_quick() { 1 } else { 11 }, "run --rm busybox true");
     Ok(Workload {
         name: "run",
         promise: "at most 0.010 s; at least 30 times as fast as nerdctl, 50 as Podman 4.3",
@@ -87,7 +77,7 @@ pub(super) fn run(setting: &Setting) -> Result<Workload> {
 /// `exec` of a static `true`.
 pub(super) fn exec(setting: &Setting) -> Result<Workload> {
     let program = setting.davit.clone();
-    let count = if setting.quick { 3 } else { 41 };
+    let count = if setting.is_quick() { 3 } else { 41 };
     let mut contenders = vec![Contender::new("davit", move |folder| {
         import_busybox(&program, folder)?;
         prepare(&mut davit(
@@ -99,14 +89,14 @@ pub(super) fn exec(setting: &Setting) -> Result<Workload> {
         prepare(&mut davit(&program, folder, &["rm", "--force", "sleeper"]))?;
         result
     })];
-    with_podman(&mut contenders, if setting.quick { 1 } else { 11 }, "exec sleeper true");
+    with_podman(&mut contenders, if setting.is_quick() { 1 } else { 11 }, "exec sleeper true");
     Ok(Workload { name: "exec", promise: "at most 0.005 s", repetitions: 3, contenders })
 }
 
 /// `ps` with one container.
 pub(super) fn list(setting: &Setting) -> Result<Workload> {
     let program = setting.davit.clone();
-    let count = if setting.quick { 3 } else { 41 };
+    let count = if setting.is_quick() { 3 } else { 41 };
     let mut contenders = vec![Contender::new("davit", move |folder| {
         import_busybox(&program, folder)?;
         prepare(&mut davit(
@@ -125,7 +115,7 @@ pub(super) fn list(setting: &Setting) -> Result<Workload> {
         prepare(&mut davit(&program, folder, &["rm", "--force", "sleeper"]))?;
         Ok(slowest)
     })];
-    with_podman(&mut contenders, if setting.quick { 1 } else { 11 }, "ps");
+    with_podman(&mut contenders, if setting.is_quick() { 1 } else { 11 }, "ps");
     Ok(Workload {
         name: "list",
         promise: "at most 0.003 s for the slowest of ps, images and version",
@@ -137,7 +127,7 @@ pub(super) fn list(setting: &Setting) -> Result<Workload> {
 /// Containers per second, four at a time.
 pub(super) fn rate(setting: &Setting) -> Result<Workload> {
     let program = setting.davit.clone();
-    let count: usize = if setting.quick { 8 } else { 200 };
+    let count: usize = if setting.is_quick() { 8 } else { 200 };
     let job = move |folder: &Path| {
         import_busybox(&program, folder)?;
         let arguments = ["run", "--rm", "busybox", "true"];

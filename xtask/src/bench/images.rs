@@ -11,7 +11,7 @@ use davit_test::{Access, Registry};
 use super::{
     Contender, Setting, Workload,
     measure::{prepare, timed},
-    peers::{self, Containerd},
+    peers::{self, Containerd, Network, Podman},
 };
 
 /// A davit command with roots in `folder`.
@@ -50,7 +50,8 @@ pub(super) fn pull(setting: &Setting) -> Result<Workload> {
     if peers::find("podman").is_some() {
         contenders.push(Contender::new("podman", move |folder| {
             let arguments = format!("pull --quiet --tls-verify=false {reference}");
-            timed(&mut peers::podman(folder, &arguments)?, &[])
+            let podman = Podman::start(folder, Network::Host)?;
+            timed(&mut podman.command(&arguments), &[])
         }));
     }
     Ok(Workload {
@@ -67,7 +68,8 @@ pub(super) fn load(setting: &Setting) -> Workload {
     let mut contenders = vec![loader(&setting.davit, &archive)];
     if peers::find("podman").is_some() {
         contenders.push(Contender::new("podman", move |folder| {
-            timed(&mut peers::podman(folder, &format!("load --quiet --input {archive}"))?, &[])
+            let podman = Podman::start(folder, Network::Own)?;
+            timed(&mut podman.command(&format!("load --quiet --input {archive}")), &[])
         }));
     }
     Workload {
@@ -92,9 +94,10 @@ pub(super) fn remove(setting: &Setting) -> Workload {
     let mut contenders = vec![remover(setting.davit.clone(), archive.clone(), name.clone())];
     if peers::find("podman").is_some() {
         contenders.push(Contender::new("podman", move |folder| {
-            prepare(&mut peers::podman(folder, &format!("load --quiet --input {archive}"))?)?;
+            let podman = Podman::start(folder, Network::Own)?;
+            prepare(&mut podman.command(&format!("load --quiet --input {archive}")))?;
             rustix::fs::sync();
-            timed(&mut peers::podman(folder, &format!("rmi {name}"))?, &[])
+            timed(&mut podman.command(&format!("rmi {name}")), &[])
         }));
     }
     Workload { name: "remove", promise: "at most 0.1 s", repetitions: 3, contenders }

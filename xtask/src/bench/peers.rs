@@ -1,7 +1,7 @@
 //! The programs that davit is measured against, as they can be had on this machine.
 
 use std::{
-    hash::{Hash as _, Hasher as _},
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{packages, process};
+use crate::{corpus::Extent, packages, process};
 
 const PACKAGES: &[(&str, &str)] = &[
     ("buildah", "/usr/bin/buildah"),
@@ -32,13 +32,18 @@ const GO_MODULES: &[(&str, &str, &str)] = &[
     ("runc", "github.com/opencontainers/runc@v1.5.2", "seccomp"),
 ];
 
-/// Installs the peers; one that cannot be had is left out of the workloads.
-pub(crate) fn install() -> Result<()> {
+/// Installs the peers; one that cannot be had is left out of the workloads, and so is, in a smoke
+/// run, one that would have to be compiled.
+pub(crate) fn install(extent: Extent) -> Result<()> {
     packages::install(&packages::missing(PACKAGES))?;
+    if matches!(extent, Extent::Smoke) {
+        return Ok(());
+    }
     if davit_test::find_tool("go").is_none() {
         eprintln!("note: no Go toolchain here; containerd 2.4 and runc 1.5 are left out");
         return Ok(());
     }
+    process::cache_folder()?;
     fs_err::create_dir_all(go_folder())?;
     for (name, module, tags) in GO_MODULES {
         if go_folder().join(name).exists() {
@@ -55,7 +60,7 @@ pub(crate) fn install() -> Result<()> {
 }
 
 fn go_folder() -> PathBuf {
-    davit_test::cache_dir().join("go")
+    davit_test::cache_path().join("go")
 }
 
 /// A peer's program: the one that Go built, else the one on PATH.
@@ -127,27 +132,77 @@ impl Drop for Containerd {
     }
 }
 
-/// A podman command with a store of its own.
-///
-/// Debian's crun refuses hybrid cgroups, so the unified part is taken out of its sight; its default
-/// limits cannot be raised everywhere, so they are set low.
-pub(crate) fn podman(folder: &Path, arguments: &str) -> Result<Command> {
-    let config = folder.join("containers.conf");
-    fs_err::write(
-        &config,
-        "[containers]\ndefault_ulimits = [\"nofile=1024:4096\", \"nproc=1024:4096\"]\n\
-         [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n",
-    )?;
-    // podman refuses run roots of more than 50 characters.
-    let mut hasher = std::hash::DefaultHasher::new();
-    folder.hash(&mut hasher);
-    let line = format!(
-        "umount /sys/fs/cgroup/unified 2>/dev/null; exec podman --root {}/podman --runroot /tmp/podman-{:x} {arguments}",
-        folder.display(),
-        hasher.finish()
-    );
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c", &line]);
-    command.env("CONTAINERS_CONF", config);
-    Ok(command)
+/// What of the machine's network a podman may use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Network {
+    /// All of it, to reach a registry on the loopback.
+    Host,
+    /// A namespace of its own, so that its bridge and its address translation end with it.
+    Own,
+}
+
+/// A podman with a store, /run and processes of its own; dropping it ends them.
+pub(crate) struct Podman {
+    holder: Child,
+    /// The first process of the namespaces.
+    inside: u32,
+    folder: PathBuf,
+}
+
+/// Debian's crun refuses hybrid cgroups, so the unified part is taken out of its sight.
+const PODMAN_INIT: &str = "umount /sys/fs/cgroup/unified 2>/dev/null; mount -t tmpfs tmpfs /run; \
+    [ ! -d /var/lib/cni ] || mount -t tmpfs tmpfs /var/lib/cni; ip link set lo up; \
+    echo ready; exec sleep infinity";
+
+impl Podman {
+    /// Makes the namespaces; the store is in `folder`.
+    pub(crate) fn start(folder: &Path, network: Network) -> Result<Self> {
+        // Its default limits cannot be raised everywhere, so they are set low.
+        fs_err::write(
+            folder.join("containers.conf"),
+            "[containers]\ndefault_ulimits = [\"nofile=1024:4096\", \"nproc=1024:4096\"]\n\
+             [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n",
+        )?;
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc"]);
+        unshare.arg("--kill-child");
+        if matches!(network, Network::Own) {
+            unshare.arg("--net");
+        }
+        unshare.args(["sh", "-c", PODMAN_INIT]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut holder = unshare.spawn().context("cannot start unshare")?;
+        let mut line = String::new();
+        let stdout = holder.stdout.take().context("stdout is piped")?;
+        let mut podman = Self { holder, inside: 0, folder: folder.to_owned() };
+        BufReader::new(stdout).read_line(&mut line)?;
+        ensure!(line == "ready\n", "cannot make namespaces for podman");
+        let outside = podman.holder.id();
+        let children = fs_err::read_to_string(format!("/proc/{outside}/task/{outside}/children"))?;
+        podman.inside = children.trim().parse().context("unshare has one child")?;
+        Ok(podman)
+    }
+
+    /// A podman command.
+    pub(crate) fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--mount", "--net", "--pid", "--target", &self.inside.to_string()]);
+        // podman refuses run roots of more than 50 characters.
+        command.args(["podman", "--runroot", "/run/podman-bench", "--root"]);
+        command.arg(self.folder.join("podman")).args(arguments.split(' '));
+        command.env("CONTAINERS_CONF", self.folder.join("containers.conf"));
+        command
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        // The kernel ends what else runs in the namespace of processes.
+        drop(self.holder.kill());
+        drop(self.holder.wait());
+        // Its parents of cgroups stay; one that is in use cannot be removed.
+        let mut find = Command::new("find");
+        find.args(["/sys/fs/cgroup", "-depth", "-path", "*/libpod_parent*", "-type", "d"]);
+        find.args(["-exec", "rmdir", "{}", ";"]);
+        drop(find.stderr(Stdio::null()).status());
+    }
 }
