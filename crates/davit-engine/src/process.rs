@@ -6,11 +6,22 @@ pub use davit_sys::interrupt::Interrupts;
 
 use crate::container;
 
+/// Heap that a command uses: its command line, a database, some buffers.
+const COMMAND_HEAP: usize = 640 << 10;
+/// Heap that a helper uses; monitors keep it.
+const HELPER_HEAP: usize = 192 << 10;
+
 /// Does what must happen before anything else in a `davit` process.
 ///
 /// Pins the static glibc's name lookups to `files dns`, so that no library of the host is loaded.
-pub fn prepare() {
+pub fn prepare(arguments: &[OsString]) {
+    davit_sys::heap::populate(if helper(arguments).is_some() { HELPER_HEAP } else { COMMAND_HEAP });
     davit_sys::nss::pin();
+}
+
+/// The hidden verb that is called, without its underscores.
+fn helper(arguments: &[OsString]) -> Option<&str> {
+    arguments.get(1)?.to_str()?.strip_prefix("__")
 }
 
 /// Runs the helper that the arguments name, if they name one; returns its exit code.
@@ -19,8 +30,7 @@ pub fn prepare() {
 /// parsed, single-threaded and without a runtime.
 #[must_use]
 pub fn run_helper(arguments: &[OsString]) -> Option<u8> {
-    let verb = arguments.get(1)?.to_str()?.strip_prefix("__")?;
-    match verb {
+    match helper(arguments)? {
         "monitor" => Some(container::monitor_helper()),
         "build-supervisor" => Some(crate::build::supervisor_helper()),
         "root" => Some(container::root_helper()),

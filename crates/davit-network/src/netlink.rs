@@ -4,6 +4,7 @@
 //! when `send` returns, so that reading never waits.
 
 use rustix::{
+    buffer::spare_capacity,
     io::Errno,
     net::{
         AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send,
@@ -283,15 +284,16 @@ impl Socket {
     }
 
     fn receive(&self, mut each: impl FnMut(u16, &[u8])) -> Result<(), NetworkError> {
-        let mut buffer = vec![0; ANSWER];
+        let mut buffer = Vec::with_capacity(ANSWER);
         loop {
-            let length = match recv(&self.0, buffer.as_mut_slice(), RecvFlags::DONTWAIT) {
-                Ok((length, _)) => length,
+            buffer.clear();
+            match recv(&self.0, spare_capacity(&mut buffer), RecvFlags::DONTWAIT) {
+                Ok(_) => {}
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => continue,
                 Err(errno) => return Err(NetworkError::Socket(errno)),
-            };
-            let mut rest = &buffer[..length];
+            }
+            let mut rest = buffer.as_slice();
             while !rest.is_empty() {
                 let (message, next) = split_message(rest).ok_or(NetworkError::Malformed)?;
                 let kind = u16::from_ne_bytes([message[4], message[5]]);

@@ -133,7 +133,7 @@ pub fn launch(launch: Launch<'_>) -> Result<Launched, LaunchError> {
     let process = process::PreparedProcess::new(&plan.process, &user, stdio)?;
     let sources = mounts::Sources { descriptors, cgroups };
     let mut prepared = prepare::prepare(plan, process, root, sources)?;
-    let cgroup = cgroups.create(&plan.cgroup.path, &plan.cgroup.limits, &plan.cgroup.devices)?;
+    let mut cgroup = cgroups.create(&plan.cgroup.path, &plan.cgroup.limits)?;
     let cloned = cgroup.attachments().map_err(LaunchError::from).and_then(|attachments| {
         prepared.v1_procs = attachments;
         clone_first(plan, &prepared, descriptors, &cgroup)
@@ -143,6 +143,8 @@ pub fn launch(launch: Launch<'_>) -> Result<Launched, LaunchError> {
         // A child that is gone already has said why.
         let held = hold(plan, descriptors, cloned)
             .map_err(|error| reported(&channel, &objects).unwrap_or(error))?;
+        let member = held.0.identity().pid;
+        cgroups.filter_devices(&mut cgroup, &plan.cgroup.devices, member)?;
         Ok((held, channel))
     });
     let inner = match inner {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags},
+    fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid},
     io::Errno,
 };
 use serde::{Deserialize, Serialize};
@@ -127,19 +127,7 @@ fn copy_metadata(model: impl AsFd, target: &OwnedFd) -> Result<(), Errno> {
     rustix::fs::utimensat(target, c"", &times, AtFlags::EMPTY_PATH)
 }
 
-pub(crate) fn copy_xattrs(model: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
-    let mut names = vec![0_u8; 64 * 1024];
-    let length = match rustix::fs::flistxattr(model, &mut names[..]) {
-        Err(Errno::OPNOTSUPP) => return Ok(()),
-        result => result?,
-    };
-    let mut value = vec![0_u8; 64 * 1024];
-    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        if name.starts_with(b"trusted.overlay.") {
-            continue;
-        }
-        let length = rustix::fs::fgetxattr(model, name, &mut value[..])?;
-        rustix::fs::fsetxattr(target, name, &value[..length], XattrFlags::empty())?;
-    }
-    Ok(())
+/// Overlay's own marks are no content.
+pub(crate) fn copy_xattrs(model: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
+    davit_sys::xattr::copy(model, target, |name| !name.starts_with(b"trusted.overlay."))
 }

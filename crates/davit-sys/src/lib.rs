@@ -4,6 +4,7 @@
 
 pub mod bpf;
 pub mod bulk;
+pub mod heap;
 pub mod inherit;
 pub mod interrupt;
 pub mod map;
@@ -14,3 +15,4 @@ pub mod sealed;
 pub mod seccomp;
 pub mod signals;
 pub mod writeback;
+pub mod xattr;

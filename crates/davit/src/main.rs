@@ -18,8 +18,8 @@ mod units;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    davit_engine::process::prepare();
     let arguments: Vec<_> = std::env::args_os().collect();
+    davit_engine::process::prepare(&arguments);
     // Helpers are this binary, executed again; they bypass the command line for start-up time.
     if let Some(code) = davit_engine::process::run_helper(&arguments) {
         return ExitCode::from(code);

@@ -8,9 +8,8 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, Dir, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, Timestamps, Uid,
-        XattrFlags, fchmod, fchown, fgetxattr, flistxattr, fsetxattr, futimens, mkdirat, openat,
-        openat2, readlinkat, statat, symlinkat, utimensat,
+        AtFlags, Dir, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, Timestamps, Uid, fchmod,
+        fchown, futimens, mkdirat, openat, openat2, readlinkat, statat, symlinkat, utimensat,
     },
     io::Errno,
 };
@@ -150,24 +149,12 @@ fn copy_metadata(source: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
     Ok(futimens(target, &times(&stat))?)
 }
 
+/// Overlay's own marks belong to the layer, not to its content.
 fn copy_xattrs(source: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
-    let mut names = vec![0_u8; 64 * 1024];
-    let length = match flistxattr(source, names.as_mut_slice()) {
-        Ok(length) => length,
-        Err(Errno::OPNOTSUPP) => return Ok(()),
-        Err(errno) => return Err(errno.into()),
-    };
-    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        // Overlay's own marks belong to the layer, not to its content.
-        if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
-            continue;
-        }
-        let mut value = vec![0_u8; 64 * 1024];
-        let length = fgetxattr(source, name, value.as_mut_slice())?;
-        match fsetxattr(target, name, &value[..length], XattrFlags::empty()) {
-            Ok(()) | Err(Errno::OPNOTSUPP) => {}
-            Err(errno) => return Err(errno.into()),
-        }
+    let is_content =
+        |name: &[u8]| !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay.");
+    match davit_sys::xattr::copy(source, target, is_content) {
+        Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+        Err(errno) => Err(errno.into()),
     }
-    Ok(())
 }

@@ -418,7 +418,7 @@ impl Engine {
         if let Ok(cgroup) = cgroups.open(&path) {
             return Ok(Some(cgroup));
         }
-        Ok(Some(cgroups.create(&path, &Limits::default(), &[])?))
+        Ok(Some(cgroups.create(&path, &Limits::default())?))
     }
 }
 

@@ -59,14 +59,14 @@ fn names_are_taken_once() {
     let Some(fixture) = Fixture::new() else { return };
     let plan = fixture.shell("sleep 60");
     let running = fixture.start(&plan).unwrap();
-    let again = fixture.cgroups.create(&plan.cgroup.path, &Limits::default(), &[]);
+    let again = fixture.cgroups.create(&plan.cgroup.path, &Limits::default());
     assert!(matches!(again, Err(CgroupError::InUse(_))));
     running.cgroup.kill().unwrap();
     finish(running);
     // A left-over without members is replaced.
     let path = fixture.cgroup("old");
-    drop(fixture.cgroups.create(&path, &Limits::default(), &[]).unwrap());
-    let new = fixture.cgroups.create(&path, &Limits::default(), &[]).unwrap();
+    drop(fixture.cgroups.create(&path, &Limits::default()).unwrap());
+    let new = fixture.cgroups.create(&path, &Limits::default()).unwrap();
     assert!(!new.is_populated().unwrap());
     new.remove().unwrap();
     fixture.cgroups.remove(&path).unwrap();
