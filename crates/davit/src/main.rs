@@ -27,6 +27,9 @@ fn main() -> ExitCode {
     if arguments.get(1).is_some_and(|verb| verb == "__exec") {
         return ExitCode::from(commands::container::exec::helper());
     }
+    if arguments.get(1).is_some_and(|verb| verb == "__drain") {
+        return ExitCode::from(commands::container::exec::drain());
+    }
     match cli::run(&arguments) {
         Ok(code) => ExitCode::from(code),
         Err(error) => error.report(),

@@ -90,6 +90,21 @@ impl Connection {
         }
     }
 
+    /// What arrived together with something else that was waited for; reads nothing. Ask once
+    /// before the descriptor is polled: it does not show what was read already.
+    ///
+    /// # Errors
+    /// `InvalidData` when the monitor speaks another version.
+    pub fn buffered(&mut self) -> io::Result<Vec<Reply>> {
+        let mut replies = Vec::new();
+        while self.greeted
+            && let Some(reply) = self.decoder.reply().map_err(io::Error::other)?
+        {
+            replies.push(reply);
+        }
+        Ok(replies)
+    }
+
     fn read(&mut self) -> io::Result<()> {
         let mut buffer = vec![0; READ_BYTES];
         loop {

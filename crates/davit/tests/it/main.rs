@@ -22,6 +22,8 @@ mod machine;
 mod network;
 mod repair;
 mod reset;
+mod terminal;
+mod tty;
 
 use davit_test::Davit;
 

@@ -2,7 +2,11 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::process::CommandExt as _,
+    },
+    process::{Command, Stdio},
 };
 
 use davit_engine::container::{
@@ -15,7 +19,7 @@ use rustix::{
 };
 
 use super::{
-    stream::{self, DETACH_KEYS, DetachFilter, RawTerminal},
+    stream::{self, DETACH_KEYS, DetachFilter, RawTerminal, Signals},
     values,
 };
 use crate::{
@@ -96,9 +100,21 @@ pub(crate) fn helper() -> u8 {
     }
 }
 
+/// `davit __drain`: reads standard input to its end.
+pub(crate) fn drain() -> u8 {
+    let mut buffer = [0; 4096];
+    loop {
+        match rustix::io::read(io::stdin(), &mut buffer) {
+            Ok(1..) | Err(rustix::io::Errno::INTR) => {}
+            // A terminal without users answers with an error.
+            Ok(0) | Err(_) => return 0,
+        }
+    }
+}
+
 fn carry_out(order: &ExecOrder) -> Result<u8, CliError> {
     let terminal = order.tty.is_on();
-    let signals = if order.detach { None } else { Some(stream::catch_signals()?) };
+    let signals = if order.detach { None } else { Some(stream::catch_signals(Signals::Proxied)?) };
     let executed = order.carry_out(stdio(order)?).map_err(|error| {
         let code = u8::try_from(error.exit_code()).unwrap_or(126);
         CliError::user(chain(&error)).with_code(if code == 125 { 126 } else { code })
@@ -112,6 +128,9 @@ fn carry_out(order: &ExecOrder) -> Result<u8, CliError> {
     session.signals = signals;
     let end = session.run().map_err(io_error)?;
     drop(raw);
+    if end.is_none() {
+        session.leave_terminal().map_err(io_error)?;
+    }
     Ok(end.map_or(0, |status| u8::try_from(status.code()).unwrap_or(255)))
 }
 
@@ -304,6 +323,16 @@ impl Session {
                 signal => drop(self.process.signal(signal)),
             }
         }
+    }
+
+    /// Leaves the terminal to a process that reads what the command still writes: without a reader
+    /// it would be hung up.
+    fn leave_terminal(&mut self) -> io::Result<()> {
+        let Some(terminal) = self.terminal.take() else { return Ok(()) };
+        let mut reader = Command::new("/proc/self/exe");
+        reader.arg("__drain").env_clear().current_dir("/").process_group(0);
+        reader.stdin(terminal).stdout(Stdio::null()).stderr(Stdio::null());
+        reader.spawn().map(drop)
     }
 
     fn pass_input(&mut self) -> bool {

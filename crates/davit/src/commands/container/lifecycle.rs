@@ -3,7 +3,8 @@
 use davit_engine::{
     ContainerError, Engine,
     container::{
-        Process, RemoveRequest, Request, StartMode, Started, StdinMode, StopRequest, StreamSet,
+        Phase, Process, RemoveRequest, Request, StartMode, Started, StdinMode, StopRequest,
+        StreamSet,
     },
 };
 
@@ -71,7 +72,7 @@ fn start_attached(args: &StartArgs, engine: &Engine, name: &str) -> Result<u8, C
         streams = streams.with(StreamSet::STDIN);
     }
     let size = if tty { stream::size() } else { None };
-    let signals = stream::catch_signals()?;
+    let signals = stream::catch_signals((!tty).into())?;
     let mode = StartMode::Attached { streams, size };
     let Some(started) = engine.start_container(name, mode)? else {
         return Err(CliError::user(format!("container {name} is already running"))
@@ -121,6 +122,10 @@ pub(crate) fn attach(args: &AttachArgs, context: &Context) -> Result<u8, CliErro
         return Err(CliError::user("You cannot attach to a stopped container, start it first")
             .hint(format!("davit start -a {}", args.container)));
     }
+    if container.status.phase == Phase::Paused {
+        return Err(CliError::user("You cannot attach to a paused container, unpause it first")
+            .hint(format!("davit unpause {}", args.container)));
+    }
     let keys = stream::detach_keys(&args.detach_keys)?;
     let tty = container.spec.tty.is_on();
     let stdin = !args.no_stdin && container.spec.stdin != StdinMode::Closed;
@@ -130,10 +135,11 @@ pub(crate) fn attach(args: &AttachArgs, context: &Context) -> Result<u8, CliErro
     if let Some((rows, columns)) = stream::size().filter(|_| tty) {
         wishes.push(Request::Resize(rows, columns));
     }
-    let signals = stream::catch_signals()?;
+    let proxy = args.sig_proxy && !tty;
+    let signals = stream::catch_signals(proxy.into())?;
     let mut connection = engine.connect(&container.id, &wishes)?;
     let raw = (tty && stdin).then(RawTerminal::enter).flatten();
-    let process = container.status.process.filter(|_| args.sig_proxy && !tty);
+    let process = container.status.process.filter(|_| proxy);
     let end = Relay {
         connection: &mut connection,
         stdin,

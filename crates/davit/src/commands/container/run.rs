@@ -241,14 +241,15 @@ fn foreground(args: &RunArgs, engine: &Engine, created: Created) -> Result<u8, C
     let streams = streams(args)?;
     let keys = stream::detach_keys(&args.detach_keys)?;
     let size = if args.flags.tty { stream::size() } else { None };
-    let signals = stream::catch_signals()?;
+    // On a terminal the keys are the container's, and signals of others this command's.
+    let proxy = args.sig_proxy && !args.flags.tty;
+    let signals = stream::catch_signals(proxy.into())?;
     let mode = StartMode::Attached { streams, size };
     let started = engine.begin(created, mode).map_err(coded)?;
     for warning in &started.warnings {
         printer::note(&format!("WARNING: {warning}"));
     }
     let Started { container, process, mut connection, .. } = started;
-    let proxy = args.sig_proxy && !args.flags.tty;
     let raw =
         (args.flags.tty && streams.contains(StreamSet::STDIN)).then(RawTerminal::enter).flatten();
     let end = Relay {
@@ -268,6 +269,7 @@ fn foreground(args: &RunArgs, engine: &Engine, created: Created) -> Result<u8, C
 pub(crate) fn finish(engine: &Engine, id: &str, end: SessionEnd) -> Result<u8, CliError> {
     let code = match end {
         SessionEnd::Detached => return Ok(0),
+        SessionEnd::Interrupted(signal) => 128 + signal,
         SessionEnd::Exited(status) => {
             engine.settle(id)?;
             status.code()

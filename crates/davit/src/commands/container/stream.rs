@@ -18,6 +18,8 @@ const SIGWINCH: i32 = 28;
 /// Signals that are not passed on: they end or stop at once, tell of children, or are the caller's
 /// own faults.
 const KEPT: [i32; 9] = [4, 7, 8, 9, 11, 19, 20, 21, 22];
+/// Signals that end this command: hang-up, interrupt, quit, terminate.
+const ENDING: [i32; 4] = [1, 2, 3, 15];
 const READ_BYTES: usize = 32 * 1024;
 
 /// The caller's terminal in raw mode; dropping it restores the mode.
@@ -57,12 +59,31 @@ pub(crate) fn stdin_is_terminal() -> bool {
     isatty(io::stdin())
 }
 
-/// Everything that can be passed on, as a descriptor.
+/// Whose the caller's signals are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signals {
+    /// The container's: they are passed on.
+    Proxied,
+    /// This command's: they end it, with the terminal restored; the container goes on.
+    Own,
+}
+
+impl From<bool> for Signals {
+    fn from(proxied: bool) -> Self {
+        if proxied { Self::Proxied } else { Self::Own }
+    }
+}
+
+/// The signals that are handled, as a descriptor.
 ///
 /// # Errors
 /// The kernel refuses.
-pub(crate) fn catch_signals() -> Result<SignalFd, CliError> {
-    SignalFd::new((1..=64).filter(|signal| !KEPT.contains(signal))).map_err(io_error)
+pub(crate) fn catch_signals(whose: Signals) -> Result<SignalFd, CliError> {
+    let caught = |signal: &i32| match whose {
+        Signals::Proxied => !KEPT.contains(signal),
+        Signals::Own => ENDING.contains(signal) || *signal == SIGWINCH,
+    };
+    SignalFd::new((1..=64).filter(caught)).map_err(io_error)
 }
 
 /// Parses `ctrl-p,ctrl-q` or `a,b`.
@@ -149,6 +170,8 @@ pub(crate) enum SessionEnd {
     Exited(ExitStatus),
     /// The caller typed the detach keys.
     Detached,
+    /// A signal for this command itself ended it.
+    Interrupted(i32),
     /// The monitor went away.
     Lost,
 }
@@ -159,10 +182,16 @@ impl Relay<'_> {
     /// # Errors
     /// Polling failed.
     pub(crate) fn run(mut self) -> Result<SessionEnd, CliError> {
+        // The start's outcome may have come with the first output behind it.
+        if let Ok(replies) = self.connection.buffered()
+            && let Some(end) = show(replies)
+        {
+            return Ok(end);
+        }
         loop {
             let (stdin, connection, signals) = self.wait().map_err(io_error)?;
-            if signals {
-                self.pass_signals();
+            if signals && let Some(end) = self.pass_signals() {
+                return Ok(end);
             }
             if stdin && !self.pass_input() {
                 return Ok(SessionEnd::Detached);
@@ -193,8 +222,9 @@ impl Relay<'_> {
         Ok((stdin, ready(0), has_signals && ready(1)))
     }
 
-    fn pass_signals(&mut self) {
-        let Some(signals) = &self.signals else { return };
+    /// Handles signals; the end if one of them means it.
+    fn pass_signals(&mut self) -> Option<SessionEnd> {
+        let signals = self.signals.as_ref()?;
         while let Ok(Some(signal)) = signals.next() {
             match (signal, &self.process) {
                 (SIGWINCH, _) => {
@@ -203,10 +233,15 @@ impl Relay<'_> {
                         drop(self.connection.send(&Request::Resize(rows, columns)));
                     }
                 }
-                (SIGCHLD, _) | (_, None) => {}
+                (SIGCHLD, _) => {}
                 (signal, Some(process)) => drop(process.signal(signal)),
+                (signal, None) if ENDING.contains(&signal) => {
+                    return Some(SessionEnd::Interrupted(signal));
+                }
+                (_, None) => {}
             }
         }
+        None
     }
 
     /// Passes input on; `false` when the caller detaches.
@@ -233,19 +268,23 @@ impl Relay<'_> {
     }
 
     fn pass_output(&mut self) -> Option<SessionEnd> {
-        let Ok(replies) = self.connection.receive() else { return Some(SessionEnd::Lost) };
-        for reply in replies {
-            match reply {
-                Reply::Stdout(bytes) => write(&mut io::stdout().lock(), &bytes),
-                Reply::Stderr(bytes) => write(&mut io::stderr().lock(), &bytes),
-                Reply::Exited { status, restarting: false, .. } => {
-                    return Some(SessionEnd::Exited(status));
-                }
-                _ => {}
-            }
-        }
-        None
+        self.connection.receive().map_or(Some(SessionEnd::Lost), show)
     }
+}
+
+/// Shows output; the end if it is among the replies.
+fn show(replies: Vec<Reply>) -> Option<SessionEnd> {
+    for reply in replies {
+        match reply {
+            Reply::Stdout(bytes) => write(&mut io::stdout().lock(), &bytes),
+            Reply::Stderr(bytes) => write(&mut io::stderr().lock(), &bytes),
+            Reply::Exited { status, restarting: false, .. } => {
+                return Some(SessionEnd::Exited(status));
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Writes what the caller may no longer want: a closed pipe must not end the container.
