@@ -4,11 +4,13 @@
 //! `context.txt` (else the one of the folder above), `Dockerfile.dockerignore`; and `expected.json`,
 //! what Docker 26 with buildx 0.13 makes of it: the image config, and every path that differs from
 //! the base image. The record is compared everywhere; where the peers can be had, they are run too.
-//! `davit.differences` beside the cases lists and explains what davit does differently.
+//! `davit.differences` beside the cases lists and explains what davit does differently,
+//! `buildah.differences` what the second peer does.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod archive;
+mod buildah;
 mod context;
 mod peer;
 
@@ -155,9 +157,9 @@ fn forget_directory_times(summary: &mut Value) {
     }
 }
 
-/// Lines `CASE PLACE` of the file of differences that are meant; `*` stands for any case.
-fn meant() -> Vec<(String, String)> {
-    let text = fs_err::read_to_string(data().join("davit.differences")).unwrap();
+/// Lines `CASE PLACE` of a builder's file of differences that are meant; `*` stands for any case.
+fn meant(builder: &str) -> Vec<(String, String)> {
+    let text = fs_err::read_to_string(data().join(format!("{builder}.differences"))).unwrap();
     text.lines()
         .filter(|line| !line.starts_with('#') && !line.trim().is_empty())
         .map(|line| {
@@ -204,7 +206,7 @@ fn davit_builds_what_is_on_record() {
     davit.ok(["load", "--quiet", "--input", base_tar.to_str().unwrap()]);
     let results: Vec<(&Case, Value)> =
         cases.iter().map(|case| (case, build(&davit, case, &base))).collect();
-    compare(&results, &meant(), |_| {});
+    compare(&results, &meant("davit"), |_| {});
 }
 
 fn build(davit: &Davit, case: &Case, base: &Image) -> Value {
@@ -222,6 +224,35 @@ fn build(davit: &Davit, case: &Case, base: &Image) -> Value {
         return json!({"error": outcome.stderr});
     }
     summary(&Image::read(&saved), base)
+}
+
+/// buildah against the record: two peers that agree make a better judge than one.
+#[test]
+fn buildah_builds_what_is_on_record() {
+    if !davit_test::need_root() {
+        return;
+    }
+    let Some(busybox) = context::busybox() else { return };
+    let work = TempDir::new();
+    let cases = cases(&work.join("cases"));
+    let base_tar = work.join("base.tar");
+    context::make_base(&busybox, &base_tar, &work.join("base"));
+    let base = Image::read(&base_tar);
+    let meant = meant("buildah");
+    let beyond = |case: &Case| meant.iter().any(|(name, place)| *name == case.name && place == "/");
+    let cases: Vec<&Case> = cases.iter().filter(|case| !beyond(case)).collect();
+    if !buildah::build(work.path(), &base_tar, &cases) {
+        return;
+    }
+    let result = |case: &Case| {
+        let saved = case.made.join("buildah.tar");
+        match saved.exists() {
+            true => summary(&Image::read(&saved), &base),
+            false => json!({"error": true}),
+        }
+    };
+    let results: Vec<(&Case, Value)> = cases.iter().map(|case| (*case, result(case))).collect();
+    compare(&results, &meant, buildah::common);
 }
 
 /// Docker against the record, or the record anew.
