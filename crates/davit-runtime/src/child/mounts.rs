@@ -20,7 +20,7 @@ use rustix::{
 };
 
 use super::dev::{self, Terminal};
-use super::resolve::{Links, Shape, open_in_root, open_or_make};
+use super::resolve::{Links, Shape, is_procfs, open_in_root, open_or_make};
 use super::{At, Failure};
 use crate::error::Step;
 use crate::launch::mounts::{PreparedKind, PreparedMount};
@@ -59,7 +59,14 @@ pub(crate) fn build_root(prepared: &Prepared<'_>) -> Result<Option<Terminal>, Fa
 
 fn make_mount(root: BorrowedFd<'_>, mount: &PreparedMount) -> Result<(), Errno> {
     let attributes = mount.attributes;
-    let target = |shape| open_or_make(root, &mount.target, shape, mount.links);
+    let target = |shape| {
+        let target = open_or_make(root, &mount.target, shape, mount.links)?;
+        // A link of the image may lead there, whatever the plan says.
+        match mount.covers_proc || !is_procfs(&target)? {
+            true => Ok(target),
+            false => Err(Errno::PERM),
+        }
+    };
     match &mount.kind {
         PreparedKind::Fresh { filesystem, options } => {
             let fresh =

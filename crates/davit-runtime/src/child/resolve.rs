@@ -100,6 +100,13 @@ pub(crate) fn open_or_make(
     }
 }
 
+/// Whether a file or directory is the kernel's procfs.
+pub(crate) fn is_procfs(found: impl AsFd) -> Result<bool, Errno> {
+    const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+    let kind = rustix::fs::fstatfs(found)?.f_type;
+    Ok(u64::try_from(kind).is_ok_and(|kind| kind == PROC_SUPER_MAGIC))
+}
+
 /// Longest path that the kernel takes, with its NUL.
 const PATH_MAX: usize = 4096;
 

@@ -2,7 +2,7 @@
 //! sources as detached mounts.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
@@ -16,7 +16,7 @@ use rustix::mount::OpenTreeFlags;
 
 use super::paths;
 use crate::cgroup::Cgroups;
-use crate::child::resolve::{Links, Shape, open_in_root};
+use crate::child::resolve::{Links, Shape, is_procfs, open_in_root};
 use crate::error::LaunchError;
 use crate::plan::{
     Access, Atime, BindSource, Mount, MountKind, MountOptions, Namespace, Plan, Propagation,
@@ -28,6 +28,8 @@ pub(crate) struct PreparedMount {
     /// Relative to the root.
     pub(crate) target: CString,
     pub(crate) links: Links,
+    /// Whether it may cover something of procfs.
+    pub(crate) covers_proc: bool,
     pub(crate) attributes: MountAttributes,
     pub(crate) kind: PreparedKind,
 }
@@ -88,8 +90,14 @@ fn prepare_one(
             bind(mount, source, extent, sources)?
         }
     };
+    let covers_proc = is_own(&mount.kind) || covers_proc(&target, &kind);
+    if !covers_proc && is_in_proc(&target) {
+        let what = format!("{:?} cannot be mounted because it is inside /proc", mount.target);
+        return Err(LaunchError::Plan { what });
+    }
     Ok(PreparedMount {
         target,
+        covers_proc,
         links: if is_own(&mount.kind) { Links::Refuse } else { Links::Follow },
         attributes: attributes(mount.options),
         kind,
@@ -99,6 +107,33 @@ fn prepare_one(
 /// Kernel filesystems are never mounted where a link of the image leads (CVE-2019-19921).
 fn is_own(kind: &MountKind) -> bool {
     !matches!(kind, MountKind::Bind { .. } | MountKind::Tmpfs { .. })
+}
+
+fn is_in_proc(target: &CStr) -> bool {
+    matches!(target.to_bytes().strip_prefix(b"proc"), Some([] | [b'/', ..]))
+}
+
+/// Only these files of procfs may be covered, as runc has it: a mount elsewhere would hide what
+/// protects the container, or be read by the kernel's and the runtime's own users of procfs.
+fn covers_proc(target: &CStr, kind: &PreparedKind) -> bool {
+    const FILES: [&CStr; 11] = [
+        c"proc/cpuinfo",
+        c"proc/diskstats",
+        c"proc/loadavg",
+        c"proc/meminfo",
+        c"proc/net/dev",
+        c"proc/slabinfo",
+        c"proc/stat",
+        c"proc/swaps",
+        c"proc/sys/crypto/fips_enabled",
+        c"proc/sys/kernel/ns_last_pid",
+        c"proc/uptime",
+    ];
+    let is_procfs = |kind: &PreparedKind| match kind {
+        PreparedKind::Detached { mount, .. } => is_procfs(mount).unwrap_or(false),
+        _ => false,
+    };
+    FILES.contains(&target) || (target == c"proc" && is_procfs(kind))
 }
 
 fn c_text(value: impl ToString) -> CString {

@@ -123,23 +123,42 @@ fn consoles_do_not_follow_the_image() {
     assert!(matches!(error, LaunchError::Child { step: Step::Terminal, .. }), "{error}");
 }
 
-/// CVE-2025-52881: a write to procfs that a mount of the container redirects.
+/// CVE-2025-52881, CVE-2023-28642: a mount that covers what is written through procfs, named openly or
+/// through a link of the image.
 #[test]
-fn kernel_parameters_are_not_redirected() {
+fn nothing_is_mounted_over_procfs() {
     let Some(fixture) = Fixture::new() else { return };
     let trap = TempDir::new();
     fs_err::create_dir_all(trap.join("net/ipv4")).unwrap();
-    let file = trap.join("net/ipv4/ip_unprivileged_port_start");
-    fs_err::write(&file, "untouched").unwrap();
-    let mut plan = fixture.plan(&["true"]);
-    plan.process.oom_score_adj = Some(400);
-    plan.add_mount(Mount {
-        target: "/proc/sys".to_owned(),
-        kind: MountKind::Bind { source: BindSource::Path(trap.path().to_owned()), recursive: true },
-        options: MountOptions::default(),
-    });
-    assert_eq!(fixture.run(&plan).unwrap().status, ExitStatus::Exited(0));
-    assert_eq!(fs_err::read_to_string(&file).unwrap(), "untouched");
+    fs_err::write(trap.join("file"), "covered\n").unwrap();
+    symlink("/proc/sys", fixture.path("link")).unwrap();
+    symlink("/proc", fixture.path("all")).unwrap();
+    let with = |source: &str, target: &str, args: &[&str]| {
+        let mut plan = fixture.plan(args);
+        let path = std::path::Path::new(source);
+        let path = if path.is_absolute() { path.to_owned() } else { trap.join(source) };
+        plan.add_mount(Mount {
+            target: target.to_owned(),
+            kind: MountKind::Bind { source: BindSource::Path(path), recursive: true },
+            options: MountOptions::default(),
+        });
+        fixture.run(&plan)
+    };
+    for target in ["/proc", "/proc/", "/proc/sys", "/x/../proc/sys/net", "/proc/self/attr"] {
+        let error = with(".", target, &["true"]).unwrap_err();
+        assert!(matches!(error, LaunchError::Plan { .. }), "{target}: {error}");
+        assert!(error.to_string().contains("because it is inside /proc"), "{error}");
+    }
+    for target in ["/link", "/all", "/link/net", "/all/sys/kernel"] {
+        let error = with(".", target, &["true"]).unwrap_err();
+        assert!(matches!(error, LaunchError::Child { step: Step::Mount, .. }), "{target}: {error}");
+    }
+    // What shows a container its limits, and the host's own procfs, may be.
+    for target in ["/proc/meminfo", "/proc/uptime"] {
+        assert_eq!(with("file", target, &["cat", target]).unwrap().text(), "covered\n");
+    }
+    let shown = with("/proc", "/proc", &["test", "-e", "/proc/self/status"]);
+    assert!(shown.is_ok(), "{shown:?}");
 }
 
 /// CVE-2022-24769, CVE-2022-36109: sets that survive a change of the user.
