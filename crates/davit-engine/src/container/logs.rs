@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use davit_image::Timestamp;
-use davit_runtime::monitor::log::{LogDriver, LogLine, LogReader};
+use davit_runtime::monitor::log::{LogDriver, LogExtent, LogLine, LogReader};
 
 use super::ContainerError;
 use crate::Engine;
@@ -59,7 +59,11 @@ impl Engine {
             ));
         }
         let path = self.store().layout().container(&container.id).join("log");
-        let reader = LogReader::open(&path, request.tail)
+        let extent = match request.follow {
+            LogFollow::No => LogExtent::Present,
+            LogFollow::Yes => LogExtent::Growing,
+        };
+        let reader = LogReader::open(&path, request.tail, extent)
             .map_err(|error| ContainerError::io("read", &path, error))?;
         let terminal = container.spec.tty.is_on();
         Ok(Logs { engine: self, id: container.id, reader, request, ending: false, terminal })

@@ -5,7 +5,7 @@
 //! `PATH` is the newest file, `PATH.1` the one before it, and so on.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs::File,
     io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
@@ -242,13 +242,24 @@ pub struct LogLine {
     pub attributes: BTreeMap<String, String>,
 }
 
+/// How much of a log is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogExtent {
+    /// What is there when it is opened: a container that never stops writing does not matter.
+    Present,
+    /// What is written meanwhile, too.
+    Growing,
+}
+
 /// Reads a log from its oldest kept line on, also while it is written and rotated.
 #[derive(Debug)]
 pub struct LogReader {
     path: PathBuf,
-    older: VecDeque<PathBuf>,
+    older: VecDeque<File>,
     current: Option<BufReader<File>>,
     line: Vec<u8>,
+    /// Bytes of the newest file that are still to be read; `None` while it may grow.
+    left: Option<u64>,
 }
 
 impl LogReader {
@@ -256,50 +267,61 @@ impl LogReader {
     ///
     /// # Errors
     /// A file cannot be read. A missing log is an empty one.
-    pub fn open(path: &Path, tail: Option<u64>) -> io::Result<Self> {
-        let mut files: VecDeque<PathBuf> = VecDeque::from([path.to_owned()]);
+    pub fn open(path: &Path, tail: Option<u64>, extent: LogExtent) -> io::Result<Self> {
+        let mut older = VecDeque::new();
+        let mut known = BTreeSet::new();
+        let newest = open_existing(path)?;
+        let left = newest.as_ref().map_or(Ok(0), |file| file.metadata().map(|data| data.len()))?;
+        let mut next = newest;
         for number in 1.. {
-            let older = numbered(path, number);
-            if !older.exists() {
+            if let Some(file) = next {
+                let data = file.metadata()?;
+                // A rotation in between moves a file to the number that is looked at next.
+                if known.insert((data.dev(), data.ino())) {
+                    older.push_front(file);
+                }
+            } else if number > 1 {
                 break;
             }
-            files.push_front(older);
+            next = open_existing(&numbered(path, number))?;
         }
+        let left = (extent == LogExtent::Present).then_some(left);
         let mut reader =
-            Self { path: path.to_owned(), older: files, current: None, line: Vec::new() };
-        match tail {
-            Some(count) => reader.seek_to_tail(count)?,
-            None => reader.next_file()?,
+            Self { path: path.to_owned(), older, current: None, line: Vec::new(), left };
+        if let Some(count) = tail {
+            reader.seek_to_tail(count)?;
         }
+        reader.next_file();
         Ok(reader)
     }
 
     fn seek_to_tail(&mut self, mut count: u64) -> io::Result<()> {
         let mut kept = VecDeque::new();
-        while let Some(path) = self.older.pop_back() {
-            let Some(mut file) = open_existing(&path)? else { continue };
-            let (start, found) = tail_start(&mut file, count)?;
+        while let Some(mut file) = self.older.pop_back() {
+            let is_newest = kept.is_empty();
+            let end = match self.left {
+                Some(left) if is_newest => left,
+                _ => file.metadata()?.len(),
+            };
+            let (start, found) = tail_start(&mut file, end, count)?;
             file.seek(SeekFrom::Start(start))?;
-            kept.push_front(path);
+            if is_newest {
+                self.left = self.left.map(|left| left - start);
+            }
+            kept.push_front(file);
             count -= found.min(count);
-            self.current = Some(BufReader::new(file));
             if count == 0 {
                 break;
             }
         }
-        kept.pop_front();
         self.older = kept;
         Ok(())
     }
 
-    fn next_file(&mut self) -> io::Result<()> {
-        while let Some(path) = self.older.pop_front() {
-            if let Some(file) = open_existing(&path)? {
-                self.current = Some(BufReader::new(file));
-                return Ok(());
-            }
+    fn next_file(&mut self) {
+        if let Some(file) = self.older.pop_front() {
+            self.current = Some(BufReader::new(file));
         }
-        Ok(())
     }
 
     /// The next line; `None` at the present end (ask again when more was written).
@@ -309,14 +331,25 @@ impl LogReader {
     pub fn next_line(&mut self) -> io::Result<Option<LogLine>> {
         loop {
             let Some(current) = &mut self.current else {
+                if self.left.is_some() {
+                    return Ok(None);
+                }
                 self.current = open_existing(&self.path)?.map(BufReader::new);
                 if self.current.is_none() {
                     return Ok(None);
                 }
                 continue;
             };
-            let room = LINE_LIMIT - self.line.len() as u64;
+            let mut room = LINE_LIMIT - self.line.len() as u64;
+            // Only the newest file is bounded; the others are complete.
+            let left = self.left.as_mut().filter(|_| self.older.is_empty());
+            if let Some(left) = &left {
+                room = room.min(**left);
+            }
             let read = current.by_ref().take(room).read_until(b'\n', &mut self.line)?;
+            if let Some(left) = left {
+                *left -= read as u64;
+            }
             if self.line.ends_with(b"\n") || self.line.len() as u64 >= LINE_LIMIT {
                 let line = std::mem::take(&mut self.line);
                 match serde_json::from_slice(&line) {
@@ -334,8 +367,11 @@ impl LogReader {
     fn advance(&mut self) -> io::Result<bool> {
         if !self.older.is_empty() {
             self.line.clear();
-            self.next_file()?;
+            self.next_file();
             return Ok(true);
+        }
+        if self.left.is_some() {
+            return Ok(false);
         }
         let Some(current) = &self.current else { return Ok(false) };
         let here = current.get_ref().metadata()?;
@@ -345,8 +381,8 @@ impl LogReader {
         };
         if rotated {
             self.line.clear();
-            self.older.push_back(self.path.clone());
-            self.next_file()?;
+            self.older.extend(open_existing(&self.path)?);
+            self.next_file();
         }
         Ok(rotated)
     }
@@ -360,11 +396,10 @@ fn open_existing(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Where the last `count` lines of a file begin, and how many there are.
-fn tail_start(file: &mut File, count: u64) -> io::Result<(u64, u64)> {
+/// Where the last `count` lines before `end` of a file begin, and how many there are.
+fn tail_start(file: &mut File, end: u64, count: u64) -> io::Result<(u64, u64)> {
     const BLOCK: u64 = 64 * 1024;
-    let mut position = file.metadata()?.len();
-    let end = position;
+    let mut position = end;
     if count == 0 {
         return Ok((end, 0));
     }
@@ -410,7 +445,7 @@ mod tests {
     }
 
     fn texts(path: &Path, tail: Option<u64>) -> Vec<String> {
-        let mut reader = LogReader::open(path, tail).expect("opens");
+        let mut reader = LogReader::open(path, tail, LogExtent::Present).expect("opens");
         std::iter::from_fn(|| reader.next_line().expect("reads")).map(|line| line.text).collect()
     }
 
@@ -488,13 +523,37 @@ mod tests {
         let log = log();
         let config = LogConfig { max_size_bytes: Some(300), max_files: 9, ..LogConfig::default() };
         let mut out = writer(&log, &config);
-        let mut reader = LogReader::open(&log.path, None).expect("opens");
+        let mut reader = LogReader::open(&log.path, None, LogExtent::Growing).expect("opens");
         for n in 0..10 {
             let text = format!("line {n}\n");
             out.write(Stream::Stdout, text.as_bytes()).expect("written");
             let line = reader.next_line().expect("reads").expect("a line");
             assert_eq!(line.text, text);
             assert_eq!(reader.next_line().expect("reads"), None);
+        }
+    }
+
+    #[test]
+    fn readers_of_the_present_end_there() {
+        let log = log();
+        let config = LogConfig { max_size_bytes: Some(300), max_files: 3, ..LogConfig::default() };
+        let mut out = writer(&log, &config);
+        for (tail, expected) in [(None, 10), (Some(1), 1), (Some(0), 0), (Some(4), 4)] {
+            for n in 0..20 {
+                out.write(Stream::Stdout, format!("line {n}\n").as_bytes()).expect("written");
+            }
+            let mut reader = LogReader::open(&log.path, tail, LogExtent::Present).expect("opens");
+            let mut lines = 0;
+            while let Some(line) = reader.next_line().expect("reads") {
+                assert!(line.text.starts_with("line "), "{line:?}");
+                lines += 1;
+                // More, and a rotation, for each line that is read.
+                for _ in 0..5 {
+                    out.write(Stream::Stdout, b"later\n").expect("written");
+                }
+                assert!(lines <= 20, "it never ends");
+            }
+            assert!(lines == expected || tail.is_none() && lines > 0, "{tail:?}: {lines}");
         }
     }
 
