@@ -71,7 +71,7 @@ impl List<'_> {
         let template = compile(&text)?;
         let mut lines = vec![execute(&compile_heads(&text)?, &self.head_row(&text))?];
         for row in rows {
-            lines.push(execute(&template, row)?);
+            lines.push(visible(&execute(&template, row)?));
         }
         Ok(align(&lines))
     }
@@ -236,6 +236,31 @@ fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
+/// Text for a table: what an image or a container brings must neither steer a terminal nor look like
+/// another row. Tabs stay; they separate cells.
+pub(crate) fn visible(text: &str) -> String {
+    let escaped = |c: char| match c {
+        '\n' => "\\n".to_owned(),
+        '\r' => "\\r".to_owned(),
+        c if u32::from(c) < 0x100 => format!("\\x{:02x}", u32::from(c)),
+        c => format!("\\u{:04x}", u32::from(c)),
+    };
+    if !text.chars().any(|c| c.is_control() && c != '\t') {
+        return text.to_owned();
+    }
+    let shown = text.chars().map(|c| match c.is_control() && c != '\t' {
+        true => escaped(c),
+        false => c.to_string(),
+    });
+    shown.collect()
+}
+
+/// Text in double quotes as Go's `strconv.Quote` writes it.
+pub(crate) fn quote(text: &str) -> String {
+    let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\t', "\\t");
+    format!("\"{}\"", visible(&text))
+}
+
 /// Aligns cells at tabs: columns at least 10 wide, three spaces apart, as Docker's writer does.
 fn align(lines: &[String]) -> String {
     let rows: Vec<Vec<&str>> = lines.iter().map(|line| line.split('\t').collect()).collect();
@@ -302,6 +327,17 @@ mod tests {
         }
         let json = LIST.render("json", &rows()).unwrap();
         assert!(json.starts_with("{\"ID\":\"abc\",\"Names\":\"web\"") && json.lines().count() == 2);
+    }
+
+    #[test]
+    fn control_characters_are_shown() {
+        assert_eq!(visible("a\x1b[31m\tb\nc\u{85}"), "a\\x1b[31m\tb\\nc\\x85");
+        assert_eq!(quote("sh -c \"a\\b\"\t\x07é"), "\"sh -c \\\"a\\\\b\\\"\\t\\x07é\"");
+        let rows = [json!({"ID": "a\nb", "Names": "\x1b]0;x\x07", "Size": "", "Labels": ""})];
+        let table = LIST.render("table", &rows).unwrap();
+        assert!(table.lines().count() == 2 && !table.contains('\x1b'), "{table:?}");
+        // A template is for programs.
+        assert_eq!(LIST.render("{{.ID}}", &rows).unwrap(), "a\nb\n");
     }
 
     #[test]

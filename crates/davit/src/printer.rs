@@ -2,7 +2,10 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-use crate::error::{CliError, io_error};
+use crate::{
+    error::{CliError, io_error},
+    format::visible,
+};
 
 /// Writes text to standard output as it is.
 ///
@@ -43,8 +46,11 @@ pub(crate) fn confirm(warning: &str) -> Result<bool, CliError> {
 
 /// Writes a rendered error to standard error, its labels in colour on a terminal.
 pub(crate) fn error(text: &str) {
+    // An error repeats what an image, a registry or a user said.
+    let text: Vec<String> = text.lines().map(visible).collect();
+    let text = text.join("\n");
     if !use_color() {
-        return note(text);
+        return note(&text);
     }
     let colored: Vec<String> = text.lines().map(color_label).collect();
     note(&colored.join("\n"));

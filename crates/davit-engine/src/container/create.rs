@@ -66,6 +66,7 @@ impl Engine {
         let id = name::random_id()?;
         let mut spec = request.spec.clone();
         merge(&mut spec, &image.config);
+        check_names(&spec)?;
         check_platform(&spec, &image)?;
         validate::check(&spec)?;
         self.resolve_namespaces(&mut spec)?;
@@ -208,6 +209,16 @@ fn check_platform(spec: &ContainerSpec, image: &ImageConfig) -> Result<(), Conta
     }
     let (image, wanted) = (spec.image.clone(), wanted.clone());
     Err(ContainerError::NoPlatform { image, wanted, actual: actual.normalized().to_string() })
+}
+
+/// Names that go into `/etc/hosts` and `/etc/hostname` are one word.
+fn check_names(spec: &ContainerSpec) -> Result<(), ContainerError> {
+    let hosts = spec.extra_hosts.iter().flat_map(|(name, address)| [name, address]);
+    let is_word = |name: &str| !name.contains(|c: char| c.is_whitespace() || c.is_control());
+    match hosts.chain([&spec.hostname, &spec.domainname]).find(|name| !is_word(name)) {
+        Some(name) => Err(ContainerError::Invalid(format!("invalid hostname format: {name:?}"))),
+        None => Ok(()),
+    }
 }
 
 /// Docker's sentence for a name that is taken.

@@ -22,6 +22,7 @@ mod machine;
 mod network;
 mod repair;
 mod reset;
+mod security;
 mod terminal;
 mod tty;
 

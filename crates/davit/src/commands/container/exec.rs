@@ -7,6 +7,7 @@ use std::{
         unix::process::CommandExt as _,
     },
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use davit_engine::container::{
@@ -27,6 +28,9 @@ use crate::{
     error::{CliError, io_error},
     printer,
 };
+
+/// How long output is read that a background process goes on writing, as Docker has it.
+const DRAIN: Duration = Duration::from_secs(2);
 
 /// Arguments of `davit exec`.
 #[derive(Debug, clap::Args)]
@@ -145,8 +149,9 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Pipes and `/dev/null` are handed over as they are. A terminal or file of the host is not: the
-/// container could use more of it than was meant.
+/// Only `/dev/null` is handed over as it is. Of a terminal, file or pipe of the host the container
+/// could use more than was meant, and a process that outlives the command would keep a pipe open
+/// for whoever reads it.
 fn stdio(order: &ExecOrder) -> Result<StdioPlan, CliError> {
     if order.tty.is_on() {
         return Ok(StdioPlan::Terminal { size: stream::size() });
@@ -175,7 +180,6 @@ fn stdio(order: &ExecOrder) -> Result<StdioPlan, CliError> {
 fn is_harmless(stream: &(impl std::os::fd::AsFd + io::IsTerminal)) -> bool {
     let Ok(stat) = fstat(stream) else { return false };
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Fifo => true,
         FileType::CharacterDevice => {
             !stream.is_terminal() && stat.st_rdev == rustix::fs::makedev(1, 3)
         }
@@ -249,12 +253,14 @@ impl Session {
                 self.pass_terminal();
             }
             if ended.is_none() {
-                ended = self.process.try_wait()?;
+                ended = self.process.try_wait()?.map(|status| (status, Instant::now() + DRAIN));
             }
-            // A background process may hold the output open for ever: after the end only what is
-            // there is read.
+            // A background process may hold the output open, or write, for ever: after the end only
+            // what is there is read.
             let drained = self.outputs.is_empty() && self.terminal.is_none();
-            if let Some(status) = ended.filter(|_| drained || idle) {
+            if let Some((status, deadline)) = ended
+                && (drained || idle || Instant::now() >= deadline)
+            {
                 return Ok(Some(status));
             }
         }

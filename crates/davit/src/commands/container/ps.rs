@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     cli::Context,
     error::CliError,
-    format::{List, ListFormat},
+    format::{List, ListFormat, quote},
     printer, units,
 };
 
@@ -151,7 +151,7 @@ fn row(container: &ContainerSummary, whole: bool) -> Row {
     let mounts: Vec<String> =
         container.mounts.iter().map(|mount| shorten(mount.clone(), 15)).collect();
     Row {
-        command: format!("\"{}\"", shorten(container.command.join(" "), 20)),
+        command: quote(&shorten(container.command.join(" "), 20)),
         created_at: created_at(container.created),
         health_status: container.health.map_or("", health),
         id: id(&container.id, whole),

@@ -1,6 +1,6 @@
 //! `davit top`
 
-use crate::{cli::Context, error::CliError, printer};
+use crate::{cli::Context, error::CliError, format::visible, printer};
 
 /// Arguments of `davit top`.
 #[derive(Debug, clap::Args)]
@@ -22,7 +22,10 @@ const SPACE: usize = 3;
 /// The container does not run, or an option is not understood.
 pub(crate) fn run(args: &TopArgs, context: &Context) -> Result<u8, CliError> {
     let top = context.engine()?.top_container(&args.container, &args.options)?;
-    let rows: Vec<&Vec<String>> = std::iter::once(&top.titles).chain(&top.processes).collect();
+    let rows = std::iter::once(&top.titles).chain(&top.processes);
+    // A process chooses its own name.
+    let rows: Vec<Vec<String>> =
+        rows.map(|row| row.iter().map(|cell| visible(cell)).collect()).collect();
     let widths: Vec<usize> = (0..top.titles.len())
         .map(|column| {
             let longest = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
