@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use davit_layer::{Decoder, GzipChecksum, Limits, ReadOptions, WhiteoutNames, read_layer};
+use davit_layer::{ReadOptions, WhiteoutNames, decompressed, is_compressed, read_layer};
 
 use crate::{
     copy::{Archive, Archives, CopyProblem},
@@ -81,7 +81,7 @@ pub(crate) fn is_archive(file: &mut File) -> io::Result<bool> {
 #[must_use]
 pub fn looks_like_archive(head: &[u8]) -> bool {
     let block = head.first_chunk::<BLOCK>();
-    format_of(head) != Format::Plain || block.is_some_and(is_header)
+    is_compressed(head) || block.is_some_and(is_header)
 }
 
 /// Reads an archive into an unnamed file in `directory`, and its table.
@@ -123,40 +123,6 @@ impl Head {
     fn may_be_archive(&self) -> bool {
         looks_like_archive(&self.bytes[..self.length])
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
-    Gzip,
-    Zstd,
-    Bzip2,
-    Xz,
-    Plain,
-}
-
-fn format_of(head: &[u8]) -> Format {
-    const MAGICS: [(&[u8], Format); 4] = [
-        (&[0x1f, 0x8b, 0x08], Format::Gzip),
-        (&[0x28, 0xb5, 0x2f, 0xfd], Format::Zstd),
-        (b"BZh", Format::Bzip2),
-        (&[0xfd, b'7', b'z', b'X', b'Z', 0], Format::Xz),
-    ];
-    let found = MAGICS.iter().find(|(magic, _)| head.starts_with(magic));
-    found.map_or(Format::Plain, |(_, format)| *format)
-}
-
-/// Decompresses a stream by its magic.
-fn decompressed<'a>(source: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
-    let mut source = io::BufReader::with_capacity(256 * 1024, source);
-    let head = io::BufRead::fill_buf(&mut source)?;
-    Ok(match format_of(head) {
-        Format::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(source)),
-        Format::Xz => Box::new(lzma_rust2::XzReader::new(source, true)),
-        Format::Gzip | Format::Zstd => {
-            Box::new(Decoder::new(source, Limits::default().zstd_window_log, GzipChecksum::Verify)?)
-        }
-        Format::Plain => Box::new(source),
-    })
 }
 
 fn fill(source: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {

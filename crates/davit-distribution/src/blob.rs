@@ -88,6 +88,15 @@ impl Session {
         if descriptor.size > limit {
             return Err(Error::TooLarge { object: descriptor.digest.to_string(), limit });
         }
+        match self.verified_bytes(descriptor).await {
+            Err(Error::Digest { .. }) if self.distrust_mirrors() => {
+                self.verified_bytes(descriptor).await
+            }
+            result => result,
+        }
+    }
+
+    async fn verified_bytes(&self, descriptor: &Descriptor) -> Result<Vec<u8>, Error> {
         let mut reader = self.blob(descriptor, 0).await?.verified();
         let mut bytes = Vec::new();
         while let Some(chunk) = reader.next_chunk().await? {

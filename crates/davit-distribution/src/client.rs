@@ -1,6 +1,12 @@
 //! The client, its sessions on repositories, and login.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use davit_image::Repository;
 use reqwest::{Method, StatusCode, Url};
@@ -44,6 +50,8 @@ pub struct Session {
     pub(crate) client: Client,
     pub(crate) repository: Repository,
     access: Access,
+    /// Shared by clones: a mirror served something wrong.
+    distrusts: Arc<AtomicBool>,
 }
 
 /// What logging in brought.
@@ -66,7 +74,12 @@ impl Client {
     /// Opens a repository; sends nothing yet.
     #[must_use]
     pub fn session(&self, repository: &Repository, access: Access) -> Session {
-        Session { client: self.clone(), repository: repository.clone(), access }
+        Session {
+            client: self.clone(),
+            repository: repository.clone(),
+            access,
+            distrusts: Arc::default(),
+        }
     }
 
     /// Checks an account at `registry`, without keeping it.
@@ -197,6 +210,7 @@ impl Session {
         let registry = self.repository.registry();
         let mut sources = Vec::new();
         if self.access == Access::Pull
+            && !self.distrusts.load(Ordering::Relaxed)
             && let Some(settings) = self.client.config().registries.get(registry)
         {
             for mirror in &settings.mirrors {
@@ -205,6 +219,21 @@ impl Session {
         }
         sources.push(self.client.endpoint(registry).await?);
         Ok(sources)
+    }
+
+    /// Leaves mirrors out from now on, since what was read is not what its digest says; false where
+    /// that changes nothing: there are none, or they were left out before.
+    #[must_use]
+    pub fn distrust_mirrors(&self) -> bool {
+        let registry = self.repository.registry();
+        let settings = self.client.config().registries.get(registry);
+        let has_mirrors = self.access == Access::Pull
+            && settings.is_some_and(|settings| !settings.mirrors.is_empty());
+        let is_new = has_mirrors && !self.distrusts.swap(true, Ordering::Relaxed);
+        if is_new {
+            tracing::warn!("a mirror of {registry} serves wrong content; asking the registry");
+        }
+        is_new
     }
 
     /// The registry itself.

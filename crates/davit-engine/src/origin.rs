@@ -46,6 +46,11 @@ pub(crate) trait Origin: Send + Sync {
         offset: u64,
         cancelled: &Arc<AtomicBool>,
     ) -> Result<Box<dyn BlobRead>, OriginError>;
+
+    /// Turns to a source that is trusted more, after content was wrong; false if there is none.
+    fn distrust(&self) -> bool {
+        false
+    }
 }
 
 /// A blob's bytes. After a read has failed, the reason can be had as it was.

@@ -1,5 +1,6 @@
 //! Decompressing by what the bytes are, never by what a media type says.
 
+mod archive;
 mod gzip;
 
 use std::{
@@ -10,6 +11,7 @@ use std::{
 use davit_image::Compression;
 
 use self::gzip::GzipReader;
+pub use archive::{decompressed, is_compressed};
 
 /// Input is read in pieces of this size.
 const INPUT_SIZE: usize = 128 << 10;

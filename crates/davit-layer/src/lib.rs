@@ -33,7 +33,7 @@ mod tar;
 mod write;
 
 pub use compress::{CompressError, CompressOptions, Compressed, compress, compressor_name};
-pub use decode::{Decoder, GzipChecksum};
+pub use decode::{Decoder, GzipChecksum, decompressed, is_compressed};
 pub use diff::{Changes, DiffError, Lower, diff_directory, diff_merged, diff_upper};
 pub use digests::{Digests, digest_content};
 pub use entry::{Entry, Extent, Extents, Kind, Mtime, XattrIter, XattrMap, Xattrs};

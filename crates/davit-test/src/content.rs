@@ -35,6 +35,12 @@ impl Content {
         digest
     }
 
+    /// A blob that was added.
+    #[must_use]
+    pub fn blob(&self, digest: &Digest) -> Option<&[u8]> {
+        self.blobs.get(&digest.to_string()).map(Vec::as_slice)
+    }
+
     /// Adds a manifest or index under a tag and its digest.
     pub fn add_manifest(&mut self, tag: &str, media_type: MediaType, bytes: &[u8]) {
         for name in [tag.to_owned(), Digest::of(bytes).to_string()] {

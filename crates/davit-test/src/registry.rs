@@ -18,6 +18,8 @@ pub enum Access {
     /// The user `alice` with the password `wonderland` (Basic), over TLS of the CA in
     /// [`Registry::ca_file`].
     PasswordAndTls,
+    /// Whoever shows a certificate of that CA, as in [`Registry::client_files`], over TLS.
+    ClientCertificate,
 }
 
 /// A running registry; dropping it ends it and removes its storage.
@@ -43,13 +45,23 @@ impl Registry {
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {address}\n",
             dir.join("storage").display()
         );
-        if access == Access::PasswordAndTls {
-            make_password_file(&dir)?;
+        let folder = dir.path().display().to_string();
+        if access != Access::Open {
             make_certificate(&dir)?;
             config += &format!(
-                "  tls:\n    certificate: {0}/server.crt\n    key: {0}/server.key\nauth:\n  htpasswd:\n    realm: test\n    path: {0}/htpasswd\n",
-                dir.path().display()
+                "  tls:\n    certificate: {folder}/server.crt\n    key: {folder}/server.key\n"
             );
+        }
+        match access {
+            Access::Open => {}
+            Access::PasswordAndTls => {
+                make_password_file(&dir)?;
+                config +=
+                    &format!("auth:\n  htpasswd:\n    realm: test\n    path: {folder}/htpasswd\n");
+            }
+            Access::ClientCertificate => {
+                config += &format!("    clientcas:\n      - {folder}/ca.crt\n");
+            }
         }
         fs_err::write(dir.join("config.yml"), config).expect("the config is written");
         let child = Command::new(program)
@@ -76,6 +88,12 @@ impl Registry {
     #[must_use]
     pub fn ca_file(&self) -> PathBuf {
         self.dir.join("ca.crt")
+    }
+
+    /// Certificate and key of a client that its authority vouches for.
+    #[must_use]
+    pub fn client_files(&self) -> [PathBuf; 2] {
+        ["client.crt", "client.key"].map(|name| self.dir.join(name))
     }
 
     /// Folder of the registry's storage.
@@ -128,11 +146,18 @@ fn make_password_file(dir: &TempDir) -> Option<()> {
 
 fn make_certificate(dir: &TempDir) -> Option<()> {
     let program = need_tool("openssl")?;
-    fs_err::write(dir.join("san"), "subjectAltName=IP:127.0.0.1,DNS:localhost\n").expect("written");
+    fs_err::write(
+        dir.join("san"),
+        "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:registry.invalid\n",
+    )
+    .expect("written");
+    fs_err::write(dir.join("use"), "extendedKeyUsage=clientAuth\n").expect("written");
     let steps = [
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=davit-test-ca -keyout ca.key -out ca.crt",
         "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -keyout server.key -out server.csr",
         "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile san -out server.crt",
+        "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=client -keyout client.key -out client.csr",
+        "x509 -req -in client.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile use -out client.crt",
     ];
     for step in steps {
         let output = Command::new(&program)
@@ -151,7 +176,7 @@ mod tests {
 
     #[test]
     fn both_kinds_of_registry_start() {
-        for access in [Access::Open, Access::PasswordAndTls] {
+        for access in [Access::Open, Access::PasswordAndTls, Access::ClientCertificate] {
             let Some(registry) = Registry::start(access) else { return };
             assert!(registry.host().starts_with("127.0.0.1:"));
         }

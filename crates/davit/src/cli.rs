@@ -12,6 +12,7 @@ use crate::{
     error::CliError,
     printer,
     progress::{self, ProgressMode},
+    warnings::Warnings,
 };
 
 /// The whole life of a container image in one program
@@ -164,6 +165,8 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
             .with_writer(std::io::stderr)
             .with_max_level(tracing::Level::DEBUG)
             .init();
+    } else if let Err(error) = tracing::subscriber::set_global_default(Warnings) {
+        tracing::debug!(%error, "somebody listens already");
     }
     let context = Context { global: cli.global };
     match cli.command {

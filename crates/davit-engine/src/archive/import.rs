@@ -6,7 +6,7 @@ use davit_image::{
     Descriptor, HistoryEntry, ImageConfig, ImageId, Manifest, MediaType, Platform, Raw, Reference,
     Timestamp,
 };
-use davit_layer::{ReadOptions, read_layer};
+use davit_layer::{ReadOptions, decompressed, read_layer};
 use davit_store::{ImageCommit, Lease, StoredDocument, TagUpdate, Target};
 
 use super::FileError;
@@ -34,7 +34,7 @@ impl Engine {
     /// See [`FileError`].
     pub fn import_image(
         &self,
-        archive: &mut dyn Read,
+        archive: &mut (dyn Read + Send),
         request: &ImportRequest,
         progress: &dyn Progress,
     ) -> Result<ImageId, FileError> {
@@ -68,7 +68,7 @@ impl Engine {
     fn import_layer(
         &self,
         lease: &Lease<'_>,
-        archive: &mut dyn Read,
+        archive: &mut (dyn Read + Send),
         progress: &dyn Progress,
     ) -> Result<davit_layer::LayerFacts, FileError> {
         let ingest = self.store().begin_layer(lease)?;
@@ -79,7 +79,8 @@ impl Engine {
         // The archive becomes the layer as it is, so its names mean what they mean in any layer.
         let options = ReadOptions { progress: Some(&report), ..ReadOptions::default() };
         let mut tar = ingest.create_tar()?;
-        let read = read_layer(archive, &mut tar, None, &options)
+        let mut plain = decompressed(archive).map_err(FileError::Read)?;
+        let read = read_layer(&mut plain, &mut tar, None, &options)
             .map_err(|source| FileError::layer("import", source))?;
         drop(tar);
         super::load::finish(ingest, None, &read)?;

@@ -8,7 +8,7 @@ use std::{
 use davit_image::{
     Compression, Descriptor, DiffId, Digest, Document, ImageId, Platform, Reference,
 };
-use davit_layer::{Decoder, GzipChecksum, Limits, ReadLayer, ReadOptions, read_layer};
+use davit_layer::{ReadLayer, ReadOptions, decompressed, read_layer};
 use davit_store::{
     BlobIngest, DiffIdState, Durability, ImageCommit, LayerFacts, LayerIngest, Lease, Presence,
     StoreError, TagUpdate,
@@ -52,7 +52,8 @@ struct Load<'a> {
 }
 
 impl Engine {
-    /// Loads all images of an archive stream: OCI layout or `docker save`, plain or compressed.
+    /// Loads all images of an archive stream: OCI layout or `docker save`, plain or
+    /// compressed (gzip, zstd, bzip2, xz).
     ///
     /// # Errors
     /// See [`FileError`]; nothing has a name then.
@@ -65,9 +66,7 @@ impl Engine {
         let lease = self.store().lease("load")?;
         let mut load =
             Load { engine: self, lease: &lease, progress, contents: ArchiveContents::default() };
-        let window_log = Limits::default().zstd_window_log;
-        let plain =
-            Decoder::new(archive, window_log, GzipChecksum::Verify).map_err(FileError::Read)?;
+        let plain = decompressed(archive).map_err(FileError::Read)?;
         load.members(TarReader::new(BufReader::with_capacity(BUFFER_BYTES, plain)))?;
         load.commit(request)
     }

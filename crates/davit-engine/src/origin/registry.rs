@@ -53,4 +53,8 @@ impl Origin for Registry {
         let blob = (descriptor, offset);
         Ok(Box::new(Download::start(&self.runtime, &self.session, blob, cancelled)))
     }
+
+    fn distrust(&self) -> bool {
+        self.session.distrust_mirrors()
+    }
 }

@@ -185,7 +185,7 @@ pub(crate) fn import(args: &ImportArgs, context: &Context) -> Result<u8, CliErro
     let engine = context.engine()?;
     let progress = context.progress(ProgressMode::Auto);
     let id = if args.source.as_os_str() == "-" {
-        engine.import_image(&mut io::stdin().lock(), &request, &*progress)
+        engine.import_image(&mut io::stdin(), &request, &*progress)
     } else {
         let mut file = fs::File::open(&args.source).map_err(io_error)?;
         engine.import_image(&mut file, &request, &*progress)

@@ -6,6 +6,7 @@ mod account;
 mod fault;
 mod judge;
 mod pull;
+mod ways;
 
 use davit_test::{Content, HttpServer, tar_of};
 
