@@ -1,0 +1,176 @@
+//! The context of a build: the tar it may be, the ignore file, and what its copies need of it.
+
+use std::{ops::Range, path::Path};
+
+use davit_dockerfile::{Glob, Patterns, Span};
+use davit_store::LayerIngest;
+
+use super::{BuildEnvironment, cores};
+use crate::{
+    BuildRequest,
+    archives::read_archive,
+    context::ContextOptions,
+    context_files::{ContextFiles, read_archived},
+    copy::Archive,
+    definition::selected,
+    error::{BuildError, BuildErrorKind, Excerpt},
+    files::FileSet,
+    missing,
+    plan::{CopyOrigin, CopySpec, Node, Op, Plan},
+    request::{ContextSource, IgnoreText},
+    step::store_failed,
+};
+
+/// Reads a context that is a tar, and the Dockerfile where it is in there.
+pub(super) fn read_tar_context(
+    request: &mut BuildRequest,
+    scratch: &LayerIngest<'_>,
+) -> Result<Option<Archive>, BuildError> {
+    let ContextSource::Tar(stream) = &mut request.context else { return Ok(None) };
+    let archive = read_archive(&mut *stream.0, scratch.dir())
+        .map_err(|error| tar_failed(std::io::Error::other(error)))?;
+    if request.dockerfile.in_context {
+        let names = [request.dockerfile.name.clone(), request.dockerfile.name.to_lowercase()];
+        let found = names.iter().find_map(|name| read_archived(&archive, name).transpose());
+        let Some(bytes) = found.transpose().map_err(tar_failed)? else {
+            let message = format!("the context holds no `{}`", request.dockerfile.name);
+            return Err(BuildError::new(BuildErrorKind::Plan(message)));
+        };
+        request.dockerfile.bytes = bytes;
+    }
+    Ok(Some(archive))
+}
+
+fn tar_failed(source: std::io::Error) -> BuildError {
+    BuildError::new(BuildErrorKind::Context { path: "-".into(), source })
+}
+
+fn context_copies(plan: &Plan) -> impl Iterator<Item = (&Node, &CopySpec)> {
+    plan.nodes.iter().filter_map(|node| match &node.op {
+        Op::Copy(spec) if spec.origin == CopyOrigin::Context => Some((node, spec)),
+        _ => None,
+    })
+}
+
+pub(super) fn open_context(
+    request: &BuildRequest,
+    plan: &Plan,
+    environment: &BuildEnvironment<'_, '_>,
+    archive: Option<Archive>,
+) -> Result<ContextFiles, BuildError> {
+    let sources: Vec<String> =
+        context_copies(plan).flat_map(|(_, spec)| spec.sources.iter().cloned()).collect();
+    let ignore = ignore_file(request, archive.as_ref())?;
+    let patterns = match &ignore {
+        Some(text) => Some(Patterns::read(&text.bytes).map_err(|error| {
+            let kind = BuildErrorKind::Ignore { file: text.name.clone(), source: error };
+            BuildError::new(kind)
+        })?),
+        None => None,
+    };
+    let cache = environment.store.layout().cache();
+    environment.store.make_dir(&cache).map_err(store_failed)?;
+    let options = ContextOptions {
+        path: Path::new(""),
+        sources,
+        ignore: patterns.as_ref(),
+        cache: &cache,
+        threads: cores(),
+    };
+    let mut context = ContextFiles::open(&request.context, options, archive)?;
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    for (node, spec) in context_copies(plan) {
+        for source in &spec.sources {
+            let found = selected(source, context.set());
+            if found.is_empty() && !Glob::has_wildcards(source) {
+                let lost = Lost { request, node, source, ignore: ignore.as_ref() };
+                return Err(lost.error(patterns.as_ref(), context.set()));
+            }
+            ranges.extend(found.iter().map(|(_, at)| *at..context.set().subtree_end(*at)));
+        }
+    }
+    context.digest(&ranges)?;
+    Ok(context)
+}
+
+/// The ignore file: the one beside the Dockerfile, else the context's own.
+fn ignore_file(
+    request: &BuildRequest,
+    archive: Option<&Archive>,
+) -> Result<Option<IgnoreText>, BuildError> {
+    if let Some(ignore) = &request.dockerfile.ignore {
+        return Ok(Some(ignore.clone()));
+    }
+    if let Some(archive) = archive {
+        let own = format!("{}.dockerignore", request.dockerfile.name);
+        for name in [own.as_str(), ".dockerignore"] {
+            if let Some(bytes) = read_archived(archive, name).map_err(tar_failed)? {
+                return Ok(Some(IgnoreText { name: name.to_owned(), bytes }));
+            }
+        }
+        return Ok(None);
+    }
+    let ContextSource::Directory(path) = &request.context else { return Ok(None) };
+    let path = path.join(".dockerignore");
+    match fs_err::read(&path) {
+        Ok(bytes) => Ok(Some(IgnoreText { name: ".dockerignore".to_owned(), bytes })),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(BuildError::new(BuildErrorKind::Context { path, source })),
+    }
+}
+
+/// A source that is not in the context.
+struct Lost<'a> {
+    request: &'a BuildRequest,
+    node: &'a Node,
+    source: &'a str,
+    ignore: Option<&'a IgnoreText>,
+}
+
+impl Lost<'_> {
+    fn error(&self, patterns: Option<&Patterns>, set: &FileSet) -> BuildError {
+        let step = match &self.node.op {
+            Op::Copy(spec) if spec.unpack == crate::plan::Unpack::Archives => "ADD",
+            _ => "COPY",
+        };
+        let source = self.source;
+        let deciding = patterns.and_then(|patterns| patterns.deciding(source.as_bytes()));
+        let excluded = deciding.filter(|pattern| !pattern.negated);
+        let problem = match (excluded, self.ignore) {
+            (Some(pattern), Some(file)) => {
+                format!("source {source:?} is excluded by {}:{}", file.name, pattern.line)
+            }
+            _ => format!("source {source:?} is not in the context"),
+        };
+        let mut error = BuildError::new(BuildErrorKind::Copy { step, problem });
+        if let Some(span) = self.node.span {
+            error = error.at(self.excerpt(span));
+        }
+        let near = match &self.request.context {
+            ContextSource::Directory(root) => missing::near_in_directory(root, source),
+            _ => missing::near_in_set(set, source),
+        };
+        match (excluded, near) {
+            (Some(pattern), _) => error.hint(format!(
+                "remove the pattern `{}`, or add `!{source}` below it",
+                pattern.text
+            )),
+            (None, Some(near)) => error.hint(format!("did you mean `{near}`?")),
+            (None, None) => error.hint("sources are paths below the context's directory"),
+        }
+    }
+
+    fn excerpt(&self, span: Span) -> Excerpt {
+        let text = &self.request.dockerfile;
+        // The source itself is what is wrong, not the whole instruction.
+        let whole = Excerpt::new(&text.name, &text.bytes, span, "");
+        let part = &whole.text[whole.range.clone()];
+        match part.find(self.source).filter(|_| !self.source.is_empty()) {
+            Some(at) => {
+                let start = whole.range.start + at;
+                Excerpt { range: start..start + self.source.len(), ..whole }
+            }
+            None => whole,
+        }
+    }
+}

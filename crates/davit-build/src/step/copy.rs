@@ -1,0 +1,212 @@
+//! `COPY`, `ADD` and `WORKDIR`: layers made of tables, without a mount.
+
+use std::{fs::File, io, path::Path, sync::Arc};
+
+use davit_layer::{Change, Merged, Opener};
+
+use super::{Done, Layer, Session, failed, store_failed};
+use crate::{
+    BuildEvent, CachePolicy, StepId,
+    archives::FileArchives,
+    context_files::ContextFiles,
+    copy::{
+        Archives, CopyJob, CopyProblem, Finished, NoArchives, Output, Owner, OwnerError,
+        content_key, copy, files_of, make_directory, resolve_owner, reuse,
+    },
+    error::{BuildError, BuildErrorKind},
+    explain::first_difference,
+    files::FileSet,
+    layers::{LayerError, State, StateFiles, source_of},
+    plan::{CopyOrigin, CopySpec, MakeDirectory, Node, NodeId, Ownership, Unpack},
+};
+
+impl Session<'_, '_> {
+    fn owner(
+        &self,
+        owner: Option<&Ownership>,
+        state: &State,
+        merged: Option<&Merged>,
+    ) -> Result<Option<Owner>, BuildErrorKind> {
+        let Some(Ownership(text)) = owner else { return Ok(None) };
+        let empty = Merged::new(Vec::new()).expect("no layers fit together");
+        let tars = self.layers.tars(state).map_err(layer_failed)?;
+        let files = StateFiles { merged: merged.unwrap_or(&empty), tars: &tars };
+        resolve_owner(text, &files).map(Some).map_err(|error| match error {
+            OwnerError::Unknown { what, name, file, known } => BuildErrorKind::Owner {
+                what,
+                near: davit_dockerfile::nearest(&name, known.iter().map(String::as_str))
+                    .map(str::to_owned),
+                name,
+                file,
+            },
+            OwnerError::Io(source) => {
+                BuildErrorKind::Step { step: "owner".to_owned(), source: Box::new(source) }
+            }
+        })
+    }
+
+    pub(super) fn directory(
+        &self,
+        (node, id): (&Node, NodeId),
+        spec: &MakeDirectory,
+        state: &Arc<State>,
+    ) -> Result<Layer, BuildError> {
+        let merged = self.below(state).map_err(|error| failed(node, error))?;
+        let merged = merged.as_deref();
+        let owner = self.owner(spec.owner.as_ref(), state, merged)?.unwrap_or_default();
+        let outputs = make_directory(spec, merged, owner, self.now())
+            .map_err(|problem| copy_failed("WORKDIR", &problem))?;
+        self.store_outputs((node, id), outputs, &FileSet::default(), &[])
+    }
+
+    pub(super) fn copy(
+        &self,
+        node: &Node,
+        id: NodeId,
+        spec: &CopySpec,
+        inputs: &[&Done],
+    ) -> Result<Layer, BuildError> {
+        let state = &inputs[0].state;
+        let error = |error: LayerError| failed(node, error);
+        let merged = if spec.link { None } else { self.below(state).map_err(error)? };
+        let owner_state = if spec.link { State::image(Vec::new()) } else { Arc::clone(state) };
+        let owner = self.owner(spec.owner.as_ref(), &owner_state, merged.as_deref())?;
+        let from = match (spec.origin, inputs.get(1)) {
+            (CopyOrigin::Input, Some(from)) => Some(self.source_files(node, spec, &from.state)?),
+            _ => None,
+        };
+        let context_open = |entry: &_| self.context.open_file(entry, self.scratch);
+        let unpacker = FileArchives { open: &context_open, directory: self.scratch };
+        let archives: &dyn Archives = match spec.unpack {
+            Unpack::Archives => &unpacker,
+            Unpack::Never => &NoArchives,
+        };
+        let files = from.as_ref().map_or_else(|| self.context.set(), |(files, _)| files);
+        let now = self.now();
+        let below = merged.as_deref();
+        let outputs = copy(&CopyJob { spec, files, below, owner, archives, now });
+        let keyword = if spec.unpack == Unpack::Never { "COPY" } else { "ADD" };
+        let outputs = outputs.map_err(|problem| copy_failed(keyword, &problem))?;
+        let layers = from.as_ref().map_or_else(|| self.context.layers(), |(_, layers)| layers);
+        self.store_outputs((node, id), outputs, files, layers)
+    }
+
+    /// The files of another state that a copy reaches, and the layers that hold them.
+    fn source_files(
+        &self,
+        node: &Node,
+        spec: &CopySpec,
+        state: &State,
+    ) -> Result<(FileSet, Vec<Arc<crate::layers::OpenLayer>>), BuildError> {
+        let error = |error: LayerError| failed(node, error);
+        let merged = self.layers.merged(state).map_err(error)?;
+        let merged = match merged.base() {
+            None => merged,
+            Some(_) => Arc::new(merged.flattened().map_err(|source| error(source.into()))?),
+        };
+        let layers = state.layers.iter().map(|layer| self.layers.open(*layer));
+        let layers = layers.collect::<Result<_, _>>().map_err(error)?;
+        let set = crate::selection::select(&spec.sources, |selectors| {
+            Ok::<_, std::convert::Infallible>(files_of(&merged, selectors))
+        });
+        let set = match set {
+            Ok(set) => set,
+            Err(never) => match never {},
+        };
+        Ok((set, layers))
+    }
+
+    /// Writes outputs as a layer, unless a layer that holds the same is there.
+    fn store_outputs(
+        &self,
+        (node, id): (&Node, NodeId),
+        mut outputs: Vec<Output>,
+        files: &FileSet,
+        layers: &[Arc<crate::layers::OpenLayer>],
+    ) -> Result<Layer, BuildError> {
+        let content = content_key(&outputs);
+        if let (Some(content), CachePolicy::Use) = (content, self.policy)
+            && let Some(record) = self.cache().content(content).map_err(store_failed)?
+        {
+            return Ok(Layer { record, content: Some(content), shape: None, same: true });
+        }
+        let digests: Vec<_> = outputs.iter().map(|output| output.content.digest()).collect();
+        self.reuse((node, id), &mut outputs)?;
+        let finished =
+            Finished::new(outputs, |layer, entry| source_of(&layers[layer as usize], entry));
+        let opener = ContextOpener {
+            context: self.context,
+            files,
+            positions: &finished.files,
+            scratch: self.scratch,
+        };
+        if self.explain {
+            self.explain_files((node, id), &finished.changes, &opener)?;
+        }
+        let mut layer = self.store_changes(node, &finished.changes, &opener, content.is_none())?;
+        layer.content = content;
+        if content.is_some() {
+            let remembered =
+                self.writer().remember_digests(layer.record.layer, &finished.changes, &digests);
+            remembered.map_err(|error| failed(node, error))?;
+        }
+        Ok(layer)
+    }
+
+    /// Lets a copy take what did not change from the layer that it made before.
+    fn reuse(&self, (node, id): (&Node, NodeId), outputs: &mut [Output]) -> Result<(), BuildError> {
+        if self.policy == CachePolicy::Ignore {
+            return Ok(());
+        }
+        let family = self.cache().family(self.family_of(node, id)).map_err(store_failed)?;
+        let Some(before) = family.map(|family| family.layer) else { return Ok(()) };
+        // It may have been pruned.
+        let Ok(layer) = self.layers.open(before) else { return Ok(()) };
+        if let Some(digests) = self.layers.digests(before, &layer) {
+            reuse(outputs, &layer, &digests);
+        }
+        Ok(())
+    }
+
+    /// Tells the first file in which a copy differs from its last result, if that is still here.
+    fn explain_files(
+        &self,
+        (node, id): (&Node, NodeId),
+        changes: &[Change],
+        opener: &dyn Opener,
+    ) -> Result<(), BuildError> {
+        let family = self.cache().family(self.family_of(node, id)).map_err(store_failed)?;
+        let Some(before) = family.and_then(|family| self.layers.open(family.layer).ok()) else {
+            return Ok(());
+        };
+        let found = first_difference(changes, opener, &before).map_err(|e| failed(node, e))?;
+        if let Some(miss) = found {
+            (self.events)(BuildEvent::Missed(StepId(id.0), miss));
+        }
+        Ok(())
+    }
+}
+
+/// Opens the context's files for the layer writer.
+struct ContextOpener<'a> {
+    context: &'a ContextFiles,
+    files: &'a FileSet,
+    positions: &'a [Option<usize>],
+    scratch: &'a Path,
+}
+
+impl Opener for ContextOpener<'_> {
+    fn open(&self, position: usize, _change: &Change) -> io::Result<File> {
+        let index = self.positions.get(position).copied().flatten();
+        let index = index.ok_or(io::ErrorKind::NotFound)?;
+        self.context.open_file(&self.files.entries[index], self.scratch)
+    }
+}
+
+fn copy_failed(keyword: &'static str, problem: &CopyProblem) -> BuildError {
+    BuildError::new(BuildErrorKind::Copy { step: keyword, problem: problem.message() })
+}
+
+fn layer_failed(source: LayerError) -> BuildErrorKind {
+    BuildErrorKind::Step { step: "layers".to_owned(), source: Box::new(source) }
+}

@@ -1,0 +1,175 @@
+//! `RUN`: a command on an overlay, and the layer of what it changed.
+
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use davit_layer::{Lower, Merged, WriteOptions};
+use davit_snapshot::{Mountpoints, PrepareOptions, Upper};
+
+use super::{Layer, Session, failed, store_failed};
+use crate::{
+    BuildEvent, StepId,
+    error::{BuildError, BuildErrorKind},
+    layers::State,
+    plan::{Network, Node, NodeId, RunSpec},
+    run::{RunError, StepCommand, Supervisor},
+};
+
+/// How often trees are prepared for one command.
+const MOUNT_ATTEMPTS: usize = 3;
+/// Last lines of a failed command's output that are kept for the error.
+const TAIL_LINES: usize = 20;
+
+impl Session<'_, '_> {
+    pub(super) fn run(
+        &self,
+        node: &Node,
+        id: NodeId,
+        spec: &RunSpec,
+        state: &Arc<State>,
+    ) -> Result<Layer, BuildError> {
+        let merged = self.layers.merged(state).map_err(|error| failed(node, error))?;
+        let scratch = self.store.begin_layer(self.lease).map_err(store_failed)?;
+        let upper = self.snapshots.upper(scratch.dir().to_path_buf());
+        self.run_command(node, id, (spec, state, &merged), &upper, scratch.dir())?;
+        let supervisor = self.supervisor().map_err(|error| failed(node, error))?;
+        let pid = supervisor.pid();
+        let written = Written {
+            keep: !matches!(upper, Upper::Tmpfs { .. }),
+            directory: upper.directory(self.snapshots.location(), pid),
+        };
+        let tars = self.layers.tars(state).map_err(|error| failed(node, error))?;
+        let xattrs = WriteOptions::default().xattrs;
+        let lower = Lower { merged: &merged, tars: &tars, xattrs };
+        let changes = self.snapshots.changes((&upper, pid), &lower, Mountpoints::Build);
+        let changes = changes.map_err(|error| failed(node, error))?;
+        let changes =
+            changes.ok_or_else(|| failed(node, io::Error::from(io::ErrorKind::NotFound)))?;
+        let stored = self.store_changes(node, &changes.changes, &changes, true);
+        drop(written);
+        stored
+    }
+
+    fn run_command(
+        &self,
+        node: &Node,
+        id: NodeId,
+        (spec, state, merged): (&RunSpec, &State, &Arc<Merged>),
+        upper: &Upper,
+        directory: &Path,
+    ) -> Result<(), BuildError> {
+        let supervisor = self.supervisor().map_err(|error| failed(node, error))?;
+        let place = match spec.network {
+            Network::Default => Some(self.networks.place()),
+            Network::None | Network::Host => None,
+        };
+        let place = place.transpose().map_err(|error| unconnected(node, error))?;
+        let mut options = PrepareOptions::new(Mountpoints::Build);
+        options.view = Some(Arc::clone(merged));
+        let mut tail = Tail::default();
+        let mut output = |stream, bytes: &[u8]| {
+            self.log.output(StepId(id.0), bytes);
+            tail.push(bytes);
+            (self.events)(BuildEvent::Output(StepId(id.0), stream, bytes.to_vec()));
+        };
+        let mut attempts = 0;
+        let code = loop {
+            attempts += 1;
+            let stack = self.snapshots.prepare(&state.layers, &options);
+            let stack = stack.map_err(|error| failed(node, error))?;
+            let command = StepCommand {
+                spec,
+                stack: &stack,
+                upper: upper.clone(),
+                directory,
+                place: place.as_ref(),
+            };
+            match supervisor.run(&command, &mut output, &|| self.is_cancelled()) {
+                Err(RunError::Stale(_)) if attempts < MOUNT_ATTEMPTS => {}
+                Err(RunError::Cancelled) => {
+                    return Err(BuildError::new(BuildErrorKind::Cancelled));
+                }
+                Err(error @ RunError::Unconnected(_)) => return Err(unconnected(node, error)),
+                result => break result.map_err(|error| failed(node, error))?,
+            }
+        };
+        if code == 0 { Ok(()) } else { Err(command_failed(spec, code, &tail)) }
+    }
+
+    fn supervisor(&self) -> Result<Arc<Supervisor>, RunError> {
+        let slot = self.supervisor.get_or_init(|| Mutex::new(None));
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*slot {
+            Some(supervisor) => Ok(Arc::clone(supervisor)),
+            None => {
+                let supervisor = Arc::new(Supervisor::start(self.run, self.id)?);
+                Ok(Arc::clone(slot.insert(supervisor)))
+            }
+        }
+    }
+}
+
+/// What a command wrote. On a tmpfs it is removed when the layer is made, since the supervisor has
+/// that memory mounted as long as the build runs; a directory goes with its scratch directory.
+struct Written {
+    directory: std::path::PathBuf,
+    keep: bool,
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        if !self.keep
+            && let Err(error) = fs_err::remove_dir_all(self.directory.join("upper"))
+        {
+            tracing::debug!(%error, "what a command wrote stays in memory until the build ends");
+        }
+    }
+}
+
+/// The last lines of a command's output.
+#[derive(Default)]
+struct Tail {
+    bytes: Vec<u8>,
+}
+
+impl Tail {
+    const LIMIT: usize = 16 * 1024;
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        if self.bytes.len() > 2 * Self::LIMIT {
+            self.bytes.drain(..self.bytes.len() - Self::LIMIT);
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let text = String::from_utf8_lossy(&self.bytes);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(TAIL_LINES)..].iter().map(|&it| it.to_owned()).collect()
+    }
+}
+
+fn command_failed(spec: &RunSpec, code: i32, tail: &Tail) -> BuildError {
+    let command = spec.args.join(" ");
+    let lines = tail.lines();
+    let text = lines.join("\n").to_lowercase();
+    let error = BuildError::new(BuildErrorKind::Command { command, code, tail: lines });
+    if text.contains("invalid cross-device link") || text.contains("exdev") {
+        return error.hint(
+            "directories of the layers below cannot be renamed (EXDEV); copy and remove instead",
+        );
+    }
+    match code {
+        137 => error.hint("the command was killed; the machine may be short of memory"),
+        127 => error.hint("the shell did not find a program; is its package installed?"),
+        _ => error,
+    }
+}
+
+fn unconnected(node: &Node, source: impl std::error::Error + Send + Sync + 'static) -> BuildError {
+    failed(node, source)
+        .hint("--network none builds without a network, --network host with the machine's own")
+}
