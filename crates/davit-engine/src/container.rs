@@ -9,6 +9,7 @@
 //! **Invariant:** a row that says `running` is believed only while the container's lock is held.
 
 mod attach;
+mod boot;
 mod changes;
 mod copy;
 mod copy_up;

@@ -109,6 +109,8 @@ pub(crate) enum Command {
     Info(commands::info::InfoArgs),
     /// Show the version
     Version(commands::version::VersionArgs),
+    /// Start the containers that the machine's last boot ended, by their restart policy
+    Boot(commands::boot::BootArgs),
     /// Show the roots and the configuration file, or explain its keys
     Config(commands::config::ConfigArgs),
     /// Write completions for a shell to standard output
@@ -195,6 +197,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
         Command::Inspect(args) => commands::inspect::run(&args, &context),
         Command::Info(args) => commands::info::run(&args, &context),
         Command::Version(args) => commands::version::run(&args),
+        Command::Boot(args) => commands::boot::run(&args, &context),
         Command::Config(args) => commands::config::run(&context, &args),
         Command::Completion(args) => commands::completion::run(&args),
         Command::Man(args) => commands::completion::man(&args),
@@ -203,7 +206,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
 }
 
 /// Verbs that Docker does not have; their usage errors exit with 2.
-const OWN_VERBS: [&str; 4] = ["completion", "config", "copy", "man"];
+const OWN_VERBS: [&str; 5] = ["boot", "completion", "config", "copy", "man"];
 
 fn usage(error: &clap::Error, arguments: &[OsString]) -> Result<u8, CliError> {
     if matches!(error.kind(), ClapKind::DisplayHelp | ClapKind::DisplayVersion) {

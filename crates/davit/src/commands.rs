@@ -1,5 +1,6 @@
 //! One file per verb: arguments, a call of the engine, output.
 
+pub(crate) mod boot;
 pub(crate) mod build;
 pub(crate) mod builder;
 pub(crate) mod completion;

@@ -67,6 +67,7 @@ pub(crate) fn run(args: &PushArgs, context: &Context) -> Result<u8, CliError> {
     if format == Compression::Gzip && args.compression_level.is_some_and(|level| level > 9) {
         return Err(CliError::usage("gzip has levels 1 to 9"));
     }
+    let engine = context.engine()?;
     let reference = if args.all_tags {
         reference::repository(&args.name)?.with_tag(davit_engine::image::Tag::latest())
     } else {
@@ -83,7 +84,7 @@ pub(crate) fn run(args: &PushArgs, context: &Context) -> Result<u8, CliError> {
         compression: LayerCompression { format, level: args.compression_level },
     };
     let mode = if args.quiet { ProgressMode::Quiet } else { args.progress };
-    let pushed = context.engine()?.push(&request, &*context.progress(mode))?;
+    let pushed = engine.push(&request, &*context.progress(mode))?;
     for pushed in pushed {
         if args.quiet {
             printer::line(&pushed.reference.to_string())?;

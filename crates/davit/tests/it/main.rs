@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may end at any surprise")]
 #![allow(clippy::disallowed_methods, reason = "tests prepare files and read the environment")]
 
+mod boot;
 mod build;
 mod build_judge;
 mod build_network;
