@@ -1,6 +1,10 @@
 //! Making a container's row: the image's defaults merged with the user's wishes.
 
-use std::{collections::BTreeMap, os::fd::OwnedFd};
+use std::{
+    collections::BTreeMap,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
 
 use davit_image::{ContainerConfig, Empty, HealthConfig, ImageConfig, ImageId, Platform};
 use davit_store::{ClaimError, Claimed, Durability, NewContainer, StoreError};
@@ -15,6 +19,8 @@ use crate::Engine;
 const CONFIG_LIMIT: u64 = 8 << 20;
 /// Names tried before a number is added in earnest.
 const NAME_ATTEMPTS: u32 = 10;
+/// How long a monitor may take to leave after its container's end.
+const CLEANING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A container to be created.
 #[derive(Clone, Debug, Default)]
@@ -74,8 +80,7 @@ impl Engine {
             name::check("container", name.trim_start_matches('/'))?;
         }
         // The plan is made now for its errors only.
-        let directory = self.store().layout().container(&id);
-        self.plan(&spec, &id, &directory)?;
+        self.plan(&spec, &id)?;
         self.make_volumes(&mut spec)?;
         // Before the row, which says `running` from its first moment.
         let lock = (follow == Follow::Start).then(|| self.lock_container(&id)).transpose()?;
@@ -132,18 +137,43 @@ impl Engine {
         // One that goes with its end has nothing to lose in a power loss.
         let durability =
             if spec.auto_remove.is_on() { Durability::Lazy } else { Durability::Durable };
-        for attempt in 0..NAME_ATTEMPTS {
+        let (mut attempt, mut has_waited) = (0, false);
+        loop {
             row.name = match &request.name {
                 Some(name) => name.trim_start_matches('/').to_owned(),
                 None => name::generated(id, attempt),
             };
             match self.store().create_container(&row, durability) {
                 Err(ClaimError::Name { .. })
-                    if request.name.is_none() && attempt + 1 < NAME_ATTEMPTS => {}
+                    if request.name.is_none() && attempt + 1 < NAME_ATTEMPTS =>
+                {
+                    attempt += 1;
+                }
+                Err(error) if !has_waited && self.has_made_way(&error)? => has_waited = true,
                 result => return result.map_err(|error| docker_words(error, &row.name)),
             }
         }
-        unreachable!("the last attempt returns")
+    }
+
+    /// Whether the container that stood in the way of a claim has ended: what it held is given back
+    /// a little later, and is when this returns.
+    pub(crate) fn has_made_way(&self, error: &ClaimError) -> Result<bool, ContainerError> {
+        let (ClaimError::Name { holder, .. }
+        | ClaimError::Address { holder, .. }
+        | ClaimError::Port { holder, .. }) = error
+        else {
+            return Ok(false);
+        };
+        let look = || match self.container(holder) {
+            Err(error) if error.is_not_found() => Ok(None),
+            found => found.map(Some),
+        };
+        if look()?.is_some_and(|container| container.status.phase.is_alive()) {
+            return Ok(false);
+        }
+        self.await_end(holder, Some(Instant::now() + CLEANING_PATIENCE))?;
+        // Nobody holds its lock: looking at it settles it.
+        look().map(|_| true)
     }
 
     /// An image's id and config by any of its names.

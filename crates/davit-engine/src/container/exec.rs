@@ -12,14 +12,13 @@ use davit_runtime::{
     seccomp::Profile,
 };
 use davit_sys::process::CStringArray;
-use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use super::{
     ContainerError, Phase, Tty,
     monitor::BIRTH,
     plan::merge_environment,
-    start::{sealed_executable, write_all},
+    start::{sealed_executable, told},
 };
 use crate::Engine;
 
@@ -101,11 +100,9 @@ impl Engine {
         // Closes the database before the process changes.
         drop(self);
         let failed = |error: io::Error| ContainerError::io("start", "davit __exec", error);
-        let told = memfd_create("davit-exec", MemfdFlags::CLOEXEC)
-            .map_err(|errno| failed(errno.into()))?;
         let json = serde_json::to_vec(&order)
             .map_err(|source| ContainerError::Row { id: name.to_owned(), source })?;
-        write_all(&told, &json).map_err(failed)?;
+        let told = told("davit-exec", &json).map_err(failed)?;
         Err(failed(become_helper(&told)))
     }
 
@@ -119,8 +116,7 @@ impl Engine {
             )));
         }
         let process = container.status.process.ok_or_else(not_running)?;
-        let directory = self.store().layout().container(&container.id);
-        let mut plan = self.plan(&container.spec, &container.id, &directory)?.plan.process;
+        let mut plan = self.plan(&container.spec, &container.id)?.plan.process;
         plan.args = request.command;
         if request.tty.is_on() && !container.spec.tty.is_on() {
             plan.env.push("TERM=xterm".to_owned());

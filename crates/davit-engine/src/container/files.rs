@@ -37,7 +37,7 @@ impl HostFiles {
     }
 }
 
-/// Puts them into the container's directory.
+/// Puts them into the container's run directory.
 pub(crate) fn write(directory: &Path, files: &HostFiles) -> Result<(), ContainerError> {
     for (name, text) in
         [("hosts", &files.hosts), ("hostname", &files.hostname), ("resolv.conf", &files.resolv)]

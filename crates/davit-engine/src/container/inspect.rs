@@ -33,6 +33,8 @@ impl Engine {
         let (path, rest) =
             arguments.split_first().map_or(("", &[][..]), |(path, rest)| (path.as_str(), rest));
         let file = |name: &str| directory.join(name).display().to_string();
+        let run_directory = self.store().layout().run_container(&container.id);
+        let run_file = |name: &str| run_directory.join(name).display().to_string();
         let mut value = json!({
             "Id": container.id,
             "Created": container.created,
@@ -40,9 +42,9 @@ impl Engine {
             "Args": rest,
             "State": state(&container),
             "Image": container.image_id.map(|id| id.to_string()).unwrap_or_default(),
-            "ResolvConfPath": file("resolv.conf"),
-            "HostnamePath": file("hostname"),
-            "HostsPath": file("hosts"),
+            "ResolvConfPath": run_file("resolv.conf"),
+            "HostnamePath": run_file("hostname"),
+            "HostsPath": run_file("hosts"),
             "LogPath": if container.spec.log.driver == LogDriver::None { String::new() } else { file("log") },
             "Name": format!("/{}", container.name),
             "RestartCount": container.status.restarts,

@@ -22,7 +22,7 @@ use crate::{Config, Engine};
 pub(crate) const LOCK: i32 = 3;
 /// Number of the socket pair's end.
 pub(crate) const STARTER: i32 = 4;
-/// Number of the file that holds the [`Birth`].
+/// Number of the pipe that brings the [`Birth`].
 pub(crate) const BIRTH: i32 = 5;
 
 /// What a monitor is born with.

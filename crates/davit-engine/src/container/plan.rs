@@ -28,8 +28,8 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub(crate) struct Surroundings<'a> {
     /// Id of the container.
     pub(crate) id: &'a str,
-    /// `ROOT/containers/ID`.
-    pub(crate) directory: &'a Path,
+    /// `RUN_ROOT/ROOTID/c/ID`: the files that each start makes anew lie there.
+    pub(crate) run_directory: &'a Path,
     /// Path of its cgroup.
     pub(crate) cgroup: String,
     /// Content of a volume by its name.
@@ -176,7 +176,7 @@ fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>, plan: &mut Plan) {
     for name in ["hosts", "hostname", "resolv.conf"] {
         plan.mounts.push(Mount {
             target: format!("/etc/{name}"),
-            kind: bind(around.directory.join(name)),
+            kind: bind(around.run_directory.join(name)),
             options: MountOptions::default(),
         });
     }
@@ -420,7 +420,7 @@ mod tests {
     fn around() -> Surroundings<'static> {
         Surroundings {
             id: "0123456789abcdef",
-            directory: Path::new("/c"),
+            run_directory: Path::new("/c"),
             cgroup: "davit/x".to_owned(),
             volume: &|name| PathBuf::from("/v").join(name),
         }

@@ -23,9 +23,10 @@ use davit_snapshot::{
 use davit_store::{Claimed, Durability};
 use davit_sys::process::{CStringArray, Handover, Session, Spawn};
 use rustix::{
-    fs::{FlockOperation, MemfdFlags, Mode, OFlags, flock, memfd_create},
+    fs::{FlockOperation, MemfdFlags, Mode, OFlags, SeekFrom, flock},
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
+    pipe::{PipeFlags, pipe_with},
 };
 
 use super::{
@@ -142,7 +143,11 @@ impl Engine {
         }
         let (addresses, ports) = claims(&container.spec, &self.bridge_row()?.network.id);
         let store = self.store();
-        Ok(store.claim_endpoints(&container.id, &addresses, &ports, Durability::Lazy)?)
+        let claim = || store.claim_endpoints(&container.id, &addresses, &ports, Durability::Lazy);
+        match claim() {
+            Err(error) if self.has_made_way(&error)? => Ok(claim()?),
+            result => Ok(result?),
+        }
     }
 
     fn forget_records(&self, id: &str) -> Result<(), ContainerError> {
@@ -196,8 +201,13 @@ impl Engine {
         mode: StartMode,
         lock: OwnedFd,
     ) -> Result<Started, ContainerError> {
-        let birth = self.birth(&container, &claimed, mode)?;
-        let mut connection = self.spawn_monitor(&birth, mode, lock)?;
+        // It starts up while its orders are made out.
+        let (mut connection, orders) = self.spawn_monitor(&container.id, mode, lock)?;
+        if let Err(error) = self.give_orders(orders, &container, &claimed, mode) {
+            // Without any it leaves at once, and its lock is free when it has.
+            drop(connection.first_word());
+            return Err(error);
+        }
         match connection.first_word() {
             Ok(Reply::Started(process)) => {
                 self.append_event(
@@ -219,6 +229,20 @@ impl Engine {
         }
     }
 
+    fn give_orders(
+        &self,
+        orders: OwnedFd,
+        container: &Container,
+        claimed: &Claimed,
+        mode: StartMode,
+    ) -> Result<(), ContainerError> {
+        let birth = self.birth(container, claimed, mode)?;
+        let json = serde_json::to_vec(&birth)
+            .map_err(|source| ContainerError::Row { id: container.id.clone(), source })?;
+        write_all(&orders, &json)
+            .map_err(|source| ContainerError::io("start", "davit __monitor", source))
+    }
+
     /// Everything that the monitor is told.
     fn birth(
         &self,
@@ -229,17 +253,18 @@ impl Engine {
         let (id, spec) = (&container.id, &container.spec);
         let directory = self.store().layout().container(id);
         self.store().make_dir(&directory)?;
-        let Planned { plan, joins } = self.plan(spec, id, &directory)?;
+        let run_directory = self.store().layout().run_container(id);
+        let Planned { plan, joins } = self.plan(spec, id)?;
         let network = self.network(spec, claimed)?;
         let addresses = claimed_addresses(claimed);
-        files::write(&directory, &self.host_files(container, &addresses)?)?;
+        files::write(&run_directory, &self.host_files(container, &addresses)?)?;
         let size = match mode {
             StartMode::Attached { size, .. } => size,
             StartMode::Detached => None,
         };
         let monitor = Spec {
             id: id.clone(),
-            run_directory: self.store().layout().run_container(id),
+            run_directory,
             plan,
             joins: self.join_paths(&joins)?,
             stdio: stdio(spec, size),
@@ -300,15 +325,10 @@ impl Engine {
         Ok(matches!(architecture.as_str(), "386" | "arm"))
     }
 
-    pub(crate) fn plan(
-        &self,
-        spec: &ContainerSpec,
-        id: &str,
-        directory: &Path,
-    ) -> Result<Planned, ContainerError> {
+    pub(crate) fn plan(&self, spec: &ContainerSpec, id: &str) -> Result<Planned, ContainerError> {
         let around = Surroundings {
             id,
-            directory,
+            run_directory: &self.store().layout().run_container(id),
             cgroup: self.cgroup_of(id),
             volume: &|name| self.store().layout().volume_data(name),
         };
@@ -368,12 +388,13 @@ impl Engine {
         ]
     }
 
+    /// Executes a monitor; what is written to the pipe is its [`Birth`].
     fn spawn_monitor(
         &self,
-        birth: &Birth,
+        id: &str,
         mode: StartMode,
         lock: OwnedFd,
-    ) -> Result<Connection, ContainerError> {
+    ) -> Result<(Connection, OwnedFd), ContainerError> {
         let failed = |source: io::Error| ContainerError::io("start", "davit __monitor", source);
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
@@ -385,15 +406,11 @@ impl Engine {
             StartMode::Attached { streams, .. } => vec![Request::Attach(streams), Request::Settle],
         };
         connection.greet(&wishes).map_err(failed)?;
-        let told = memfd_create("davit-birth", MemfdFlags::CLOEXEC)
-            .map_err(|errno| failed(errno.into()))?;
-        let json = serde_json::to_vec(birth)
-            .map_err(|source| ContainerError::Row { id: birth.monitor.id.clone(), source })?;
-        write_all(&told, &json).map_err(failed)?;
+        let (told, orders) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
         let executable = sealed_executable().map_err(failed)?;
         let cgroup = self.monitor_cgroup()?;
-        let arguments = CStringArray::new(["davit", "__monitor", &birth.monitor.id])
-            .map_err(|error| failed(error.into()))?;
+        let arguments =
+            CStringArray::new(["davit", "__monitor", id]).map_err(|error| failed(error.into()))?;
         let environment = CStringArray::new::<&str>([]).map_err(|error| failed(error.into()))?;
         davit_sys::process::spawn(&Spawn {
             executable: executable.as_fd(),
@@ -408,7 +425,7 @@ impl Engine {
             session: Session::New,
         })
         .map_err(failed)?;
-        Ok(connection)
+        Ok((connection, orders))
     }
 
     /// The cgroup of all monitors of this root, so that none ends with its caller's scope.
@@ -439,12 +456,19 @@ pub(crate) fn sealed_executable() -> io::Result<OwnedFd> {
     davit_sys::sealed::executable().map_err(io::Error::other)
 }
 
-/// Writes everything and goes back to the start.
-pub(crate) fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
+/// A file in memory for what a helper is told.
+pub(crate) fn told(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?;
+    write_all(&file, bytes)?;
+    rustix::fs::seek(&file, SeekFrom::Start(0))?;
+    Ok(file)
+}
+
+/// Writes everything.
+fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         let written = rustix::io::retry_on_intr(|| rustix::io::write(file, bytes))?;
         bytes = &bytes[written..];
     }
-    rustix::fs::seek(file, rustix::fs::SeekFrom::Start(0))?;
     Ok(())
 }

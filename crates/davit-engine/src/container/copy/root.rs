@@ -9,18 +9,15 @@ use std::{
 
 use davit_snapshot::{Durability, InodeNumbers, MountNamespace, OverlayOptions, Stack, Upper};
 use davit_sys::process::{CStringArray, Handover, Session, Spawn};
-use rustix::{
-    fs::{MemfdFlags, memfd_create},
-    net::{
-        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-    },
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use serde::{Deserialize, Serialize};
 
 use super::super::{
     Container, ContainerError,
-    start::{sealed_executable, write_all},
+    start::{sealed_executable, told},
 };
 use crate::Engine;
 
@@ -66,8 +63,7 @@ impl Engine {
 fn spawn(order: &[u8]) -> io::Result<OwnedFd> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    let told = memfd_create("davit-root", MemfdFlags::CLOEXEC)?;
-    write_all(&told, order)?;
+    let told = told("davit-root", order)?;
     let executable = sealed_executable()?;
     davit_sys::process::spawn(&Spawn {
         executable: executable.as_fd(),
