@@ -10,7 +10,10 @@ mod measure;
 mod peers;
 mod report;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -202,6 +205,7 @@ fn run_one(mut workload: Workload, setting: &Setting) -> Result<report::Row> {
                 // A bridge that is left behind slows down what is measured next.
                 let reset = ["system", "reset", "--force"];
                 process::run(&mut images::davit(&setting.davit, &folder, &reset))?;
+                process::run(Command::new("rm").arg("-rf").arg(images::run_folder(&folder)))?;
             }
             let measured = measured?;
             eprintln!("{} {repetition} {}: {measured}", workload.name, contender.name);

@@ -14,12 +14,21 @@ use super::{
     peers::{self, Containerd, Network, Podman},
 };
 
-/// A davit command with roots in `folder`.
+/// A davit command with its root in `folder`, and its run root on a tmpfs, as /run is on most
+/// machines (and for the podman of the bench).
 pub(super) fn davit(program: &Path, folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
-    command.arg("--root").arg(folder.join("root")).arg("--run-root").arg(folder.join("run"));
+    command.arg("--root").arg(folder.join("root"));
+    command.arg("--run-root").arg(run_folder(folder));
     command.args(arguments);
     command
+}
+
+/// Where the boot-bound state of the roots below a folder lies.
+pub(super) fn run_folder(folder: &Path) -> PathBuf {
+    let shared = Path::new("/dev/shm");
+    let name = folder.strip_prefix("/").unwrap_or(folder).to_string_lossy().replace('/', "-");
+    if shared.is_dir() { shared.join(name) } else { folder.join("run") }
 }
 
 /// Pull into an empty store from a registry on the loopback.
