@@ -29,9 +29,35 @@ const SUITE: &[(&str, &str)] = &[
     ("zstd", "/usr/bin/zstd"),
 ];
 
+/// Go modules with the judges that they give, built once and kept in the cache.
+const GO_JUDGES: &[(&str, &str)] = &[
+    ("crane", "github.com/google/go-containerregistry/cmd/crane@v0.22.1"),
+    ("regctl", "github.com/regclient/regclient/cmd/regctl@v0.11.7"),
+];
+
 /// Installs the suite's packages; what cannot be had is left out, and the tests that need it skip.
 pub(crate) fn install_for_suite() -> Result<()> {
-    install(&missing(SUITE))
+    install(&missing(SUITE))?;
+    install_go_judges()
+}
+
+fn install_go_judges() -> Result<()> {
+    let folder = davit_test::cache_path().join("go");
+    let absent = |name: &str| !folder.join(name).exists() && davit_test::find_tool(name).is_none();
+    let wanted: Vec<_> = GO_JUDGES.iter().filter(|(name, _)| absent(name)).collect();
+    if wanted.is_empty() || davit_test::find_tool("go").is_none() {
+        return Ok(());
+    }
+    process::cache_folder()?;
+    fs_err::create_dir_all(&folder)?;
+    for (name, module) in wanted {
+        let mut command = Command::new("go");
+        command.args(["install", module]).env("GOBIN", &folder);
+        if let Err(error) = process::run(&mut command) {
+            eprintln!("note: {name} cannot be had: {error:#}");
+        }
+    }
+    Ok(())
 }
 
 /// The packages whose file is not there.

@@ -111,8 +111,10 @@ impl ArchiveContents {
         }
         if let Some(bytes) = self.document("manifest.json") {
             let entries: Vec<DockerImage> = json("manifest.json", bytes)?;
+            let names = images.iter().flat_map(|image: &ArchiveImage| &image.references);
+            let indexed: BTreeSet<String> = names.map(ToString::to_string).collect();
             for entry in &entries {
-                self.add_docker_image(entry, &mut images)?;
+                self.add_docker_image(entry, &indexed, &mut images)?;
             }
         }
         if images.is_empty() { Err(ArchiveError::NoImages) } else { Ok(images) }
@@ -150,17 +152,24 @@ impl ArchiveContents {
         })
     }
 
-    /// Adds names to an image that the index has, or makes a manifest for one that it lacks.
+    /// Adds names to an image that the index has, or makes a manifest for one that it lacks. What
+    /// the index says of a name counts: here it leads to the saver's platform alone.
     fn add_docker_image(
         &self,
         entry: &DockerImage,
+        indexed: &BTreeSet<String>,
         images: &mut Vec<ArchiveImage>,
     ) -> Result<(), ArchiveError> {
         let bytes = self
             .document(&entry.config)
             .ok_or_else(|| ArchiveError::Missing(entry.config.clone()))?;
         let id = ImageId::new(Digest::of(bytes));
-        let references = entry.repo_tags.iter().flatten().filter_map(|name| name.parse().ok());
+        let names = entry.repo_tags.iter().flatten().filter_map(|name| name.parse().ok());
+        let (told, references): (Vec<Reference>, Vec<_>) =
+            names.partition(|name: &Reference| indexed.contains(&name.to_string()));
+        if references.is_empty() && !told.is_empty() {
+            return Ok(());
+        }
         if let Some(known) = images.iter_mut().find(|image| image.target.image_id == Some(id)) {
             add_names(&mut known.references, references);
             return Ok(());
@@ -388,12 +397,12 @@ fn check_diff_id(path: &str, expected: DiffId, actual: DiffId) -> Result<(), Arc
 /// Adds an image; one that is there gets the names.
 fn merge(images: &mut Vec<ArchiveImage>, image: ArchiveImage) {
     match images.iter_mut().find(|known| known.target.digest == image.target.digest) {
-        Some(known) => add_names(&mut known.references, image.references.into_iter()),
+        Some(known) => add_names(&mut known.references, image.references),
         None => images.push(image),
     }
 }
 
-fn add_names(names: &mut Vec<Reference>, more: impl Iterator<Item = Reference>) {
+fn add_names(names: &mut Vec<Reference>, more: Vec<Reference>) {
     for name in more {
         if !names.contains(&name) {
             names.push(name);

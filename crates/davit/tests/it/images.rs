@@ -359,3 +359,126 @@ fn podman_agrees() {
         assert_eq!(davit.ok(["images", "-q", "--no-trunc"]), id, "{format}");
     }
 }
+
+/// Archives as people keep them: in every compression, from a file and from a pipe.
+#[test]
+fn compressed_archives_are_loaded() {
+    if !need_root() {
+        return;
+    }
+    let davit = davit();
+    let id = import(&davit, "app:1", "compressed");
+    let archive = save(&davit, &["app:1"]);
+    for name in ["gzip", "bzip2", "xz", "zstd"] {
+        let Some(program) = need_tool(name) else { continue };
+        let output = Command::new(program).arg("-c").arg(&archive).output().unwrap();
+        assert!(output.status.success(), "{name}");
+        davit.ok(["rmi", "-f", "app:1"]);
+        let packed = davit.dir().join("packed");
+        fs_err::write(&packed, &output.stdout).unwrap();
+        davit.ok(["load", "-q", "-i", packed.to_str().unwrap()]);
+        assert_eq!(davit.ok(["images", "-q", "--no-trunc", "app"]), id, "{name}");
+        davit.ok(["rmi", "-f", "app:1"]);
+        let piped = with_stdin(&davit, &["load", "-q"], &output.stdout);
+        assert_eq!(piped.code, 0, "{name}: {}", piped.stderr);
+        assert_eq!(davit.ok(["images", "-q", "--no-trunc", "app"]), id, "{name}");
+        let cut = with_stdin(&davit, &["load", "-q"], &output.stdout[..output.stdout.len() / 2]);
+        assert_eq!(cut.code, 1, "{name}: {}", cut.stderr);
+        assert!(cut.stderr.contains("error: "), "{name}: {}", cut.stderr);
+        // A root file system, too.
+        let tar = tar_of(&[("file", b"plain")]);
+        let raw = davit.dir().join("raw.tar");
+        fs_err::write(&raw, &tar).unwrap();
+        let output = Command::new(name).arg("-c").arg(&raw).output().unwrap();
+        let imported = with_stdin(&davit, &["import", "-", "raw:1"], &output.stdout);
+        assert_eq!(imported.code, 0, "{name}: {}", imported.stderr);
+        let layer = davit.ok(["inspect", "-f", "{{index .RootFS.Layers 0}}", "raw:1"]);
+        assert_eq!(layer, digest_of(&tar), "{name}");
+    }
+    davit.ok(["system", "check"]);
+}
+
+/// Adds a blob to an OCI layout; yields its descriptor.
+fn put(layout: &Path, media_type: &str, content: &[u8]) -> serde_json::Value {
+    let digest = digest_of(content);
+    let path = layout.join("blobs").join(digest.replace(':', "/"));
+    fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+    fs_err::write(path, content).unwrap();
+    serde_json::json!({"mediaType": media_type, "digest": digest, "size": content.len()})
+}
+
+/// Alpine for two platforms as one OCI archive, layers as they are published.
+fn alpine_for_two(davit: &Davit) -> Option<(PathBuf, [String; 2], String)> {
+    const OCI: &str = "application/vnd.oci.image";
+    let layout = davit.dir().join("layout");
+    let platforms = [("x86_64", "amd64"), ("aarch64", "arm64")];
+    let mut entries = Vec::new();
+    let mut layers = Vec::new();
+    for (machine, architecture) in platforms {
+        let name = format!("alpine-minirootfs-3.20.3-{machine}.tar.gz");
+        let blob = fs_err::read(need_image(&name)?).unwrap();
+        let mut plain = Vec::new();
+        let mut decoder = flate2::read::MultiGzDecoder::new(&blob[..]);
+        std::io::Read::read_to_end(&mut decoder, &mut plain).unwrap();
+        let config = serde_json::json!({
+            "architecture": architecture, "os": "linux", "config": {"Cmd": ["/bin/sh"]},
+            "rootfs": {"type": "layers", "diff_ids": [digest_of(&plain)]},
+        });
+        let layer = put(&layout, &format!("{OCI}.layer.v1.tar+gzip"), &blob);
+        layers.push(layer["digest"].as_str().unwrap().to_owned());
+        let config = serde_json::to_vec(&config).unwrap();
+        let config = put(&layout, &format!("{OCI}.config.v1+json"), &config);
+        let media_type = format!("{OCI}.manifest.v1+json");
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": [layer],
+        });
+        let mut entry = put(&layout, &media_type, &serde_json::to_vec(&manifest).unwrap());
+        entry["platform"] = serde_json::json!({"os": "linux", "architecture": architecture});
+        entries.push(entry);
+    }
+    let media_type = format!("{OCI}.index.v1+json");
+    let index =
+        serde_json::json!({"schemaVersion": 2, "mediaType": media_type, "manifests": entries});
+    let mut top = put(&layout, &media_type, &serde_json::to_vec(&index).unwrap());
+    let digest = top["digest"].as_str().unwrap().to_owned();
+    top["annotations"] =
+        serde_json::json!({"io.containerd.image.name": "docker.io/library/alpine:3"});
+    let file = serde_json::json!({"schemaVersion": 2, "manifests": [top]});
+    fs_err::write(layout.join("index.json"), serde_json::to_vec(&file).unwrap()).unwrap();
+    fs_err::write(layout.join("oci-layout"), "{\"imageLayoutVersion\":\"1.0.0\"}").unwrap();
+    let archive = davit.dir().join("alpine.tar");
+    let tar = Command::new("tar").arg("-C").arg(&layout).arg("-cf").arg(&archive).arg(".").status();
+    assert!(tar.unwrap().success());
+    Some((archive, layers.try_into().unwrap(), digest))
+}
+
+#[test]
+fn a_multi_platform_archive_comes_back_whole() {
+    if !need_root() {
+        return;
+    }
+    let davit = davit();
+    let Some((archive, layers, digest)) = alpine_for_two(&davit) else { return };
+    davit.ok(["load", "-q", "-i", archive.to_str().unwrap()]);
+    let id = davit.ok(["images", "-q", "--no-trunc", "alpine:3"]);
+    let saved = save(&davit, &["alpine:3"]);
+    let names = run(Path::new("tar"), &["-tf", saved.to_str().unwrap()]);
+    for digest in layers.iter().chain([&digest]) {
+        let path = format!("blobs/{}", digest.replace(':', "/"));
+        assert!(names.lines().any(|name| name == path), "{path} is not in {names}");
+    }
+    // Elsewhere it is the same, and for either platform.
+    for platform in ["linux/amd64", "linux/arm64"] {
+        let other = crate::davit();
+        other.ok(["load", "-q", "--platform", platform, "-i", saved.to_str().unwrap()]);
+        let architecture = other.ok(["inspect", "-f", "{{.Architecture}}", "alpine:3"]);
+        assert_eq!(format!("linux/{architecture}"), platform);
+        if platform == "linux/amd64" && cfg!(target_arch = "x86_64") {
+            assert_eq!(other.ok(["images", "-q", "--no-trunc", "alpine:3"]), id);
+        }
+        let again = save(&other, &["alpine:3"]);
+        let index = run(Path::new("tar"), &["-xOf", again.to_str().unwrap(), "index.json"]);
+        assert!(index.contains(&digest), "{index}");
+        other.ok(["system", "check"]);
+    }
+}

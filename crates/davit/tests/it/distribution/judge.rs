@@ -152,10 +152,8 @@ fn podman_and_crane_read_what_davit_pushed() {
     davit.ok(["copy", "-q", &format!("oci:{}", layout.display()), "local:1"]);
     davit.ok(["tag", "local:1", &image]);
     davit.ok(["push", &image]);
-    let crane = find_tool("crane").or_else(|| Some(cache_dir().join("go/crane")));
-    match crane.filter(|crane| crane.is_file()) {
-        Some(crane) => drop(run(&crane, &["validate", "--insecure", "--remote", &image])),
-        None => skip("needs the program `crane`"),
+    if let Some(crane) = go_tool("crane") {
+        run(&crane, &["validate", "--insecure", "--remote", &image]);
     }
     let Some(podman) = need_tool("podman") else { return };
     let dir = TempDir::new();
@@ -163,4 +161,71 @@ fn podman_and_crane_read_what_davit_pushed() {
     let (root, run_root) = (root.display().to_string(), run_root.display().to_string());
     let own = ["--root", &root, "--runroot", &run_root, "--storage-driver", "vfs"];
     run(&podman, &[&own[..], &["pull", "--tls-verify=false", &image]].concat());
+}
+
+/// A program of the suite's own Go installs, or of the machine; records a skip where it is absent.
+fn go_tool(name: &str) -> Option<PathBuf> {
+    let found = find_tool(name).or_else(|| Some(cache_dir().join("go").join(name)));
+    let found = found.filter(|path| path.is_file());
+    if found.is_none() {
+        skip(&format!("needs the program `{name}`"));
+    }
+    found
+}
+
+/// Root file systems that others published: Alpine's, and Debian's made of its packages.
+fn distributions() -> Vec<(&'static str, PathBuf)> {
+    let alpine = need_image("alpine-minirootfs-3.20.3-x86_64.tar.gz");
+    let debian = Some(cache_dir().join("debian-rootfs.tar")).filter(|path| path.is_file());
+    if debian.is_none() {
+        skip("needs Debian's root file system, which another test makes");
+    }
+    let found = [("alpine", alpine), ("debian", debian)];
+    found.into_iter().filter_map(|(name, path)| Some((name, path?))).collect()
+}
+
+/// Each tool takes the image from where the one before it put it; davit is the first and the last.
+#[test]
+fn distributions_go_through_every_tool() {
+    let (Some(registry), Some(skopeo)) = (Registry::start(Access::Open), Skopeo::find()) else {
+        return;
+    };
+    let (Some(crane), Some(regctl)) = (go_tool("crane"), go_tool("regctl")) else { return };
+    for (name, root) in distributions() {
+        let (davit, dir, host) = (davit(), TempDir::new(), registry.host());
+        let at = |step: &str| format!("{host}/{name}/{step}:1");
+        let id = davit.ok(["import", root.to_str().unwrap(), &at("davit")]);
+        davit.ok(["push", "-q", &at("davit")]);
+        let digest = run(&crane, &["digest", "--insecure", &at("davit")]);
+        let digest = String::from_utf8(digest).unwrap().trim().to_owned();
+        skopeo.copy(&format!("docker://{}", at("davit")), &format!("docker://{}", at("skopeo")));
+        run(&crane, &["copy", "--insecure", &at("skopeo"), &at("crane")]);
+        let quiet = |arguments: &[&str]| {
+            let mut command = Command::new(&regctl);
+            command.env("HOME", dir.path()).args(arguments);
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        quiet(&["registry", "set", "--tls", "disabled", "--skip-check", &host]);
+        let layout = format!("ocidir://{}", dir.join("layout").display());
+        quiet(&["image", "copy", &at("crane"), &format!("{layout}:1")]);
+        quiet(&["image", "copy", &format!("{layout}:1"), &at("regctl")]);
+        assert_eq!(quiet(&["manifest", "head", &at("regctl")]).trim(), digest, "{name}");
+        run(&crane, &["validate", "--insecure", "--remote", &at("regctl")]);
+        let other = super::davit();
+        other.ok(["pull", "-q", &at("regctl")]);
+        assert_eq!(other.ok(["images", "-q", "--no-trunc"]), id, "{name}");
+        let known = other.ok(["inspect", "-f", "{{index .RepoDigests 0}}", &at("regctl")]);
+        assert!(known.ends_with(&digest), "{known}");
+        // The layout that regctl wrote, and the archive that crane writes.
+        let third = super::davit();
+        let place = format!("oci:{}", dir.join("layout").display());
+        assert_eq!(third.ok(["copy", "-q", &place, "layout:1"]), digest);
+        let archive = dir.join("crane.tar");
+        run(&crane, &["pull", "--insecure", &at("regctl"), archive.to_str().unwrap()]);
+        third.ok(["load", "-q", "-i", archive.to_str().unwrap()]);
+        let ids = third.ok(["images", "-q", "--no-trunc"]);
+        assert!(ids.lines().all(|line| line == id), "{name}: {ids}");
+    }
 }
