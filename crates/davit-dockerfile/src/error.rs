@@ -121,21 +121,28 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     best
 }
 
-/// Levenshtein distance without regard to ASCII case; a large number where it is surely over 2.
+/// Letters inserted, dropped, changed or swapped with their neighbour, without regard to ASCII
+/// case; a large number where it is surely over 2.
 fn distance(one: &str, other: &str) -> usize {
     if one.len().abs_diff(other.len()) > 8 || one.len() > 256 {
         return usize::MAX;
     }
-    let other: Vec<char> = other.chars().map(|c| c.to_ascii_lowercase()).collect();
+    let letters = |text: &str| text.chars().map(|c| c.to_ascii_lowercase()).collect::<Vec<char>>();
+    let (one, other) = (letters(one), letters(other));
+    let mut before = Vec::new();
     let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (line, c) in one.chars().map(|c| c.to_ascii_lowercase()).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = line + 1;
+    for (line, &c) in one.iter().enumerate() {
+        let mut next = vec![line + 1];
         for (column, &d) in other.iter().enumerate() {
-            let changed = diagonal + usize::from(c != d);
-            diagonal = row[column + 1];
-            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
+            let changed = row[column] + usize::from(c != d);
+            let mut least = changed.min(row[column + 1] + 1).min(next[column] + 1);
+            if line > 0 && column > 0 && c == other[column - 1] && one[line - 1] == d {
+                let two_above: &Vec<usize> = &before;
+                least = least.min(two_above[column - 1] + 1);
+            }
+            next.push(least);
         }
+        before = std::mem::replace(&mut row, next);
     }
     row[other.len()]
 }
@@ -150,6 +157,7 @@ mod tests {
         for (word, expected) in [
             ("RUNN", Some("RUN")),
             ("cpoy", Some("COPY")),
+            ("RNU", Some("RUN")),
             ("ENTRIPOINT", Some("ENTRYPOINT")),
             ("run", None),
             ("HELLO", None),

@@ -31,6 +31,7 @@ pub use config::{Config, Settings};
 pub use container::ContainerError;
 pub use copy::{Copied, CopyError, CopyRequest, Place, PlaceError};
 pub use davit_distribution::{Saved, Secret, wire::SearchEntry};
+pub use davit_dockerfile::nearest;
 pub use davit_image as image;
 pub use davit_store::{BuildCache, CheckReport, Fault, FaultKind, ImageRow, Repair};
 pub use davit_sys::signals;

@@ -12,6 +12,7 @@ use crate::{
     error::CliError,
     printer,
     progress::{self, ProgressMode},
+    usage,
     warnings::Warnings,
 };
 
@@ -31,7 +32,7 @@ pub(crate) struct Cli {
     command: Command,
 }
 
-/// Options of every verb.
+// Options of every verb.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Global {
     /// Folder of durable state (default /var/lib/davit)
@@ -160,7 +161,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
     };
     let cli = match cli {
         Ok(cli) => cli,
-        Err(error) => return usage(&error, arguments),
+        Err(error) => return refused(&error, arguments),
     };
     if cli.global.debug {
         tracing_subscriber::fmt()
@@ -186,7 +187,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
         Command::Logout(args) => commands::login::logout(&args, &context),
         Command::Search(args) => commands::search::run(&args, &context),
         Command::Images(args) => commands::images::run(&args, &context),
-        Command::Image(command) => commands::image::run(&command, &context),
+        Command::Image(command) => commands::image::run(command, &context),
         Command::Tag(args) => commands::tag::run(&args, &context),
         Command::Rmi(args) => commands::rmi::run(&args, &context),
         Command::History(args) => commands::history::run(&args, &context),
@@ -208,14 +209,12 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
 /// Verbs that Docker does not have; their usage errors exit with 2.
 const OWN_VERBS: [&str; 5] = ["boot", "completion", "config", "copy", "man"];
 
-fn usage(error: &clap::Error, arguments: &[OsString]) -> Result<u8, CliError> {
+fn refused(error: &clap::Error, arguments: &[OsString]) -> Result<u8, CliError> {
     if matches!(error.kind(), ClapKind::DisplayHelp | ClapKind::DisplayVersion) {
         printer::data(&error.render().to_string())?;
         return Ok(0);
     }
-    let color = printer::use_color();
-    let text = if color { error.render().ansi().to_string() } else { error.render().to_string() };
-    printer::note(text.trim_end());
+    printer::error(&usage::explain(error).to_string());
     let own = verb(arguments).is_some_and(|verb| OWN_VERBS.iter().any(|own| verb == own));
     Ok(if own { 2 } else { 125 })
 }
@@ -241,6 +240,104 @@ mod tests {
     #[test]
     fn the_tree_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// Paths of all verbs below `command`, without aliases.
+    fn verbs(command: &clap::Command, path: &[String], all: &mut Vec<Vec<String>>) {
+        for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            let path = [path, &[verb.get_name().to_owned()]].concat();
+            all.push(path.clone());
+            // Verbs below a noun are made when they are asked for.
+            let mut verb = verb.clone();
+            verb.build();
+            verbs(&verb, &path, all);
+        }
+    }
+
+    fn all_verbs() -> Vec<Vec<String>> {
+        let mut all = vec![Vec::new()];
+        let mut cli = Cli::command();
+        cli.build();
+        verbs(&cli, &[], &mut all);
+        all
+    }
+
+    /// What `davit PATH --help` prints in 100 columns.
+    fn help(path: &[String]) -> String {
+        let line = ["davit".to_owned()].into_iter().chain(path.iter().cloned());
+        let matches =
+            Cli::command().term_width(100).try_get_matches_from(line.chain(["--help".to_owned()]));
+        matches.expect_err("help is no match").render().to_string()
+    }
+
+    /// The help without the line that names the verb.
+    fn options(path: &[&str]) -> String {
+        let path: Vec<String> = path.iter().map(|word| (*word).to_owned()).collect();
+        let help = help(&path);
+        help.lines().filter(|line| !line.starts_with("Usage: ")).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn help_of_every_verb() {
+        let mut settings = insta::Settings::clone_current();
+        settings.set_prepend_module_to_snapshot(false);
+        settings.set_omit_expression(true);
+        settings.set_snapshot_path("../tests/help");
+        settings.add_filter(&regex_of(env!("CARGO_PKG_VERSION")), "[VERSION]");
+        settings.bind(|| {
+            for path in all_verbs() {
+                // A doc comment on a deferred verb's arguments would replace its description.
+                assert!(!help(&path).starts_with("Arguments of"), "{path:?}");
+                let name = [&["davit".to_owned()], &path[..]].concat().join("-");
+                insta::assert_snapshot!(name, help(&path));
+            }
+        });
+    }
+
+    fn regex_of(version: &str) -> String {
+        version.replace('.', "\\.")
+    }
+
+    #[test]
+    fn every_verb_of_a_noun_is_the_short_one() {
+        const OTHERS: [(&[&str], &[&str]); 5] = [
+            (&["container", "ls"], &["ps"]),
+            (&["image", "ls"], &["images"]),
+            (&["image", "rm"], &["rmi"]),
+            (&["container", "rm"], &["rm"]),
+            (&["system", "info"], &["info"]),
+        ];
+        for (long, short) in OTHERS {
+            assert_eq!(options(long), options(short), "{long:?}");
+        }
+        let all = all_verbs();
+        let mut compared = 0;
+        for path in all.iter().filter(|path| path.len() == 2) {
+            let (noun, verb) = (path[0].as_str(), path[1].as_str());
+            let short = all.contains(&vec![verb.to_owned()]);
+            // `inspect` alone looks at objects of every kind.
+            if short && matches!(noun, "container" | "image") && !matches!(verb, "inspect" | "rm") {
+                assert_eq!(options(&[noun, verb]), options(&[verb]), "{noun} {verb}");
+                compared += 1;
+            }
+        }
+        assert!(compared >= 27, "{compared}");
+        let needed = [
+            (
+                "container",
+                "attach commit cp create diff exec export inspect kill logs ls pause port \
+              prune rename restart rm run start stop top unpause wait",
+            ),
+            ("image", "build history import inspect load ls prune pull push rm save tag"),
+            ("volume", "create inspect ls prune rm"),
+            ("network", "inspect ls"),
+            ("system", "check df info prune reset"),
+        ];
+        for (noun, verbs) in needed {
+            for verb in verbs.split_whitespace() {
+                assert!(all.contains(&vec![noun.to_owned(), verb.to_owned()]), "{noun} {verb}");
+            }
+        }
     }
 
     #[test]

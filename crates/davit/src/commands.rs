@@ -1,4 +1,7 @@
 //! One file per verb: arguments, a call of the engine, output.
+//!
+//! The structs of arguments have plain comments: a doc comment would replace the verb's own
+//! description in its help.
 
 pub(crate) mod boot;
 pub(crate) mod build;

@@ -16,7 +16,7 @@ pub(crate) struct List<'a> {
     pub(crate) heads: &'a [(&'a str, &'a str)],
 }
 
-/// How the user wants a list.
+// How the user wants a list.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct ListFormat {
     /// Format output using a custom template: 'table', 'table TEMPLATE', 'json', or a Go template

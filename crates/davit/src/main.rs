@@ -14,6 +14,7 @@ mod printer;
 mod progress;
 mod reference;
 mod units;
+mod usage;
 mod warnings;
 
 use std::process::ExitCode;

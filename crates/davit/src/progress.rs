@@ -3,11 +3,12 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use davit_engine::{Event, Progress, Silent};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
 
 use crate::printer;
 
@@ -21,6 +22,8 @@ pub(crate) enum ProgressMode {
     Tty,
     /// Lines.
     Plain,
+    /// One JSON object per line, in the form of Docker's API.
+    Json,
     /// Nothing.
     Quiet,
 }
@@ -31,6 +34,7 @@ pub(crate) fn open(mode: ProgressMode, terminal: bool) -> Arc<dyn Progress> {
     match mode {
         ProgressMode::Quiet => Arc::new(Silent),
         ProgressMode::Tty => Arc::new(Bars::default()),
+        ProgressMode::Json => Arc::new(Json::default()),
         ProgressMode::Auto if terminal => Arc::new(Bars::default()),
         ProgressMode::Auto | ProgressMode::Plain => Arc::new(Lines),
     }
@@ -46,6 +50,60 @@ impl Progress for Lines {
             Event::Done { item, status } => printer::note(&format!("{item}: {status}")),
             // A log that nobody watches needs no intermediate states.
             Event::Phase { .. } | Event::Position { .. } => {}
+        }
+    }
+}
+
+/// Time between two positions of one item.
+const POSITION_PAUSE: Duration = Duration::from_millis(100);
+
+/// `{"status":…,"progressDetail":{"current":…,"total":…},"id":…}`, as `POST /images/create` answers.
+#[derive(Default)]
+struct Json {
+    items: Mutex<HashMap<String, Item>>,
+}
+
+/// What is known of an item on its way.
+struct Item {
+    phase: String,
+    total_bytes: Option<u64>,
+    shown: Instant,
+}
+
+impl Json {
+    fn line(&self, event: Event<'_>) -> Option<Value> {
+        let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Message(text) => Some(json!({"status": text})),
+            Event::Phase { item, phase, total_bytes } => {
+                let known = Item { phase: phase.to_owned(), total_bytes, shown: Instant::now() };
+                items.insert(item.to_owned(), known);
+                Some(json!({"status": phase, "progressDetail": {}, "id": item}))
+            }
+            Event::Position { item, bytes } => {
+                let known = items.get_mut(item)?;
+                if known.shown.elapsed() < POSITION_PAUSE {
+                    return None;
+                }
+                known.shown = Instant::now();
+                let mut detail = json!({"current": bytes});
+                if let Some(total) = known.total_bytes {
+                    detail["total"] = total.into();
+                }
+                Some(json!({"status": known.phase, "progressDetail": detail, "id": item}))
+            }
+            Event::Done { item, status } => {
+                items.remove(item);
+                Some(json!({"status": status, "progressDetail": {}, "id": item}))
+            }
+        }
+    }
+}
+
+impl Progress for Json {
+    fn report(&self, event: Event<'_>) {
+        if let Some(line) = self.line(event) {
+            printer::note(&line.to_string());
         }
     }
 }
@@ -100,4 +158,28 @@ fn style(bytes: bool) -> ProgressStyle {
         "{prefix}: {msg}"
     };
     ProgressStyle::with_template(template).expect("a literal template").progress_chars("=> ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_dockers() {
+        let display = Json::default();
+        let item = "0123456789ab";
+        let line = |status: &str, detail: Value| {
+            Some(json!({"status": status, "progressDetail": detail, "id": item}))
+        };
+        let phase = Event::Phase { item, phase: "Downloading", total_bytes: Some(10) };
+        assert_eq!(display.line(phase), line("Downloading", json!({})));
+        assert_eq!(display.line(Event::Position { item, bytes: 1 }), None, "too soon to be told");
+        display.items.lock().unwrap().get_mut(item).unwrap().shown -= POSITION_PAUSE;
+        let position = display.line(Event::Position { item, bytes: 5 });
+        assert_eq!(position, line("Downloading", json!({"current": 5, "total": 10})));
+        let done = display.line(Event::Done { item, status: "Pull complete" });
+        assert_eq!(done, line("Pull complete", json!({})));
+        assert_eq!(display.line(Event::Position { item, bytes: 6 }), None, "it is over");
+        assert_eq!(display.line(Event::Message("words")), Some(json!({"status": "words"})));
+    }
 }

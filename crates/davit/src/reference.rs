@@ -2,7 +2,7 @@
 
 use davit_engine::image::{Reference, Repository};
 
-use crate::{error::CliError, printer};
+use crate::{error::CliError, printer, progress::ProgressMode};
 
 /// Whether a tag that was assumed is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,11 @@ impl TagNote {
     /// Silent for `--quiet`.
     pub(crate) const fn unless(quiet: bool) -> Self {
         if quiet { Self::Silent } else { Self::Shown }
+    }
+
+    /// Silent where progress is nothing or JSON.
+    pub(crate) const fn of(progress: ProgressMode) -> Self {
+        Self::unless(matches!(progress, ProgressMode::Quiet | ProgressMode::Json))
     }
 }
 

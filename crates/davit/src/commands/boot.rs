@@ -3,7 +3,7 @@
 use super::container::lifecycle::each;
 use crate::{cli::Context, error::CliError, printer};
 
-/// Arguments of `davit boot`.
+// Arguments of `davit boot`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BootArgs {}
 

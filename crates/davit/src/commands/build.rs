@@ -36,7 +36,7 @@ const INTERRUPTED: u8 = 130;
 /// Bytes that tell an archive from a Dockerfile.
 const HEAD: usize = 512;
 
-/// Arguments of `davit build`.
+// Arguments of `davit build`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BuildArgs {
     /// Directory of the context, or - for a Dockerfile or tar on standard input
@@ -126,7 +126,11 @@ pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
     let quiet = args.quiet || args.progress == BuildProgress::Quiet;
     let display =
         display::open(if quiet { BuildProgress::Quiet } else { args.progress }, args.explain);
-    let pulls = context.progress(if quiet { ProgressMode::Quiet } else { ProgressMode::Plain });
+    let pulls = context.progress(match args.progress {
+        _ if quiet => ProgressMode::Quiet,
+        BuildProgress::Rawjson => ProgressMode::Json,
+        _ => ProgressMode::Plain,
+    });
     let command = command(&args)?;
     let outcome = engine.build(command, &|event| display.show(event), &*pulls, &cancelled);
     display.end();

@@ -15,7 +15,7 @@ pub(crate) enum BuilderCommand {
     Prune(PruneArgs),
 }
 
-/// Arguments of `davit builder prune`.
+// Arguments of `davit builder prune`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PruneArgs {
     /// Remove all build cache, that of existing images, too

@@ -11,14 +11,14 @@ use crate::{
     printer,
 };
 
-/// Arguments of `davit completion`.
+// Arguments of `davit completion`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CompletionArgs {
     /// Shell to complete for
     shell: Shell,
 }
 
-/// Arguments of `davit man`.
+// Arguments of `davit man`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ManArgs {
     /// Folder for the pages, made if it is missing

@@ -2,7 +2,7 @@
 
 use crate::{cli::Context, environment, error::CliError, printer};
 
-/// Arguments of `davit config`.
+// Arguments of `davit config`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConfigArgs {
     /// Tell what every key means

@@ -4,7 +4,7 @@ use davit_engine::{CopyRequest, Place, image::Platform};
 
 use crate::{cli::Context, error::CliError, printer, progress::ProgressMode};
 
-/// Arguments of `davit copy`.
+// Arguments of `davit copy`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Places:

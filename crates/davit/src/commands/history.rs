@@ -13,7 +13,7 @@ use crate::{
 /// Longest command that a table shows.
 const COMMAND_CHARACTERS: usize = 45;
 
-/// Arguments of `davit history`.
+// Arguments of `davit history`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct HistoryArgs {
     /// Image whose history is shown

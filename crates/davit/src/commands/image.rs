@@ -6,6 +6,8 @@ use crate::{cli::Context, commands, error::CliError};
 #[derive(Debug, clap::Subcommand)]
 #[command(defer = true)]
 pub(crate) enum ImageCommand {
+    /// Build an image from a Dockerfile
+    Build(Box<commands::build::BuildArgs>),
     /// List images
     #[command(visible_alias = "list")]
     Ls(commands::images::ImagesArgs),
@@ -36,18 +38,19 @@ pub(crate) enum ImageCommand {
 ///
 /// # Errors
 /// What the verb says.
-pub(crate) fn run(command: &ImageCommand, context: &Context) -> Result<u8, CliError> {
+pub(crate) fn run(command: ImageCommand, context: &Context) -> Result<u8, CliError> {
     match command {
-        ImageCommand::Ls(args) => commands::images::run(args, context),
-        ImageCommand::History(args) => commands::history::run(args, context),
-        ImageCommand::Import(args) => commands::save::import(args, context),
-        ImageCommand::Inspect(args) => commands::image_inspect::run(args, context),
-        ImageCommand::Load(args) => commands::save::load(args, context),
-        ImageCommand::Prune(args) => commands::rmi::prune(args, context),
-        ImageCommand::Pull(args) => commands::pull::run(args, context),
-        ImageCommand::Push(args) => commands::push::run(args, context),
-        ImageCommand::Rm(args) => commands::rmi::run(args, context),
-        ImageCommand::Save(args) => commands::save::save(args, context),
-        ImageCommand::Tag(args) => commands::tag::run(args, context),
+        ImageCommand::Build(args) => commands::build::run(*args, context),
+        ImageCommand::Ls(args) => commands::images::run(&args, context),
+        ImageCommand::History(args) => commands::history::run(&args, context),
+        ImageCommand::Import(args) => commands::save::import(&args, context),
+        ImageCommand::Inspect(args) => commands::image_inspect::run(&args, context),
+        ImageCommand::Load(args) => commands::save::load(&args, context),
+        ImageCommand::Prune(args) => commands::rmi::prune(&args, context),
+        ImageCommand::Pull(args) => commands::pull::run(&args, context),
+        ImageCommand::Push(args) => commands::push::run(&args, context),
+        ImageCommand::Rm(args) => commands::rmi::run(&args, context),
+        ImageCommand::Save(args) => commands::save::save(&args, context),
+        ImageCommand::Tag(args) => commands::tag::run(&args, context),
     }
 }

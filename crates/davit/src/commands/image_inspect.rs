@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::{cli::Context, error::CliError, format, printer};
 
-/// Arguments of `davit image inspect`.
+// Arguments of `davit image inspect`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImageInspectArgs {
     /// Images to describe
@@ -13,6 +13,9 @@ pub(crate) struct ImageInspectArgs {
     /// Format output using a Go template, or 'json'
     #[arg(short, long)]
     format: Option<String>,
+    /// Print JSON, as without a format
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
 }
 
 /// Runs `davit image inspect`: what is found is printed, what is not makes the exit code 1.
@@ -28,7 +31,7 @@ pub(crate) fn run(args: &ImageInspectArgs, context: &Context) -> Result<u8, CliE
             Err(error) => errors.push(CliError::from(error)),
         }
     }
-    print(&found, args.format.as_deref())?;
+    print(&found, args.format.as_deref().filter(|_| !args.json))?;
     for error in &errors {
         error.report();
     }

@@ -17,7 +17,7 @@ use crate::{
 const FILTERS: [&str; 7] = ["before", "dangling", "label", "reference", "since", "until", "label!"];
 const NONE: &str = "<none>";
 
-/// Arguments of `davit images`.
+// Arguments of `davit images`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImagesArgs {
     /// Only images whose name fits this pattern

@@ -6,7 +6,7 @@ use davit_engine::SystemInfo;
 
 use crate::{cli::Context, error::CliError, format, printer};
 
-/// Arguments of `davit info`.
+// Arguments of `davit info`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct InfoArgs {
     /// Format output using a custom template: 'json', or a Go template

@@ -7,12 +7,15 @@ use serde_json::Value;
 use super::{container::show, image_inspect};
 use crate::{cli::Context, error::CliError};
 
-/// Arguments of `davit inspect`.
+// Arguments of `davit inspect`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct InspectArgs {
     /// Format output using a custom template: 'json', or a Go template
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
+    /// Print JSON, as without a format
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
     /// Display total file sizes if the type is container
     #[arg(short, long)]
     size: bool,
@@ -39,15 +42,19 @@ enum ObjectKind {
 /// A malformed template.
 pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<u8, CliError> {
     let engine = context.engine()?;
-    show::objects(&args.names, args.format.as_deref(), |name| match args.kind {
-        Some(kind) => look_up(&engine, kind, name, args.size)?.ok_or_else(|| missing(kind, name)),
-        None => {
-            for kind in ObjectKind::value_variants() {
-                if let Some(value) = look_up(&engine, *kind, name, args.size)? {
-                    return Ok(value);
-                }
+    show::objects(&args.names, args.format.as_deref().filter(|_| !args.json), |name| {
+        match args.kind {
+            Some(kind) => {
+                look_up(&engine, kind, name, args.size)?.ok_or_else(|| missing(kind, name))
             }
-            Err(CliError::user(format!("no such object: {name}")))
+            None => {
+                for kind in ObjectKind::value_variants() {
+                    if let Some(value) = look_up(&engine, *kind, name, args.size)? {
+                        return Ok(value);
+                    }
+                }
+                Err(CliError::user(format!("no such object: {name}")))
+            }
         }
     })
 }

@@ -9,7 +9,7 @@ use crate::{cli::Context, error::CliError, error::io_error, printer};
 /// Longest password that is read.
 const PASSWORD_BYTES: u64 = 64 << 10;
 
-/// Arguments of `davit login`.
+// Arguments of `davit login`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LoginArgs {
     /// Registry to log in to [default: Docker Hub]
@@ -25,7 +25,7 @@ pub(crate) struct LoginArgs {
     password_stdin: bool,
 }
 
-/// Arguments of `davit logout`.
+// Arguments of `davit logout`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LogoutArgs {
     /// Registry to log out of [default: Docker Hub]

@@ -24,7 +24,7 @@ pub(crate) enum Verb {
     Inspect(InspectArgs),
 }
 
-/// Arguments of `davit network ls`.
+// Arguments of `davit network ls`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ListArgs {
     /// Provide filter values (driver, id, label, name, scope, type)
@@ -40,12 +40,15 @@ pub(crate) struct ListArgs {
     quiet: bool,
 }
 
-/// Arguments of `davit network inspect`.
+// Arguments of `davit network inspect`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct InspectArgs {
     /// Format output using a custom template: 'json', or a Go template
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
+    /// Print JSON, as without a format
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
     /// Verbose output for diagnostics
     #[arg(short, long, hide = true)]
     verbose: bool,
@@ -77,7 +80,7 @@ pub(crate) fn run(verb: &Verb, context: &Context) -> Result<u8, CliError> {
         Verb::Ls(args) => list(args, context),
         Verb::Inspect(args) => {
             let engine = context.engine()?;
-            show::objects(&args.networks, args.format.as_deref(), |name| {
+            show::objects(&args.networks, args.format.as_deref().filter(|_| !args.json), |name| {
                 engine.inspect_network(name)
             })
         }

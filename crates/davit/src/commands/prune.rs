@@ -74,7 +74,7 @@ pub(crate) fn label_terms(filters: &[String]) -> Result<Vec<LabelTerm>, CliError
     Ok(labels)
 }
 
-/// Arguments of `davit container prune`.
+// Arguments of `davit container prune`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ContainerPruneArgs {
     /// Provide filter values (until=TIME, label=KEY[=VALUE])

@@ -1,6 +1,6 @@
 //! `davit pull`
 
-use davit_engine::{MOST_PARALLEL, PullRequest, image::Platform};
+use davit_engine::{Event, MOST_PARALLEL, PullRequest, image::Platform};
 
 use crate::{
     cli::Context,
@@ -10,7 +10,7 @@ use crate::{
     reference::{self, TagNote},
 };
 
-/// Arguments of `davit pull`.
+// Arguments of `davit pull`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PullArgs {
     /// Image to pull
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &PullArgs, context: &Context) -> Result<u8, CliError> {
     let references = if args.all_tags {
         engine.remote_tags(&reference::repository(&args.name)?)?
     } else {
-        vec![reference::parse(&args.name, TagNote::unless(args.quiet))?]
+        vec![reference::parse(&args.name, TagNote::of(mode))?]
     };
     for reference in references {
         let request = PullRequest {
@@ -63,8 +63,9 @@ pub(crate) fn run(args: &PullArgs, context: &Context) -> Result<u8, CliError> {
             } else {
                 "Image is up to date for"
             };
-            printer::note(&format!("Digest: {}", pulled.digest));
-            printer::note(&format!("Status: {status} {}", pulled.reference.familiar()));
+            let familiar = pulled.reference.familiar();
+            progress.report(Event::Message(&format!("Digest: {}", pulled.digest)));
+            progress.report(Event::Message(&format!("Status: {status} {familiar}")));
         }
         printer::line(&pulled.reference.to_string())?;
     }

@@ -13,7 +13,7 @@ use crate::{
     reference::{self, TagNote},
 };
 
-/// Arguments of `davit push`.
+// Arguments of `davit push`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PushArgs {
     /// Image to push

@@ -4,7 +4,7 @@ use davit_engine::{ImageError, ImagePrune, Removal, RemoveRequest};
 
 use crate::{cli::Context, error::CliError, filter::Filters, printer, units};
 
-/// Arguments of `davit rmi`.
+// Arguments of `davit rmi`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RmiArgs {
     /// Images to remove
@@ -18,7 +18,7 @@ pub(crate) struct RmiArgs {
     no_prune: bool,
 }
 
-/// Arguments of `davit image prune`.
+// Arguments of `davit image prune`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImagePruneArgs {
     /// Remove all images without a container, not only those without a name

@@ -19,7 +19,7 @@ use crate::{
     progress::ProgressMode,
 };
 
-/// Arguments of `davit save`.
+// Arguments of `davit save`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SaveArgs {
     /// Images to save; a repository without a tag stands for all its tags
@@ -33,7 +33,7 @@ pub(crate) struct SaveArgs {
     platform: Option<Platform>,
 }
 
-/// Arguments of `davit load`.
+// Arguments of `davit load`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LoadArgs {
     /// Read from an archive or an OCI layout folder, instead of standard input
@@ -42,12 +42,15 @@ pub(crate) struct LoadArgs {
     /// Suppress the progress output
     #[arg(short, long)]
     quiet: bool,
+    /// How progress is shown
+    #[arg(long, value_enum, default_value_t, conflicts_with = "quiet")]
+    progress: ProgressMode,
     /// Platform to choose of a multi-platform image
     #[arg(long)]
     platform: Option<Platform>,
 }
 
-/// Arguments of `davit import`.
+// Arguments of `davit import`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImportArgs {
     /// Archive of a root file system; - is standard input
@@ -62,6 +65,9 @@ pub(crate) struct ImportArgs {
     /// Remark for the image's history
     #[arg(short, long)]
     message: Option<String>,
+    /// How progress is shown
+    #[arg(long, value_enum, default_value_t)]
+    progress: ProgressMode,
     /// What the image runs on
     #[arg(long)]
     platform: Option<Platform>,
@@ -120,7 +126,7 @@ pub(crate) fn load(args: &LoadArgs, context: &Context) -> Result<u8, CliError> {
             .hint("use the -i flag or redirect"));
     }
     let engine = context.engine()?;
-    let mode = if args.quiet { ProgressMode::Quiet } else { ProgressMode::Auto };
+    let mode = if args.quiet { ProgressMode::Quiet } else { args.progress };
     let progress = context.progress(mode);
     let request = LoadRequest { platform: args.platform.clone() };
     let loaded = match &args.input {
@@ -183,7 +189,7 @@ pub(crate) fn import(args: &ImportArgs, context: &Context) -> Result<u8, CliErro
         platform: args.platform.clone(),
     };
     let engine = context.engine()?;
-    let progress = context.progress(ProgressMode::Auto);
+    let progress = context.progress(args.progress);
     let id = if args.source.as_os_str() == "-" {
         engine.import_image(&mut io::stdin(), &request, &*progress)
     } else {

@@ -12,7 +12,7 @@ use crate::{
 /// Longest description that is shown in a table.
 const DESCRIPTION_CHARACTERS: usize = 45;
 
-/// Arguments of `davit search`.
+// Arguments of `davit search`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SearchArgs {
     /// What to look for; HOST/TERM searches another registry than Docker Hub

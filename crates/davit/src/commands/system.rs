@@ -32,7 +32,7 @@ pub(crate) enum SystemCommand {
     Reset(reset::ResetArgs),
 }
 
-/// Arguments of `davit system check`.
+// Arguments of `davit system check`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CheckArgs {
     /// Mend what is broken, or fetch it again; drop what nobody has
@@ -46,7 +46,7 @@ pub(crate) struct CheckArgs {
     json: bool,
 }
 
-/// Arguments of `davit system df`.
+// Arguments of `davit system df`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DfArgs {
     /// Show each image, container, volume and build record
@@ -56,7 +56,7 @@ pub(crate) struct DfArgs {
     format: ListFormat,
 }
 
-/// Arguments of `davit system prune`.
+// Arguments of `davit system prune`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PruneArgs {
     /// Remove all unused images, not only those without a name

@@ -4,7 +4,7 @@ use davit_engine::image::Reference;
 
 use crate::{cli::Context, error::CliError};
 
-/// Arguments of `davit tag`.
+// Arguments of `davit tag`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct TagArgs {
     /// Image to name

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{error::CliError, format, printer};
 
-/// Arguments of `davit version`.
+// Arguments of `davit version`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct VersionArgs {
     /// Format output using a Go template, or 'json'

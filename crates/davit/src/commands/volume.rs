@@ -30,7 +30,7 @@ pub(crate) enum Verb {
     Prune(PruneArgs),
 }
 
-/// Arguments of `davit volume create`.
+// Arguments of `davit volume create`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CreateArgs {
     /// Specify volume driver name
@@ -46,7 +46,7 @@ pub(crate) struct CreateArgs {
     volume: Option<String>,
 }
 
-/// Arguments of `davit volume ls`.
+// Arguments of `davit volume ls`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ListArgs {
     /// Provide filter values (dangling, driver, label, name)
@@ -59,18 +59,21 @@ pub(crate) struct ListArgs {
     quiet: bool,
 }
 
-/// Arguments of `davit volume inspect`.
+// Arguments of `davit volume inspect`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct InspectArgs {
     /// Format output using a custom template: 'json', or a Go template
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
+    /// Print JSON, as without a format
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
     /// Volumes
     #[arg(required = true, value_name = "VOLUME")]
     volumes: Vec<String>,
 }
 
-/// Arguments of `davit volume rm`.
+// Arguments of `davit volume rm`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RemoveArgs {
     /// Volumes that do not exist are no failure
@@ -81,7 +84,7 @@ pub(crate) struct RemoveArgs {
     volumes: Vec<String>,
 }
 
-/// Arguments of `davit volume prune`.
+// Arguments of `davit volume prune`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PruneArgs {
     /// Remove all unused volumes, not just anonymous ones
@@ -121,7 +124,7 @@ pub(crate) fn run(verb: &Verb, context: &Context) -> Result<u8, CliError> {
         Verb::Inspect(args) => {
             let engine = context.engine()?;
             let look_up = |name: &str| engine.volume(name).map(|volume| volume.inspect());
-            show::objects(&args.volumes, args.format.as_deref(), look_up)
+            show::objects(&args.volumes, args.format.as_deref().filter(|_| !args.json), look_up)
         }
         Verb::Rm(args) => remove(args, context),
         Verb::Prune(args) => prune(args, context),

@@ -21,6 +21,7 @@ mod images;
 mod kill;
 mod machine;
 mod network;
+mod output;
 mod repair;
 mod reset;
 mod security;

@@ -18,7 +18,8 @@ pub(crate) enum BuildProgress {
     Tty,
     /// Every line of output
     Plain,
-    /// One JSON object per line, in BuildKit's form
+    /// One JSON object per line, in BuildKit's form; pulls in that of Docker's API
+    #[value(alias = "json")]
     Rawjson,
     /// Nothing
     Quiet,

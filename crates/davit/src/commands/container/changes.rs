@@ -19,14 +19,14 @@ use crate::{
     printer,
 };
 
-/// Arguments of `davit diff`.
+// Arguments of `davit diff`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DiffArgs {
     /// Container
     container: String,
 }
 
-/// Arguments of `davit export`.
+// Arguments of `davit export`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExportArgs {
     /// Write to a file, instead of standard output
@@ -36,7 +36,7 @@ pub(crate) struct ExportArgs {
     container: String,
 }
 
-/// Arguments of `davit commit`.
+// Arguments of `davit commit`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CommitArgs {
     /// Author (e.g., "John Hannibal Smith <hannibal@a-team.com>")

@@ -8,7 +8,7 @@ use crate::{
     printer, units,
 };
 
-/// Arguments of `davit cp`.
+// Arguments of `davit cp`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CopyArgs {
     /// Archive mode (copy all uid/gid information)

@@ -26,13 +26,13 @@ use super::{
 use crate::{
     cli::Context,
     error::{CliError, io_error},
-    printer,
+    printer, usage,
 };
 
 /// How long output is read that a background process goes on writing, as Docker has it.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Arguments of `davit exec`.
+// Arguments of `davit exec`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExecArgs {
     /// Detached mode: run command in the background
@@ -73,6 +73,7 @@ pub(crate) struct ExecArgs {
 /// The container does not run.
 pub(crate) fn run(args: &ExecArgs, context: &Context) -> Result<u8, CliError> {
     let (container, command) = args.container_and_command.split_first().expect("clap requires two");
+    usage::refuse_flag("exec", container)?;
     if args.tty && args.interactive && !args.detach && !stream::stdin_is_terminal() {
         return Err(CliError::user("the input device is not a TTY"));
     }

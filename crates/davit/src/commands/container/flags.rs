@@ -8,7 +8,7 @@ use davit_engine::{
 use super::{mounts, values};
 use crate::error::CliError;
 
-/// Options of `run` and `create`.
+// Options of `run` and `create`.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct ContainerFlags {
     /// Add a custom host-to-IP mapping (host:ip)

@@ -29,7 +29,7 @@ pub(crate) fn each(
     Ok(failed)
 }
 
-/// Arguments of `davit start`.
+// Arguments of `davit start`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StartArgs {
     /// Attach STDOUT/STDERR and forward signals
@@ -95,7 +95,7 @@ fn start_attached(args: &StartArgs, engine: &Engine, name: &str) -> Result<u8, C
     finish(engine, &container.id, end)
 }
 
-/// Arguments of `davit attach`.
+// Arguments of `davit attach`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct AttachArgs {
     /// Override the key sequence for detaching a container
@@ -153,7 +153,7 @@ pub(crate) fn attach(args: &AttachArgs, context: &Context) -> Result<u8, CliErro
     finish(&engine, &container.id, end)
 }
 
-/// Arguments of `davit stop` and `davit restart`.
+// Arguments of `davit stop` and `davit restart`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StopArgs {
     /// Signal to send to the container
@@ -203,7 +203,7 @@ pub(crate) fn restart(args: &StopArgs, context: &Context) -> Result<u8, CliError
     })
 }
 
-/// Arguments of `davit kill`.
+// Arguments of `davit kill`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct KillArgs {
     /// Signal to send to the container
@@ -226,7 +226,7 @@ pub(crate) fn kill(args: &KillArgs, context: &Context) -> Result<u8, CliError> {
     })
 }
 
-/// Arguments of verbs that take containers only.
+// Arguments of verbs that take containers only.
 #[derive(Debug, clap::Args)]
 pub(crate) struct NamesArgs {
     /// Containers
@@ -267,7 +267,7 @@ pub(crate) fn wait(args: &NamesArgs, context: &Context) -> Result<u8, CliError> 
     each(&args.containers, |name| printer::line(&engine.wait_container(name)?.to_string()))
 }
 
-/// Arguments of `davit rename`.
+// Arguments of `davit rename`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RenameArgs {
     /// Container
@@ -285,7 +285,7 @@ pub(crate) fn rename(args: &RenameArgs, context: &Context) -> Result<u8, CliErro
     Ok(0)
 }
 
-/// Arguments of `davit rm`.
+// Arguments of `davit rm`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RemoveArgs {
     /// Force the removal of a running container (uses SIGKILL)

@@ -13,7 +13,7 @@ use crate::{
     error::{CliError, io_error},
 };
 
-/// Arguments of `davit logs`.
+// Arguments of `davit logs`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LogsArgs {
     /// Show extra details provided to logs

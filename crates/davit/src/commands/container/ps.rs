@@ -13,7 +13,7 @@ use crate::{
     printer, units,
 };
 
-/// Arguments of `davit ps`.
+// Arguments of `davit ps`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PsArgs {
     /// Show all containers (default shows just running)

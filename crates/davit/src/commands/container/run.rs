@@ -15,9 +15,10 @@ use crate::{
     printer,
     progress::ProgressMode,
     reference::{self, TagNote},
+    usage,
 };
 
-/// Arguments of `davit run`.
+// Arguments of `davit run`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunArgs {
     #[command(flatten)]
@@ -41,7 +42,7 @@ pub(crate) struct RunArgs {
     image_and_command: Vec<String>,
 }
 
-/// Arguments of `davit create`.
+// Arguments of `davit create`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CreateArgs {
     #[command(flatten)]
@@ -62,6 +63,7 @@ pub(crate) struct CreateArgs {
 /// What the engine refuses.
 pub(crate) fn create(args: &CreateArgs, context: &Context) -> Result<u8, CliError> {
     let (image, command) = args.image_and_command.split_first().expect("clap requires one");
+    usage::refuse_flag("create", image)?;
     let request = args.flags.request(image, command, Attachment::Detached)?;
     let engine = context.engine()?;
     let created = prepared(&args.flags, context, &engine, request, |request| {
@@ -77,6 +79,7 @@ pub(crate) fn create(args: &CreateArgs, context: &Context) -> Result<u8, CliErro
 /// 125 when the engine refuses, 126 and 127 when the command cannot be run.
 pub(crate) fn run(args: &RunArgs, context: &Context) -> Result<u8, CliError> {
     let (image, command) = args.image_and_command.split_first().expect("clap requires one");
+    usage::refuse_flag("run", image)?;
     let attachment = if args.detach { Attachment::Detached } else { Attachment::Foreground };
     let request = args.flags.request(image, command, attachment)?;
     if args.flags.tty && args.flags.interactive && !args.detach && !stream::stdin_is_terminal() {

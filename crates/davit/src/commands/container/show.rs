@@ -5,12 +5,15 @@ use serde_json::Value;
 
 use crate::{cli::Context, error::CliError, format, printer};
 
-/// Arguments of `davit container inspect`.
+// Arguments of `davit container inspect`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct InspectArgs {
     /// Format output using a custom template: 'json', or a Go template
     #[arg(short, long, value_name = "FORMAT")]
     pub(crate) format: Option<String>,
+    /// Print JSON, as without a format
+    #[arg(long, conflicts_with = "format")]
+    pub(crate) json: bool,
     /// Display total file sizes
     #[arg(short, long)]
     pub(crate) size: bool,
@@ -25,7 +28,9 @@ pub(crate) struct InspectArgs {
 /// No such container, or a malformed template.
 pub(crate) fn inspect(args: &InspectArgs, context: &Context) -> Result<u8, CliError> {
     let engine = context.engine()?;
-    objects(&args.names, args.format.as_deref(), |name| engine.inspect_container(name, args.size))
+    objects(&args.names, args.format.as_deref().filter(|_| !args.json), |name| {
+        engine.inspect_container(name, args.size)
+    })
 }
 
 /// Prints objects as a JSON array or by a template; those that are missing make the exit code 1.
@@ -58,7 +63,7 @@ pub(crate) fn objects<E: Into<CliError>>(
     Ok(u8::from(!failed.is_empty()))
 }
 
-/// Arguments of `davit port`.
+// Arguments of `davit port`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PortArgs {
     /// Container

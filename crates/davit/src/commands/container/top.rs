@@ -2,7 +2,7 @@
 
 use crate::{cli::Context, error::CliError, format::visible, printer};
 
-/// Arguments of `davit top`.
+// Arguments of `davit top`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct TopArgs {
     /// Container

@@ -2,7 +2,7 @@
 
 use crate::{cli::Context, error::CliError, printer};
 
-/// Arguments of `davit system reset`.
+// Arguments of `davit system reset`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ResetArgs {
     /// Do not ask
