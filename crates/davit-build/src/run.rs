@@ -231,6 +231,8 @@ impl Supervisor {
         if !spec.user.is_empty() {
             plan.process.user = UserChoice::Named { user: spec.user.clone(), groups: Vec::new() };
         }
+        // Nobody could follow it any more.
+        plan.process.dies_with_parent = true;
         plan.hostname = Some(HOSTNAME.to_owned());
         let [private, shared] = &self.resolv_conf;
         let resolv_conf = if spec.network == Network::Host { shared } else { private };

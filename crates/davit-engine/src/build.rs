@@ -17,6 +17,7 @@ pub use davit_build::{
     StepId, StepInfo, TarStream, looks_like_archive,
 };
 use davit_image::{Descriptor, MediaType, Platform, Reference};
+use davit_runtime::Cgroups;
 use davit_store::{ImageCommit, Lease, StoreError, TagUpdate, Target};
 
 use crate::{
@@ -166,6 +167,7 @@ impl Engine {
             if let Err(error) = self.collect_build_cache() {
                 tracing::warn!(%error, "the build cache may be over its budget");
             }
+            self.sweep_cgroups();
         }
         Ok(built.outcome)
     }
@@ -178,6 +180,22 @@ impl Engine {
             resolv_conf: files::private_resolv_conf().into_bytes(),
             // A machine without resolver still builds what needs none.
             host_resolv_conf: fs_err::read(RESOLV_CONF).unwrap_or_default(),
+        }
+    }
+
+    /// Removes the cgroups of builds that were killed together with their supervisor.
+    fn sweep_cgroups(&self) {
+        let parent = self.cgroup_root();
+        let Ok(cgroups) = Cgroups::discover() else { return };
+        for name in cgroups.children(&parent).unwrap_or_default() {
+            let id = name.strip_prefix("build-").and_then(|rest| rest.split('-').next());
+            let Some(id) = id else { continue };
+            if self.store().is_lease_live(id).unwrap_or(true) {
+                continue;
+            }
+            if let Err(error) = cgroups.remove_if_empty(&format!("{parent}/{name}")) {
+                tracing::debug!(%error, "the next build tries again");
+            }
         }
     }
 

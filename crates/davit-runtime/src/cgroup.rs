@@ -12,6 +12,7 @@ mod settings;
 mod stats;
 
 use std::{
+    collections::BTreeSet,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
@@ -337,6 +338,19 @@ impl Cgroups {
     pub fn remove(&self, path: &str) -> Result<(), CgroupError> {
         let deadline = Instant::now() + REMOVE_PATIENCE;
         self.in_every_hierarchy(path, |directory| remove_tree(&directory, deadline))
+    }
+
+    /// Names of the cgroups below one, in whatever hierarchy; none where it is missing.
+    ///
+    /// # Errors
+    /// [`CgroupError`].
+    pub fn children(&self, path: &str) -> Result<BTreeSet<String>, CgroupError> {
+        let names = std::cell::RefCell::new(BTreeSet::new());
+        self.in_every_hierarchy(path, |directory| {
+            names.borrow_mut().extend(directory.children()?);
+            Ok(())
+        })?;
+        Ok(names.into_inner())
     }
 
     /// Removes a cgroup that has neither members nor cgroups below it; another one stays.

@@ -76,6 +76,9 @@ pub struct ProcessPlan {
     pub oom_score_adj: Option<i32>,
     /// File mode creation mask; `None` = 0022.
     pub umask: Option<u32>,
+    /// Whether it is killed when its parent, the launching thread, ends.
+    #[serde(default)]
+    pub dies_with_parent: bool,
 }
 
 /// Who a process runs as.

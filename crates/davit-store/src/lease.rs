@@ -50,6 +50,14 @@ impl Store {
         Ok(Lease { store: self, id, lock: Some(lock) })
     }
 
+    /// Whether the process that holds a lease is alive.
+    ///
+    /// # Errors
+    /// When its lock file cannot be examined.
+    pub fn is_lease_live(&self, id: &str) -> Result<bool, StoreError> {
+        self.is_held(id)
+    }
+
     /// Removes the rows of leases whose process or boot is gone.
     pub(crate) fn drop_dead_leases(&self, tx: &Transaction<'_>) -> Result<(), StoreError> {
         let sql = |e| self.database.error("read the leases", e);

@@ -42,6 +42,11 @@ pub(crate) fn finish(
     }
     set_user(process)?;
     set_capabilities(process.capabilities).at(Step::Capability)?;
+    if process.dies_with_parent {
+        // A change of user takes it away again, so it stands here.
+        let signal = Some(rustix::process::Signal::KILL);
+        rustix::process::set_parent_process_death_signal(signal).at(Step::Capability)?;
+    }
     if !entered {
         try_enter(process).at(Step::WorkingDirectory)?;
     }

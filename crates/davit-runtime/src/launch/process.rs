@@ -40,6 +40,7 @@ pub(crate) struct PreparedProcess {
     pub(crate) umask: Mode,
     pub(crate) stdio: PreparedStdio,
     pub(crate) reaper: bool,
+    pub(crate) dies_with_parent: bool,
     cwd: CString,
     create_cwd: bool,
 }
@@ -94,6 +95,7 @@ impl PreparedProcess {
             umask: Mode::from_raw_mode(plan.umask.unwrap_or(0o022) & 0o777),
             stdio,
             reaper: false,
+            dies_with_parent: plan.dies_with_parent,
             cwd: paths::in_root(&plan.cwd)?,
             create_cwd: plan.create_cwd,
         })

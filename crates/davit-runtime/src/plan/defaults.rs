@@ -112,6 +112,7 @@ impl ProcessPlan {
             rlimits: Vec::new(),
             oom_score_adj: None,
             umask: None,
+            dies_with_parent: false,
         }
     }
 }

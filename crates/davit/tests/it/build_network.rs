@@ -177,6 +177,48 @@ fn addresses_are_the_networks_and_come_back_after_a_kill() {
     machine.await_traces(&before);
 }
 
+/// The process that a build started to run its commands.
+fn supervisor_of(build: u32) -> Option<u32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(|pid: &u32| {
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}"));
+        let child = read("status").is_ok_and(|it| it.contains(&format!("PPid:\t{build}\n")));
+        child && read("cmdline").is_ok_and(|it| it.contains("__build-supervisor"))
+    })
+}
+
+#[test]
+fn a_step_ends_with_its_supervisor() {
+    let Some(machine) = Machine::new() else { return };
+    let before = machine.settled();
+    for user in ["root", "nobody"] {
+        let context = context(&machine, &format!("USER {user}\nRUN echo up && sleep 4321\n"));
+        let log = machine.davit().dir().join("log");
+        let mut child = machine
+            .command(&["build", "--progress", "plain", "--no-cache", &context])
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        until("the step runs", || std::fs::read_to_string(&log).unwrap().contains(" up\n"));
+        let supervisor = supervisor_of(child.id()).unwrap().to_string();
+        // Both at once: neither can clean up behind the other.
+        let pids = [&supervisor, &child.id().to_string()];
+        assert!(Command::new("kill").arg("-9").args(pids).status().unwrap().success());
+        child.wait().unwrap();
+        let asleep = || {
+            std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+                let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                line == b"sleep\x004321\0"
+            })
+        };
+        until("the step is gone", || !asleep());
+    }
+    // The next build removes what they left of cgroups.
+    let outcome = build(&machine, "RUN true\n", &[]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    machine.await_traces(&before);
+}
+
 #[test]
 fn without_privilege_the_error_names_the_way_out() {
     let (Some(machine), Some(_)) = (Machine::new(), need_tool("setpriv")) else { return };
