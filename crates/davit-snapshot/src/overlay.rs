@@ -79,10 +79,10 @@ fn compose(
 ) -> Result<OwnedFd, MountError> {
     let context = FsContext::open(c"overlay")?;
     context.string(c"source", b"overlay")?;
-    add_lowers(&context, lowers, options.interface)?;
+    let interface = add_lowers(&context, lowers, options.interface)?;
     if let Some(writable) = writable {
-        directory(&context, c"upperdir", &writable.upper, options.interface)?;
-        directory(&context, c"workdir", &writable.work, options.interface)?;
+        directory(&context, c"upperdir", &writable.upper, interface)?;
+        directory(&context, c"workdir", &writable.work, interface)?;
         if options.durability == Durability::Volatile {
             context.flag(c"volatile")?;
         }
@@ -101,24 +101,28 @@ fn compose(
     context.mount(attributes)
 }
 
-/// Adds the lower directories, topmost first.
+/// Adds the lower directories, topmost first; returns the interface that the kernel took.
 fn add_lowers(
     context: &FsContext,
     lowers: &Lowers,
     interface: Interface,
-) -> Result<(), MountError> {
+) -> Result<Interface, MountError> {
     if interface == Interface::OneString {
         return one_string(context, lowers);
     }
     for (done, lower) in lowers.mounts.iter().enumerate() {
         match directory(context, c"lowerdir+", lower, interface) {
-            Err(error) if done == 0 && error.errno() == Some(Errno::INVAL) => {
+            // Before Linux 6.8 there is no such option. Before 6.5 overlay takes no descriptor, and
+            // every string, of which it refuses what it does not know at the very end.
+            Err(error)
+                if done == 0 && matches!(error.errno(), Some(Errno::INVAL | Errno::OPNOTSUPP)) =>
+            {
                 return one_string(context, lowers);
             }
             result => result?,
         }
     }
-    Ok(())
+    Ok(interface)
 }
 
 fn directory(
@@ -129,7 +133,8 @@ fn directory(
 ) -> Result<(), MountError> {
     if interface == Interface::Descriptors {
         match context.fd(key, directory.as_fd()) {
-            Err(error) if error.errno() == Some(Errno::INVAL) => {}
+            // Linux 6.5 to 6.12, the second for descriptors that are paths.
+            Err(error) if matches!(error.errno(), Some(Errno::INVAL | Errno::BADF)) => {}
             result => return result.map(drop),
         }
     }
@@ -137,8 +142,9 @@ fn directory(
     context.string(key, path.as_os_str().as_encoded_bytes()).map(drop)
 }
 
-fn one_string(context: &FsContext, lowers: &Lowers) -> Result<(), MountError> {
+fn one_string(context: &FsContext, lowers: &Lowers) -> Result<Interface, MountError> {
     let paths: Vec<_> =
         lowers.mounts.iter().map(|lower| proc_path(lower).display().to_string()).collect();
-    context.string(c"lowerdir", paths.join(":").as_bytes()).map(drop)
+    context.string(c"lowerdir", paths.join(":").as_bytes())?;
+    Ok(Interface::OneString)
 }

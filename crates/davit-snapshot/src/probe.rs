@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Raised when the probe learns something new, so that remembered answers are not used.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// In order of preference.
 const FORMS: [Form; 4] = [Form::Erofs, Form::Directories, Form::DirectoriesElsewhere, Form::Copy];
 /// Odd and more than a block, so that a read crosses one that is 512-aligned only.
@@ -149,9 +149,10 @@ fn attempt(
         Form::DirectoriesElsewhere => {
             Upper::Tmpfs { name: "probe".into(), size_bytes: TMPFS_BYTES }
         }
-        Form::Copy => Upper::Copy(location.root.join(form.to_string())),
+        Form::Copy => Upper::Copy(location.root.join(format!("upper-{form}"))),
         Form::Erofs | Form::Directories => {
-            let directory = location.root.join(form.to_string());
+            // The forms' own names are those of folders that the store has.
+            let directory = location.root.join(format!("upper-{form}"));
             fs_err::create_dir(&directory)
                 .map_err(|e| SnapshotError::file("create", &directory, e))?;
             Upper::Directory(directory)

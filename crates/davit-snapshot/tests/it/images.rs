@@ -15,9 +15,6 @@ use serde_json::{Value, json};
 
 use crate::support::{Root, Seen, assert_same, in_namespace, overlay, proc_path, see, walk};
 
-/// Every form that this machine can mount.
-const FORMS: [Form; 4] = [Form::Erofs, Form::Directories, Form::DirectoriesElsewhere, Form::Copy];
-
 /// Layers as they come, compressed or not, bottom first.
 struct Image {
     name: &'static str,
@@ -215,7 +212,7 @@ fn busybox() {
     }
     for name in ["busybox-glibc-amd64", "busybox-musl-amd64"] {
         if let Some(image) = Image::layout(name) {
-            image.check(&FORMS);
+            image.check(&crate::support::forms());
         }
     }
 }
@@ -228,7 +225,7 @@ fn alpine() {
     let Some(path) = davit_test::need_image("alpine-minirootfs-3.20.3-x86_64.tar.gz") else {
         return;
     };
-    Image::files("alpine", &[path]).check(&FORMS);
+    Image::files("alpine", &[path]).check(&crate::support::forms());
 }
 
 /// Debian's base, made once from its packages.
@@ -296,7 +293,7 @@ fn header(tar: &mut Vec<u8>, name: &str, kind: u8, size: usize) {
 
 #[test]
 fn debian_with_seventy_thousand_entries() {
-    if !davit_test::need_root() {
+    if !crate::support::need_erofs() {
         return;
     }
     let Some(base) = debian() else { return };
@@ -318,5 +315,5 @@ fn one_distribution_on_another() {
         return;
     };
     let Some(base) = debian() else { return };
-    Image::files("alpine on debian", &[base, alpine]).check(&FORMS);
+    Image::files("alpine on debian", &[base, alpine]).check(&crate::support::forms());
 }

@@ -9,9 +9,6 @@ use crate::support::{
     overlay, proc_path, see, walk,
 };
 
-/// Every form behind the one interface.
-const FORMS: [Form; 4] = [Form::Erofs, Form::Directories, Form::DirectoriesElsewhere, Form::Copy];
-
 /// The prototype's list of hard cases, and more.
 fn hard_cases() -> Vec<Item> {
     let name = "n".repeat(255);
@@ -158,7 +155,7 @@ fn one_layer_with_the_hard_cases() {
     let items = hard_cases();
     let chain = [root.layer(&items)];
     let expected = expected(&[&items]);
-    for form in FORMS {
+    for form in crate::support::forms() {
         let stack = root.prepare(form, &chain, Mountpoints::None);
         assert_same(&see(&stack), &expected, &format!("one layer as {form}"));
     }
@@ -166,7 +163,7 @@ fn one_layer_with_the_hard_cases() {
 
 #[test]
 fn large_holes_read_as_zeros() {
-    if !davit_test::need_root() {
+    if !crate::support::need_erofs() {
         return;
     }
     let root = Root::new();
@@ -260,7 +257,8 @@ fn merged_and_stacked_trees_show_the_same() {
         return;
     }
     let layers = chain_cases();
-    let counts = (1..=layers.len()).flat_map(|count| FORMS.map(|form| (form, count)));
+    let forms = crate::support::forms();
+    let counts = (1..=layers.len()).flat_map(|count| forms.iter().map(move |form| (*form, count)));
     for (form, count) in counts {
         let merged = Root::new();
         let chain = commit(&merged, &layers[..count]);
@@ -286,7 +284,7 @@ fn a_link_into_a_lower_layer_merges_both() {
     if !davit_test::need_root() {
         return;
     }
-    for form in FORMS {
+    for form in crate::support::forms() {
         let root = Root::new();
         let layers = [
             vec![file("below", "b")],
@@ -323,7 +321,7 @@ fn steps_are_folded() {
     let chain = commit(&root, &layers);
     let mut deepest = 0;
     for length in 1..=chain.len() {
-        let stack = root.prepare(Form::Erofs, &chain[..length], Mountpoints::None);
+        let stack = root.prepare(crate::support::best_form(), &chain[..length], Mountpoints::None);
         deepest = deepest.max(stack.parts.len());
         let mut expected = expected(&slices(&layers[..length]));
         expected.retain(|path, _| !path.is_empty());
@@ -336,7 +334,7 @@ fn steps_are_folded() {
 
 #[test]
 fn many_layers() {
-    if !davit_test::need_root() {
+    if !crate::support::need_erofs() {
         return;
     }
     for count in [127, 130, 200] {
@@ -356,7 +354,7 @@ fn many_layers() {
 
 #[test]
 fn as_many_lowers_as_the_kernel_takes() {
-    if !davit_test::need_root() {
+    if !crate::support::need_erofs() {
         return;
     }
     let root = Root::new();
@@ -387,7 +385,7 @@ fn writing_on_top() {
     let root = Root::new();
     let layers = chain_cases();
     let chain = commit(&root, &layers);
-    let stack = root.prepare(Form::Erofs, &chain, Mountpoints::Container);
+    let stack = root.prepare(crate::support::best_form(), &chain, Mountpoints::Container);
     let directory = root.dir.path().join("container");
     fs_err::create_dir(&directory).unwrap();
     for upper in [
@@ -480,63 +478,66 @@ fn what_was_written_is_told_the_same_in_every_form() {
     if !davit_test::need_root() {
         return;
     }
-    let told = FORMS.map(|form| {
-        let root = Root::new();
-        let chain = commit(&root, &chain_cases());
-        let snapshots = root.snapshots(form);
-        let stack = root.prepare(form, &chain, Mountpoints::Container);
-        let directory = root.dir.path().join("container");
-        fs_err::create_dir(&directory).unwrap();
-        let upper = match snapshots.upper(directory.clone()) {
-            Upper::Tmpfs { .. } => Upper::Directory(directory),
-            upper => upper,
-        };
-        let tables: Vec<_> = chain
-            .iter()
-            .map(|layer| {
-                let path = root.store.layout().layer_table(layer);
-                let table = fs_err::File::open(path).unwrap();
-                std::sync::Arc::new(davit_layer::Table::open(table.file()).unwrap())
-            })
-            .collect();
-        let tars: Vec<_> = chain
-            .iter()
-            .map(|layer| {
-                let tar = fs_err::File::open(root.store.layout().layer_tar(layer)).unwrap();
-                std::sync::Arc::new(tar.into_parts().0)
-            })
-            .collect();
-        let merged = davit_layer::Merged::new(tables).unwrap();
-        let xattrs = davit_layer::WriteOptions::default().xattrs;
-        let lower = davit_layer::Lower { merged: &merged, tars: &tars, xattrs };
-        let changes = || {
-            let found = snapshots.changes((&upper, 0), &lower, Mountpoints::Container).unwrap();
-            found.map(|found| {
-                let kind = |change: &davit_layer::Change| match &change.kind {
-                    davit_layer::ChangeKind::File { size, .. } => format!("file of {size}"),
-                    kind => format!("{kind:?}"),
-                };
-                let told = |change: &davit_layer::Change| {
-                    let path = String::from_utf8_lossy(&change.path).into_owned();
-                    (path, kind(change), change.mode, change.uid)
-                };
-                found.changes.iter().map(told).collect::<Vec<_>>()
-            })
-        };
-        assert_eq!(changes(), None, "{form}: it never ran");
-        let mount = |work: fn(&std::path::Path)| {
-            let (of, upper) = (stack.clone(), upper.clone());
-            in_namespace(&stack, move |namespace| {
-                let lowers = namespace.lowers(&of).unwrap();
-                work(&proc_path(&overlay(namespace, &lowers, &upper).unwrap()));
-            });
-        };
-        mount(|_| {});
-        assert_eq!(changes(), Some(Vec::new()), "{form}: it wrote nothing");
-        mount(change);
-        mount(|root| assert_eq!(fs_err::read(root.join("changed-too")).unwrap(), b"333"));
-        (form, changes().unwrap())
-    });
+    let told: Vec<_> = crate::support::forms()
+        .into_iter()
+        .map(|form| {
+            let root = Root::new();
+            let chain = commit(&root, &chain_cases());
+            let snapshots = root.snapshots(form);
+            let stack = root.prepare(form, &chain, Mountpoints::Container);
+            let directory = root.dir.path().join("container");
+            fs_err::create_dir(&directory).unwrap();
+            let upper = match snapshots.upper(directory.clone()) {
+                Upper::Tmpfs { .. } => Upper::Directory(directory),
+                upper => upper,
+            };
+            let tables: Vec<_> = chain
+                .iter()
+                .map(|layer| {
+                    let path = root.store.layout().layer_table(layer);
+                    let table = fs_err::File::open(path).unwrap();
+                    std::sync::Arc::new(davit_layer::Table::open(table.file()).unwrap())
+                })
+                .collect();
+            let tars: Vec<_> = chain
+                .iter()
+                .map(|layer| {
+                    let tar = fs_err::File::open(root.store.layout().layer_tar(layer)).unwrap();
+                    std::sync::Arc::new(tar.into_parts().0)
+                })
+                .collect();
+            let merged = davit_layer::Merged::new(tables).unwrap();
+            let xattrs = davit_layer::WriteOptions::default().xattrs;
+            let lower = davit_layer::Lower { merged: &merged, tars: &tars, xattrs };
+            let changes = || {
+                let found = snapshots.changes((&upper, 0), &lower, Mountpoints::Container).unwrap();
+                found.map(|found| {
+                    let kind = |change: &davit_layer::Change| match &change.kind {
+                        davit_layer::ChangeKind::File { size, .. } => format!("file of {size}"),
+                        kind => format!("{kind:?}"),
+                    };
+                    let told = |change: &davit_layer::Change| {
+                        let path = String::from_utf8_lossy(&change.path).into_owned();
+                        (path, kind(change), change.mode, change.uid)
+                    };
+                    found.changes.iter().map(told).collect::<Vec<_>>()
+                })
+            };
+            assert_eq!(changes(), None, "{form}: it never ran");
+            let mount = |work: fn(&std::path::Path)| {
+                let (of, upper) = (stack.clone(), upper.clone());
+                in_namespace(&stack, move |namespace| {
+                    let lowers = namespace.lowers(&of).unwrap();
+                    work(&proc_path(&overlay(namespace, &lowers, &upper).unwrap()));
+                });
+            };
+            mount(|_| {});
+            assert_eq!(changes(), Some(Vec::new()), "{form}: it wrote nothing");
+            mount(change);
+            mount(|root| assert_eq!(fs_err::read(root.join("changed-too")).unwrap(), b"333"));
+            (form, changes().unwrap())
+        })
+        .collect();
     let (_, first) = &told[0];
     assert!(first.len() > 8, "{first:?}");
     for (form, other) in &told[1..] {
@@ -578,7 +579,7 @@ fn lowers_are_attached() {
     }
     let root = Root::new();
     let chain = commit(&root, &chain_cases());
-    for form in FORMS {
+    for form in crate::support::forms() {
         for chain in [&chain[..], &[]] {
             let stack = root.prepare(form, chain, Mountpoints::None);
             let of = stack.clone();
@@ -602,7 +603,7 @@ fn lowers_are_attached() {
 #[test]
 fn older_interfaces_show_the_same() {
     use davit_snapshot::{Interface, OverlayOptions};
-    if !davit_test::need_root() {
+    if !crate::support::need_erofs() {
         return;
     }
     let root = Root::new();

@@ -69,7 +69,7 @@ fn two_layers(root: &Root) -> Stack {
 
 #[test]
 fn superblocks_are_shared_with_a_live_holder_only() {
-    if !davit_test::need_root() {
+    if !crate::support::need_erofs() {
         return;
     }
     let root = Root::new();
@@ -98,7 +98,7 @@ fn superblocks_are_shared_with_a_live_holder_only() {
 
 #[test]
 fn a_chain_above_shares_what_it_has_in_common() {
-    if !davit_test::need_root() {
+    if !crate::support::need_erofs() {
         return;
     }
     let root = Root::new();
@@ -112,7 +112,7 @@ fn a_chain_above_shares_what_it_has_in_common() {
 
 #[test]
 fn nothing_is_mounted_outside_and_nothing_is_left() {
-    if !davit_test::need_root() {
+    if !crate::support::need_erofs() {
         return;
     }
     let root = Root::new();
@@ -135,7 +135,7 @@ fn nothing_is_mounted_outside_and_nothing_is_left() {
 
 #[test]
 fn holders_at_once_make_one_superblock() {
-    if !davit_test::need_root() {
+    if !crate::support::need_erofs() {
         return;
     }
     let root = Root::new();
@@ -168,7 +168,7 @@ fn trees_that_are_gone_are_forgotten() {
 
 #[test]
 fn another_process_with_the_number_of_a_dead_holder_is_no_donor() {
-    if !davit_test::need_root() {
+    if !crate::support::need_erofs() {
         return;
     }
     let root = Root::new();

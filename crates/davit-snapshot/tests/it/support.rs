@@ -70,6 +70,41 @@ impl Root {
     }
 }
 
+/// Whether this kernel mounts EROFS trees from files (Linux 6.12): tried without what is on top, so
+/// that a fault there fails a test.
+fn has_erofs() -> bool {
+    static ANSWER: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
+        let root = Root::new();
+        let chain = [root.layer(&[file("a", "a")])];
+        let stack = root.prepare(Form::Erofs, &chain, Mountpoints::None);
+        let of = stack.clone();
+        in_namespace(&stack, move |namespace| namespace.lowers(&of).is_ok())
+    });
+    *ANSWER
+}
+
+/// Every form that this machine must be able to mount, the best first.
+pub(crate) fn forms() -> Vec<Form> {
+    let others = [Form::Directories, Form::DirectoriesElsewhere, Form::Copy];
+    has_erofs().then_some(Form::Erofs).into_iter().chain(others).collect()
+}
+
+pub(crate) fn best_form() -> Form {
+    forms()[0]
+}
+
+/// Tells whether EROFS trees can be mounted; records a skip where they cannot.
+#[must_use]
+pub(crate) fn need_erofs() -> bool {
+    if !davit_test::need_root() {
+        return false;
+    }
+    if !has_erofs() {
+        davit_test::skip("needs EROFS trees mounted from files (Linux 6.12)");
+    }
+    has_erofs()
+}
+
 pub(crate) fn open(dir: &Path) -> Store {
     Store::open(StoreOptions::new(dir.join("root"), dir.join("run"))).unwrap()
 }
