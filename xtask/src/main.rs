@@ -39,11 +39,11 @@ enum Task {
     CheckDeps,
     /// Measure davit and its peers, alternately in one run
     Bench(bench::BenchArgs),
-    /// Make the bench's images and folders, kept outside the repository
+    /// Make the bench's images and folders, which are kept outside the repository
     Corpus,
     /// Fuzz one parser
     Fuzz(fuzz::FuzzArgs),
-    /// Run the container and snapshot suites on Debian's kernels under QEMU
+    /// Run the container, limit and snapshot suites on Debian's kernels under QEMU
     Vm(vm::VmArgs),
     /// Install what the suite needs, run every test, and count
     Test(suite::TestArgs),

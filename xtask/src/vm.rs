@@ -23,7 +23,7 @@ const SUITES: &[(&str, &[&str])] = &[
     ("davit-runtime", &[]),
     ("davit-network", &[]),
     ("davit-snapshot", &[]),
-    ("davit", &["containers", "flags", "network", "build::", "kill::", "reset"]),
+    ("davit", &["containers", "flags", "network", "build::", "reset"]),
     ("davit-store", &[]),
 ];
 const GUEST_PACKAGES: &str = "linux-image-cloud-amd64,initramfs-tools,iproute2,nftables,iptables,busybox-static,strace,attr,tar,xz-utils,zstd";
@@ -206,13 +206,13 @@ fn init_script(binaries: &Binaries, filter: Option<&str>) -> String {
     let mut script = String::from(
         "#!/bin/sh\n\
          export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root\n\
-         mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev 2>/dev/null\n\
+         mount -t proc proc /proc; mount -t sysfs sysfs /sys 2>/dev/null; mount -t devtmpfs dev /dev 2>/dev/null\n\
          mkdir -p /dev/pts /dev/shm; mount -t devpts devpts /dev/pts; mount -t tmpfs tmpfs /dev/shm\n\
          mount -t cgroup2 cgroup2 /sys/fs/cgroup; mount -t tmpfs tmpfs /run\n\
          echo '+cpu +memory +pids' >/sys/fs/cgroup/cgroup.subtree_control\n\
          for module in overlay erofs loop veth bridge nf_tables nft_chain_nat nft_masq nft_fib_inet; do modprobe -q $module; done\n\
          ip link set lo up; hostname guest\n\
-         export DAVIT_TEST_IMAGES=/images DAVIT_TEST_CACHE=/var/cache/davit-tests DAVIT_TEST_KILLS=40\n\
+         export DAVIT_TEST_IMAGES=/images DAVIT_TEST_CACHE=/var/cache/davit-tests\n\
          export DAVIT_TEST_SKIPS=/skips INSTA_WORKSPACE_ROOT=/; : >/skips\n\
          echo \"davit-init: $(uname -r)\"\n",
     );
