@@ -15,6 +15,7 @@ mod copy;
 mod engine;
 mod error;
 mod images;
+mod layer;
 mod login;
 mod origin;
 pub mod process;

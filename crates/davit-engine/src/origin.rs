@@ -11,7 +11,7 @@ mod registry;
 mod stored;
 
 use std::{
-    io::{self, Read},
+    io::{self, Read, Seek as _, SeekFrom},
     sync::{Arc, atomic::AtomicBool},
 };
 
@@ -34,10 +34,16 @@ pub(crate) trait Origin: Send + Sync {
     fn resolve(&self) -> Result<Descriptor, OriginError>;
 
     /// A manifest or index, its digest checked.
-    fn document(&self, descriptor: &Descriptor) -> Result<(Document, Descriptor), OriginError>;
+    fn document(&self, descriptor: &Descriptor) -> Result<(Document, Descriptor), OriginError> {
+        let content = self.stream(descriptor, 0, &Arc::default())?;
+        parse(descriptor, read_small(descriptor, MANIFEST_BYTES, content)?)
+    }
 
     /// A small blob, size and digest checked.
-    fn bytes(&self, descriptor: &Descriptor) -> Result<Vec<u8>, OriginError>;
+    fn bytes(&self, descriptor: &Descriptor) -> Result<Vec<u8>, OriginError> {
+        let content = self.stream(descriptor, 0, &Arc::default())?;
+        read_small(descriptor, CONFIG_BYTES, content)
+    }
 
     /// A blob from an offset on, unchecked; `cancelled` ends it from another thread.
     fn stream(
@@ -69,6 +75,12 @@ impl BlobRead for io::Take<fs_err::File> {
     fn take_failure(&mut self) -> Option<OriginError> {
         None
     }
+}
+
+/// A file from an offset on.
+fn from_offset(mut file: fs_err::File, offset: u64) -> Result<Box<dyn BlobRead>, OriginError> {
+    file.seek(SeekFrom::Start(offset)).map_err(ArchiveError::Read)?;
+    Ok(Box::new(file))
 }
 
 /// Why an origin does not give what it is asked for.

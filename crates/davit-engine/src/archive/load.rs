@@ -10,8 +10,7 @@ use davit_image::{
 };
 use davit_layer::{ReadLayer, ReadOptions, decompressed, read_layer};
 use davit_store::{
-    BlobIngest, DiffIdState, Durability, ImageCommit, LayerFacts, LayerIngest, Lease, Presence,
-    StoreError, TagUpdate,
+    BlobIngest, Durability, ImageCommit, LayerIngest, Lease, TagUpdate,
     archive::{
         ArchiveContents, ArchiveImage, ArchiveLayer, LayoutDir, MAX_DOCUMENT_BYTES, Member,
         MemberKind, TarReader,
@@ -20,7 +19,7 @@ use davit_store::{
 use davit_sys::bulk::BulkFile;
 
 use super::FileError;
-use crate::{Engine, Event, Progress, config::KeepBlobs};
+use crate::{Engine, Event, Progress, config::KeepBlobs, layer};
 
 /// What tells a layer from a document: enough for a tar header's magic.
 const PEEK_BYTES: usize = 512;
@@ -280,20 +279,8 @@ pub(super) fn finish(
     blob: Option<BlobIngest<'_>>,
     read: &ReadLayer,
 ) -> Result<ArchiveLayer, FileError> {
-    let path = ingest.table_path();
-    let mut table = ingest.create_table()?;
-    let written = read.table.write_to(&mut table);
-    written.map_err(|source| StoreError::Io { action: "write", path, source })?;
-    drop(table);
+    layer::commit(ingest, read)?;
     let facts = read.table.facts();
-    ingest.commit(&LayerFacts {
-        diff_id: facts.diff_id,
-        tar_size: facts.tar_size,
-        entries: read.table.len() as u64,
-        diffid_state: DiffIdState::Verified,
-        presence: Presence::Full,
-        durability: Durability::Lazy,
-    })?;
     if let Some(blob) = blob {
         blob.commit(&read.blob, None, Durability::Lazy)?;
     }

@@ -214,11 +214,6 @@ impl Origin for DockerArchive {
         parse(descriptor, read_small(descriptor, super::MANIFEST_BYTES, content)?)
     }
 
-    fn bytes(&self, descriptor: &Descriptor) -> Result<Vec<u8>, OriginError> {
-        let content = self.at(self.place(&descriptor.digest)?, 0)?;
-        read_small(descriptor, super::CONFIG_BYTES, content)
-    }
-
     fn stream(
         &self,
         descriptor: &Descriptor,

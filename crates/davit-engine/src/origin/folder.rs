@@ -1,7 +1,7 @@
 //! The `dir:` form of containers/image as origin: `manifest.json` and blobs named by hex digits.
 
 use std::{
-    io::{Read as _, Seek as _, SeekFrom},
+    io::Read as _,
     path::Path,
     sync::{Arc, atomic::AtomicBool},
 };
@@ -10,7 +10,7 @@ use davit_image::{Descriptor, Digest, Document};
 use davit_store::archive::{ArchiveError, LayoutDir};
 use fs_err::File;
 
-use super::{BlobRead, Origin, OriginError, parse, read_small};
+use super::{BlobRead, Origin, OriginError, from_offset, parse, read_small};
 
 /// The image of a `dir:` folder.
 #[derive(Debug)]
@@ -56,18 +56,12 @@ impl Origin for Folder {
         parse(descriptor, read_small(descriptor, super::MANIFEST_BYTES, file)?)
     }
 
-    fn bytes(&self, descriptor: &Descriptor) -> Result<Vec<u8>, OriginError> {
-        read_small(descriptor, super::CONFIG_BYTES, self.blob(&descriptor.digest)?)
-    }
-
     fn stream(
         &self,
         descriptor: &Descriptor,
         offset: u64,
         _cancelled: &Arc<AtomicBool>,
     ) -> Result<Box<dyn BlobRead>, OriginError> {
-        let mut file = self.blob(&descriptor.digest)?;
-        file.seek(SeekFrom::Start(offset)).map_err(ArchiveError::Read)?;
-        Ok(Box::new(file))
+        from_offset(self.blob(&descriptor.digest)?, offset)
     }
 }

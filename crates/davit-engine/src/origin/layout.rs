@@ -1,16 +1,15 @@
 //! An OCI layout directory as origin.
 
 use std::{
-    io::{Seek as _, SeekFrom},
     path::Path,
     sync::{Arc, atomic::AtomicBool},
 };
 
-use davit_image::{Descriptor, Digest, Document, Index};
+use davit_image::{Descriptor, Digest, Index};
 use davit_store::archive::{ArchiveError, LayoutDir};
 use fs_err::File;
 
-use super::{BlobRead, Origin, OriginError, is_named, parse, read_small};
+use super::{BlobRead, Origin, OriginError, from_offset, is_named};
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
@@ -70,24 +69,13 @@ impl Origin for Layout {
         Ok(self.top.clone())
     }
 
-    fn document(&self, descriptor: &Descriptor) -> Result<(Document, Descriptor), OriginError> {
-        let file = self.blob(&descriptor.digest)?;
-        parse(descriptor, read_small(descriptor, super::MANIFEST_BYTES, file)?)
-    }
-
-    fn bytes(&self, descriptor: &Descriptor) -> Result<Vec<u8>, OriginError> {
-        read_small(descriptor, super::CONFIG_BYTES, self.blob(&descriptor.digest)?)
-    }
-
     fn stream(
         &self,
         descriptor: &Descriptor,
         offset: u64,
         _cancelled: &Arc<AtomicBool>,
     ) -> Result<Box<dyn BlobRead>, OriginError> {
-        let mut file = self.blob(&descriptor.digest)?;
-        file.seek(SeekFrom::Start(offset)).map_err(ArchiveError::Read)?;
-        Ok(Box::new(file))
+        from_offset(self.blob(&descriptor.digest)?, offset)
     }
 }
 

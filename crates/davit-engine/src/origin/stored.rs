@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    io::{Seek as _, SeekFrom},
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
 };
@@ -11,7 +10,7 @@ use davit_image::{Descriptor, Digest, Document};
 use davit_store::{Store, StoreError};
 use fs_err::File;
 
-use super::{BlobRead, Origin, OriginError, parse, read_small};
+use super::{BlobRead, Origin, OriginError, from_offset};
 
 /// One image of the store. The caller keeps it by a lease.
 #[derive(Debug)]
@@ -63,23 +62,12 @@ impl Origin for Stored {
         Ok(self.top.clone())
     }
 
-    fn document(&self, descriptor: &Descriptor) -> Result<(Document, Descriptor), OriginError> {
-        let file = self.open(&descriptor.digest)?;
-        parse(descriptor, read_small(descriptor, super::MANIFEST_BYTES, file)?)
-    }
-
-    fn bytes(&self, descriptor: &Descriptor) -> Result<Vec<u8>, OriginError> {
-        read_small(descriptor, super::CONFIG_BYTES, self.open(&descriptor.digest)?)
-    }
-
     fn stream(
         &self,
         descriptor: &Descriptor,
         offset: u64,
         _cancelled: &Arc<AtomicBool>,
     ) -> Result<Box<dyn BlobRead>, OriginError> {
-        let mut file = self.open(&descriptor.digest)?;
-        file.seek(SeekFrom::Start(offset)).map_err(davit_store::archive::ArchiveError::Read)?;
-        Ok(Box::new(file))
+        from_offset(self.open(&descriptor.digest)?, offset)
     }
 }

@@ -13,14 +13,11 @@ use std::{
 
 use davit_image::{Descriptor, DiffId};
 use davit_layer::{Expected, ReadLayer, ReadOptions, read_layer};
-use davit_store::{
-    BlobBegin, BlobIngest, BlobWait, DiffIdState, Durability, LayerBlob, LayerFacts, LayerIngest,
-    Lease, Presence,
-};
+use davit_store::{BlobBegin, BlobIngest, BlobWait, Durability, LayerBlob, LayerIngest, Lease};
 
 use davit_sys::bulk::BulkFile;
 
-use crate::{Event, config::KeepBlobs};
+use crate::{Event, config::KeepBlobs, layer};
 
 use super::{Pull, PullError, document::Documents};
 
@@ -171,7 +168,7 @@ impl Pull<'_> {
             return pass.map(drop);
         }
         let (read, layer) = pass?;
-        self.finish_layer(lease, blob, &read, layer)?;
+        self.finish_layer(blob, &read, layer)?;
         // The layer comes first: who finds the blob then finds the layer too.
         if !self.keeps_blobs() || blob.digest == diff_id.digest() {
             ingest.discard();
@@ -223,7 +220,7 @@ impl Pull<'_> {
             })
         })?;
         let (read, layer) = self.read(lease, (blob, diff_id), &mut file, None)?;
-        self.finish_layer(lease, blob, &read, layer)
+        self.finish_layer(blob, &read, layer)
     }
 
     fn read<'l, 's>(
@@ -252,35 +249,16 @@ impl Pull<'_> {
         Ok((read, layer))
     }
 
-    /// Writes the table and makes the layer visible.
+    /// Makes the layer visible, and remembers the blob that it came as.
     fn finish_layer(
         &self,
-        _lease: &Lease<'_>,
         blob: &Descriptor,
         read: &ReadLayer,
         layer: LayerIngest<'_>,
     ) -> Result<(), PullError> {
         let store = self.engine.store();
-        let mut file = layer.create_table().map_err(|e| self.store_error(e))?;
-        read.table.write_to(&mut file).map_err(|source| {
-            self.store_error(davit_store::StoreError::Io {
-                action: "write",
-                path: layer.table_path(),
-                source,
-            })
-        })?;
-        drop(file);
+        layer::commit(layer, read).map_err(|e| self.store_error(e))?;
         let facts = read.table.facts();
-        layer
-            .commit(&LayerFacts {
-                diff_id: facts.diff_id,
-                tar_size: facts.tar_size,
-                entries: read.table.len() as u64,
-                diffid_state: DiffIdState::Verified,
-                presence: Presence::Full,
-                durability: Durability::Lazy,
-            })
-            .map_err(|e| self.store_error(e))?;
         let form = LayerBlob {
             digest: blob.digest,
             diff_id: facts.diff_id,

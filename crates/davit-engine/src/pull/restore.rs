@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use davit_image::{Descriptor, Document, Reference};
+use davit_image::{Descriptor, Reference};
 use davit_store::{ImageCommit, Lacking, RepoDigest, Target};
 
 use crate::{
@@ -106,14 +106,6 @@ struct Nowhere;
 
 impl Origin for Nowhere {
     fn resolve(&self) -> Result<Descriptor, OriginError> {
-        Err(OriginError::Unknown)
-    }
-
-    fn document(&self, _: &Descriptor) -> Result<(Document, Descriptor), OriginError> {
-        Err(OriginError::Unknown)
-    }
-
-    fn bytes(&self, _: &Descriptor) -> Result<Vec<u8>, OriginError> {
         Err(OriginError::Unknown)
     }
 
