@@ -173,11 +173,13 @@ fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>, plan: &mut Plan) {
             }
         }
     }
+    // Of a root that cannot be written these files are a part.
+    let access = if spec.root.is_on() { Access::ReadOnly } else { Access::ReadWrite };
     for name in ["hosts", "hostname", "resolv.conf"] {
         plan.mounts.push(Mount {
             target: format!("/etc/{name}"),
             kind: bind(around.run_directory.join(name)),
-            options: MountOptions::default(),
+            options: MountOptions { access, ..MountOptions::default() },
         });
     }
     for wish in &spec.mounts {

@@ -12,7 +12,7 @@
 mod archive;
 mod buildah;
 mod context;
-mod peer;
+pub(crate) mod peer;
 
 use std::{
     collections::BTreeMap,

@@ -22,6 +22,7 @@ mod kill;
 mod machine;
 mod network;
 mod output;
+mod peer_defaults;
 mod repair;
 mod reset;
 mod security;

@@ -15,14 +15,14 @@ const PACKAGES: &str = "docker.io,docker-cli,docker-buildx,buildah,iptables,ca-c
 
 /// A root with the peers' programs.
 #[derive(Debug)]
-pub(super) struct Peer {
+pub(crate) struct Peer {
     root: PathBuf,
     busybox: PathBuf,
 }
 
 impl Peer {
     /// The root from the cache, or made now (half a minute); a skip where it cannot be had.
-    pub(super) fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         if !davit_test::need_root() {
             return None;
         }
@@ -55,6 +55,12 @@ impl Peer {
         }
         script.push_str("kill $engine; wait $engine; true\n");
         self.run(work, &script);
+        assert!(work.join("loaded").exists(), "the engine did not start; see dockerd.log");
+    }
+
+    /// Runs commands beside an engine that has loaded `work/base.tar`; `work` is /mnt for them.
+    pub(crate) fn beside_engine(&self, work: &Path, commands: &str) {
+        self.run(work, &format!("{DOCKER}{commands}\nkill $engine; wait $engine; true\n"));
         assert!(work.join("loaded").exists(), "the engine did not start; see dockerd.log");
     }
 
