@@ -39,6 +39,7 @@ use davit_image::{ImageId, Timestamp};
 use davit_store::{ContainerRow, NewEvent, StoreError};
 
 pub use attach::Connection;
+pub(crate) use changes::thaw_helper;
 pub use changes::{ChangedPath, ChangesError, CommitRequest, PathChange, Pause};
 pub(crate) use copy::root_helper;
 pub use copy::{ContainerFiles, Copied, FollowLink, Ownership};

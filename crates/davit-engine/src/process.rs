@@ -35,6 +35,7 @@ pub fn run_helper(arguments: &[OsString]) -> Option<u8> {
         "build-supervisor" => Some(crate::build::supervisor_helper()),
         "root" => Some(container::root_helper()),
         "settle" => Some(container::settle_helper(&arguments[2..])),
+        "thaw" => Some(container::thaw_helper(&arguments[2..])),
         _ => None,
     }
 }

@@ -7,6 +7,7 @@
 //! ```
 
 mod commit;
+mod frozen;
 
 use std::{
     fs::File,
@@ -26,6 +27,7 @@ use davit_store::{LayerIngest, Lease, StoreError};
 pub use self::commit::{CommitRequest, Pause};
 use super::{Container, ContainerError};
 use crate::{ChangeError, Engine, Hint, ImageError};
+pub(crate) use frozen::thaw_helper;
 
 /// What is mounted over in every container: nothing there is the container's own.
 const MOUNTED_TREES: [&[u8]; 3] = [b"dev", b"proc", b"sys"];

@@ -272,7 +272,7 @@ impl Engine {
             log: self.log_config(container)?,
             restart: spec.restart,
             health: plan::health(&spec.config),
-            settle: self.settle_command(id),
+            settle: self.helper_command("__settle", id),
             directory: directory.clone(),
         };
         let (stack, upper, options) = self.root_filesystem(container, directory)?;
@@ -376,12 +376,13 @@ impl Engine {
         Ok(files::HostFiles::of(&container.spec, &container.id, addresses, gateway))
     }
 
-    fn settle_command(&self, id: &str) -> Vec<String> {
+    /// A helper of the installed davit on this root.
+    pub(crate) fn helper_command(&self, verb: &str, id: &str) -> Vec<String> {
         let path = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
         vec![
             text(path(&self.config().executable)),
-            "__settle".to_owned(),
+            verb.to_owned(),
             text(path(&self.config().root)),
             text(path(&self.config().run_root)),
             id.to_owned(),

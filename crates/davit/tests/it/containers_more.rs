@@ -237,3 +237,25 @@ fn commit_of_a_running_container_lets_it_go_on() {
     machine.ok(&["commit", "--pause=false", "calm", "unpaused"]);
     assert_eq!(machine.ok(&["inspect", "-f", "{{.State.Status}}", "calm"]), "running");
 }
+
+#[test]
+fn a_commit_that_is_killed_lets_its_container_go_on() {
+    let Some(machine) = Machine::new() else { return };
+    let line = "dd if=/dev/urandom of=/big bs=1M count=200 2>/dev/null; echo ready; exec sleep 600";
+    machine.ok(&["run", "-d", "--name", "busy", "busybox", "sh", "-c", line]);
+    until("it has written", || machine.run(&["logs", "busy"]).stdout.contains("ready"));
+    let state = || machine.ok(&["inspect", "-f", "{{.State.Status}}", "busy"]);
+    let mut commit = machine.command(&["commit", "busy", "half"]).spawn().expect("davit starts");
+    until("it is frozen", || state() == "paused");
+    commit.kill().expect("killed");
+    let status = commit.wait().expect("ended");
+    assert_eq!(status.code(), None, "it was killed half-way, not done already");
+    until("it goes on", || state() == "running");
+    machine.ok(&["exec", "busy", "true"]);
+    assert_eq!(machine.run(&["image", "inspect", "half"]).code, 1);
+    machine.ok(&["commit", "busy", "whole"]);
+    // What somebody paused stays so, also when a commit is killed.
+    machine.ok(&["pause", "busy"]);
+    machine.ok(&["commit", "busy", "again"]);
+    assert_eq!(state(), "paused");
+}

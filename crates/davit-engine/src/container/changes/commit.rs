@@ -40,20 +40,6 @@ pub struct CommitRequest {
     pub pause: Pause,
 }
 
-/// Lets a container that was paused for a commit go on, also when that fails.
-struct Paused<'a> {
-    engine: &'a Engine,
-    container: &'a Container,
-}
-
-impl Drop for Paused<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = self.engine.unpause_container(&self.container.id) {
-            tracing::error!(%error, id = self.container.id, "cannot unpause the container");
-        }
-    }
-}
-
 impl Engine {
     /// Makes an image of a container's image, its changes and its configuration. Volumes and what
     /// else is mounted are not part of it; without a change there is no new layer.
@@ -110,8 +96,7 @@ impl Engine {
         let mut layers: Vec<Layer> =
             old.map(|&(diff_id, size_bytes)| Layer { diff_id, size_bytes }).collect();
         let paused = if pause == Pause::Yes && container.status.phase == Phase::Running {
-            self.pause_container(&container.id)?;
-            Some(Paused { engine: self, container })
+            Some(self.freeze_meanwhile(container)?)
         } else {
             None
         };
