@@ -28,6 +28,7 @@ mod reset;
 mod security;
 mod terminal;
 mod tty;
+mod verbs;
 
 use davit_test::Davit;
 

@@ -95,7 +95,7 @@ fn fixed(time: Timestamp) -> String {
 
 /// A time as RFC 3339, a date, seconds since 1970, or a duration before now.
 pub(crate) fn point_in_time(text: &str) -> Result<Timestamp, CliError> {
-    let invalid = || CliError::usage(format!("invalid value for \"since\" or \"until\": {text:?}"));
+    let invalid = || CliError::user(format!("invalid value for \"since\" or \"until\": {text:?}"));
     if let Ok(time) = text.parse() {
         return Ok(time);
     }

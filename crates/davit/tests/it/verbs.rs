@@ -1,0 +1,162 @@
+//! Verbs on objects: health checks, restart, wait, prune with filters, volumes, networks.
+
+use crate::machine::{Machine, until};
+
+#[test]
+fn health_is_checked_and_shown() {
+    let Some(machine) = Machine::new() else { return };
+    machine.ok(&[
+        "run",
+        "-d",
+        "--name",
+        "sick",
+        "--network",
+        "none",
+        "--health-cmd",
+        "test -e /ok",
+        "--health-interval",
+        "100ms",
+        "--health-retries",
+        "2",
+        "--health-timeout",
+        "5s",
+        "busybox",
+        "sleep",
+        "600",
+    ]);
+    let health = || machine.ok(&["inspect", "-f", "{{.State.Health.Status}}", "sick"]);
+    until("it is unhealthy", || health() == "unhealthy");
+    assert!(machine.ok(&["ps", "--format", "{{.Status}}"]).ends_with("(unhealthy)"));
+    assert_eq!(machine.ok(&["ps", "-q", "--filter", "health=healthy"]), "");
+    let streak = machine.ok(&["inspect", "-f", "{{.State.Health.FailingStreak}}", "sick"]);
+    assert!(streak.parse::<u32>().is_ok_and(|streak| streak >= 2), "{streak}");
+    machine.ok(&["exec", "sick", "touch", "/ok"]);
+    until("it is healthy", || health() == "healthy");
+    assert!(machine.ok(&["ps", "--format", "{{.Status}}"]).ends_with("(healthy)"));
+    machine.ok(&[
+        "run",
+        "-d",
+        "--name",
+        "slow",
+        "--network",
+        "none",
+        "--health-cmd",
+        "sleep 60",
+        "--health-interval",
+        "100ms",
+        "--health-retries",
+        "1",
+        "--health-timeout",
+        "200ms",
+        "busybox",
+        "sleep",
+        "600",
+    ]);
+    let slow = || machine.ok(&["inspect", "-f", "{{.State.Health.Status}}", "slow"]);
+    until("a check that takes too long has failed", || slow() == "unhealthy");
+    machine.ok(&["create", "--name", "none", "--no-healthcheck", "busybox"]);
+    assert_eq!(
+        machine.ok(&["inspect", "-f", "{{json .Config.Healthcheck.Test}}", "none"]),
+        r#"["NONE"]"#
+    );
+}
+
+#[test]
+fn restart_and_wait() {
+    let Some(machine) = Machine::new() else { return };
+    machine.ok(&["run", "-d", "--name", "box", "--network", "none", "busybox", "sleep", "600"]);
+    let pid = || machine.ok(&["inspect", "-f", "{{.State.Pid}}", "box"]);
+    let before = pid();
+    assert_eq!(machine.ok(&["restart", "-t", "0", "box"]), "box");
+    assert_ne!(pid(), before);
+    assert_eq!(machine.ok(&["inspect", "-f", "{{.RestartCount}}", "box"]), "0");
+    let waiting = machine.command(&["wait", "box"]).stdout(std::process::Stdio::piped()).spawn();
+    machine.ok(&["kill", "box"]);
+    let output = waiting.expect("davit starts").wait_with_output().expect("it ends");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "137\n");
+    assert_eq!(machine.ok(&["container", "wait", "box"]), "137");
+    // A stopped one is started.
+    machine.ok(&["restart", "box"]);
+    assert_eq!(machine.ok(&["inspect", "-f", "{{.State.Running}}", "box"]), "true");
+    for verb in ["restart", "wait", "stop", "kill", "pause", "unpause", "top", "port", "diff"] {
+        let refused = machine.run(&[verb, "nosuch"]);
+        assert_eq!(refused.code, 1, "{verb}");
+        assert!(refused.stderr.contains("No such container: nosuch"), "{verb}: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn containers_are_pruned_by_filters() {
+    let Some(machine) = Machine::new() else { return };
+    for (name, label) in [("c1", "k=1"), ("c2", "k=2"), ("c3", "other")] {
+        machine.ok(&["create", "--name", name, "--label", label, "busybox"]);
+    }
+    let left = || machine.ok(&["ps", "-a", "--format", "{{.Names}}"]);
+    machine.ok(&["container", "prune", "-f", "--filter", "until=1h"]);
+    assert_eq!(left().lines().count(), 3);
+    machine.ok(&["container", "prune", "-f", "--filter", "label=k=1"]);
+    machine.ok(&["container", "prune", "-f", "--filter", "label!=k"]);
+    assert_eq!(left(), "c2");
+    assert_eq!(machine.run(&["container", "prune"]).code, 0, "no answer is a no");
+    assert_eq!(left(), "c2");
+    let pruned = machine.ok(&["container", "prune", "-f"]);
+    assert!(pruned.contains("Deleted Containers:") && left().is_empty(), "{pruned}");
+    assert_eq!(machine.run(&["container", "prune", "-f", "--filter", "bogus=1"]).code, 1);
+    assert_eq!(machine.run(&["container", "prune", "-f", "--filter", "until=bogus"]).code, 1);
+}
+
+#[test]
+fn volumes_by_label_and_use() {
+    let Some(machine) = Machine::new() else { return };
+    machine.ok(&["volume", "create", "--label", "a=b", "v1"]);
+    machine.ok(&["volume", "create", "--label", "a=c", "v2"]);
+    let anonymous = machine.ok(&["volume", "create"]);
+    assert_eq!(machine.ok(&["volume", "create", "v1"]), "v1", "one that is there stays");
+    machine.ok(&["create", "--name", "user", "-v", "v2:/v", "busybox"]);
+    let listed = |filter: &str| machine.ok(&["volume", "ls", "-q", "--filter", filter]);
+    assert_eq!(listed("label=a"), "v1\nv2");
+    assert_eq!(listed("label=a=c"), "v2");
+    assert_eq!(listed("name=v"), "v1\nv2");
+    assert_eq!(listed("dangling=false"), "v2");
+    for bad in ["bogus=1", "dangling=maybe"] {
+        assert_eq!(machine.run(&["volume", "ls", "--filter", bad]).code, 1, "{bad}");
+    }
+    let format = "{{.Name}} {{.Driver}} {{.Scope}} {{.Labels}}";
+    assert_eq!(
+        machine.ok(&["volume", "ls", "--filter", "name=v1", "--format", format]),
+        "v1 local local a=b"
+    );
+    machine.ok(&["volume", "prune", "-f"]);
+    assert_eq!(machine.ok(&["volume", "ls", "-q"]), "v1\nv2", "anonymous ones alone: {anonymous}");
+    machine.ok(&["volume", "prune", "-af", "--filter", "label=a=c"]);
+    assert_eq!(machine.ok(&["volume", "ls", "-q"]), "v1\nv2", "v2 is used");
+    machine.ok(&["volume", "prune", "-af", "--filter", "label!=a=c"]);
+    assert_eq!(machine.ok(&["volume", "ls", "-q"]), "v2");
+    assert_eq!(machine.ok(&["volume", "rm", "-f", "nosuch"]), "nosuch");
+    for bad in
+        [&["volume", "create", "bad/name"][..], &["volume", "create", "--opt", "bogus=1", "vv"]]
+    {
+        assert_eq!(machine.run(bad).code, 1, "{bad:?}");
+    }
+}
+
+#[test]
+fn networks_are_listed_and_described() {
+    let Some(machine) = Machine::new() else { return };
+    let format = ["--format", "{{.Name}} {{.Driver}} {{.Scope}}"];
+    let listed = machine.ok(&[&["network", "ls"][..], &format].concat());
+    assert_eq!(listed, "bridge bridge local\nhost host local\nnone null local");
+    let id = machine.ok(&["network", "ls", "-q", "--no-trunc", "--filter", "driver=host"]);
+    assert_eq!(id.len(), 64);
+    assert_eq!(machine.ok(&["network", "inspect", "-f", "{{.Name}}", &id[..12]]), "host");
+    machine.ok(&["run", "-d", "--name", "member", "busybox", "sleep", "600"]);
+    let members = machine.ok(&[
+        "network",
+        "inspect",
+        "-f",
+        "{{range .Containers}}{{.Name}}{{end}}",
+        "bridge",
+    ]);
+    assert_eq!(members, "member");
+    assert_eq!(machine.run(&["network", "ls", "--filter", "bogus=1"]).code, 1);
+}
