@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::Ipv6Addr,
     os::fd::OwnedFd,
     time::{Duration, Instant},
 };
@@ -221,6 +222,16 @@ impl Engine {
         if matches!(spec.network, NetworkMode::Host | NetworkMode::None) && !spec.publish.is_empty()
         {
             warnings.push("Published ports are discarded when using host network mode".to_owned());
+        }
+        let is_loopback6 = |publish: &davit_network::PublishSpec| {
+            publish.host_address.is_some_and(|address| address == Ipv6Addr::LOCALHOST)
+        };
+        if spec.network == NetworkMode::Bridge && spec.publish.iter().any(is_loopback6) {
+            // The kernel routes ::1 to no other interface, and there is no proxy process yet.
+            warnings.push(
+                "Ports published on [::1] are held, but not reachable; publish on 127.0.0.1"
+                    .to_owned(),
+            );
         }
         warnings
     }

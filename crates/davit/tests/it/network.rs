@@ -81,3 +81,15 @@ fn a_port_is_free_when_the_end_is_told() {
     machine.ok(&["kill", "web"]);
     machine.ok(&["run", "--rm", "-p", "8080:80", "busybox", "true"]);
 }
+
+#[test]
+fn a_port_on_the_ipv6_loopback_is_told_to_be_out_of_reach() {
+    let Some(machine) = Machine::new() else { return };
+    let told = |publish: &str| {
+        let outcome = machine.run(&["run", "--rm", "-p", publish, "busybox", "true"]);
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        outcome.stderr
+    };
+    assert!(told("[::1]:8080:80").contains("WARNING: Ports published on [::1] are held, but not"));
+    assert_eq!(told("127.0.0.1:8080:80"), "");
+}
