@@ -149,7 +149,8 @@ fn an_unchanged_build_is_cached_and_a_change_is_explained() {
 fn a_rebuild_gives_the_layer_of_a_fresh_build() {
     let large = "x".repeat(3 << 20);
     let Some(bench) = Bench::new(&[
-        ("Dockerfile", "FROM scratch\nCOPY . /src\n"),
+        // A folder that COPY makes has the time of the build.
+        ("Dockerfile", "FROM scratch\nCOPY . /\n"),
         ("a/changes", "one"),
         ("a/goes", "1"),
         ("a/grows", "1"),
