@@ -160,6 +160,11 @@ fn become_helper(told: &OwnedFd) -> io::Error {
         Ok(environment) => environment,
         Err(error) => return error.into(),
     };
+    // Taking the order's number must not close the executable.
+    let executable = match rustix::io::fcntl_dupfd_cloexec(&executable, BIRTH + 1) {
+        Ok(executable) => executable,
+        Err(errno) => return errno.into(),
+    };
     if let Err(errno) = davit_sys::process::duplicate_to(told.as_fd(), BIRTH) {
         return errno.into();
     }

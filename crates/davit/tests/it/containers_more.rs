@@ -259,3 +259,28 @@ fn a_commit_that_is_killed_lets_its_container_go_on() {
     machine.ok(&["commit", "busy", "again"]);
     assert_eq!(state(), "paused");
 }
+
+/// make, shells and CI runners leave descriptors open.
+#[test]
+fn inherited_descriptors_disturb_nothing() {
+    let Some(machine) = Machine::new() else { return };
+    machine.ok(&["run", "-d", "--name", "up", "--network", "none", "busybox", "sleep", "600"]);
+    for last in 3..10 {
+        let open: String = (3..=last).map(|number| format!("{number}</dev/null ")).collect();
+        let line = format!("exec {open}; exec \"$@\"");
+        let run = |arguments: &[&str]| {
+            let inner = machine.command(arguments);
+            let mut command = std::process::Command::new("sh");
+            command.args(["-c", &line, "sh"]).arg(inner.get_program()).args(inner.get_args());
+            command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            let output = command.output().unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{last} {arguments:?}: {stderr}");
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        assert_eq!(run(&["exec", "up", "ls", "/proc/self/fd"]), "0\n1\n2\n3\n");
+        let once = ["run", "--rm", "--network", "none", "busybox", "ls", "/proc/self/fd"];
+        assert_eq!(run(&once), "0\n1\n2\n3\n");
+        assert!(!run(&["cp", "up:/bin/busybox", "-"]).is_empty());
+    }
+}
