@@ -14,6 +14,7 @@
 mod client;
 mod health;
 pub mod log;
+pub mod probe;
 pub mod protocol;
 mod run;
 mod socket;

@@ -4,7 +4,12 @@ use std::collections::BTreeMap;
 
 use davit_image::Timestamp;
 use davit_network::PortMapping;
-use davit_runtime::monitor::{log::LogDriver, spec::RestartPolicy, state::Health};
+use davit_runtime::monitor::{
+    log::LogDriver,
+    probe::{self, Probe},
+    spec::RestartPolicy,
+    state::Health,
+};
 use davit_store::NetworkRow;
 use serde_json::{Map, Value, json};
 
@@ -40,7 +45,7 @@ impl Engine {
             "Created": container.created,
             "Path": path,
             "Args": rest,
-            "State": state(&container),
+            "State": state(&container, &probe::read(&run_directory)),
             "Image": container.image_id.map(|id| id.to_string()).unwrap_or_default(),
             "ResolvConfPath": run_file("resolv.conf"),
             "HostnamePath": run_file("hostname"),
@@ -253,7 +258,7 @@ pub(crate) fn from_nanoseconds(nanoseconds: i64) -> Timestamp {
     Timestamp::from_unix(nanoseconds.div_euclid(1_000_000_000), rest).unwrap_or(Timestamp::EPOCH)
 }
 
-fn state(container: &Container) -> Value {
+fn state(container: &Container, probes: &[Probe]) -> Value {
     let status = &container.status;
     let mut value = json!({
         "Status": status.phase.word(),
@@ -274,7 +279,7 @@ fn state(container: &Container) -> Value {
             Health::Healthy => "healthy",
             Health::Unhealthy => "unhealthy",
         };
-        value["Health"] = json!({"Status": word, "FailingStreak": failures, "Log": []});
+        value["Health"] = json!({"Status": word, "FailingStreak": failures, "Log": probes});
     }
     value
 }

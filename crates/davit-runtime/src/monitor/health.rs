@@ -1,12 +1,20 @@
 //! Health checks: a command executed in the container from time to time.
 
 use std::{
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
     time::{Duration, Instant},
 };
 
-use super::{spec::HealthCheck, state};
-use crate::{ExecPlan, Process, StdioPlan, Target, exec, plan::ProcessPlan, process::ExitStatus};
+use davit_image::Timestamp;
+
+use super::{
+    probe::{Output, Probe, ProbeLog},
+    spec::HealthCheck,
+    state,
+};
+use crate::{ExecPlan, Process, StdioPlan, Target, exec, plan::ProcessPlan};
 
 const SIGKILL: i32 = 9;
 
@@ -16,14 +24,28 @@ pub(crate) struct Health {
     check: HealthCheck,
     born: Instant,
     next: Instant,
-    running: Option<(Process, Instant)>,
+    running: Option<Running>,
     failures: u32,
     state: state::Health,
     announced: bool,
+    log: ProbeLog,
 }
 
+/// A check that has not ended.
+#[derive(Debug)]
+struct Running {
+    process: Process,
+    output: Output,
+    start: Timestamp,
+    deadline: Instant,
+}
+
+/// Exit code of a check that has none of its own.
+const NO_CODE: i32 = -1;
+
 impl Health {
-    pub(crate) fn new(check: HealthCheck) -> Self {
+    /// The checks of a run that begins now; their results are kept in the run directory.
+    pub(crate) fn new(check: HealthCheck, run_directory: &Path) -> Self {
         let born = Instant::now();
         let first =
             if check.start_period.is_zero() { check.interval } else { check.start_interval };
@@ -36,20 +58,24 @@ impl Health {
             failures: 0,
             state: state::Health::Starting,
             announced: false,
+            log: ProbeLog::new(run_directory),
         }
     }
 
     /// When [`Health::turn`] has something to do at the latest.
     pub(crate) fn deadline(&self) -> Instant {
         match &self.running {
-            Some((_, deadline)) => *deadline,
+            Some(running) => running.deadline,
             None => self.next,
         }
     }
 
-    /// Readable once the running check has ended.
-    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.running.as_ref().map(|(process, _)| process.as_fd())
+    /// Readable once the running check has written something or ended.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let running = self.running.as_ref();
+        let process = running.map(|running| running.process.as_fd());
+        let output = running.and_then(|running| running.output.descriptor());
+        process.into_iter().chain(output)
     }
 
     /// Starts a check that is due, or notes the end of one; state and failures when they changed.
@@ -59,17 +85,24 @@ impl Health {
         model: &ProcessPlan,
     ) -> Option<(state::Health, u32)> {
         let before = (self.state, self.failures);
-        if let Some((process, deadline)) = &self.running {
-            match process.try_wait() {
-                Ok(Some(status)) => self.finish(status == ExitStatus::Exited(0)),
-                Ok(None) if Instant::now() < *deadline => {}
+        if let Some(mut running) = self.running.take() {
+            running.output.drain();
+            match running.process.try_wait() {
+                Ok(Some(status)) => {
+                    self.finish(running.start, status.code(), running.output.text())
+                }
+                Ok(None) if Instant::now() < running.deadline => self.running = Some(running),
                 Ok(None) => {
                     // Its end comes with the next turn at once; the check has failed already.
-                    drop(process.signal(SIGKILL));
-                    drop(process.wait());
-                    self.finish(false);
+                    drop(running.process.signal(SIGKILL));
+                    drop(running.process.wait());
+                    let text = running.output.text();
+                    let words =
+                        format!("Health check exceeded timeout ({})", go(self.check.timeout));
+                    let text = if text.is_empty() { words } else { format!("{words}: {text}") };
+                    self.finish(running.start, NO_CODE, text);
                 }
-                Err(_) => self.finish(false),
+                Err(error) => self.finish(running.start, NO_CODE, error.to_string()),
             }
         } else if Instant::now() >= self.next {
             self.begin(target, model);
@@ -83,18 +116,23 @@ impl Health {
     fn begin(&mut self, target: &Target, model: &ProcessPlan) {
         let process =
             ProcessPlan { args: self.check.command.clone(), create_cwd: false, ..model.clone() };
-        let executed =
-            null_streams().and_then(|stdio| exec(target, ExecPlan { process, stdio }).ok());
-        match executed {
-            Some(executed) => {
-                self.running = Some((executed.process, Instant::now() + self.check.timeout));
+        let start = Timestamp::now();
+        let begun = streams().map_err(|error| error.to_string()).and_then(|(output, stdio)| {
+            let executed = exec(target, ExecPlan { process, stdio });
+            executed.map(|executed| (executed.process, output)).map_err(|error| error.to_string())
+        });
+        match begun {
+            Ok((process, output)) => {
+                let deadline = Instant::now() + self.check.timeout;
+                self.running = Some(Running { process, output, start, deadline });
             }
-            None => self.finish(false),
+            Err(reason) => self.finish(start, NO_CODE, reason),
         }
     }
 
-    fn finish(&mut self, success: bool) {
-        self.running = None;
+    fn finish(&mut self, start: Timestamp, exit_code: i32, output: String) {
+        self.log.push(Probe { start, end: Timestamp::now(), exit_code, output });
+        let success = exit_code == 0;
         let starting = self.state == state::Health::Starting;
         let in_start_period = starting && self.born.elapsed() < self.check.start_period;
         if success {
@@ -112,12 +150,37 @@ impl Health {
     }
 }
 
-fn null_streams() -> Option<StdioPlan> {
-    let open = || -> Option<OwnedFd> {
-        let mut options = std::fs::OpenOptions::new();
-        options.read(true).write(true);
-        let file = fs_err::OpenOptions::from_options(options).open("/dev/null").ok()?;
-        Some(file.into_parts().0.into())
-    };
-    Some(StdioPlan::Descriptors([open()?, open()?, open()?]))
+/// Nothing to read, and one pipe for both outputs.
+fn streams() -> io::Result<(Output, StdioPlan)> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true);
+    let null = fs_err::OpenOptions::from_options(options).open("/dev/null")?;
+    let (output, [stdout, stderr]) = Output::new()?;
+    let stdin = OwnedFd::from(null.into_parts().0);
+    Ok((output, StdioPlan::Descriptors([stdin, stdout, stderr])))
+}
+
+/// A time as Go writes it.
+fn go(duration: Duration) -> String {
+    let (seconds, fraction) = (duration.as_secs(), duration.subsec_nanos());
+    let rest = Duration::new(seconds % 60, fraction);
+    match (seconds / 3600, seconds / 60 % 60) {
+        (0, 0) => format!("{rest:?}"),
+        (0, minutes) => format!("{minutes}m{}s", rest.as_secs_f64()),
+        (hours, minutes) => format!("{hours}h{minutes}m{}s", rest.as_secs_f64()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_as_go_writes_them() {
+        for (milliseconds, text) in
+            [(200, "200ms"), (1500, "1.5s"), (90_000, "1m30s"), (3_600_500, "1h0m0.5s")]
+        {
+            assert_eq!(go(Duration::from_millis(milliseconds)), text);
+        }
+    }
 }

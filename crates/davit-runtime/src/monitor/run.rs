@@ -229,7 +229,7 @@ impl Monitor<'_> {
             ports,
             started: Instant::now(),
             ended: None,
-            health: self.spec.health.clone().map(Health::new),
+            health: self.health(),
         };
         self.note(Event::Started(process));
         self.listen();
@@ -237,6 +237,11 @@ impl Monitor<'_> {
         self.clients.iter_mut().for_each(|client| client.reply(&reply));
         self.flush_clients();
         Ok(child)
+    }
+
+    fn health(&self) -> Option<Health> {
+        let check = self.spec.health.clone()?;
+        Some(Health::new(check, &self.spec.run_directory))
     }
 
     fn stdio(&self) -> StdioPlan {
@@ -449,7 +454,7 @@ impl Monitor<'_> {
         if let Some(fd) = child.channels.pending_input() {
             add(Source::Other, fd, PollFlags::OUT);
         }
-        if let Some(fd) = child.health.as_ref().and_then(Health::descriptor) {
+        for fd in child.health.iter().flat_map(Health::descriptors) {
             add(Source::Other, fd, PollFlags::IN);
         }
         // A client that does not read holds up the container, as a pipe would.

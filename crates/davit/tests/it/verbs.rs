@@ -2,6 +2,12 @@
 
 use crate::machine::{Machine, until};
 
+/// The last health checks of a container, as `inspect` shows them.
+fn probes(machine: &Machine, name: &str) -> Vec<serde_json::Value> {
+    let json = machine.ok(&["inspect", "-f", "{{json .State.Health.Log}}", name]);
+    serde_json::from_str(&json).expect("a list")
+}
+
 #[test]
 fn health_is_checked_and_shown() {
     let Some(machine) = Machine::new() else { return };
@@ -13,7 +19,7 @@ fn health_is_checked_and_shown() {
         "--network",
         "none",
         "--health-cmd",
-        "test -e /ok",
+        "test -e /ok && echo well || { echo sick; echo worse >&2; exit 3; }",
         "--health-interval",
         "100ms",
         "--health-retries",
@@ -30,8 +36,24 @@ fn health_is_checked_and_shown() {
     assert_eq!(machine.ok(&["ps", "-q", "--filter", "health=healthy"]), "");
     let streak = machine.ok(&["inspect", "-f", "{{.State.Health.FailingStreak}}", "sick"]);
     assert!(streak.parse::<u32>().is_ok_and(|streak| streak >= 2), "{streak}");
+    let log = probes(&machine, "sick");
+    for probe in &log {
+        assert_eq!((&probe["ExitCode"], &probe["Output"]), (&3.into(), &"sick\nworse\n".into()));
+    }
+    until("five are kept", || probes(&machine, "sick").len() == 5);
+    // Without their `Z`, times sort as texts.
+    let time = |probe: &serde_json::Value, name: &str| {
+        probe[name].as_str().expect("a time").trim_end_matches('Z').to_owned()
+    };
+    let (before, after) = (log.last().expect("two"), &probes(&machine, "sick")[4]);
+    assert!(time(before, "Start") <= time(before, "End"));
+    assert!(time(before, "Start") <= time(after, "Start"), "the newest is the last");
     machine.ok(&["exec", "sick", "touch", "/ok"]);
     until("it is healthy", || health() == "healthy");
+    let log = probes(&machine, "sick");
+    let newest = log.last().expect("there");
+    assert_eq!((&newest["ExitCode"], &newest["Output"]), (&0.into(), &"well\n".into()));
+    assert!(log.len() == 5, "{log:?}");
     assert!(machine.ok(&["ps", "--format", "{{.Status}}"]).ends_with("(healthy)"));
     machine.ok(&[
         "run",
@@ -41,7 +63,7 @@ fn health_is_checked_and_shown() {
         "--network",
         "none",
         "--health-cmd",
-        "sleep 60",
+        "echo begun; exec sleep 60",
         "--health-interval",
         "100ms",
         "--health-retries",
@@ -54,6 +76,17 @@ fn health_is_checked_and_shown() {
     ]);
     let slow = || machine.ok(&["inspect", "-f", "{{.State.Health.Status}}", "slow"]);
     until("a check that takes too long has failed", || slow() == "unhealthy");
+    let log = probes(&machine, "slow");
+    let (code, output) = (&log[0]["ExitCode"], log[0]["Output"].as_str().expect("text"));
+    assert!(*code == -1 && output.starts_with("Health check exceeded timeout (200ms)"), "{output}");
+    machine.ok(&["rm", "-f", "sick", "slow"]);
+    let loud = ["--health-cmd", "yes | head -c 200000", "--health-interval", "100ms"];
+    let command = ["--name", "loud", "--network", "none", "busybox", "sleep", "600"];
+    machine.ok(&[&["run", "-d"][..], &loud, &command].concat());
+    until("a check that says more than a pipe holds", || !probes(&machine, "loud").is_empty());
+    let probe = &probes(&machine, "loud")[0];
+    assert_eq!(probe["ExitCode"], 0);
+    assert_eq!(probe["Output"], format!("{}...", "y\n".repeat(2048)));
     machine.ok(&["create", "--name", "none", "--no-healthcheck", "busybox"]);
     assert_eq!(
         machine.ok(&["inspect", "-f", "{{json .Config.Healthcheck.Test}}", "none"]),
