@@ -5,10 +5,10 @@
 //! out of sight in a second one that asks again whether a row names them, so that a writer who
 //! brings the same content back in between keeps it.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use davit_image::{DiffId, Digest, ImageId};
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, Transaction};
 
 use crate::{
     Store, StoreError,
@@ -71,10 +71,13 @@ SELECT digest FROM reached;
 CREATE UNIQUE INDEX temp.live_digest ON live(digest);
 ";
 
-/// A second of work extends a record's life by this many seconds: what was dear goes later.
-const SECONDS_PER_SECOND: i64 = 600;
-/// But by no more than a week.
-const LONGEST_BONUS_NS: i64 = 7 * 24 * 3600 * 1_000_000_000;
+/// A second of work for each MiB extends a record's life by this many seconds: what was dear for
+/// the room that it takes goes later, yet among common steps what was used last stays.
+const SECONDS_PER_SECOND: u128 = 60;
+/// No record is taken for smaller than this, which a file and its rows need at least.
+const LEAST_BYTES: u64 = 64 << 10;
+/// No record lives longer than this for its cost.
+const LONGEST_BONUS_NS: u128 = 24 * 3600 * 1_000_000_000;
 
 impl Store {
     /// Removes what no root reaches.
@@ -266,24 +269,40 @@ fn shrink(tx: &Transaction<'_>, keep: BuildCache) -> rusqlite::Result<u64> {
 /// dearest of its records is, for only their common end frees it; what something else keeps, such
 /// as a build that uses it or an image, is none of it.
 fn least_valuable(tx: &Transaction<'_>, excess: u64) -> rusqlite::Result<Vec<String>> {
-    let mut statement = tx.prepare(
+    let mut contents = BTreeMap::<String, (i64, u64)>::new();
+    each(
+        tx,
         "SELECT i.digest,
            COALESCE((SELECT tar_size + table_size FROM layers WHERE diff_id = i.digest),
-             (SELECT size FROM blobs b WHERE b.digest = i.digest), 0)
+             (SELECT size FROM blobs b WHERE b.digest = i.digest), 0),
+           r.last_used, r.cost_us, r.size
          FROM build_record_items i JOIN build_records r USING (key)
-         WHERE i.digest NOT IN live GROUP BY i.digest
-         ORDER BY MAX(r.last_used + MIN(r.cost_us * 1000 * ?1, ?2)), i.digest",
+         WHERE i.digest NOT IN live",
+        |row| {
+            let worth = value(row.get(2)?, size(row, 3)?, size(row, 4)?);
+            let content = contents.entry(row.get(0)?).or_insert((worth, size(row, 1)?));
+            content.0 = content.0.max(worth);
+            Ok(())
+        },
     )?;
-    let mut rows = statement.query(params![SECONDS_PER_SECOND, LONGEST_BONUS_NS])?;
-    let (mut digests, mut named) = (Vec::new(), 0);
-    while let Some(row) = rows.next()? {
-        digests.push(row.get(0)?);
-        named += size(row, 1)?;
-        if named >= excess {
-            break;
-        }
-    }
-    Ok(digests)
+    let mut contents: Vec<_> = contents.into_iter().collect();
+    // Stable: what is worth the same goes by digest.
+    contents.sort_by_key(|(_, (worth, _))| *worth);
+    let mut named = 0;
+    let enough = contents.iter().position(|(_, (_, bytes))| {
+        named += bytes;
+        named >= excess
+    });
+    contents.truncate(enough.map_or(contents.len(), |last| last + 1));
+    Ok(contents.into_iter().map(|(digest, _)| digest).collect())
+}
+
+/// Until when a record is worth its room, in nanoseconds since 1970: its last use, and a bonus for
+/// what each of its bytes cost (GreedyDual-Size, with the clock as its inflation).
+fn value(last_used: i64, cost_us: u64, bytes: u64) -> i64 {
+    let per_mib = u128::from(cost_us) * 1000 * (1 << 20) / u128::from(bytes.max(LEAST_BYTES));
+    let bonus = (per_mib * SECONDS_PER_SECOND).min(LONGEST_BONUS_NS);
+    last_used.saturating_add(i64::try_from(bonus).unwrap_or(i64::MAX))
 }
 
 /// Bytes that only build records keep.
@@ -334,4 +353,39 @@ fn each(
         take(row)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: i64 = 1_000_000_000;
+
+    #[test]
+    fn a_record_is_worth_its_last_use_and_what_its_bytes_cost() {
+        let (s, ms) = (1_000_000, 1000);
+        let (kib, mib, gib) = (1 << 10, 1 << 20, 1 << 30);
+        // How much later the second was used in seconds, (cost, size) of both, who goes first.
+        let cases = [
+            ("equals go by use", 1, (s, mib), (s, mib), "older"),
+            ("a cheap one, seconds later", 15, (20 * s, 100 * mib), (5 * ms, 100 * kib), "older"),
+            ("a dear one, seconds before", 5, (60 * s, 100 * mib), (5 * ms, mib), "newer"),
+            ("the same, minutes before", 60, (60 * s, 100 * mib), (5 * ms, mib), "older"),
+            ("as dear, but larger", 300, (60 * s, gib), (60 * s, 10 * mib), "older"),
+            ("as dear, but smaller", 300, (60 * s, 10 * mib), (60 * s, gib), "newer"),
+            ("much work in few bytes", 3600, (60 * s, kib), (s, mib), "newer"),
+            ("that, for a day", 25 * 3600, (3600 * s, kib), (0, mib), "older"),
+            ("tiny ones are alike", 1, (ms, 1), (ms, 60 * kib), "older"),
+            ("what cost nothing", 1, (0, 0), (0, gib), "older"),
+            ("no overflow", 1, (u64::MAX, 0), (0, u64::MAX), "newer"),
+        ];
+        for (case, later, older, newer, first) in cases {
+            let now = 1_700_000_000 * SECOND;
+            let older = value(now, older.0, older.1);
+            let newer = value(now + later * SECOND, newer.0, newer.1);
+            let found = if older < newer { "older" } else { "newer" };
+            assert_eq!(found, first, "{case}: {}", newer - older);
+        }
+        assert_eq!(value(i64::MAX, u64::MAX, 0), i64::MAX);
+    }
 }
