@@ -20,7 +20,7 @@ pub(crate) const DOCUMENT_BYTES: u64 = 8 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// No image has this name or id.
-    #[error("no such image: {name}")]
+    #[error("No such image: {name}")]
     NotFound {
         /// The name, as given.
         name: String,
@@ -76,6 +76,9 @@ pub enum ImageError {
 impl Hint for ImageError {
     fn hints(&self) -> Vec<String> {
         match self {
+            Self::NotFound { similar, .. } if similar.is_empty() => {
+                vec!["davit images".to_owned()]
+            }
             Self::NotFound { similar, .. } => {
                 similar.iter().map(|name| format!("did you mean `{name}`?")).collect()
             }

@@ -113,8 +113,8 @@ fn removes_names_before_content() {
     assert!(davit.ok(["images", "-q"]).is_empty());
     let refused = davit.run(["rmi", "app:1", "nothing"]);
     assert_eq!(refused.code, 1);
-    assert!(refused.stderr.contains("error: no such image: app:1"), "{}", refused.stderr);
-    assert!(refused.stderr.contains("error: no such image: nothing"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("error: No such image: app:1"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("error: No such image: nothing"), "{}", refused.stderr);
     assert_eq!(davit.run(["rmi", "-f", "nothing"]).code, 0);
 }
 
@@ -169,7 +169,7 @@ fn inspects_and_tells_history() {
     assert_eq!(davit.ok(["image", "inspect", "-f", template, &id]), "linux /file 1");
     let partly = davit.run(["image", "inspect", "app:1", "nothing"]);
     assert_eq!(partly.code, 1);
-    assert!(partly.stdout.contains(&id) && partly.stderr.contains("no such image: nothing"));
+    assert!(partly.stdout.contains(&id) && partly.stderr.contains("No such image: nothing"));
     let history = davit.ok(["history", "--format", "{{.ID}} {{.Comment}}", "app:1"]);
     assert_eq!(history, format!("{} made by hand", &id[7..19]));
     let sizes = davit.ok(["history", "--human=false", "--format", "{{.Size}}", "app:1"]);
