@@ -240,7 +240,8 @@ impl Copy<'_> {
                 Arc::new(Layout::open(path, name.as_deref()).map_err(failed)?)
             }
             Place::DockerArchive { path, name } => {
-                Arc::new(DockerArchive::open(path, name.as_deref()).map_err(failed)?)
+                let folder = self.engine.store().layout().tmp();
+                Arc::new(DockerArchive::open(path, name.as_deref(), &folder).map_err(failed)?)
             }
             Place::Folder(path) => Arc::new(Folder::open(path).map_err(failed)?),
         })

@@ -1,22 +1,29 @@
 //! A `docker save` archive as origin: a tar with `manifest.json`, or with an OCI layout beside it.
 //!
-//! The archive is walked once to learn where each member lies. One without a layout names layers
-//! by file; its manifest is then made here, of plain layers, as a build's is.
+//! The archive is walked once to learn where each member lies. A compressed one, or one that comes
+//! out of a pipe, cannot be searched: it is unpacked into a file without a name first. One without
+//! a layout names layers by file; its manifest is then made here, of plain layers, as a build's is.
 
 use std::{
     cell::Cell,
     collections::HashMap,
-    io::{self, Read, Seek as _, SeekFrom},
-    path::{Path, PathBuf},
+    fs::File,
+    io::{self, BufReader, Read},
+    os::unix::fs::FileExt as _,
+    path::Path,
     rc::Rc,
     sync::{Arc, atomic::AtomicBool},
 };
 
 use davit_image::{Descriptor, Digest, Digester, Document, ImageConfig, Manifest, MediaType, Raw};
+use davit_layer::{decompressed, is_compressed};
 use davit_store::archive::{ArchiveError, DockerImage, MemberKind, TarReader};
-use fs_err::File;
+use rustix::fs::{Mode, OFlags};
 
 use super::{BlobRead, Origin, OriginError, is_named, layout, parse, read_small};
+
+/// Size of the pieces in which an archive is unpacked.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// Where a member's content lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +35,7 @@ struct Place {
 /// One image of an archive file.
 #[derive(Debug)]
 pub(crate) struct DockerArchive {
-    path: PathBuf,
+    file: Arc<File>,
     top: Descriptor,
     /// The manifest, where it was made here.
     made: Option<Vec<u8>>,
@@ -36,11 +43,16 @@ pub(crate) struct DockerArchive {
 }
 
 impl DockerArchive {
-    /// Opens the image of that name, or the only one.
-    pub(crate) fn open(path: &Path, name: Option<&str>) -> Result<Self, OriginError> {
-        let members = walk(path)?;
+    /// Opens the image of that name, or the only one; `folder` is where it may be unpacked.
+    pub(crate) fn open(
+        path: &Path,
+        name: Option<&str>,
+        folder: &Path,
+    ) -> Result<Self, OriginError> {
+        let file = Arc::new(searchable(path, folder).map_err(ArchiveError::Read)?);
+        let members = walk(&file)?;
         let mut archive = Self {
-            path: path.to_owned(),
+            file,
             top: Descriptor::of(MediaType::OCI_MANIFEST, b""),
             made: None,
             blobs: members
@@ -60,10 +72,9 @@ impl DockerArchive {
         Ok(archive)
     }
 
-    fn at(&self, place: Place, offset: u64) -> Result<io::Take<File>, OriginError> {
-        let mut file = File::open(&self.path).map_err(ArchiveError::Read)?;
-        file.seek(SeekFrom::Start(place.offset + offset)).map_err(ArchiveError::Read)?;
-        Ok(file.take(place.size.saturating_sub(offset)))
+    fn at(&self, place: Place, offset: u64) -> io::Take<Cursor> {
+        let cursor = Cursor { file: Arc::clone(&self.file), position: place.offset + offset };
+        cursor.take(place.size.saturating_sub(offset))
     }
 
     /// Reads a small member.
@@ -73,7 +84,7 @@ impl DockerArchive {
             return Err(ArchiveError::TooLarge { what: "bytes in a document", limit }.into());
         }
         let mut bytes = Vec::new();
-        self.at(place, 0)?.read_to_end(&mut bytes).map_err(ArchiveError::Read)?;
+        self.at(place, 0).read_to_end(&mut bytes).map_err(ArchiveError::Read)?;
         Ok(bytes)
     }
 
@@ -117,7 +128,7 @@ impl DockerArchive {
 
     /// Digests a layer's file.
     fn describe(&self, place: Place) -> Result<Descriptor, OriginError> {
-        let mut content = self.at(place, 0)?;
+        let mut content = self.at(place, 0);
         let mut digester = Digester::new(davit_image::Algorithm::Sha256);
         let mut buffer = vec![0; 256 << 10];
         let mut media_type = None;
@@ -140,10 +151,10 @@ impl DockerArchive {
 }
 
 /// Learns where each regular file lies; links lead to what they name.
-fn walk(path: &Path) -> Result<HashMap<String, Place>, OriginError> {
+fn walk(file: &Arc<File>) -> Result<HashMap<String, Place>, OriginError> {
     let position = Rc::new(Cell::new(0));
-    let file = File::open(path).map_err(ArchiveError::Read)?;
-    let mut reader = TarReader::new(Counted { file, position: Rc::clone(&position) });
+    let content = Cursor { file: Arc::clone(file), position: 0 };
+    let mut reader = TarReader::new(Counted { content, position: Rc::clone(&position) });
     let (mut members, mut links) = (HashMap::new(), Vec::new());
     while let Some(member) = reader.next_member()? {
         match member.kind {
@@ -165,16 +176,54 @@ fn walk(path: &Path) -> Result<HashMap<String, Place>, OriginError> {
 
 /// Tells how far a file was read.
 struct Counted {
-    file: File,
+    content: Cursor,
     position: Rc<Cell<u64>>,
 }
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read(buffer)?;
+        let count = self.content.read(buffer)?;
         self.position.set(self.position.get() + count as u64);
         Ok(count)
     }
+}
+
+/// Reads a file from a place of its own, whoever else reads it.
+struct Cursor {
+    file: Arc<File>,
+    position: u64,
+}
+
+impl Read for Cursor {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.position)?;
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+impl BlobRead for io::Take<Cursor> {
+    fn take_failure(&mut self) -> Option<OriginError> {
+        None
+    }
+}
+
+/// Opens an archive as a plain file: itself, or what it unpacks to, in a file of `folder` that has
+/// no name and goes with its last reader.
+fn searchable(path: &Path, folder: &Path) -> io::Result<File> {
+    let source: File = fs_err::File::open(path)?.into_parts().0;
+    if source.metadata()?.is_file() {
+        let mut head = [0; 16];
+        let count = source.read_at(&mut head, 0)?;
+        if !is_compressed(&head[..count]) {
+            return Ok(source);
+        }
+    }
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let mut unpacked: File = rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR)?.into();
+    let mut content = BufReader::with_capacity(BUFFER_BYTES, decompressed(source)?);
+    io::copy(&mut content, &mut unpacked)?;
+    Ok(unpacked)
 }
 
 fn choose<'a>(list: &'a [DockerImage], name: Option<&str>) -> Result<&'a DockerImage, OriginError> {
@@ -210,7 +259,7 @@ impl Origin for DockerArchive {
         {
             return parse(descriptor, made.clone());
         }
-        let content = self.at(self.place(&descriptor.digest)?, 0)?;
+        let content = self.at(self.place(&descriptor.digest)?, 0);
         parse(descriptor, read_small(descriptor, super::MANIFEST_BYTES, content)?)
     }
 
@@ -220,6 +269,6 @@ impl Origin for DockerArchive {
         offset: u64,
         _cancelled: &Arc<AtomicBool>,
     ) -> Result<Box<dyn BlobRead>, OriginError> {
-        Ok(Box::new(self.at(self.place(&descriptor.digest)?, offset)?))
+        Ok(Box::new(self.at(self.place(&descriptor.digest)?, offset)))
     }
 }

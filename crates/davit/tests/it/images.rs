@@ -382,6 +382,17 @@ fn compressed_archives_are_loaded() {
         let piped = with_stdin(&davit, &["load", "-q"], &output.stdout);
         assert_eq!(piped.code, 0, "{name}: {}", piped.stderr);
         assert_eq!(davit.ok(["images", "-q", "--no-trunc", "app"]), id, "{name}");
+        davit.ok(["rmi", "-f", "app:1"]);
+        let source = format!("docker-archive:{}", packed.display());
+        davit.ok(["copy", "-q", &source, "app:1"]);
+        assert_eq!(davit.ok(["images", "-q", "--no-trunc", "app"]), id, "{name}");
+        let copied = davit.dir().join("copied");
+        davit.ok(["copy", "-q", &source, &format!("dir:{}", copied.display())]);
+        let broken = davit.dir().join("broken");
+        fs_err::write(&broken, &output.stdout[..output.stdout.len() / 2]).unwrap();
+        let refused =
+            davit.run(["copy", "-q", &format!("docker-archive:{}", broken.display()), "cut:1"]);
+        assert_eq!(refused.code, 1, "{name}: {}", refused.stderr);
         let cut = with_stdin(&davit, &["load", "-q"], &output.stdout[..output.stdout.len() / 2]);
         assert_eq!(cut.code, 1, "{name}: {}", cut.stderr);
         assert!(cut.stderr.contains("error: "), "{name}: {}", cut.stderr);
