@@ -1,11 +1,50 @@
 //! Where output goes: data to standard output, everything else to standard error.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    sync::{Mutex, PoisonError},
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget};
 
 use crate::{
     error::{CliError, io_error},
     format::visible,
 };
+
+/// The footer of standard error, while there is one.
+static FOOTER: Mutex<Option<MultiProgress>> = Mutex::new(None);
+
+/// Bars at the bottom of standard error, as long as this lives: whoever writes a line in the
+/// meantime, it comes to stand above them.
+pub(crate) struct Footer(MultiProgress);
+
+impl Footer {
+    pub(crate) fn new() -> Self {
+        Self::on(ProgressDrawTarget::stderr())
+    }
+
+    fn on(target: ProgressDrawTarget) -> Self {
+        let bars = MultiProgress::with_draw_target(target);
+        *FOOTER.lock().unwrap_or_else(PoisonError::into_inner) = Some(bars.clone());
+        Self(bars)
+    }
+
+    /// Adds a bar without a known end below the others.
+    pub(crate) fn add(&self) -> ProgressBar {
+        self.0.add(ProgressBar::new_spinner())
+    }
+
+    pub(crate) fn remove(&self, bar: &ProgressBar) {
+        self.0.remove(bar);
+    }
+}
+
+impl Drop for Footer {
+    fn drop(&mut self) {
+        *FOOTER.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
 
 /// Writes text to standard output as it is.
 ///
@@ -26,9 +65,16 @@ pub(crate) fn line(text: &str) -> Result<(), CliError> {
 
 /// Writes one line of progress or diagnostics to standard error.
 pub(crate) fn note(text: &str) {
-    let mut stderr = io::stderr().lock();
-    // There is nowhere left to report that standard error is closed.
-    drop(stderr.write_all(format!("{text}\n").as_bytes()));
+    let footer = FOOTER.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let write = || {
+        let mut stderr = io::stderr().lock();
+        // There is nowhere left to report that standard error is closed.
+        drop(stderr.write_all(format!("{text}\n").as_bytes()));
+    };
+    match footer {
+        Some(footer) => footer.suspend(write),
+        None => write(),
+    }
 }
 
 /// Shows a warning and asks whether to go on; anything but `y` means no.
@@ -70,4 +116,90 @@ fn color_label(line: &str) -> String {
 pub(crate) fn use_color() -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     !set("NO_COLOR") && (set("CLICOLOR_FORCE") || io::stderr().is_terminal())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use indicatif::TermLike;
+
+    use super::*;
+    use crate::warnings::Warnings;
+
+    /// Notes what is drawn (`bar`), and what is wiped (`clear`).
+    #[derive(Clone, Debug, Default)]
+    struct Recorder(Arc<Mutex<Vec<&'static str>>>);
+
+    impl Recorder {
+        fn note(&self, what: &'static str) -> io::Result<()> {
+            self.0.lock().unwrap().push(what);
+            Ok(())
+        }
+
+        fn take(&self) -> Vec<&'static str> {
+            let mut all = std::mem::take(&mut *self.0.lock().unwrap());
+            all.dedup();
+            all
+        }
+    }
+
+    impl TermLike for Recorder {
+        fn width(&self) -> u16 {
+            80
+        }
+
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.write_str(text)
+        }
+
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            if text.trim().is_empty() { Ok(()) } else { self.note("bar") }
+        }
+
+        fn clear_line(&self) -> io::Result<()> {
+            self.note("clear")
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Bars are wiped before a line is written and drawn again below it.
+    #[test]
+    fn warnings_stand_above_the_bars() {
+        let recorder = Recorder::default();
+        let target = ProgressDrawTarget::term_like(Box::new(recorder.clone()));
+        let footer = Footer::on(target);
+        let bar = footer.add();
+        bar.set_message("Downloading");
+        bar.tick();
+        assert!(recorder.take().contains(&"bar"));
+        tracing::subscriber::with_default(Warnings, || {
+            tracing::warn!(target: "davit_distribution::retry", "try 2 of 5");
+            assert_eq!(recorder.take(), ["clear", "bar"]);
+            tracing::info!(target: "davit_distribution::retry", "nothing to be shown");
+            assert_eq!(recorder.take(), [""; 0]);
+        });
+        drop(footer);
+        note("a line");
+        assert_eq!(recorder.take(), [""; 0], "the bars are over");
+    }
 }

@@ -7,10 +7,10 @@ use std::{
 };
 
 use davit_engine::{Event, Progress, Silent};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::printer;
+use crate::printer::{self, Footer};
 
 /// How progress is shown (`--progress`, `--quiet`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -33,9 +33,9 @@ pub(crate) enum ProgressMode {
 pub(crate) fn open(mode: ProgressMode, terminal: bool) -> Arc<dyn Progress> {
     match mode {
         ProgressMode::Quiet => Arc::new(Silent),
-        ProgressMode::Tty => Arc::new(Bars::default()),
+        ProgressMode::Tty => Arc::new(Bars::new()),
         ProgressMode::Json => Arc::new(Json::default()),
-        ProgressMode::Auto if terminal => Arc::new(Bars::default()),
+        ProgressMode::Auto if terminal => Arc::new(Bars::new()),
         ProgressMode::Auto | ProgressMode::Plain => Arc::new(Lines),
     }
 }
@@ -109,17 +109,20 @@ impl Progress for Json {
 }
 
 /// One bar for each item.
-#[derive(Default)]
 struct Bars {
-    display: MultiProgress,
+    footer: Footer,
     items: Mutex<HashMap<String, ProgressBar>>,
 }
 
 impl Bars {
+    fn new() -> Self {
+        Self { footer: Footer::new(), items: Mutex::default() }
+    }
+
     fn bar(&self, item: &str) -> ProgressBar {
         let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
         let bar = items.entry(item.to_owned()).or_insert_with(|| {
-            let bar = self.display.add(ProgressBar::new_spinner());
+            let bar = self.footer.add();
             bar.set_prefix(item.to_owned());
             bar
         });
@@ -130,7 +133,7 @@ impl Bars {
 impl Progress for Bars {
     fn report(&self, event: Event<'_>) {
         match event {
-            Event::Message(text) => self.display.suspend(|| printer::note(text)),
+            Event::Message(text) => printer::note(text),
             Event::Phase { item, phase, total_bytes } => {
                 let bar = self.bar(item);
                 bar.set_style(style(total_bytes.is_some()));

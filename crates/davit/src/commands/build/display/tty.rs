@@ -7,16 +7,16 @@ use std::{
 };
 
 use davit_engine::build::{BuildEvent, StepId, StepInfo};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Display, name, reason};
-use crate::printer;
+use crate::printer::{self, Footer};
 
 const TICK: Duration = Duration::from_millis(120);
 
 pub(super) struct Tty {
     explain: bool,
-    display: MultiProgress,
+    footer: Footer,
     state: Mutex<State>,
 }
 
@@ -28,17 +28,13 @@ struct State {
 
 impl Tty {
     pub(super) fn new(explain: bool) -> Self {
-        Self { explain, display: MultiProgress::new(), state: Mutex::new(State::default()) }
-    }
-
-    fn line(&self, text: &str) {
-        self.display.suspend(|| printer::note(text));
+        Self { explain, footer: Footer::new(), state: Mutex::new(State::default()) }
     }
 
     fn start(&self, state: &mut State, id: StepId) {
         let style =
             ProgressStyle::with_template("{spinner} {prefix:.bold} {elapsed}\n    {wide_msg:.dim}");
-        let bar = self.display.add(ProgressBar::new_spinner());
+        let bar = self.footer.add();
         bar.set_style(style.expect("the template is well-formed"));
         bar.set_prefix(name(&state.steps, id));
         bar.enable_steady_tick(TICK);
@@ -48,9 +44,9 @@ impl Tty {
     fn finish(&self, state: &mut State, id: StepId, text: &str) {
         if let Some(bar) = state.running.remove(&id) {
             bar.finish_and_clear();
-            self.display.remove(&bar);
+            self.footer.remove(&bar);
         }
-        self.line(&format!(" => {} {text}", name(&state.steps, id)));
+        printer::note(&format!(" => {} {text}", name(&state.steps, id)));
     }
 }
 
@@ -62,10 +58,10 @@ impl Display for Tty {
             BuildEvent::Started(id) => self.start(&mut state, id),
             BuildEvent::Cached(id) => self.finish(&mut state, id, "(cached)"),
             BuildEvent::SameResult(id) => {
-                self.line(&format!("    {}: same result as before", name(&state.steps, id)));
+                printer::note(&format!("    {}: same result as before", name(&state.steps, id)));
             }
             BuildEvent::Missed(id, miss) if self.explain => {
-                self.line(&format!("    {}: {}", name(&state.steps, id), reason(&miss)));
+                printer::note(&format!("    {}: {}", name(&state.steps, id), reason(&miss)));
             }
             BuildEvent::Missed(..) | BuildEvent::Progress { .. } => {}
             BuildEvent::Output(id, _, bytes) => {
@@ -79,9 +75,7 @@ impl Display for Tty {
                 self.finish(&mut state, id, &format!("{:.1}s", time.as_secs_f64()));
             }
             BuildEvent::Failed(id) => self.finish(&mut state, id, "failed"),
-            BuildEvent::Warning(text) => self.display.suspend(|| {
-                printer::error(&format!("warning: {text}"));
-            }),
+            BuildEvent::Warning(text) => printer::error(&format!("warning: {text}")),
         }
     }
 
