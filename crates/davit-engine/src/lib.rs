@@ -48,5 +48,6 @@ pub use pull::{MOST_PARALLEL, PullError, PullRequest, Pulled};
 pub use push::{LayerCompression, PushError, PushRequest, Pushed};
 pub use registry::RegistryError;
 pub use system::{
-    BuildCacheUsage, CheckMode, ContainerUsage, DiskUsage, ImageUsage, SystemInfo, VolumeUsage,
+    BuildCachePrune, BuildCacheUsage, CheckMode, ContainerUsage, DiskUsage, ImageUsage, SystemInfo,
+    VolumeUsage,
 };

@@ -1,5 +1,6 @@
 //! The whole store: `system df`, `system prune`, `system check`.
 
+mod build_cache;
 mod info;
 mod traces;
 mod usage;
@@ -12,6 +13,7 @@ use davit_store::{
     StoreError,
 };
 
+pub use build_cache::BuildCachePrune;
 pub use info::SystemInfo;
 pub use usage::{BuildCacheUsage, ContainerUsage, DiskUsage, ImageUsage, VolumeUsage};
 

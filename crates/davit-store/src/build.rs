@@ -123,18 +123,19 @@ impl Store {
         })
     }
 
-    /// Forgets results; collect afterwards to free what they kept.
+    /// Forgets results and yields their number; collect afterwards to free what they kept.
     ///
     /// # Errors
     /// What the database says.
-    pub fn forget_build_records(&self, keys: &[String]) -> Result<(), StoreError> {
+    pub fn forget_build_records(&self, keys: &[String]) -> Result<u64, StoreError> {
         self.make_room()?;
         self.database.write(Class::Normal, "forget build records", |tx| {
             keys.iter()
-                .try_for_each(|key| {
-                    tx.prepare_cached("DELETE FROM build_records WHERE key = ?")?
-                        .execute([key])
-                        .map(|_| ())
+                .try_fold(0, |sum, key| {
+                    let count = tx
+                        .prepare_cached("DELETE FROM build_records WHERE key = ?")?
+                        .execute([key])?;
+                    Ok(sum + count as u64)
                 })
                 .map_err(|e| self.database.error("forget build records", e))
         })

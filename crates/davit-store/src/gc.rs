@@ -101,6 +101,20 @@ impl Store {
         Ok(report)
     }
 
+    /// Forgets those of these build records that keep what nothing else does; yields their number.
+    /// Collect afterwards to free it.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn forget_unused_build_records(&self, keys: &[String]) -> Result<u64, StoreError> {
+        let sql = |e| self.database.error("forget build records", e);
+        self.make_room()?;
+        self.database.write(Class::Normal, "forget build records", |tx| {
+            self.drop_dead_leases(tx)?;
+            forget_unused(tx, keys).map_err(sql)
+        })
+    }
+
     /// Bytes that only build records keep: what dropping them all would free.
     ///
     /// # Errors
@@ -227,6 +241,21 @@ fn delete_rows(tx: &Transaction<'_>) -> rusqlite::Result<()> {
          DELETE FROM layer_blobs WHERE diff_id NOT IN (SELECT diff_id FROM layers);
          DROP TABLE temp.live;",
     )
+}
+
+fn forget_unused(tx: &Transaction<'_>, keys: &[String]) -> rusqlite::Result<u64> {
+    mark_without_records(tx)?;
+    let mut removed = 0;
+    for key in keys {
+        removed += tx
+            .prepare_cached(
+                "DELETE FROM build_records WHERE key = ?1 AND EXISTS
+                   (SELECT 1 FROM build_record_items WHERE key = ?1 AND digest NOT IN live)",
+            )?
+            .execute([key])? as u64;
+    }
+    tx.execute_batch("DROP TABLE temp.live")?;
+    Ok(removed)
 }
 
 /// Removes build records until `keep` is met; yields their number.

@@ -1,9 +1,14 @@
 //! `davit builder build|prune`
 
-use davit_engine::BuildCache;
+use davit_engine::{BuildCache, BuildCachePrune};
 
 use super::{build, container::values};
-use crate::{cli::Context, error::CliError, printer, units};
+use crate::{
+    cli::Context,
+    error::CliError,
+    filter::{Filters, point_in_time},
+    printer, units,
+};
 
 /// Verbs of `davit builder`.
 #[derive(Debug, clap::Subcommand)]
@@ -21,6 +26,9 @@ pub(crate) struct PruneArgs {
     /// Remove all build cache, that of existing images, too
     #[arg(short, long, conflicts_with = "keep_storage")]
     all: bool,
+    /// Only what fits: until, id, type
+    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "keep_storage")]
+    filter: Vec<String>,
     /// Do not ask
     #[arg(short, long)]
     force: bool,
@@ -48,13 +56,32 @@ fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
         let what = BuildCache::Budget(keep.unwrap_or(0));
         (what, "WARNING! This will remove all unused build cache.")
     };
+    let filtered = filtered(args)?;
     if !args.force && !printer::confirm(warning)? {
         return Ok(0);
     }
-    let report = context.engine()?.prune_store(what)?;
+    let engine = context.engine()?;
+    let report = match &filtered {
+        Some(request) => engine.prune_build_cache(request)?,
+        None => engine.prune_store(what)?,
+    };
     if report.build_records > 0 {
         printer::line(&format!("Deleted build cache records: {}\n", report.build_records))?;
     }
     printer::line(&format!("Total reclaimed space: {}", units::size(report.freed_bytes)))?;
     Ok(0)
+}
+
+/// What `--filter` asks for, if it was given.
+fn filtered(args: &PruneArgs) -> Result<Option<BuildCachePrune>, CliError> {
+    if args.filter.is_empty() {
+        return Ok(None);
+    }
+    let filters = Filters::parse(&args.filter, &["until", "unused-for", "id", "type"])?;
+    let until = match filters.values("unused-for").last() {
+        Some(text) => Some(point_in_time(text)?),
+        None => filters.until()?,
+    };
+    let (ids, kinds) = (filters.values("id").to_vec(), filters.values("type").to_vec());
+    Ok(Some(BuildCachePrune { all: args.all, until, ids, kinds }))
 }

@@ -139,6 +139,75 @@ fn containers_are_pruned_by_filters() {
 }
 
 #[test]
+fn images_are_pruned_by_filters() {
+    let Some(machine) = Machine::new() else { return };
+    machine.ok(&["create", "--name", "box", "busybox"]);
+    for (name, label) in [("i1", "k=1"), ("i2", "k=2"), ("i3", "other=")] {
+        machine.ok(&["commit", "-c", &format!("LABEL {label}"), "box", name]);
+    }
+    let left = || {
+        let all =
+            machine.ok(&["images", "--format", "{{.Repository}}", "--filter", "reference=i*"]);
+        let mut names: Vec<String> = all.lines().map(str::to_owned).collect();
+        names.sort();
+        names.join(" ")
+    };
+    let prune = |args: &[&str]| machine.ok(&[&["image", "prune", "-f"], args].concat());
+    prune(&["--filter", "label=k=1"]);
+    assert_eq!(left(), "i1 i2 i3", "they have names");
+    prune(&["-a", "--filter", "until=1h"]);
+    assert_eq!(left(), "i1 i2 i3", "they are young");
+    let pruned = prune(&["-a", "--filter", "label=k=1"]);
+    assert!(
+        pruned.starts_with("Deleted Images:\nUntagged: i1:latest\nDeleted: sha256:"),
+        "{pruned}"
+    );
+    assert_eq!(left(), "i2 i3");
+    prune(&["--filter", "dangling=false", "--filter", "label!=k"]);
+    assert_eq!(left(), "i2");
+    prune(&["-a", "--filter", "until=2999-01-01", "--filter", "label=k=3"]);
+    assert_eq!(left(), "i2", "filters add up");
+    machine.ok(&["tag", "i2", "i4"]);
+    machine.ok(&["commit", "box", "i4"]);
+    machine.ok(&["rmi", "--no-prune", "i2"]);
+    assert_eq!(left(), "i4");
+    let pruned = prune(&["--filter", "label=k", "--filter", "until=2999-01-01"]);
+    assert!(pruned.contains("Deleted: sha256:"), "{pruned}");
+    assert_eq!(left(), "i4", "it has a name");
+    for bad in ["bogus=1", "until=bogus", "dangling=maybe", "label"] {
+        assert_ne!(machine.run(&["image", "prune", "-f", "--filter", bad]).code, 0, "{bad}");
+    }
+    assert_eq!(machine.ok(&["ps", "-a", "--format", "{{.Image}}"]), "busybox", "used ones stay");
+    machine.ok(&["image", "inspect", "busybox"]);
+}
+
+#[test]
+fn top_takes_options_of_ps() {
+    let Some(machine) = Machine::new() else { return };
+    machine.ok(&["run", "-d", "--name", "box", "--network", "none", "busybox", "sleep", "600"]);
+    let pid = machine.ok(&["inspect", "-f", "{{.State.Pid}}", "box"]);
+    let cases: [(&[&str], &str); 6] = [
+        (&[], "UID PID PPID C STIME TTY TIME CMD"),
+        (&["-ef"], "UID PID PPID C STIME TTY TIME CMD"),
+        (&["aux"], "USER PID %CPU %MEM VSZ RSS TTY STAT START TIME COMMAND"),
+        (&["-o", "pid,user,args=WHAT"], "PID USER WHAT"),
+        (&["-eo", "pid,comm"], "PID COMMAND"),
+        (&["-e -o pid,stat"], "PID STAT"),
+    ];
+    for (options, titles) in cases {
+        let table = machine.ok(&[&["top", "box"], options].concat());
+        let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let (head, row) = (lines.next().unwrap(), lines.next().unwrap());
+        assert_eq!(head.join(" "), titles, "{options:?}");
+        let column = head.iter().position(|title| *title == "PID").unwrap();
+        assert_eq!(row[column], pid, "{options:?}: {table}");
+    }
+    for bad in [&["--forest"][..], &["-o", "comm"], &["-o", "pid,nothing"], &["-o"]] {
+        assert_eq!(machine.run(&[&["top", "box"], bad].concat()).code, 1, "{bad:?}");
+    }
+}
+
+#[test]
 fn volumes_by_label_and_use() {
     let Some(machine) = Machine::new() else { return };
     machine.ok(&["volume", "create", "--label", "a=b", "v1"]);

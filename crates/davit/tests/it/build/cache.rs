@@ -189,9 +189,18 @@ fn builder_prune_has_dockers_words() {
     let asked = bench.davit.run(["builder", "prune"]);
     assert!(asked.stderr.contains("[y/N]"), "{}", asked.stderr);
     assert_eq!(cache_size(&bench), full, "no answer is no");
+    for filter in ["until=1h", "unused-for=1h", "id=nothing", "type=nothing"] {
+        let kept = bench.davit.ok(["builder", "prune", "--all", "--force", "--filter", filter]);
+        assert_eq!(kept, "Total reclaimed space: 0B", "{filter}");
+    }
+    for filter in ["bogus=1", "until=bogus"] {
+        let refused = bench.davit.run(["builder", "prune", "-f", "--filter", filter]);
+        assert_eq!(refused.code, 1, "{filter}: {}", refused.stderr);
+    }
+    assert_eq!(cache_size(&bench), full);
     let kept = bench.davit.ok(["builder", "prune", "-f", "--keep-storage", "100MB"]);
     assert_eq!(kept, "Total reclaimed space: 0B");
-    let pruned = bench.davit.ok(["buildx", "prune", "-f"]);
+    let pruned = bench.davit.ok(["buildx", "prune", "-f", "--filter", "until=2999-01-01"]);
     assert!(pruned.contains("Deleted build cache records: "), "{pruned}");
     assert!(!pruned.contains("Total reclaimed space: 0B"), "{pruned}");
     assert_eq!(cache_size(&bench), 0);
@@ -199,7 +208,7 @@ fn builder_prune_has_dockers_words() {
     bench.write("big", &filler(0));
     let cached = bench.run(&["-t", "kept:1"]);
     assert!(cached.stderr.contains("(3 of 3 steps cached)"), "{}", cached.stderr);
-    bench.davit.ok(["builder", "prune", "-af"]);
+    bench.davit.ok(["builder", "prune", "-af", "--filter", "until=2999-01-01"]);
     let fresh = bench.run(&["-t", "kept:1"]);
     assert!(!fresh.stderr.contains("(3 of 3 steps cached)"), "{}", fresh.stderr);
     let context = bench.context.to_str().unwrap();
