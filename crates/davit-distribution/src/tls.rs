@@ -30,16 +30,16 @@ pub(crate) enum Verify {
 pub(crate) fn system_roots(config: &TlsConfig) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     for bundle in &config.bundles {
-        // A bundle that cannot be read is like one that is absent: the next may do.
-        let Ok(pem) = fs::read(bundle) else { continue };
-        roots.add_parsable_certificates(certificates(&pem));
+        // A bundle that cannot be used is like one that is absent: the next may do.
+        let Ok(found) = read_certificates(bundle, Malformed::Skip) else { continue };
+        roots.add_parsable_certificates(found);
         break;
     }
     for folder in &config.directories {
         let Ok(entries) = fs::read_dir(folder) else { continue };
         for entry in entries.flatten() {
-            if let Ok(pem) = fs::read(entry.path()) {
-                roots.add_parsable_certificates(certificates(&pem));
+            if let Ok(found) = read_certificates(&entry.path(), Malformed::Skip) {
+                roots.add_parsable_certificates(found);
             }
         }
     }
@@ -49,8 +49,13 @@ pub(crate) fn system_roots(config: &TlsConfig) -> RootCertStore {
     roots
 }
 
-fn certificates(pem: &[u8]) -> impl Iterator<Item = CertificateDer<'static>> + '_ {
-    CertificateDer::pem_slice_iter(pem).filter_map(Result::ok)
+/// What becomes of a malformed certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Malformed {
+    /// The others of its file count: a system's bundle is not the user's work.
+    Skip,
+    /// Its file is refused.
+    Refuse,
 }
 
 /// Certificates of one registry by `certs.d`.
@@ -82,7 +87,7 @@ impl HostCertificates {
 
     fn add(&mut self, path: &Path) -> Result<(), ConfigError> {
         match path.extension().and_then(|extension| extension.to_str()) {
-            Some("crt") => self.authorities.extend(read_certificates(path)?),
+            Some("crt") => self.authorities.extend(read_certificates(path, Malformed::Refuse)?),
             Some("cert") => {
                 let key = path.with_extension("key");
                 if !key.exists() {
@@ -90,7 +95,7 @@ impl HostCertificates {
                 }
                 let pem = fs::read(&key).map_err(|e| unusable(&key, e))?;
                 let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|e| unusable(&key, e))?;
-                self.identity.get_or_insert((read_certificates(path)?, private));
+                self.identity.get_or_insert((read_certificates(path, Malformed::Refuse)?, private));
             }
             Some("key") if !path.with_extension("cert").exists() => {
                 return Err(ConfigError::Partner { path: path.to_owned() });
@@ -101,10 +106,17 @@ impl HostCertificates {
     }
 }
 
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+/// Reads a file of at least one certificate.
+fn read_certificates(
+    path: &Path,
+    malformed: Malformed,
+) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
     let pem = fs::read(path).map_err(|e| unusable(path, e))?;
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let all = all.map_err(|e| unusable(path, e))?;
+    let all = CertificateDer::pem_slice_iter(&pem);
+    let all: Vec<_> = match malformed {
+        Malformed::Skip => all.flatten().collect(),
+        Malformed::Refuse => all.collect::<Result<_, _>>().map_err(|e| unusable(path, e))?,
+    };
     if all.is_empty() {
         let empty = io::Error::new(io::ErrorKind::InvalidData, "there is no PEM certificate in it");
         return Err(unusable(path, empty));
