@@ -243,6 +243,14 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_unknown_fields_are_written_as_read() {
+        let json = r#"{"x":48800000000000000000724361959,"y":0.1,"z":18446744073709551615}"#;
+        let config: ImageConfig = serde_json::from_str(json).unwrap();
+        let again = serde_json::to_vec(&config).unwrap();
+        assert_eq!(serde_json::from_slice::<ImageConfig>(&again).unwrap(), config);
+    }
+
+    #[test]
     fn refuses_bad_configs() {
         for json in [
             "null",
