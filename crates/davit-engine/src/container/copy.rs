@@ -11,6 +11,7 @@
 //! program runs, nothing of the container is loaded, no archive is compressed.
 
 mod area;
+mod mounts;
 mod pack;
 mod root;
 mod rules;
@@ -27,11 +28,11 @@ use rustix::{fs::OFlags, io::Errno};
 
 pub(crate) use self::root::root_helper;
 use self::{
-    area::{Area, is_directory},
+    area::{Area, Forbids, is_directory},
     rules::{Known, clean, place, split},
     unpack::{UnpackError, Unpacker},
 };
-use super::{Container, ContainerError, MountSource};
+use super::ContainerError;
 use crate::Engine;
 
 /// Whether a symbolic link that is the source itself is followed.
@@ -66,12 +67,10 @@ pub struct ContainerFiles {
     area: Area,
     /// Kept so that nobody starts a stopped container while its root is mounted here.
     _lock: Option<OwnedFd>,
-    /// Mounts that a stopped container's root lacks.
-    absent: Vec<String>,
 }
 
 impl Engine {
-    /// The files of a container: a running one's with all its volumes.
+    /// The files of a container with its volumes and bind mounts, whether it runs or not.
     ///
     /// # Errors
     /// [`ContainerError::NotFound`]; [`ContainerError::Io`] when its root cannot be reached.
@@ -80,19 +79,12 @@ impl Engine {
         let name = name.to_owned();
         if let Some(process) = container.status.process {
             let area = Area::container(davit_runtime::root(process)?);
-            return Ok(ContainerFiles { name, area, _lock: None, absent: Vec::new() });
+            return Ok(ContainerFiles { name, area, _lock: None });
         }
         let lock = self.lock_container(&container.id)?;
         let area = Area::container(self.mounted_root(&container)?);
-        Ok(ContainerFiles { name, area, _lock: Some(lock), absent: mounts(&container) })
+        Ok(ContainerFiles { name, area, _lock: Some(lock) })
     }
-}
-
-/// Where a container's volumes and bind mounts are.
-fn mounts(container: &Container) -> Vec<String> {
-    let mounts = container.spec.mounts.iter();
-    let kept = mounts.filter(|mount| !matches!(mount.source, MountSource::Tmpfs { .. }));
-    kept.map(|mount| mount.target.clone()).collect()
 }
 
 impl ContainerFiles {
@@ -123,6 +115,7 @@ impl ContainerFiles {
                 self.name
             )));
         }
+        self.writable(&path)?;
         let directory = path.trim_end_matches('/').as_bytes();
         let unpacker = Unpacker { area: &self.area, directory, ownership: Ownership::Keep };
         let mut input = Counted { inner: input, bytes: 0 };
@@ -181,6 +174,7 @@ impl ContainerFiles {
         if there.is_none() {
             return Err(self.missing(&directory));
         }
+        self.writable(&directory)?;
         let directory = directory.trim_end_matches('/').as_bytes();
         let unpacker = Unpacker { area: &self.area, directory, ownership: Ownership::Keep };
         transfer(&host, &path, &name, &unpacker)
@@ -195,26 +189,25 @@ impl ContainerFiles {
 
     fn source(&self, path: &str, follow: FollowLink) -> Result<(String, Known), ContainerError> {
         let path = clean(&format!("/{path}"));
-        self.present(&path)?;
         source_of(&self.area, path, follow, |path| self.missing(path))
     }
 
     fn destination(&self, path: &str) -> Result<(String, Known), ContainerError> {
         let path = clean(&format!("/{path}"));
-        let (path, known) = follow_destination(&self.area, path)?;
-        self.present(&path)?;
-        Ok((path, known))
+        follow_destination(&self.area, path)
     }
 
-    /// Refuses what a stopped container's root would hide behind a volume.
-    fn present(&self, path: &str) -> Result<(), ContainerError> {
-        let below = |mount: &&String| Path::new(path).starts_with(mount.as_str());
-        match self.absent.iter().find(below) {
+    /// Refuses a directory that nobody may write to, before anything is read.
+    fn writable(&self, directory: &str) -> Result<(), ContainerError> {
+        let forbids = self.area.forbids_writing(directory.as_bytes());
+        match forbids.map_err(|errno| io_or_words(directory, errno))? {
             None => Ok(()),
-            Some(mount) => Err(ContainerError::Conflict(format!(
-                "{path} is on the volume at {mount}, which container {} has only while it runs",
-                self.name
-            ))),
+            Some(Forbids::Root) => {
+                Err(ContainerError::invalid("container rootfs is marked read-only"))
+            }
+            Some(Forbids::Volume) => {
+                Err(ContainerError::invalid("mounted volume is marked read-only"))
+            }
         }
     }
 }

@@ -184,7 +184,7 @@ fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>, plan: &mut Plan) {
     }
     for wish in &spec.mounts {
         plan.mounts.retain(|mount| mount.target != wish.target);
-        plan.mounts.push(mount(wish, around));
+        plan.mounts.push(mount(wish, around.volume));
     }
     // A mount must not hide one that lies below it.
     plan.mounts.sort_by_key(|mount| Path::new(&mount.target).components().count());
@@ -199,7 +199,8 @@ fn bind(path: PathBuf) -> MountKind {
     MountKind::Bind { source: BindSource::Path(path), recursive: true }
 }
 
-fn mount(wish: &MountSpec, around: &Surroundings<'_>) -> Mount {
+/// What is mounted for a wish; volumes lie where `volume` says.
+pub(super) fn mount(wish: &MountSpec, volume: &dyn Fn(&str) -> PathBuf) -> Mount {
     let access = if wish.access.is_on() { Access::ReadOnly } else { Access::ReadWrite };
     let propagation = match wish.propagation.trim_start_matches('r') {
         "shared" => Propagation::Shared,
@@ -215,7 +216,7 @@ fn mount(wish: &MountSpec, around: &Surroundings<'_>) -> Mount {
             MountKind::Bind { source: BindSource::Path(path.into()), recursive: *recursive }
         }
         MountSource::Volume { name, subpath, .. } => {
-            let root = (around.volume)(name);
+            let root = volume(name);
             let source = match subpath {
                 Some(path) => BindSource::Subpath { root, path: path.clone() },
                 None => BindSource::Path(root),

@@ -175,17 +175,95 @@ fn archives_on_the_standard_streams() {
 }
 
 #[test]
-fn volumes_are_seen_while_it_runs() {
+fn volumes_and_binds_are_seen_whether_it_runs() {
     let Some(machine) = Machine::new() else { return };
-    machine.ok(&["run", "-d", "--name", "holder", "-v", "data:/d", "busybox", "sleep", "900"]);
+    let at = |name: &str| machine.davit().dir().join(name);
+    fs::create_dir(at("bound")).expect("made");
+    fs::write(at("bound/old"), "bound").expect("written");
+    fs::write(at("single"), "single").expect("written");
+    let bind = format!("{}:/b/in", text(&at("bound")));
+    let single = format!("{}:/b/in/single", text(&at("single")));
+    let mounts = ["-v", "data:/d", "-v", &bind, "-v", &single, "-v", "data:/r:ro"];
+    let command = ["--name", "holder", "busybox", "sleep", "900"];
+    machine.ok(&[&["run", "-d"][..], &mounts, &command].concat());
+    for state in STATES {
+        if state == "stopped" {
+            machine.ok(&["kill", "holder"]);
+            assert_eq!(machine.ok(&["wait", "holder"]), "137");
+        }
+        fs::write(at("file"), state).expect("written");
+        for target in ["/d/f", "/b/in/new"] {
+            machine.ok(&["cp", text(&at("file")), &format!("holder:{target}")]);
+        }
+        assert_eq!(machine.ok(&["run", "--rm", "-v", "data:/x", "busybox", "cat", "/x/f"]), state);
+        assert_eq!(read(at("bound/new")), state);
+        for (path, expected) in
+            [("/d/f", state), ("/r/f", state), ("/b/in/old", "bound"), ("/b/in/single", "single")]
+        {
+            assert_eq!(content(&machine, "holder", path), expected, "{state} {path}");
+        }
+        let refused = machine.run(&["cp", text(&at("file")), "holder:/r/f"]);
+        assert_eq!(refused.code, 1);
+        assert!(
+            refused.stderr.contains("mounted volume is marked read-only"),
+            "{state}: {}",
+            refused.stderr
+        );
+    }
+    // An empty volume shows what a start would fill it with.
+    machine.ok(&["create", "--name", "fresh", "-v", "filled:/bin", "busybox"]);
+    machine.ok(&["cp", "fresh:/bin/sh", text(&at("shell"))]);
+    let mounts = read("/proc/self/mounts");
+    assert!(!mounts.contains(text(machine.davit().dir())), "{mounts}");
+}
+
+/// A container that puts a link where its volume was mounted gets the volume mounted inside.
+#[test]
+fn mounts_of_a_stopped_container_stay_inside() {
+    let Some(machine) = Machine::new() else { return };
+    let victim = machine.davit().dir().join("victim");
+    fs::create_dir(&victim).expect("made");
     let file = machine.davit().dir().join("file");
     fs::write(&file, "kept").expect("written");
-    machine.ok(&["cp", text(&file), "holder:/d/f"]);
-    assert_eq!(machine.ok(&["run", "--rm", "-v", "data:/x", "busybox", "cat", "/x/f"]), "kept");
-    machine.ok(&["kill", "holder"]);
-    assert_eq!(machine.ok(&["wait", "holder"]), "137");
-    let hidden = machine.run(&["cp", "holder:/d/f", text(&file)]);
-    assert!(hidden.code == 1 && hidden.stderr.contains("on the volume"), "{}", hidden.stderr);
+    for (name, link) in
+        [("abs", text(&victim).to_owned()), ("up", format!("../../../../../..{}", text(&victim)))]
+    {
+        let script = format!("mv /m /old; mkdir -p {}; ln -s {link} /m", text(&victim));
+        let volume = format!("{name}:/m/sub");
+        machine.ok(&["run", "--name", name, "-v", &volume, "busybox", "sh", "-ec", &script]);
+        machine.ok(&["cp", text(&file), &format!("{name}:/m/sub/f")]);
+        let volume = format!("{name}:/x");
+        assert_eq!(machine.ok(&["run", "--rm", "-v", &volume, "busybox", "cat", "/x/f"]), "kept");
+        let inside = format!("{}/sub/f", text(&victim));
+        assert_eq!(content(&machine, name, &inside), "kept", "the link leads to it inside");
+    }
+    assert!(fs::read_dir(&victim).expect("there").next().is_none(), "nothing was made outside");
+}
+
+#[test]
+fn a_read_only_root_is_not_written() {
+    let Some(machine) = Machine::new() else { return };
+    let file = machine.davit().dir().join("file");
+    fs::write(&file, "kept").expect("written");
+    let command = ["--read-only", "-v", "data:/d", "busybox", "sleep", "900"];
+    machine.ok(&[&["run", "-d", "--name", "running"][..], &command].concat());
+    machine.ok(&[&["create", "--name", "stopped"][..], &command].concat());
+    for name in STATES {
+        let archive = machine.command(&["cp", &format!("{name}:/bin"), "-"]).output();
+        let archive = archive.expect("davit starts");
+        assert!(archive.status.success());
+        for target in ["/tmp", "/new"] {
+            let into = format!("{name}:{target}");
+            let refused = machine.run(&["cp", text(&file), &into]);
+            assert_eq!(refused.code, 1, "{into}");
+            let words = "container rootfs is marked read-only";
+            assert!(refused.stderr.contains(words), "{into}: {}", refused.stderr);
+        }
+        let refused = with_input(&machine, &["cp", "-", &format!("{name}:/")], &archive.stdout);
+        assert!(refused.code == 1 && refused.stderr.contains("rootfs is marked read-only"));
+        machine.ok(&["cp", text(&file), &format!("{name}:/d/{name}")]);
+        assert_eq!(content(&machine, name, &format!("/d/{name}")), "kept");
+    }
 }
 
 /// Links of a hostile container never lead a copy to the machine's files.

@@ -7,7 +7,10 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, readlinkat},
+    fs::{
+        CWD, FileType, Mode, OFlags, ResolveFlags, Stat, StatVfsMountFlags, fstat, fstatvfs,
+        mkdirat, openat, openat2, readlinkat,
+    },
     io::Errno,
 };
 
@@ -62,6 +65,49 @@ impl Area {
         }
     }
 
+    /// Opens a directory by path, made if it is missing, with those above it.
+    pub(super) fn make_directory(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        match self.open(path, flags) {
+            Err(Errno::NOENT) if !path.is_empty() => {
+                let (above, name) = parts(path);
+                match mkdirat(self.make_directory(above)?, name, Mode::from_raw_mode(0o755)) {
+                    Ok(()) | Err(Errno::EXIST) => self.open(path, flags),
+                    Err(errno) => Err(errno),
+                }
+            }
+            result => result,
+        }
+    }
+
+    /// Opens a path, made as an empty file if it is missing.
+    pub(super) fn make_file(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        match self.open(path, OFlags::PATH) {
+            Err(Errno::NOENT) => {
+                let (above, name) = parts(path);
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+                let mode = Mode::from_raw_mode(0o755);
+                openat(self.make_directory(above)?, name, flags | OFlags::CLOEXEC, mode)?;
+                self.open(path, OFlags::PATH)
+            }
+            result => result,
+        }
+    }
+
+    /// Which mount forbids to write in a directory; `None` if none does.
+    pub(super) fn forbids_writing(&self, path: &[u8]) -> Result<Option<Forbids>, Errno> {
+        let directory = self.open(path, OFlags::PATH)?;
+        let is_read_only = |file: &OwnedFd| {
+            fstatvfs(file).map(|facts| facts.f_flag.contains(StatVfsMountFlags::RDONLY))
+        };
+        if !is_read_only(&directory)? {
+            return Ok(None);
+        }
+        let is_root = fstat(&directory)?.st_dev == fstat(&self.root)?.st_dev;
+        let root = is_root && is_read_only(&self.root)?;
+        Ok(Some(if root { Forbids::Root } else { Forbids::Volume }))
+    }
+
     /// The path that a symbolic link at `path` names, not resolved further; `None` if it is none.
     pub(super) fn link(&self, path: &[u8]) -> Result<Option<PathBuf>, Errno> {
         let node = match self.open(path, OFlags::PATH | OFlags::NOFOLLOW) {
@@ -75,6 +121,21 @@ impl Area {
         let own = PathBuf::from(OsStr::from_bytes(path));
         let parent = own.parent().unwrap_or(&own);
         Ok(Some(parent.join(OsStr::from_bytes(target.as_bytes()))))
+    }
+}
+
+/// What is mounted read-only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Forbids {
+    Root,
+    Volume,
+}
+
+/// The directory and the name of a path without a `/` at its end.
+pub(super) fn parts(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (b"", path),
     }
 }
 

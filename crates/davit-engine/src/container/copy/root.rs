@@ -15,9 +15,12 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::super::{
-    Container, ContainerError,
-    start::{sealed_executable, told},
+use super::{
+    super::{
+        Container, ContainerError,
+        start::{sealed_executable, told},
+    },
+    mounts::MountOrder,
 };
 use crate::Engine;
 
@@ -33,6 +36,7 @@ struct RootOrder {
     upper: Upper,
     volatile: bool,
     narrow: bool,
+    mounts: MountOrder,
 }
 
 impl Engine {
@@ -50,6 +54,7 @@ impl Engine {
             upper,
             volatile: options.durability == Durability::Volatile,
             narrow: options.inode_numbers == InodeNumbers::Narrow,
+            mounts: self.mount_order(container)?,
         };
         let json = serde_json::to_vec(&order)
             .map_err(|source| ContainerError::Row { id: container.id.clone(), source })?;
@@ -125,15 +130,18 @@ fn mount() -> io::Result<OwnedFd> {
         davit_sys::inherit::take(ORDER)?.into(),
         PathBuf::from("the root order"),
     );
-    let RootOrder { stack, upper, volatile, narrow } =
+    let RootOrder { stack, upper, volatile, narrow, mounts } =
         serde_json::from_reader(io::BufReader::new(file))?;
     std::env::set_current_dir("/")?;
     let mut namespace = MountNamespace::enter(stack.location.clone()).map_err(io::Error::other)?;
+    // Before anything of the container is attached: a bind mount of the host's root would show it.
+    let sources = mounts.open()?;
     let lowers = namespace.lowers(&stack).map_err(io::Error::other)?;
     let options = OverlayOptions {
         durability: if volatile { Durability::Volatile } else { Durability::Durable },
         inode_numbers: if narrow { InodeNumbers::Narrow } else { InodeNumbers::Unique },
         ..OverlayOptions::default()
     };
-    namespace.overlay(&lowers, &upper, options).map_err(io::Error::other)
+    let root = namespace.overlay(&lowers, &upper, options).map_err(io::Error::other)?;
+    mounts.attach(root, sources)
 }

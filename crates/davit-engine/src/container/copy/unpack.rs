@@ -19,7 +19,7 @@ use tar::{Archive, Entry, EntryType};
 
 use super::{
     Ownership,
-    area::{Area, is_directory},
+    area::{Area, is_directory, parts},
 };
 
 /// Where an archive is unpacked.
@@ -102,17 +102,7 @@ impl Unpacker<'_> {
 
     /// Opens the directory of an entry, made if it is missing.
     fn parent(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY;
-        match self.area.open(&self.within(path), flags) {
-            Err(Errno::NOENT) if !path.is_empty() => {
-                let (above, name) = split(path);
-                match mkdirat(self.parent(above)?, name, Mode::from_raw_mode(0o755)) {
-                    Ok(()) | Err(Errno::EXIST) => self.area.open(&self.within(path), flags),
-                    Err(errno) => Err(errno),
-                }
-            }
-            result => result,
-        }
+        self.area.make_directory(&self.within(path))
     }
 
     fn entry(
@@ -125,7 +115,7 @@ impl Unpacker<'_> {
         if path.is_empty() {
             return Ok(());
         }
-        let (above, name) = split(path);
+        let (above, name) = parts(path);
         let parent = self.parent(above).map_err(|errno| failed(path, errno.into()))?;
         self.make_way(&parent, name, kind == EntryType::Directory, path)?;
         self.make(entry, &parent, name, metadata).map_err(|source| failed(path, source))
@@ -180,7 +170,7 @@ impl Unpacker<'_> {
             EntryType::Link => {
                 let target = entry.link_name_bytes().ok_or(io::ErrorKind::InvalidData)?;
                 let target = relative(&target).map_err(|_| io::ErrorKind::InvalidData)?;
-                let (above, first) = split(&target);
+                let (above, first) = parts(&target);
                 let directory = self.parent(above)?;
                 Ok(linkat(directory, first, parent, name, AtFlags::empty())?)
             }
@@ -255,14 +245,6 @@ fn finish_name(parent: &OwnedFd, name: &[u8], metadata: &Metadata) -> io::Result
 
 fn failed(path: &[u8], source: io::Error) -> UnpackError {
     UnpackError::Entry(String::from_utf8_lossy(path).into_owned(), source)
-}
-
-/// The directory and the name of a relative path.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (b"", path),
-    }
 }
 
 /// A name of an archive without `.` and needless slashes; `..` is refused.
