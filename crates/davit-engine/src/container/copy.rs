@@ -16,6 +16,7 @@ mod pack;
 mod root;
 mod rules;
 mod unpack;
+mod xattr;
 
 use std::{
     io::{self, Read, Write},

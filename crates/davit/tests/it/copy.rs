@@ -349,6 +349,48 @@ fn what_is_copied_out_stays_in_its_place() {
     assert!(fs::read_dir(victim).expect("there").next().is_none());
 }
 
+/// Attributes go both ways, also binary ones; capabilities to the machine only with their owner.
+#[test]
+fn extended_attributes_are_kept() {
+    let Some((machine, host)) = machine("mkdir /in; touch /ready") else { return };
+    let set = |path: &Path, name: &str, value: &[u8]| {
+        rustix::fs::setxattr(path, name, value, rustix::fs::XattrFlags::empty())
+    };
+    let get = |path: &Path, name: &str| {
+        let mut buffer = [0; 64];
+        let length = rustix::fs::getxattr(path, name, &mut buffer).ok()?;
+        Some(buffer[..length].to_vec())
+    };
+    let (user, capability) = ("user.davit", "security.capability");
+    let (line, capable) = (b"a\nb\0", b"\x01\0\0\x02\x0a\x0a\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+    let tree = host.join("tree");
+    fs::create_dir(&tree).expect("made");
+    fs::write(tree.join("f"), "x".repeat(700)).expect("written");
+    fs::write(tree.join("g"), "plain").expect("written");
+    if set(&tree, user, b"directory").is_err() || set(&tree.join("f"), user, line).is_err() {
+        davit_test::skip("extended attributes on the temporary directory");
+        return;
+    }
+    set(&tree.join("f"), capability, capable).expect("root may");
+    for name in STATES {
+        machine.ok(&["cp", text(&tree), &format!("{name}:/in")]);
+        let outcome = machine.command(&["cp", &format!("{name}:/in/tree"), "-"]).output();
+        let archive = outcome.expect("davit starts").stdout;
+        let record = b"SCHILY.xattr.user.davit=a\nb\0\n";
+        assert!(archive.windows(record.len()).any(|part| part == record), "{name}");
+        assert_eq!(with_input(&machine, &["cp", "-", &format!("{name}:/")], &archive).code, 0);
+        for (flag, kept) in [("-a", Some(capable.to_vec())), ("-q", None)] {
+            let out = host.join(format!("{name}{flag}"));
+            machine.ok(&["cp", flag, &format!("{name}:/tree"), text(&out)]);
+            assert_eq!(get(&out, user).as_deref(), Some(&b"directory"[..]), "{name} {flag}");
+            assert_eq!(get(&out.join("f"), user).as_deref(), Some(&line[..]), "{name} {flag}");
+            assert_eq!(get(&out.join("f"), capability), kept, "{name} {flag}");
+            assert_eq!(get(&out.join("g"), user), None, "{name} {flag}");
+            assert_eq!((read(out.join("f")).len(), read(out.join("g")).len()), (700, 5));
+        }
+    }
+}
+
 /// Names of an archive that lead up are refused.
 #[test]
 fn archives_that_lead_out_are_refused() {

@@ -19,10 +19,14 @@ use rustix::{
 };
 use tar::{Builder, EntryType, Header};
 
-use super::area::Area;
+use super::{area::Area, xattr};
 
 /// Deepest directory that is read.
 const DEPTH: usize = 512;
+
+/// How a directory is opened to be listed.
+const LISTED: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// File systems that a kernel writes: procfs, sysfs, cgroup, cgroup2.
 const KERNEL_FILES: [i64; 4] = [0x9fa0, 0x6265_6572, 0x0027_e0eb, 0x6367_7270];
@@ -56,12 +60,14 @@ impl<W: Write> Packer<W> {
                 header.set_entry_type(EntryType::Directory);
                 let mut slashed = name.as_os_str().to_owned();
                 slashed.push("/");
+                let directory = openat(node, c".", LISTED, Mode::empty())?;
+                self.xattrs(&directory)?;
                 self.builder.append_data(&mut header, slashed, io::empty())?;
                 let foreign = device.is_some_and(|device| device != stat.st_dev);
                 if foreign && KERNEL_FILES.contains(&fstatfs(node)?.f_type) {
                     return Ok(());
                 }
-                self.directory(node, name, stat.st_dev, depth)
+                self.directory(&directory, name, stat.st_dev, depth)
             }
             FileType::RegularFile => self.file(node, name, &stat, header),
             FileType::Symlink => {
@@ -79,7 +85,7 @@ impl<W: Write> Packer<W> {
 
     fn directory(
         &mut self,
-        node: &OwnedFd,
+        directory: &OwnedFd,
         name: &Path,
         device: u64,
         depth: usize,
@@ -87,10 +93,8 @@ impl<W: Write> Packer<W> {
         if depth > DEPTH {
             return Err(Errno::NAMETOOLONG.into());
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = openat(node, c".", flags, Mode::empty())?;
         let mut names = Vec::new();
-        for entry in Dir::read_from(&directory)? {
+        for entry in Dir::read_from(directory)? {
             let entry = entry?;
             if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
                 names.push(entry.file_name().to_owned());
@@ -99,7 +103,7 @@ impl<W: Write> Packer<W> {
         names.sort_unstable();
         for child in names {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            match openat(&directory, &child, flags, Mode::empty()) {
+            match openat(directory, &child, flags, Mode::empty()) {
                 // Removed since it was listed.
                 Err(Errno::NOENT) => {}
                 node => {
@@ -129,12 +133,20 @@ impl<W: Write> Packer<W> {
         // Opened through its descriptor: it is known to be a file, never a device or a pipe.
         let path = format!("/proc/self/fd/{}", node.as_fd().as_raw_fd());
         let file = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        self.xattrs(&file)?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         header.set_entry_type(EntryType::Regular);
         header.set_size(size);
         // A file that shrinks meanwhile is filled up with zeros, so that the archive stays whole.
         let content = std::fs::File::from(file).chain(io::repeat(0)).take(size);
         self.builder.append_data(&mut header, name, content)
+    }
+
+    /// Writes the attributes of the entry that comes next.
+    fn xattrs(&mut self, file: &OwnedFd) -> io::Result<()> {
+        let records = xattr::records(file)?;
+        let records = records.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
+        self.builder.append_pax_extensions(records)
     }
 
     fn special(

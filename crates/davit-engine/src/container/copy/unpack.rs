@@ -20,6 +20,7 @@ use tar::{Archive, Entry, EntryType};
 use super::{
     Ownership,
     area::{Area, is_directory, parts},
+    xattr::{self, Headers, Xattr},
 };
 
 /// Where an archive is unpacked.
@@ -48,19 +49,28 @@ struct Metadata {
     owner: Option<(Uid, Gid)>,
     mode: Mode,
     times: Timestamps,
+    ownership: Ownership,
+    xattrs: Vec<Xattr>,
 }
 
 impl Unpacker<'_> {
     /// Unpacks an archive up to its end.
     pub(super) fn unpack(&self, archive: impl Read) -> Result<(), UnpackError> {
-        let mut archive = Archive::new(archive);
+        let headers = Headers::default();
+        let mut archive = Archive::new(headers.watch(archive));
         // Directories get their metadata last: what is made in them changes their times.
         let mut directories = BTreeMap::new();
-        for entry in archive.entries().map_err(UnpackError::Archive)? {
+        let mut entries = archive.entries().map_err(UnpackError::Archive)?;
+        loop {
+            headers.begin();
+            let Some(entry) = entries.next() else { break };
             let mut entry = entry.map_err(UnpackError::Archive)?;
             let path = relative(&entry.path_bytes())?;
-            let metadata = self.metadata(&entry).map_err(UnpackError::Archive)?;
+            let mut metadata = self.metadata(&entry).map_err(UnpackError::Archive)?;
+            metadata.xattrs = headers.end().map_err(UnpackError::Archive)?;
             self.entry(&mut entry, &path, &metadata)?;
+            // What nobody wanted, so that nothing but headers comes next.
+            io::copy(&mut entry, &mut io::sink()).map_err(UnpackError::Archive)?;
             if entry.header().entry_type() == EntryType::Directory {
                 directories.insert(path, metadata);
             }
@@ -88,6 +98,8 @@ impl Unpacker<'_> {
             owner,
             mode: Mode::from_raw_mode(header.mode()? & bits),
             times: Timestamps { last_access: time, last_modification: time },
+            ownership: self.ownership,
+            xattrs: Vec::new(),
         })
     }
 
@@ -225,11 +237,12 @@ fn special(
     }
 }
 
-/// Owner first: changing it clears set-id bits.
+/// Owner first: changing it clears set-id bits and capabilities.
 fn finish(file: &OwnedFd, metadata: &Metadata) -> io::Result<()> {
     if let Some((uid, gid)) = metadata.owner {
         fchown(file, Some(uid), Some(gid))?;
     }
+    xattr::set(file, &metadata.xattrs, metadata.ownership)?;
     fchmod(file, metadata.mode)?;
     Ok(futimens(file, &metadata.times)?)
 }
