@@ -98,6 +98,10 @@ fn files_and_directories_both_ways() {
         machine.ok(&["cp", "-L", &from("/d/l"), &to("followed")]);
         assert_eq!(read(host.join("followed")), "one\n");
 
+        symlink("new/f", host.join("there")).expect("linked");
+        machine.ok(&["cp", "-L", &to("there"), &from("/in/followed")]);
+        assert_eq!(content(&machine, name, "/in/followed"), "one\n");
+
         machine.ok(&["cp", &to("new/s"), &from("/in")]);
         machine.ok(&["cp", &to("new/s/."), &from("/in/n")]);
         let quiet = machine.run(&["cp", "-q", &to("new/f"), &from("/file")]);
