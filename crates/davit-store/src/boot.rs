@@ -1,6 +1,6 @@
 //! The boot id: what tells facts of this boot from those of an earlier one.
 
-use std::{fmt, path::Path};
+use std::{fmt, path::Path, sync::OnceLock};
 
 use crate::StoreError;
 
@@ -22,9 +22,13 @@ impl BootId {
     /// # Errors
     /// When procfs is not mounted.
     pub fn current() -> Result<Self, StoreError> {
+        static CURRENT: OnceLock<BootId> = OnceLock::new();
+        if let Some(known) = CURRENT.get() {
+            return Ok(known.clone());
+        }
         let text = fs_err::read_to_string(KERNEL_FILE)
             .map_err(|e| StoreError::io("read", Path::new(KERNEL_FILE), e))?;
-        Ok(Self::new(&text))
+        Ok(CURRENT.get_or_init(|| Self::new(&text)).clone())
     }
 
     /// The text.

@@ -16,7 +16,7 @@ use std::{
 
 use rustix::io::Errno;
 
-pub use spawn::{Handover, Session, Spawn, spawn};
+pub use spawn::{Handover, Session, Spawn, Spawned, spawn};
 
 /// `linux/sched.h`; the constant of `libc` has the wrong type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;

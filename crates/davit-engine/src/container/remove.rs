@@ -79,6 +79,12 @@ impl Engine {
         }
         self.send_signal(container, 9)?;
         if self.await_end(&container.id, Some(Instant::now() + KILL_PATIENCE))? {
+            // A monitor that was killed meanwhile has left its work undone.
+            match self.container(&container.id) {
+                Err(error) if error.is_not_found() => {}
+                found => drop(found?),
+            }
+            davit_runtime::Cgroups::discover()?.remove(&self.cgroup_of(&container.id))?;
             return Ok(());
         }
         Err(ContainerError::Conflict(format!("container {} does not end", container.short_id())))

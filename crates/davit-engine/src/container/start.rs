@@ -21,7 +21,7 @@ use davit_snapshot::{
     Durability as UpperDurability, InodeNumbers, Mountpoints, OverlayOptions, PrepareOptions,
 };
 use davit_store::{Claimed, Durability};
-use davit_sys::process::{CStringArray, Handover, Session, Spawn};
+use davit_sys::process::{CStringArray, Handover, Session, Spawn, Spawned};
 use rustix::{
     fs::{FlockOperation, MemfdFlags, Mode, OFlags, SeekFrom, flock},
     io::Errno,
@@ -202,8 +202,11 @@ impl Engine {
         lock: OwnedFd,
     ) -> Result<Started, ContainerError> {
         // It starts up while its orders are made out.
-        let (mut connection, orders) = self.spawn_monitor(&container.id, mode, lock)?;
-        if let Err(error) = self.give_orders(orders, &container, &claimed, mode) {
+        let (mut connection, orders, monitor) = self.spawn_monitor(&container.id, mode, lock)?;
+        let given = self.give_orders(orders, &container, &claimed, mode);
+        let executed = monitor.executed();
+        executed.map_err(|source| ContainerError::io("start", "davit __monitor", source))?;
+        if let Err(error) = given {
             // Without any it leaves at once, and its lock is free when it has.
             drop(connection.first_word());
             return Err(error);
@@ -395,7 +398,7 @@ impl Engine {
         id: &str,
         mode: StartMode,
         lock: OwnedFd,
-    ) -> Result<(Connection, OwnedFd), ContainerError> {
+    ) -> Result<(Connection, OwnedFd, Spawned), ContainerError> {
         let failed = |source: io::Error| ContainerError::io("start", "davit __monitor", source);
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
@@ -413,7 +416,7 @@ impl Engine {
         let arguments =
             CStringArray::new(["davit", "__monitor", id]).map_err(|error| failed(error.into()))?;
         let environment = CStringArray::new::<&str>([]).map_err(|error| failed(error.into()))?;
-        davit_sys::process::spawn(&Spawn {
+        let monitor = davit_sys::process::spawn(&Spawn {
             executable: executable.as_fd(),
             arguments: &arguments,
             environment: &environment,
@@ -426,7 +429,7 @@ impl Engine {
             session: Session::New,
         })
         .map_err(failed)?;
-        Ok((connection, orders))
+        Ok((connection, orders, monitor))
     }
 
     /// The cgroup of all monitors of this root, so that none ends with its caller's scope.

@@ -8,6 +8,7 @@ use std::{
     fs::File,
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
+    sync::OnceLock,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -32,8 +33,13 @@ impl BootId {
     /// # Errors
     /// `/proc` is not mounted, or does not hold an id.
     pub fn current() -> io::Result<Self> {
+        static CURRENT: OnceLock<BootId> = OnceLock::new();
+        if let Some(known) = CURRENT.get() {
+            return Ok(*known);
+        }
         let text = fs_err::read_to_string("/proc/sys/kernel/random/boot_id")?;
-        Self::parse(text.trim()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+        let read = Self::parse(text.trim()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(*CURRENT.get_or_init(|| read))
     }
 
     fn parse(text: &str) -> Option<Self> {

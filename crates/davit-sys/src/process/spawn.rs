@@ -48,11 +48,11 @@ pub enum Session {
     New,
 }
 
-/// Starts a program and waits until it has been executed.
+/// Starts a program; [`Spawned::executed`] waits until it has been executed.
 ///
 /// # Errors
-/// The kernel's, also from `execve` in the child.
-pub fn spawn(spawn: &Spawn<'_>) -> io::Result<Cloned> {
+/// The kernel's; that of `execve` in the child comes from [`Spawned::executed`].
+pub fn spawn(spawn: &Spawn<'_>) -> io::Result<Spawned> {
     let (report, report_child) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let null = rustix::fs::open(
         c"/dev/null",
@@ -78,15 +78,32 @@ pub fn spawn(spawn: &Spawn<'_>) -> io::Result<Cloned> {
         let _ = rustix::io::write(&report_high, &errno.raw_os_error().to_ne_bytes());
         127
     })?;
-    drop(report_high);
-    let mut errno = [0; 4];
-    match rustix::io::retry_on_intr(|| rustix::io::read(&report, &mut errno))? {
-        0 => Ok(cloned),
-        _ => {
-            let options = rustix::process::WaitIdOptions::EXITED;
-            let child = rustix::process::WaitId::PidFd(cloned.pidfd.as_fd());
-            let _ = rustix::process::waitid(child, options);
-            Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
+    Ok(Spawned { cloned, report })
+}
+
+/// A child that is about to execute.
+#[derive(Debug)]
+pub struct Spawned {
+    cloned: Cloned,
+    /// Closed by a successful execution.
+    report: OwnedFd,
+}
+
+impl Spawned {
+    /// Waits until it executes.
+    ///
+    /// # Errors
+    /// That of `execve` in the child, which then has ended.
+    pub fn executed(self) -> io::Result<Cloned> {
+        let mut errno = [0; 4];
+        match rustix::io::retry_on_intr(|| rustix::io::read(&self.report, &mut errno))? {
+            0 => Ok(self.cloned),
+            _ => {
+                let options = rustix::process::WaitIdOptions::EXITED;
+                let child = rustix::process::WaitId::PidFd(self.cloned.pidfd.as_fd());
+                let _ = rustix::process::waitid(child, options);
+                Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
+            }
         }
     }
 }
@@ -139,6 +156,7 @@ mod tests {
             cgroup: None,
             session: Session::New,
         })
+        .and_then(Spawned::executed)
         .unwrap();
         drop(write);
         let mut text = String::new();
@@ -147,5 +165,20 @@ mod tests {
         assert_eq!(text.split_whitespace().collect::<Vec<_>>(), ["hello", "5"]);
         let status = waitid(WaitId::PidFd(spawned.pidfd.as_fd()), WaitIdOptions::EXITED).unwrap();
         assert_eq!(status.unwrap().terminating_signal(), Some(13), "SIGPIPE has its default");
+    }
+
+    #[test]
+    fn what_cannot_be_executed_is_told() {
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+        let text = rustix::fs::open("/etc/passwd", flags, rustix::fs::Mode::empty()).unwrap();
+        let spawned = spawn(&Spawn {
+            executable: text.as_fd(),
+            arguments: &CStringArray::new(["x"]).unwrap(),
+            environment: &CStringArray::new::<&str>([]).unwrap(),
+            descriptors: &[],
+            cgroup: None,
+            session: Session::Inherit,
+        });
+        assert!(spawned.unwrap().executed().is_err());
     }
 }

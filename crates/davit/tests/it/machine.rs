@@ -17,6 +17,11 @@ pub(crate) struct Machine {
     holder: Child,
 }
 
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks; looking without a break would take a core from what is waited for.
+const LOOK: Duration = Duration::from_millis(2);
+
 /// What davit could leave behind on a machine.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Traces {
@@ -179,7 +184,15 @@ impl Machine {
 
     /// Waits until the machine is as it was.
     pub(crate) fn await_traces(&self, before: &Traces) {
-        until("nothing is left", || self.traces() == *before);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let now = self.traces();
+            if now == *before {
+                return;
+            }
+            assert!(Instant::now() < deadline, "left: {now:#?}\nbefore: {before:#?}");
+            std::thread::sleep(LOOK);
+        }
     }
 }
 
@@ -210,9 +223,9 @@ impl Drop for Machine {
 
 /// Polls until something holds.
 pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::yield_now();
+        std::thread::sleep(LOOK);
     }
 }

@@ -80,7 +80,8 @@ fn spawn(order: &[u8]) -> io::Result<OwnedFd> {
         ],
         cgroup: None,
         session: Session::Inherit,
-    })?;
+    })?
+    .executed()?;
     Ok(ours)
 }
 
