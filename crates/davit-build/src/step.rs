@@ -26,7 +26,7 @@ use crate::{
     log::BuildLog,
     plan::{Node, NodeId, Op, Plan},
     run::{RunSettings, Supervisor, network::StepNetworks},
-    writer::{Readers, Writer},
+    writer::Writer,
 };
 
 /// How long a process waits for another one before it looks again.
@@ -253,11 +253,7 @@ impl Session<'_, '_> {
             }
         }
         let options = WriteOptions { readers: self.threads, ..WriteOptions::default() };
-        let mut later =
-            self.plan.nodes.iter().skip_while(|other| !std::ptr::eq(*other, node)).skip(1);
-        let is_run_on = later.any(|other| matches!(other.op, Op::Run(_)));
-        let readers = if is_run_on { Readers::Commands } else { Readers::Others };
-        let written = self.writer().write(changes, opener, &options, readers);
+        let written = self.writer().write(changes, opener, &options);
         let written = written.map_err(|error| failed(node, error))?;
         let record = self.record(written.diff_id, written.size_bytes);
         Ok(Layer { record, content: None, shape, same: false })

@@ -1,7 +1,6 @@
 //! Writes a layer into the store, lazily: nothing is synced before the build is done.
 
 use std::{
-    fs::File,
     io::{self, BufWriter, Write as _},
     sync::Arc,
 };
@@ -9,7 +8,7 @@ use std::{
 use davit_image::DiffId;
 use davit_layer::{Change, Digests, Opener, Table, WriteOptions, write_layer};
 use davit_store::{DiffIdState, Durability, LayerFacts, Lease, Presence, Store};
-use davit_sys::{bulk::BulkFile, writeback::EarlyWriteback};
+use davit_sys::writeback::EarlyWriteback;
 
 use crate::{
     files::ContentDigest,
@@ -37,44 +36,6 @@ pub(crate) struct Written {
     pub(crate) size_bytes: u64,
 }
 
-/// Who reads a layer next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Readers {
-    /// A command of this build runs on it: it stays in the page cache.
-    Commands,
-    /// Nobody, or copies that read it in one go: a large one is written past the page cache.
-    Others,
-}
-
-/// A tar that is being written.
-enum TarFile {
-    Cached(EarlyWriteback),
-    Past(BulkFile),
-}
-
-impl TarFile {
-    const fn new(file: File, readers: Readers) -> Self {
-        match readers {
-            Readers::Commands => Self::Cached(EarlyWriteback::new(file)),
-            Readers::Others => Self::Past(BulkFile::new(file)),
-        }
-    }
-
-    fn writer(&mut self) -> &mut dyn io::Write {
-        match self {
-            Self::Cached(file) => file,
-            Self::Past(file) => file,
-        }
-    }
-
-    fn into_file(self) -> File {
-        match self {
-            Self::Cached(file) => file.into_file(),
-            Self::Past(file) => file.into_file(),
-        }
-    }
-}
-
 /// Where layers are written to.
 #[derive(Clone, Copy)]
 pub(crate) struct Writer<'a, 's> {
@@ -90,11 +51,10 @@ impl Writer<'_, '_> {
         changes: &[Change],
         opener: &dyn Opener,
         options: &WriteOptions,
-        readers: Readers,
     ) -> Result<Written, LayerWriteError> {
         let ingest = self.store.begin_layer(self.lease)?;
-        let mut tar = TarFile::new(ingest.create_tar()?.into_parts().0, readers);
-        let table = write_layer(changes, opener, tar.writer(), options)?;
+        let mut tar = EarlyWriteback::new(ingest.create_tar()?.into_parts().0);
+        let table = write_layer(changes, opener, &mut tar, options)?;
         let facts = table.facts();
         let mut file = BufWriter::with_capacity(1 << 20, ingest.create_table()?);
         table.write_to(&mut file).and_then(|()| file.flush()).map_err(LayerWriteError::Table)?;

@@ -168,12 +168,6 @@ impl BulkFile {
     pub const fn new(file: File) -> Self {
         Self { file, appender: BulkAppender::new(0) }
     }
-
-    /// The file; what was not flushed is not in it.
-    #[must_use]
-    pub fn into_file(self) -> File {
-        self.file
-    }
 }
 
 impl io::Write for BulkFile {

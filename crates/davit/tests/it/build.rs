@@ -147,7 +147,6 @@ fn an_unchanged_build_is_cached_and_a_change_is_explained() {
 /// A rebuild takes what did not change from the layer that it made before.
 #[test]
 fn a_rebuild_gives_the_layer_of_a_fresh_build() {
-    // Larger than what is written by way of the page cache.
     let large = "x".repeat(6 << 20);
     let Some(bench) = Bench::new(&[
         // A folder that COPY makes has the time of the build.
