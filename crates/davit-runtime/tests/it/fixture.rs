@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::symlink,
     path::PathBuf,
     sync::{
-        OnceLock,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -20,13 +20,15 @@ use davit_sys::mount::{Extent, clone_tree};
 use davit_test::{TempDir, need_root, need_tool, skip};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
-static BUSYBOX: OnceLock<TempDir> = OnceLock::new();
+/// The copy of the fixtures that live; it goes with the last of them.
+static BUSYBOX: Mutex<Weak<TempDir>> = Mutex::new(Weak::new());
 
 /// A directory that is a container's root, and the cgroup of the test.
 pub(crate) struct Fixture {
     pub(crate) directory: TempDir,
     pub(crate) cgroups: Cgroups,
     parent: String,
+    _busybox: Arc<TempDir>,
 }
 
 /// What a container did.
@@ -66,11 +68,14 @@ impl Fixture {
         }
         // One copy for all, made before any clone: a child that holds it open for writing would make
         // it busy.
-        let shared = BUSYBOX.get_or_init(|| {
-            let shared = TempDir::new();
+        let mut known = BUSYBOX.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = known.upgrade().unwrap_or_else(|| {
+            let shared = Arc::new(TempDir::new());
             fs_err::copy(busybox, shared.join("busybox")).unwrap();
+            *known = Arc::downgrade(&shared);
             shared
         });
+        drop(known);
         fs_err::hard_link(shared.join("busybox"), directory.join("bin/busybox")).unwrap();
         for name in [
             "sh", "true", "cat", "ls", "id", "sleep", "mount", "umount", "mknod", "stat", "touch",
@@ -85,7 +90,7 @@ impl Fixture {
             .unwrap();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let parent = format!("davit-test-{}-{number}", std::process::id());
-        Some(Self { directory, cgroups, parent })
+        Some(Self { directory, cgroups, parent, _busybox: shared })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
