@@ -8,6 +8,20 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+/// The IPv4 address with the IPv6 one beside it.
+#[must_use]
+pub fn both_families(addresses: &[IpAddr]) -> Option<(Ipv4Addr, Option<Ipv6Addr>)> {
+    let four = addresses.iter().find_map(|address| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    });
+    let six = addresses.iter().find_map(|address| match address {
+        IpAddr::V6(address) => Some(*address),
+        IpAddr::V4(_) => None,
+    });
+    four.map(|four| (four, six))
+}
+
 /// A text that is no subnet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid subnet {0:?}: expected ADDRESS/PREFIX")]

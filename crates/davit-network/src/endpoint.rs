@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
-use crate::{Mac, PortMapping};
+use crate::{Mac, NetworkError, PortMapping};
 
 /// Name of the interface inside the container.
 pub const INTERFACE: &str = "eth0";
@@ -37,6 +38,16 @@ impl Endpoint {
         let (ipv4, ipv6) = addresses;
         let veth = format!("veth{:07x}", random & 0x0fff_ffff);
         Self { ipv4, ipv6, mac: Mac::of_address(ipv4), veth, ports }
+    }
+
+    /// A number for [`Endpoint::new`].
+    ///
+    /// # Errors
+    /// [`NetworkError::Random`].
+    pub fn random() -> Result<u32, NetworkError> {
+        let mut bytes = [0; 4];
+        getrandom(&mut bytes, GetRandomFlags::empty()).map_err(NetworkError::Random)?;
+        Ok(u32::from_ne_bytes(bytes))
     }
 
     /// The mappings one family at a time, as firewall elements want them: host address (`None` is

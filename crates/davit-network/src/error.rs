@@ -39,6 +39,9 @@ pub enum NetworkError {
     /// A namespace could not be entered.
     #[error("cannot enter network namespace")]
     Namespace(#[source] Errno),
+    /// The kernel gives no random number.
+    #[error("cannot name the network interface")]
+    Random(#[source] Errno),
     /// Every default pool overlaps a route of this machine.
     #[error("no free address pool: every default subnet overlaps a route of this machine")]
     PoolExhausted,

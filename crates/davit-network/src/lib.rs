@@ -25,7 +25,7 @@ mod pool;
 mod port;
 mod reserve;
 
-pub use address::{InvalidMac, InvalidSubnet, Ipv4Subnet, Ipv6Subnet, Mac};
+pub use address::{InvalidMac, InvalidSubnet, Ipv4Subnet, Ipv6Subnet, Mac, both_families};
 pub use bridge::{Bridge, Ensured};
 pub use endpoint::{Endpoint, INTERFACE};
 pub use error::NetworkError;

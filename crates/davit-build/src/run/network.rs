@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use davit_network::{Bridge, Endpoint};
+use davit_network::{Bridge, Endpoint, NetworkError, both_families};
 use davit_store::{ClaimError, Lease};
 use serde::{Deserialize, Serialize};
 
@@ -32,9 +32,9 @@ pub enum StepNetworkError {
     /// There is no address.
     #[error(transparent)]
     Address(#[from] ClaimError),
-    /// The kernel gives no random number.
-    #[error("cannot name the command's interface")]
-    Random(#[source] std::io::Error),
+    /// The kernel refuses.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
 }
 
 /// What the supervisor connects a command to.
@@ -84,7 +84,7 @@ impl<'b, 's> StepNetworks<'b, 's> {
             }
         };
         drop(state);
-        Ok(Place { addresses, network, state: &self.state, veth: random()? })
+        Ok(Place { addresses, network, state: &self.state, veth: Endpoint::random()? })
     }
 }
 
@@ -114,23 +114,4 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).free.push(self.addresses);
     }
-}
-
-fn both_families(addresses: &[IpAddr]) -> Option<Addresses> {
-    let four = addresses.iter().find_map(|address| match address {
-        IpAddr::V4(address) => Some(*address),
-        IpAddr::V6(_) => None,
-    });
-    let six = addresses.iter().find_map(|address| match address {
-        IpAddr::V6(address) => Some(*address),
-        IpAddr::V4(_) => None,
-    });
-    four.map(|four| (four, six))
-}
-
-fn random() -> Result<u32, StepNetworkError> {
-    let mut bytes = [0; 4];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(|errno| StepNetworkError::Random(errno.into()))?;
-    Ok(u32::from_ne_bytes(bytes))
 }

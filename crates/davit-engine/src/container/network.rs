@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use davit_network::{
-    Bridge, Endpoint, Ensured, Ipv4Subnet, Ipv6Subnet, PortMapping, Protocol, choose_pool,
+    Bridge, Endpoint, Ensured, Ipv4Subnet, Ipv6Subnet, PortMapping, Protocol, both_families,
+    choose_pool,
 };
 use davit_store::{
     AddressClaim, Claimed, NetworkRow, NewNetwork, Pool, PortClaim, PortProtocol, PublishedPort,
@@ -174,19 +175,6 @@ fn pool6(subnet: Ipv6Subnet) -> Pool {
         first: Ipv6Addr::from(number + 2).into(),
         last: Ipv6Addr::from(last).into(),
     }
-}
-
-/// The IPv4 address with the IPv6 one beside it.
-pub(crate) fn both_families(addresses: &[IpAddr]) -> Option<(Ipv4Addr, Option<Ipv6Addr>)> {
-    let four = addresses.iter().find_map(|address| match address {
-        IpAddr::V4(address) => Some(*address),
-        IpAddr::V6(_) => None,
-    });
-    let six = addresses.iter().find_map(|address| match address {
-        IpAddr::V6(address) => Some(*address),
-        IpAddr::V4(_) => None,
-    });
-    four.map(|four| (four, six))
 }
 
 /// What a container must hold before it can start in the bridge network.

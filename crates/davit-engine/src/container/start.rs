@@ -35,7 +35,7 @@ use super::{
     create::Follow,
     files,
     monitor::{self, Birth},
-    network::{both_families, claimed_addresses, claims, mappings},
+    network::{claimed_addresses, claims, mappings},
     plan::{self, Planned, Surroundings},
 };
 use crate::Engine;
@@ -345,9 +345,10 @@ impl Engine {
             NetworkMode::Bridge => {
                 let bridge = self.bridge(&self.bridge_row()?)?;
                 self.ensure_bridge(&bridge)?;
-                let (ipv4, ipv6) = both_families(&claimed_addresses(claimed)).ok_or_else(|| {
-                    ContainerError::Conflict("the network gave no address".to_owned())
-                })?;
+                let (ipv4, ipv6) = davit_network::both_families(&claimed_addresses(claimed))
+                    .ok_or_else(|| {
+                        ContainerError::Conflict("the network gave no address".to_owned())
+                    })?;
                 let ports = mappings(claimed.ports.iter().copied());
                 Ok(Network::Bridge { bridge: Box::new(bridge), ipv4, ipv6, ports })
             }

@@ -54,8 +54,6 @@ enum StartError {
     Log(#[source] io::Error),
     #[error("cannot join a namespace")]
     Join(#[source] io::Error),
-    #[error("cannot read random bytes")]
-    Random(#[source] io::Error),
 }
 
 impl StartError {
@@ -278,7 +276,7 @@ impl Monitor<'_> {
                 Ok(None)
             }
             Network::Bridge { bridge, ipv4, ipv6, ports } => {
-                let endpoint = Endpoint::new((*ipv4, *ipv6), random()?, ports.clone());
+                let endpoint = Endpoint::new((*ipv4, *ipv6), Endpoint::random()?, ports.clone());
                 bridge.attach(&endpoint, namespace)?;
                 Ok(Some(endpoint))
             }
@@ -398,13 +396,6 @@ impl Monitor<'_> {
         self.clients.clear();
         if settles { Settlement::Client } else { Settlement::Monitor }
     }
-}
-
-fn random() -> Result<u32, StartError> {
-    let mut bytes = [0; 4];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(|errno| StartError::Random(errno.into()))?;
-    Ok(u32::from_ne_bytes(bytes))
 }
 
 /// The calling process.
