@@ -58,7 +58,7 @@ impl Write for EarlyWriteback {
 ///
 /// # Errors
 /// What the kernel says; a file system that does not know the call does no harm.
-pub fn start(file: impl AsFd, offset: u64, length: u64) -> io::Result<()> {
+fn start(file: impl AsFd, offset: u64, length: u64) -> io::Result<()> {
     let position = |value: u64| {
         libc::off64_t::try_from(value).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
     };
