@@ -279,7 +279,7 @@ pub(super) fn finish(
     blob: Option<BlobIngest<'_>>,
     read: &ReadLayer,
 ) -> Result<ArchiveLayer, FileError> {
-    layer::commit(ingest, read)?;
+    layer::commit(ingest, &read.table)?;
     let facts = read.table.facts();
     if let Some(blob) = blob {
         blob.commit(&read.blob, None, Durability::Lazy)?;

@@ -11,7 +11,7 @@ mod frozen;
 
 use std::{
     fs::File,
-    io::{self, BufWriter, Write},
+    io::{self, Write},
     path::PathBuf,
     sync::Arc,
 };
@@ -231,7 +231,7 @@ impl Engine {
     }
 }
 
-/// Writes changes as the layer of `ingest`.
+/// Writes changes as the tar of `ingest`.
 fn write_changes(
     container: &Container,
     changes: &Changes,
@@ -241,10 +241,6 @@ fn write_changes(
     let mut tar = ingest.create_tar()?;
     let table = write_layer(&changes.changes, changes, &mut tar, &options)
         .map_err(|source| ChangesError::Write { id: container.id.clone(), source })?;
-    let path = ingest.table_path();
-    let mut file = BufWriter::with_capacity(1 << 20, ingest.create_table()?);
-    let written = table.write_to(&mut file).and_then(|()| file.flush());
-    written.map_err(|source| ChangesError::Io { path, source })?;
     Ok((table, tar.into_parts().0))
 }
 

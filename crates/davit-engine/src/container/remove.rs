@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use davit_runtime::Cgroups;
 use davit_store::{ContainerFilter, Durability, GcOptions};
 
 use super::{Container, ContainerError, MountSource, Phase};
@@ -70,8 +71,8 @@ impl Engine {
     /// Kills a container and waits for its monitor to leave.
     fn end(&self, container: &mut Container) -> Result<(), ContainerError> {
         self.request_stop(container)?;
-        if let Ok(cgroup) = davit_runtime::Cgroups::discover()?.open(&self.cgroup_of(&container.id))
-        {
+        let (cgroups, path) = (Cgroups::discover()?, self.cgroup_of(&container.id));
+        if let Ok(cgroup) = cgroups.open(&path) {
             if container.status.phase == Phase::Paused {
                 cgroup.thaw()?;
             }
@@ -84,7 +85,7 @@ impl Engine {
                 Err(error) if error.is_not_found() => {}
                 found => drop(found?),
             }
-            davit_runtime::Cgroups::discover()?.remove(&self.cgroup_of(&container.id))?;
+            cgroups.remove(&path)?;
             return Ok(());
         }
         Err(ContainerError::Conflict(format!("container {} does not end", container.short_id())))

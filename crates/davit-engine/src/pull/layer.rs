@@ -257,7 +257,7 @@ impl Pull<'_> {
         layer: LayerIngest<'_>,
     ) -> Result<(), PullError> {
         let store = self.engine.store();
-        layer::commit(layer, read).map_err(|e| self.store_error(e))?;
+        layer::commit(layer, &read.table).map_err(|e| self.store_error(e))?;
         let facts = read.table.facts();
         let form = LayerBlob {
             digest: blob.digest,

@@ -4,15 +4,13 @@ use davit_image::{
     Descriptor, HistoryEntry, ImageConfig, ImageId, Manifest, MediaType, Platform, Raw, Reference,
     Timestamp,
 };
-use davit_store::{
-    DiffIdState, Durability, ImageCommit, LayerFacts, Lease, Presence, StoredDocument, TagUpdate,
-    Target,
-};
+use davit_store::{ImageCommit, Lease, StoredDocument, TagUpdate, Target};
 
 use super::{ChangesError, write_changes};
 use crate::{
     Engine, change,
     container::{Container, Phase},
+    layer,
 };
 
 /// Whether a running container is frozen while its files are copied.
@@ -108,14 +106,7 @@ impl Engine {
             return Ok(layers);
         }
         let facts = table.facts();
-        ingest.commit(&LayerFacts {
-            diff_id: facts.diff_id,
-            tar_size: facts.tar_size,
-            entries: table.len() as u64,
-            diffid_state: DiffIdState::Verified,
-            presence: Presence::Full,
-            durability: Durability::Lazy,
-        })?;
+        layer::commit(ingest, &table)?;
         layers.push(Layer { diff_id: facts.diff_id, size_bytes: facts.tar_size });
         Ok(layers)
     }
