@@ -13,10 +13,7 @@ use std::{
 
 use davit_sys::mount::{self, Extent};
 use rustix::{
-    fs::{
-        AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Stat, Timespec,
-        Timestamps, Uid, XattrFlags,
-    },
+    fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Stat, Uid},
     io::Errno,
 };
 
@@ -97,7 +94,7 @@ impl Copy<'_> {
         // Children before their directories, so that the times stay.
         for path in directories.iter().rev() {
             let (source, target) = (enter(self.source, path)?, enter(self.target, path)?);
-            finish(&source, &target)?;
+            upper::copy_metadata(&source, &target)?;
         }
         Ok(())
     }
@@ -177,7 +174,7 @@ fn copy_file(source: &OwnedFd, target: &OwnedFd, name: &[u8]) -> Result<(), Errn
     if rustix::fs::ioctl_ficlone(&to, &from).is_err() {
         copy_content(&from, &to)?;
     }
-    finish(&from, &to)
+    upper::copy_metadata(&from, &to)
 }
 
 /// Copies what is data; the rest stays a hole.
@@ -236,16 +233,7 @@ fn copy_by_hand(from: &OwnedFd, to: &OwnedFd, range: std::ops::Range<u64>) -> Re
     Ok(())
 }
 
-/// Owner (which clears set-id bits), mode, xattrs and time of an open file or directory.
-fn finish(source: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
-    let stat = rustix::fs::fstat(source)?;
-    rustix::fs::fchown(target, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
-    rustix::fs::fchmod(target, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
-    upper::copy_xattrs(source, target)?;
-    rustix::fs::futimens(target, &times(&stat))
-}
-
-/// The same for what cannot be opened.
+/// [`upper::copy_metadata`] for what cannot be opened.
 fn finish_name(
     (source, target): (&OwnedFd, &OwnedFd),
     name: &[u8],
@@ -259,23 +247,6 @@ fn finish_name(
         rustix::fs::chmodat(target, name, mode, AtFlags::empty())?;
     }
     let (from, to) = (upper::proc_name(source, name), upper::proc_name(target, name));
-    let mut names = vec![0_u8; 64 * 1024];
-    let length = match rustix::fs::llistxattr(&from, &mut names[..]) {
-        Err(Errno::OPNOTSUPP) => 0,
-        result => result?,
-    };
-    let mut value = vec![0_u8; 64 * 1024];
-    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        let length = rustix::fs::lgetxattr(&from, name, &mut value[..])?;
-        rustix::fs::lsetxattr(&to, name, &value[..length], XattrFlags::empty())?;
-    }
-    rustix::fs::utimensat(target, name, &times(stat), flags)
-}
-
-fn times(stat: &Stat) -> Timestamps {
-    let mtime = Timespec {
-        tv_sec: stat.st_mtime,
-        tv_nsec: stat.st_mtime_nsec.try_into().unwrap_or_default(),
-    };
-    Timestamps { last_access: mtime, last_modification: mtime }
+    davit_sys::xattr::copy_at(&*from, &*to, upper::is_content)?;
+    rustix::fs::utimensat(target, name, &upper::times(stat), flags)
 }

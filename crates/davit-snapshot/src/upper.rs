@@ -6,7 +6,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid},
+    fs::{Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid},
     io::Errno,
 };
 use serde::{Deserialize, Serialize};
@@ -69,7 +69,7 @@ pub(crate) fn open(directory: &Path, model: impl AsFd) -> Result<Writable, Snaps
     make(&work)?;
     let opened = Writable { upper: open_directory(&upper)?, work: open_directory(&work)? };
     if created {
-        copy_metadata(model, &opened.upper)
+        copy_root_metadata(model, &opened.upper)
             .map_err(|errno| SnapshotError::file("set metadata of", &upper, errno))?;
     }
     forget_volatile(&work)?;
@@ -111,23 +111,33 @@ pub(crate) fn proc_name(directory: &OwnedFd, name: &[u8]) -> PathBuf {
 }
 
 /// Gives `target` what overlay shows of an upper directory's root: its own metadata.
-fn copy_metadata(model: impl AsFd, target: &OwnedFd) -> Result<(), Errno> {
+fn copy_root_metadata(model: impl AsFd, target: &OwnedFd) -> Result<(), Errno> {
     // A mount descriptor may be O_PATH, which refuses xattr calls.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let model = rustix::fs::openat(model, c".", flags, Mode::empty())?;
-    let stat = rustix::fs::fstat(&model)?;
-    copy_xattrs(&model, target)?;
+    copy_metadata(&model, target)
+}
+
+/// Owner (which clears set-id bits and capabilities), mode, xattrs and time of an open file or
+/// directory.
+pub(crate) fn copy_metadata(source: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
+    let stat = rustix::fs::fstat(source)?;
     rustix::fs::fchown(target, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     rustix::fs::fchmod(target, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+    davit_sys::xattr::copy(source, target, is_content)?;
+    rustix::fs::futimens(target, &times(&stat))
+}
+
+/// Time of modification, also as that of access.
+pub(crate) fn times(stat: &Stat) -> Timestamps {
     let mtime = Timespec {
         tv_sec: stat.st_mtime,
         tv_nsec: stat.st_mtime_nsec.try_into().unwrap_or_default(),
     };
-    let times = Timestamps { last_access: mtime, last_modification: mtime };
-    rustix::fs::utimensat(target, c"", &times, AtFlags::EMPTY_PATH)
+    Timestamps { last_access: mtime, last_modification: mtime }
 }
 
 /// Overlay's own marks are no content.
-pub(crate) fn copy_xattrs(model: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
-    davit_sys::xattr::copy(model, target, |name| !name.starts_with(b"trusted.overlay."))
+pub(crate) fn is_content(xattr: &[u8]) -> bool {
+    !xattr.starts_with(b"trusted.overlay.")
 }

@@ -1,10 +1,11 @@
-//! Extended attributes of open files (xattr(7)).
+//! Extended attributes of open files, and of what cannot be opened (xattr(7)).
 
 use std::os::fd::AsFd;
 
 use rustix::{
-    fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr},
+    fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr, lgetxattr, llistxattr, lsetxattr},
     io::Errno,
+    path::Arg,
 };
 
 const SMALL: usize = 256;
@@ -16,12 +17,26 @@ const LARGEST: usize = 65_536;
 /// # Errors
 /// flistxattr(2).
 pub fn names(file: impl AsFd) -> Result<Vec<Vec<u8>>, Errno> {
-    let names = match grown(|buffer| flistxattr(&file, buffer)) {
-        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-        result => result?,
-    };
-    let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    Ok(names.map(<[u8]>::to_vec).collect())
+    split(grown(|buffer| flistxattr(&file, buffer)))
+}
+
+/// The same of what a path names, a link itself included.
+///
+/// # Errors
+/// llistxattr(2).
+pub fn names_at(path: impl Arg + Copy) -> Result<Vec<Vec<u8>>, Errno> {
+    split(grown(|buffer| llistxattr(path, buffer)))
+}
+
+fn split(list: Result<Vec<u8>, Errno>) -> Result<Vec<Vec<u8>>, Errno> {
+    match list {
+        Err(Errno::OPNOTSUPP) => Ok(Vec::new()),
+        list => {
+            let list = list?;
+            let names = list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+            Ok(names.map(<[u8]>::to_vec).collect())
+        }
+    }
 }
 
 /// Value of an extended attribute.
@@ -32,6 +47,14 @@ pub fn value(file: impl AsFd, name: &[u8]) -> Result<Vec<u8>, Errno> {
     grown(|buffer| fgetxattr(&file, name, buffer))
 }
 
+/// The same of what a path names, a link itself included.
+///
+/// # Errors
+/// lgetxattr(2).
+pub fn value_at(path: impl Arg + Copy, name: &[u8]) -> Result<Vec<u8>, Errno> {
+    grown(|buffer| lgetxattr(path, name, buffer))
+}
+
 /// Copies the attributes whose names `keeps` wants.
 ///
 /// # Errors
@@ -39,6 +62,21 @@ pub fn value(file: impl AsFd, name: &[u8]) -> Result<Vec<u8>, Errno> {
 pub fn copy(from: impl AsFd, to: impl AsFd, keeps: impl Fn(&[u8]) -> bool) -> Result<(), Errno> {
     for name in names(&from)?.iter().filter(|name| keeps(name)) {
         fsetxattr(&to, name.as_slice(), &value(&from, name)?, XattrFlags::empty())?;
+    }
+    Ok(())
+}
+
+/// The same between what two paths name, links themselves included.
+///
+/// # Errors
+/// llistxattr(2), lgetxattr(2), lsetxattr(2).
+pub fn copy_at(
+    from: impl Arg + Copy,
+    to: impl Arg + Copy,
+    keeps: impl Fn(&[u8]) -> bool,
+) -> Result<(), Errno> {
+    for name in names_at(from)?.iter().filter(|name| keeps(name)) {
+        lsetxattr(to, name.as_slice(), &value_at(from, name)?, XattrFlags::empty())?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::{
     rc::Rc,
 };
 
+use davit_sys::xattr;
 use rustix::{
     fs::{AtFlags, FileType, OFlags, Statx, StatxFlags},
     io::Errno,
@@ -364,31 +365,10 @@ fn list(directory: impl AsFd) -> io::Result<BTreeSet<Vec<u8>>> {
     Ok(names)
 }
 
-/// Longest list of names and longest value that Linux gives.
-const XATTR_BYTES_MAX: usize = 64 << 10;
-
 fn xattr_names(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-    let path = proc_path(directory, name);
-    let mut small = [0; 1024];
-    let mut large = Vec::new();
-    let names = match rustix::fs::llistxattr(&path[..], &mut small[..]) {
-        Ok(length) => &small[..length],
-        Err(Errno::NOTSUP) => return Ok(Vec::new()),
-        Err(Errno::RANGE) => {
-            large.resize(XATTR_BYTES_MAX, 0);
-            let length = rustix::fs::llistxattr(&path[..], &mut large[..])?;
-            &large[..length]
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let names = names.split(|byte| *byte == 0);
-    Ok(names.filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
+    Ok(xattr::names_at(&proc_path(directory, name)[..])?)
 }
 
-fn xattr_value(directory: BorrowedFd<'_>, name: &[u8], xattr: &[u8]) -> io::Result<Vec<u8>> {
-    let path = proc_path(directory, name);
-    let mut value = vec![0; XATTR_BYTES_MAX];
-    let length = rustix::fs::lgetxattr(&path[..], xattr, &mut value[..])?;
-    value.truncate(length);
-    Ok(value)
+fn xattr_value(directory: BorrowedFd<'_>, name: &[u8], attribute: &[u8]) -> io::Result<Vec<u8>> {
+    Ok(xattr::value_at(&proc_path(directory, name)[..], attribute)?)
 }
