@@ -176,8 +176,7 @@ fn error(action: &'static str, path: &Path, source: rusqlite::Error) -> StoreErr
     StoreError::Database { action, path: path.to_path_buf(), source }
 }
 
-/// Sleeps 0.1 to 1 ms with jitter, for 10 s in all: with several writers SQLite's own steps
-/// (up to 100 ms) cost a second where this costs a tenth.
+/// SQLite's busy handler: pauses, for [`BUSY_LIMIT`] in all.
 fn wait_for_lock(attempt: i32) -> bool {
     thread_local!(static SINCE: Cell<Option<Instant>> = const { Cell::new(None) });
     let now = Instant::now();
@@ -187,12 +186,18 @@ fn wait_for_lock(attempt: i32) -> bool {
     if SINCE.get().is_some_and(|since| now - since > BUSY_LIMIT) {
         return false;
     }
+    pause();
+    true
+}
+
+/// Sleeps 0.1 to 1 ms with jitter: with several writers SQLite's own steps (up to 100 ms) cost a
+/// second where this costs a tenth.
+fn pause() {
     let nanoseconds = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_nsec;
     let jitter = (nanoseconds.unsigned_abs() / 64
         + u64::from(rustix::process::getpid().as_raw_pid().unsigned_abs()) * 97)
         % 900;
     std::thread::sleep(Duration::from_micros(100 + jitter));
-    true
 }
 
 /// Reads a text column that has a grammar.

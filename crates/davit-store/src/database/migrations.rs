@@ -4,7 +4,9 @@
 //! columns with defaults, indexes), so that an older davit still reads and writes; where one is
 //! not, `ROOT/format` raises `oldest_reader` or `oldest_writer`.
 
-use rusqlite::Connection;
+use std::time::Instant;
+
+use rusqlite::{Connection, ErrorCode};
 
 use super::{Class, Database};
 use crate::StoreError;
@@ -20,10 +22,7 @@ fn run_until(database: &Database, steps: &[&str]) -> Result<bool, StoreError> {
     if version(database)? >= steps.len() {
         return Ok(false);
     }
-    database.read("set the journal mode", |c| {
-        c.execute_batch("PRAGMA journal_mode=WAL")
-            .map_err(|e| database.error("set the journal mode", e))
-    })?;
+    set_journal_mode(database)?;
     database.write(Class::Full, "migrate the schema", |tx| {
         let sql = |e| database.error("migrate the schema", e);
         // Another process may have migrated since.
@@ -35,6 +34,25 @@ fn run_until(database: &Database, steps: &[&str]) -> Result<bool, StoreError> {
             tx.execute_batch(&format!("PRAGMA user_version={}", steps.len())).map_err(sql)?;
         }
         Ok(true)
+    })
+}
+
+/// Two first openers that both read and want to change the mode would wait for each other, so
+/// SQLite fails one of them without asking the busy handler; its next attempt succeeds.
+fn set_journal_mode(database: &Database) -> Result<(), StoreError> {
+    let since = Instant::now();
+    database.read("set the journal mode", |connection| {
+        loop {
+            match connection.execute_batch("PRAGMA journal_mode=WAL") {
+                Err(e)
+                    if e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                        && since.elapsed() < super::BUSY_LIMIT =>
+                {
+                    super::pause();
+                }
+                done => return done.map_err(|e| database.error("set the journal mode", e)),
+            }
+        }
     })
 }
 
@@ -173,13 +191,19 @@ mod tests {
     #[test]
     fn many_first_openers_agree() {
         let temp = davit_test::TempDir::new();
-        let path = temp.join("davit.db");
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| Database::open(&path).unwrap());
-            }
-        });
-        assert_eq!(version(&Database::open(&path).unwrap()).unwrap(), STEPS.len());
+        for round in 0..50 {
+            let path = temp.join(format!("{round}.db"));
+            let start = std::sync::Barrier::new(8);
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        start.wait();
+                        Database::open(&path).unwrap()
+                    });
+                }
+            });
+            assert_eq!(version(&Database::open(&path).unwrap()).unwrap(), STEPS.len());
+        }
     }
 
     #[test]
