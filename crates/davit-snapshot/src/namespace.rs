@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use davit_sys::mount::{self, AttributeChange, Extent, FsContext, MountAttributes};
+use davit_sys::mount::{self, Extent, FsContext, MountAttributes};
 use fs_err::File;
 use rustix::{fs::Mode, io::Errno};
 
@@ -44,23 +44,6 @@ impl Lowers {
     /// The mounts, topmost first.
     pub fn top_first(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.mounts.iter().map(AsFd::as_fd)
-    }
-
-    /// The same lowers with their ids mapped through `user_namespace` (Linux 5.19); the originals
-    /// stay as they are. Only lowers may be mapped: overlay turns read-only over a mapped upper.
-    ///
-    /// # Errors
-    /// [`SnapshotError::Mount`] where a file system or the kernel cannot do it.
-    pub fn idmapped(&self, user_namespace: BorrowedFd<'_>) -> Result<Self, SnapshotError> {
-        let failed = |source| SnapshotError::mount("a lower directory with mapped ids", source);
-        let map = |lower: &OwnedFd| {
-            let copy = mount::clone_tree_at(lower, Extent::Single).map_err(failed)?;
-            let change = AttributeChange { idmap: Some(user_namespace), ..Default::default() };
-            mount::set_attributes(&copy, Extent::Single, change).map_err(failed)?;
-            Ok(copy)
-        };
-        let mounts = self.mounts.iter().map(map).collect::<Result<_, SnapshotError>>()?;
-        Ok(Self { mounts })
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! FsContext::open -> string / flag / fd -> mount ----> detached mount (OwnedFd) -> attach
-//!                                  clone_tree(path) --^        \-> set_attributes (read-only, idmap)
+//!                                  clone_tree(path) --^        \-> set_attributes (read-only)
 //! ```
 //!
 //! Nothing here needs a path in the caller's mount namespace, so a mount that is never attached
@@ -12,7 +12,7 @@
 use std::{
     ffi::CStr,
     fmt, io,
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, OwnedFd},
     path::Path,
 };
 
@@ -226,26 +226,23 @@ pub enum Propagation {
 
 /// What [`set_attributes`] changes.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct AttributeChange<'a> {
+pub struct AttributeChange {
     /// Attributes to set.
     pub set: Option<MountAttributes>,
     /// Attributes to clear.
     pub clear: Option<MountAttributes>,
     /// New propagation.
     pub propagation: Option<Propagation>,
-    /// Maps the ids of a detached mount through this user namespace (Linux 5.12; EROFS 5.19).
-    pub idmap: Option<BorrowedFd<'a>>,
 }
 
 /// Changes a mount (`mount_setattr(2)`).
 ///
 /// # Errors
-/// [`MountError`]: `EINVAL` where the file system cannot be idmapped or is attached already,
-/// `ENOSYS` before Linux 5.12.
+/// [`MountError`]: `EPERM` where a locked attribute would be cleared, `ENOSYS` before Linux 5.12.
 pub fn set_attributes(
     mount: impl AsFd,
     extent: Extent,
-    change: AttributeChange<'_>,
+    change: AttributeChange,
 ) -> Result<(), MountError> {
     let mount = mount.as_fd();
     try_set_attributes(mount, extent, change).map_err(|errno| {
@@ -260,15 +257,11 @@ pub fn set_attributes(
 pub fn try_set_attributes(
     mount: impl AsFd,
     extent: Extent,
-    change: AttributeChange<'_>,
+    change: AttributeChange,
 ) -> Result<(), rustix::io::Errno> {
     let mount = mount.as_fd();
-    let mut set = u64::from(change.set.unwrap_or(MountAttributes::empty()).bits());
-    if change.idmap.is_some() {
-        set |= libc::MOUNT_ATTR_IDMAP;
-    }
     let attributes = libc::mount_attr {
-        attr_set: set,
+        attr_set: u64::from(change.set.unwrap_or(MountAttributes::empty()).bits()),
         attr_clr: u64::from(change.clear.unwrap_or(MountAttributes::empty()).bits()),
         propagation: match change.propagation {
             None => 0,
@@ -276,7 +269,7 @@ pub fn try_set_attributes(
             Some(Propagation::Slave) => libc::MS_SLAVE,
             Some(Propagation::Shared) => libc::MS_SHARED,
         },
-        userns_fd: change.idmap.map_or(0, |fd| fd.as_raw_fd().unsigned_abs().into()),
+        userns_fd: 0,
     };
     let flags = match extent {
         Extent::Single => libc::AT_EMPTY_PATH,

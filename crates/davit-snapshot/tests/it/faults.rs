@@ -312,49 +312,6 @@ fn volatile_uppers_can_be_mounted_again() {
 }
 
 #[test]
-fn ids_are_mapped() {
-    if !crate::support::need_erofs() {
-        return;
-    }
-    let root = Root::new();
-    let chain = [root.layer(&[Item { owner: (1000, 2000), ..file("a", "a") }])];
-    let stack = root.prepare(Form::Erofs, &chain, Mountpoints::None);
-    // A user namespace lives as long as a process in it.
-    let mut holder = std::process::Command::new("unshare")
-        .args(["--user", "cat"])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    // It echoes once it runs inside.
-    std::io::Write::write_all(holder.stdin.as_mut().unwrap(), b"x").unwrap();
-    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut [0]).unwrap();
-    let proc = |name: &str| format!("/proc/{}/{name}", holder.id());
-    fs_err::write(proc("uid_map"), "0 100000 65536").unwrap();
-    fs_err::write(proc("gid_map"), "0 200000 65536").unwrap();
-    let user_namespace = fs_err::File::open(proc("ns/user")).unwrap();
-    let of = stack.clone();
-    let owner = in_namespace(&stack, move |namespace| {
-        use std::os::{fd::AsFd as _, unix::fs::MetadataExt as _};
-        let lowers = namespace.lowers(&of).unwrap();
-        let mapped = lowers.idmapped(user_namespace.file().as_fd()).unwrap();
-        let mount = namespace
-            .overlay(
-                &mapped,
-                &Upper::Tmpfs { name: "t".into(), size_bytes: 1 << 20 },
-                Default::default(),
-            )
-            .unwrap();
-        fs_err::write(proc_path(&mount).join("writable"), "").unwrap();
-        let found = fs_err::metadata(proc_path(&mount).join("a")).unwrap();
-        (found.uid(), found.gid())
-    });
-    holder.kill().unwrap();
-    holder.wait().unwrap();
-    assert_eq!(owner, (101_000, 202_000));
-}
-
-#[test]
 fn the_probe_chooses_and_remembers() {
     if !davit_test::need_root() {
         return;
