@@ -82,22 +82,31 @@ impl Store {
         digest: &Digest,
         size_bytes: u64,
     ) -> Result<BlobBegin<'a>, StoreError> {
-        let path = self.layout().tmp().join(partial_name(digest));
-        loop {
-            if let Some(record) = self.hold_blob(lease, digest)? {
-                return Ok(BlobBegin::Present(record));
-            }
-            let Some(lock) = Lock::try_file(&path)? else {
-                return Ok(BlobBegin::Busy(BlobWait { path }));
-            };
-            // The former owner may have committed between our look and our lock.
-            if self.blob(digest)?.is_some() {
-                lock.remove_file()?;
-                continue;
-            }
-            let expected = Some((*digest, size_bytes));
-            return BlobIngest::resume(self, lease, lock, expected).map(BlobBegin::Owner);
+        match self.hold_blob(lease, digest)? {
+            Some(record) => Ok(BlobBegin::Present(record)),
+            None => self.claim_blob(lease, digest, size_bytes),
         }
+    }
+
+    /// Takes the lock of a blob that was not there a moment ago.
+    fn claim_blob<'a>(
+        &'a self,
+        lease: &'a Lease<'a>,
+        digest: &Digest,
+        size_bytes: u64,
+    ) -> Result<BlobBegin<'a>, StoreError> {
+        let path = self.layout().tmp().join(partial_name(digest));
+        let Some(lock) = Lock::try_file(&path)? else {
+            return Ok(BlobBegin::Busy(BlobWait { path }));
+        };
+        // The former owner's rename frees the name before its row is committed. Looking in a
+        // write transaction, which this is, waits for that.
+        if let Some(record) = self.hold_blob(lease, digest)? {
+            lock.remove_file()?;
+            return Ok(BlobBegin::Present(record));
+        }
+        let expected = Some((*digest, size_bytes));
+        BlobIngest::resume(self, lease, lock, expected).map(BlobBegin::Owner)
     }
 
     /// Starts a blob whose digest is not known yet.
@@ -379,4 +388,39 @@ pub(crate) fn clear_marks(
             .map_err(|e| database.error("mark blobs durable", e))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::StoreOptions;
+
+    #[test]
+    fn a_blob_about_to_be_committed_is_not_written_again() {
+        let temp = davit_test::TempDir::new();
+        let open = || Store::open(StoreOptions::new(temp.join("root"), temp.join("run"))).unwrap();
+        let (one, two) = (open(), open());
+        let digest = Digest::of(b"x");
+        let record = BlobRecord { digest, size: 1, media_type: None, durable_boot: None };
+        let lease = two.lease("test").unwrap();
+        let (tell, told) = mpsc::channel();
+        std::thread::scope(|scope| {
+            // The first store is between its rename and its commit.
+            one.database
+                .write(Class::Full, "test", |tx| {
+                    scope.spawn(|| {
+                        let begin = two.claim_blob(&lease, &digest, 1).unwrap();
+                        tell.send(matches!(begin, BlobBegin::Present(_))).unwrap();
+                    });
+                    // A wrong answer comes at once; the right one needs the commit.
+                    let early = told.recv_timeout(Duration::from_millis(100));
+                    assert_eq!(early, Err(mpsc::RecvTimeoutError::Timeout));
+                    insert(&one.database, tx, &record)
+                })
+                .unwrap();
+            assert!(told.recv().unwrap(), "it is there");
+        });
+    }
 }

@@ -3,6 +3,7 @@
 use davit_image::DiffId;
 use davit_layer::XattrMap;
 use davit_snapshot::{Form, Mountpoints, Stack, Upper};
+use rustix::process::{Resource, Rlimit};
 
 use crate::support::{
     Facts, Item, Root, Seen, What, apply, assert_same, dir, file, gone, in_namespace, item,
@@ -357,6 +358,10 @@ fn as_many_lowers_as_the_kernel_takes() {
     if !crate::support::need_erofs() {
         return;
     }
+    // Each lower is a descriptor: more than the soft limit of most shells.
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(Resource::Nofile, raised).unwrap();
     let root = Root::new();
     // A stack that prepare would never make: a tree for each layer.
     let singles: Vec<_> =

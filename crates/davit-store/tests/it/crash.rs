@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use davit_image::Digest;
@@ -77,18 +77,33 @@ fn spawn(temp: &TempDir) -> std::process::Child {
         .unwrap()
 }
 
+/// Lets a child commit once; how long it takes until then.
+fn first_commit(temp: &TempDir) -> Duration {
+    fs_err::write(temp.join("start"), "0").unwrap();
+    let since = Instant::now();
+    let mut child = spawn(temp);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().ends_with("committed 0")));
+    let elapsed = since.elapsed();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    elapsed
+}
+
 #[test]
 fn killed_at_random_instants() {
     let temp = TempDir::new();
     let (mut committed, mut removed) = (std::collections::BTreeSet::new(), None);
     let mut seed = u64::from(std::process::id());
+    committed.insert(0);
+    let span = u64::try_from(6 * first_commit(&temp).as_micros()).unwrap();
     for kill in 0..davit_test::kills(KILLS) {
         let next: u32 = committed.last().map_or(0, |last: &u32| last + 1);
         fs_err::write(temp.join("start"), next.to_string()).unwrap();
         let mut child = spawn(&temp);
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let delay = Duration::from_micros((seed >> 33) % 60_000);
+        let delay = Duration::from_micros((seed >> 33) % span);
         let pid = rustix::process::Pid::from_child(&child);
         let killer = std::thread::spawn(move || {
             // The one place where time must pass: the instant of the kill is the test's input.
