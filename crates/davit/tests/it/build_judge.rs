@@ -71,6 +71,25 @@ fn make(root: &Path, name: String) -> Case {
     Case { name, folder, made, options }
 }
 
+/// The cases, and the base image that they start from.
+struct Setup {
+    work: TempDir,
+    base_tar: PathBuf,
+    base: Image,
+    cases: Vec<Case>,
+}
+
+impl Setup {
+    fn new(busybox: &Path) -> Self {
+        let work = TempDir::new();
+        let cases = cases(&work.join("cases"));
+        let base_tar = work.join("base.tar");
+        context::make_base(busybox, &base_tar, &work.join("base"));
+        let base = Image::read(&base_tar);
+        Self { work, base_tar, base, cases }
+    }
+}
+
 /// What is compared: the config without times, and the paths that differ from the base's.
 fn summary(image: &Image, base: &Image) -> Value {
     let mut config = image.config.clone();
@@ -197,11 +216,7 @@ fn davit_builds_what_is_on_record() {
         return;
     }
     let Some(busybox) = context::busybox() else { return };
-    let work = TempDir::new();
-    let cases = cases(&work.join("cases"));
-    let base_tar = work.join("base.tar");
-    context::make_base(&busybox, &base_tar, &work.join("base"));
-    let base = Image::read(&base_tar);
+    let Setup { work: _work, base_tar, base, cases } = Setup::new(&busybox);
     let davit = crate::davit();
     davit.ok(["load", "--quiet", "--input", base_tar.to_str().unwrap()]);
     let results: Vec<(&Case, Value)> =
@@ -226,6 +241,14 @@ fn build(davit: &Davit, case: &Case, base: &Image) -> Value {
     summary(&Image::read(&saved), base)
 }
 
+/// What a peer saved, or failed to save.
+fn of_peer(saved: &Path, base: &Image) -> Value {
+    match saved.exists() {
+        true => summary(&Image::read(saved), base),
+        false => json!({"error": true}),
+    }
+}
+
 /// buildah against the record: two peers that agree make a better judge than one.
 #[test]
 fn buildah_builds_what_is_on_record() {
@@ -233,24 +256,14 @@ fn buildah_builds_what_is_on_record() {
         return;
     }
     let Some(busybox) = context::busybox() else { return };
-    let work = TempDir::new();
-    let cases = cases(&work.join("cases"));
-    let base_tar = work.join("base.tar");
-    context::make_base(&busybox, &base_tar, &work.join("base"));
-    let base = Image::read(&base_tar);
+    let Setup { work, base_tar, base, cases } = Setup::new(&busybox);
     let meant = meant("buildah");
     let beyond = |case: &Case| meant.iter().any(|(name, place)| *name == case.name && place == "/");
     let cases: Vec<&Case> = cases.iter().filter(|case| !beyond(case)).collect();
     if !buildah::build(work.path(), &base_tar, &cases) {
         return;
     }
-    let result = |case: &Case| {
-        let saved = case.made.join("buildah.tar");
-        match saved.exists() {
-            true => summary(&Image::read(&saved), &base),
-            false => json!({"error": true}),
-        }
-    };
+    let result = |case: &Case| of_peer(&case.made.join("buildah.tar"), &base);
     let results: Vec<(&Case, Value)> = cases.iter().map(|case| (*case, result(case))).collect();
     compare(&results, &meant, buildah::common);
 }
@@ -259,19 +272,9 @@ fn buildah_builds_what_is_on_record() {
 #[test]
 fn docker_builds_what_is_on_record() {
     let Some(peer) = peer::Peer::new() else { return };
-    let work = TempDir::new();
-    let cases = cases(&work.join("cases"));
-    let base_tar = work.join("base.tar");
-    context::make_base(peer.busybox(), &base_tar, &work.join("base"));
-    let base = Image::read(&base_tar);
+    let Setup { work, base, cases, .. } = Setup::new(peer.busybox());
     peer.docker(work.path(), &cases);
-    let result = |case: &Case| {
-        let saved = case.made.join("docker.tar");
-        match saved.exists() {
-            true => summary(&Image::read(&saved), &base),
-            false => json!({"error": true}),
-        }
-    };
+    let result = |case: &Case| of_peer(&case.made.join("docker.tar"), &base);
     let results: Vec<(&Case, Value)> = cases.iter().map(|case| (case, result(case))).collect();
     if std::env::var_os(RECORD_ENV).is_some() {
         results.iter().for_each(|(case, value)| write_record(case, value));
