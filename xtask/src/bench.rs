@@ -96,7 +96,7 @@ impl Setting {
     }
 }
 
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "pull",
     "load",
     "remove",
@@ -105,6 +105,7 @@ const NAMES: [&str; 13] = [
     "copy-changed",
     "noop",
     "step",
+    "start",
     "run",
     "exec",
     "list",
@@ -180,6 +181,7 @@ fn workload(name: &str, setting: &Setting) -> Result<Workload> {
         "copy-changed" => build::copy_changed(setting),
         "noop" => build::noop(setting),
         "step" => build::step(setting),
+        "start" => Ok(containers::start(setting)),
         "run" => containers::run(setting),
         "exec" => containers::exec(setting),
         "list" => containers::list(setting),

@@ -93,6 +93,25 @@ pub(super) fn exec(setting: &Setting) -> Result<Workload> {
     Ok(Workload { name: "exec", promise: "at most 0.005 s", repetitions: 3, contenders })
 }
 
+/// The program's own start: `version`, beside a static `true`.
+pub(super) fn start(setting: &Setting) -> Workload {
+    let program = setting.davit.clone();
+    let count = if setting.is_quick() { 3 } else { 101 };
+    let own = Contender::new("davit", move |folder| {
+        median_of(count, || davit(&program, folder, &["version"]))
+    });
+    let empty = Contender::new("static true", move |folder| {
+        busybox_archive(folder)?;
+        median_of(count, || Command::new(folder.join("busybox-root/bin/true")))
+    });
+    Workload {
+        name: "start",
+        promise: "`davit version` takes at most 0.001 s more than a static `true`",
+        repetitions: 3,
+        contenders: vec![own, empty],
+    }
+}
+
 /// `ps` with one container.
 pub(super) fn list(setting: &Setting) -> Result<Workload> {
     let program = setting.davit.clone();
