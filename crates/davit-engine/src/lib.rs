@@ -34,7 +34,7 @@ pub use copy::{Copied, CopyError, CopyRequest, Place, PlaceError};
 pub use davit_distribution::{Saved, Secret, wire::SearchEntry};
 pub use davit_dockerfile::nearest;
 pub use davit_image as image;
-pub use davit_store::{BuildCache, CheckReport, Fault, FaultKind, ImageRow, Repair};
+pub use davit_store::{BuildCache, CheckReport, Fault, FaultKind, GcReport, ImageRow, Repair};
 pub use davit_sys::signals;
 pub use engine::{Engine, OpenError};
 pub use error::Hint;

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use crate::{
     Lease, Store, StoreError,
     database::{Class, json, parsed, size, to_json, to_sql_size},
+    gc::delete_records,
     store::now,
 };
 
@@ -123,21 +124,19 @@ impl Store {
         })
     }
 
-    /// Forgets results and yields their number; collect afterwards to free what they kept.
+    /// Forgets results and yields the keys of those that there were; collect afterwards to free what they kept.
     ///
     /// # Errors
     /// What the database says.
-    pub fn forget_build_records(&self, keys: &[String]) -> Result<u64, StoreError> {
+    pub fn forget_build_records(&self, keys: &[String]) -> Result<Vec<String>, StoreError> {
+        let sql = |e| self.database.error("forget build records", e);
         self.make_room()?;
         self.database.write(Class::Normal, "forget build records", |tx| {
-            keys.iter()
-                .try_fold(0, |sum, key| {
-                    let count = tx
-                        .prepare_cached("DELETE FROM build_records WHERE key = ?")?
-                        .execute([key])?;
-                    Ok(sum + count as u64)
-                })
-                .map_err(|e| self.database.error("forget build records", e))
+            let mut forgotten = Vec::new();
+            for key in keys {
+                forgotten.extend(delete_records(tx, "key = ?", [key]).map_err(sql)?);
+            }
+            Ok(forgotten)
         })
     }
 }

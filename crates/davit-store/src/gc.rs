@@ -8,7 +8,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use davit_image::{DiffId, Digest, ImageId};
-use rusqlite::{Connection, Transaction};
+use rusqlite::{Connection, Params, Transaction};
 
 use crate::{
     Store, StoreError,
@@ -47,8 +47,8 @@ pub struct GcReport {
     pub blobs: Vec<Digest>,
     /// Trees.
     pub trees: Vec<String>,
-    /// Number of build records.
-    pub build_records: u64,
+    /// Build records, by their keys.
+    pub build_records: Vec<String>,
 }
 
 /// Digests that a root reaches; images, blobs and layers share one namespace.
@@ -101,12 +101,12 @@ impl Store {
         Ok(report)
     }
 
-    /// Forgets those of these build records that keep what nothing else does; yields their number.
+    /// Forgets those of these build records that keep what nothing else does; yields their keys.
     /// Collect afterwards to free it.
     ///
     /// # Errors
     /// What the database says.
-    pub fn forget_unused_build_records(&self, keys: &[String]) -> Result<u64, StoreError> {
+    pub fn forget_unused_build_records(&self, keys: &[String]) -> Result<Vec<String>, StoreError> {
         let sql = |e| self.database.error("forget build records", e);
         self.make_room()?;
         self.database.write(Class::Normal, "forget build records", |tx| {
@@ -243,30 +243,27 @@ fn delete_rows(tx: &Transaction<'_>) -> rusqlite::Result<()> {
     )
 }
 
-fn forget_unused(tx: &Transaction<'_>, keys: &[String]) -> rusqlite::Result<u64> {
+fn forget_unused(tx: &Transaction<'_>, keys: &[String]) -> rusqlite::Result<Vec<String>> {
     mark_without_records(tx)?;
-    let mut removed = 0;
+    let mut removed = Vec::new();
     for key in keys {
-        removed += tx
-            .prepare_cached(
-                "DELETE FROM build_records WHERE key = ?1 AND EXISTS
-                   (SELECT 1 FROM build_record_items WHERE key = ?1 AND digest NOT IN live)",
-            )?
-            .execute([key])? as u64;
+        let unused = "key = ?1 AND EXISTS
+               (SELECT 1 FROM build_record_items WHERE key = ?1 AND digest NOT IN live)";
+        removed.extend(delete_records(tx, unused, [key])?);
     }
     tx.execute_batch("DROP TABLE temp.live")?;
     Ok(removed)
 }
 
-/// Removes build records until `keep` is met; yields their number.
-fn shrink(tx: &Transaction<'_>, keep: BuildCache) -> rusqlite::Result<u64> {
+/// Removes build records until `keep` is met; yields their keys.
+fn shrink(tx: &Transaction<'_>, keep: BuildCache) -> rusqlite::Result<Vec<String>> {
     let budget = match keep {
-        BuildCache::Keep => return Ok(0),
-        BuildCache::Drop => return tx.execute("DELETE FROM build_records", []).map(|n| n as u64),
+        BuildCache::Keep => return Ok(Vec::new()),
+        BuildCache::Drop => return delete_records(tx, "true", []),
         BuildCache::Budget(budget) => budget,
     };
     mark_without_records(tx)?;
-    let mut removed = 0;
+    let mut removed = Vec::new();
     loop {
         let excess = cached(tx)?.saturating_sub(budget);
         let victims = if excess > 0 { least_valuable(tx, excess)? } else { Vec::new() };
@@ -274,24 +271,31 @@ fn shrink(tx: &Transaction<'_>, keep: BuildCache) -> rusqlite::Result<u64> {
             break;
         }
         for digest in victims {
-            removed += tx.execute(
-                "DELETE FROM build_records WHERE key IN
-                   (SELECT key FROM build_record_items WHERE digest = ?)",
-                [digest],
-            )? as u64;
+            let named = "key IN (SELECT key FROM build_record_items WHERE digest = ?)";
+            removed.extend(delete_records(tx, named, [digest])?);
         }
     }
-    if removed > 0 {
+    if !removed.is_empty() {
         // What tells something without keeping anything goes when nothing of its age is left.
-        removed += tx.execute(
-            "DELETE FROM build_records WHERE key NOT IN (SELECT key FROM build_record_items)
+        let older = "key NOT IN (SELECT key FROM build_record_items)
                AND last_used < COALESCE((SELECT MIN(last_used) FROM build_records WHERE key IN
-                 (SELECT key FROM build_record_items)), ?)",
-            [i64::MAX],
-        )? as u64;
+                 (SELECT key FROM build_record_items)), ?)";
+        removed.extend(delete_records(tx, older, [i64::MAX])?);
     }
     tx.execute_batch("DROP TABLE temp.live")?;
     Ok(removed)
+}
+
+/// Removes the build records that fit; yields their keys.
+pub(crate) fn delete_records(
+    tx: &Transaction<'_>,
+    condition: &'static str,
+    parameters: impl Params,
+) -> rusqlite::Result<Vec<String>> {
+    let query = format!("DELETE FROM build_records WHERE {condition} RETURNING key");
+    let mut statement = tx.prepare_cached(&query)?;
+    let keys = statement.query_map(parameters, |row| row.get(0))?;
+    keys.collect()
 }
 
 /// Content to give up next: as much, by least value, as holds `excess` bytes. It is worth what the

@@ -1,6 +1,6 @@
 //! `davit builder build|prune`
 
-use davit_engine::{BuildCache, BuildCachePrune};
+use davit_engine::{BuildCache, BuildCachePrune, GcReport};
 
 use super::{build, container::values};
 use crate::{
@@ -65,11 +65,22 @@ fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
         Some(request) => engine.prune_build_cache(request)?,
         None => engine.prune_store(what)?,
     };
-    if report.build_records > 0 {
-        printer::line(&format!("Deleted build cache records: {}\n", report.build_records))?;
-    }
+    print_deleted(&report)?;
     printer::line(&format!("Total reclaimed space: {}", units::size(report.freed_bytes)))?;
     Ok(0)
+}
+
+/// Names the build records that are gone.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub(crate) fn print_deleted(report: &GcReport) -> Result<(), CliError> {
+    if report.build_records.is_empty() {
+        return Ok(());
+    }
+    printer::line("Deleted build cache objects:")?;
+    report.build_records.iter().try_for_each(|key| printer::line(key))?;
+    printer::line("")
 }
 
 /// What `--filter` asks for, if it was given.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     cli::Context,
-    commands::rmi,
+    commands::{builder, rmi},
     error::CliError,
     filter::has_labels,
     format::{List, ListFormat},
@@ -354,9 +354,7 @@ fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
     }
     let unused = if args.all { BuildCache::Drop } else { BuildCache::Budget(0) };
     let cache = engine.prune_store(unused)?;
-    if cache.build_records > 0 {
-        printer::line(&format!("Deleted build cache records: {}\n", cache.build_records))?;
-    }
+    builder::print_deleted(&cache)?;
     freed += images.freed_bytes + cache.freed_bytes;
     printer::line(&format!("Total reclaimed space: {}", units::size(freed)))?;
     Ok(0)
