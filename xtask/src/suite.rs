@@ -1,6 +1,7 @@
 //! `cargo xtask test`: build the tests as the user, run them as root, count them.
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -67,7 +68,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     if !args.offline {
         packages::install_for_suite()?;
     }
-    let binaries = build(args)?;
+    let binaries = binaries(&args.package)?.tests;
     ensure!(!binaries.is_empty(), "there are no tests to run");
     let skips = std::env::temp_dir().join(format!("davit-skips-{}", std::process::id()));
     fs_err::write(&skips, "")?;
@@ -96,15 +97,13 @@ fn run_all(binaries: &[TestBinary], args: &TestArgs, skips: &Path) -> Result<Cou
 
 /// Names what was skipped and prints the counts; an error where a test failed.
 pub(crate) fn report(mut counts: Counts, skipped: &str) -> Result<()> {
-    let skips: Vec<&str> = skipped.lines().collect();
+    let skips: BTreeSet<&str> = skipped.lines().collect();
     for skip in &skips {
         let (name, reason) = skip.split_once('\t').unwrap_or((skip, "no reason given"));
         println!("skipped: {name}: {reason}");
     }
     // One test may skip for several reasons, but it is one test.
-    let mut names: Vec<&str> = skips.iter().filter_map(|line| line.split('\t').next()).collect();
-    names.sort_unstable();
-    names.dedup();
+    let names: BTreeSet<&str> = skips.iter().filter_map(|line| line.split('\t').next()).collect();
     let skipped = names.len() as u64;
     counts.passed = counts.passed.saturating_sub(skipped);
     let Counts { passed, failed, ignored } = counts;
@@ -115,38 +114,31 @@ pub(crate) fn report(mut counts: Counts, skipped: &str) -> Result<()> {
     Ok(())
 }
 
-/// Builds the tests of some packages, and the programs that they run.
-pub(crate) fn binaries(packages: &[&str]) -> Result<Binaries> {
-    let package = packages.iter().map(|name| (*name).to_owned()).collect();
-    let tests = build(&TestArgs { package, filter: None, kills: None, offline: true })?;
-    let programs = tests
-        .iter()
-        .filter_map(|test| Some(test.path.parent()?.parent()?.join("davit")))
-        .filter(|path| path.exists())
-        .take(1)
-        .collect();
+/// Builds the tests of these packages, of all where none is named, and the programs that they run.
+pub(crate) fn binaries<P: AsRef<str>>(packages: &[P]) -> Result<Binaries> {
+    let mut command = process::cargo();
+    command.args(["test", "--no-run", "--message-format=json-render-diagnostics"]);
+    if packages.is_empty() {
+        command.arg("--workspace");
+    }
+    for package in packages {
+        command.arg("--package").arg(package.as_ref());
+    }
+    let output = process::output(command.stderr(Stdio::inherit()))?;
+    let messages = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let (mut tests, mut programs) = (Vec::new(), Vec::new());
+    for message in messages.filter(|message| message["reason"] == "compiler-artifact") {
+        let Some(executable) = message["executable"].as_str() else { continue };
+        if message["profile"]["test"] == true {
+            tests.extend(test_binary(&message));
+        } else if message["target"]["kind"][0] != "custom-build" {
+            programs.push(PathBuf::from(executable));
+        }
+    }
     Ok(Binaries { tests, programs })
 }
 
-/// Builds all tests; returns their binaries.
-fn build(args: &TestArgs) -> Result<Vec<TestBinary>> {
-    let mut command = process::cargo();
-    command.args(["test", "--no-run", "--message-format=json-render-diagnostics"]);
-    if args.package.is_empty() {
-        command.arg("--workspace");
-    }
-    for package in &args.package {
-        command.arg("--package").arg(package);
-    }
-    let output = process::output(command.stderr(Stdio::inherit()))?;
-    let binaries = output.lines().filter_map(|line| test_binary(&serde_json::from_str(line).ok()?));
-    Ok(binaries.collect())
-}
-
 fn test_binary(message: &Value) -> Option<TestBinary> {
-    if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
-        return None;
-    }
     let manifest = Path::new(message["manifest_path"].as_str()?);
     let folder = manifest.parent()?.to_owned();
     let package = folder.file_name()?.to_string_lossy();

@@ -19,7 +19,7 @@ use crate::{
 /// Debian releases by the kernel that they bring.
 const KERNELS: &[(&str, &str)] = &[("6.1", "bookworm"), ("6.12", "trixie")];
 /// Packages whose tests run in the guest, and which of their tests (all where none is named).
-const SUITES: &[(&str, &[&str])] = &[
+const SUITES: [(&str, &[&str]); 5] = [
     ("davit-runtime", &[]),
     ("davit-network", &[]),
     ("davit-snapshot", &[]),
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &VmArgs) -> Result<()> {
         ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
         ("e2fsprogs", "/sbin/mke2fs"),
     ]))?;
-    let packages: Vec<&str> = SUITES.iter().map(|(package, _)| *package).collect();
+    let packages = SUITES.map(|(package, _)| package);
     let binaries = suite::binaries(&packages)?;
     let mut failed = Vec::new();
     for (kernel, release) in KERNELS {
@@ -213,7 +213,8 @@ fn init_script(binaries: &Binaries, filter: Option<&str>) -> String {
          for module in overlay erofs loop veth bridge nf_tables nft_chain_nat nft_masq nft_fib_inet; do modprobe -q $module; done\n\
          ip link set lo up; hostname guest\n\
          export DAVIT_TEST_IMAGES=/images DAVIT_TEST_CACHE=/var/cache/davit-tests\n\
-         export DAVIT_TEST_SKIPS=/skips INSTA_WORKSPACE_ROOT=/; : >/skips\n\
+         export DAVIT_TEST_SKIPS=/skips; : >/skips\n\
+         ln -s /bin/busybox /usr/local/bin/kill\n\
          echo \"davit-init: $(uname -r)\"\n",
     );
     for test in &binaries.tests {
@@ -226,6 +227,7 @@ fn init_script(binaries: &Binaries, filter: Option<&str>) -> String {
         };
         script += &format!(
             "echo 'davit-init: {}'; export CARGO_MANIFEST_DIR={folder}; cd {folder}; \
+             export INSTA_WORKSPACE_ROOT={folder}/../..; mkdir -p src; \
              timeout -k 9 {SUITE_SECONDS} {} {filters} </dev/null 2>&1 | cat\n",
             test.name,
             test.path.display(),

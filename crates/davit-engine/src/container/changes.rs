@@ -53,6 +53,9 @@ pub enum ChangesError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The container wrote to a tmpfs, which ended with it.
+    #[error("what container {0} changed lay in memory and ended with it")]
+    Vanished(String),
     /// A layer of the image is gone.
     #[error("layer {0} is not in the store")]
     Missing(DiffId),
@@ -95,6 +98,10 @@ impl Hint for ChangesError {
             Self::Image(error) => error.hints(),
             Self::Snapshot(error) => error.hints(),
             Self::Store(error) => error.hints(),
+            Self::Vanished(_) => vec![
+                "set `upper` under [store] in the configuration to a folder that is not on an overlay"
+                    .to_owned(),
+            ],
             Self::Missing(_) | Self::Table { .. } => {
                 vec!["davit system check --repair".to_owned()]
             }
@@ -209,7 +216,7 @@ impl Engine {
         Ok(Image { layers, tables, tars, merged })
     }
 
-    /// What the container wrote; `None` when it never ran, or wrote to memory that is gone.
+    /// What the container wrote; `None` when it never ran.
     fn changes_of(
         &self,
         container: &Container,
@@ -220,7 +227,10 @@ impl Engine {
         let monitor = match (&upper, container.status.process) {
             (Upper::Directory(_) | Upper::Copy(_), _) => 0,
             (Upper::Tmpfs { .. }, Some(process)) => parent_of(process.pid).unwrap_or(0),
-            (Upper::Tmpfs { .. }, None) => return Ok(None),
+            (Upper::Tmpfs { .. }, None) if container.status.started.is_none() => return Ok(None),
+            (Upper::Tmpfs { .. }, None) => {
+                return Err(ChangesError::Vanished(container.name.clone()));
+            }
         };
         let xattrs = WriteOptions::default().xattrs;
         let lower = Lower { merged: &image.merged, tars: &image.tars, xattrs };

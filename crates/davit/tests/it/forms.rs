@@ -60,6 +60,24 @@ fn containers_and_builds_are_the_same_in_every_form() {
     }
 }
 
+#[test]
+fn changes_in_memory_are_told_while_they_last() {
+    let Some(machine) = Machine::new() else { return };
+    configure(machine.davit(), "[store]\nsnapshot = \"dirs-volume\"\n");
+    machine.ok(&["create", "--name", "new", "busybox"]);
+    assert_eq!(machine.ok(&["diff", "new"]), "");
+    machine.ok(&["run", "-d", "--name", "box", "busybox", "sh", "-c", "echo a > /a; sleep 600"]);
+    let sees = || machine.ok(&["diff", "box"]).contains("A /a");
+    crate::machine::until("it is written", sees);
+    machine.ok(&["kill", "box"]);
+    for verb in [&["diff", "box"][..], &["commit", "box"], &["export", "box", "-o", "/dev/null"]] {
+        let outcome = machine.run(verb);
+        assert_eq!(outcome.code, 1, "{verb:?}");
+        assert!(outcome.stderr.contains("what container box changed lay in memory"), "{verb:?}");
+        assert!(outcome.stderr.contains("hint: set `upper`"), "{}", outcome.stderr);
+    }
+}
+
 /// strace lets the kernel answer with the file systems that this machine cannot mount.
 #[test]
 fn a_root_on_a_network_file_system_is_refused() {
