@@ -32,7 +32,10 @@ fn containers_and_builds_are_the_same_in_every_form() {
     fs_err::write(context.join("Dockerfile"), DOCKERFILE).unwrap();
     let context = context.to_str().unwrap();
     let mut told = Vec::new();
-    for form in FORMS {
+    let info = machine.ok(&["info"]);
+    // The one that this machine chooses, and those behind it, work here.
+    let best = FORMS.iter().position(|form| info.contains(&format!("Snapshot form: {form}\n")));
+    for form in &FORMS[best.unwrap()..] {
         force(davit, form);
         assert!(machine.ok(&["info"]).contains(&format!("Snapshot form: {form}\n")));
         let (box_name, image) = (format!("box-{form}"), format!("built:{form}"));
