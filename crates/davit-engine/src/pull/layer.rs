@@ -60,7 +60,7 @@ impl Pull<'_> {
         error.map_or(Ok(()), Err)
     }
 
-    /// Brings one layer here.
+    /// Brings one layer here, or gives it up because another failed.
     fn layer(
         &self,
         lease: &Lease<'_>,
@@ -70,7 +70,7 @@ impl Pull<'_> {
     ) -> Result<(), PullError> {
         let item = blob.digest.short_hex();
         let store = self.engine.store();
-        loop {
+        while !failed.load(Ordering::Relaxed) {
             if self.is_present(lease, blob, diff_id)? {
                 self.done(&item, "Already exists");
                 return Ok(());
@@ -90,6 +90,7 @@ impl Pull<'_> {
                 }
             }
         }
+        Ok(())
     }
 
     /// Tells whether the layer is here, and its blob too if blobs are kept; holds both.

@@ -1,5 +1,7 @@
 //! Registries that lie or break: a clear error, no name, nothing left, and the next command works.
 
+use std::process::Stdio;
+
 use davit_engine::image::{Descriptor, DiffId, Digest, ImageConfig, MediaType, Platform, Raw};
 use davit_test::{Content, Davit, End, HttpServer, Outcome, Reply, gzip, noise, tar_of};
 
@@ -80,6 +82,38 @@ fn one_bad_layer_of_many_is_the_error() {
         "{}",
         outcome.stderr
     );
+}
+
+/// A layer that another process downloads is not waited for once the pull has failed.
+#[test]
+fn a_failed_pull_waits_for_nobody() {
+    let mut content = Content::default();
+    let image = content.add_image("1", &Platform::host(), &[layer("a"), layer("b")]);
+    let bad = image.layers[1].digest.to_string();
+    let server = HttpServer::start(move |request| {
+        if request.path.ends_with(&bad) { Reply::status(404) } else { content.serve(request) }
+    });
+    let davit = davit();
+    davit.ok(["system", "df"]);
+    let partial = format!("tmp/blob-sha256-{}", image.layers[0].digest.hex());
+    let other = fs_err::File::create(davit.root().join(partial)).unwrap();
+    other.lock().unwrap();
+    let mut child = davit
+        .command(["pull", "-q", &format!("{}/x:1", server.host())])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break Some(status),
+            None if std::time::Instant::now() > deadline => break None,
+            None => std::thread::yield_now(),
+        }
+    };
+    drop(other);
+    child.wait().unwrap();
+    assert_eq!(status.expect("it ends while the other goes on").code(), Some(1));
 }
 
 #[test]
