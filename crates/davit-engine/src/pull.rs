@@ -305,7 +305,8 @@ impl Pull<'_> {
                 known.repository() == repository && known.digest() == Some(&top.digest)
             })
         });
-        Ok((fits && known).then_some(image_id))
+        let is_whole = || store.is_whole(&found.target).map_err(|e| self.store_error(e));
+        Ok((fits && known && is_whole()?).then_some(image_id))
     }
 
     /// Syncs the layers, and meanwhile makes the tree that containers of the image mount. That

@@ -3,7 +3,7 @@
 mod query;
 
 use davit_image::{Descriptor, DiffId, Digest, ImageId, MediaType, Platform, Reference, Timestamp};
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use query::{
     find_by_prefix, find_by_reference, layers_of, list, reachable_blobs, tag_key, target_of_row,
@@ -138,7 +138,7 @@ impl Store {
         self.database.write(Class::Full, "record an image", |tx| {
             layer::clear_marks(&self.database, tx, &needs.layers)?;
             blob::clear_marks(&self.database, tx, &needs.blobs)?;
-            self.check_complete(tx, commit)?;
+            commit.targets().try_for_each(|target| self.check_complete(tx, target))?;
             commit.tags.iter().try_for_each(|update| self.move_tag(tx, update))?;
             commit.untagged.iter().try_for_each(|target| self.keep_untagged(tx, target))?;
             commit.repo_digests.iter().try_for_each(|known| self.record_repo_digest(tx, known))
@@ -195,6 +195,21 @@ impl Store {
             .map(|mut rows| rows.pop())
     }
 
+    /// Whether a target's manifest is recorded, and its image's config and layers, all durable.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn is_whole(&self, target: &Target) -> Result<bool, StoreError> {
+        let checked =
+            self.database.snapshot("look up an image", |c| self.check_complete(c, target));
+        match checked {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(StoreError::MissingLayer(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Layers of an image, bottom first, by its config's row.
     ///
     /// # Errors
@@ -228,10 +243,14 @@ impl Store {
         }
     }
 
-    /// Writes a document's bytes as a blob and its row, both marked as lazy.
+    /// Writes a document's bytes as a blob and its row, both marked as lazy, unless they are here
+    /// undamaged.
     fn stage(&self, lease: &Lease<'_>, document: &StoredDocument) -> Result<(), StoreError> {
-        if self.hold_blob(lease, &document.digest)?.is_some() {
-            return Ok(());
+        if let Some(record) = self.hold_blob(lease, &document.digest)? {
+            if self.verify_blob(&record)?.is_none() {
+                return Ok(());
+            }
+            self.drop_blobs(&[document.digest])?;
         }
         let mut ingest = self.begin_new_blob(lease)?;
         ingest.append(&document.bytes)?;
@@ -261,25 +280,24 @@ impl Store {
         Ok(Needs { layers: self.lazy_layers(&layers)?, blobs: self.lazy_blobs(&blobs)? })
     }
 
-    fn check_complete(&self, tx: &Transaction<'_>, commit: &ImageCommit) -> Result<(), StoreError> {
+    /// Refuses a target of which something is not recorded.
+    fn check_complete(&self, c: &Connection, target: &Target) -> Result<(), StoreError> {
         let sql = |e| self.database.error("record an image", e);
-        for target in commit.targets() {
-            if blob::find(&self.database, tx, &target.digest)?.is_none() {
-                return Err(StoreError::not_found("manifest", target.digest));
-            }
-            let Some(id) = &target.image_id else { continue };
-            let known: bool = tx
-                .prepare_cached("SELECT 1 FROM images WHERE id = ?")
-                .and_then(|mut s| s.exists([id.to_string()]))
-                .map_err(sql)?;
-            if !known {
-                return Err(StoreError::not_found("image", id));
-            }
-            for diff_id in layers_of(tx, id).map_err(sql)? {
-                let row = layer::find(&self.database, tx, &diff_id)?;
-                if row.is_none_or(|row| row.durable_boot.is_some()) {
-                    return Err(StoreError::MissingLayer(diff_id));
-                }
+        if blob::find(&self.database, c, &target.digest)?.is_none() {
+            return Err(StoreError::not_found("manifest", target.digest));
+        }
+        let Some(id) = &target.image_id else { return Ok(()) };
+        let known: bool = c
+            .prepare_cached("SELECT 1 FROM images JOIN blobs ON digest = id WHERE id = ?")
+            .and_then(|mut s| s.exists([id.to_string()]))
+            .map_err(sql)?;
+        if !known {
+            return Err(StoreError::not_found("image", id));
+        }
+        for diff_id in layers_of(c, id).map_err(sql)? {
+            let row = layer::find(&self.database, c, &diff_id)?;
+            if row.is_none_or(|row| row.durable_boot.is_some()) {
+                return Err(StoreError::MissingLayer(diff_id));
             }
         }
         Ok(())

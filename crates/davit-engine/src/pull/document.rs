@@ -3,7 +3,7 @@
 use davit_image::{
     Descriptor, DiffId, Document, ImageConfig, ImageId, Manifest, MediaType, Platform,
 };
-use davit_store::{Lease, StoredDocument};
+use davit_store::{Lease, StoreError, StoredDocument};
 
 use crate::origin::{CONFIG_BYTES, MANIFEST_BYTES, OriginError};
 
@@ -74,7 +74,8 @@ impl Pull<'_> {
                 Document::parse(bytes, Some(&descriptor.media_type)).map_err(|source| {
                     self.origin_error(OriginError::Document { digest: descriptor.digest, source })
                 })?;
-            return Ok((document.clone(), stored(descriptor, document.bytes().to_vec())));
+            let bytes = document.bytes().to_vec();
+            return Ok((document, stored(descriptor, bytes)));
         }
         let found = self.origin.document(descriptor);
         let (document, found) = found.map_err(|e| self.origin_error(e))?;
@@ -116,7 +117,9 @@ impl Pull<'_> {
         }
         match store.read_blob(&descriptor.digest, limit_bytes) {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.is_not_found() => Ok(None),
+            Err(
+                StoreError::NotFound { .. } | StoreError::Digest { .. } | StoreError::Size { .. },
+            ) => Ok(None),
             Err(error) => Err(self.store_error(error)),
         }
     }

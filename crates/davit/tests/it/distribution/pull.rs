@@ -89,6 +89,54 @@ fn a_digest_names_an_image_without_a_tag() {
     assert!(outcome.stderr.contains("does not exist"), "{}", outcome.stderr);
 }
 
+/// Documents whose files are gone or damaged come again, whoever finds them so.
+#[test]
+fn broken_documents_come_again() {
+    let mut content = Content::default();
+    let image = content.add_image("1", &Platform::host(), &[layer("a")]);
+    let server = serve(content);
+    let davit = davit();
+    let name = format!("{}/x@{}", server.host(), image.manifest.digest);
+    davit.ok(["pull", "-q", &name]);
+    let breaks: [fn(&std::path::Path); 2] = [
+        |path| fs_err::write(path, "other bytes").unwrap(),
+        |path| fs_err::remove_file(path).unwrap(),
+    ];
+    for digest in [image.manifest.digest, image.id] {
+        for break_it in breaks {
+            break_it(&davit.root().join("blobs/sha256").join(digest.hex()));
+            davit.ok(["pull", "-q", &name]);
+            davit.ok(["system", "check"]);
+        }
+    }
+}
+
+/// A name alone is not an image: what a repair could not bring back is pulled.
+#[test]
+fn an_image_that_is_not_whole_is_not_up_to_date() {
+    let mut content = Content::default();
+    let image = content.add_image("1", &Platform::host(), &[layer("a"), layer("b")]);
+    let server = serve(content);
+    let davit = davit();
+    let name = format!("{}/x:1", server.host());
+    davit.ok(["pull", "-q", &name]);
+    let lost = [
+        ("layers", "diff_id", Digest::of(&layer("a"))),
+        ("blobs", "digest", image.id),
+        ("blobs", "digest", image.manifest.digest),
+    ];
+    for (table, column, digest) in lost {
+        let database = rusqlite::Connection::open(davit.root().join("davit.db")).unwrap();
+        let delete = format!("DELETE FROM {table} WHERE {column} = ?");
+        assert_eq!(database.execute(&delete, [digest.to_string()]).unwrap(), 1);
+        drop(database);
+        let again = davit.run(["pull", &name]);
+        assert_eq!(again.code, 0, "{table}: {}", again.stderr);
+        assert!(again.stderr.contains("Downloaded newer image"), "{table}: {}", again.stderr);
+        davit.ok(["system", "check"]);
+    }
+}
+
 #[test]
 fn all_tags_come_with_one_word() {
     let mut content = Content::default();
