@@ -13,14 +13,16 @@ mod place;
 mod sink;
 mod transfer;
 
+use std::sync::Arc;
+
 use davit_distribution::Access;
 use davit_image::{Digest, Platform, Reference};
-use davit_store::{StoreError, archive::ArchiveError};
+use davit_store::{Lease, StoreError, archive::ArchiveError};
 
 use crate::{
-    Engine, Hint, LayerCompression, Progress, PullError, PushError, PushRequest,
+    Engine, Event, Hint, LayerCompression, Progress, PullError, PushError, PushRequest,
     origin::{DockerArchive, Folder, Layout, Origin, OriginError, Registry, Stored},
-    pull::{Pull, registry_hints},
+    pull::{Pull, offer, registry_hints},
     registry::{Registries, RegistryError},
 };
 
@@ -96,13 +98,15 @@ pub enum CopyError {
         #[source]
         source: StoreError,
     },
-    /// The index has nothing for the platform, or not all of it is here.
-    #[error("{place} has no image for {platform}")]
+    /// The source has nothing for the platform.
+    #[error("{place} has no image for {platform}{}", offer(offered))]
     Platform {
         /// The source.
         place: Place,
         /// Platform asked for.
         platform: Platform,
+        /// Platforms that it has.
+        offered: Vec<String>,
     },
     /// A Docker archive holds one image, not an index.
     #[error("{place} cannot hold an image of several platforms")]
@@ -211,7 +215,10 @@ impl Copy<'_> {
     fn transfer(&self) -> Result<Copied, CopyError> {
         // The lease outlives what reads the store's files.
         let lease = self.engine.store().lease("copy").map_err(|e| self.store_error(e))?;
-        let origin = self.origin()?;
+        let origin: Arc<dyn Origin> = match &self.request.source {
+            Place::Store(reference) => Arc::new(self.stored(reference, &lease)?),
+            _ => self.origin()?,
+        };
         let sink = self.sink()?;
         let transfer = Transfer {
             origin: &origin,
@@ -224,9 +231,8 @@ impl Copy<'_> {
         Ok(copied)
     }
 
-    /// Opens the source.
-    fn origin(&self) -> Result<std::sync::Arc<dyn Origin>, CopyError> {
-        use std::sync::Arc;
+    /// Opens a source that is not the store.
+    fn origin(&self) -> Result<Arc<dyn Origin>, CopyError> {
         let failed =
             |source: OriginError| CopyError::Source { place: self.request.source.clone(), source };
         Ok(match &self.request.source {
@@ -235,7 +241,7 @@ impl Copy<'_> {
                 self.registries.handle(),
                 reference,
             )),
-            Place::Store(reference) => Arc::new(self.stored(reference)?),
+            Place::Store(_) => return Err(CopyError::Tag),
             Place::Layout { path, name } => {
                 Arc::new(Layout::open(path, name.as_deref()).map_err(failed)?)
             }
@@ -247,10 +253,17 @@ impl Copy<'_> {
         })
     }
 
-    fn stored(&self, reference: &Reference) -> Result<Stored, CopyError> {
+    /// Opens the store as source; says so where not all of an index can go.
+    fn stored(&self, reference: &Reference, lease: &Lease<'_>) -> Result<Stored, CopyError> {
         let store = self.engine.store();
-        let found = store.find_image(&reference.to_string()).map_err(|e| self.store_error(e))?;
-        Stored::new(store, found.target.descriptor()).map_err(|e| self.store_error(e))
+        let platform = self.request.platform.as_ref();
+        let stored =
+            Stored::find(store, lease, reference, platform).map_err(|e| self.store_error(e))?;
+        if let Some(platform) = stored.alone() {
+            let text = format!("only the image for {platform} is here; it is copied alone");
+            self.progress.report(Event::Message(&text));
+        }
+        Ok(stored)
     }
 
     /// Opens the destination.

@@ -31,6 +31,7 @@ use crate::{
 };
 
 use self::document::Documents;
+pub(crate) use self::document::platforms;
 
 /// Most layers of one image that are downloaded at a time.
 pub const MOST_PARALLEL: usize = 8;
@@ -93,7 +94,7 @@ pub enum PullError {
         source: StoreError,
     },
     /// The index has nothing for the platform.
-    #[error("{reference} has no image for {wanted} (it has {})", offered.join(", "))]
+    #[error("{reference} has no image for {wanted}{}", offer(offered))]
     Platform {
         /// What was asked for.
         reference: String,
@@ -167,6 +168,11 @@ impl Hint for PullError {
             _ => Vec::new(),
         }
     }
+}
+
+/// What there is instead of what was asked for, as the end of a sentence.
+pub(crate) fn offer(offered: &[String]) -> String {
+    if offered.is_empty() { String::new() } else { format!(" (it has {})", offered.join(", ")) }
 }
 
 /// Advice after a registry refused or was not reached.

@@ -15,14 +15,19 @@ mod docker;
 mod layout_dir;
 mod tar_reader;
 mod tar_writer;
+mod whole_file;
 
 pub use contents::{ArchiveContents, ArchiveImage, ArchiveLayer, MAX_DOCUMENT_BYTES};
 pub use docker::{DockerImage, LAYOUT_VERSION, layout_file, name_of, named_descriptor};
-pub use layout_dir::{LayoutDir, LayoutDirWriter};
+pub use layout_dir::{LayoutDir, LayoutDirWriter, write_verified};
 pub use tar_reader::{Member, MemberKind, TarReader};
 pub use tar_writer::TarWriter;
+pub use whole_file::{MadeDirs, WholeFile};
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use davit_image::{DiffId, Digest, DocumentError};
 
@@ -111,4 +116,8 @@ pub enum ArchiveError {
         /// Number of DiffIDs.
         diff_ids: usize,
     },
+}
+
+fn file_error(action: &'static str, path: &Path, source: io::Error) -> ArchiveError {
+    ArchiveError::File { action, path: path.to_path_buf(), source }
 }

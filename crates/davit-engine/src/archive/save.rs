@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
+    path::Path,
 };
 
 use davit_image::{
@@ -14,7 +15,7 @@ use davit_image::{
 };
 use davit_store::{
     Lease, StoreError, Target,
-    archive::{DockerImage, TarWriter, layout_file, named_descriptor},
+    archive::{ArchiveError, DockerImage, TarWriter, WholeFile, layout_file, named_descriptor},
 };
 
 use super::FileError;
@@ -63,6 +64,21 @@ impl Engine {
             self.add_image(&mut plan, &Named { target, ..named })?;
         }
         self.write_plan(&lease, &plan, sink)
+    }
+
+    /// As [`Self::save_images`], into a file: one with the name is a whole archive.
+    ///
+    /// # Errors
+    /// See [`FileError`]; what had the name has it still.
+    pub fn save_images_to(&self, request: &SaveRequest, path: &Path) -> Result<(), FileError> {
+        if path.metadata().is_ok_and(|facts| !facts.is_file()) {
+            let opened = fs_err::OpenOptions::new().write(true).open(path);
+            return self.save_images(request, &mut opened.map_err(ArchiveError::Write)?);
+        }
+        // Only its owner may read it, as Docker's.
+        let mut file = WholeFile::create(path, 0o600)?;
+        self.save_images(request, &mut file)?;
+        Ok(file.finish()?)
     }
 
     /// Images by name, each once, with the names under which they are saved.

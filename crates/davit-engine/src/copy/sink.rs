@@ -20,6 +20,11 @@ pub(super) trait Sink: Sync {
         usize::MAX
     }
 
+    /// Tells whether one image alone can go, and no index.
+    fn is_single(&self) -> bool {
+        false
+    }
+
     /// Tells whether a blob is there.
     fn has(&self, blob: &Descriptor) -> Result<bool, CopyError>;
 

@@ -12,9 +12,9 @@ use std::{
 
 use bytes::Bytes;
 use davit_distribution::{BlobSource, SourceError, SourceReader};
-use davit_image::{Descriptor, Digest, Document};
+use davit_image::{Descriptor, Digest, Document, ImageConfig, Index, Manifest, Platform};
 
-use crate::{Event, Progress, origin::Origin};
+use crate::{Event, Progress, origin::Origin, pull::platforms};
 
 use super::{Copied, CopyError, CopyRequest, sink::Sink};
 
@@ -69,24 +69,62 @@ impl Transfer<'_> {
         Ok(Copied { digest: top.descriptor.digest })
     }
 
-    /// The manifest of the wanted platform, where one is wanted and there is a choice.
+    /// What of the image goes: the manifest of the wanted platform, or the only image of an index
+    /// where no index can go.
     fn choose(&self, top: Descriptor) -> Result<Descriptor, CopyError> {
-        let Some(platform) = &self.request.platform else { return Ok(top) };
+        let platform = self.request.platform.as_ref();
+        if platform.is_none() && !self.sink.is_single() {
+            return Ok(top);
+        }
         let mut chosen = top;
         for _ in 0..MOST_NESTED {
-            if !chosen.media_type.is_index() {
-                break;
-            }
             let (document, found) =
                 self.origin.document(&chosen).map_err(|e| self.source_error(e))?;
-            let Document::Index(index) = document else { return Ok(found) };
-            let entry = index.value().choose(platform).cloned();
-            chosen = entry.ok_or_else(|| CopyError::Platform {
-                place: self.request.source.clone(),
-                platform: platform.clone(),
-            })?;
+            let index = match document {
+                Document::Index(index) => index.into_value(),
+                Document::Manifest(manifest) => {
+                    self.check_platform(manifest.value())?;
+                    return Ok(found);
+                }
+            };
+            chosen = match platform {
+                Some(platform) => index
+                    .choose(platform)
+                    .cloned()
+                    .ok_or_else(|| self.no_platform(platform, platforms(&index.manifests)))?,
+                None => self.only(&index)?,
+            };
         }
-        Ok(chosen)
+        Err(self.source_error(crate::OriginError::Wrong(chosen.digest)))
+    }
+
+    /// The only image of an index.
+    fn only(&self, index: &Index) -> Result<Descriptor, CopyError> {
+        let mut images = index.manifests.iter().filter(|entry| !entry.is_attestation());
+        match (images.next(), images.next()) {
+            (Some(only), None) => Ok(only.clone()),
+            _ => Err(CopyError::SinglePlatform { place: self.request.destination.clone() }),
+        }
+    }
+
+    /// A platform that was asked for must fit, as that of a pull.
+    fn check_platform(&self, manifest: &Manifest) -> Result<(), CopyError> {
+        let Some(wanted) = self.request.platform.as_ref().filter(|_| manifest.is_image()) else {
+            return Ok(());
+        };
+        let bytes = self.origin.bytes(&manifest.config).map_err(|e| self.source_error(e))?;
+        // What cannot be read is no image for any platform, yet may be copied as it is.
+        let Ok(config) = serde_json::from_slice::<ImageConfig>(&bytes) else { return Ok(()) };
+        let found = config.platform();
+        if wanted.rank(&found).is_some() || found.os.is_empty() {
+            return Ok(());
+        }
+        Err(self.no_platform(wanted, vec![found.to_string()]))
+    }
+
+    fn no_platform(&self, platform: &Platform, offered: Vec<String>) -> CopyError {
+        let (place, platform) = (self.request.source.clone(), platform.clone());
+        CopyError::Platform { place, platform, offered }
     }
 
     /// Gathers documents and blobs below a descriptor.

@@ -48,7 +48,7 @@ impl Pull<'_> {
                     next = entry.cloned().ok_or_else(|| PullError::Platform {
                         reference: self.name.clone(),
                         wanted: platform,
-                        offered: offered(&index.value().manifests),
+                        offered: platforms(&index.value().manifests),
                     })?;
                 }
                 Document::Manifest(manifest) => {
@@ -169,7 +169,7 @@ fn stored(descriptor: &Descriptor, bytes: Vec<u8>) -> StoredDocument {
 }
 
 /// The platforms of an index, as a person reads them.
-fn offered(entries: &[Descriptor]) -> Vec<String> {
+pub(crate) fn platforms(entries: &[Descriptor]) -> Vec<String> {
     let named = entries.iter().filter(|entry| !entry.is_attestation());
     let platforms = named.filter_map(|entry| entry.platform.as_ref());
     platforms.map(Platform::to_string).collect()

@@ -1,7 +1,7 @@
 //! OCI layouts as directories.
 
 use std::{
-    io::{self, Read},
+    io::{self, Read, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -9,8 +9,12 @@ use davit_image::{Descriptor, Digest, Index, Raw};
 use fs_err as fs;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
-use super::{ArchiveError, contents::blob_path, layout_file, name_of};
-use crate::{durable, format::random_hex};
+use super::{
+    ArchiveError, MadeDirs, WholeFile, contents::blob_path, file_error, layout_file, name_of,
+};
+
+/// Everyone may read what is copied, as far as the umask goes.
+const MODE: u32 = 0o666;
 
 /// An OCI layout that is read. Links in it are followed only inside it.
 #[derive(Debug)]
@@ -80,44 +84,28 @@ impl LayoutDir {
 #[derive(Debug)]
 pub struct LayoutDirWriter {
     path: PathBuf,
+    _made: MadeDirs,
 }
 
 impl LayoutDirWriter {
-    /// Makes the directory, if need be.
+    /// Makes the directory, if need be; one that stays empty goes with the writer.
     ///
     /// # Errors
     /// When it cannot be made.
     pub fn create(path: &Path) -> Result<Self, ArchiveError> {
-        for algorithm in ["sha256", "sha512"] {
-            let directory = path.join("blobs").join(algorithm);
-            if algorithm == "sha256" || directory.exists() {
-                fs::create_dir_all(&directory).map_err(|e| file_error("create", &directory, e))?;
-            }
-        }
-        Ok(Self { path: path.to_path_buf() })
+        let made = MadeDirs::create(&path.join("blobs/sha256"))?;
+        Ok(Self { path: path.to_path_buf(), _made: made })
     }
 
-    /// Adds a blob: nothing is visible before its digest matches. One that is there is not read.
+    /// Adds a blob: nothing is visible before its digest matches.
     ///
     /// # Errors
     /// [`ArchiveError::Digest`] when `content` is something else, or what the disk says.
     pub fn add_blob(&self, digest: &Digest, content: &mut dyn Read) -> Result<(), ArchiveError> {
         let target = self.path.join(blob_path(digest));
-        if target.exists() {
-            return Ok(());
-        }
         let parent = target.parent().expect("a blob lies below the layout");
         fs::create_dir_all(parent).map_err(|e| file_error("create", parent, e))?;
-        let temp = parent.join(format!(".{}", random_hex(8)));
-        let written = copy_verified(&temp, digest, content);
-        let done = written.and_then(|()| {
-            fs::rename(&temp, &target).map_err(|e| file_error("rename to", &target, e))
-        });
-        if done.is_err() {
-            // The first error is the one to report.
-            drop(fs::remove_file(&temp));
-        }
-        done
+        write_verified(&target, digest, content)
     }
 
     /// Lets the layout's index name more manifests, in place of those with the same name; writes
@@ -146,15 +134,24 @@ impl LayoutDirWriter {
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), ArchiveError> {
-        let (temp, target) = (self.path.join(format!(".{}", random_hex(8))), self.path.join(name));
-        fs::write(&temp, bytes).map_err(|e| file_error("write", &temp, e))?;
-        durable::sync_file(&temp).map_err(|e| ArchiveError::Write(io::Error::other(e)))?;
-        fs::rename(&temp, &target).map_err(|e| file_error("rename to", &target, e))
+        let target = self.path.join(name);
+        let mut file = WholeFile::create(&target, MODE)?;
+        file.file().write_all(bytes).map_err(|e| file_error("write", &target, e))?;
+        rustix::fs::fdatasync(file.file()).map_err(|e| file_error("sync", &target, e.into()))?;
+        file.finish()
     }
 }
 
-fn copy_verified(temp: &Path, digest: &Digest, content: &mut dyn Read) -> Result<(), ArchiveError> {
-    let mut file = fs::File::create(temp).map_err(|e| file_error("create", temp, e))?;
+/// Copies content of known digest into a file, which is there only if it matches.
+///
+/// # Errors
+/// [`ArchiveError::Digest`] when `content` is something else, or what the disk says.
+pub fn write_verified(
+    target: &Path,
+    digest: &Digest,
+    content: &mut dyn Read,
+) -> Result<(), ArchiveError> {
+    let mut file = WholeFile::create(target, MODE)?;
     let mut digester = davit_image::Digester::new(digest.algorithm());
     let mut buffer = vec![0; 1 << 20];
     loop {
@@ -163,16 +160,11 @@ fn copy_verified(temp: &Path, digest: &Digest, content: &mut dyn Read) -> Result
             break;
         }
         digester.update(&buffer[..got]);
-        io::Write::write_all(&mut file, &buffer[..got])
-            .map_err(|e| file_error("write", temp, e))?;
+        file.file().write_all(&buffer[..got]).map_err(|e| file_error("write", target, e))?;
     }
     let actual = digester.finish();
     if actual == *digest {
-        return Ok(());
+        return file.finish();
     }
     Err(ArchiveError::Digest { name: blob_path(digest), actual })
-}
-
-fn file_error(action: &'static str, path: &Path, source: io::Error) -> ArchiveError {
-    ArchiveError::File { action, path: path.to_path_buf(), source }
 }

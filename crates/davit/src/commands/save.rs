@@ -1,16 +1,15 @@
 //! `davit save`, `davit load`, `davit import`
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     path::{Path, PathBuf},
 };
 
 use davit_engine::{
-    Engine, FileError, ImportRequest, LoadRequest, Loaded, SaveRequest,
+    FileError, ImportRequest, LoadRequest, Loaded, SaveRequest,
     image::{Platform, Reference},
 };
 use fs_err as fs;
-use fs_err::os::unix::fs::OpenOptionsExt as _;
 
 use crate::{
     cli::Context,
@@ -85,35 +84,10 @@ pub(crate) fn save(args: &SaveArgs, context: &Context) -> Result<u8, CliError> {
     let engine = context.engine()?;
     let request = SaveRequest { names: args.images.clone(), platform: args.platform.clone() };
     match &args.output {
-        Some(path) => save_file(&engine, &request, path)?,
+        Some(path) => engine.save_images_to(&request, path)?,
         None => engine.save_images(&request, &mut io::stdout().lock())?,
     }
     Ok(0)
-}
-
-/// Writes beside the target and renames in the end: a file with the name is a whole archive.
-fn save_file(engine: &Engine, request: &SaveRequest, path: &Path) -> Result<(), CliError> {
-    let is_special = path.metadata().is_ok_and(|facts| !facts.is_file());
-    if is_special {
-        let mut file = fs::OpenOptions::new().write(true).open(path).map_err(io_error)?;
-        return Ok(engine.save_images(request, &mut file)?);
-    }
-    let mut name = std::ffi::OsString::from(".davit-save-");
-    name.push(std::process::id().to_string());
-    let temp = path.parent().unwrap_or(Path::new("")).join(name);
-    let mut options = fs::OpenOptions::new();
-    let opened = options.write(true).create(true).truncate(true).mode(0o600).open(&temp);
-    let mut file = opened.map_err(io_error)?;
-    let saved = engine
-        .save_images(request, &mut file)
-        .map_err(CliError::from)
-        .and_then(|()| file.flush().map_err(io_error))
-        .and_then(|()| fs::rename(&temp, path).map_err(io_error));
-    if saved.is_err() {
-        // The first error is the one to report.
-        drop(fs::remove_file(&temp));
-    }
-    saved
 }
 
 /// Runs `davit load`.

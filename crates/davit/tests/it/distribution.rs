@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod account;
+mod copy;
 mod fault;
 mod judge;
 mod pull;
 mod ways;
 
-use davit_test::{Content, HttpServer, tar_of};
+use davit_test::{Content, Davit, HttpServer, tar_of};
 
 use crate::davit;
 
@@ -20,6 +21,13 @@ fn serve(content: Content) -> HttpServer {
 /// A layer with one small file.
 fn layer(name: &str) -> Vec<u8> {
     tar_of(&[(name, name.as_bytes())])
+}
+
+/// Gives the user a `config.toml`.
+fn configure(davit: &Davit, text: &str) {
+    let folder = davit.dir().join(".config/davit");
+    fs_err::create_dir_all(&folder).unwrap();
+    fs_err::write(folder.join("config.toml"), text).unwrap();
 }
 
 /// Requests for blobs, as `PATH` or `PATH RANGE`, in order of arrival.

@@ -2,14 +2,13 @@
 //! Docker writes it since version 25.
 
 use std::{
-    fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use davit_image::{Descriptor, Digester, Document, Index, Raw, Reference};
-use davit_store::archive::{ArchiveError, DockerImage, TarWriter, layout_file};
+use davit_store::archive::{ArchiveError, DockerImage, TarWriter, WholeFile, layout_file};
 
 use super::{
     CopyError, OriginBlob, Sink,
@@ -17,24 +16,20 @@ use super::{
 };
 use crate::copy::Place;
 
-/// An archive of one image, beside its final name until it is whole.
+/// An archive of one image, without a name until it is whole.
 #[derive(Debug)]
 pub(crate) struct ArchiveSink {
     path: PathBuf,
-    unfinished: PathBuf,
     name: Option<String>,
-    tar: Mutex<Option<TarWriter<io::BufWriter<File>>>>,
+    tar: Mutex<Option<TarWriter<io::BufWriter<WholeFile>>>>,
 }
 
 impl ArchiveSink {
     pub(crate) fn create(path: &Path, name: Option<String>) -> Result<Self, ArchiveError> {
-        let mut unfinished = path.as_os_str().to_owned();
-        unfinished.push(".unfinished");
-        let unfinished = PathBuf::from(unfinished);
-        let file = fs_err::File::create(&unfinished).map_err(ArchiveError::Write)?;
-        let file = io::BufWriter::with_capacity(256 << 10, file.into_parts().0);
+        let file = WholeFile::create(path, 0o666)?;
+        let file = io::BufWriter::with_capacity(256 << 10, file);
         let tar = Mutex::new(Some(TarWriter::new(file)));
-        Ok(Self { path: path.to_owned(), unfinished, name, tar })
+        Ok(Self { path: path.to_owned(), name, tar })
     }
 
     fn failed(&self, source: ArchiveError) -> CopyError {
@@ -42,7 +37,7 @@ impl ArchiveSink {
         CopyError::Archive { place, source }
     }
 
-    fn tar(&self) -> MutexGuard<'_, Option<TarWriter<io::BufWriter<File>>>> {
+    fn tar(&self) -> MutexGuard<'_, Option<TarWriter<io::BufWriter<WholeFile>>>> {
         self.tar.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -67,20 +62,11 @@ impl ArchiveSink {
         let buffer = tar.finish().map_err(|e| self.failed(e))?;
         let written = buffer.into_inner().map_err(|e| ArchiveError::Write(e.into_error()));
         written
-            .and_then(|file| file.sync_all().map_err(ArchiveError::Write))
-            .and_then(|()| {
-                fs_err::rename(&self.unfinished, &self.path).map_err(ArchiveError::Write)
+            .and_then(|mut file| {
+                file.file().sync_all().map_err(ArchiveError::Write)?;
+                file.finish()
             })
             .map_err(|e| self.failed(e))
-    }
-}
-
-impl Drop for ArchiveSink {
-    fn drop(&mut self) {
-        if self.tar().is_some() {
-            // Half an archive is of no use; that it may stay is told by the error that led here.
-            drop(fs_err::remove_file(&self.unfinished));
-        }
     }
 }
 
@@ -88,6 +74,10 @@ impl Sink for ArchiveSink {
     /// A tar is written one member after the other.
     fn parallel(&self) -> usize {
         1
+    }
+
+    fn is_single(&self) -> bool {
+        true
     }
 
     fn has(&self, _blob: &Descriptor) -> Result<bool, CopyError> {

@@ -1,29 +1,30 @@
 //! A `dir:` folder of containers/image as destination.
 
 use std::{
-    io::{Read, Write as _},
+    io::Write as _,
     path::{Path, PathBuf},
 };
 
-use davit_image::{Descriptor, Digester};
-use davit_store::archive::ArchiveError;
-use fs_err::File;
+use davit_image::Descriptor;
+use davit_store::archive::{ArchiveError, MadeDirs, WholeFile, write_verified};
 
 use super::{CopyError, OriginBlob, Sink, layout::origin_failed};
 use crate::copy::Place;
 
+/// Everyone may read what is copied, as far as the umask goes.
+const MODE: u32 = 0o666;
 const VERSION: &str = "Directory Transport Version: 1.1\n";
 
 /// A folder with one image.
 #[derive(Debug)]
 pub(crate) struct FolderSink {
     path: PathBuf,
+    _made: MadeDirs,
 }
 
 impl FolderSink {
     pub(crate) fn create(path: &Path) -> Result<Self, ArchiveError> {
-        fs_err::create_dir_all(path).map_err(ArchiveError::Write)?;
-        Ok(Self { path: path.to_owned() })
+        Ok(Self { path: path.to_owned(), _made: MadeDirs::create(path)? })
     }
 
     fn failed(&self, source: ArchiveError) -> CopyError {
@@ -32,40 +33,13 @@ impl FolderSink {
 
     /// Writes a file that is complete or absent.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), CopyError> {
-        let (unfinished, target) =
-            (self.path.join(format!(".{name}.unfinished")), self.path.join(name));
-        fs_err::write(&unfinished, bytes)
-            .and_then(|()| fs_err::rename(&unfinished, &target))
-            .map_err(|e| self.failed(ArchiveError::Write(e)))
+        let write = || {
+            let mut file = WholeFile::create(&self.path.join(name), MODE)?;
+            file.file().write_all(bytes).map_err(ArchiveError::Write)?;
+            file.finish()
+        };
+        write().map_err(|e| self.failed(e))
     }
-}
-
-/// Copies content of known digest into a file; what is wrong is removed.
-pub(super) fn write_verified(
-    blob: &Descriptor,
-    content: &mut dyn Read,
-    path: &Path,
-) -> Result<(), ArchiveError> {
-    let write = || {
-        let mut file = File::create(path).map_err(ArchiveError::Write)?;
-        let mut digester = Digester::new(blob.digest.algorithm());
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            let count = content.read(&mut buffer).map_err(ArchiveError::Read)?;
-            if count == 0 {
-                break;
-            }
-            digester.update(&buffer[..count]);
-            file.write_all(&buffer[..count]).map_err(ArchiveError::Write)?;
-        }
-        let actual = digester.finish();
-        if actual == blob.digest {
-            return Ok(());
-        }
-        Err(ArchiveError::Digest { name: blob.digest.to_string(), actual })
-    };
-    let mut write = write;
-    write().inspect_err(|_| drop(fs_err::remove_file(path)))
 }
 
 impl Sink for FolderSink {
@@ -75,13 +49,9 @@ impl Sink for FolderSink {
     }
 
     fn put(&self, blob: &Descriptor, source: &OriginBlob) -> Result<(), CopyError> {
-        let hex = blob.digest.hex();
-        let (unfinished, target) =
-            (self.path.join(format!(".{hex}.unfinished")), self.path.join(hex));
         let mut content = source.read().map_err(|e| self.failed(origin_failed(e)))?;
-        write_verified(blob, &mut content, &unfinished)
-            .and_then(|()| fs_err::rename(&unfinished, &target).map_err(ArchiveError::Write))
-            .map_err(|e| self.failed(e))
+        let target = self.path.join(blob.digest.hex());
+        write_verified(&target, &blob.digest, &mut content).map_err(|e| self.failed(e))
     }
 
     fn put_document(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<(), CopyError> {

@@ -12,13 +12,7 @@ use std::{
 use davit_engine::image::Platform;
 use davit_test::{Access, Content, Davit, HttpServer, Outcome, Registry, Reply, noise, tar_of};
 
-use super::{davit, layer, serve};
-
-fn configure(davit: &Davit, text: &str) {
-    let folder = davit.dir().join(".config/davit");
-    fs_err::create_dir_all(&folder).unwrap();
-    fs_err::write(folder.join("config.toml"), text).unwrap();
-}
+use super::{configure, davit, layer, serve};
 
 fn run_with(davit: &Davit, variables: &[(&str, &str)], arguments: &[&str]) -> Outcome {
     let mut command = davit.command(arguments);
