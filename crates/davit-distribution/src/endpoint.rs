@@ -156,7 +156,8 @@ pub(crate) fn host_and_port(url: &Url) -> String {
 pub(crate) enum Trust {
     /// Nothing.
     Strict,
-    /// Plain HTTP where it does not speak TLS: it is on this machine.
+    /// Plain HTTP where it does not speak TLS, and certificates that do not verify unless
+    /// `certs.d` names an authority: it is on this machine.
     Loopback,
     /// Plain HTTP, and certificates that do not verify: the user said so.
     Insecure,
@@ -174,7 +175,8 @@ impl Trust {
     pub(crate) const fn verify(self) -> Verify {
         match self {
             Self::Insecure => Verify::Nothing,
-            Self::Strict | Self::Loopback => Verify::Roots,
+            Self::Loopback => Verify::IfNamed,
+            Self::Strict => Verify::Roots,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! TLS: roots from the system's bundle, `certs.d`, client certificates; rustls with ring.
 
+mod verifier;
+
 use std::{
     error::Error as StdError,
     io,
@@ -9,12 +11,11 @@ use std::{
 
 use fs_err as fs;
 use rustls::{
-    ClientConfig as TlsClient, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+    ClientConfig as TlsClient, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 
+use self::verifier::{AcceptAll, Named};
 use crate::{ClientConfig, ConfigError, TlsConfig};
 
 /// Whether certificates are verified.
@@ -24,6 +25,9 @@ pub(crate) enum Verify {
     Roots,
     /// Not at all: the registry was configured as insecure.
     Nothing,
+    /// Against the roots if `certs.d` names an authority, else not at all: the registry is on this
+    /// machine.
+    IfNamed,
 }
 
 /// The system's roots, or the compiled-in ones where the system has none.
@@ -79,6 +83,15 @@ impl HostCertificates {
             }
         }
         Ok(found)
+    }
+
+    /// What verifying comes to for this host.
+    const fn settle(&self, verify: Verify) -> Verify {
+        match verify {
+            Verify::IfNamed if self.authorities.is_empty() => Verify::Nothing,
+            Verify::IfNamed => Verify::Roots,
+            settled => settled,
+        }
     }
 
     pub(crate) const fn is_empty(&self) -> bool {
@@ -137,60 +150,21 @@ pub(crate) fn client(
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = TlsClient::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()?;
-    let builder = match verify {
+    let builder = match host.settle(verify) {
         Verify::Nothing => {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAll(provider)))
         }
-        Verify::Roots => {
-            let mut roots = roots.clone();
-            roots.add_parsable_certificates(host.authorities);
-            builder.with_root_certificates(roots)
+        Verify::Roots | Verify::IfNamed if host.authorities.is_empty() => {
+            builder.with_root_certificates(roots.clone())
+        }
+        Verify::Roots | Verify::IfNamed => {
+            let named = Named::new(roots.clone(), host.authorities, provider)?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(named))
         }
     };
     match host.identity {
         Some((chain, key)) => builder.with_client_auth_cert(chain, key),
         None => Ok(builder.with_no_client_auth()),
-    }
-}
-
-/// Verifier for registries that the user configured as insecure; signatures still must fit.
-#[derive(Debug)]
-struct AcceptAll(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AcceptAll {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

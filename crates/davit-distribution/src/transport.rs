@@ -14,7 +14,7 @@ use reqwest::{
 use crate::{
     ClientConfig, Credential, CredentialStore, Error, TimeoutConfig,
     auth::{Proof, Subject},
-    endpoint::{Connections, Endpoint},
+    endpoint::{Connections, Endpoint, Trust},
     error::ConnectionError,
     redirect,
     retry::{Backoff, retry_after},
@@ -263,13 +263,9 @@ impl Transport {
         Ok(Reply::new(response, url.clone(), &self.config, with_credentials))
     }
 
-    /// A host is verified unless it is one that was configured as insecure.
+    /// How a host is verified that is no registry by name.
     pub(crate) fn verify_for(&self, url: &Url) -> Verify {
-        let host = crate::endpoint::host_and_port(url);
-        match self.config.registries.get(&host) {
-            Some(registry) if registry.insecure => Verify::Nothing,
-            _ => Verify::Roots,
-        }
+        Trust::of(&self.config, &crate::endpoint::host_and_port(url), url).verify()
     }
 }
 

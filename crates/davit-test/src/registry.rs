@@ -20,6 +20,8 @@ pub enum Access {
     PasswordAndTls,
     /// Whoever shows a certificate of that CA, as in [`Registry::client_files`], over TLS.
     ClientCertificate,
+    /// Everyone, over TLS with one certificate that signs itself, in [`Registry::ca_file`] too.
+    SelfSigned,
 }
 
 /// A running registry; dropping it ends it and removes its storage.
@@ -47,13 +49,13 @@ impl Registry {
         );
         let folder = dir.path().display().to_string();
         if access != Access::Open {
-            make_certificate(&dir)?;
+            make_certificates(&dir, access)?;
             config += &format!(
                 "  tls:\n    certificate: {folder}/server.crt\n    key: {folder}/server.key\n"
             );
         }
         match access {
-            Access::Open => {}
+            Access::Open | Access::SelfSigned => {}
             Access::PasswordAndTls => {
                 make_password_file(&dir)?;
                 config +=
@@ -144,7 +146,7 @@ fn make_password_file(dir: &TempDir) -> Option<()> {
     Some(())
 }
 
-fn make_certificate(dir: &TempDir) -> Option<()> {
+fn make_certificates(dir: &TempDir, access: Access) -> Option<()> {
     let program = need_tool("openssl")?;
     fs_err::write(
         dir.join("san"),
@@ -152,13 +154,18 @@ fn make_certificate(dir: &TempDir) -> Option<()> {
     )
     .expect("written");
     fs_err::write(dir.join("use"), "extendedKeyUsage=clientAuth\n").expect("written");
-    let steps = [
+    let self_signed = [
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 -keyout server.key -out server.crt",
+        "x509 -in server.crt -out ca.crt",
+    ];
+    let signed = [
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=davit-test-ca -keyout ca.key -out ca.crt",
         "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -keyout server.key -out server.csr",
         "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile san -out server.crt",
         "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=client -keyout client.key -out client.csr",
         "x509 -req -in client.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile use -out client.crt",
     ];
+    let steps = if access == Access::SelfSigned { &self_signed[..] } else { &signed };
     for step in steps {
         let output = Command::new(&program)
             .args(step.split(' '))
@@ -176,7 +183,9 @@ mod tests {
 
     #[test]
     fn both_kinds_of_registry_start() {
-        for access in [Access::Open, Access::PasswordAndTls, Access::ClientCertificate] {
+        for access in
+            [Access::Open, Access::PasswordAndTls, Access::ClientCertificate, Access::SelfSigned]
+        {
             let Some(registry) = Registry::start(access) else { return };
             assert!(registry.host().starts_with("127.0.0.1:"));
         }

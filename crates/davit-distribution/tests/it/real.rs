@@ -78,24 +78,55 @@ async fn passwords_and_tls_are_checked() {
 #[tokio::test]
 async fn an_unknown_certificate_is_refused_unless_the_registry_is_insecure() {
     let Some(registry) = Registry::start(Guard::PasswordAndTls) else { return };
-    let repository = repository(&registry, "a/b");
-    let strict = Client::new(ClientConfig::default()).session(&repository, Access::Pull);
+    // A name that leads to the same place, but is not this machine's.
+    let host = registry.host().replace("127.0.0.1", "registry.invalid");
+    let repository: Repository = format!("{host}/a/b").parse().unwrap();
+    let there = RegistryConfig {
+        address: Some(std::net::Ipv4Addr::LOCALHOST.into()),
+        ..RegistryConfig::default()
+    };
+    let config = |settings: RegistryConfig| ClientConfig {
+        registries: [(host.clone(), settings)].into(),
+        ..ClientConfig::default()
+    };
+    let strict = Client::new(config(there.clone())).session(&repository, Access::Pull);
     let error = strict.tags().await.unwrap_err();
     assert!(error.is_certificate() && !error.is_transient(), "{error}");
 
-    let insecure = RegistryConfig { insecure: true, ..RegistryConfig::default() };
-    let config = ClientConfig {
-        registries: [(registry.host(), insecure)].into(),
-        ..ClientConfig::default()
-    };
-    let session = Client::new(config).session(&repository, Access::Pull);
+    let insecure = RegistryConfig { insecure: true, ..there.clone() };
+    let session = Client::new(config(insecure)).session(&repository, Access::Pull);
     assert!(session.tags().await.unwrap_err().is_denied(), "TLS does, the account is missing");
 
     // A bundle that holds the authority does as well.
     let tls = TlsConfig { bundles: vec![registry.ca_file()], directories: Vec::new() };
-    let config = ClientConfig { tls, ..ClientConfig::default() };
+    let config = ClientConfig { tls, ..config(there) };
     let session = Client::new(config).session(&repository, Access::Pull);
     assert!(matches!(session.tags().await, Err(Error::Denied { .. })));
+}
+
+/// As for Docker; but an authority that is named for the loopback is not ignored.
+#[tokio::test]
+async fn this_machine_needs_no_certificate_unless_one_is_named() {
+    let Some(registry) = Registry::start(Guard::PasswordAndTls) else { return };
+    let repository = repository(&registry, "a/b");
+    let session = Client::new(ClientConfig::default()).session(&repository, Access::Pull);
+    assert!(session.tags().await.unwrap_err().is_denied(), "TLS does, the account is missing");
+
+    let dir = TempDir::new();
+    let config = trusting(&registry, &dir);
+    let [stranger, _] = registry.client_files();
+    fs_err::copy(stranger, dir.join("certs.d").join(registry.host()).join("ca.crt")).unwrap();
+    let session = Client::new(config).session(&repository, Access::Pull);
+    assert!(session.tags().await.unwrap_err().is_certificate());
+}
+
+#[tokio::test]
+async fn a_self_signed_certificate_is_trusted_where_it_is_named() {
+    let Some(registry) = Registry::start(Guard::SelfSigned) else { return };
+    let dir = TempDir::new();
+    let config = trusting(&registry, &dir);
+    let session = Client::new(config).session(&repository(&registry, "a/b"), Access::Push);
+    session.upload_bytes(Bytes::from_static(b"{}")).await.unwrap();
 }
 
 #[tokio::test]

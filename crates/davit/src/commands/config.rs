@@ -36,7 +36,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     (
         "registry.\"HOST\".insecure",
         "false",
-        "whether plain HTTP and unverified TLS are accepted from that registry (the loopback needs no such leave)",
+        "whether plain HTTP and unverified TLS are accepted from that registry (the loopback needs no such leave, unless certs.d names an authority for it)",
     ),
     (
         "registry.\"HOST\".mirrors",

@@ -46,6 +46,10 @@ fn guarded() -> HttpServer {
 fn an_account_is_kept_until_logout() {
     let Some(registry) = Registry::start(Access::PasswordAndTls) else { return };
     let (davit, host) = (davit(), registry.host());
+    trust(&davit, &registry);
+    let [stranger, _] = registry.client_files();
+    let authority = davit.dir().join(".docker/certs.d").join(&host).join("ca.crt");
+    fs_err::copy(stranger, authority).unwrap();
     let untrusted = login(&davit, &host, "wonderland\n");
     assert_eq!(untrusted.code, 1);
     assert!(untrusted.stderr.contains(&format!("certs.d/{host}/ca.crt")), "{}", untrusted.stderr);
