@@ -138,7 +138,10 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Transport { source, .. } => {
-                !source.is_certificate_error() && !source.is_refused() && !source.0.is_builder()
+                !source.is_certificate_error()
+                    && !source.is_refused()
+                    && !source.is_unknown_name()
+                    && !source.0.is_builder()
             }
             Self::Stalled { .. } => true,
             Self::Status { status, .. } => crate::retry::is_transient_status(*status),
@@ -216,10 +219,18 @@ impl ConnectionError {
     }
 
     fn is_refused(&self) -> bool {
+        self.has_cause(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    }
+
+    /// Tells that nobody has the host's name; a name server that cannot be asked is another matter.
+    fn is_unknown_name(&self) -> bool {
+        self.has_cause(is_unknown_name)
+    }
+
+    fn has_cause(&self, fits: impl Fn(&std::io::Error) -> bool) -> bool {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&self.0);
         while let Some(error) = cause {
-            let io = error.downcast_ref::<std::io::Error>();
-            if io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
+            if error.downcast_ref().is_some_and(&fits) {
                 return true;
             }
             cause = error.source();
@@ -246,6 +257,15 @@ impl fmt::Display for ConnectionError {
 }
 
 impl std::error::Error for ConnectionError {}
+
+/// Tells `EAI_NONAME` and `EAI_NODATA` from `EAI_AGAIN`. The standard library keeps nothing of the
+/// number but glibc's words for it, which are never translated here.
+fn is_unknown_name(error: &std::io::Error) -> bool {
+    let text = error.to_string();
+    text.starts_with("failed to lookup address information: ")
+        && (text.ends_with(": Name or service not known")
+            || text.ends_with(": No address associated with hostname"))
+}
 
 /// Why the client cannot work with its settings.
 #[derive(Debug, thiserror::Error)]
@@ -283,4 +303,20 @@ pub enum ConfigError {
     /// The registry's name makes no URL.
     #[error("`{0}` is no host")]
     Host(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::ToSocketAddrs as _;
+
+    use super::*;
+
+    #[test]
+    fn names_that_nobody_has_are_told_from_failures() {
+        // No name server is asked: the zone is none.
+        let unknown = ("fe80::1%no-such-link", 80).to_socket_addrs().unwrap_err();
+        assert!(is_unknown_name(&unknown), "{unknown}");
+        let words = "failed to lookup address information: Temporary failure in name resolution";
+        assert!(!is_unknown_name(&std::io::Error::other(words)));
+    }
 }
