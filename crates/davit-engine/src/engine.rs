@@ -2,7 +2,7 @@
 
 use davit_store::{Store, StoreError, StoreOptions};
 
-use crate::{Config, Hint};
+use crate::{Config, Hint, config::KeepBlobs};
 
 /// Use cases over one root: each group is a file of this crate with its own `impl Engine`.
 ///
@@ -69,6 +69,11 @@ impl Engine {
     #[must_use]
     pub const fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Whether compressed layers stay beside their tars.
+    pub(crate) fn keeps_blobs(&self) -> bool {
+        self.config.settings.store.keep_blobs == KeepBlobs::Always
     }
 
     /// Its store.

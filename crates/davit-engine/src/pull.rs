@@ -311,8 +311,12 @@ impl Pull<'_> {
                 known.repository() == repository && known.digest() == Some(&top.digest)
             })
         });
-        let is_whole = || store.is_whole(&found.target).map_err(|e| self.store_error(e));
-        Ok((fits && known && is_whole()?).then_some(image_id))
+        let is_whole = || -> Result<bool, StoreError> {
+            let lost = store.lost_blobs(&top.digest)?;
+            Ok((lost.is_empty() || !self.engine.keeps_blobs()) && store.is_whole(&found.target)?)
+        };
+        let is_whole = is_whole().map_err(|e| self.store_error(e))?;
+        Ok((fits && known && is_whole).then_some(image_id))
     }
 
     /// Syncs the layers, and meanwhile makes the tree that containers of the image mount. That

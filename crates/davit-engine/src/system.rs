@@ -54,6 +54,7 @@ impl Engine {
             repair: mode == CheckMode::Repair,
             rebuild_table: Some(&rebuild_table),
             restore: Some(&restore),
+            keeps_blobs: self.keeps_blobs(),
         })
     }
 

@@ -372,6 +372,10 @@ pub(crate) fn insert(
             now(),
         ])
     })
+    .and_then(|_| {
+        tx.prepare_cached("UPDATE layer_blobs SET lost = 0 WHERE digest = ? AND lost = 1")?
+            .execute([record.digest.to_string()])
+    })
     .map(|_| ())
     .map_err(|e| database.error("record a blob", e))
 }

@@ -51,10 +51,36 @@ pub enum FaultKind {
     ConfigMissing,
     /// A layer of an image is not there.
     ImageLayerMissing,
+    /// A layer of an image is there, but no longer in the compressed form that was kept.
+    ImageBlobMissing,
     /// A layer that a container stands on is not there.
     ContainerLayerMissing,
     /// A volume's directory is not there.
     VolumeMissing,
+}
+
+/// In plain words, to be followed by the subject.
+impl std::fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::DatabaseDamaged => "damaged database",
+            Self::BlobMissing => "missing blob",
+            Self::BlobSize | Self::BlobDigest => "damaged blob",
+            Self::BlobUnreadable => "unreadable blob",
+            Self::TarMissing => "missing layer",
+            Self::TarSize | Self::TarDigest => "damaged layer",
+            Self::TarUnreadable => "unreadable layer",
+            Self::TableMissing => "missing table of layer",
+            Self::TableDamaged => "damaged table of layer",
+            Self::TreeDamaged => "damaged tree",
+            Self::ManifestMissing => "image without its manifest",
+            Self::ConfigMissing => "image without its config",
+            Self::ImageLayerMissing => "image without a layer",
+            Self::ImageBlobMissing => "image without a compressed layer",
+            Self::ContainerLayerMissing => "container without a layer",
+            Self::VolumeMissing => "missing volume",
+        })
+    }
 }
 
 /// What was done about a fault.
@@ -92,6 +118,8 @@ pub struct CheckOptions<'a> {
     pub rebuild_table: Option<RebuildTable<'a>>,
     /// Brings back what images lack; without it they are dropped.
     pub restore: Option<Restore<'a>>,
+    /// Compressed layers are kept: one that was and is gone is a fault.
+    pub keeps_blobs: bool,
 }
 
 impl std::fmt::Debug for CheckOptions<'_> {
@@ -100,6 +128,7 @@ impl std::fmt::Debug for CheckOptions<'_> {
             .field("repair", &self.repair)
             .field("rebuild_table", &self.rebuild_table.is_some())
             .field("restore", &self.restore.is_some())
+            .field("keeps_blobs", &self.keeps_blobs)
             .finish()
     }
 }

@@ -161,13 +161,15 @@ impl Store {
         self.remove_unnamed(&self.paths_of(&report)).map(|_| ())
     }
 
-    /// Drops blobs whose content is gone or wrong.
+    /// Drops blobs whose content is gone or wrong; a layer's compressed form is missed from now on.
     pub(crate) fn drop_blobs(&self, digests: &[Digest]) -> Result<(), StoreError> {
         let sql = |e| self.database.error("drop blobs", e);
         self.database.write(Class::Full, "drop blobs", |tx| {
             for digest in digests {
                 let key = digest.to_string();
                 tx.execute("DELETE FROM blobs WHERE digest = ?", [&key]).map_err(sql)?;
+                tx.execute("UPDATE layer_blobs SET lost = 1 WHERE digest = ?", [&key])
+                    .map_err(sql)?;
             }
             Ok(())
         })?;

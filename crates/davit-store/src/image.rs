@@ -1,12 +1,14 @@
 //! Images: what names them, what they are made of, and how names change.
 
+mod edit;
 mod query;
 
 use davit_image::{Descriptor, DiffId, Digest, ImageId, MediaType, Platform, Reference, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use query::{
-    find_by_prefix, find_by_reference, layers_of, list, reachable_blobs, tag_key, target_of_row,
+    find_by_prefix, find_by_reference, layers_of, list, lost_blobs, reachable_blobs, tag_key,
+    target_of_row,
 };
 pub(crate) use query::{repo_targets, row_of_image};
 
@@ -69,7 +71,7 @@ pub struct ImageRow {
     pub id: ImageId,
     /// Manifests or indexes that lead to it, with their tags; no tag: the image is dangling.
     pub targets: Vec<(Target, Vec<Reference>)>,
-    /// Under which digests registries know it.
+    /// Under which digests registries know it, by repository, last pulled or pushed first.
     pub repo_digests: Vec<Reference>,
     /// When the image was made, by its config.
     pub created: Option<Timestamp>,
@@ -220,6 +222,17 @@ impl Store {
         })
     }
 
+    /// Compressed layers below a manifest or index that were kept here and are gone; what was
+    /// never kept is none of them.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn lost_blobs(&self, top: &Digest) -> Result<Vec<Digest>, StoreError> {
+        self.database.read("find lost blobs", |c| {
+            lost_blobs(c, top).map_err(|e| self.database.error("find lost blobs", e))
+        })
+    }
+
     /// Changes names: all that `edit` does happens durably and at once, or, after an error, not at
     /// all. Collect afterwards to free what is no longer named.
     ///
@@ -363,8 +376,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         let Some(image_id) = known.target.image_id else { return Ok(()) };
         tx.prepare_cached(
-            "INSERT OR REPLACE INTO repo_digests (repository, digest, image_id, media_type, size)
-             VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO repo_digests
+             (repository, digest, image_id, media_type, size, seen) VALUES (?, ?, ?, ?, ?, ?)",
         )
         .and_then(|mut s| {
             s.execute(params![
@@ -373,6 +386,7 @@ impl Store {
                 image_id.to_string(),
                 known.target.media_type.as_str(),
                 to_sql_size(known.target.size),
+                now(),
             ])
         })
         .map(|_| ())
@@ -411,79 +425,6 @@ impl Target {
     #[must_use]
     pub fn descriptor(&self) -> Descriptor {
         Descriptor::new(self.media_type.clone(), self.digest, self.size)
-    }
-}
-
-impl ImageEdit<'_> {
-    /// Removes a tag; `false` when there was none.
-    ///
-    /// # Errors
-    /// What the database says.
-    pub fn untag(&self, reference: &Reference) -> Result<bool, StoreError> {
-        self.execute("DELETE FROM tags WHERE reference = ?", &tag_key(reference))
-    }
-
-    /// Removes a digest that a registry knows; `false` when there was none. An image that has no
-    /// other name stays, untagged.
-    ///
-    /// # Errors
-    /// What the database says.
-    pub fn forget_repo_digest(&self, reference: &Reference) -> Result<bool, StoreError> {
-        let Some(digest) = reference.digest() else { return Ok(false) };
-        let removed = self
-            .tx
-            .execute(
-                "DELETE FROM repo_digests WHERE repository = ? AND digest = ?",
-                params![reference.repository().to_string(), digest.to_string()],
-            )
-            .map_err(|e| self.store.database.error("change names of images", e))?;
-        Ok(removed > 0)
-    }
-
-    /// Removes all names of an image. What a container keeps of it stays until that is removed.
-    ///
-    /// # Errors
-    /// What the database says.
-    pub fn forget(&self, id: &ImageId) -> Result<(), StoreError> {
-        let id = id.to_string();
-        self.execute("DELETE FROM tags WHERE image_id = ?", &id)?;
-        self.execute("DELETE FROM untagged WHERE image_id = ?", &id)?;
-        self.execute("DELETE FROM repo_digests WHERE image_id = ?", &id)?;
-        Ok(())
-    }
-
-    /// Removes an artifact that is no image, by its manifest's digest.
-    ///
-    /// # Errors
-    /// What the database says.
-    pub fn forget_target(&self, digest: &Digest) -> Result<(), StoreError> {
-        let digest = digest.to_string();
-        self.execute("DELETE FROM tags WHERE digest = ?", &digest)?;
-        self.execute("DELETE FROM untagged WHERE digest = ?", &digest)?;
-        Ok(())
-    }
-
-    /// Lets a name stay without its tag.
-    ///
-    /// # Errors
-    /// What the database says.
-    pub fn keep_untagged(&self, target: &Target) -> Result<(), StoreError> {
-        self.store.keep_untagged(self.tx, target)
-    }
-
-    /// The image as this transaction sees it.
-    ///
-    /// # Errors
-    /// What the database says.
-    pub fn image(&self, id: &ImageId) -> Result<Option<ImageRow>, StoreError> {
-        list(&self.store.database, self.tx, Some(id)).map(|mut rows| rows.pop())
-    }
-
-    fn execute(&self, statement: &str, key: &str) -> Result<bool, StoreError> {
-        self.tx
-            .execute(statement, [key])
-            .map(|rows| rows > 0)
-            .map_err(|e| self.store.database.error("change names of images", e))
     }
 }
 

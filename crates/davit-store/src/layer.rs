@@ -537,8 +537,9 @@ fn record_layer_blob(
     blob: &LayerBlob,
 ) -> Result<(), StoreError> {
     tx.prepare_cached(
-        "INSERT OR REPLACE INTO layer_blobs (digest, diff_id, size, media_type, encoding)
-         VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO layer_blobs (digest, diff_id, size, media_type, encoding)
+         VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+         size = excluded.size, media_type = excluded.media_type, encoding = excluded.encoding",
     )
     .and_then(|mut s| {
         s.execute(params![

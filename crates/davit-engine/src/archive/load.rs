@@ -19,7 +19,7 @@ use davit_store::{
 use davit_sys::bulk::BulkFile;
 
 use super::FileError;
-use crate::{Engine, Event, Progress, config::KeepBlobs, layer};
+use crate::{Engine, Event, Progress, layer};
 
 /// What tells a layer from a document: enough for a tar header's magic.
 const PEEK_BYTES: usize = 512;
@@ -185,7 +185,8 @@ impl Load<'_> {
                 let Some(form) = store.layer_of_blob(&digest)? else { return Ok(false) };
                 let Some(row) = self.lease.hold_layer(&form.diff_id)? else { return Ok(false) };
                 if form.size != member.size
-                    || (self.keeps_blobs() && store.hold_blob(self.lease, &digest)?.is_none())
+                    || (self.engine.keeps_blobs()
+                        && store.hold_blob(self.lease, &digest)?.is_none())
                 {
                     return Ok(false);
                 }
@@ -205,10 +206,6 @@ impl Load<'_> {
         Ok(true)
     }
 
-    fn keeps_blobs(&self) -> bool {
-        self.engine.config().settings.store.keep_blobs == KeepBlobs::Always
-    }
-
     fn layer(
         &mut self,
         member: &Member,
@@ -220,7 +217,7 @@ impl Load<'_> {
         self.progress.report(Event::Phase { item: &item, phase: "Loading layer", total_bytes });
         let store = self.engine.store();
         let ingest = store.begin_layer(self.lease)?;
-        let keeps = compression != Compression::None && self.keeps_blobs();
+        let keeps = compression != Compression::None && self.engine.keeps_blobs();
         let mut blob = if keeps { Some(store.begin_new_blob(self.lease)?) } else { None };
         let report = |now: davit_layer::Progress| {
             self.progress.report(Event::Position { item: &item, bytes: now.blob_bytes });

@@ -17,7 +17,7 @@ use davit_store::{BlobBegin, BlobIngest, BlobWait, Durability, LayerBlob, LayerI
 
 use davit_sys::bulk::BulkFile;
 
-use crate::{Event, config::KeepBlobs, layer};
+use crate::{Event, layer};
 
 use super::{Pull, PullError, document::Documents};
 
@@ -105,15 +105,11 @@ impl Pull<'_> {
             return Ok(false);
         }
         // An uncompressed layer is its own blob.
-        if !self.keeps_blobs() || blob.digest == diff_id.digest() {
+        if !self.engine.keeps_blobs() || blob.digest == diff_id.digest() {
             return Ok(true);
         }
         let held = store.hold_blob(lease, &blob.digest).map_err(|e| self.store_error(e))?;
         Ok(held.is_some())
-    }
-
-    fn keeps_blobs(&self) -> bool {
-        self.engine.config().settings.store.keep_blobs == KeepBlobs::Always
     }
 
     /// Waits while another process downloads the blob, and shows how far it is.
@@ -171,7 +167,7 @@ impl Pull<'_> {
         let (read, layer) = pass?;
         self.finish_layer(blob, &read, layer)?;
         // The layer comes first: who finds the blob then finds the layer too.
-        if !self.keeps_blobs() || blob.digest == diff_id.digest() {
+        if !self.engine.keeps_blobs() || blob.digest == diff_id.digest() {
             ingest.discard();
             return Ok(());
         }

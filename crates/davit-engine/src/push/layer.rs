@@ -48,6 +48,15 @@ impl Push<'_> {
             let (descriptor, bytes) = (image.descriptor.clone(), image.manifest.bytes().to_vec());
             return Ok(Sent { descriptor, bytes, image_id, is_new: false });
         }
+        let own = |(layer, diff_id): &(&Descriptor, DiffId)| layer.digest == diff_id.digest();
+        let mut changed = layers.iter().zip(&sent).filter(|((layer, _), sent)| *layer != *sent);
+        if let Some(((lost, _), _)) = changed.find(|(layer, _)| !own(layer)) {
+            self.message(&format!(
+                "warning: layer {} is not here as it was received; compressed again, it gives the image another digest than {}",
+                lost.digest.short_hex(),
+                image.descriptor.digest
+            ));
+        }
         let second = Raw::write(Manifest { layers: sent, ..manifest.clone() });
         let media_type = image.descriptor.media_type.clone();
         let descriptor = Descriptor::new(media_type, second.digest(), second.size_bytes());

@@ -121,9 +121,11 @@ impl Store {
         report: &mut CheckReport,
     ) -> Result<(), StoreError> {
         let Some(restore) = options.restore else { return Ok(()) };
-        let broken = self.broken_targets()?;
+        let broken = self.broken_targets(options)?;
         let dropped = report.faults.iter().filter(|fault| fault.repair == Repair::Dropped);
-        let gone: BTreeSet<String> = dropped.map(|fault| fault.subject.clone()).collect();
+        let mut told: BTreeSet<String> = dropped.map(|fault| fault.subject.clone()).collect();
+        let lost = broken.iter().filter(|b| b.kind == FaultKind::ImageBlobMissing);
+        let gone = told.iter().chain(lost.map(|b| &b.missing)).cloned().collect();
         for image in self.lacking(&gone)? {
             if let Err(error) = restore(&image) {
                 let (image, problem) = (image.name, chain(&*error));
@@ -138,8 +140,8 @@ impl Store {
             }
         }
         // What an earlier repair had dropped is a fault of its own.
-        let still: BTreeSet<_> = self.broken_targets()?.into_iter().map(|b| b.missing).collect();
-        let mut told = gone;
+        let still: BTreeSet<_> =
+            self.broken_targets(options)?.into_iter().map(|b| b.missing).collect();
         for target in broken.into_iter().filter(|b| !still.contains(&b.missing)) {
             if told.insert(target.missing.clone()) {
                 let mut fault = Fault::new(target.kind, target.name(), target.detail());
@@ -171,8 +173,11 @@ impl Store {
         options: &CheckOptions<'_>,
         report: &mut CheckReport,
     ) -> Result<(), StoreError> {
-        let broken = self.broken_targets()?;
+        let broken = self.broken_targets(options)?;
         report.images = self.images()?.len() as u64;
+        let mut dropped = BTreeSet::new();
+        let (lost, broken): (Vec<_>, Vec<_>) =
+            broken.into_iter().partition(|b| b.kind == FaultKind::ImageBlobMissing);
         for target in broken {
             let mut fault = Fault::new(target.kind, target.name(), target.detail());
             if options.repair && target.kind != FaultKind::ContainerLayerMissing {
@@ -183,8 +188,19 @@ impl Store {
                 if name.as_ref().is_some_and(|name| !report.dropped_names.contains(name)) {
                     report.dropped_names.extend(name);
                 }
+                dropped.insert(target.digest);
             }
             report.faults.push(fault);
+        }
+        // These images still run; that a blob of theirs was dropped just now does not mend them.
+        for target in lost.into_iter().filter(|target| !dropped.contains(&target.digest)) {
+            match report.faults.iter_mut().find(|fault| fault.subject == target.missing) {
+                Some(known) => known.repair = Repair::Nothing,
+                None => {
+                    let (name, detail) = (target.name(), target.detail());
+                    report.faults.push(Fault::new(target.kind, name, detail));
+                }
+            }
         }
         Ok(())
     }
@@ -199,21 +215,25 @@ impl Store {
         })
     }
 
-    fn broken_targets(&self) -> Result<Vec<Broken>, StoreError> {
+    fn broken_targets(&self, options: &CheckOptions<'_>) -> Result<Vec<Broken>, StoreError> {
         let sql = |e| self.database.error("check the images", e);
         self.database.snapshot("check the images", |c| {
             let mut statement = c.prepare(BROKEN).map_err(sql)?;
-            let rows = statement.query_map([], broken_of_row).map_err(sql)?;
+            let rows = statement.query_map([options.keeps_blobs], broken_of_row).map_err(sql)?;
             rows.collect::<Result<_, _>>().map_err(sql)
         })
     }
 }
 
 const BROKEN: &str = "
-WITH names(digest, reference, image_id) AS (
+WITH RECURSIVE names(digest, reference, image_id) AS (
     SELECT digest, reference, image_id FROM tags
     UNION ALL SELECT digest, NULL, image_id FROM untagged
     UNION ALL SELECT digest, NULL, image_id FROM repo_digests
+), above(missing, digest) AS (
+    SELECT digest, digest FROM layer_blobs
+        WHERE ?1 AND lost = 1 AND digest NOT IN (SELECT digest FROM blobs)
+    UNION SELECT missing, parent FROM blob_refs JOIN above ON child = above.digest
 ), broken(kind, digest, reference, missing, image_id) AS (
 SELECT 'manifest', digest, reference, digest, image_id FROM names
     WHERE digest NOT IN (SELECT digest FROM blobs)
@@ -222,6 +242,9 @@ UNION SELECT 'config', digest, reference, image_id, image_id FROM names WHERE im
 UNION SELECT 'layer', digest, reference, diff_id, image_id
     FROM names JOIN image_layers USING (image_id)
     WHERE diff_id NOT IN (SELECT diff_id FROM layers)
+UNION SELECT 'blob', digest, reference, missing, image_id FROM above JOIN
+    (SELECT digest, reference, image_id FROM tags
+     UNION ALL SELECT digest, NULL, image_id FROM untagged) USING (digest)
 UNION SELECT 'container', c.id, NULL, il.diff_id, c.image_id FROM containers c JOIN image_layers il
     ON il.image_id = c.image_id WHERE il.diff_id NOT IN (SELECT diff_id FROM layers)
 )
@@ -253,6 +276,7 @@ fn broken_of_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Broken> {
         "manifest" => FaultKind::ManifestMissing,
         "config" => FaultKind::ConfigMissing,
         "layer" => FaultKind::ImageLayerMissing,
+        "blob" => FaultKind::ImageBlobMissing,
         _ => FaultKind::ContainerLayerMissing,
     };
     Ok(Broken {

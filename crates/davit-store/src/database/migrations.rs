@@ -11,7 +11,8 @@ use rusqlite::{Connection, ErrorCode};
 use super::{Class, Database};
 use crate::StoreError;
 
-const STEPS: &[&str] = &[include_str!("step_001.sql"), include_str!("step_002.sql")];
+const STEPS: &[&str] =
+    &[include_str!("step_001.sql"), include_str!("step_002.sql"), include_str!("step_003.sql")];
 
 /// Brings the schema up to date; tells whether anything was to be done.
 pub(super) fn run(database: &Database) -> Result<bool, StoreError> {
@@ -91,8 +92,12 @@ mod tests {
     }
 
     /// What each version wrote, as it was recorded when that version was current.
-    const RECORDED: &[&str] =
-        &["", include_str!("recorded/version_1.sql"), include_str!("recorded/version_2.sql")];
+    const RECORDED: &[&str] = &[
+        "",
+        include_str!("recorded/version_1.sql"),
+        include_str!("recorded/version_2.sql"),
+        include_str!("recorded/version_3.sql"),
+    ];
 
     /// Steps that a later davit may add.
     const LATER: &[&str] = &[

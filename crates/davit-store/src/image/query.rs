@@ -102,6 +102,18 @@ pub(super) fn reachable_blobs(c: &Connection, digest: &Digest) -> rusqlite::Resu
     .collect()
 }
 
+/// Compressed layers below a manifest or index that were kept here and are gone.
+pub(super) fn lost_blobs(c: &Connection, digest: &Digest) -> rusqlite::Result<Vec<Digest>> {
+    c.prepare_cached(
+        "WITH RECURSIVE below(digest) AS (VALUES (?1) UNION
+         SELECT child FROM blob_refs JOIN below ON parent = below.digest)
+         SELECT DISTINCT digest FROM below JOIN layer_blobs USING (digest)
+         WHERE lost = 1 AND digest NOT IN (SELECT digest FROM blobs)",
+    )?
+    .query_map([digest.to_string()], |row| parsed(row, 0))?
+    .collect()
+}
+
 pub(super) fn layers_of(c: &Connection, id: &ImageId) -> rusqlite::Result<Vec<DiffId>> {
     c.prepare_cached("SELECT diff_id FROM image_layers WHERE image_id = ? ORDER BY position")?
         .query_map([id.to_string()], |row| parsed(row, 0))?
@@ -174,7 +186,8 @@ fn fill_names(c: &Connection, image: &mut ImageRow) -> rusqlite::Result<()> {
     }
     image.repo_digests = c
         .prepare_cached(
-            "SELECT repository || '@' || digest FROM repo_digests WHERE image_id = ? ORDER BY 1",
+            "SELECT repository || '@' || digest FROM repo_digests WHERE image_id = ?
+             ORDER BY repository, seen DESC, digest",
         )?
         .query_map([&id], |row| parsed(row, 0))?
         .collect::<Result<_, _>>()?;

@@ -11,7 +11,8 @@ use crate::{
     images::container,
 };
 
-const REPAIR: CheckOptions<'_> = CheckOptions { repair: true, rebuild_table: None, restore: None };
+const REPAIR: CheckOptions<'_> =
+    CheckOptions { repair: true, rebuild_table: None, restore: None, keeps_blobs: true };
 
 struct Case {
     name: &'static str,
@@ -185,7 +186,7 @@ fn a_table_is_made_again_from_its_tar() {
         fs_err::write(table, [b"table of ", content.as_slice()].concat())?;
         Ok(1)
     };
-    let options = CheckOptions { repair: true, rebuild_table: Some(&rebuild), restore: None };
+    let options = CheckOptions { rebuild_table: Some(&rebuild), ..REPAIR };
     let report = store.check(&options).unwrap();
     assert_eq!(report.faults[0].repair, Repair::Rebuilt);
     assert_eq!(store.check(&CheckOptions::default()).unwrap().faults, []);
@@ -198,7 +199,7 @@ fn a_table_that_cannot_be_made_again_costs_its_layer() {
     let store = prepare(&temp);
     overwrite(&table(&store), b"nonsense");
     let rebuild = |_: &LayerRow, _: &std::path::Path, _: &std::path::Path| Err("no tar".into());
-    let options = CheckOptions { repair: true, rebuild_table: Some(&rebuild), restore: None };
+    let options = CheckOptions { rebuild_table: Some(&rebuild), ..REPAIR };
     let report = store.check(&options).unwrap();
     assert_eq!(report.faults[0].repair, Repair::Dropped);
     assert!(store.find_image("harmed:1").is_err());

@@ -157,7 +157,11 @@ fn choose(engine: &Engine, args: &ImagesArgs, filters: &Filters) -> Result<Vec<C
         let fits = |name: &Reference| fits(name, args.repository.as_deref(), filters);
         let named = args.repository.is_some() || !filters.values("reference").is_empty();
         let names: Vec<_> = all.into_iter().filter(fits).collect();
-        let digests: Vec<_> = digests.into_iter().filter(fits).collect();
+        // A tag that fits shows its repository's digest.
+        let is_shown = |known: &Reference| {
+            fits(known) || names.iter().any(|name| name.repository() == known.repository())
+        };
+        let digests: Vec<_> = digests.into_iter().filter(is_shown).collect();
         if named && names.is_empty() && digests.is_empty() {
             continue;
         }

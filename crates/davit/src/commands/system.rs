@@ -170,7 +170,7 @@ fn print_report(report: &CheckReport) -> Result<(), CliError> {
             Repair::Rebuilt => " [made again]",
             Repair::Restored => " [restored]",
         };
-        printer::line(&format!("{:?} {}: {}{repair}", fault.kind, fault.subject, fault.detail))?;
+        printer::line(&format!("{} {}: {}{repair}", fault.kind, fault.subject, fault.detail))?;
     }
     for image in &report.unrestored {
         printer::note(&format!("warning: {} is not whole: {}", image.image, image.problem));
@@ -193,7 +193,9 @@ fn print_report(report: &CheckReport) -> Result<(), CliError> {
         units::size(report.bytes),
         match (report.faults.len(), report.remaining()) {
             (0, _) => "no faults".to_owned(),
+            (1, 0) => "1 fault, mended".to_owned(),
             (found, 0) => format!("{found} faults, all mended"),
+            (1, _) => "1 fault".to_owned(),
             (found, left) if found == left => format!("{found} faults"),
             (found, left) => format!("{found} faults, {left} left"),
         }
