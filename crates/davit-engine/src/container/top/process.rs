@@ -1,6 +1,6 @@
 //! One process by `/proc`, and how its facts are written.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, io::Read as _, path::Path};
 
 use davit_image::Timestamp;
 
@@ -9,6 +9,8 @@ use super::Field;
 /// Clock ticks a second in `/proc`: fixed by the kernel's interface (`USER_HZ`).
 const TICKS: u64 = 100;
 const DAY: u64 = 86_400;
+/// Bytes read of a file of `/proc/PID`: a process decides itself how long its arguments are.
+const FACTS_LIMIT: u64 = 128 * 1024;
 
 /// What `/proc/PID` tells.
 #[derive(Debug, Default)]
@@ -33,7 +35,9 @@ impl ProcessFacts {
     pub(super) fn read(pid: i32) -> Option<Self> {
         let directory = Path::new("/proc").join(pid.to_string());
         let text = |name: &str| {
-            let bytes = fs_err::read(directory.join(name)).ok()?;
+            let mut bytes = Vec::new();
+            let file = fs_err::File::open(directory.join(name)).ok()?;
+            file.take(FACTS_LIMIT).read_to_end(&mut bytes).ok()?;
             Some(String::from_utf8_lossy(&bytes).into_owned())
         };
         let mut facts = Self::parse(pid, &text("stat")?)?;
@@ -212,6 +216,21 @@ mod tests {
         assert_eq!((facts.used_ticks, facts.threads, facts.start_ticks), (200, 3, 1000));
         assert_eq!(facts.terminal(), "pts/1");
         assert!(ProcessFacts::parse(7, "7 (cut) R 1").is_none());
+    }
+
+    #[test]
+    fn endless_arguments_are_cut() {
+        let argument = "x".repeat(100_000);
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "read line", &argument, &argument, &argument])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let facts = ProcessFacts::read(child.id().cast_signed());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        let length = facts.unwrap().command.len() as u64;
+        assert!(length > argument.len() as u64 && length <= FACTS_LIMIT, "{length}");
     }
 
     #[test]
