@@ -7,6 +7,9 @@ use davit_sys::mount::{FsContext, MountAttributes};
 use super::directory::Directory;
 use super::{CgroupError, Cgroups, Hierarchy};
 
+/// `CGROUP_SUPER_MAGIC` of version 1.
+const CGROUP_MAGIC: rustix::fs::FsWord = 0x0027_e0eb;
+
 /// A cgroup mount of `/proc/self/mountinfo`.
 #[derive(Debug, PartialEq, Eq)]
 struct Mounted {
@@ -25,9 +28,7 @@ pub(super) fn discover() -> Result<Cgroups, CgroupError> {
         match mounted.controllers {
             None if unified.is_none() => unified = Some(Directory::at(mounted.point)?),
             None => {}
-            Some(controllers) => {
-                v1.push(Hierarchy { controllers, directory: Directory::at(mounted.point)? });
-            }
+            Some(controllers) => v1.extend(hierarchy(mounted.point, controllers)),
         }
     }
     let unified = match unified {
@@ -37,6 +38,14 @@ pub(super) fn discover() -> Result<Cgroups, CgroupError> {
     let controllers =
         unified.read("cgroup.controllers")?.split_whitespace().map(str::to_owned).collect();
     Ok(Cgroups { unified, controllers, v1 })
+}
+
+/// A hierarchy of version 1 that a limit may need. One that cannot be opened, as it may be hidden by
+/// another mount, is none: only who asks for a limit of its controllers hears of it.
+fn hierarchy(point: PathBuf, controllers: Vec<String>) -> Option<Hierarchy> {
+    let directory = Directory::at(point).ok().filter(|_| !controllers.is_empty())?;
+    let kind = rustix::fs::fstatfs(&directory).ok()?.f_type;
+    (kind == CGROUP_MAGIC).then_some(Hierarchy { controllers, directory })
 }
 
 /// The kernel always has the unified hierarchy; a mount that is attached nowhere gives access.
@@ -87,6 +96,13 @@ fn unescape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hidden_hierarchies_are_none() {
+        for point in ["/nonexistent/memory", "/proc"] {
+            assert!(hierarchy(point.into(), vec!["memory".to_owned()]).is_none(), "{point}");
+        }
+    }
 
     #[test]
     fn mountinfo_is_understood() {
