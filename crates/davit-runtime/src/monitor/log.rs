@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fs::File,
     io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -78,6 +78,8 @@ pub struct LogWriter {
     config: LogConfig,
     file: File,
     size_bytes: u64,
+    /// Whether the file ends in a part of a line: a crash or a full disk cut it.
+    torn: bool,
     stdout: Pending,
     stderr: Pending,
     attributes: String,
@@ -94,6 +96,11 @@ impl LogWriter {
         }
         let file = open_log(path)?;
         let size_bytes = file.metadata()?.len();
+        let mut last = [b'\n'];
+        if let Some(at) = size_bytes.checked_sub(1) {
+            file.read_exact_at(&mut last, at)?;
+        }
+        let torn = last != *b"\n";
         let attributes = if config.attributes.is_empty() {
             String::new()
         } else {
@@ -101,7 +108,7 @@ impl LogWriter {
         };
         let (path, config) = (path.to_owned(), config.clone());
         let (stdout, stderr) = (Pending::default(), Pending::default());
-        Ok(Some(Self { path, config, file, size_bytes, stdout, stderr, attributes }))
+        Ok(Some(Self { path, config, file, size_bytes, torn, stdout, stderr, attributes }))
     }
 
     /// Writes output as it was read.
@@ -113,7 +120,11 @@ impl LogWriter {
         let mut pending = std::mem::take(self.pending(stream));
         let mut lines = Vec::with_capacity(bytes.len() + 128);
         for chunk in bytes.split_inclusive(|byte| *byte == b'\n') {
-            for piece in chunk.chunks(PIECE_BYTES - pending.0.len().min(PIECE_BYTES - 1)) {
+            let mut rest = chunk;
+            while !rest.is_empty() {
+                let room = PIECE_BYTES - pending.0.len();
+                let (piece, after) = rest.split_at(room.min(rest.len()));
+                rest = after;
                 pending.0.extend_from_slice(piece);
                 if piece.ends_with(b"\n") || pending.0.len() >= PIECE_BYTES {
                     encode(&mut lines, stream, &pending.0, &now, &self.attributes);
@@ -158,9 +169,24 @@ impl LogWriter {
             if self.size_bytes > 0 && self.size_bytes.saturating_add(line.len() as u64) > limit {
                 self.rotate()?;
             }
-            self.file.write_all(line)?;
-            self.size_bytes += line.len() as u64;
+            if self.torn {
+                self.write_whole(b"\n")?;
+            }
+            self.write_whole(line)?;
         }
+        Ok(())
+    }
+
+    /// Appends to the file, and remembers a part that a full disk left there.
+    fn write_whole(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Err(error) = self.file.write_all(bytes) {
+            let size_bytes = self.file.metadata()?.len();
+            self.torn |= size_bytes > self.size_bytes;
+            self.size_bytes = size_bytes;
+            return Err(error);
+        }
+        self.torn = false;
+        self.size_bytes += bytes.len() as u64;
         Ok(())
     }
 
@@ -168,23 +194,28 @@ impl LogWriter {
         for number in (1..self.config.max_files).rev() {
             let from =
                 if number == 1 { self.path.clone() } else { numbered(&self.path, number - 1) };
-            match fs_err::rename(&from, numbered(&self.path, number)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            unless_missing(fs_err::rename(&from, numbered(&self.path, number)))?;
         }
         if self.config.max_files <= 1 {
-            fs_err::remove_file(&self.path)?;
+            unless_missing(fs_err::remove_file(&self.path))?;
         }
         self.file = open_log(&self.path)?;
-        self.size_bytes = 0;
+        (self.size_bytes, self.torn) = (0, false);
         Ok(())
+    }
+}
+
+/// The result, but for a file that somebody took away.
+fn unless_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
     }
 }
 
 fn open_log(path: &Path) -> io::Result<File> {
     let mut options = std::fs::OpenOptions::new();
-    options.append(true).create(true).mode(0o600);
+    options.read(true).append(true).create(true).mode(0o600);
     Ok(fs_err::OpenOptions::from_options(options).open(path)?.into_parts().0)
 }
 
@@ -268,23 +299,8 @@ impl LogReader {
     /// # Errors
     /// A file cannot be read. A missing log is an empty one.
     pub fn open(path: &Path, tail: Option<u64>, extent: LogExtent) -> io::Result<Self> {
-        let mut older = VecDeque::new();
-        let mut known = BTreeSet::new();
-        let newest = open_existing(path)?;
-        let left = newest.as_ref().map_or(Ok(0), |file| file.metadata().map(|data| data.len()))?;
-        let mut next = newest;
-        for number in 1.. {
-            if let Some(file) = next {
-                let data = file.metadata()?;
-                // A rotation in between moves a file to the number that is looked at next.
-                if known.insert((data.dev(), data.ino())) {
-                    older.push_front(file);
-                }
-            } else if number > 1 {
-                break;
-            }
-            next = open_existing(&numbered(path, number))?;
-        }
+        let older = newer_than(path, None)?;
+        let left = older.back().map_or(Ok(0), |file| file.metadata().map(|data| data.len()))?;
         let left = (extent == LogExtent::Present).then_some(left);
         let mut reader =
             Self { path: path.to_owned(), older, current: None, line: Vec::new(), left };
@@ -374,18 +390,53 @@ impl LogReader {
             return Ok(false);
         }
         let Some(current) = &self.current else { return Ok(false) };
-        let here = current.get_ref().metadata()?;
+        let here = inode(&current.get_ref().metadata()?);
         let rotated = match fs_err::metadata(&self.path) {
-            Ok(newest) => (newest.dev(), newest.ino()) != (here.dev(), here.ino()),
+            Ok(newest) => inode(&newest) != here,
             Err(_) => false,
         };
         if rotated {
-            self.line.clear();
-            self.older.extend(open_existing(&self.path)?);
-            self.next_file();
+            // The file is read to its end once more first: lines may have come before it was
+            // rotated.
+            self.older = newer_than(&self.path, Some(here))?;
         }
         Ok(rotated)
     }
+}
+
+/// Device and inode.
+type Inode = (u64, u64);
+
+fn inode(data: &std::fs::Metadata) -> Inode {
+    (data.dev(), data.ino())
+}
+
+/// The files of a log from the oldest to the newest; with `than` only those after that one.
+fn newer_than(path: &Path, than: Option<Inode>) -> io::Result<VecDeque<File>> {
+    let mut files = VecDeque::new();
+    let mut known = BTreeSet::new();
+    let mut missing = 0;
+    for number in 0.. {
+        let name = if number == 0 { path.to_owned() } else { numbered(path, number) };
+        let Some(file) = open_existing(&name)? else {
+            missing += 1;
+            // A rotation leaves one number free at a time.
+            if missing > 1 {
+                break;
+            }
+            continue;
+        };
+        let here = inode(&file.metadata()?);
+        if than == Some(here) {
+            break;
+        }
+        // A rotation in between moves a file to the number that is looked at next.
+        if known.insert(here) {
+            files.push_front(file);
+        }
+        missing = 0;
+    }
+    Ok(files)
 }
 
 fn open_existing(path: &Path) -> io::Result<Option<File>> {
@@ -400,7 +451,7 @@ fn open_existing(path: &Path) -> io::Result<Option<File>> {
 fn tail_start(file: &mut File, end: u64, count: u64) -> io::Result<(u64, u64)> {
     const BLOCK: u64 = 64 * 1024;
     let mut position = end;
-    if count == 0 {
+    if count == 0 || end == 0 {
         return Ok((end, 0));
     }
     let mut found = 0;
@@ -484,6 +535,11 @@ mod tests {
         out.write(Stream::Stdout, b"\n").expect("written");
         let lengths: Vec<_> = texts(&log.path, None).iter().map(String::len).collect();
         assert_eq!(lengths, [16_384, 16_384, 40_000 - 2 * 16_384 + 1]);
+        out.write(Stream::Stdout, b"begun").expect("written");
+        out.write(Stream::Stdout, &[b'x'; 40_000]).expect("written");
+        out.finish().expect("written");
+        let lengths: Vec<_> = texts(&log.path, Some(3)).iter().map(String::len).collect();
+        assert_eq!(lengths, [16_384, 16_384, 40_005 - 2 * 16_384]);
     }
 
     #[test]
@@ -531,6 +587,86 @@ mod tests {
             assert_eq!(line.text, text);
             assert_eq!(reader.next_line().expect("reads"), None);
         }
+    }
+
+    #[test]
+    fn readers_miss_nothing_of_many_rotations() {
+        let log = log();
+        let config = LogConfig { max_size_bytes: Some(300), max_files: 9, ..LogConfig::default() };
+        let mut out = writer(&log, &config);
+        let mut write = |number: u32| {
+            out.write(Stream::Stdout, format!("line {number}\n").as_bytes()).expect("written");
+        };
+        let mut reader = LogReader::open(&log.path, None, LogExtent::Growing).expect("opens");
+        assert_eq!(reader.next_line().expect("reads"), None);
+        // The first ones come after the read that found nothing, before the look at the path.
+        (0..12).for_each(&mut write);
+        assert!(numbered(&log.path, 3).exists(), "it rotates");
+        assert!(reader.advance().expect("looks"));
+        let mut expected = 0..24;
+        while let Some(line) = reader.next_line().expect("reads") {
+            let number = expected.next().expect("no more lines");
+            assert_eq!(line.text, format!("line {number}\n"));
+            if number == 11 {
+                (12..24).for_each(&mut write);
+            }
+        }
+        assert_eq!(expected.next(), None);
+        // What fell out of the log is lost, what is there is read.
+        (0..100).for_each(&mut write);
+        let lines = std::iter::from_fn(|| reader.next_line().expect("reads"));
+        let lines: Vec<_> = lines.map(|line| line.text).collect();
+        assert_eq!(lines, texts(&log.path, None));
+    }
+
+    #[test]
+    fn a_log_whose_newest_file_is_missing() {
+        let log = log();
+        let config = LogConfig { max_size_bytes: Some(150), max_files: 1, ..LogConfig::default() };
+        let mut out = writer(&log, &config);
+        out.write(Stream::Stdout, b"older\n").expect("written");
+        fs_err::rename(&log.path, numbered(&log.path, 1)).expect("renamed");
+        assert_eq!(texts(&log.path, None), ["older\n"]);
+        for text in ["lost\n", "one\n", "two\n"] {
+            out.write(Stream::Stdout, text.as_bytes()).expect("written");
+        }
+        assert_eq!(texts(&log.path, None).last().map(String::as_str), Some("two\n"));
+    }
+
+    #[test]
+    fn an_empty_newest_file_has_no_lines() {
+        let log = log();
+        let config = LogConfig { max_size_bytes: None, ..LogConfig::default() };
+        let mut out = writer(&log, &config);
+        out.write(Stream::Stdout, b"1\n2\n3\n").expect("written");
+        fs_err::rename(&log.path, numbered(&log.path, 1)).expect("renamed");
+        fs_err::write(&log.path, b"").expect("written");
+        assert_eq!(texts(&log.path, Some(2)), ["2\n", "3\n"]);
+    }
+
+    #[test]
+    fn a_cut_line_costs_no_other() {
+        let fragment = || br#"{"log":"cut"#.to_vec();
+        let read_only = |log: &Log| open_existing(&log.path).expect("opens").expect("is there");
+        let log = log();
+        fs_err::write(&log.path, fragment()).expect("written");
+        let mut out = writer(&log, &LogConfig::default());
+        out.write(Stream::Stdout, b"after a crash\n").expect("written");
+        let whole = std::mem::replace(&mut out.file, read_only(&log));
+        assert!(out.write(Stream::Stdout, b"refused\n").is_err());
+        out.file = whole;
+        out.write(Stream::Stdout, b"nothing was written\n").expect("written");
+        // As a full disk does: a part is written, and the rest is refused.
+        let whole = std::mem::replace(&mut out.file, read_only(&log));
+        let bytes = [fs_err::read(&log.path).expect("readable"), fragment()].concat();
+        fs_err::write(&log.path, bytes).expect("written");
+        assert!(out.write(Stream::Stdout, b"refused\n").is_err());
+        out.file = whole;
+        out.write(Stream::Stdout, b"after a full disk\n").expect("written");
+        let expected = ["after a crash\n", "nothing was written\n", "after a full disk\n"];
+        assert_eq!(texts(&log.path, None), expected);
+        let empty = fs_err::read_to_string(&log.path).expect("readable").contains("\n\n");
+        assert!(!empty, "only a fragment gets a line end");
     }
 
     #[test]
