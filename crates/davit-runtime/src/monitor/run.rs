@@ -36,6 +36,8 @@ const READ_BYTES: usize = 32 * 1024;
 /// How long output is awaited after the end of the first process: a process that left its PID
 /// namespace may keep the pipes open for ever.
 const DRAIN: Duration = Duration::from_secs(2);
+/// Chunks that may still lie in a pipe (1 MiB is the largest one) when its end is awaited no more.
+const REST_READS: usize = (1 << 20) / READ_BYTES;
 /// How long clients may take to read the last output.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -120,7 +122,8 @@ pub fn run(
     lock: OwnedFd,
 ) -> io::Result<Settlement> {
     let mut state = StateFile::append_to(&spec.directory.join("state"))?;
-    state.append(Event::Monitor(own_identity()?))?;
+    let own = Identity::of(rustix::process::getpid().as_raw_nonzero().get())?;
+    state.append(Event::Monitor(own))?;
     let mut monitor = Monitor {
         spec,
         root,
@@ -313,6 +316,7 @@ impl Monitor<'_> {
             let deadline = self.deadline(&child);
             self.turn(Some(&mut child), deadline)?;
         }
+        self.pump_rest(&mut child);
         let (status, _) = child.ended.expect("is_over() has seen it");
         if let Some(log) = &mut self.log {
             // A full disk costs the log's last line, not the container's exit code.
@@ -349,20 +353,25 @@ impl Monitor<'_> {
         Ok((again && !self.stop && !summary.stop_requested).then_some(delay))
     }
 
-    /// Whether the container has ended and its output is drained, or awaited for long enough; a
-    /// client that reads slowly is waited for.
-    fn is_over(&self, child: &Child) -> bool {
+    /// Whether the container has ended and its output is drained, or awaited for long enough. A
+    /// client that reads slowly is waited for, as in [`Monitor::farewell`].
+    fn is_over(&mut self, child: &Child) -> bool {
+        let Some((_, when)) = child.ended else { return false };
+        if when.elapsed() >= FAREWELL {
+            self.clients.retain(|client| client.settles || !client.is_full());
+        }
         let held_up = self.clients.iter().any(Client::is_full);
-        child.ended.is_some_and(|(_, when)| {
-            child.channels.is_drained() || (when.elapsed() >= DRAIN && !held_up)
-        })
+        child.channels.is_drained() || (when.elapsed() >= DRAIN && !held_up)
     }
 
     fn deadline(&self, child: &Child) -> Option<Instant> {
-        match child.ended {
-            Some(_) if self.clients.iter().any(Client::is_full) => None,
-            Some((_, when)) => Some(when + DRAIN),
-            None => child.health.as_ref().map(Health::deadline),
+        let Some((_, when)) = child.ended else {
+            return child.health.as_ref().map(Health::deadline);
+        };
+        let held_up = self.clients.iter().any(Client::is_full);
+        match held_up {
+            false => Some(when + DRAIN),
+            true => Some(when + FAREWELL).filter(|farewell| *farewell > Instant::now()),
         }
     }
 
@@ -396,14 +405,4 @@ impl Monitor<'_> {
         self.clients.clear();
         if settles { Settlement::Client } else { Settlement::Monitor }
     }
-}
-
-/// The calling process.
-fn own_identity() -> io::Result<Identity> {
-    let stat = fs_err::read_to_string("/proc/self/stat")?;
-    // The second field, the command in parentheses, may hold anything.
-    let field = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19));
-    let start_time =
-        field.and_then(|field| field.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Identity { pid: rustix::process::getpid().as_raw_nonzero().get(), start_time })
 }

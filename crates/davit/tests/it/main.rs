@@ -26,6 +26,7 @@ mod peer_defaults;
 mod repair;
 mod reset;
 mod security;
+mod slow_clients;
 mod terminal;
 mod tty;
 mod verbs;

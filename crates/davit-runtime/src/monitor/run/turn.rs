@@ -19,7 +19,7 @@ use super::{
         state::Event,
         streams::Read,
     },
-    Child, Monitor,
+    Child, Monitor, REST_READS,
 };
 use crate::Target;
 
@@ -68,7 +68,8 @@ impl Monitor<'_> {
         for (index, client) in self.clients.iter().enumerate() {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::OUT, client.has_output());
-            flags.set(PollFlags::IN, !input_is_full);
+            let writes = client.streams.contains(StreamSet::STDIN);
+            flags.set(PollFlags::IN, !(writes && input_is_full));
             add(Source::Client(index), client.as_fd(), flags);
         }
         if let Some(child) = child {
@@ -182,9 +183,21 @@ impl Monitor<'_> {
         }
     }
 
+    /// Moves what lies in the pipes now, whoever reads slowly: nobody waits for their ends any more.
+    pub(super) fn pump_rest(&mut self, child: &mut Child) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            for _ in 0..REST_READS {
+                if !matches!(self.pump(child, stream), Read::Bytes(_)) {
+                    break;
+                }
+            }
+        }
+    }
+
     /// Moves one chunk of output to the log and to everyone attached.
-    fn pump(&mut self, child: &mut Child, stream: Stream) {
-        let Read::Bytes(length) = child.channels.read(stream, &mut self.buffer) else { return };
+    fn pump(&mut self, child: &mut Child, stream: Stream) -> Read {
+        let read = child.channels.read(stream, &mut self.buffer);
+        let Read::Bytes(length) = read else { return read };
         let bytes = &self.buffer[..length];
         if let Some(log) = &mut self.log
             && let Err(error) = log.write(stream, bytes)
@@ -204,6 +217,7 @@ impl Monitor<'_> {
             }
             client.queue(&frame);
         }
+        read
     }
 
     fn check_health(&mut self, child: &mut Child) {
