@@ -31,7 +31,7 @@ pub use change::ChangeError;
 pub use config::{Config, Settings};
 pub use container::ContainerError;
 pub use copy::{Copied, CopyError, CopyRequest, Place, PlaceError};
-pub use davit_distribution::{Saved, Secret, wire::SearchEntry};
+pub use davit_distribution::{Login, Saved, Secret, wire::SearchEntry};
 pub use davit_dockerfile::nearest;
 pub use davit_image as image;
 pub use davit_store::{BuildCache, CheckReport, Fault, FaultKind, GcReport, ImageRow, Repair};
@@ -41,7 +41,7 @@ pub use error::Hint;
 pub use images::{
     HistoryLine, ImageError, ImageInspect, ImagePrune, OpenImage, Pruned, Removal, RemoveRequest,
 };
-pub use login::{Accounts, DEFAULT_REGISTRY, LoginError};
+pub use login::{Account, Accounts, DEFAULT_REGISTRY, LoginError};
 pub use origin::OriginError;
 pub use progress::{Event, Progress, Silent};
 pub use pull::{MOST_PARALLEL, PullError, PullRequest, Pulled};

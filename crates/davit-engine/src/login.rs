@@ -1,6 +1,8 @@
 //! `login`, `logout` and `search`.
 
-use davit_distribution::{CredentialError, CredentialStore, Saved, Secret, wire::SearchEntry};
+use davit_distribution::{
+    Credential, CredentialError, CredentialStore, Login, Saved, Secret, wire::SearchEntry,
+};
 
 use crate::{
     Config, Hint,
@@ -51,6 +53,14 @@ pub enum LoginError {
     },
 }
 
+impl LoginError {
+    /// Tells that the registry does not know the account.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Login { source, .. } if source.is_denied())
+    }
+}
+
 impl Hint for LoginError {
     fn hints(&self) -> Vec<String> {
         match self {
@@ -68,6 +78,15 @@ impl Hint for LoginError {
     }
 }
 
+/// A name at a registry with its password.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// Name of the account.
+    pub username: String,
+    /// Password or access token.
+    pub password: Secret,
+}
+
 /// Accounts and searches at registries; needs no store, hence no privilege.
 #[derive(Clone, Copy, Debug)]
 pub struct Accounts<'a> {
@@ -81,21 +100,42 @@ impl<'a> Accounts<'a> {
         Self { config }
     }
 
+    /// The account that is kept for a registry, if that is a name with a password.
+    ///
+    /// # Errors
+    /// [`LoginError::Credentials`].
+    pub fn stored(&self, registry: &str) -> Result<Option<Account>, LoginError> {
+        let found = self
+            .credentials()
+            .find(registry, "")
+            .map_err(|source| LoginError::Credentials { registry: registry.to_owned(), source })?;
+        Ok(match found {
+            Some(Credential::Password { username, password }) => {
+                Some(Account { username, password })
+            }
+            _ => None,
+        })
+    }
+
+    /// Checks an account.
+    ///
+    /// # Errors
+    /// [`LoginError::Login`] if the registry refuses.
+    pub fn check(&self, registry: &str, account: &Account) -> Result<Login, LoginError> {
+        let setup = |source| LoginError::Setup { registry: registry.to_owned(), source };
+        let registries = Registries::open(self.config).map_err(setup)?;
+        let Account { username, password } = account;
+        registries
+            .wait(registries.client.login(registry, username, password.clone()))
+            .map_err(|source| LoginError::Login { registry: registry.to_owned(), source })
+    }
+
     /// Checks an account and keeps its credential for later commands; tells where.
     ///
     /// # Errors
     /// [`LoginError::Login`] if the registry refuses; nothing is kept then.
-    pub fn login(
-        &self,
-        registry: &str,
-        username: &str,
-        password: Secret,
-    ) -> Result<Saved, LoginError> {
-        let setup = |source| LoginError::Setup { registry: registry.to_owned(), source };
-        let registries = Registries::open(self.config).map_err(setup)?;
-        let login = registries
-            .wait(registries.client.login(registry, username, password))
-            .map_err(|source| LoginError::Login { registry: registry.to_owned(), source })?;
+    pub fn login(&self, registry: &str, account: &Account) -> Result<Saved, LoginError> {
+        let login = self.check(registry, account)?;
         self.credentials()
             .save(registry, &login.credential)
             .map_err(|source| LoginError::Credentials { registry: registry.to_owned(), source })

@@ -1,8 +1,12 @@
 //! `davit login` and `davit logout`
 
-use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
+use std::{
+    io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _},
+    sync::Arc,
+};
 
-use davit_engine::{Accounts, DEFAULT_REGISTRY, Saved, Secret};
+use davit_engine::{Account, Accounts, DEFAULT_REGISTRY, Saved, Secret, process::Interrupts};
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use crate::{cli::Context, error::CliError, error::io_error, printer};
 
@@ -38,9 +42,18 @@ pub(crate) struct LogoutArgs {
 /// The registry refuses the account, or the credential cannot be kept.
 pub(crate) fn run(args: LoginArgs, context: &Context) -> Result<u8, CliError> {
     let registry = registry(args.server.as_deref());
-    let (username, password) = account(args)?;
     let config = context.config()?;
-    let saved = Accounts::new(&config).login(&registry, &username, Secret::new(password))?;
+    let accounts = Accounts::new(&config);
+    let is_given = args.username.is_some() || args.password_stdin;
+    let known = if is_given { None } else { accounts.stored(&registry)? };
+    if let Some(known) = known.as_ref().filter(|_| args.password.is_none())
+        && is_still_good(&accounts, &registry, known)?
+    {
+        printer::line("Login Succeeded")?;
+        return Ok(0);
+    }
+    let account = account(args, known.as_ref())?;
+    let saved = accounts.login(&registry, &account)?;
     if let Saved::File(path) = saved {
         printer::note(&format!(
             "warning: the password is kept readable (though not for others) in {}",
@@ -50,6 +63,29 @@ pub(crate) fn run(args: LoginArgs, context: &Context) -> Result<u8, CliError> {
     }
     printer::line("Login Succeeded")?;
     Ok(0)
+}
+
+/// Tries the account that is kept already; false if the registry does not take it any more.
+fn is_still_good(
+    accounts: &Accounts<'_>,
+    registry: &str,
+    known: &Account,
+) -> Result<bool, CliError> {
+    printer::note(&format!(
+        "Authenticating with existing credentials... [Username: {}]",
+        known.username
+    ));
+    match accounts.check(registry, known) {
+        Ok(_) => {
+            printer::note(&format!("hint: davit logout {registry}, to use another account"));
+            Ok(true)
+        }
+        Err(error) if error.is_denied() => {
+            printer::note("Stored credentials invalid or expired");
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Runs `davit logout`.
@@ -80,14 +116,16 @@ fn registry(server: Option<&str>) -> String {
     }
 }
 
-fn account(args: LoginArgs) -> Result<(String, String), CliError> {
+/// The account to log in with: given, or asked for.
+fn account(args: LoginArgs, known: Option<&Account>) -> Result<Account, CliError> {
     if args.password_stdin {
         let username = args
             .username
             .ok_or_else(|| CliError::usage("--password-stdin needs --username as well"))?;
         let mut password = String::new();
         io::stdin().take(PASSWORD_BYTES).read_to_string(&mut password).map_err(io_error)?;
-        return Ok((username, password.trim_end_matches(['\r', '\n']).to_owned()));
+        let password = Secret::new(password.trim_end_matches(['\r', '\n']));
+        return Ok(Account { username, password });
     }
     if args.password.is_some() {
         printer::note("warning: others can see a password on the command line");
@@ -95,7 +133,7 @@ fn account(args: LoginArgs) -> Result<(String, String), CliError> {
     }
     let username = match args.username {
         Some(username) => username,
-        None => ask("Username: ")?,
+        None => ask_username(known)?,
     };
     let password = match args.password {
         Some(password) => password,
@@ -104,7 +142,14 @@ fn account(args: LoginArgs) -> Result<(String, String), CliError> {
     if username.is_empty() || password.is_empty() {
         return Err(CliError::user("username and password must not be empty"));
     }
-    Ok((username, password))
+    Ok(Account { username, password: Secret::new(password) })
+}
+
+/// Asks for the name; nothing means the one that is known.
+fn ask_username(known: Option<&Account>) -> Result<String, CliError> {
+    let Some(known) = known else { return ask("Username: ") };
+    let answer = ask(&format!("Username ({}): ", known.username))?;
+    Ok(if answer.is_empty() { known.username.clone() } else { answer })
 }
 
 fn ask(prompt: &str) -> Result<String, CliError> {
@@ -112,27 +157,38 @@ fn ask(prompt: &str) -> Result<String, CliError> {
         return Err(CliError::user("cannot ask for the account: standard input is no terminal")
             .hint("davit login --username NAME --password-stdin < FILE"));
     }
-    let mut stderr = io::stderr().lock();
+    let mut stderr = io::stderr();
     stderr.write_all(prompt.as_bytes()).and_then(|()| stderr.flush()).map_err(io_error)?;
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line).map_err(io_error)?;
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// Asks without showing what is typed.
+/// Asks without showing what is typed; whoever interrupts that gets the terminal back as it was.
 fn ask_secretly(prompt: &str) -> Result<String, CliError> {
-    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
-    let stdin = io::stdin();
-    let Ok(shown) = tcgetattr(&stdin) else { return ask(prompt) };
+    let Ok(shown) = tcgetattr(io::stdin()) else { return ask(prompt) };
     let mut hidden = shown.clone();
     hidden.local_modes.remove(LocalModes::ECHO);
+    let interrupts = Arc::new(Interrupts::block().map_err(io_error)?);
+    let (waiting, before) = (Arc::clone(&interrupts), shown.clone());
+    std::thread::spawn(move || {
+        let Ok(signal) = waiting.wait() else { return };
+        // A terminal that is gone needs no restoring.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &before);
+        printer::note("");
+        #[allow(clippy::exit, reason = "the other thread waits for a line that will not come")]
+        std::process::exit(128 + signal);
+    });
     let set = |modes| {
-        tcsetattr(&stdin, OptionalActions::Flush, modes).map_err(|error| io_error(error.into()))
+        tcsetattr(io::stdin(), OptionalActions::Flush, modes)
+            .map_err(|error| io_error(error.into()))
     };
     set(&hidden)?;
     let answer = ask(prompt);
     set(&shown)?;
     printer::note("");
+    // Helpers that are executed from here on can be interrupted as ever.
+    interrupts.unblock().map_err(io_error)?;
     answer
 }
 

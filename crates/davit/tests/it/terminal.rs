@@ -27,12 +27,16 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// Starts davit on a terminal of 24 rows and 80 columns.
     pub(crate) fn start(machine: &Machine, arguments: &[&str]) -> Self {
+        Self::of(&machine.command(arguments))
+    }
+
+    /// Starts a command on such a terminal.
+    pub(crate) fn of(inner: &Command) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
         grantpt(&master).and_then(|()| unlockpt(&master)).expect("its other side");
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
         let slave = ioctl_tiocgptpeer(&master, flags).expect("its other side");
         tcsetwinsize(&master, window(24, 80)).expect("a size");
-        let inner = machine.command(arguments);
         // `setsid` makes it the controlling terminal, so that a change of size is signalled.
         let mut command = Command::new("setsid");
         command.arg("--ctty").arg(inner.get_program()).args(inner.get_args());
@@ -90,6 +94,11 @@ impl Terminal {
         !tcgetattr(&self.slave).expect("modes").local_modes.contains(LocalModes::ICANON)
     }
 
+    /// Whether keys are shown.
+    pub(crate) fn has_echo(&self) -> bool {
+        tcgetattr(&self.slave).expect("modes").local_modes.contains(LocalModes::ECHO)
+    }
+
     /// Waits for the command's end; its exit code. The terminal must be as it was.
     pub(crate) fn end(mut self) -> i32 {
         let status = std::cell::Cell::new(None);
@@ -100,7 +109,7 @@ impl Terminal {
             status.set(child.borrow_mut().try_wait().expect("a child"));
             status.get().is_some()
         });
-        assert!(!self.is_raw(), "the terminal's mode is restored");
+        assert!(!self.is_raw() && self.has_echo(), "the terminal's mode is restored");
         status.get().and_then(|status| status.code()).unwrap_or(-1)
     }
 }

@@ -7,9 +7,10 @@ use std::{
 };
 
 use davit_engine::image::Platform;
-use davit_test::{Access, Content, Davit, HttpServer, Outcome, Registry, Reply};
+use davit_test::{Access, Content, Davit, HttpServer, Outcome, Registry, Reply, need_tool};
 
 use super::{davit, layer};
+use crate::terminal::Terminal;
 
 fn with_stdin(mut command: Command, text: &str) -> Outcome {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -116,6 +117,44 @@ fn a_helper_keeps_what_the_file_does_not() {
         "{}",
         absent.stderr
     );
+}
+
+#[test]
+fn a_known_account_is_asked_for_again_only_if_it_is_refused() {
+    if need_tool("setsid").is_none() {
+        return;
+    }
+    let (server, davit) = (guarded(), davit());
+    let host = server.host();
+    let terminal = || Terminal::of(&davit.command(["login", &host]));
+
+    let mut stopped = terminal();
+    stopped.expect("Username: ");
+    stopped.keys("alice\r");
+    stopped.expect("Password: ");
+    assert!(!stopped.has_echo());
+    stopped.keys("\x03");
+    assert_eq!(stopped.end(), 130);
+
+    assert_eq!(login(&davit, &host, "wonderland").code, 0);
+    let known = davit.run(["login", &host]);
+    assert_eq!((known.code, known.stdout.as_str()), (0, "Login Succeeded\n"), "{}", known.stderr);
+    let told = "Authenticating with existing credentials... [Username: alice]\n";
+    assert!(known.stderr.starts_with(told), "{}", known.stderr);
+
+    let file = davit.dir().join(".docker/config.json");
+    let text = fs_err::read_to_string(&file).unwrap();
+    let changed = text.replace("YWxpY2U6d29uZGVybGFuZA==", "YWxpY2U6eA==");
+    assert_ne!(text, changed);
+    fs_err::write(&file, changed).unwrap();
+    let mut again = terminal();
+    again.expect("Username (alice): ");
+    again.keys("\r");
+    again.expect("Password: ");
+    again.keys("wonderland\r");
+    again.expect("Login Succeeded");
+    assert_eq!(again.end(), 0);
+    assert_eq!(fs_err::read_to_string(&file).unwrap(), text);
 }
 
 #[test]
