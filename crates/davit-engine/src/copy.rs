@@ -108,6 +108,14 @@ pub enum CopyError {
         /// Platforms that it has.
         offered: Vec<String>,
     },
+    /// The digest in a name of the store is not the source's.
+    #[error("{place} is not what the source has: {found}")]
+    Digest {
+        /// The destination.
+        place: Place,
+        /// Digest of the source's manifest or index.
+        found: Digest,
+    },
     /// A Docker archive holds one image, not an index.
     #[error("{place} cannot hold an image of several platforms")]
     SinglePlatform {
@@ -156,24 +164,52 @@ impl Engine {
         request: &CopyRequest,
         progress: &dyn Progress,
     ) -> Result<Copied, CopyError> {
-        let registries = self.registries().map_err(|source| {
-            let place = request.source.clone();
-            CopyError::Setup { place, source }
-        })?;
-        let copy = Copy { engine: self, registries: &registries, request, progress };
-        match (&request.source, &request.destination) {
-            (Place::Store(_), Place::Store(_)) => Err(CopyError::Tag),
-            (_, Place::Store(reference)) => copy.copy_to_store(reference),
-            (Place::Store(source), Place::Registry(target)) => copy.push(source, target),
+        let places = [&request.source, &request.destination];
+        match places {
+            [Place::Store(_), Place::Store(_)] => return Err(CopyError::Tag),
+            [Place::Store(source), Place::Registry(target)] => {
+                return self.push_as(request, (source, target), progress);
+            }
+            _ => {}
+        }
+        let remote = places.into_iter().find(|place| matches!(place, Place::Registry(_)));
+        let open = |place: &Place| {
+            let place = place.clone();
+            self.registries().map_err(|source| CopyError::Setup { place, source })
+        };
+        let registries = remote.map(open).transpose()?;
+        let copy = Copy { engine: self, registries, request, progress };
+        match &request.destination {
+            Place::Store(reference) => copy.copy_to_store(reference),
             _ => copy.transfer(),
         }
+    }
+
+    /// Pushes an image of the store under another name.
+    fn push_as(
+        &self,
+        request: &CopyRequest,
+        (source, target): (&Reference, &Reference),
+        progress: &dyn Progress,
+    ) -> Result<Copied, CopyError> {
+        let request = PushRequest {
+            reference: target.clone(),
+            source: Some(source.clone()),
+            all_tags: false,
+            platform: request.platform.clone(),
+            compression: LayerCompression::default(),
+        };
+        let pushed = self.push(&request, progress)?;
+        let only = pushed.first().expect("a push of one tag yields one");
+        Ok(Copied { digest: only.digest })
     }
 }
 
 /// One copy in flight.
 struct Copy<'a> {
     engine: &'a Engine,
-    registries: &'a Registries,
+    /// There if one of the places is a registry.
+    registries: Option<Registries>,
     request: &'a CopyRequest,
     progress: &'a dyn Progress,
 }
@@ -181,6 +217,13 @@ struct Copy<'a> {
 impl Copy<'_> {
     fn copy_to_store(&self, reference: &Reference) -> Result<Copied, CopyError> {
         let origin = self.origin()?;
+        if let Some(wanted) = reference.digest() {
+            let found = origin.resolve().map_err(|e| self.source_error(e))?.digest;
+            if found != *wanted {
+                let place = self.request.destination.clone();
+                return Err(CopyError::Digest { place, found });
+            }
+        }
         let repository = match &self.request.source {
             Place::Registry(source) => Some(source.repository()),
             _ => None,
@@ -190,26 +233,13 @@ impl Copy<'_> {
             origin: &*origin,
             name: self.request.source.to_string(),
             repository,
-            tag: Some(reference),
+            // Who names a digest gives no tag.
+            tag: reference.digest().is_none().then_some(reference),
             platform: self.request.platform.as_ref(),
             parallel: 0,
             progress: self.progress,
         };
         Ok(Copied { digest: pull.run()?.digest })
-    }
-
-    /// Pushes an image of the store under another name.
-    fn push(&self, source: &Reference, target: &Reference) -> Result<Copied, CopyError> {
-        let request = PushRequest {
-            reference: target.clone(),
-            source: Some(source.clone()),
-            all_tags: false,
-            platform: self.request.platform.clone(),
-            compression: LayerCompression::default(),
-        };
-        let pushed = self.engine.push(&request, self.progress)?;
-        let only = pushed.first().expect("a push of one tag yields one");
-        Ok(Copied { digest: only.digest })
     }
 
     fn transfer(&self) -> Result<Copied, CopyError> {
@@ -233,14 +263,12 @@ impl Copy<'_> {
 
     /// Opens a source that is not the store.
     fn origin(&self) -> Result<Arc<dyn Origin>, CopyError> {
-        let failed =
-            |source: OriginError| CopyError::Source { place: self.request.source.clone(), source };
+        let failed = |source: OriginError| self.source_error(source);
         Ok(match &self.request.source {
-            Place::Registry(reference) => Arc::new(Registry::new(
-                &self.registries.client,
-                self.registries.handle(),
-                reference,
-            )),
+            Place::Registry(reference) => {
+                let registries = self.registries();
+                Arc::new(Registry::new(&registries.client, registries.handle(), reference))
+            }
             Place::Store(_) => return Err(CopyError::Tag),
             Place::Layout { path, name } => {
                 Arc::new(Layout::open(path, name.as_deref()).map_err(failed)?)
@@ -272,11 +300,12 @@ impl Copy<'_> {
         let failed = |source: ArchiveError| CopyError::Archive { place: place.clone(), source };
         Ok(match place {
             Place::Registry(reference) => {
-                let client = &self.registries.client;
+                let registries = self.registries();
+                let client = &registries.client;
                 Box::new(RegistrySink {
                     session: client.session(reference.repository(), Access::Push),
                     target: davit_distribution::Target::of(reference),
-                    runtime: self.registries.handle().clone(),
+                    runtime: registries.handle().clone(),
                     mount_from: match &self.request.source {
                         Place::Registry(source) => Some(source.repository().clone()),
                         _ => None,
@@ -292,6 +321,14 @@ impl Copy<'_> {
             Place::Folder(path) => Box::new(FolderSink::create(path).map_err(failed)?),
             Place::Store(_) => return Err(CopyError::Tag),
         })
+    }
+
+    fn registries(&self) -> &Registries {
+        self.registries.as_ref().expect("a registry place opens them")
+    }
+
+    fn source_error(&self, source: OriginError) -> CopyError {
+        CopyError::Source { place: self.request.source.clone(), source }
     }
 
     fn store_error(&self, source: StoreError) -> CopyError {

@@ -25,6 +25,8 @@ pub(crate) use self::{
 
 /// Largest manifest or index.
 pub(crate) const MANIFEST_BYTES: u64 = 4 << 20;
+/// Indexes may name indexes; nobody has a reason to go deeper.
+pub(crate) const MOST_NESTED: usize = 3;
 /// Largest config.
 pub(crate) const CONFIG_BYTES: u64 = 8 << 20;
 
@@ -113,6 +115,9 @@ pub enum OriginError {
     /// Content is not what its descriptor says.
     #[error("{0} is not what its digest and size say")]
     Wrong(Digest),
+    /// An index in an index, and so on.
+    #[error("its indexes are nested too deeply")]
+    Nested,
     /// Nothing of that name is in it.
     #[error("there is no image `{wanted}` in it (there is {})", offered.join(", "))]
     Name {

@@ -13,15 +13,23 @@ use std::{
 use bytes::Bytes;
 use davit_distribution::{BlobSource, SourceError, SourceReader};
 use davit_image::{Descriptor, Digest, Document, ImageConfig, Index, Manifest, Platform};
+use davit_store::archive::ArchiveError;
 
-use crate::{Event, Progress, origin::Origin, pull::platforms};
+use crate::{
+    Event, OriginError, Progress,
+    origin::{MOST_NESTED, Origin},
+    pull::platforms,
+};
 
 use super::{Copied, CopyError, CopyRequest, sink::Sink};
 
 /// Blobs that are copied at a time.
 const PARALLEL: usize = 3;
-/// Indexes may name indexes; nobody has a reason to go deeper.
-const MOST_NESTED: usize = 4;
+/// Manifests and indexes of one image, which are in memory together; the largest images on public
+/// registries have a few hundred.
+const MOST_DOCUMENTS: usize = 5000;
+/// Bytes of them all.
+const DOCUMENTS_BYTES: usize = 64 << 20;
 const PIECES: usize = 6;
 const PIECE_BYTES: usize = 256 << 10;
 
@@ -43,6 +51,9 @@ struct Collected {
 #[derive(Default)]
 struct Parts {
     documents: Vec<Collected>,
+    /// Documents begun, and their bytes.
+    count: usize,
+    size: usize,
     blobs: Vec<Descriptor>,
     seen: HashSet<Digest>,
 }
@@ -77,7 +88,7 @@ impl Transfer<'_> {
             return Ok(top);
         }
         let mut chosen = top;
-        for _ in 0..MOST_NESTED {
+        for _ in 0..=MOST_NESTED {
             let (document, found) =
                 self.origin.document(&chosen).map_err(|e| self.source_error(e))?;
             let index = match document {
@@ -95,7 +106,7 @@ impl Transfer<'_> {
                 None => self.only(&index)?,
             };
         }
-        Err(self.source_error(crate::OriginError::Wrong(chosen.digest)))
+        Err(self.source_error(OriginError::Nested))
     }
 
     /// The only image of an index.
@@ -140,11 +151,11 @@ impl Transfer<'_> {
         let (document, found) =
             self.origin.document(descriptor).map_err(|e| self.source_error(e))?;
         let bytes = document.bytes().to_vec();
+        parts.admit(bytes.len()).map_err(|e| self.source_error(e.into()))?;
         match document {
             Document::Index(index) => {
                 if depth >= MOST_NESTED {
-                    let source = crate::OriginError::Wrong(descriptor.digest);
-                    return Err(self.source_error(source));
+                    return Err(self.source_error(OriginError::Nested));
                 }
                 for entry in &index.value().manifests {
                     self.collect(entry, depth + 1, parts)?;
@@ -209,17 +220,33 @@ impl Transfer<'_> {
         Ok(())
     }
 
-    fn source_error(&self, source: crate::OriginError) -> CopyError {
+    fn source_error(&self, source: OriginError) -> CopyError {
         CopyError::Source { place: self.request.source.clone(), source }
+    }
+}
+
+impl Parts {
+    /// Counts one more document of that size.
+    fn admit(&mut self, size: usize) -> Result<(), ArchiveError> {
+        self.size += size;
+        self.count += 1;
+        let (what, limit) = if self.count > MOST_DOCUMENTS {
+            ("manifests", MOST_DOCUMENTS)
+        } else if self.size > DOCUMENTS_BYTES {
+            ("bytes of manifests", DOCUMENTS_BYTES)
+        } else {
+            return Ok(());
+        };
+        Err(ArchiveError::TooLarge { what, limit: limit as u64 })
     }
 }
 
 impl OriginBlob {
     /// The blob's bytes from its start.
-    pub(super) fn read(&self) -> Result<Box<dyn Read>, crate::OriginError> {
+    pub(super) fn read(&self) -> Result<Box<dyn Read>, OriginError> {
         let stream = self.origin.stream(&self.descriptor, 0, &self.cancelled)?;
         // One byte more shows that it is too long.
-        Ok(Box::new(stream.take(self.descriptor.size + 1)))
+        Ok(Box::new(stream.take(self.descriptor.size.saturating_add(1))))
     }
 }
 
@@ -256,5 +283,20 @@ impl BlobSource for OriginBlob {
 
     fn size(&self) -> Option<u64> {
         Some(self.descriptor.size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_bounded_in_number_and_size() {
+        let admitted = |size: usize| {
+            let mut parts = Parts::default();
+            (0..).take_while(|_| parts.admit(size).is_ok()).count()
+        };
+        assert_eq!(admitted(1), MOST_DOCUMENTS);
+        assert_eq!(admitted(4 << 20), DOCUMENTS_BYTES / (4 << 20));
     }
 }

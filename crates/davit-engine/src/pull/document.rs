@@ -5,12 +5,9 @@ use davit_image::{
 };
 use davit_store::{Lease, StoreError, StoredDocument};
 
-use crate::origin::{CONFIG_BYTES, MANIFEST_BYTES, OriginError};
+use crate::origin::{CONFIG_BYTES, MANIFEST_BYTES, MOST_NESTED, OriginError};
 
 use super::{Pull, PullError};
-
-/// Indexes may name indexes; nobody has a reason to go deeper.
-const MOST_NESTED: usize = 3;
 
 /// The documents of one image, and what it consists of.
 pub(super) struct Documents {
@@ -38,7 +35,7 @@ impl Pull<'_> {
     ) -> Result<Documents, PullError> {
         let mut stored = Vec::new();
         let mut next = top.clone();
-        for _ in 0..MOST_NESTED {
+        for _ in 0..=MOST_NESTED {
             let (document, known) = self.document(lease, &next)?;
             stored.push(known);
             match document {
@@ -60,7 +57,7 @@ impl Pull<'_> {
                 }
             }
         }
-        Err(self.unusable("its indexes are nested too deeply"))
+        Err(self.origin_error(OriginError::Nested))
     }
 
     /// A manifest or index: from the store if it is here, else from the registry.

@@ -7,6 +7,7 @@ mod copy;
 mod fault;
 mod judge;
 mod pull;
+mod sources;
 mod ways;
 
 use davit_test::{Content, Davit, HttpServer, tar_of};
