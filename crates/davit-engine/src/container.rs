@@ -24,6 +24,7 @@ mod logs;
 mod monitor;
 mod name;
 mod network;
+mod newborn;
 mod plan;
 mod remove;
 mod spec;

@@ -10,7 +10,9 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use davit_sys::process::{CloneOptions, Cloned, NamespaceKind, clone, pidfd_namespace};
+use davit_sys::process::{
+    CloneOptions, Cloned, NamespaceKind, NewNamespaces, clone, pidfd_namespace,
+};
 use rustix::{
     fs::{CWD, Mode, OFlags},
     thread::LinkNameSpaceType,
@@ -39,6 +41,9 @@ pub struct Launch<'a> {
     pub stdio: StdioPlan,
     /// The machine's cgroup hierarchies.
     pub cgroups: &'a Cgroups,
+    /// The network namespace for [`Namespace::New`] where it was made beforehand; else `clone3`
+    /// makes it.
+    pub network: Option<BorrowedFd<'a>>,
 }
 
 /// Standard streams of a process.
@@ -127,21 +132,24 @@ pub struct Running {
 /// # Errors
 /// [`LaunchError`]; nothing is left behind.
 pub fn launch(launch: Launch<'_>) -> Result<Launched, LaunchError> {
-    let Launch { plan, root, descriptors, stdio, cgroups } = launch;
+    let Launch { plan, root, descriptors, stdio, cgroups, network } = launch;
+    let network = network.filter(|_| plan.namespaces.network == Namespace::New);
     let user = user::resolve(root, &plan.process.user)?;
     let (stdio, streams) = process::streams(stdio).map_err(|errno| failed("pipes", errno))?;
     let process = process::PreparedProcess::new(&plan.process, &user, stdio)?;
     let sources = mounts::Sources { descriptors, cgroups };
     let mut prepared = prepare::prepare(plan, process, root, sources)?;
+    prepared.joined.extend(network.map(|network| (network, LinkNameSpaceType::Network)));
     let mut cgroup = cgroups.create(&plan.cgroup.path, &plan.cgroup.limits)?;
     let cloned = cgroup.attachments().map_err(LaunchError::from).and_then(|attachments| {
         prepared.v1_procs = attachments;
-        clone_first(plan, &prepared, descriptors, &cgroup)
+        let namespaces = prepare::new_namespaces(plan, network);
+        clone_first((plan, namespaces), &prepared, descriptors, &cgroup)
     });
     let objects = Objects::of_plan(plan);
     let inner = cloned.and_then(|(cloned, channel)| {
         // A child that is gone already has said why.
-        let held = hold(plan, descriptors, cloned)
+        let held = hold(plan, (descriptors, network), cloned)
             .map_err(|error| reported(&channel, &objects).unwrap_or(error))?;
         let member = held.0.identity().pid;
         cgroups.filter_devices(&mut cgroup, &plan.cgroup.devices, member)?;
@@ -183,18 +191,14 @@ fn discard(cgroup: Cgroup) {
 }
 
 fn clone_first(
-    plan: &Plan,
+    (plan, namespaces): (&Plan, NewNamespaces),
     prepared: &prepare::Prepared<'_>,
     descriptors: &[BorrowedFd<'_>],
     cgroup: &Cgroup,
 ) -> Result<(Cloned, ParentEnd), LaunchError> {
     let (parent_end, child_end) = channel().map_err(|errno| failed("the start channel", errno))?;
     child::hide_from_tracers().map_err(|errno| failed("the calling process", errno))?;
-    let options = CloneOptions {
-        namespaces: prepare::new_namespaces(plan),
-        cgroup: Some(cgroup.as_fd()),
-        sibling: false,
-    };
+    let options = CloneOptions { namespaces, cgroup: Some(cgroup.as_fd()), sibling: false };
     let clone = || clone(options, || child::first_process(prepared, &child_end));
     let cloned = match plan.namespaces.pid {
         Namespace::Join(number) => {
@@ -245,19 +249,20 @@ pub(crate) fn within_pid_namespace<T>(
 /// Opens what the caller holds of a first process; kills it on failure.
 fn hold(
     plan: &Plan,
-    descriptors: &[BorrowedFd<'_>],
+    (descriptors, network): (&[BorrowedFd<'_>], Option<BorrowedFd<'_>>),
     cloned: Cloned,
 ) -> Result<(Process, OwnedFd, OwnedFd), LaunchError> {
     let process =
         Process::from_cloned(cloned).map_err(|source| failed("the first process", source))?;
     let held = namespace(&process, NamespaceKind::Mount).and_then(|mount| {
-        let network = match plan.namespaces.network {
+        let network = match (plan.namespaces.network, network) {
             // It joins by itself, a little later.
-            Namespace::Join(number) => {
+            (Namespace::Join(number), _) => {
                 let space = descriptors.get(number).ok_or(io::ErrorKind::NotFound)?;
                 space.try_clone_to_owned()?
             }
-            Namespace::New | Namespace::Host => namespace(&process, NamespaceKind::Network)?,
+            (Namespace::New, Some(made)) => made.try_clone_to_owned()?,
+            (Namespace::New | Namespace::Host, _) => namespace(&process, NamespaceKind::Network)?,
         };
         Ok((mount, network))
     });

@@ -22,6 +22,6 @@ pub mod spec;
 pub mod state;
 mod streams;
 
-pub use run::{Settlement, run, settle};
+pub use run::{Beginning, Settlement, run, settle};
 pub use socket::dial;
 pub use spec::{Root, Spec};

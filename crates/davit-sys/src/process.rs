@@ -5,6 +5,7 @@
 //! [`CStringArray`]s and descriptors before, and only make system calls after. Should it panic
 //! nevertheless, the child ends with status 70 instead of returning into the parent's code.
 
+mod namespace;
 mod spawn;
 
 use std::{
@@ -16,6 +17,7 @@ use std::{
 
 use rustix::io::Errno;
 
+pub use namespace::{new_network_namespace, unshare_cgroup_namespace};
 pub use spawn::{Handover, Session, Spawn, Spawned, spawn};
 
 /// `linux/sched.h`; the constant of `libc` has the wrong type.
@@ -309,15 +311,6 @@ pub fn pidfd_signal(pidfd: impl AsFd, signal: i32) -> Result<(), Errno> {
 
 fn check(result: libc::c_long) -> Result<(), Errno> {
     if result < 0 { Err(last_errno()) } else { Ok(()) }
-}
-
-/// Gives the calling thread a cgroup namespace whose root is the cgroup that it is in.
-///
-/// # Errors
-/// `EPERM`.
-pub fn unshare_cgroup_namespace() -> Result<(), Errno> {
-    // SAFETY: only CLONE_FILES could break other threads.
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWCGROUP) }
 }
 
 /// Gives the calling process a session keyring of its own, so that it cannot reach its caller's.

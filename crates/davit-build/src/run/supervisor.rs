@@ -170,6 +170,7 @@ impl State {
             descriptors: &[],
             stdio: StdioPlan::Pipes { stdin: StdinPlan::Null },
             cgroups: &self.cgroups,
+            network: None,
         })
         .map_err(|error| failed(&error))?;
         // The command's first process mounts meanwhile.

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     net::Ipv6Addr,
-    os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
@@ -12,7 +11,8 @@ use davit_store::{ClaimError, Claimed, Durability, NewContainer, StoreError};
 
 use super::{
     Container, ContainerError, ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode,
-    VolumeMaking, name, network::claims, plan::merge_environment, remove::remove_tree, validate,
+    VolumeMaking, name, network::claims, newborn::Newborn, plan::merge_environment,
+    remove::remove_tree, validate,
 };
 use crate::Engine;
 
@@ -41,8 +41,8 @@ pub struct Created {
     pub warnings: Vec<String>,
     /// What it holds of the network from the start.
     pub(crate) claimed: Option<Claimed>,
-    /// Its lock if it is to be started: nobody takes it for one whose monitor died.
-    pub(crate) lock: Option<OwnedFd>,
+    /// Its monitor if it is to be started: with its lock, nobody takes it for one that died.
+    pub(crate) newborn: Option<Newborn>,
 }
 
 /// Whether the container is started by the same command.
@@ -84,9 +84,18 @@ impl Engine {
         self.plan(&spec, &id)?;
         self.make_volumes(&mut spec)?;
         // Before the row, which says `running` from its first moment.
-        let lock = (follow == Follow::Start).then(|| self.lock_container(&id)).transpose()?;
-        let claimed = self.insert(request, &spec, &id, image_id, follow);
-        let claimed = claimed.inspect_err(|_| self.forget_run_directory(&id))?;
+        let spawn = || self.spawn_monitor(&id, Some(&image_id), &spec);
+        let newborn = (follow == Follow::Start).then(spawn).transpose()?;
+        let claimed = match self.insert(request, &spec, &id, image_id, follow) {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                if let Some(newborn) = newborn {
+                    newborn.dismiss();
+                }
+                self.forget_run_directory(&id);
+                return Err(error);
+            }
+        };
         let container = Container::of_row(self.store().container(&id)?)?;
         self.append_event(
             "container",
@@ -95,7 +104,7 @@ impl Engine {
             &[("image", spec.image.clone()), ("name", container.name.clone())],
         );
         let claimed = (follow == Follow::Start).then_some(claimed);
-        Ok(Created { container, warnings: self.warnings(&spec), claimed, lock })
+        Ok(Created { container, warnings: self.warnings(&spec), claimed, newborn })
     }
 
     /// After a container that came to nothing.

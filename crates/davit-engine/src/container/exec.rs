@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     ContainerError, Phase, Tty,
     monitor::BIRTH,
+    newborn::{sealed_executable, told},
     plan::merge_environment,
-    start::{sealed_executable, told},
 };
 use crate::Engine;
 

@@ -3,13 +3,15 @@
 use std::{
     error::Error,
     ffi::OsString,
-    io,
+    io::{self, BufRead as _},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
-use davit_runtime::monitor::{Root, Settlement, Spec, run, settle};
-use davit_snapshot::{Durability, InodeNumbers, MountNamespace, OverlayOptions, Stack, Upper};
+use davit_runtime::monitor::{Beginning, Root, Settlement, Spec, run, settle};
+use davit_snapshot::{
+    Durability, InodeNumbers, Lowers, MountNamespace, OverlayOptions, Stack, Upper,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -22,8 +24,17 @@ use crate::{Config, Engine};
 pub(crate) const LOCK: i32 = 3;
 /// Number of the socket pair's end.
 pub(crate) const STARTER: i32 = 4;
-/// Number of the pipe that brings the [`Birth`].
+/// Number of the pipe that brings a line of [`Foundation`] (or `null`) and the [`Birth`].
 pub(crate) const BIRTH: i32 = 5;
+
+/// What a monitor can make while the container's row is written. Its [`Birth`] decides.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Foundation {
+    /// Lower directories of the root filesystem.
+    pub(crate) stack: Stack,
+    /// Whether the container gets a network namespace of its own.
+    pub(crate) own_network: bool,
+}
 
 /// What a monitor is born with.
 #[derive(Debug, Serialize, Deserialize)]
@@ -53,22 +64,53 @@ pub(crate) fn monitor_helper() -> u8 {
 }
 
 fn live() -> io::Result<()> {
-    let (lock, starter, birth) = (inherited(LOCK)?, inherited(STARTER)?, inherited(BIRTH)?);
-    let birth: Birth = serde_json::from_reader(io::BufReader::new(fs_err::File::from_parts(
-        birth.into(),
-        PathBuf::from("birth"),
-    )))?;
-    let Birth { monitor, stack, upper, volatile, narrow, volumes, copy_up } = birth;
+    let (lock, starter, orders) = (inherited(LOCK)?, inherited(STARTER)?, inherited(BIRTH)?);
+    let orders = fs_err::File::from_parts(orders.into(), PathBuf::from("orders"));
+    let mut orders = io::BufReader::new(orders);
     std::env::set_current_dir("/")?;
-    let namespace = MountNamespace::enter(stack.location.clone()).map_err(io::Error::other)?;
+    let mut foundation = Vec::new();
+    orders.read_until(b'\n', &mut foundation)?;
+    let foundation: Option<Foundation> = serde_json::from_slice(&foundation)?;
+    let Ahead { namespace, lowers, network } = foundation.map(Ahead::make).unwrap_or_default();
+    let birth: Birth = serde_json::from_reader(orders)?;
+    let Birth { monitor, stack, upper, volatile, narrow, volumes, copy_up } = birth;
+    let namespace = match namespace {
+        Some(namespace) => namespace,
+        None => MountNamespace::enter(stack.location.clone()).map_err(io::Error::other)?,
+    };
+    let lowers = lowers.filter(|(guessed, _)| *guessed == stack).map(|(_, lowers)| lowers);
     let durability = if volatile { Durability::Volatile } else { Durability::Durable };
     let inode_numbers = if narrow { InodeNumbers::Narrow } else { InodeNumbers::Unique };
     let options = OverlayOptions { inode_numbers, durability, ..Default::default() };
-    let mut root = SnapshotRoot { namespace, stack, upper, options, volumes, copy_up };
-    if run(&monitor, &mut root, starter, lock)? == Settlement::Monitor {
+    let mut root = SnapshotRoot { namespace, stack, lowers, upper, options, volumes, copy_up };
+    let beginning = Beginning { starter, lock, network };
+    if run(&monitor, &mut root, beginning)? == Settlement::Monitor {
         settle(&monitor);
     }
     Ok(())
+}
+
+/// What was made from a [`Foundation`]. What failed is missing: it fails again, and is told, when
+/// the container starts.
+#[derive(Default)]
+struct Ahead {
+    namespace: Option<MountNamespace>,
+    lowers: Option<(Stack, Lowers)>,
+    network: Option<OwnedFd>,
+}
+
+impl Ahead {
+    fn make(foundation: Foundation) -> Self {
+        let Foundation { stack, own_network } = foundation;
+        let mut namespace = MountNamespace::enter(stack.location.clone()).ok();
+        let lowers = namespace.as_mut().and_then(|namespace| namespace.lowers(&stack).ok());
+        let make = davit_sys::process::new_network_namespace;
+        Self {
+            namespace,
+            lowers: lowers.map(|lowers| (stack, lowers)),
+            network: own_network.then(|| make().ok()).flatten(),
+        }
+    }
 }
 
 /// Takes a descriptor that the parent left under this number.
@@ -80,6 +122,8 @@ fn inherited(number: i32) -> io::Result<OwnedFd> {
 struct SnapshotRoot {
     namespace: MountNamespace,
     stack: Stack,
+    /// Those of the first start, where they are mounted already.
+    lowers: Option<Lowers>,
     upper: Upper,
     options: OverlayOptions,
     /// Those that are not mounted yet.
@@ -89,7 +133,10 @@ struct SnapshotRoot {
 
 impl Root for SnapshotRoot {
     fn mount(&mut self) -> Result<OwnedFd, Box<dyn Error + Send + Sync>> {
-        let lowers = self.namespace.lowers(&self.stack)?;
+        let lowers = match self.lowers.take() {
+            Some(lowers) => lowers,
+            None => self.namespace.lowers(&self.stack)?,
+        };
         let root = self.namespace.overlay(&lowers, &self.upper, self.options)?;
         for volume in self.volumes.drain(..) {
             volume.mount()?;

@@ -3,45 +3,33 @@
 use std::{
     io,
     net::IpAddr,
-    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
+use davit_image::ImageId;
 use davit_runtime::{
-    Cgroups, Identity,
-    cgroup::Cgroup,
+    Identity,
     monitor::{
         protocol::{Reply, Request, StreamSet},
         spec::{Network, Spec, Stdin, Stdio, StdioKind},
     },
-    plan::Limits,
 };
 use davit_snapshot::{
     Durability as UpperDurability, InodeNumbers, Mountpoints, OverlayOptions, PrepareOptions,
 };
 use davit_store::{Claimed, Durability};
-use davit_sys::process::{CStringArray, Handover, Session, Spawn, Spawned};
-use rustix::{
-    fs::{FlockOperation, MemfdFlags, Mode, OFlags, SeekFrom, flock},
-    io::Errno,
-    net::{AddressFamily, SocketFlags, SocketType, socketpair},
-    pipe::{PipeFlags, pipe_with},
-};
 
 use super::{
     Connection, Container, ContainerError, ContainerSpec, CreateRequest, Created, NetworkMode,
     Phase, StdinMode,
     create::Follow,
     files,
-    monitor::{self, Birth},
+    monitor::Birth,
     network::{claimed_addresses, claims, mappings},
+    newborn::Newborn,
     plan::{self, Planned, Surroundings},
 };
 use crate::Engine;
-
-/// How long another command may hold the lock of a container that does not run.
-const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How the command that starts a container goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,28 +59,15 @@ pub struct Started {
 }
 
 impl Engine {
-    /// Creates a container and starts it, with one transaction for row, addresses and ports.
-    ///
-    /// # Errors
-    /// As [`Engine::create_container`]; [`ContainerError::Start`] when the command cannot be run:
-    /// the container then stays, created, unless it was to be removed by its end.
-    pub fn run_container(
-        &self,
-        request: &CreateRequest,
-        mode: StartMode,
-    ) -> Result<Started, ContainerError> {
-        let created = self.create(request, Follow::Start)?;
-        self.begin(created, mode)
-    }
-
     /// Starts a created container that nobody saw before: `cidfile` may be written in between.
     ///
     /// # Errors
-    /// As [`Engine::run_container`].
+    /// [`ContainerError::Start`] when the command cannot be run: the container then stays, created,
+    /// unless it was to be removed by its end.
     pub fn begin(&self, created: Created, mode: StartMode) -> Result<Started, ContainerError> {
-        let Created { container, warnings, claimed, lock } = created;
-        let lock = lock.map_or_else(|| self.lock_container(&container.id), Ok)?;
-        let result = self.launch(container.clone(), claimed.unwrap_or_default(), mode, lock);
+        let Created { container, warnings, claimed, newborn } = created;
+        let newborn = newborn.map_or_else(|| self.monitor_of(&container), Ok)?;
+        let result = self.launch(container.clone(), claimed.unwrap_or_default(), mode, newborn);
         let mut started = result.inspect_err(|error| self.abandon(container, error))?;
         started.warnings = warnings;
         Ok(started)
@@ -126,13 +101,19 @@ impl Engine {
             }
             _ => {}
         }
-        let lock = self.lock_container(&container.id)?;
-        let claimed = self.claim(&container)?;
+        let newborn = self.monitor_of(&container)?;
+        let claimed = match self.claim(&container) {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                newborn.dismiss();
+                return Err(error);
+            }
+        };
         container.status.phase = Phase::Running;
         container.status.error.clear();
         self.forget_records(&container.id)?;
         self.record_status(&container.id, &container.status, Durability::Durable)?;
-        let result = self.launch(container.clone(), claimed, mode, lock);
+        let result = self.launch(container.clone(), claimed, mode, newborn);
         result.inspect_err(|error| self.abandon(container, error)).map(Some)
     }
 
@@ -173,44 +154,25 @@ impl Engine {
         }
     }
 
-    /// Takes the lock of a container that does not run.
-    pub(crate) fn lock_container(&self, id: &str) -> Result<OwnedFd, ContainerError> {
-        let directory = self.store().layout().run_container(id);
-        self.store().make_dir(&directory)?;
-        let path = directory.join("lock");
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-        let lock = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|errno| ContainerError::io("open", &path, errno))?;
-        let deadline = Instant::now() + LOCK_PATIENCE;
-        loop {
-            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(lock),
-                // A reader that looks, a monitor that is leaving, or another command.
-                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_micros(200));
-                }
-                Err(errno) => return Err(ContainerError::io("lock", path, errno)),
-            }
-        }
-    }
-
     fn launch(
         &self,
         container: Container,
         claimed: Claimed,
         mode: StartMode,
-        lock: OwnedFd,
+        newborn: Newborn,
     ) -> Result<Started, ContainerError> {
-        // It starts up while its orders are made out.
-        let (mut connection, orders, monitor) = self.spawn_monitor(&container.id, mode, lock)?;
-        let given = self.give_orders(orders, &container, &claimed, mode);
-        let executed = monitor.executed();
-        executed.map_err(|source| ContainerError::io("start", "davit __monitor", source))?;
-        if let Err(error) = given {
-            // Without any it leaves at once, and its lock is free when it has.
-            drop(connection.first_word());
-            return Err(error);
-        }
+        let wishes = match mode {
+            StartMode::Detached => Vec::new(),
+            StartMode::Attached { streams, .. } => vec![Request::Attach(streams), Request::Settle],
+        };
+        let birth = match self.birth(&container, &claimed, mode) {
+            Ok(birth) => birth,
+            Err(error) => {
+                newborn.dismiss();
+                return Err(error);
+            }
+        };
+        let mut connection = newborn.instruct(&wishes, &birth)?;
         match connection.first_word() {
             Ok(Reply::Started(process)) => {
                 self.append_event(
@@ -230,20 +192,6 @@ impl Engine {
                 reason: "its monitor ended without a word".to_owned(),
             }),
         }
-    }
-
-    fn give_orders(
-        &self,
-        orders: OwnedFd,
-        container: &Container,
-        claimed: &Claimed,
-        mode: StartMode,
-    ) -> Result<(), ContainerError> {
-        let birth = self.birth(container, claimed, mode)?;
-        let json = serde_json::to_vec(&birth)
-            .map_err(|source| ContainerError::Row { id: container.id.clone(), source })?;
-        write_all(&orders, &json)
-            .map_err(|source| ContainerError::io("start", "davit __monitor", source))
     }
 
     /// Everything that the monitor is told.
@@ -297,12 +245,8 @@ impl Engine {
         directory: PathBuf,
     ) -> Result<(davit_snapshot::Stack, davit_snapshot::Upper, OverlayOptions), ContainerError>
     {
-        let layers = match &container.image_id {
-            Some(id) => self.store().image_layers(id)?,
-            None => Vec::new(),
-        };
         let snapshots = self.snapshots()?;
-        let stack = snapshots.prepare(&layers, &PrepareOptions::new(Mountpoints::Container))?;
+        let stack = self.stack(container.image_id.as_ref())?;
         let durability = if container.spec.auto_remove.is_on() {
             UpperDurability::Volatile
         } else {
@@ -319,6 +263,18 @@ impl Engine {
             snapshots.upper(directory),
             OverlayOptions { inode_numbers, durability, ..Default::default() },
         ))
+    }
+
+    pub(crate) fn stack(
+        &self,
+        image: Option<&ImageId>,
+    ) -> Result<davit_snapshot::Stack, ContainerError> {
+        let layers = match image {
+            Some(id) => self.store().image_layers(id)?,
+            None => Vec::new(),
+        };
+        let options = PrepareOptions::new(Mountpoints::Container);
+        Ok(self.snapshots()?.prepare(&layers, &options)?)
     }
 
     /// Whether the image's programs may fail on inode numbers of 2^63 and more.
@@ -392,56 +348,6 @@ impl Engine {
             id.to_owned(),
         ]
     }
-
-    /// Executes a monitor; what is written to the pipe is its [`Birth`].
-    fn spawn_monitor(
-        &self,
-        id: &str,
-        mode: StartMode,
-        lock: OwnedFd,
-    ) -> Result<(Connection, OwnedFd, Spawned), ContainerError> {
-        let failed = |source: io::Error| ContainerError::io("start", "davit __monitor", source);
-        let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-                .map_err(|errno| failed(errno.into()))?;
-        rustix::io::ioctl_fionbio(&theirs, true).map_err(|errno| failed(errno.into()))?;
-        let mut connection = Connection::new(ours);
-        let wishes = match mode {
-            StartMode::Detached => Vec::new(),
-            StartMode::Attached { streams, .. } => vec![Request::Attach(streams), Request::Settle],
-        };
-        connection.greet(&wishes).map_err(failed)?;
-        let (told, orders) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
-        let executable = sealed_executable().map_err(failed)?;
-        let cgroup = self.monitor_cgroup()?;
-        let arguments =
-            CStringArray::new(["davit", "__monitor", id]).map_err(|error| failed(error.into()))?;
-        let environment = CStringArray::new::<&str>([]).map_err(|error| failed(error.into()))?;
-        let monitor = davit_sys::process::spawn(&Spawn {
-            executable: executable.as_fd(),
-            arguments: &arguments,
-            environment: &environment,
-            descriptors: &[
-                Handover { descriptor: lock.as_fd(), number: monitor::LOCK },
-                Handover { descriptor: theirs.as_fd(), number: monitor::STARTER },
-                Handover { descriptor: told.as_fd(), number: monitor::BIRTH },
-            ],
-            cgroup: cgroup.as_ref().map(|cgroup| cgroup.as_fd()),
-            session: Session::New,
-        })
-        .map_err(failed)?;
-        Ok((connection, orders, monitor))
-    }
-
-    /// The cgroup of all monitors of this root, so that none ends with its caller's scope.
-    fn monitor_cgroup(&self) -> Result<Option<Cgroup>, ContainerError> {
-        let cgroups = Cgroups::discover()?;
-        let path = format!("{}/monitors", self.cgroup_root());
-        if let Ok(cgroup) = cgroups.open(&path) {
-            return Ok(Some(cgroup));
-        }
-        Ok(Some(cgroups.create(&path, &Limits::default())?))
-    }
 }
 
 fn stdio(spec: &ContainerSpec, size: Option<(u16, u16)>) -> Stdio {
@@ -454,26 +360,4 @@ fn stdio(spec: &ContainerSpec, size: Option<(u16, u16)>) -> Stdio {
         },
         size,
     }
-}
-
-/// davit's executable as a container cannot overwrite it.
-pub(crate) fn sealed_executable() -> io::Result<OwnedFd> {
-    davit_sys::sealed::executable().map_err(io::Error::other)
-}
-
-/// A file in memory for what a helper is told.
-pub(crate) fn told(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
-    let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?;
-    write_all(&file, bytes)?;
-    rustix::fs::seek(&file, SeekFrom::Start(0))?;
-    Ok(file)
-}
-
-/// Writes everything.
-fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let written = rustix::io::retry_on_intr(|| rustix::io::write(file, bytes))?;
-        bytes = &bytes[written..];
-    }
-    Ok(())
 }

@@ -84,12 +84,14 @@ pub(crate) fn prepare<'a>(
 }
 
 /// The namespaces that `clone3` makes. The cgroup namespace is not among them: its root would be
-/// the parent's cgroup, since the child enters its own cgroup later in the same call.
-pub(crate) fn new_namespaces(plan: &Plan) -> NewNamespaces {
+/// the parent's cgroup, since the child enters its own cgroup later in the same call. Nor is one
+/// for the network that was made beforehand.
+pub(crate) fn new_namespaces(plan: &Plan, network: Option<BorrowedFd<'_>>) -> NewNamespaces {
     let spaces = plan.namespaces;
+    let own_network = if network.is_some() { Namespace::Host } else { spaces.network };
     [
         (spaces.pid, NewNamespaces::PID),
-        (spaces.network, NewNamespaces::NETWORK),
+        (own_network, NewNamespaces::NETWORK),
         (spaces.ipc, NewNamespaces::IPC),
         (spaces.uts, NewNamespaces::UTS),
     ]

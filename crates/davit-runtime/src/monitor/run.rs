@@ -106,21 +106,28 @@ struct Monitor<'a> {
     back_off: BackOff,
     stop: bool,
     buffer: Vec<u8>,
+    network: Option<OwnedFd>,
+}
+
+/// What a monitor is handed.
+#[derive(Debug)]
+pub struct Beginning {
+    /// The connection of the command that starts the container.
+    pub starter: OwnedFd,
+    /// The container's lock, kept until the end.
+    pub lock: OwnedFd,
+    /// The network namespace of the first start, where it was made beforehand.
+    pub network: Option<OwnedFd>,
 }
 
 /// Runs the container to its end, restarts included, and serves everyone who attaches.
 ///
-/// `starter` is the connection of the command that starts it; `lock` is kept locked until the end.
 /// Returns when the database is to be brought up to date by [`settle`], or need not be.
 ///
 /// # Errors
 /// The state file cannot be written, or the machine has no cgroups: nothing was started.
-pub fn run(
-    spec: &Spec,
-    root: &mut dyn Root,
-    starter: OwnedFd,
-    lock: OwnedFd,
-) -> io::Result<Settlement> {
+pub fn run(spec: &Spec, root: &mut dyn Root, beginning: Beginning) -> io::Result<Settlement> {
+    let Beginning { starter, lock, network } = beginning;
     let mut state = StateFile::append_to(&spec.directory.join("state"))?;
     let own = Identity::of(rustix::process::getpid().as_raw_nonzero().get())?;
     state.append(Event::Monitor(own))?;
@@ -135,6 +142,7 @@ pub fn run(
         back_off: BackOff::new(),
         stop: false,
         buffer: vec![0; READ_BYTES],
+        network,
     };
     let settlement = monitor.live();
     drop(lock);
@@ -210,12 +218,14 @@ impl Monitor<'_> {
         let stdio = self.stdio();
         let joins = self.open_joins()?;
         let joins: Vec<_> = joins.iter().map(AsFd::as_fd).collect();
+        let network = self.network.take();
         let mut launched = launch(Launch {
             plan: &self.spec.plan,
             root: root.as_fd(),
             descriptors: &joins,
             stdio,
             cgroups: &self.cgroups,
+            network: network.as_ref().map(AsFd::as_fd),
         })?;
         let endpoint = self.wire(launched.network_namespace())?;
         let running = launched.network_ready().and_then(|()| launched.start());

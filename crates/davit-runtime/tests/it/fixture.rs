@@ -129,7 +129,14 @@ impl Fixture {
         stdio: StdioPlan,
     ) -> Result<Launched, LaunchError> {
         let root = self.root();
-        launch(Launch { plan, root: root.as_fd(), descriptors: &[], stdio, cgroups: &self.cgroups })
+        launch(Launch {
+            plan,
+            root: root.as_fd(),
+            descriptors: &[],
+            stdio,
+            cgroups: &self.cgroups,
+            network: None,
+        })
     }
 
     pub(crate) fn start(&self, plan: &Plan) -> Result<Running, LaunchError> {

@@ -22,6 +22,7 @@ fn launch_to_exit() {
                     stdin: davit_runtime::launch::StdinPlan::Null,
                 },
                 cgroups: &fixture.cgroups,
+                network: None,
             })
             .unwrap()
             .start()

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     super::{
         Container, ContainerError,
-        start::{sealed_executable, told},
+        newborn::{sealed_executable, told},
     },
     mounts::MountOrder,
 };

@@ -125,7 +125,7 @@ fn an_exec_ends_with_its_process() {
     let Some(lair) = Lair::new() else { return };
     lair.sleeper("target", "busybox", &[]);
     for flags in [&["exec"][..], &["exec", "-i"], &["exec", "-t"]] {
-        let line = "nohup sleep 600 & echo here; exit 3";
+        let line = "(trap '' HUP; exec sleep 600) & echo here; exit 3";
         let outcome = lair.run(&[flags, &["target", "sh", "-c", line]].concat());
         assert_eq!((outcome.code, outcome.stdout.trim()), (3, "here"), "{flags:?} {outcome:?}");
     }

@@ -1,0 +1,168 @@
+//! A monitor from its execution until it is told what to do.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use davit_image::ImageId;
+use davit_runtime::{Cgroups, cgroup::Cgroup, monitor::protocol::Request, plan::Limits};
+use davit_sys::process::{CStringArray, Handover, Session, Spawn, Spawned};
+use rustix::{
+    fs::{FlockOperation, MemfdFlags, Mode, OFlags, SeekFrom, flock},
+    io::Errno,
+    net::{AddressFamily, SocketFlags, SocketType, socketpair},
+    pipe::{PipeFlags, pipe_with},
+};
+
+use super::{
+    Connection, Container, ContainerError, ContainerSpec, NetworkMode,
+    monitor::{self, Birth, Foundation},
+};
+use crate::Engine;
+
+/// How long another command may hold the lock of a container that does not run.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A monitor that waits for its orders.
+#[derive(Debug)]
+pub(crate) struct Newborn {
+    connection: Connection,
+    orders: OwnedFd,
+    monitor: Spawned,
+}
+
+impl Newborn {
+    /// Tells it everything.
+    pub(crate) fn instruct(
+        self,
+        wishes: &[Request],
+        birth: &Birth,
+    ) -> Result<Connection, ContainerError> {
+        let Self { mut connection, orders, monitor } = self;
+        let given = serde_json::to_vec(birth)
+            .map_err(io::Error::from)
+            .and_then(|json| connection.greet(wishes).and_then(|()| write_all(&orders, &json)));
+        // If it could not be executed, that is why it could not be told.
+        monitor.executed().and(given).map_err(no_monitor)?;
+        Ok(connection)
+    }
+
+    /// Without orders it leaves at once, and its lock is free when it has.
+    pub(crate) fn dismiss(self) {
+        let Self { mut connection, orders, monitor } = self;
+        drop(orders);
+        if monitor.executed().is_ok() {
+            drop(connection.first_word());
+        }
+    }
+}
+
+impl Engine {
+    /// Spawns the monitor of a container that does not run.
+    pub(crate) fn monitor_of(&self, container: &Container) -> Result<Newborn, ContainerError> {
+        self.spawn_monitor(&container.id, container.image_id.as_ref(), &container.spec)
+    }
+
+    /// Takes the lock of a container that does not run, and executes a monitor that makes what can
+    /// be made before it is told all.
+    pub(crate) fn spawn_monitor(
+        &self,
+        id: &str,
+        image: Option<&ImageId>,
+        spec: &ContainerSpec,
+    ) -> Result<Newborn, ContainerError> {
+        let lock = self.lock_container(id)?;
+        let newborn = self.execute_monitor(id, &lock).map_err(no_monitor)?;
+        // What fails here fails again, and is told, when all is made out.
+        let foundation = self.stack(image).ok().map(|stack| Foundation {
+            stack,
+            own_network: matches!(spec.network, NetworkMode::Bridge | NetworkMode::None),
+        });
+        let mut line = serde_json::to_vec(&foundation)
+            .map_err(|source| ContainerError::Row { id: id.to_owned(), source })?;
+        line.push(b'\n');
+        write_all(&newborn.orders, &line).map_err(no_monitor)?;
+        Ok(newborn)
+    }
+
+    fn execute_monitor(&self, id: &str, lock: &OwnedFd) -> io::Result<Newborn> {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        rustix::io::ioctl_fionbio(&theirs, true)?;
+        let (told, orders) = pipe_with(PipeFlags::CLOEXEC)?;
+        let executable = sealed_executable()?;
+        let cgroup = self.monitor_cgroup().map_err(io::Error::other)?;
+        let monitor = davit_sys::process::spawn(&Spawn {
+            executable: executable.as_fd(),
+            arguments: &CStringArray::new(["davit", "__monitor", id])?,
+            environment: &CStringArray::new::<&str>([])?,
+            descriptors: &[
+                Handover { descriptor: lock.as_fd(), number: monitor::LOCK },
+                Handover { descriptor: theirs.as_fd(), number: monitor::STARTER },
+                Handover { descriptor: told.as_fd(), number: monitor::BIRTH },
+            ],
+            cgroup: cgroup.as_ref().map(|cgroup| cgroup.as_fd()),
+            session: Session::New,
+        })?;
+        Ok(Newborn { connection: Connection::new(ours), orders, monitor })
+    }
+
+    /// The cgroup of all monitors of this root, so that none ends with its caller's scope.
+    fn monitor_cgroup(&self) -> Result<Option<Cgroup>, ContainerError> {
+        let cgroups = Cgroups::discover()?;
+        let path = format!("{}/monitors", self.cgroup_root());
+        if let Ok(cgroup) = cgroups.open(&path) {
+            return Ok(Some(cgroup));
+        }
+        Ok(Some(cgroups.create(&path, &Limits::default())?))
+    }
+
+    /// Takes the lock of a container that does not run.
+    pub(crate) fn lock_container(&self, id: &str) -> Result<OwnedFd, ContainerError> {
+        let directory = self.store().layout().run_container(id);
+        self.store().make_dir(&directory)?;
+        let path = directory.join("lock");
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        let lock = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|errno| ContainerError::io("open", &path, errno))?;
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(lock),
+                // A reader that looks, a monitor that is leaving, or another command.
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                Err(errno) => return Err(ContainerError::io("lock", path, errno)),
+            }
+        }
+    }
+}
+
+fn no_monitor(source: io::Error) -> ContainerError {
+    ContainerError::io("start", "davit __monitor", source)
+}
+
+/// davit's executable as a container cannot overwrite it.
+pub(crate) fn sealed_executable() -> io::Result<OwnedFd> {
+    davit_sys::sealed::executable().map_err(io::Error::other)
+}
+
+/// A file in memory for what a helper is told.
+pub(crate) fn told(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?;
+    write_all(&file, bytes)?;
+    rustix::fs::seek(&file, SeekFrom::Start(0))?;
+    Ok(file)
+}
+
+/// Writes everything.
+fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(file, bytes))?;
+        bytes = &bytes[written..];
+    }
+    Ok(())
+}
