@@ -136,6 +136,10 @@ pub enum CopyError {
 impl Hint for CopyError {
     fn hints(&self) -> Vec<String> {
         match self {
+            Self::Platform { offered, .. } | Self::Pull(PullError::Platform { offered, .. }) => {
+                let other = offered.first();
+                other.map(|one| format!("choose one, as by --platform {one}")).into_iter().collect()
+            }
             Self::Pull(error) => error.hints(),
             Self::Push(error) => error.hints(),
             Self::Registry { place: Place::Registry(reference), source }
@@ -224,15 +228,15 @@ impl Copy<'_> {
                 return Err(CopyError::Digest { place, found });
             }
         }
-        let repository = match &self.request.source {
-            Place::Registry(source) => Some(source.repository()),
+        let remote = match &self.request.source {
+            Place::Registry(source) => Some(source),
             _ => None,
         };
         let pull = Pull {
             engine: self.engine,
             origin: &*origin,
             name: self.request.source.to_string(),
-            repository,
+            remote,
             // Who names a digest gives no tag.
             tag: reference.digest().is_none().then_some(reference),
             platform: self.request.platform.as_ref(),

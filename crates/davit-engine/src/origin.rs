@@ -119,7 +119,7 @@ pub enum OriginError {
     #[error("its indexes are nested too deeply")]
     Nested,
     /// Nothing of that name is in it.
-    #[error("there is no image `{wanted}` in it (there is {})", offered.join(", "))]
+    #[error("there is no image `{wanted}` in it{}", crate::pull::offer(offered))]
     Name {
         /// Name asked for.
         wanted: String,

@@ -182,6 +182,8 @@ pub(crate) fn registry_hints(
     similar: &[String],
 ) -> Vec<String> {
     let mut hints = Vec::new();
+    // A copy names its source as a place.
+    let reference = reference.strip_prefix("docker://").unwrap_or(reference);
     let host = reference.split('/').next().unwrap_or_default();
     if error.is_denied() || error.is_not_found() {
         let similar: Vec<_> = similar.iter().map(|name| format!("`{name}`")).collect();
@@ -224,7 +226,7 @@ impl Engine {
             origin: &origin,
             // The full name shows which registry was asked.
             name: reference.to_string(),
-            repository: Some(reference.repository()),
+            remote: Some(reference),
             // A digest in the reference decides; the tag beside it then means nothing.
             tag: reference.digest().is_none().then_some(reference),
             platform: request.platform.as_ref(),
@@ -247,8 +249,8 @@ pub(crate) struct Pull<'a> {
     pub(crate) origin: &'a dyn Origin,
     /// What errors call it.
     pub(crate) name: String,
-    /// The repository in which a registry knows it.
-    pub(crate) repository: Option<&'a Repository>,
+    /// Its name at a registry.
+    pub(crate) remote: Option<&'a Reference>,
     /// Its name here.
     pub(crate) tag: Option<&'a Reference>,
     /// The platform to choose, if one was asked for.
@@ -271,13 +273,14 @@ impl Pull<'_> {
         let store = self.engine.store();
         let lease = store.lease("pull").map_err(|e| self.store_error(e))?;
         let top = self.origin.resolve().map_err(|e| self.origin_error(e))?;
+        if let Some(remote) = self.remote {
+            // A digest decides; the tag beside it then means nothing.
+            let tag = remote.tag().filter(|_| remote.digest().is_none());
+            let tag = tag.map_or_else(|| top.digest.to_string(), ToString::to_string);
+            self.message(&format!("{tag}: Pulling from {}", remote.repository().path()));
+        }
         if let Some(image_id) = self.present(&top)? {
             return Ok(Brought { digest: top.digest, image_id, is_new: false });
-        }
-        if let Some(repository) = self.repository {
-            let tag = self.tag.and_then(Reference::tag).map(ToString::to_string);
-            let tag = tag.unwrap_or_else(|| top.digest.to_string());
-            self.message(&format!("{tag}: Pulling from {}", repository.path()));
         }
         let documents = self.documents(&lease, &top)?;
         self.layers(&lease, &documents)?;
@@ -306,9 +309,9 @@ impl Pull<'_> {
         // An index may be here with another platform's layers.
         let fits = self.wanted_platform().rank(&image.platform).is_some()
             || (self.platform.is_none() && !top.media_type.is_index());
-        let known = self.repository.is_none_or(|repository| {
+        let known = self.remote.is_none_or(|remote| {
             image.repo_digests.iter().any(|known| {
-                known.repository() == repository && known.digest() == Some(&top.digest)
+                known.repository() == remote.repository() && known.digest() == Some(&top.digest)
             })
         });
         let is_whole = || -> Result<bool, StoreError> {
@@ -343,8 +346,8 @@ impl Pull<'_> {
         let image_id = documents.image_id();
         let target = Target::new(&documents.top, Some(image_id));
         let mut commit = ImageCommit { documents: documents.stored, ..ImageCommit::default() };
-        commit.repo_digests.extend(self.repository.map(|repository| RepoDigest {
-            reference: repository.with_digest(target.digest),
+        commit.repo_digests.extend(self.remote.map(|remote| RepoDigest {
+            reference: remote.repository().with_digest(target.digest),
             target: target.clone(),
         }));
         match self.tag {
@@ -376,7 +379,10 @@ impl Pull<'_> {
         match error {
             OriginError::Store(source) => PullError::Store { reference, source },
             OriginError::Registry(source) => {
-                let wanted = self.tag.filter(|_| source.is_denied() || source.is_not_found());
+                // A copy's name here is no name of what was asked for.
+                let wanted = self.remote.filter(|remote| {
+                    self.tag == Some(remote) && (source.is_denied() || source.is_not_found())
+                });
                 let similar = wanted.map(|tag| self.engine.similar_images(tag)).unwrap_or_default();
                 PullError::Registry { reference, source, similar }
             }
@@ -424,7 +430,8 @@ impl Engine {
         });
         let mut near: Vec<_> = names
             .map(|name| (distance(&wanted, &name), name))
-            .filter(|(distance, name)| *distance <= 1 + name.len() / 5)
+            // One that is the same is here, and was not what was meant.
+            .filter(|(distance, name)| (1..=1 + name.len() / 5).contains(distance))
             .collect();
         near.sort();
         near.into_iter().map(|(_, name)| name).take(2).collect()

@@ -310,7 +310,7 @@ impl Push<'_> {
                 return self.push_entry(lease, reference, entry);
             }
         }
-        Err(PushError::Incomplete { reference: reference.to_string(), missing: target.digest })
+        Err(self.missing(target.digest))
     }
 
     fn push_entry(
@@ -334,6 +334,10 @@ impl Push<'_> {
     ) -> Result<Descriptor, PushError> {
         self.put(name, &sent)?;
         let descriptor = sent.descriptor;
+        if self.request.source.is_some() {
+            // A copy changes nothing here.
+            return Ok(descriptor);
+        }
         let media_type = descriptor.media_type.clone();
         let mut commit = ImageCommit::default();
         if sent.is_new {
@@ -433,6 +437,11 @@ impl Push<'_> {
         self.request.reference.to_string()
     }
 
+    /// The image's name here.
+    fn own_name(&self) -> String {
+        self.request.source.as_ref().unwrap_or(&self.request.reference).to_string()
+    }
+
     fn registry_error(&self, source: davit_distribution::Error) -> PushError {
         PushError::Registry { reference: self.target_name(), source }
     }
@@ -446,11 +455,11 @@ impl Push<'_> {
     }
 
     fn missing(&self, missing: Digest) -> PushError {
-        PushError::Incomplete { reference: self.target_name(), missing }
+        PushError::Incomplete { reference: self.own_name(), missing }
     }
 
     fn no_platform(&self, platform: &Platform) -> PushError {
-        PushError::Platform { reference: self.target_name(), platform: platform.clone() }
+        PushError::Platform { reference: self.own_name(), platform: platform.clone() }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Wrong command lines in the form of every other error: `error:`, then `hint:` with what was
 //! probably meant and where the help is.
 
+use std::error::Error;
+
 use clap::{CommandFactory as _, error::ErrorKind as ClapKind};
 use davit_engine::nearest;
 
@@ -24,6 +26,13 @@ pub(crate) fn explain(error: &clap::Error) -> CliError {
             said.push(line.trim_end());
         }
     }
+    let mut cause = error.source().and_then(Error::source);
+    let mut causes = Vec::new();
+    while let Some(error) = cause {
+        causes.push(format!("caused by: {error}"));
+        cause = error.source();
+    }
+    said.extend(causes.iter().map(String::as_str));
     if error.kind() == ClapKind::InvalidSubcommand
         && hints.is_empty()
         && let Some(word) = quoted(text)

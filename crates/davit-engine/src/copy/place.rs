@@ -45,7 +45,16 @@ pub enum PlaceError {
     /// The path is empty.
     #[error("`{0}` has no path")]
     NoPath(String),
+    /// What other tools know.
+    #[error(
+        "`{0}` is no known kind of place: these are docker://, store:, oci:, docker-archive:, dir:"
+    )]
+    Scheme(String),
 }
+
+/// Schemes of containers/image that davit does not have. An image of such a name is `store:NAME`.
+const FOREIGN: [&str; 7] =
+    ["containers-storage", "docker-daemon", "oci-archive", "ostree", "sif", "tarball", "atomic"];
 
 impl FromStr for Place {
     type Err = PlaceError;
@@ -79,6 +88,9 @@ impl FromStr for Place {
             // A path of this form takes no name, hence may hold colons.
             Some(("dir", "")) => Err(PlaceError::NoPath(text.to_owned())),
             Some(("dir", rest)) => Ok(Self::Folder(rest.into())),
+            Some((scheme, rest)) if rest.starts_with("//") || FOREIGN.contains(&scheme) => {
+                Err(PlaceError::Scheme(scheme.to_owned()))
+            }
             _ => reference(text).map(Self::Store),
         }
     }
@@ -117,6 +129,7 @@ mod tests {
             ("oci:dir:", "oci:dir"),
             ("docker-archive:x.tar:a/b:1", "docker-archive:x.tar:a/b:1"),
             ("dir:/a:b", "dir:/a:b"),
+            ("store:ostree:1", "store:ostree:1"),
         ] {
             let place: Place = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
             assert_eq!(place.to_string(), shown);
@@ -133,6 +146,10 @@ mod tests {
             "docker-archive:",
         ] {
             assert!(text.parse::<Place>().is_err(), "{text}");
+        }
+        for text in ["oci-archive:s.tar", "containers-storage:x", "https://h/x"] {
+            let error = text.parse::<Place>();
+            assert!(matches!(error, Err(PlaceError::Scheme(_))), "{text}: {error:?}");
         }
     }
 }

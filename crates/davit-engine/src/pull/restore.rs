@@ -57,7 +57,7 @@ impl Engine {
             engine: self,
             origin,
             name: known.map_or_else(|| image.name.clone(), |(name, _)| name.to_string()),
-            repository: known.map(|(reference, _)| reference.repository()),
+            remote: known.map(|(reference, _)| reference),
             tag: None,
             platform: image.platform.as_ref(),
             parallel: 0,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use davit_engine::image::{Descriptor, Digest, Index, MediaType, Platform, Raw};
-use davit_test::{Content, End, HttpServer, TempDir, TestImage, noise, tar_of};
+use davit_test::{Access, Content, End, HttpServer, Registry, TempDir, TestImage, noise, tar_of};
 
 use super::{blob_requests, configure, davit, layer, serve};
 
@@ -102,6 +102,47 @@ fn an_archive_takes_the_only_image_of_an_index_or_nothing() {
 
     let copied = davit.ok(["copy", "-q", &source("one"), &target("docker-archive")]);
     assert_eq!(copied, ours.manifest.digest.to_string());
+}
+
+/// A copy is no pull and no push of what has the name here.
+#[test]
+fn a_copy_names_what_it_copies() {
+    let Some(registry) = Registry::start(Access::Open) else { return };
+    let mut content = Content::default();
+    content.add_image("v1", &Platform::host(), &[layer("a")]);
+    let empty = Raw::write(Index::new(Vec::new()));
+    content.add_manifest("empty", MediaType::OCI_INDEX, empty.bytes());
+    let server = serve(content);
+    let (davit, dir, host) = (davit(), TempDir::new(), server.host());
+    let source = format!("docker://{host}/x:v1");
+    let copied = davit.run(["copy", &source, "store:y"]);
+    assert!(copied.stderr.starts_with("v1: Pulling from x\n"), "{}", copied.stderr);
+    davit.ok(["tag", "y", "z"]);
+    davit.ok(["rmi", "y"]);
+    let rows = davit.ok(["images"]);
+    davit.ok(["copy", "-q", "z", &format!("docker://{}/x/y:1", registry.host())]);
+    assert_eq!(davit.ok(["images"]), rows);
+
+    let layout = format!("oci:{}", dir.join("layout").display());
+    davit.ok(["copy", "-q", &source, &layout]);
+    let (none, bad) = (format!("docker://{host}/x:empty"), format!("docker://{host}/Bad"));
+    let denied = format!("docker://{host}/x:none");
+    let other = ["--platform", "linux/s390x"];
+    for (arguments, words) in [
+        (vec!["copy", &bad, &layout], "caused by: repository name `Bad` must be lower case"),
+        (vec!["copy", "oci-archive:s.tar", "zz"], "`oci-archive` is no known kind of place"),
+        (vec!["copy", "containers-storage:x", "zz"], "docker-archive:, dir:"),
+        (vec!["copy", &none, "zz"], "has no image for"),
+        (vec!["copy", &denied, "zz"], "does not exist"),
+        (["copy", &source, "zz"].into_iter().chain(other).collect(), "hint: choose one, as by"),
+        (["copy", &layout, "zz"].into_iter().chain(other).collect(), "hint: choose one, as by"),
+    ] {
+        let refused = davit.run(&arguments);
+        assert!(refused.code != 0 && refused.stderr.contains(words), "{}", refused.stderr);
+        for wrong in ["davit pull", "(it has )", "both are names"] {
+            assert!(!refused.stderr.contains(wrong), "{arguments:?}: {}", refused.stderr);
+        }
+    }
 }
 
 /// Neither a failure nor a kill leaves anything of what is not whole.

@@ -232,4 +232,9 @@ fn a_mistyped_name_finds_the_local_one() {
     let outcome = davit.run(["pull", &format!("{host}/tutorail")]);
     let hint = format!("hint: did you mean the local image `{host}/tutorial:latest`?");
     assert!(outcome.stderr.contains(&hint), "{}", outcome.stderr);
+    // The very name is here, but not there: nothing else was meant.
+    let here = format!("{host}/here:1");
+    davit.ok(["tag", &format!("{host}/tutorial"), &here]);
+    let outcome = davit.run(["pull", &here]);
+    assert!(outcome.code == 1 && !outcome.stderr.contains("did you mean"), "{}", outcome.stderr);
 }

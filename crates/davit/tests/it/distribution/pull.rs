@@ -26,6 +26,7 @@ fn an_image_is_pulled_once() {
     }
     let asked = server.requests().len();
     let second = davit.run(["pull", &name]);
+    assert!(second.stderr.starts_with("1: Pulling from x\nDigest: "), "{}", second.stderr);
     assert!(second.stderr.contains("Status: Image is up to date"), "{}", second.stderr);
     let new: Vec<_> = server.lines().split_off(asked);
     assert!(new.iter().all(|line| line.starts_with("HEAD ")), "{new:?}");
