@@ -15,7 +15,7 @@ use davit_image::{
 };
 use davit_store::{
     Lease, StoreError, Target,
-    archive::{ArchiveError, DockerImage, TarWriter, WholeFile, layout_file, named_descriptor},
+    archive::{DockerImage, TarWriter, WholeFile, layout_file, named_descriptor},
 };
 
 use super::FileError;
@@ -71,12 +71,8 @@ impl Engine {
     /// # Errors
     /// See [`FileError`]; what had the name has it still.
     pub fn save_images_to(&self, request: &SaveRequest, path: &Path) -> Result<(), FileError> {
-        if path.metadata().is_ok_and(|facts| !facts.is_file()) {
-            let opened = fs_err::OpenOptions::new().write(true).open(path);
-            return self.save_images(request, &mut opened.map_err(ArchiveError::Write)?);
-        }
         // Only its owner may read it, as Docker's.
-        let mut file = WholeFile::create(path, 0o600)?;
+        let mut file = WholeFile::output(path, 0o600)?;
         self.save_images(request, &mut file)?;
         Ok(file.finish()?)
     }

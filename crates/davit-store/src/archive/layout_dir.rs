@@ -137,7 +137,7 @@ impl LayoutDirWriter {
         let target = self.path.join(name);
         let mut file = WholeFile::create(&target, MODE)?;
         file.file().write_all(bytes).map_err(|e| file_error("write", &target, e))?;
-        rustix::fs::fdatasync(file.file()).map_err(|e| file_error("sync", &target, e.into()))?;
+        file.sync()?;
         file.finish()
     }
 }

@@ -26,11 +26,35 @@ const UNFINISHED: &str = ".unfinished";
 pub struct WholeFile {
     file: fs::File,
     target: PathBuf,
-    /// Its name until it is whole, if it needs one.
-    hidden: Option<PathBuf>,
+    name: Name,
+}
+
+/// What a file is called until it is whole.
+#[derive(Debug)]
+enum Name {
+    None,
+    Hidden(PathBuf),
+    /// As ever: a pipe or device cannot be replaced.
+    Own,
 }
 
 impl WholeFile {
+    /// Starts what a user names as output: a link leads to what is replaced, and what is no regular
+    /// file is written as it is.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn output(path: &Path, mode: u32) -> Result<Self, ArchiveError> {
+        // One that is absent, or a link to nothing, is what it is called.
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        if target.metadata().is_ok_and(|facts| !facts.is_file()) {
+            let file = fs::OpenOptions::new().write(true).open(&target);
+            let file = file.map_err(|error| file_error("open", path, error))?;
+            return Ok(Self { file, target, name: Name::Own });
+        }
+        Self::create(&target, mode)
+    }
+
     /// Starts a file that is to replace `target`; `mode` is subject to the umask.
     ///
     /// # Errors
@@ -46,7 +70,7 @@ impl WholeFile {
             Err(errno) => return Err(file_error("create", target, errno.into())),
         };
         let file = fs::File::from_parts(file.into(), target);
-        Ok(Self { file, target: target.to_owned(), hidden: None })
+        Ok(Self { file, target: target.to_owned(), name: Name::None })
     }
 
     fn create_hidden(target: &Path, mode: u32) -> Result<Self, ArchiveError> {
@@ -59,7 +83,7 @@ impl WholeFile {
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|errno| failed(errno.into()))?;
         let file = fs::File::from_parts(file.into(), target);
-        Ok(Self { file, target: target.to_owned(), hidden: Some(hidden) })
+        Ok(Self { file, target: target.to_owned(), name: Name::Hidden(hidden) })
     }
 
     /// The file, to be written.
@@ -67,17 +91,30 @@ impl WholeFile {
         &mut self.file
     }
 
+    /// Makes its content durable, where that means something.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn sync(&self) -> Result<(), ArchiveError> {
+        if matches!(self.name, Name::Own) {
+            return Ok(());
+        }
+        rustix::fs::fdatasync(&self.file)
+            .map_err(|errno| file_error("sync", &self.target, errno.into()))
+    }
+
     /// Gives it its name, in place of what had it. What was written is not synced.
     ///
     /// # Errors
     /// What the disk says; then nothing has changed.
     pub fn finish(mut self) -> Result<(), ArchiveError> {
-        let named = match self.hidden.take() {
-            Some(hidden) => fs::rename(&hidden, &self.target).inspect_err(|_| {
+        let named = match std::mem::replace(&mut self.name, Name::Own) {
+            Name::Hidden(hidden) => fs::rename(&hidden, &self.target).inspect_err(|_| {
                 // The first error is the one to report.
                 drop(fs::remove_file(&hidden));
             }),
-            None => self.link(),
+            Name::None => self.link(),
+            Name::Own => Ok(()),
         };
         named.map_err(|error| file_error("name", &self.target, error))
     }
@@ -109,7 +146,7 @@ impl io::Write for WholeFile {
 
 impl Drop for WholeFile {
     fn drop(&mut self) {
-        if let Some(hidden) = &self.hidden {
+        if let Name::Hidden(hidden) = &self.name {
             // Half a file is of no use; the error that led here is the one to report.
             drop(fs::remove_file(hidden));
         }
@@ -207,6 +244,25 @@ mod tests {
             let error = create(&folder.join("none/x"), 0o600).unwrap_err().to_string();
             assert!(error.ends_with("/none/x"), "{error}");
         }
+    }
+
+    #[test]
+    fn an_output_goes_where_a_link_leads() {
+        let folder = davit_test::TempDir::new();
+        let is_link = |name: &str| folder.join(name).is_symlink();
+        for (name, target) in [("link", "a.tar"), ("null", "/dev/null")] {
+            std::os::unix::fs::symlink(target, folder.join(name)).unwrap();
+        }
+        fs::write(folder.join("a.tar"), "old").unwrap();
+        for name in ["link", "null"] {
+            let mut file = WholeFile::output(&folder.join(name), 0o600).unwrap();
+            file.write_all(b"new").unwrap();
+            file.sync().unwrap();
+            file.finish().unwrap();
+        }
+        assert_eq!(fs::read_to_string(folder.join("a.tar")).unwrap(), "new");
+        assert!(is_link("link") && is_link("null") && !Path::new("/dev/null").is_file());
+        assert!(WholeFile::output(folder.path(), 0o600).is_err(), "a directory");
     }
 
     #[test]

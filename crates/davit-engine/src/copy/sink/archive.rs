@@ -26,7 +26,7 @@ pub(crate) struct ArchiveSink {
 
 impl ArchiveSink {
     pub(crate) fn create(path: &Path, name: Option<String>) -> Result<Self, ArchiveError> {
-        let file = WholeFile::create(path, 0o666)?;
+        let file = WholeFile::output(path, 0o666)?;
         let file = io::BufWriter::with_capacity(256 << 10, file);
         let tar = Mutex::new(Some(TarWriter::new(file)));
         Ok(Self { path: path.to_owned(), name, tar })
@@ -62,8 +62,8 @@ impl ArchiveSink {
         let buffer = tar.finish().map_err(|e| self.failed(e))?;
         let written = buffer.into_inner().map_err(|e| ArchiveError::Write(e.into_error()));
         written
-            .and_then(|mut file| {
-                file.file().sync_all().map_err(ArchiveError::Write)?;
+            .and_then(|file| {
+                file.sync()?;
                 file.finish()
             })
             .map_err(|e| self.failed(e))
