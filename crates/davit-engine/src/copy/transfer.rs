@@ -90,7 +90,13 @@ impl Transfer<'_> {
         let mut chosen = top;
         for _ in 0..=MOST_NESTED {
             let (document, found) =
-                self.origin.document(&chosen).map_err(|e| self.source_error(e))?;
+                self.origin.document(&chosen).map_err(|error| match (error, platform) {
+                    // The store has the index of a pull, and one of its images.
+                    (OriginError::Missing(_), Some(platform)) => {
+                        self.no_platform(platform, Vec::new())
+                    }
+                    (error, _) => self.source_error(error),
+                })?;
             let index = match document {
                 Document::Index(index) => index.into_value(),
                 Document::Manifest(manifest) => {
