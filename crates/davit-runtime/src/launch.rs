@@ -44,6 +44,11 @@ pub struct Launch<'a> {
     /// The network namespace for [`Namespace::New`] where it was made beforehand; else `clone3`
     /// makes it.
     pub network: Option<BorrowedFd<'a>>,
+    /// The mount namespace whose mounts a bind of [`Propagation::Shared`] shares; the caller's own
+    /// without. The caller must have one thread.
+    ///
+    /// [`Propagation::Shared`]: crate::plan::Propagation::Shared
+    pub sharing: Option<BorrowedFd<'a>>,
 }
 
 /// Standard streams of a process.
@@ -132,12 +137,12 @@ pub struct Running {
 /// # Errors
 /// [`LaunchError`]; nothing is left behind.
 pub fn launch(launch: Launch<'_>) -> Result<Launched, LaunchError> {
-    let Launch { plan, root, descriptors, stdio, cgroups, network } = launch;
+    let Launch { plan, root, descriptors, stdio, cgroups, network, sharing } = launch;
     let network = network.filter(|_| plan.namespaces.network == Namespace::New);
     let user = user::resolve(root, &plan.process.user)?;
     let (stdio, streams) = process::streams(stdio).map_err(|errno| failed("pipes", errno))?;
     let process = process::PreparedProcess::new(&plan.process, &user, stdio)?;
-    let sources = mounts::Sources { descriptors, cgroups };
+    let sources = mounts::Sources { descriptors, cgroups, sharing };
     let mut prepared = prepare::prepare(plan, process, root, sources)?;
     prepared.joined.extend(network.map(|network| (network, LinkNameSpaceType::Network)));
     let mut cgroup = cgroups.create(&plan.cgroup.path, &plan.cgroup.limits)?;

@@ -25,8 +25,6 @@ pub struct Plan {
     pub process: ProcessPlan,
     /// Mounts the root filesystem read-only once everything is in place.
     pub read_only_root: bool,
-    /// Propagation between the host's mounts and the container's; `Slave` lets binds see later host mounts.
-    pub root_propagation: Propagation,
     /// Mounts in the order in which they are made; sorted so that a parent precedes its children.
     pub mounts: Vec<Mount>,
     /// Which namespaces are new, shared or joined.

@@ -171,6 +171,7 @@ impl State {
             stdio: StdioPlan::Pipes { stdin: StdinPlan::Null },
             cgroups: &self.cgroups,
             network: None,
+            sharing: None,
         })
         .map_err(|error| failed(&error))?;
         // The command's first process mounts meanwhile.

@@ -4,11 +4,14 @@ use std::{
     error::Error,
     ffi::OsString,
     io::{self, BufRead as _},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
-use davit_runtime::monitor::{Beginning, Root, Settlement, Spec, run, settle};
+use davit_runtime::{
+    monitor::{Beginning, Root, Settlement, Spec, run, settle},
+    plan::{Mount, Propagation},
+};
 use davit_snapshot::{
     Durability, InodeNumbers, Lowers, MountNamespace, OverlayOptions, Stack, Upper,
 };
@@ -68,6 +71,7 @@ fn live() -> io::Result<()> {
     let orders = fs_err::File::from_parts(orders.into(), PathBuf::from("orders"));
     let mut orders = io::BufReader::new(orders);
     std::env::set_current_dir("/")?;
+    let born_in = fs_err::File::open("/proc/self/ns/mnt")?;
     let mut foundation = Vec::new();
     orders.read_until(b'\n', &mut foundation)?;
     let foundation: Option<Foundation> = serde_json::from_slice(&foundation)?;
@@ -79,10 +83,13 @@ fn live() -> io::Result<()> {
         None => MountNamespace::enter(stack.location.clone()).map_err(io::Error::other)?,
     };
     let lowers = lowers.filter(|(guessed, _)| *guessed == stack).map(|(_, lowers)| lowers);
+    let shares = |mount: &Mount| mount.options.propagation == Propagation::Shared;
+    let sharing = monitor.plan.mounts.iter().any(shares).then_some(born_in);
     let durability = if volatile { Durability::Volatile } else { Durability::Durable };
     let inode_numbers = if narrow { InodeNumbers::Narrow } else { InodeNumbers::Unique };
     let options = OverlayOptions { inode_numbers, durability, ..Default::default() };
-    let mut root = SnapshotRoot { namespace, stack, lowers, upper, options, volumes, copy_up };
+    let mut root =
+        SnapshotRoot { sharing, namespace, stack, lowers, upper, options, volumes, copy_up };
     let beginning = Beginning { starter, lock, network };
     if run(&monitor, &mut root, beginning)? == Settlement::Monitor {
         settle(&monitor);
@@ -120,6 +127,8 @@ fn inherited(number: i32) -> io::Result<OwnedFd> {
 
 /// The root filesystem of one container, mounted anew for every start.
 struct SnapshotRoot {
+    /// The mount namespace that the monitor was born in, where binds share it.
+    sharing: Option<fs_err::File>,
     namespace: MountNamespace,
     stack: Stack,
     /// Those of the first start, where they are mounted already.
@@ -145,6 +154,10 @@ impl Root for SnapshotRoot {
             copy_up(&root, &copy)?;
         }
         Ok(root)
+    }
+
+    fn sharing(&self) -> Option<BorrowedFd<'_>> {
+        self.sharing.as_ref().map(AsFd::as_fd)
     }
 }
 

@@ -18,7 +18,7 @@ use davit_runtime::{
 };
 
 use super::{
-    ContainerError, ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode,
+    ContainerError, ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode, propagation,
     spec::DeviceSpec,
 };
 
@@ -77,6 +77,7 @@ pub(crate) fn plan(
     plan.read_only_root = spec.root.is_on();
     plan.init = if spec.init.is_on() { Init::Reaper } else { Init::Command };
     plan.cgroup.limits = spec.limits.clone();
+    propagation::check(&spec.mounts)?;
     mounts(spec, around, &mut plan);
     security(spec, &mut plan)?;
     Ok(Planned { plan, joins })
@@ -188,11 +189,6 @@ fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>, plan: &mut Plan) {
     }
     // A mount must not hide one that lies below it.
     plan.mounts.sort_by_key(|mount| Path::new(&mount.target).components().count());
-    if plan.mounts.iter().any(|mount| mount.options.propagation == Propagation::Shared) {
-        plan.root_propagation = Propagation::Shared;
-    } else if plan.mounts.iter().any(|mount| mount.options.propagation == Propagation::Slave) {
-        plan.root_propagation = Propagation::Slave;
-    }
 }
 
 fn bind(path: PathBuf) -> MountKind {

@@ -9,7 +9,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use davit_sys::mount::{AttributeChange, Extent, Propagation, try_set_attributes};
+use davit_sys::mount::{AttributeChange, Extent, try_set_attributes};
 use rustix::{
     fs::{CWD, FileType, OFlags},
     io::Errno,
@@ -205,14 +205,13 @@ fn mask(
 }
 
 fn finish_root(prepared: &Prepared<'_>) -> Result<(), Errno> {
-    let change = AttributeChange {
-        set: prepared.read_only_root.then_some(MountAttrFlags::MOUNT_ATTR_RDONLY),
-        propagation: prepared.root_propagation,
-        ..AttributeChange::default()
-    };
-    if change.set.is_none() && change.propagation.is_none_or(|kind| kind == Propagation::Private) {
+    if !prepared.read_only_root {
         return Ok(());
     }
+    let change = AttributeChange {
+        set: Some(MountAttrFlags::MOUNT_ATTR_RDONLY),
+        ..AttributeChange::default()
+    };
     try_set_attributes(prepared.root, Extent::Single, change)
 }
 

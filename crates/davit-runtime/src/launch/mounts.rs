@@ -10,6 +10,7 @@ use std::{
 
 use davit_sys::mount::{
     AttributeChange, Extent, MountAttributes, Propagation as SysPropagation, set_attributes,
+    within_mounts_of,
 };
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::OpenTreeFlags;
@@ -55,6 +56,8 @@ pub(crate) enum PreparedKind {
 pub(crate) struct Sources<'a> {
     pub(crate) descriptors: &'a [BorrowedFd<'a>],
     pub(crate) cgroups: &'a Cgroups,
+    /// See [`crate::Launch::sharing`].
+    pub(crate) sharing: Option<BorrowedFd<'a>>,
 }
 
 /// Prepares all mounts of the plan; the cgroup filesystem is left out where there is none.
@@ -193,7 +196,16 @@ fn bind(
     sources: Sources<'_>,
 ) -> Result<PreparedKind, LaunchError> {
     let clone = match source {
-        BindSource::Path(path) => open_source(path).and_then(|found| clone_tree(&found, extent)),
+        BindSource::Path(path) => {
+            let clone = || open_source(path).and_then(|found| clone_tree(&found, extent));
+            match sources.sharing.filter(|_| mount.options.propagation == Propagation::Shared) {
+                // A copy of the caller's own slave would share with nobody.
+                Some(space) => {
+                    within_mounts_of(space, clone).unwrap_or_else(|error| Err(error.source))
+                }
+                None => clone(),
+            }
+        }
         BindSource::Subpath { root, path } => {
             open_below(root, path).and_then(|found| clone_tree(&found, extent))
         }
@@ -298,7 +310,7 @@ fn bind_attributes(options: MountOptions) -> MountAttributes {
 }
 
 /// The plan's propagation in the words of the mount API.
-pub(crate) fn propagation(propagation: Propagation) -> SysPropagation {
+fn propagation(propagation: Propagation) -> SysPropagation {
     match propagation {
         Propagation::Private => SysPropagation::Private,
         Propagation::Slave => SysPropagation::Slave,

@@ -5,7 +5,7 @@ use std::{
     os::fd::{BorrowedFd, OwnedFd},
 };
 
-use davit_sys::{mount::Propagation as SysPropagation, process::NewNamespaces};
+use davit_sys::process::NewNamespaces;
 use rustix::{fs::FileType, thread::LinkNameSpaceType};
 
 use super::mounts::{self, PreparedMount, Sources, missing_descriptor};
@@ -22,7 +22,6 @@ pub(crate) struct Prepared<'a> {
     pub(crate) process: PreparedProcess,
     pub(crate) root: BorrowedFd<'a>,
     pub(crate) read_only_root: bool,
-    pub(crate) root_propagation: Option<SysPropagation>,
     pub(crate) mounts: Vec<PreparedMount>,
     pub(crate) devices: Vec<PreparedDevice>,
     pub(crate) readonly_paths: Vec<CString>,
@@ -69,7 +68,6 @@ pub(crate) fn prepare<'a>(
         process,
         root,
         read_only_root: plan.read_only_root,
-        root_propagation: Some(mounts::propagation(plan.root_propagation)),
         mounts: mounts::prepare(plan, sources)?,
         devices: plan.devices.iter().map(device).collect::<Result<_, _>>()?,
         readonly_paths: in_root(&plan.readonly_paths)?,

@@ -226,6 +226,7 @@ impl Monitor<'_> {
             stdio,
             cgroups: &self.cgroups,
             network: network.as_ref().map(AsFd::as_fd),
+            sharing: self.root.sharing(),
         })?;
         let endpoint = self.wire(launched.network_namespace())?;
         let running = launched.network_ready().and_then(|()| launched.start());

@@ -1,6 +1,10 @@
 //! What a monitor is told when it is born.
 
-use std::{os::fd::OwnedFd, path::PathBuf, time::Duration};
+use std::{
+    os::fd::{BorrowedFd, OwnedFd},
+    path::PathBuf,
+    time::Duration,
+};
 
 use davit_network::{Bridge, PortMapping};
 use serde::{Deserialize, Serialize};
@@ -137,6 +141,9 @@ pub trait Root {
     /// # Errors
     /// Why it cannot be mounted.
     fn mount(&mut self) -> Result<OwnedFd, Box<dyn std::error::Error + Send + Sync>>;
+
+    /// See [`crate::Launch::sharing`].
+    fn sharing(&self) -> Option<BorrowedFd<'_>>;
 }
 
 /// Delay before the next restart: 0.1 s, doubled each time up to a minute, from the start again

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Access, Atime, CgroupPlan, DeviceKind, DeviceRule, Init, Limits, Mount, MountKind,
-    MountOptions, Namespace, Namespaces, Plan, ProcessPlan, Propagation, UserChoice,
+    MountOptions, Namespace, Namespaces, Plan, ProcessPlan, UserChoice,
 };
 use crate::capability::Capabilities;
 use crate::seccomp::Profile;
@@ -40,7 +40,6 @@ impl Plan {
         Self {
             process: ProcessPlan::new(args),
             read_only_root: false,
-            root_propagation: Propagation::Private,
             mounts: default_mounts(),
             namespaces: Namespaces::default(),
             hostname: None,

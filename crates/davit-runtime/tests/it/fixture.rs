@@ -136,6 +136,7 @@ impl Fixture {
             stdio,
             cgroups: &self.cgroups,
             network: None,
+            sharing: None,
         })
     }
 

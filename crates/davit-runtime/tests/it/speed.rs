@@ -23,6 +23,7 @@ fn launch_to_exit() {
                 },
                 cgroups: &fixture.cgroups,
                 network: None,
+                sharing: None,
             })
             .unwrap()
             .start()

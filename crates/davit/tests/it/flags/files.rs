@@ -1,5 +1,9 @@
 //! What is mounted: tmpfs, volumes, binds, a read-only root.
 
+use std::process::Command;
+
+use davit_test::Outcome;
+
 use super::{refuse, see};
 use crate::machine::Machine;
 
@@ -159,6 +163,47 @@ fn refuse_mounts(machine: &Machine) {
             (&["-v", "/tmp:/t", "-v", "/usr:/t"], "Duplicate mount point: /t"),
         ],
     );
+}
+
+/// Runs a script in a mount namespace of its own; `$0` is a shared mount, `"$@"` davit.
+fn with_shared_mount(machine: &Machine, script: &str) -> Outcome {
+    let place = machine.davit().dir().join("place");
+    std::fs::create_dir_all(&place).expect("a folder");
+    let line = format!("mount -t tmpfs t \"$0\"; mount --make-shared \"$0\"; {script}");
+    let inner = machine.command(&[]);
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-euc"]);
+    command.arg(line);
+    command.arg(&place).arg(inner.get_program()).args(inner.get_args());
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Outcome::from(command.output().expect("unshare starts"))
+}
+
+#[test]
+fn mounts_are_shared_both_ways() {
+    let Some(machine) = Machine::new() else { return };
+    for mount in
+        ["-v \"$0:/t:rshared\"", "--mount \"type=bind,src=$0,dst=/t,bind-propagation=shared\""]
+    {
+        let script = format!(
+            "\"$@\" run -d --privileged --network none --name both --restart always {mount} busybox \
+               sh -c 'mkdir -p /t/in; mount -t tmpfs i /t/in; touch /t/in/own; sleep 600'
+             until test -e \"$0/in/own\"; do sleep 0.01; done
+             mkdir \"$0/out\"; mount -t tmpfs o \"$0/out\"; touch \"$0/out/theirs\"
+             \"$@\" exec both ls /t/out
+             \"$@\" rm -f both; umount \"$0/in\""
+        );
+        let outcome = with_shared_mount(&machine, &script);
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        assert!(outcome.stdout.contains("\ntheirs\n"), "{}", outcome.stdout);
+    }
+    // What is private has nothing to share.
+    let source = machine.davit().dir().join("place");
+    let script = "mount --make-private \"$0\"; \"$@\" run --rm -v \"$0:/t:rshared\" busybox true";
+    let refused = with_shared_mount(&machine, script);
+    let words =
+        format!("path {0} is mounted on {0} but it is not a shared mount", source.display());
+    assert!(refused.code == 125 && refused.stderr.contains(&words), "{}", refused.stderr);
 }
 
 #[test]
