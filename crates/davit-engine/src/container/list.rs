@@ -170,6 +170,9 @@ impl Filter {
             if !KEYS.contains(&key.as_str()) && key != "volume" {
                 return Err(ContainerError::Invalid(format!("invalid filter '{key}'")));
             }
+            if !is_valid(key, value) {
+                return Err(ContainerError::Invalid(format!("invalid filter '{key}={value}'")));
+            }
             terms.entry(key.clone()).or_default().push(value.clone());
         }
         let time = |key: &str| match terms.get(key).and_then(|values| values.first()) {
@@ -201,7 +204,7 @@ impl Filter {
         let labels = spec.config.labels.clone().unwrap_or_default();
         let wanted = self.terms.get("label").into_iter().flatten();
         let by_state = self.any("id", |value| id.starts_with(value))
-            && (self.names.is_empty() || self.names.iter().any(|pattern| pattern.is_match(name)))
+            && self.fits_name(name)
             && wanted.clone().all(|term| label_fits(&labels, term))
             && self.any("status", |value| value == status.phase.word())
             && self.any("exited", |value| {
@@ -214,6 +217,13 @@ impl Filter {
             && self.fits_spec(spec)
             && self.fits_image(engine, container)
             && self.fits_ports(engine, container)?)
+    }
+
+    /// Docker's names begin with a slash, which users leave out.
+    fn fits_name(&self, name: &str) -> bool {
+        let whole = format!("/{name}");
+        let fits = |pattern: &regex::Regex| pattern.is_match(name) || pattern.is_match(&whole);
+        self.names.is_empty() || self.names.iter().any(fits)
     }
 
     fn fits_spec(&self, spec: &ContainerSpec) -> bool {
@@ -253,6 +263,20 @@ impl Filter {
                 ports.iter().any(fits)
             })
         }))
+    }
+}
+
+/// Whether the value of a filter can be one at all.
+fn is_valid(key: &str, value: &str) -> bool {
+    const STATES: [&str; 7] =
+        ["created", "dead", "exited", "paused", "removing", "restarting", "running"];
+    match key {
+        "status" => STATES.contains(&value),
+        "health" => ["healthy", "none", "starting", "unhealthy"].contains(&value),
+        "exited" => value.parse::<i32>().is_ok(),
+        "is-task" => ["0", "1", "false", "true"].contains(&value),
+        "expose" | "publish" => port_term(value).is_some(),
+        _ => true,
     }
 }
 

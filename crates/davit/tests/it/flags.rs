@@ -3,6 +3,7 @@
 
 mod files;
 mod limits;
+mod listing;
 mod logs;
 mod names;
 mod security;

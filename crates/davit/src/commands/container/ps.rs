@@ -1,5 +1,7 @@
 //! `davit ps`
 
+mod ports;
+
 use davit_engine::{
     container::{ContainerSummary, Health, ListFilter, ListRequest, Phase, PortMapping},
     image::Timestamp,
@@ -151,7 +153,7 @@ fn row(container: &ContainerSummary, whole: bool) -> Row {
     let mounts: Vec<String> =
         container.mounts.iter().map(|mount| shorten(mount.clone(), 15)).collect();
     Row {
-        command: quote(&shorten(container.command.join(" "), 20)),
+        command: quote(&shorten(command(&container.command), 20)),
         created_at: created_at(container.created),
         health_status: container.health.map_or("", health),
         id: id(&container.id, whole),
@@ -214,56 +216,20 @@ fn status(container: &ContainerSummary) -> String {
     }
 }
 
-/// `0.0.0.0:8080->80/tcp, [::]:8080->80/tcp, 90/tcp`; neighbouring ports are one range.
 fn ports(container: &ContainerSummary) -> String {
     if !container.status.phase.is_alive() {
         return String::new();
     }
-    let mut published = container.ports.clone();
-    published.sort_by_key(|port| {
-        (port.host_address, port.protocol, port.container_port, port.host_port)
-    });
-    let mut texts: Vec<String> = Vec::new();
-    let mut index = 0;
-    while index < published.len() {
-        let first = published[index];
-        let mut last = first;
-        while let Some(next) = published.get(index + 1) {
-            let follows = next.host_address == last.host_address
-                && next.protocol == last.protocol
-                && next.container_port.checked_sub(1) == Some(last.container_port)
-                && next.host_port.checked_sub(1) == Some(last.host_port);
-            if !follows {
-                break;
-            }
-            last = *next;
-            index += 1;
-        }
-        texts.push(range(first, last));
-        index += 1;
-    }
-    for (port, protocol) in &container.exposed {
-        let known = published.iter().any(|p| p.container_port == *port && p.protocol == *protocol);
-        if !known {
-            texts.push(format!("{port}/{protocol}"));
-        }
-    }
-    texts.join(", ")
+    ports::text(&container.ports, &container.exposed)
 }
 
-fn range(first: PortMapping, last: PortMapping) -> String {
-    if first == last {
-        return first.to_string();
-    }
-    let address = match first.host_address {
-        Some(std::net::IpAddr::V6(address)) => format!("[{address}]"),
-        Some(address) => address.to_string(),
-        None => "0.0.0.0".to_owned(),
+/// Docker's line: arguments with a space stand in single quotes, whatever else is in them.
+fn command(words: &[String]) -> String {
+    let quoted = |(index, word): (usize, &String)| match index > 0 && word.contains(' ') {
+        true => format!("'{word}'"),
+        false => word.clone(),
     };
-    format!(
-        "{address}:{}-{}->{}-{}/{}",
-        first.host_port, last.host_port, first.container_port, last.container_port, first.protocol
-    )
+    words.iter().enumerate().map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 fn raw(container: ContainerSummary) -> Raw {
