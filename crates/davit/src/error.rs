@@ -4,6 +4,8 @@ use std::{error::Error, fmt, io, process::ExitCode};
 
 use davit_engine::Hint;
 
+use crate::printer::neutral;
+
 /// Who can mend an error, which decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ErrorKind {
@@ -47,7 +49,7 @@ impl CliError {
         self
     }
 
-    /// Shows the part of a file that the error speaks of below its text.
+    /// Shows the part of a file that the error speaks of below its text, as it is: colours and all.
     #[must_use]
     pub(crate) fn excerpt(mut self, excerpt: String) -> Self {
         self.excerpt = Some(excerpt);
@@ -75,7 +77,7 @@ impl CliError {
     pub(crate) fn report(&self) -> ExitCode {
         // A reader that went away (`davit ps | head -1`) is no failure worth words.
         if !self.is_broken_pipe() {
-            crate::printer::error(&self.to_string());
+            crate::printer::labelled(&self.to_string());
         }
         ExitCode::from(self.code())
     }
@@ -96,20 +98,20 @@ impl CliError {
 
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.source)?;
+        write!(f, "error: {}", neutral(&self.source.to_string()))?;
         if let Some(excerpt) = &self.excerpt {
             write!(f, "\n{excerpt}")?;
         }
         let mut cause = self.source.source();
         while let Some(error) = cause {
-            write!(f, "\ncaused by: {error}")?;
+            write!(f, "\ncaused by: {}", neutral(&error.to_string()))?;
             cause = error.source();
         }
         if !self.hints.is_empty() {
             f.write_str("\n")?;
         }
         for hint in &self.hints {
-            write!(f, "\nhint: {hint}")?;
+            write!(f, "\nhint: {}", neutral(hint))?;
         }
         Ok(())
     }

@@ -92,11 +92,20 @@ pub(crate) fn confirm(warning: &str) -> Result<bool, CliError> {
 
 /// Writes a rendered error to standard error, its labels in colour on a terminal.
 pub(crate) fn error(text: &str) {
-    // An error repeats what an image, a registry or a user said.
-    let text: Vec<String> = text.lines().map(visible).collect();
-    let text = text.join("\n");
+    labelled(&neutral(text));
+}
+
+/// Shows control characters but line ends as text: an error repeats what an image, a registry or a
+/// user said.
+#[must_use]
+pub(crate) fn neutral(text: &str) -> String {
+    text.lines().map(visible).collect::<Vec<_>>().join("\n")
+}
+
+/// Writes to standard error, labels in colour on a terminal; the text is [`neutral`] already.
+pub(crate) fn labelled(text: &str) {
     if !use_color() {
-        return note(&text);
+        return note(text);
     }
     let colored: Vec<String> = text.lines().map(color_label).collect();
     note(&colored.join("\n"));

@@ -8,6 +8,8 @@ use std::{io::IsTerminal as _, sync::Arc};
 
 use davit_engine::build::{BuildEvent, Miss, StepId, StepInfo};
 
+use crate::format::visible;
+
 /// `--progress`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum BuildProgress {
@@ -49,8 +51,9 @@ pub(super) fn open(progress: BuildProgress, explain: bool) -> Box<dyn Display> {
     }
 }
 
+/// A step's name; a Dockerfile may come from anywhere.
 fn name(steps: &Arc<[StepInfo]>, id: StepId) -> String {
-    steps.iter().find(|step| step.id == id).map_or_else(String::new, |step| step.name.clone())
+    steps.iter().find(|step| step.id == id).map_or_else(String::new, |step| visible(&step.name))
 }
 
 /// Why a step has to run, in words.
