@@ -45,6 +45,15 @@ pub enum NetworkError {
     /// Every default pool overlaps a route of this machine.
     #[error("no free address pool: every default subnet overlaps a route of this machine")]
     PoolExhausted,
+    /// A host port cannot be held at this address.
+    #[error("failed to bind host port {address}")]
+    PortBind {
+        /// Address and port.
+        address: String,
+        /// The kernel's answer.
+        #[source]
+        source: Errno,
+    },
     /// A host port is taken by another process.
     #[error("bind for {address} failed: port is already allocated")]
     PortTaken {

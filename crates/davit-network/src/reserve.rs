@@ -26,7 +26,8 @@ pub struct Reservation {
 ///
 /// # Errors
 ///
-/// [`NetworkError::PortTaken`] when another socket of the machine has the port.
+/// [`NetworkError::PortTaken`] when another socket of the machine has the port;
+/// [`NetworkError::PortBind`] when the address is none of the machine, or the caller may not.
 pub fn reserve(mapping: &PortMapping) -> Result<Reservation, NetworkError> {
     let kind = match mapping.protocol {
         Protocol::Tcp => SocketType::STREAM,
@@ -45,7 +46,11 @@ pub fn reserve(mapping: &PortMapping) -> Result<Reservation, NetworkError> {
             // A host without IPv6.
             Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) if address.is_unspecified() => {}
             Err(source) => {
-                return Err(NetworkError::PortTaken { address: target.to_string(), source });
+                let address = target.to_string();
+                return Err(match source {
+                    Errno::ADDRINUSE => NetworkError::PortTaken { address, source },
+                    _ => NetworkError::PortBind { address, source },
+                });
             }
         }
     }

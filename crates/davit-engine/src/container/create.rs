@@ -217,19 +217,12 @@ impl Engine {
                 *name = self.container(name)?.id;
             }
         }
-        let shared = !matches!(spec.network, NetworkMode::Bridge | NetworkMode::None);
-        if shared && !spec.publish.is_empty() && matches!(spec.network, NetworkMode::Container(_)) {
-            return Err(ContainerError::invalid(
-                "conflicting options: port publishing and the container type network mode",
-            ));
-        }
         Ok(())
     }
 
     fn warnings(&self, spec: &ContainerSpec) -> Vec<String> {
         let mut warnings = Vec::new();
-        if matches!(spec.network, NetworkMode::Host | NetworkMode::None) && !spec.publish.is_empty()
-        {
+        if spec.network == NetworkMode::Host && !spec.publish.is_empty() {
             warnings.push("Published ports are discarded when using host network mode".to_owned());
         }
         let is_loopback6 = |publish: &davit_network::PublishSpec| {

@@ -1,5 +1,8 @@
 //! What a container must not be asked to be, in Docker's words (moby `daemon/daemon_unix.go`).
 
+use std::ops::RangeInclusive;
+
+use davit_image::HealthConfig;
 use davit_runtime::plan::{Limits, SysctlNamespace, sysctl_namespace};
 
 use super::{
@@ -28,7 +31,46 @@ pub(super) fn check(spec: &ContainerSpec) -> Result<(), ContainerError> {
     if spec.uts == NamespaceMode::Host && !spec.hostname.is_empty() {
         return refuse("conflicting options: hostname and the UTS mode");
     }
+    shared_network(spec)?;
+    if let Some(health) = &spec.config.healthcheck {
+        health_times(health)?;
+    }
     log_attributes::check(&spec.log_options)
+}
+
+/// What belongs to the container whose network is shared.
+fn shared_network(spec: &ContainerSpec) -> Result<(), ContainerError> {
+    if !matches!(spec.network, NetworkMode::Container(_)) {
+        return Ok(());
+    }
+    if !spec.hostname.is_empty() {
+        return refuse("conflicting options: hostname and the network mode");
+    }
+    if !spec.dns.is_empty() {
+        return refuse("conflicting options: dns and the network mode");
+    }
+    if !spec.extra_hosts.is_empty() {
+        return refuse("conflicting options: custom host-to-IP mapping and the network mode");
+    }
+    if !spec.publish.is_empty() || spec.publish_all.is_on() {
+        return refuse("conflicting options: port publishing and the container type network mode");
+    }
+    Ok(())
+}
+
+fn health_times(health: &HealthConfig) -> Result<(), ContainerError> {
+    const LEAST_NANOSECONDS: i64 = 1_000_000;
+    let times = [
+        ("Interval", health.interval),
+        ("Timeout", health.timeout),
+        ("StartPeriod", health.start_period),
+        ("StartInterval", health.start_interval),
+    ];
+    match times.iter().find(|(_, time)| *time != 0 && *time < LEAST_NANOSECONDS) {
+        Some((name, _)) => refuse(format!("{name} in Healthcheck cannot be less than 1ms")),
+        None if health.retries < 0 => refuse("Retries in Healthcheck cannot be negative"),
+        None => Ok(()),
+    }
 }
 
 fn refuse(text: impl Into<String>) -> Result<(), ContainerError> {
@@ -66,6 +108,12 @@ fn memory(limits: &Limits) -> Result<(), ContainerError> {
 
 fn cpu(spec: &ContainerSpec) -> Result<(), ContainerError> {
     let limits = &spec.limits;
+    if let Some(list) = &limits.cpuset_cpus {
+        available(list, "CPUs", "/sys/devices/system/cpu/online")?;
+    }
+    if let Some(list) = &limits.cpuset_mems {
+        available(list, "memory nodes", "/sys/devices/system/node/online")?;
+    }
     if spec.nano_cpus != 0 {
         let cpus = i64::from(processors());
         // Less than a hundredth is less than the kernel's shortest quota.
@@ -85,6 +133,34 @@ fn cpu(spec: &ContainerSpec) -> Result<(), ContainerError> {
         return refuse("CPU cfs quota can not be less than 1ms (i.e. 1000)");
     }
     Ok(())
+}
+
+/// Refuses a list of which the machine has not all.
+fn available(list: &str, what: &str, online: &str) -> Result<(), ContainerError> {
+    let Some(asked) = numbers(list) else {
+        return refuse(format!("invalid list of {what}: {list:?}"));
+    };
+    // Where the kernel does not tell, it refuses by itself.
+    let Ok(text) = fs_err::read_to_string(online) else { return Ok(()) };
+    let there = numbers(&text).unwrap_or_default();
+    let has = |range: &RangeInclusive<u32>| {
+        there.iter().any(|part| part.contains(range.start()) && part.contains(range.end()))
+    };
+    if asked.iter().all(has) {
+        return Ok(());
+    }
+    let there = text.trim();
+    refuse(format!("Requested {what} are not available - requested {list}, available: {there}"))
+}
+
+/// Reads `0-3,7` (`cpuset(7)` § Formats for lists).
+fn numbers(list: &str) -> Option<Vec<RangeInclusive<u32>>> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+        (first <= last).then_some(first..=last)
+    };
+    list.trim().split(',').map(|part| range(part.trim())).collect()
 }
 
 /// CPUs that this process may run on.

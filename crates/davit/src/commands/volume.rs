@@ -207,7 +207,7 @@ fn remove(args: &RemoveArgs, context: &Context) -> Result<u8, CliError> {
 }
 
 fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
-    let scope = if args.all { "all local volumes" } else { "all anonymous local volumes" };
+    let scope = if args.all { "all local volumes" } else { "anonymous local volumes" };
     let warning = format!("WARNING! This will remove {scope} not used by at least one container.");
     if !args.force && !super::prune::confirm(&warning)? {
         return Ok(0);

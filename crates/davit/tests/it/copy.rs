@@ -106,7 +106,9 @@ fn files_and_directories_both_ways() {
         machine.ok(&["cp", &to("new/s/."), &from("/in/n")]);
         let quiet = machine.run(&["cp", "-q", &to("new/f"), &from("/file")]);
         assert_eq!((quiet.code, quiet.stderr.as_str()), (0, ""));
-        let told = machine.run(&["cp", &to("new/f"), &from("/in/")]);
+        let unasked = machine.run(&["cp", &to("new/f"), &from("/file")]);
+        assert_eq!((unasked.code, unasked.stderr.as_str()), (0, ""), "no terminal is there");
+        let told = machine.run(&["cp", "-q=false", &to("new/f"), &from("/in/")]);
         assert!(told.stderr.starts_with("Successfully copied "), "{}", told.stderr);
         for (path, expected) in
             [("/in/s/g", "two\n"), ("/in/n/g", "two\n"), ("/file", "one\n"), ("/in/f", "one\n")]

@@ -178,6 +178,50 @@ fn a_terminals_owner_that_is_killed_leaves_the_container_alone() {
 }
 
 #[test]
+fn a_failed_build_shows_its_line_in_colour_and_its_output_as_text() {
+    let Some(machine) = machine() else { return };
+    let context = machine.davit().dir().join("context");
+    std::fs::create_dir(&context).expect("a folder");
+    let step = "RUN printf '\\033]0;title\\007 \\302\\233m'; exit 3 # \x1b]0;\u{9b}m\n";
+    std::fs::write(context.join("Dockerfile"), format!("FROM busybox\n{step}")).expect("a file");
+    let context = context.to_str().expect("UTF-8");
+    let terminal = Terminal::start(&machine, &["build", "--network", "none", context]);
+    terminal.expect("\x1b[1m\x1b[94m--> ");
+    terminal.expect("> \\x1b]0;title\\x07 \\x9bm");
+    let shown = terminal.text();
+    assert!(!shown.contains("\x1b]") && !shown.contains('\u{9b}'), "{shown:?}");
+    assert!(!shown.contains("\\x1b[1m"), "{shown:?}");
+    assert_eq!(terminal.end(), 1);
+}
+
+#[test]
+fn the_first_client_of_a_created_container_ends_its_input() {
+    let Some(machine) = Machine::new() else { return };
+    let format = "{{.Config.OpenStdin}} {{.Config.StdinOnce}} {{.Config.AttachStdin}} \
+                  {{.Config.AttachStdout}} {{.Config.AttachStderr}}";
+    let cases: [(&str, &[&str], &str); 5] = [
+        ("first", &["create", "-i"], "true true true true true"),
+        ("plain", &["create"], "false false false true true"),
+        ("out", &["create", "-i", "-a", "stdout"], "true true true true false"),
+        ("none", &["run", "-d"], "false false false false false"),
+        ("open", &["run", "-di"], "true false false false false"),
+    ];
+    for (name, verb, expected) in cases {
+        machine.ok(&[verb, &["--name", name, "--network", "none", "busybox", "cat"]].concat());
+        assert_eq!(machine.ok(&["inspect", "-f", format, name]), expected, "{verb:?}");
+    }
+    let mut command = machine.command(&["start", "-ai", "first"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("davit starts");
+    let mut stdin = child.stdin.take().expect("piped");
+    std::io::Write::write_all(&mut stdin, b"x\n").expect("written");
+    drop(stdin);
+    until("cat has seen the end", || state(&machine, "first") == "exited");
+    let outcome = Outcome::from(child.wait_with_output().expect("it ends"));
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (0, "x\n"));
+}
+
+#[test]
 fn attaching_without_a_terminal() {
     let Some(machine) = Machine::new() else { return };
     machine.ok(&[

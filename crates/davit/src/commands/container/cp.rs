@@ -1,5 +1,7 @@
 //! `davit cp`
 
+use std::io::IsTerminal as _;
+
 use davit_engine::container::{FollowLink, Ownership};
 
 use crate::{
@@ -17,9 +19,9 @@ pub(crate) struct CopyArgs {
     /// Always follow symbol link in SRC_PATH
     #[arg(short = 'L', long)]
     follow_link: bool,
-    /// Suppress the line that tells what was copied
-    #[arg(short, long)]
-    quiet: bool,
+    /// Suppress the line that tells what was copied (default: unless on a terminal)
+    #[arg(short, long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    quiet: Option<bool>,
     /// CONTAINER:PATH, PATH, or - for a tar archive on standard input
     #[arg(value_name = "SRC_PATH")]
     source: String,
@@ -67,7 +69,7 @@ pub(crate) fn run(args: &CopyArgs, context: &Context) -> Result<u8, CliError> {
             (files.copy_in(&absolute(local)?, path, follow)?, format!("{name}:{path}"))
         }
     };
-    if !args.quiet {
+    if !args.quiet.unwrap_or_else(|| !std::io::stdout().is_terminal()) {
         let size = units::size(copied.bytes);
         printer::note(&format!("Successfully copied {size} to {shown}"));
     }

@@ -238,9 +238,9 @@ pub(crate) struct ContainerFlags {
 /// Whether the command stays attached, which decides what standard input is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Attachment {
-    /// In the foreground.
+    /// In the foreground, or `create`, which leaves it to `start`.
     Foreground,
-    /// `-d`, or `create`.
+    /// `-d`.
     Detached,
 }
 
@@ -295,7 +295,17 @@ impl ContainerFlags {
     }
 
     fn health(&self) -> Result<Option<HealthConfig>, CliError> {
+        let given = [
+            &self.health_cmd,
+            &self.health_interval,
+            &self.health_timeout,
+            &self.health_start_period,
+            &self.health_start_interval,
+        ];
         if self.no_healthcheck {
+            if given.iter().any(|flag| flag.is_some()) || self.health_retries.is_some() {
+                return Err(CliError::usage("--no-healthcheck conflicts with --health-* options"));
+            }
             return Ok(Some(HealthConfig {
                 test: Some(vec!["NONE".to_owned()]),
                 ..HealthConfig::default()
@@ -324,7 +334,7 @@ impl ContainerFlags {
             (true, Attachment::Foreground) => StdinMode::Once,
             (true, Attachment::Detached) => StdinMode::Open,
         };
-        spec.attach.clone_from(&self.attach);
+        spec.attach = self.attached(attachment);
         spec.auto_remove = self.rm.into();
         spec.init = if self.init { InitMode::Reaper } else { InitMode::Command };
         spec.root = self.read_only.into();
@@ -335,6 +345,21 @@ impl ContainerFlags {
         spec.platform = self.platform.as_ref().map(ToString::to_string);
         spec.storage_options = values::pairs("storage-opt", &self.storage_opt)?;
         Ok(())
+    }
+
+    /// Docker's three: those of `-a`, standard input with `-i`; none with `-d`.
+    pub(super) fn attached(&self, attachment: Attachment) -> Vec<String> {
+        if attachment == Attachment::Detached {
+            return Vec::new();
+        }
+        let mut streams = self.attach.clone();
+        if streams.is_empty() {
+            streams = vec!["stdout".to_owned(), "stderr".to_owned()];
+        }
+        if self.interactive {
+            streams.push("stdin".to_owned());
+        }
+        streams
     }
 
     fn network(&self, spec: &mut ContainerSpec) -> Result<(), CliError> {

@@ -64,7 +64,7 @@ pub(crate) struct CreateArgs {
 pub(crate) fn create(args: &CreateArgs, context: &Context) -> Result<u8, CliError> {
     let (image, command) = args.image_and_command.split_first().expect("clap requires one");
     usage::refuse_flag("create", image)?;
-    let request = args.flags.request(image, command, Attachment::Detached)?;
+    let request = args.flags.request(image, command, Attachment::Foreground)?;
     let engine = context.engine()?;
     let created = prepared(&args.flags, context, &engine, request, |request| {
         engine.create_container(request)
@@ -122,7 +122,9 @@ fn prepared(
             if flags.pull == "missing" =>
         {
             if !flags.quiet {
-                printer::note(&format!("Image '{name}' is not in the store, pulling it"));
+                let reference = reference::parse(&name, TagNote::Silent);
+                let shown = reference.map_or_else(|_| name.clone(), |name| name.familiar());
+                printer::note(&format!("Unable to find image '{shown}' locally"));
             }
             pull(flags, context, engine, &name)?;
             create(&request).map_err(coded)
@@ -223,13 +225,8 @@ fn coded(error: ContainerError) -> CliError {
 
 /// The streams that `-a` names; standard output and error, and input with `-i`, by default.
 fn streams(args: &RunArgs) -> Result<StreamSet, CliError> {
-    let flags = &args.flags;
-    if flags.attach.is_empty() {
-        let output = StreamSet::STDOUT.with(StreamSet::STDERR);
-        return Ok(if flags.interactive { output.with(StreamSet::STDIN) } else { output });
-    }
     let mut all = StreamSet::default();
-    for name in &flags.attach {
+    for name in args.flags.attached(Attachment::Foreground) {
         all = all.with(match name.to_ascii_lowercase().as_str() {
             "stdin" => StreamSet::STDIN,
             "stdout" => StreamSet::STDOUT,
@@ -249,9 +246,6 @@ fn foreground(args: &RunArgs, engine: &Engine, created: Created) -> Result<u8, C
     let signals = stream::catch_signals(proxy.into())?;
     let mode = StartMode::Attached { streams, size };
     let started = engine.begin(created, mode).map_err(coded)?;
-    for warning in &started.warnings {
-        printer::note(&format!("WARNING: {warning}"));
-    }
     let Started { container, process, mut connection, .. } = started;
     let raw =
         (args.flags.tty && streams.contains(StreamSet::STDIN)).then(RawTerminal::enter).flatten();

@@ -121,6 +121,9 @@ fn limits_that_cannot_be_are_refused() {
                 &["--cpus", "1", "--cpu-quota", "5000"],
                 "Conflicting options: Nano CPUs and CPU Quota cannot both be set",
             ),
+            (&["--cpuset-cpus", "0,8191"], "Requested CPUs are not available - requested 0,8191, "),
+            (&["--cpuset-mems", "8191"], "Requested memory nodes are not available"),
+            (&["--cpuset-cpus", "2-1"], "invalid list of CPUs"),
             (&["--cpu-period", "10"], "CPU cfs period can not be less than 1ms"),
             (&["--oom-score-adj", "5000"], "range for oom score adj is [-1000, 1000]"),
             (

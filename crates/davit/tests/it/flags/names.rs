@@ -63,6 +63,14 @@ fn host_names_and_addresses() {
                 &["--uts", "host", "--hostname", "x"],
                 "conflicting options: hostname and the UTS mode",
             ),
+            (
+                &["--network", "container:x", "--hostname", "y"],
+                "conflicting options: hostname and the network mode",
+            ),
+            (
+                &["--network", "container:x", "-p", "80"],
+                "conflicting options: port publishing and the container type network mode",
+            ),
         ],
     );
 }
@@ -115,6 +123,11 @@ fn environment_and_labels() {
             (&["--name", "-bad"], "Invalid container name (-bad)"),
             (&["--stop-signal", "BOGUS"], "invalid signal: BOGUS"),
             (&["--stop-timeout", "x"], "--stop-timeout"),
+            (
+                &["--health-cmd", "x", "--no-healthcheck"],
+                "--no-healthcheck conflicts with --health-* options",
+            ),
+            (&["--health-interval", "1us"], "Interval in Healthcheck cannot be less than 1ms"),
         ],
     );
 }
@@ -178,6 +191,9 @@ fn images_by_policy_and_platform() {
             (&["--pull", "bogus"], "invalid pull option: 'bogus'"),
         ],
     );
+    let missing = machine.run(&["run", "localhost:1/nosuch", "true"]);
+    let words = "Unable to find image 'localhost:1/nosuch:latest' locally\n";
+    assert!(missing.code == 125 && missing.stderr.contains(words), "{}", missing.stderr);
     let missing = machine.run(&["run", "--pull", "never", "nosuch", "true"]);
     assert!(
         missing.code == 125 && missing.stderr.contains("No such image: nosuch"),
@@ -221,6 +237,12 @@ fn ports_are_published_and_listed() {
         assert!(refused.code == 1 && refused.stderr.contains(words), "{port}: {}", refused.stderr);
     }
     refuse_ports(&machine);
+    let words = "Published ports are discarded when using host network mode";
+    for (network, count) in [("host", 1), ("none", 0)] {
+        let flags = ["run", "--rm", "--network", network, "-p", "18078:80", "busybox", "true"];
+        let told = machine.run(&flags);
+        assert_eq!((told.code, told.stderr.matches(words).count()), (0, count), "{network}");
+    }
 }
 
 fn refuse_ports(machine: &Machine) {
@@ -228,6 +250,9 @@ fn refuse_ports(machine: &Machine) {
         let refused = machine.run(&[&["create"][..], &flags, &["busybox"]].concat());
         assert!(refused.code == 125 && refused.stderr.contains("invalid"), "{}", refused.stderr);
     }
+    let refused = machine.run(&["run", "--rm", "-p", "9.9.9.9:18077:80", "busybox", "true"]);
+    let words = "failed to bind host port 9.9.9.9:18077: Cannot assign requested address";
+    assert!(refused.code == 125 && refused.stderr.contains(words), "{}", refused.stderr);
 }
 
 #[test]
