@@ -5,14 +5,14 @@ mod load;
 mod save;
 
 use davit_image::Digest;
-use davit_layer::ReadError;
+use davit_layer::{MergeError, ReadError};
 use davit_store::{StoreError, archive::ArchiveError};
 
 pub use import::ImportRequest;
 pub use load::{LoadRequest, Loaded};
 pub use save::SaveRequest;
 
-use crate::{ChangeError, Hint, ImageError, error::is_no_space};
+use crate::{ChangeError, Hint, ImageError, error::is_no_space, pull::offer};
 
 /// Why an archive cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -61,12 +61,39 @@ pub enum FileError {
         /// The platform asked for.
         platform: String,
     },
+    /// The layers of an image can never be mounted.
+    #[error("{name} is no usable image")]
+    Unusable {
+        /// The image or archive.
+        name: String,
+        /// Cause.
+        source: MergeError,
+    },
+    /// An image of the archive has nothing for the platform asked for.
+    #[error("{name} has no image for {wanted}{}", offer(offered))]
+    NoPlatform {
+        /// The image.
+        name: String,
+        /// The platform asked for.
+        wanted: String,
+        /// Those that it has.
+        offered: Vec<String>,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl FileError {
+    /// Tells whether freeing disk space would help.
+    pub(crate) fn is_no_space(&self) -> bool {
+        match self {
+            Self::NoSpace { .. } => true,
+            Self::Store(source) => source.is_no_space(),
+            _ => false,
+        }
+    }
+
     /// A layer that cannot be read, or for which there is no room.
     pub(crate) fn layer(member: &str, source: ReadError) -> Self {
         let member = member.to_owned();
@@ -78,14 +105,26 @@ impl FileError {
     }
 }
 
+impl Hint for ArchiveError {
+    fn hints(&self) -> Vec<String> {
+        let hint = match self {
+            Self::NoImages => "a plain root file system is read by `davit import`",
+            Self::Layout(_) => "an OCI layout has oci-layout, index.json and blobs/",
+            _ => return Vec::new(),
+        };
+        vec![hint.to_owned()]
+    }
+}
+
 impl Hint for FileError {
     fn hints(&self) -> Vec<String> {
         match self {
             Self::Image(error) => error.hints(),
             Self::Store(error) => error.hints(),
             Self::NoSpace { .. } => vec!["davit system prune".to_owned()],
-            Self::Archive(ArchiveError::NoImages) => {
-                vec!["a plain root file system is read by `davit import`".to_owned()]
+            Self::Archive(error) => error.hints(),
+            Self::NoPlatform { offered, .. } => {
+                offered.iter().take(1).map(|p| format!("davit load --platform {p}")).collect()
             }
             Self::Missing { name, .. } | Self::Platform { name, .. } => {
                 vec![format!("davit pull {name}")]

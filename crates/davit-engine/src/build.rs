@@ -16,7 +16,7 @@ pub use davit_build::{
     ContextSource, DockerfileText, Excerpt, IgnoreText, LogStream, Miss, Network, PullPolicy,
     StepId, StepInfo, TarStream, looks_like_archive,
 };
-use davit_image::{Descriptor, MediaType, Platform, Reference};
+use davit_image::{Descriptor, Digest, ImageId, MediaType, Platform, Reference};
 use davit_runtime::Cgroups;
 use davit_store::{ImageCommit, Lease, StoreError, TagUpdate, Target};
 
@@ -296,40 +296,61 @@ impl BaseImages for Bases<'_> {
         if self.pull == PullPolicy::Never {
             // The same words as for any other name that is not here.
             self.engine.open_image(&name)?;
+            return Err(format!("{name} is not here for {platform}").into());
         }
-        let request = PullRequest {
-            reference: reference.clone(),
-            platform: Some(platform.clone()),
-            parallel: 0,
+        let (reference, platform) = (reference.clone(), Some(platform.clone()));
+        let request = PullRequest { reference, platform, parallel: 0 };
+        let pulled = if self.may_name(&name, request.platform.as_ref())? {
+            self.engine.pull(&request, self.progress)?
+        } else {
+            self.engine.pull_base(self.lease, &request, self.progress)?
         };
-        self.engine.pull(&request, self.progress)?;
-        match self.local(&name, platform)? {
-            Some(image) => Ok(image),
-            None => Err(format!("what was pulled is not for {platform}").into()),
-        }
+        self.base(name, pulled.digest, pulled.image_id)
     }
 }
 
 impl Bases<'_> {
+    /// Whether a pull may move the tag: what `FROM` asks for a moment must not turn a name, now
+    /// or later, to an image of another machine.
+    fn may_name(&self, name: &str, platform: Option<&Platform>) -> Result<bool, ImageError> {
+        let host = Platform::host();
+        if platform.is_some_and(|platform| *platform != host) {
+            return Ok(false);
+        }
+        match self.engine.open_image(name) {
+            Ok(image) => Ok(host.rank(&image.row.platform).is_some()),
+            Err(ImageError::NotFound { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The image in the store, kept by the lease; `None` if it is not here for this platform.
     fn local(
         &self,
         name: &str,
         platform: &Platform,
     ) -> Result<Option<BaseImage>, Box<dyn Error + Send + Sync>> {
-        let image = match self.engine.open_image(name) {
-            Ok(image) => image,
+        let target = match self.engine.find_image(name) {
+            Ok(find) => find.target,
             Err(ImageError::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        if platform.rank(&image.config.platform()).is_none() {
-            return Ok(None);
+        match self.engine.image_for(&target, platform)? {
+            Some(id) => self.base(name.to_owned(), target.digest, id).map(Some),
+            None => Ok(None),
         }
-        let layers = image.config.rootfs.diff_ids.iter().map(|layer| layer.digest());
-        let documents = [image.find.target.digest, image.row.id.digest()];
-        let kept: Vec<_> = layers.chain(documents).collect();
+    }
+
+    fn base(
+        &self,
+        name: String,
+        manifest: Digest,
+        id: ImageId,
+    ) -> Result<BaseImage, Box<dyn Error + Send + Sync>> {
+        let config = self.engine.stored_config(&id)?;
+        let layers = config.rootfs.diff_ids.iter().map(|layer| layer.digest());
+        let kept: Vec<_> = layers.chain([manifest, id.digest()]).collect();
         self.lease.keep(&kept)?;
-        let manifest = image.find.target.digest;
-        Ok(Some(BaseImage { name: name.to_owned(), manifest, config: image.config }))
+        Ok(BaseImage { name, manifest, config })
     }
 }

@@ -26,6 +26,7 @@ mod name;
 mod network;
 mod newborn;
 mod plan;
+mod platform;
 mod propagation;
 mod remove;
 mod spec;

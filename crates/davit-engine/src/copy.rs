@@ -22,7 +22,7 @@ use davit_store::{Lease, StoreError, archive::ArchiveError};
 use crate::{
     Engine, Event, Hint, LayerCompression, Progress, PullError, PushError, PushRequest,
     origin::{DockerArchive, Folder, Layout, Origin, OriginError, Registry, Stored},
-    pull::{Pull, offer, registry_hints},
+    pull::{Naming, Pull, offer, registry_hints},
     registry::{Registries, RegistryError},
 };
 
@@ -147,6 +147,9 @@ impl Hint for CopyError {
                 place: Place::Registry(reference),
                 source: OriginError::Registry(source),
             } => registry_hints(&reference.to_string(), source, &[]),
+            Self::Store { source, .. }
+            | Self::Source { source: OriginError::Store(source), .. } => source.hints(),
+            Self::Source { source: OriginError::Archive(source), .. } => source.hints(),
             Self::SinglePlatform { .. } => {
                 vec![format!("choose one, as by --platform {}", Platform::host())]
             }
@@ -238,7 +241,7 @@ impl Copy<'_> {
             name: self.request.source.to_string(),
             remote,
             // Who names a digest gives no tag.
-            tag: reference.digest().is_none().then_some(reference),
+            naming: Naming::of(reference),
             platform: self.request.platform.as_ref(),
             parallel: 0,
             progress: self.progress,

@@ -10,7 +10,12 @@ pub trait Hint: std::error::Error {
 
 impl Hint for davit_store::StoreError {
     fn hints(&self) -> Vec<String> {
-        if self.is_no_space() { vec!["davit system prune".to_owned()] } else { Vec::new() }
+        let hint = match self {
+            error if error.is_no_space() => "davit system prune",
+            error if error.is_damage() => "davit system check --repair",
+            _ => return Vec::new(),
+        };
+        vec![hint.to_owned()]
     }
 }
 

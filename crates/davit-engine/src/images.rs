@@ -1,6 +1,7 @@
 //! Images by name: list, tag, remove, prune, inspect, history.
 
 mod inspect;
+mod platform;
 mod prune;
 mod remove;
 
@@ -86,7 +87,7 @@ impl Hint for ImageError {
                 vec![format!("davit stop {container}")]
             }
             Self::InUse { running: false, container, .. } => vec![format!("davit rm {container}")],
-            Self::Store(error) if error.is_no_space() => vec!["davit system prune".to_owned()],
+            Self::Store(error) => error.hints(),
             _ => Vec::new(),
         }
     }

@@ -13,25 +13,27 @@
 //! `tmp/` and is not asked for again.
 
 mod document;
+mod error;
 mod layer;
 mod restore;
 
 use std::thread;
 
 use davit_distribution::Access;
-use davit_image::{Descriptor, DiffId, Digest, ImageId, Platform, Reference, Repository};
-use davit_layer::ReadError;
-use davit_snapshot::{Mountpoints, PrepareOptions};
+use davit_image::{Descriptor, DiffId, Digest, Document, ImageId, Platform, Reference, Repository};
 use davit_store::{ImageCommit, Lease, RepoDigest, StoreError, TagUpdate, Target};
 
 use crate::{
-    Engine, Event, Hint, Progress,
-    origin::{Origin, OriginError, Registry},
-    registry::RegistryError,
+    Engine, Event, Progress,
+    origin::{MANIFEST_BYTES, MOST_NESTED, Origin, OriginError, Registry},
 };
 
 use self::document::Documents;
-pub(crate) use self::document::platforms;
+pub use self::error::PullError;
+pub(crate) use self::{
+    document::platforms,
+    error::{offer, registry_hints},
+};
 
 /// Most layers of one image that are downloaded at a time.
 pub const MOST_PARALLEL: usize = 8;
@@ -61,148 +63,6 @@ pub struct Pulled {
     pub is_new: bool,
 }
 
-/// Why a pull failed.
-#[derive(Debug, thiserror::Error)]
-pub enum PullError {
-    /// The network side cannot be set up.
-    #[error("cannot pull {reference}")]
-    Setup {
-        /// What was asked for.
-        reference: String,
-        /// Cause.
-        #[source]
-        source: RegistryError,
-    },
-    /// The registry did not give it.
-    #[error("cannot pull {reference}")]
-    Registry {
-        /// What was asked for.
-        reference: String,
-        /// Cause.
-        #[source]
-        source: davit_distribution::Error,
-        /// Local images whose names are near.
-        similar: Vec<String>,
-    },
-    /// The store did not take it.
-    #[error("cannot keep {reference}")]
-    Store {
-        /// What was asked for.
-        reference: String,
-        /// Cause.
-        #[source]
-        source: StoreError,
-    },
-    /// The index has nothing for the platform.
-    #[error("{reference} has no image for {wanted}{}", offer(offered))]
-    Platform {
-        /// What was asked for.
-        reference: String,
-        /// Platform asked for.
-        wanted: Platform,
-        /// Platforms that it has.
-        offered: Vec<String>,
-    },
-    /// The manifest is no image, or one that cannot be used.
-    #[error("{reference} is no usable image: {problem}")]
-    Unusable {
-        /// What was asked for.
-        reference: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A file, folder or archive did not give it.
-    #[error("cannot read {reference}")]
-    Origin {
-        /// What was asked for.
-        reference: String,
-        /// Cause.
-        #[source]
-        source: OriginError,
-    },
-    /// A layer is malformed, or not what the manifest and config say.
-    #[error("layer {digest} of {reference} is refused")]
-    Layer {
-        /// What was asked for.
-        reference: String,
-        /// Digest of the layer's blob.
-        digest: Digest,
-        /// Cause.
-        #[source]
-        source: ReadError,
-    },
-}
-
-impl PullError {
-    /// Tells bytes that are not what they should be from bytes that could not be had or written.
-    const fn is_wrong_content(&self) -> bool {
-        use ReadError as E;
-        let Self::Layer { source, .. } = self else { return false };
-        !matches!(source, E::Read(_) | E::WriteTar(_) | E::WriteBlob(_))
-    }
-
-    /// The registry's error, if it was one.
-    #[must_use]
-    pub const fn registry_error(&self) -> Option<&davit_distribution::Error> {
-        match self {
-            Self::Registry { source, .. } => Some(source),
-            _ => None,
-        }
-    }
-}
-
-impl Hint for PullError {
-    fn hints(&self) -> Vec<String> {
-        match self {
-            Self::Registry { reference, source, similar } => {
-                registry_hints(reference, source, similar)
-            }
-            Self::Platform { reference, offered, .. } => offered
-                .first()
-                .map(|platform| format!("davit pull --platform {platform} {reference}"))
-                .into_iter()
-                .collect(),
-            Self::Store { source, .. } if source.is_no_space() => {
-                vec!["davit system prune".to_owned()]
-            }
-            _ => Vec::new(),
-        }
-    }
-}
-
-/// What there is instead of what was asked for, as the end of a sentence.
-pub(crate) fn offer(offered: &[String]) -> String {
-    if offered.is_empty() { String::new() } else { format!(" (it has {})", offered.join(", ")) }
-}
-
-/// Advice after a registry refused or was not reached.
-pub(crate) fn registry_hints(
-    reference: &str,
-    error: &davit_distribution::Error,
-    similar: &[String],
-) -> Vec<String> {
-    let mut hints = Vec::new();
-    // A copy names its source as a place.
-    let reference = reference.strip_prefix("docker://").unwrap_or(reference);
-    let host = reference.split('/').next().unwrap_or_default();
-    if error.is_denied() || error.is_not_found() {
-        let similar: Vec<_> = similar.iter().map(|name| format!("`{name}`")).collect();
-        if !similar.is_empty() {
-            hints.push(format!("did you mean the local image {}?", similar.join(" or ")));
-        }
-    }
-    if error.is_denied() {
-        hints.push(format!("the name is wrong, or the repository is private: davit login {host}"));
-    } else if error.is_certificate() {
-        hints.push(format!(
-            "put the registry's authority into /etc/davit/certs.d/{host}/ca.crt, or set `insecure = true` for it in /etc/davit/config.toml"
-        ));
-    } else if error.is_rate_limit() {
-        hints.push(format!("an account has a higher limit: davit login {host}"));
-    }
-    hints
-}
-
 impl Engine {
     /// Pulls an image; what is here already is neither asked for nor written again.
     ///
@@ -213,6 +73,28 @@ impl Engine {
     /// See [`PullError`]. No name has changed then.
     pub fn pull(
         &self,
+        request: &PullRequest,
+        progress: &dyn Progress,
+    ) -> Result<Pulled, PullError> {
+        self.pull_as(Naming::of(&request.reference), request, progress)
+    }
+
+    /// Pulls a build's base image; no name changes, and only the lease keeps it.
+    ///
+    /// # Errors
+    /// See [`PullError`].
+    pub(crate) fn pull_base(
+        &self,
+        lease: &Lease<'_>,
+        request: &PullRequest,
+        progress: &dyn Progress,
+    ) -> Result<Pulled, PullError> {
+        self.pull_as(Naming::Nothing(lease), request, progress)
+    }
+
+    fn pull_as(
+        &self,
+        naming: Naming<'_>,
         request: &PullRequest,
         progress: &dyn Progress,
     ) -> Result<Pulled, PullError> {
@@ -227,8 +109,7 @@ impl Engine {
             // The full name shows which registry was asked.
             name: reference.to_string(),
             remote: Some(reference),
-            // A digest in the reference decides; the tag beside it then means nothing.
-            tag: reference.digest().is_none().then_some(reference),
+            naming,
             platform: request.platform.as_ref(),
             parallel: request.parallel,
             progress,
@@ -243,6 +124,24 @@ impl Engine {
     }
 }
 
+/// What a pull's result is called here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Naming<'a> {
+    /// The tag names it from now on.
+    Tag(&'a Reference),
+    /// It is kept without a tag.
+    Untagged,
+    /// It is kept by the lease alone.
+    Nothing(&'a Lease<'a>),
+}
+
+impl<'a> Naming<'a> {
+    /// A digest in a reference decides; the tag beside it then means nothing.
+    pub(crate) fn of(reference: &'a Reference) -> Self {
+        if reference.digest().is_none() { Self::Tag(reference) } else { Self::Untagged }
+    }
+}
+
 /// One image on its way into the store.
 pub(crate) struct Pull<'a> {
     pub(crate) engine: &'a Engine,
@@ -252,7 +151,7 @@ pub(crate) struct Pull<'a> {
     /// Its name at a registry.
     pub(crate) remote: Option<&'a Reference>,
     /// Its name here.
-    pub(crate) tag: Option<&'a Reference>,
+    pub(crate) naming: Naming<'a>,
     /// The platform to choose, if one was asked for.
     pub(crate) platform: Option<&'a Platform>,
     /// Layers to read at a time; 0 means the default.
@@ -271,7 +170,20 @@ pub(crate) struct Brought {
 impl Pull<'_> {
     pub(crate) fn run(&self) -> Result<Brought, PullError> {
         let store = self.engine.store();
+        if let Naming::Nothing(lease) = self.naming {
+            return self.run_held(lease);
+        }
         let lease = store.lease("pull").map_err(|e| self.store_error(e))?;
+        let done = self.run_held(&lease);
+        drop(lease);
+        if done.as_ref().is_err_and(PullError::is_no_space) {
+            // Layers that are whole, but that nothing names, only fill the disk.
+            self.engine.free_unnamed();
+        }
+        done
+    }
+
+    fn run_held(&self, lease: &Lease<'_>) -> Result<Brought, PullError> {
         let top = self.origin.resolve().map_err(|e| self.origin_error(e))?;
         if let Some(remote) = self.remote {
             // A digest decides; the tag beside it then means nothing.
@@ -282,18 +194,25 @@ impl Pull<'_> {
         if let Some(image_id) = self.present(&top)? {
             return Ok(Brought { digest: top.digest, image_id, is_new: false });
         }
-        let documents = self.documents(&lease, &top)?;
-        self.layers(&lease, &documents)?;
+        let documents = self.documents(lease, &top)?;
+        self.layers(lease, &documents)?;
         self.make_ready(&documents)?;
         let image_id = documents.image_id();
-        self.commit(&lease, documents)?;
+        self.commit(lease, documents)?;
         Ok(Brought { digest: top.digest, image_id, is_new: true })
+    }
+
+    const fn tag(&self) -> Option<&Reference> {
+        match self.naming {
+            Naming::Tag(tag) => Some(tag),
+            Naming::Untagged | Naming::Nothing(_) => None,
+        }
     }
 
     /// The image, if the tag names this digest here too, for this platform, and it is whole.
     fn present(&self, top: &Descriptor) -> Result<Option<ImageId>, PullError> {
         let store = self.engine.store();
-        let Some(tag) = self.tag else { return Ok(None) };
+        let Some(tag) = self.tag() else { return Ok(None) };
         let found = match store.find_image(&tag.to_string()) {
             Ok(found) => found,
             Err(error) if error.is_not_found() => return Ok(None),
@@ -307,8 +226,11 @@ impl Pull<'_> {
             return Ok(None);
         };
         // An index may be here with another platform's layers.
-        let fits = self.wanted_platform().rank(&image.platform).is_some()
-            || (self.platform.is_none() && !top.media_type.is_index());
+        let fits = if top.media_type.is_index() {
+            self.chosen(top) == Some(image_id)
+        } else {
+            self.platform.is_none_or(|wanted| wanted.rank(&image.platform).is_some())
+        };
         let known = self.remote.is_none_or(|remote| {
             image.repo_digests.iter().any(|known| {
                 known.repository() == remote.repository() && known.digest() == Some(&top.digest)
@@ -322,40 +244,55 @@ impl Pull<'_> {
         Ok((fits && known && is_whole).then_some(image_id))
     }
 
-    /// Syncs the layers, and meanwhile makes the tree that containers of the image mount. That
-    /// there is no tree is no fault of the pull's: whoever runs the image is told why.
+    /// The image that an index gives for the wanted platform, as far as its documents are here.
+    fn chosen(&self, top: &Descriptor) -> Option<ImageId> {
+        let mut next = top.clone();
+        for _ in 0..=MOST_NESTED {
+            // Whatever is broken or not here, the pull itself brings.
+            let bytes = self.engine.store().read_blob(&next.digest, MANIFEST_BYTES).ok()?;
+            match Document::parse(bytes, Some(&next.media_type)).ok()? {
+                Document::Index(index) => {
+                    next = index.value().choose(&self.wanted_platform())?.clone();
+                }
+                Document::Manifest(manifest) => {
+                    return Some(ImageId::new(manifest.value().config.digest));
+                }
+            }
+        }
+        None
+    }
+
+    /// Syncs the layers, and meanwhile makes the tree that containers of the image mount.
     fn make_ready(&self, documents: &Documents) -> Result<(), PullError> {
         let store = self.engine.store();
         let chain: Vec<DiffId> = documents.layers.iter().map(|(_, diff_id)| *diff_id).collect();
         let blobs: Vec<Digest> = documents.layers.iter().map(|(blob, _)| blob.digest).collect();
-        let prepare = || {
-            let options = PrepareOptions::new(Mountpoints::Container);
-            if let Err(error) = self.engine.snapshots().and_then(|s| s.prepare(&chain, &options)) {
-                tracing::warn!(error = &error as &dyn std::error::Error, "no root filesystem yet");
-            }
-        };
-        let synced = thread::scope(|scope| {
-            scope.spawn(prepare);
-            store.make_durable(&chain).and_then(|()| store.make_blobs_durable(&blobs))
+        let (synced, prepared) = thread::scope(|scope| {
+            let preparing = scope.spawn(|| self.engine.prepare_layers(&chain));
+            let synced = store.make_durable(&chain).and_then(|()| store.make_blobs_durable(&blobs));
+            (synced, preparing.join().expect("preparing does not panic"))
         });
-        synced.map_err(|e| self.store_error(e))
+        synced.map_err(|e| self.store_error(e))?;
+        prepared.map_err(|error| self.unusable(error.to_string()))
     }
 
     /// Records everything at once.
     fn commit(&self, lease: &Lease<'_>, documents: Documents) -> Result<(), PullError> {
-        let image_id = documents.image_id();
-        let target = Target::new(&documents.top, Some(image_id));
+        let target = Target::new(&documents.top, Some(documents.image_id()));
         let mut commit = ImageCommit { documents: documents.stored, ..ImageCommit::default() };
-        commit.repo_digests.extend(self.remote.map(|remote| RepoDigest {
+        let known = |remote: &Reference| RepoDigest {
             reference: remote.repository().with_digest(target.digest),
             target: target.clone(),
-        }));
-        match self.tag {
-            Some(tag) => commit.tags.push(TagUpdate { reference: tag.clone(), target }),
-            None => commit.untagged.push(target),
+        };
+        if !matches!(self.naming, Naming::Nothing(_)) {
+            commit.repo_digests.extend(self.remote.map(known));
+        }
+        match self.naming {
+            Naming::Tag(tag) => commit.tags.push(TagUpdate { reference: tag.clone(), target }),
+            Naming::Untagged => commit.untagged.push(target),
+            Naming::Nothing(_) => {}
         }
         self.engine.store().commit_images(lease, &commit).map_err(|e| self.store_error(e))?;
-        self.engine.prepare_image(&image_id);
         Ok(())
     }
 
@@ -381,7 +318,7 @@ impl Pull<'_> {
             OriginError::Registry(source) => {
                 // A copy's name here is no name of what was asked for.
                 let wanted = self.remote.filter(|remote| {
-                    self.tag == Some(remote) && (source.is_denied() || source.is_not_found())
+                    self.tag() == Some(remote) && (source.is_denied() || source.is_not_found())
                 });
                 let similar = wanted.map(|tag| self.engine.similar_images(tag)).unwrap_or_default();
                 PullError::Registry { reference, source, similar }

@@ -146,6 +146,7 @@ impl Hint for PushError {
                 .map(|near| format!("davit tag {near} {reference}"))
                 .into_iter()
                 .collect(),
+            Self::Store { source, .. } => source.hints(),
             Self::Incomplete { reference, .. } => vec![format!("davit pull {reference}")],
             _ => Vec::new(),
         }

@@ -5,7 +5,8 @@
 //!          rows      trees written or found                  shared with live holders
 //! ```
 
-use davit_image::ImageId;
+use davit_image::{DiffId, ImageId};
+use davit_layer::MergeError;
 use davit_snapshot::{
     Form, Mountpoints, PrepareOptions, SnapshotError, SnapshotSettings, Snapshots, Stack,
 };
@@ -48,14 +49,22 @@ impl Engine {
         self.snapshots()?.prepare(&layers, &PrepareOptions::new(mountpoints))
     }
 
-    /// Writes what an image's containers will be mounted from, so that the first one need not wait.
+    /// Writes what containers of these layers will be mounted from, before the image has a name,
+    /// so that the first one need not wait. Only layers that can never be mounted are refused: an
+    /// image for another machine may well be kept on one that cannot mount it now, and whoever
+    /// runs it is told why.
     ///
-    /// Called when a pull or load has committed the image. A failure is no fault of that: an image
-    /// for another machine may well be kept on one that cannot mount it, and whoever runs it is
-    /// told why.
-    pub(crate) fn prepare_image(&self, image: &ImageId) {
-        if let Err(error) = self.image_stack(image, Mountpoints::Container) {
-            tracing::warn!(error = &error as &dyn std::error::Error, "no root filesystem yet");
+    /// # Errors
+    /// [`MergeError`].
+    pub(crate) fn prepare_layers(&self, chain: &[DiffId]) -> Result<(), MergeError> {
+        let options = PrepareOptions::new(Mountpoints::Container);
+        match self.snapshots().and_then(|snapshots| snapshots.prepare(chain, &options)) {
+            Ok(_) => Ok(()),
+            Err(SnapshotError::Merge(error)) => Err(error),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "no root filesystem yet");
+                Ok(())
+            }
         }
     }
 }
@@ -63,9 +72,15 @@ impl Engine {
 impl Hint for SnapshotError {
     fn hints(&self) -> Vec<String> {
         match self {
-            Self::LayerSize { .. } | Self::Table { .. } => {
+            Self::LayerSize { .. } | Self::Table { .. } | Self::MissingLayer(_) => {
                 vec!["davit system check --repair".to_owned()]
             }
+            Self::File { action: "open", source, .. }
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                vec!["davit system check --repair".to_owned()]
+            }
+            Self::Store(error) => error.hints(),
             Self::NoForm { .. } => vec!["davit info".to_owned()],
             _ => Vec::new(),
         }

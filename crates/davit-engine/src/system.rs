@@ -64,8 +64,18 @@ impl Engine {
     /// # Errors
     /// What the store says.
     pub fn prune_store(&self, build_cache: BuildCache) -> Result<GcReport, StoreError> {
-        self.store().sweep_orphans(Partials::All)?;
-        self.store().collect(&GcOptions { build_cache })
+        let swept = self.store().sweep_orphans(Partials::All)?;
+        let mut report = self.store().collect(&GcOptions { build_cache })?;
+        report.freed_bytes += swept.bytes;
+        Ok(report)
+    }
+
+    /// Frees what nothing names, after work that failed for want of space. That a full disk refuses
+    /// even this is not what the user must be told first.
+    pub(crate) fn free_unnamed(&self) {
+        if let Err(error) = self.store().collect(&GcOptions::default()) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "nothing could be freed");
+        }
     }
 
     /// Removes volumes that were made without a name and that no container uses.

@@ -29,7 +29,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use davit_image::{DiffId, Digest, DocumentError};
+use davit_image::{DiffId, Digest, DocumentError, ReferenceError};
 
 /// Why an archive is refused or cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +69,17 @@ pub enum ArchiveError {
     /// Neither `manifest.json` nor `index.json`.
     #[error("archive holds no image: it has neither index.json nor manifest.json")]
     NoImages,
+    /// It is not laid out as the specification says.
+    #[error("no OCI layout {LAYOUT_VERSION}: {0}")]
+    Layout(String),
+    /// A name in it breaks the grammar.
+    #[error("invalid reference format: `{name}` of the archive")]
+    Name {
+        /// The name.
+        name: String,
+        /// Why.
+        source: ReferenceError,
+    },
     /// A JSON file of the archive is refused.
     #[error("{name} of the archive is malformed")]
     Json {

@@ -141,6 +141,19 @@ impl StoreError {
         }
     }
 
+    /// Tells whether something that was stored is gone or not what it was.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Digest { .. } | Self::MissingLayer(_) => true,
+            Self::NotFound { kind, .. } => matches!(*kind, "blob" | "manifest" | "layer"),
+            Self::Io { action, source, .. } => {
+                *action == "open" && source.kind() == io::ErrorKind::NotFound
+            }
+            _ => false,
+        }
+    }
+
     /// Tells whether the same call may succeed later: the database stayed locked too long.
     #[must_use]
     pub fn is_transient(&self) -> bool {

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use davit_image::Digest;
 use fs_err as fs;
 
-use crate::{Store, StoreError, database::Class, format::random_hex, lock::Lock};
+use crate::{Store, StoreError, blob, database::Class, format::random_hex, lock::Lock};
 
 /// An interrupted download is kept this long for its next attempt.
 const PARTIAL_LIFE: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 3600);
@@ -16,6 +17,8 @@ pub struct SweepReport {
     pub unfinished: u64,
     /// Files and directories under `blobs/`, `layers/` and `trees/` without a row.
     pub orphans: u64,
+    /// Bytes on disk of what was unfinished.
+    pub bytes: u64,
 }
 
 /// Which interrupted downloads a sweep removes.
@@ -41,12 +44,40 @@ impl Store {
             }
             // A free lock means that the owner is gone; what is deleted here was never visible.
             if let Some(lock) = Lock::try_existing(&path)? {
+                report.bytes += disk_bytes(&path);
                 remove_any(&path)?;
                 drop(lock);
                 report.unfinished += 1;
             }
         }
         Ok(report)
+    }
+
+    /// Bytes on disk of what [`Partials::All`] would remove of `tmp/`.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn unfinished_size(&self) -> Result<u64, StoreError> {
+        let mut total = 0;
+        for path in list(&self.layout().tmp())? {
+            if let Some(lock) = Lock::try_existing(&path)? {
+                total += disk_bytes(&path);
+                drop(lock);
+            }
+        }
+        Ok(total)
+    }
+
+    /// Removes what has come of a download that nobody writes right now.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn discard_partial(&self, digest: &Digest) -> Result<(), StoreError> {
+        let path = self.layout().tmp().join(blob::partial_name(digest));
+        match Lock::try_existing(&path)? {
+            Some(lock) => lock.remove_file(),
+            None => Ok(()),
+        }
     }
 
     /// [`Self::sweep`], then removes files that no row names: those of a process killed between
@@ -170,6 +201,14 @@ fn is_partial(path: &Path) -> bool {
 fn is_young(path: &Path) -> bool {
     let modified = fs::symlink_metadata(path).and_then(|facts| facts.modified());
     modified.is_ok_and(|time| time.elapsed().map_or(true, |age| age < PARTIAL_LIFE))
+}
+
+/// Bytes on disk of a file, or of a directory with all below it; what cannot be read counts nothing.
+fn disk_bytes(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let Ok(facts) = fs::symlink_metadata(path) else { return 0 };
+    let below = if facts.is_dir() { list(path).unwrap_or_default() } else { Vec::new() };
+    facts.blocks() * 512 + below.iter().map(|path| disk_bytes(path)).sum::<u64>()
 }
 
 /// Names in a directory; an absent one is empty.

@@ -43,6 +43,8 @@ impl Engine {
         let lease = self.store().lease("import")?;
         let layer = self.import_layer(&lease, archive, progress)?;
         config.rootfs.diff_ids = vec![layer.diff_id];
+        self.prepare_layers(&config.rootfs.diff_ids)
+            .map_err(|source| FileError::Unusable { name: request.source.clone(), source })?;
         let config = Raw::write(config);
         let descriptors =
             vec![Descriptor::new(MediaType::OCI_LAYER, layer.diff_id.digest(), layer.tar_size)];
@@ -61,7 +63,6 @@ impl Engine {
             None => commit.untagged.push(target),
         }
         self.store().commit_images(&lease, &commit)?;
-        self.prepare_image(&id);
         Ok(id)
     }
 

@@ -6,14 +6,14 @@ use std::{
 };
 
 use davit_image::{
-    Compression, Descriptor, DiffId, Digest, Document, ImageId, Platform, Reference,
+    Compression, Descriptor, DiffId, Digest, Document, ImageConfig, ImageId, Platform, Reference,
 };
 use davit_layer::{ReadLayer, ReadOptions, decompressed, read_layer};
 use davit_store::{
-    BlobIngest, Durability, ImageCommit, LayerIngest, Lease, TagUpdate,
+    BlobIngest, Durability, ImageCommit, LayerIngest, Lease, StoredDocument, TagUpdate,
     archive::{
-        ArchiveContents, ArchiveImage, ArchiveLayer, LayoutDir, MAX_DOCUMENT_BYTES, Member,
-        MemberKind, TarReader,
+        ArchiveContents, ArchiveError, ArchiveImage, ArchiveLayer, LayoutDir, MAX_DOCUMENT_BYTES,
+        Member, MemberKind, TarReader,
     },
 };
 use davit_sys::bulk::BulkFile;
@@ -62,12 +62,11 @@ impl Engine {
         request: &LoadRequest,
         progress: &dyn Progress,
     ) -> Result<Vec<Loaded>, FileError> {
-        let lease = self.store().lease("load")?;
-        let mut load =
-            Load { engine: self, lease: &lease, progress, contents: ArchiveContents::default() };
-        let plain = decompressed(archive).map_err(FileError::Read)?;
-        load.members(TarReader::new(BufReader::with_capacity(BUFFER_BYTES, plain)))?;
-        load.commit(request)
+        self.load(progress, |load| {
+            let plain = decompressed(archive).map_err(FileError::Read)?;
+            load.members(TarReader::new(BufReader::with_capacity(BUFFER_BYTES, plain)))?;
+            load.commit(request)
+        })
     }
 
     /// Loads all images of an OCI layout directory.
@@ -80,11 +79,26 @@ impl Engine {
         request: &LoadRequest,
         progress: &dyn Progress,
     ) -> Result<Vec<Loaded>, FileError> {
+        self.load(progress, |load| {
+            load.layout(&LayoutDir::open(path)?)?;
+            load.commit(request)
+        })
+    }
+
+    fn load(
+        &self,
+        progress: &dyn Progress,
+        work: impl FnOnce(&mut Load<'_>) -> Result<Vec<Loaded>, FileError>,
+    ) -> Result<Vec<Loaded>, FileError> {
         let lease = self.store().lease("load")?;
-        let mut load =
-            Load { engine: self, lease: &lease, progress, contents: ArchiveContents::default() };
-        load.layout(&LayoutDir::open(path)?)?;
-        load.commit(request)
+        let contents = ArchiveContents::default();
+        let loaded = work(&mut Load { engine: self, lease: &lease, progress, contents });
+        drop(lease);
+        if loaded.as_ref().is_err_and(FileError::is_no_space) {
+            // Layers that came whole, but that nothing names, only fill the disk.
+            self.free_unnamed();
+        }
+        loaded
     }
 }
 
@@ -101,16 +115,15 @@ impl Load<'_> {
     }
 
     fn layout(&mut self, layout: &LayoutDir) -> Result<(), FileError> {
-        for name in ["oci-layout", "index.json"] {
-            if let Some(bytes) = layout.read_file(name, MAX_DOCUMENT_BYTES)? {
-                self.contents.add_document(name, bytes)?;
-            }
+        let layout_file = layout.check_version()?;
+        self.contents.add_document("oci-layout", layout_file)?;
+        if let Some(bytes) = layout.read_file("index.json", MAX_DOCUMENT_BYTES)? {
+            self.contents.add_document("index.json", bytes)?;
         }
         let index: davit_image::Index = match self.contents.document("index.json") {
-            Some(bytes) => serde_json::from_slice(bytes).map_err(|source| {
-                davit_store::archive::ArchiveError::Json { name: "index.json".to_owned(), source }
-            })?,
-            None => return Ok(()),
+            Some(bytes) => serde_json::from_slice(bytes)
+                .map_err(|source| ArchiveError::Json { name: "index.json".to_owned(), source })?,
+            None => return Err(ArchiveError::Layout("it has no index.json".to_owned()).into()),
         };
         let mut queue = index.manifests;
         let mut seen = std::collections::BTreeSet::new();
@@ -249,14 +262,43 @@ impl Load<'_> {
                 image_id: image.target.image_id,
                 digest: image.target.digest,
             });
+            self.check(&image, request.platform.as_ref())?;
             add_to(&mut commit, image);
         }
         self.engine.store().commit_images(self.lease, &commit)?;
-        loaded
-            .iter()
-            .filter_map(|image| image.image_id)
-            .for_each(|id| self.engine.prepare_image(&id));
         Ok(loaded)
+    }
+
+    /// Refuses an image for another platform than was asked for, as a pull does, and one whose
+    /// layers can never be mounted.
+    fn check(&self, image: &ArchiveImage, wanted: Option<&Platform>) -> Result<(), FileError> {
+        let Some(id) = image.target.image_id else { return Ok(()) };
+        let parse = |document: &StoredDocument| -> Option<(Digest, ImageConfig)> {
+            Some((document.digest, serde_json::from_slice(&document.bytes).ok()?))
+        };
+        let documents = image.documents.iter();
+        let configs: Vec<_> = documents
+            .filter(|document| document.media_type.is_config())
+            .filter_map(parse)
+            .collect();
+        let chosen = configs.iter().find(|(digest, _)| *digest == id.digest());
+        let Some((_, config)) = chosen else { return Ok(()) };
+        let name = || {
+            let name = image.references.first().map(Reference::familiar);
+            name.unwrap_or_else(|| image.target.digest.to_string())
+        };
+        if let Some(wanted) = wanted
+            && wanted.rank(&config.platform()).is_none()
+        {
+            let offered = configs.iter().map(|(_, config)| config.platform().to_string());
+            return Err(FileError::NoPlatform {
+                name: name(),
+                wanted: wanted.to_string(),
+                offered: offered.collect(),
+            });
+        }
+        let prepared = self.engine.prepare_layers(&config.rootfs.diff_ids);
+        prepared.map_err(|source| FileError::Unusable { name: name(), source })
     }
 }
 

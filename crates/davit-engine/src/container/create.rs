@@ -6,15 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use davit_image::{ContainerConfig, Empty, HealthConfig, ImageConfig, ImageId, Platform};
+use davit_image::{ContainerConfig, Empty, HealthConfig, ImageConfig, ImageId};
 use davit_store::{ClaimError, Claimed, Durability, NewContainer, StoreError};
 
 use super::{
     Container, ContainerError, ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode,
-    VolumeMaking, name, network::claims, newborn::Newborn, plan::merge_environment,
+    VolumeMaking, name, network::claims, newborn::Newborn, plan::merge_environment, platform,
     remove::remove_tree, validate,
 };
-use crate::Engine;
+use crate::{Engine, ImageError};
 
 /// Largest image config that is read, in bytes.
 const CONFIG_LIMIT: u64 = 8 << 20;
@@ -69,12 +69,12 @@ impl Engine {
         request: &CreateRequest,
         follow: Follow,
     ) -> Result<Created, ContainerError> {
-        let (image_id, image) = self.image_config(&request.spec.image)?;
+        let (image_id, image) = self.image_config(&request.spec)?;
         let id = name::random_id()?;
         let mut spec = request.spec.clone();
         merge(&mut spec, &image.config);
         check_names(&spec)?;
-        check_platform(&spec, &image)?;
+        platform::check(&spec, &image)?;
         validate::check(&spec)?;
         self.resolve_namespaces(&mut spec)?;
         if let Some(name) = &request.name {
@@ -104,7 +104,9 @@ impl Engine {
             &[("image", spec.image.clone()), ("name", container.name.clone())],
         );
         let claimed = (follow == Follow::Start).then_some(claimed);
-        Ok(Created { container, warnings: self.warnings(&spec), claimed, newborn })
+        let mut warnings: Vec<_> = platform::warning(&spec, &image).into_iter().collect();
+        warnings.extend(self.warnings(&spec));
+        Ok(Created { container, warnings, claimed, newborn })
     }
 
     /// After a container that came to nothing.
@@ -186,16 +188,24 @@ impl Engine {
         look().map(|_| true)
     }
 
-    /// An image's id and config by any of its names.
-    pub(crate) fn image_config(
-        &self,
-        name: &str,
-    ) -> Result<(ImageId, ImageConfig), ContainerError> {
-        let found = self.store().find_image(name).map_err(|error| match error {
-            StoreError::NotFound { .. } => ContainerError::NoImage(name.to_owned()),
+    /// The id and config of the image that is asked for, by any of its names; for a platform, of
+    /// the one that its index has here.
+    fn image_config(&self, spec: &ContainerSpec) -> Result<(ImageId, ImageConfig), ContainerError> {
+        let name = &spec.image;
+        let target = self.store().find_image(name).map(|found| found.target);
+        let target = target.map_err(|error| match error {
+            StoreError::NotFound { .. } => ContainerError::NoImage(name.clone()),
             error => error.into(),
         })?;
-        let id = found.target.image_id.ok_or_else(|| {
+        let wanted = spec.platform.as_ref().and_then(|platform| platform.parse().ok());
+        let chosen = match wanted {
+            Some(wanted) => self.image_for(&target, &wanted).map_err(|error| match error {
+                ImageError::Store(error) => error.into(),
+                error => ContainerError::Invalid(error.to_string()),
+            })?,
+            None => None,
+        };
+        let id = chosen.or(target.image_id).ok_or_else(|| {
             ContainerError::Invalid(format!("{name} has no image for this machine's platform"))
         })?;
         Ok((id, self.stored_config(&id)?))
@@ -237,21 +247,6 @@ impl Engine {
         }
         warnings
     }
-}
-
-/// Refuses an image of another platform than the one that was asked for.
-fn check_platform(spec: &ContainerSpec, image: &ImageConfig) -> Result<(), ContainerError> {
-    let Some(wanted) = &spec.platform else { return Ok(()) };
-    let actual = Platform {
-        variant: image.variant.clone().filter(|variant| !variant.is_empty()),
-        ..Platform::new(&image.os, &image.architecture)
-    };
-    let fits = wanted.parse::<Platform>().is_ok_and(|wanted| wanted.rank(&actual).is_some());
-    if fits {
-        return Ok(());
-    }
-    let (image, wanted) = (spec.image.clone(), wanted.clone());
-    Err(ContainerError::NoPlatform { image, wanted, actual: actual.normalized().to_string() })
 }
 
 /// Names that go into `/etc/hosts` and `/etc/hostname` are one word.

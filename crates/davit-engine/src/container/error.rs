@@ -9,6 +9,9 @@ use davit_store::{ClaimError, StoreError};
 
 use crate::Hint;
 
+/// How a monitor begins that it has no root filesystem.
+const NO_ROOTFS: &str = "cannot mount the root filesystem: cannot open ";
+
 /// Why something about a container, volume or network failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -149,6 +152,12 @@ impl Hint for ContainerError {
             Self::NotFound { kind: "network", .. } => vec!["davit network ls".to_owned()],
             Self::Claim(ClaimError::Name { name, .. }) => {
                 vec![format!("davit rm {name}"), format!("davit rename {name} NEW_NAME")]
+            }
+            Self::Store(error) => error.hints(),
+            Self::Snapshot(error) => error.hints(),
+            // The monitor, which mounts, has words alone to tell it by.
+            Self::Start { reason, .. } if reason.starts_with(NO_ROOTFS) => {
+                vec!["davit system check --repair".to_owned()]
             }
             Self::Network(NetworkError::PortTaken { .. }) => {
                 vec!["publish another port, or find its holder with `ss -tulpn`".to_owned()]

@@ -25,8 +25,9 @@ impl Layout {
     /// Opens the image of that name, or the only one.
     pub(crate) fn open(path: &Path, name: Option<&str>) -> Result<Self, OriginError> {
         let directory = LayoutDir::open(path)?;
+        directory.check_version()?;
         let index = directory.read_file("index.json", super::MANIFEST_BYTES)?;
-        let index = index.ok_or(ArchiveError::NoImages)?;
+        let index = index.ok_or_else(|| ArchiveError::Layout("it has no index.json".to_owned()))?;
         let top = choose(&index, name)?;
         Ok(Self { directory, top })
     }

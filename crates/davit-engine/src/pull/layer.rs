@@ -57,6 +57,13 @@ impl Pull<'_> {
             }
         });
         let error = first_error.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if error.as_ref().is_some_and(PullError::is_no_space) {
+            // Parts of layers to go on with are worth less than room.
+            for (layer, _) in &layers {
+                let given_back = self.engine.store().discard_partial(&layer.digest);
+                given_back.map_err(|e| self.store_error(e))?;
+            }
+        }
         error.map_or(Ok(()), Err)
     }
 
@@ -240,9 +247,8 @@ impl Pull<'_> {
             diff_id: Some(diff_id),
         };
         let options = ReadOptions { expected, progress: Some(&report), ..ReadOptions::default() };
-        let read = read_layer(source, &mut tar, sink, &options).map_err(|source| {
-            PullError::Layer { reference: self.name.clone(), digest: blob.digest, source }
-        })?;
+        let read = read_layer(source, &mut tar, sink, &options)
+            .map_err(|source| PullError::layer(self.name.clone(), blob.digest, source))?;
         Ok((read, layer))
     }
 

@@ -11,7 +11,7 @@ use crate::{
     origin::{BlobRead, Origin, OriginError, Registry},
 };
 
-use super::{Pull, PullError};
+use super::{Naming, Pull, PullError};
 
 impl Engine {
     /// Makes an image whole again.
@@ -58,7 +58,7 @@ impl Engine {
             origin,
             name: known.map_or_else(|| image.name.clone(), |(name, _)| name.to_string()),
             remote: known.map(|(reference, _)| reference),
-            tag: None,
+            naming: Naming::Untagged,
             platform: image.platform.as_ref(),
             parallel: 0,
             progress,

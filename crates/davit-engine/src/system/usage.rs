@@ -14,6 +14,8 @@ pub struct DiskUsage {
     pub images: Vec<ImageUsage>,
     /// Bytes of all layers and blobs of images, each counted once.
     pub layers_size: u64,
+    /// Bytes of downloads and other work that was interrupted.
+    pub unfinished_size: u64,
     /// Containers, newest first.
     pub containers: Vec<ContainerUsage>,
     /// Volumes by name.
@@ -89,6 +91,7 @@ impl Engine {
         let store = self.store();
         let mut usage =
             DiskUsage { build_cache_size: store.build_cache_size()?, ..self.image_usage()? };
+        usage.unfinished_size = store.unfinished_size()?;
         for row in store.containers(&ContainerFilter::default())? {
             let folder = store.layout().container(&row.id);
             let size = tree_size(&folder.join("upper")) + tree_size(&folder.join("rootfs"));
@@ -158,11 +161,11 @@ pub(super) fn tree_size(path: &Path) -> u64 {
 }
 
 impl DiskUsage {
-    /// Bytes of images that no container uses.
+    /// Bytes of images that no container uses, and of interrupted downloads.
     #[must_use]
     pub fn reclaimable_images(&self) -> u64 {
         let used: u64 =
             self.images.iter().filter(|image| image.containers > 0).map(|image| image.size).sum();
-        self.layers_size.saturating_sub(used)
+        self.layers_size.saturating_sub(used) + self.unfinished_size
     }
 }

@@ -6,9 +6,11 @@ use davit_image::{
     Compression, Descriptor, DiffId, Digest, Document, ImageConfig, ImageId, Index, Manifest,
     MediaType, Platform, Raw, Reference,
 };
-use serde::Deserialize;
 
-use super::{ArchiveError, DockerImage, LAYOUT_VERSION, name_of};
+use super::{
+    ArchiveError, DockerImage,
+    docker::{check_layout_file, checked_name_of, parse_name},
+};
 use crate::{LayerBlob, StoredDocument, Target};
 
 /// Larger files are no documents.
@@ -55,12 +57,6 @@ pub struct ArchiveImage {
     pub layer_blobs: Vec<LayerBlob>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct LayoutFile {
-    image_layout_version: String,
-}
-
 impl ArchiveContents {
     /// Keeps a small file.
     ///
@@ -102,7 +98,7 @@ impl ArchiveContents {
     pub fn images(&self, wanted: &Platform) -> Result<Vec<ArchiveImage>, ArchiveError> {
         let mut images = Vec::new();
         if let Some(bytes) = self.document("index.json") {
-            self.check_layout_version()?;
+            check_layout_file(self.document("oci-layout"))?;
             let index: Index = json("index.json", bytes)?;
             for descriptor in &index.manifests {
                 let image = self.image_of_descriptor(descriptor, wanted)?;
@@ -120,23 +116,12 @@ impl ArchiveContents {
         if images.is_empty() { Err(ArchiveError::NoImages) } else { Ok(images) }
     }
 
-    fn check_layout_version(&self) -> Result<(), ArchiveError> {
-        let bytes = self
-            .document("oci-layout")
-            .ok_or_else(|| ArchiveError::Missing("oci-layout".into()))?;
-        let layout: LayoutFile = json("oci-layout", bytes)?;
-        if layout.image_layout_version == LAYOUT_VERSION {
-            return Ok(());
-        }
-        let version = layout.image_layout_version.chars().take(64).collect::<String>();
-        Err(ArchiveError::Missing(format!("an OCI layout {LAYOUT_VERSION} (it has {version})")))
-    }
-
     fn image_of_descriptor(
         &self,
         descriptor: &Descriptor,
         wanted: &Platform,
     ) -> Result<ArchiveImage, ArchiveError> {
+        let references = checked_name_of(descriptor)?.into_iter().collect();
         let mut walk = Walk {
             contents: self,
             seen: BTreeSet::new(),
@@ -147,7 +132,7 @@ impl ArchiveContents {
         Ok(ArchiveImage {
             documents: walk.documents,
             target: Target::new(descriptor, image_id),
-            references: name_of(descriptor).into_iter().collect(),
+            references,
             layer_blobs: walk.layer_blobs,
         })
     }
@@ -164,9 +149,11 @@ impl ArchiveContents {
             .document(&entry.config)
             .ok_or_else(|| ArchiveError::Missing(entry.config.clone()))?;
         let id = ImageId::new(Digest::of(bytes));
-        let names = entry.repo_tags.iter().flatten().filter_map(|name| name.parse().ok());
+        // What had no name was written so by old versions of Docker.
+        let names = entry.repo_tags.iter().flatten().filter(|name| *name != "<none>:<none>");
+        let names: Vec<Reference> = names.map(|name| parse_name(name)).collect::<Result<_, _>>()?;
         let (told, references): (Vec<Reference>, Vec<_>) =
-            names.partition(|name: &Reference| indexed.contains(&name.to_string()));
+            names.into_iter().partition(|name: &Reference| indexed.contains(&name.to_string()));
         if references.is_empty() && !told.is_empty() {
             return Ok(());
         }

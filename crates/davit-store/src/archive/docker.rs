@@ -3,6 +3,8 @@
 use davit_image::{Descriptor, Reference};
 use serde::{Deserialize, Serialize};
 
+use super::ArchiveError;
+
 /// The only `imageLayoutVersion` (image-spec `image-layout.md` § oci-layout file).
 pub const LAYOUT_VERSION: &str = "1.0.0";
 
@@ -35,6 +37,25 @@ pub fn layout_file() -> Vec<u8> {
     format!("{{\"imageLayoutVersion\":\"{LAYOUT_VERSION}\"}}").into_bytes()
 }
 
+/// Accepts the content of an `oci-layout`.
+pub(super) fn check_layout_file(bytes: Option<&[u8]>) -> Result<(), ArchiveError> {
+    let refused = |problem: &str| Err(ArchiveError::Layout(problem.to_owned()));
+    let Some(bytes) = bytes else { return refused("it has no oci-layout") };
+    let layout: LayoutFile = serde_json::from_slice(bytes)
+        .map_err(|source| ArchiveError::Json { name: "oci-layout".to_owned(), source })?;
+    if layout.image_layout_version == LAYOUT_VERSION {
+        return Ok(());
+    }
+    let version: String = layout.image_layout_version.chars().take(64).collect();
+    refused(&format!("its version is {version}"))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LayoutFile {
+    image_layout_version: String,
+}
+
 /// A descriptor as an archive's index has it: with the image's name, in the annotations that
 /// containerd, Docker and skopeo read.
 #[must_use]
@@ -46,6 +67,19 @@ pub fn named_descriptor(descriptor: &Descriptor, name: Option<&Reference>) -> De
         named.annotations.extend(tag.map(|tag| (REF_NAME.to_owned(), tag)));
     }
     named
+}
+
+/// A name that an archive gives to an image.
+pub(super) fn parse_name(name: &str) -> Result<Reference, ArchiveError> {
+    name.parse().map_err(|source| ArchiveError::Name { name: name.to_owned(), source })
+}
+
+/// [`name_of`]; a full name that breaks the grammar is refused.
+pub(super) fn checked_name_of(descriptor: &Descriptor) -> Result<Option<Reference>, ArchiveError> {
+    match descriptor.annotations.get(CONTAINERD_NAME) {
+        Some(name) => parse_name(name).map(Some),
+        None => Ok(name_of(descriptor)),
+    }
 }
 
 /// The name that an archive's index gives to an image. A bare tag is none: it lacks the repository.

@@ -10,7 +10,8 @@ use fs_err as fs;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
 use super::{
-    ArchiveError, MadeDirs, WholeFile, contents::blob_path, file_error, layout_file, name_of,
+    ArchiveError, MAX_DOCUMENT_BYTES, MadeDirs, WholeFile, contents::blob_path,
+    docker::check_layout_file, file_error, layout_file, name_of,
 };
 
 /// Everyone may read what is copied, as far as the umask goes.
@@ -63,6 +64,16 @@ impl LayoutDir {
     /// As [`Self::open_file`].
     pub fn open_blob(&self, digest: &Digest) -> Result<Option<fs::File>, ArchiveError> {
         self.open_file(&blob_path(digest))
+    }
+
+    /// Reads `oci-layout`, which must be there and of the one known version.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Layout`].
+    pub fn check_version(&self) -> Result<Vec<u8>, ArchiveError> {
+        let bytes = self.read_file("oci-layout", MAX_DOCUMENT_BYTES)?;
+        check_layout_file(bytes.as_deref())?;
+        Ok(bytes.unwrap_or_default())
     }
 
     /// Reads a small file; `None` when it is absent.

@@ -153,7 +153,7 @@ fn lies_are_refused() {
             c.add_layer(&path(&Digest::of(b"one")), layer);
         }),
         ("not in it", |c| c.add_document(&path(&Digest::of(b"one")), b"small".to_vec()).unwrap()),
-        ("not in it", |c| {
+        ("no OCI layout 1.0.0", |c| {
             c.add_document("oci-layout", br#"{"imageLayoutVersion":"9"}"#.to_vec()).unwrap();
         }),
         ("malformed", |c| c.add_document("index.json", b"[]".to_vec()).unwrap()),

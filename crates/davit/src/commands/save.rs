@@ -2,11 +2,11 @@
 
 use std::{
     io::{self, IsTerminal as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use davit_engine::{
-    FileError, ImportRequest, LoadRequest, Loaded, SaveRequest,
+    ImportRequest, LoadRequest, Loaded, SaveRequest,
     image::{Platform, Reference},
 };
 use fs_err as fs;
@@ -112,20 +112,10 @@ pub(crate) fn load(args: &LoadArgs, context: &Context) -> Result<u8, CliError> {
         None => engine.load_images(io::stdin(), &request, &*progress),
     };
     drop(progress);
-    for image in loaded.map_err(|error| explain(error, args.input.as_deref()))? {
+    for image in loaded? {
         print_loaded(&image)?;
     }
     Ok(0)
-}
-
-fn explain(error: FileError, input: Option<&Path>) -> CliError {
-    let is_layout = input.is_some_and(Path::is_dir);
-    let error = CliError::from(error);
-    if is_layout {
-        error.hint("a folder must be an OCI layout: oci-layout, index.json, blobs/")
-    } else {
-        error
-    }
 }
 
 fn print_loaded(image: &Loaded) -> Result<(), CliError> {

@@ -249,7 +249,7 @@ fn totals(usage: &DiskUsage) -> [RawUsage; 4] {
             r#type: "Images",
             total_count: usage.images.len(),
             active: usage.images.iter().filter(|image| image.containers > 0).count(),
-            size: usage.layers_size,
+            size: usage.layers_size + usage.unfinished_size,
             reclaimable: usage.reclaimable_images(),
         },
         RawUsage {

@@ -239,7 +239,7 @@ fn all_at_once() {
 }
 
 /// Runs a script in a mount namespace of its own; `$0` is the test's folder, `$1` the binary.
-fn in_namespace(davit: &Davit, script: &str) -> davit_test::Outcome {
+pub(crate) fn in_namespace(davit: &Davit, script: &str) -> davit_test::Outcome {
     let unshare = need_tool("unshare").expect("util-linux is part of every system");
     let output = Command::new(unshare)
         .args(["--mount", "--propagation", "private", "sh", "-euc", script])

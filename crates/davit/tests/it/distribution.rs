@@ -6,6 +6,7 @@ mod account;
 mod copy;
 mod fault;
 mod judge;
+mod platform;
 mod pull;
 mod sources;
 mod ways;
