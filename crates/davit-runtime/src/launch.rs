@@ -398,8 +398,13 @@ impl Launched {
 impl Drop for Launched {
     fn drop(&mut self) {
         if let Some(inner) = self.inner.take() {
-            end(&inner.process);
-            discard(inner.cgroup);
+            abandon(&inner.process, inner.cgroup);
         }
     }
+}
+
+/// Ends a process that nobody will look after, and removes its cgroup.
+pub(crate) fn abandon(process: &Process, cgroup: Cgroup) {
+    end(process);
+    discard(cgroup);
 }

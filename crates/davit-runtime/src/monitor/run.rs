@@ -25,8 +25,8 @@ use super::{
     streams::Channels,
 };
 use crate::{
-    Cgroup, Cgroups, Launch, LaunchError, Process, StdioPlan,
-    launch::{StdinPlan, launch},
+    Cgroup, Cgroups, Launch, LaunchError, Process, Running, StdioPlan,
+    launch::{StdinPlan, abandon, launch},
     plan::Namespace,
     process::{ExitStatus, Identity},
 };
@@ -232,12 +232,21 @@ impl Monitor<'_> {
         let running = launched.network_ready().and_then(|()| launched.start());
         let running = running.inspect_err(|_| self.unwire(endpoint.as_ref()))?;
         drop(root);
-        let process = running.process.identity();
+        let Running { process: first, cgroup, mount_namespace, streams, .. } = running;
+        let channels = match Channels::new(streams) {
+            Ok(channels) => channels,
+            Err(error) => {
+                abandon(&first, cgroup);
+                self.unwire(endpoint.as_ref());
+                return Err(StartError::Streams(error));
+            }
+        };
+        let process = first.identity();
         let child = Child {
-            process: running.process,
-            cgroup: running.cgroup,
-            channels: Channels::new(running.streams).map_err(StartError::Streams)?,
-            _mounts: running.mount_namespace,
+            process: first,
+            cgroup,
+            channels,
+            _mounts: mount_namespace,
             endpoint,
             ports,
             started: Instant::now(),
