@@ -19,8 +19,9 @@ mod unpack;
 mod xattr;
 
 use std::{
+    ffi::OsStr,
     io::{self, Read, Write},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
     path::Path,
     thread,
 };
@@ -100,8 +101,8 @@ impl ContainerFiles {
         out: impl Write,
     ) -> Result<(), ContainerError> {
         let (path, source) = self.source(path, follow)?;
-        pack::pack(&self.area, path.as_bytes(), Path::new(&source.base), out)
-            .map_err(|error| ContainerError::io("copy", path, error))
+        pack::pack(&self.area, &path, as_path(&source.base), out)
+            .map_err(|error| ContainerError::io("copy", shown(&path), error))
     }
 
     /// Unpacks a tar archive into an existing directory.
@@ -112,15 +113,16 @@ impl ContainerFiles {
         let (path, known) = self.destination(path)?;
         if !known.is_directory() {
             return Err(ContainerError::Invalid(format!(
-                "destination \"{}:{path}\" must be a directory",
-                self.name
+                "destination \"{}:{}\" must be a directory",
+                self.name,
+                shown(&path)
             )));
         }
         self.writable(&path)?;
-        let directory = path.trim_end_matches('/').as_bytes();
+        let directory = without_slash(&path);
         let unpacker = Unpacker { area: &self.area, directory, ownership: Ownership::Keep };
         let mut input = Counted { inner: input, bytes: 0 };
-        unpacker.unpack(&mut input).map_err(|error| refused(error, &path))?;
+        unpacker.unpack(&mut input).map_err(|error| refused(error, shown(&path)))?;
         Ok(Copied { bytes: input.bytes })
     }
 
@@ -137,15 +139,16 @@ impl ContainerFiles {
     ) -> Result<Copied, ContainerError> {
         let host = host()?;
         let (path, source) = self.source(source, follow)?;
-        let destination = clean(destination);
+        let destination = clean(destination.as_bytes());
         let (destination, known) = follow_destination(&host, destination)?;
         let (directory, name) = place(&source, &destination, &known)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let opened = host.open(directory.as_bytes(), flags).map_err(|errno| match errno {
+        let opened = host.open(&directory, flags).map_err(|errno| match errno {
             Errno::NOENT => ContainerError::Invalid(format!(
-                "invalid output path: directory {directory:?} does not exist"
+                "invalid output path: directory {:?} does not exist",
+                shown(&directory)
             )),
-            errno => ContainerError::io("open", &directory, errno),
+            errno => ContainerError::io("open", shown(&directory), errno),
         })?;
         let target = Area::beneath(opened);
         let unpacker = Unpacker { area: &target, directory: b"", ownership };
@@ -163,20 +166,20 @@ impl ContainerFiles {
         follow: FollowLink,
     ) -> Result<Copied, ContainerError> {
         let host = host()?;
-        let (path, source) = source_of(&host, clean(source), follow, |path| {
+        let (path, source) = source_of(&host, clean(source.as_bytes()), follow, |path| {
             ContainerError::Invalid(format!("lstat {path}: no such file or directory"))
         })?;
         let (destination, known) = self.destination(destination)?;
         let (directory, name) = place(&source, &destination, &known)?;
         let there = self
             .area
-            .stat(format!("{}/", directory.trim_end_matches('/')).as_bytes())
+            .stat(&[without_slash(&directory), b"/"].concat())
             .map_err(|errno| io_or_words(&directory, errno))?;
         if there.is_none() {
-            return Err(self.missing(&directory));
+            return Err(self.missing(&shown(&directory)));
         }
         self.writable(&directory)?;
-        let directory = directory.trim_end_matches('/').as_bytes();
+        let directory = without_slash(&directory);
         let unpacker = Unpacker { area: &self.area, directory, ownership: Ownership::Keep };
         transfer(&host, &path, &name, &unpacker)
     }
@@ -188,19 +191,19 @@ impl ContainerFiles {
         ))
     }
 
-    fn source(&self, path: &str, follow: FollowLink) -> Result<(String, Known), ContainerError> {
-        let path = clean(&format!("/{path}"));
+    fn source(&self, path: &str, follow: FollowLink) -> Result<(Vec<u8>, Known), ContainerError> {
+        let path = clean(path.as_bytes());
         source_of(&self.area, path, follow, |path| self.missing(path))
     }
 
-    fn destination(&self, path: &str) -> Result<(String, Known), ContainerError> {
-        let path = clean(&format!("/{path}"));
+    fn destination(&self, path: &str) -> Result<(Vec<u8>, Known), ContainerError> {
+        let path = clean(path.as_bytes());
         follow_destination(&self.area, path)
     }
 
     /// Refuses a directory that nobody may write to, before anything is read.
-    fn writable(&self, directory: &str) -> Result<(), ContainerError> {
-        let forbids = self.area.forbids_writing(directory.as_bytes());
+    fn writable(&self, directory: &[u8]) -> Result<(), ContainerError> {
+        let forbids = self.area.forbids_writing(directory);
         match forbids.map_err(|errno| io_or_words(directory, errno))? {
             None => Ok(()),
             Some(Forbids::Root) => {
@@ -217,51 +220,61 @@ fn host() -> Result<Area, ContainerError> {
     Area::host().map_err(|errno| ContainerError::io("open", "/", errno))
 }
 
-fn io_or_words(path: &str, errno: Errno) -> ContainerError {
+fn io_or_words(path: &[u8], errno: Errno) -> ContainerError {
     match errno {
         Errno::NOTDIR => ContainerError::Invalid("not a directory".to_owned()),
-        errno => ContainerError::io("look at", path, errno),
+        errno => ContainerError::io("look at", shown(path), errno),
     }
 }
 
-fn text(path: &Path) -> String {
-    clean(&path.to_string_lossy())
+/// A path as errors show it.
+fn shown(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}
+
+fn as_path(path: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(path))
+}
+
+/// A clean path without the `/` at its end; the root becomes empty.
+fn without_slash(path: &[u8]) -> &[u8] {
+    path.strip_suffix(b"/").unwrap_or(path)
 }
 
 /// Looks at a source; its base name is the one that it was asked for by, also behind a link.
 fn source_of(
     area: &Area,
-    path: String,
+    path: Vec<u8>,
     follow: FollowLink,
     missing: impl Fn(&str) -> ContainerError,
-) -> Result<(String, Known), ContainerError> {
+) -> Result<(Vec<u8>, Known), ContainerError> {
     let failed = |errno| io_or_words(&path, errno);
     let mut real = path.clone();
     if follow == FollowLink::Source {
         for _ in 0..40 {
-            match area.link(real.as_bytes()).map_err(failed)? {
-                Some(target) => real = text(&target),
+            match area.link(&real).map_err(failed)? {
+                Some(target) => real = clean(&target),
                 None => break,
             }
         }
     }
-    let stat = area.stat(real.as_bytes()).map_err(failed)?.ok_or_else(|| missing(&path))?;
+    let stat = area.stat(&real).map_err(failed)?.ok_or_else(|| missing(&shown(&path)))?;
     let known = Known { exists: true, directory: is_directory(&stat), base: split(&path).1 };
     Ok((real, known))
 }
 
 /// Looks at a destination behind all links, as Docker does; it need not exist.
-fn follow_destination(area: &Area, path: String) -> Result<(String, Known), ContainerError> {
+fn follow_destination(area: &Area, path: Vec<u8>) -> Result<(Vec<u8>, Known), ContainerError> {
     let failed = |errno| io_or_words(&path, errno);
     let mut real = path.clone();
     for _ in 0..40 {
-        match area.link(real.as_bytes()) {
-            Ok(Some(target)) => real = text(&target),
+        match area.link(&real) {
+            Ok(Some(target)) => real = clean(&target),
             Ok(None) => break,
             Err(errno) => return Err(failed(errno)),
         }
     }
-    let stat = area.stat(real.as_bytes()).map_err(failed)?;
+    let stat = area.stat(&real).map_err(failed)?;
     let base = split(&real).1;
     let directory = stat.as_ref().is_some_and(is_directory);
     Ok((real, Known { exists: stat.is_some(), directory, base }))
@@ -270,16 +283,15 @@ fn follow_destination(area: &Area, path: String) -> Result<(String, Known), Cont
 /// Packs on one thread what this one unpacks.
 fn transfer(
     source: &Area,
-    path: &str,
-    name: &str,
+    path: &[u8],
+    name: &[u8],
     unpacker: &Unpacker<'_>,
 ) -> Result<Copied, ContainerError> {
     let (reader, writer) =
         io::pipe().map_err(|error| ContainerError::io("make", "a pipe", error))?;
     let mut reader = Counted { inner: reader, bytes: 0 };
     let (packed, unpacked, bytes) = thread::scope(|scope| {
-        let packer =
-            scope.spawn(move || pack::pack(source, path.as_bytes(), Path::new(name), writer));
+        let packer = scope.spawn(move || pack::pack(source, path, as_path(name), writer));
         let unpacked = unpacker.unpack(&mut reader).and_then(|()| {
             // The zeros at the end, so that the other side can finish.
             io::copy(&mut reader, &mut io::sink()).map_err(UnpackError::Archive)
@@ -291,14 +303,14 @@ fn transfer(
     });
     match (packed, unpacked) {
         (Err(error), _) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(ContainerError::io("copy", path, error))
+            Err(ContainerError::io("copy", shown(path), error))
         }
-        (_, Err(error)) => Err(refused(error, name)),
+        (_, Err(error)) => Err(refused(error, shown(name))),
         _ => Ok(Copied { bytes }),
     }
 }
 
-fn refused(error: UnpackError, object: &str) -> ContainerError {
+fn refused(error: UnpackError, object: String) -> ContainerError {
     match error {
         UnpackError::Refused(words) => ContainerError::Invalid(words),
         UnpackError::Archive(error) => ContainerError::io("read the archive for", object, error),

@@ -1,5 +1,7 @@
 //! `davit cp`, with running and stopped containers, friendly and hostile.
 
+mod names;
+
 use std::{
     fs,
     io::Write as _,

@@ -1,10 +1,6 @@
 //! Paths of one side of a copy, each resolved anew by the kernel inside that side's root.
 
-use std::{
-    ffi::OsStr,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
-    path::PathBuf,
-};
+use std::os::fd::OwnedFd;
 
 use rustix::{
     fs::{
@@ -109,7 +105,7 @@ impl Area {
     }
 
     /// The path that a symbolic link at `path` names, not resolved further; `None` if it is none.
-    pub(super) fn link(&self, path: &[u8]) -> Result<Option<PathBuf>, Errno> {
+    pub(super) fn link(&self, path: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
         let node = match self.open(path, OFlags::PATH | OFlags::NOFOLLOW) {
             Err(Errno::NOENT) => return Ok(None),
             node => node?,
@@ -117,10 +113,11 @@ impl Area {
         if FileType::from_raw_mode(fstat(&node)?.st_mode) != FileType::Symlink {
             return Ok(None);
         }
-        let target = readlinkat(&node, c"", Vec::new())?;
-        let own = PathBuf::from(OsStr::from_bytes(path));
-        let parent = own.parent().unwrap_or(&own);
-        Ok(Some(parent.join(OsStr::from_bytes(target.as_bytes()))))
+        let target = readlinkat(&node, c"", Vec::new())?.into_bytes();
+        if target.starts_with(b"/") {
+            return Ok(Some(target));
+        }
+        Ok(Some([parts(path).0, b"/", &target].concat()))
     }
 }
 

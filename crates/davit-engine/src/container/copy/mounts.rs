@@ -1,7 +1,7 @@
 //! Volumes and bind mounts of a container that does not run, mounted over its root.
 //!
 //! Everything happens in the helper's own mount namespace. Targets are resolved by the kernel inside
-//! the root, links and magic links included, as when the container starts.
+//! the root: its links are followed there, magic links are refused.
 
 use std::{
     io,

@@ -2,13 +2,14 @@
 
 use std::{
     collections::HashMap,
-    ffi::OsStr,
+    ffi::{CString, OsStr},
     io::{self, Read, Write},
     os::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::{Path, PathBuf},
+    vec,
 };
 
 use rustix::{
@@ -24,6 +25,9 @@ use super::{area::Area, xattr};
 /// Deepest directory that is read.
 const DEPTH: usize = 512;
 
+/// Name of the entry that holds a target too long for a header (GNU tar manual, "Basic Tar Format").
+const LONG_LINK: &[u8] = b"././@LongLink";
+
 /// How a directory is opened to be listed.
 const LISTED: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -35,7 +39,7 @@ const KERNEL_FILES: [i64; 4] = [0x9fa0, 0x6265_6572, 0x0027_e0eb, 0x6367_7270];
 pub(super) fn pack(area: &Area, path: &[u8], name: &Path, out: impl Write) -> io::Result<()> {
     let node = area.open(path, OFlags::PATH | OFlags::NOFOLLOW)?;
     let mut packer = Packer { builder: Builder::new(out), links: HashMap::new() };
-    packer.add(&node, name, None, 0)?;
+    packer.tree(node, name)?;
     packer.builder.into_inner()?.flush()
 }
 
@@ -45,35 +49,69 @@ struct Packer<W: Write> {
     links: HashMap<(u64, u64), PathBuf>,
 }
 
+/// A directory whose entries are being read.
+struct Level {
+    directory: OwnedFd,
+    name: PathBuf,
+    device: u64,
+    /// Names that are still to be read.
+    rest: vec::IntoIter<CString>,
+}
+
 impl<W: Write> Packer<W> {
+    /// Adds a node and all below it. A level takes one descriptor and no stack, so that `DEPTH` fits
+    /// below the usual limit of 1024.
+    fn tree(&mut self, node: OwnedFd, name: &Path) -> io::Result<()> {
+        let mut levels = Vec::from_iter(self.add(node, name, None)?);
+        while let Some(level) = levels.last_mut() {
+            let Some(child) = level.rest.next() else {
+                levels.pop();
+                continue;
+            };
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let node = match openat(&level.directory, &child, flags, Mode::empty()) {
+                // Removed since it was listed.
+                Err(Errno::NOENT) => continue,
+                node => node?,
+            };
+            let name = level.name.join(OsStr::from_bytes(child.as_bytes()));
+            if let Some(next) = self.add(node, &name, Some(level.device))? {
+                if levels.len() > DEPTH {
+                    return Err(Errno::NAMETOOLONG.into());
+                }
+                levels.push(next);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds one node; what is below a directory comes next.
     fn add(
         &mut self,
-        node: &OwnedFd,
+        node: OwnedFd,
         name: &Path,
         device: Option<u64>,
-        depth: usize,
-    ) -> io::Result<()> {
-        let stat = fstat(node)?;
+    ) -> io::Result<Option<Level>> {
+        let stat = fstat(&node)?;
         let mut header = header(&stat);
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 header.set_entry_type(EntryType::Directory);
                 let mut slashed = name.as_os_str().to_owned();
                 slashed.push("/");
-                let directory = openat(node, c".", LISTED, Mode::empty())?;
+                let directory = openat(&node, c".", LISTED, Mode::empty())?;
                 self.xattrs(&directory)?;
                 self.builder.append_data(&mut header, slashed, io::empty())?;
                 let foreign = device.is_some_and(|device| device != stat.st_dev);
-                if foreign && KERNEL_FILES.contains(&fstatfs(node)?.f_type) {
-                    return Ok(());
+                if foreign && KERNEL_FILES.contains(&fstatfs(&node)?.f_type) {
+                    return Ok(None);
                 }
-                self.directory(&directory, name, stat.st_dev, depth)
+                return list(directory, name, stat.st_dev).map(Some);
             }
-            FileType::RegularFile => self.file(node, name, &stat, header),
+            FileType::RegularFile => self.file(&node, name, &stat, header),
             FileType::Symlink => {
-                header.set_entry_type(EntryType::Symlink);
-                let target = readlinkat(node, c"", Vec::new())?;
-                self.builder.append_link(&mut header, name, OsStr::from_bytes(target.as_bytes()))
+                let target = readlinkat(&node, c"", Vec::new())?;
+                self.symlink(name, header, target.as_bytes())
             }
             FileType::Fifo => self.special(name, header, EntryType::Fifo, 0),
             FileType::CharacterDevice => self.special(name, header, EntryType::Char, stat.st_rdev),
@@ -81,38 +119,7 @@ impl<W: Write> Packer<W> {
             // A socket without its server means nothing.
             _ => Ok(()),
         }
-    }
-
-    fn directory(
-        &mut self,
-        directory: &OwnedFd,
-        name: &Path,
-        device: u64,
-        depth: usize,
-    ) -> io::Result<()> {
-        if depth > DEPTH {
-            return Err(Errno::NAMETOOLONG.into());
-        }
-        let mut names = Vec::new();
-        for entry in Dir::read_from(directory)? {
-            let entry = entry?;
-            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-                names.push(entry.file_name().to_owned());
-            }
-        }
-        names.sort_unstable();
-        for child in names {
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            match openat(directory, &child, flags, Mode::empty()) {
-                // Removed since it was listed.
-                Err(Errno::NOENT) => {}
-                node => {
-                    let name = name.join(OsStr::from_bytes(child.as_bytes()));
-                    self.add(&node?, &name, Some(device), depth + 1)?;
-                }
-            }
-        }
-        Ok(())
+        .map(|()| None)
     }
 
     fn file(
@@ -142,6 +149,26 @@ impl<W: Write> Packer<W> {
         self.builder.append_data(&mut header, name, content)
     }
 
+    /// Writes a symbolic link with its target as it is: `Builder::append_link` tidies it up.
+    fn symlink(&mut self, name: &Path, mut header: Header, target: &[u8]) -> io::Result<()> {
+        header.set_entry_type(EntryType::Symlink);
+        if header.set_link_name_literal(target).is_err() {
+            let mut long = Header::new_gnu();
+            let gnu = long.as_gnu_mut().expect("it was made so");
+            gnu.name[..LONG_LINK.len()].copy_from_slice(LONG_LINK);
+            long.set_entry_type(EntryType::GNULongLink);
+            // With a zero at its end, as GNU tar writes it.
+            long.set_size(target.len() as u64 + 1);
+            long.set_mode(0o644);
+            long.set_uid(0);
+            long.set_gid(0);
+            long.set_mtime(0);
+            long.set_cksum();
+            self.builder.append(&long, target.chain(&[0][..]))?;
+        }
+        self.builder.append_data(&mut header, name, io::empty())
+    }
+
     /// Writes the attributes of the entry that comes next.
     fn xattrs(&mut self, file: &OwnedFd) -> io::Result<()> {
         let records = xattr::records(file)?;
@@ -161,6 +188,18 @@ impl<W: Write> Packer<W> {
         header.set_device_minor(minor(device))?;
         self.builder.append_data(&mut header, name, io::empty())
     }
+}
+
+fn list(directory: OwnedFd, name: &Path, device: u64) -> io::Result<Level> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(&directory)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    names.sort_unstable();
+    Ok(Level { directory, name: name.to_owned(), device, rest: names.into_iter() })
 }
 
 fn header(stat: &Stat) -> Header {

@@ -1,6 +1,6 @@
 //! Docker's rules of where a copy goes (`docker cp` reference, "Description").
 
-use super::super::ContainerError;
+use super::{super::ContainerError, area::parts};
 
 /// What is known of one side of a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub(super) struct Known {
     /// Whether that is a directory.
     pub(super) directory: bool,
     /// Its last name; `.` for the content of a directory.
-    pub(super) base: String,
+    pub(super) base: Vec<u8>,
 }
 
 impl Known {
@@ -21,45 +21,46 @@ impl Known {
 }
 
 /// An absolute path without `.`, `..` and double slashes; a `/` or `/.` at its end stays.
-pub(super) fn clean(path: &str) -> String {
+pub(super) fn clean(path: &[u8]) -> Vec<u8> {
     let mut parts = Vec::new();
-    for part in path.split('/') {
+    for part in path.split(|byte| *byte == b'/') {
         match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
+            b"" | b"." => {}
+            b".." => drop(parts.pop()),
             part => parts.push(part),
         }
     }
-    let end = match () {
-        () if parts.is_empty() => "",
-        () if path.ends_with("/.") => "/.",
-        () if path.ends_with('/') => "/",
-        () => "",
+    let end: &[u8] = match () {
+        () if parts.is_empty() => b"",
+        () if path.ends_with(b"/.") => b"/.",
+        () if path.ends_with(b"/") => b"/",
+        () => b"",
     };
-    format!("/{}{end}", parts.join("/"))
+    [b"/", &*parts.join(&b'/'), end].concat()
 }
 
 /// The directory and the last name of a clean path; the root is its own content.
-pub(super) fn split(path: &str) -> (String, String) {
-    let (path, base) = match path.strip_suffix("/.") {
-        Some(directory) => return (directory.to_owned(), ".".to_owned()),
-        None => path.trim_end_matches('/').rsplit_once('/').unwrap_or(("", ".")),
+pub(super) fn split(path: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let path = match path.strip_suffix(b"/.") {
+        Some(directory) => return (directory.to_owned(), b".".to_vec()),
+        None => path.strip_suffix(b"/").unwrap_or(path),
     };
-    (if path.is_empty() { "/" } else { path }.to_owned(), base.to_owned())
+    let (above, base) = if path.is_empty() { (path, &b"."[..]) } else { parts(path) };
+    (if above.is_empty() { b"/" } else { above }.to_owned(), base.to_owned())
 }
 
 /// The directory in which a source is unpacked, and the name that it gets there.
 pub(super) fn place(
     source: &Known,
-    path: &str,
+    path: &[u8],
     destination: &Known,
-) -> Result<(String, String), ContainerError> {
+) -> Result<(Vec<u8>, Vec<u8>), ContainerError> {
     let refused = |words: &str| Err(ContainerError::Invalid(words.to_owned()));
     let (directory, base) = split(path);
     match (destination.exists, destination.directory, source.directory) {
         (true, true, _) => Ok((path.to_owned(), source.base.clone())),
         (true, false, true) => refused("cannot copy directory"),
-        (false, _, false) if path.ends_with('/') || path.ends_with("/.") => {
+        (false, _, false) if path.ends_with(b"/") || path.ends_with(b"/.") => {
             refused("no such directory")
         }
         _ => Ok((directory, base)),
@@ -79,15 +80,15 @@ mod tests {
             ("/a/b/.", "/a/b/.", "/a/b", "."),
             ("/.", "/", "/", "."),
         ] {
-            assert_eq!(clean(path), cleaned);
-            assert_eq!(split(cleaned), (directory.to_owned(), base.to_owned()), "{path}");
+            assert_eq!(clean(path.as_bytes()), cleaned.as_bytes());
+            assert_eq!(split(cleaned.as_bytes()), (directory.into(), base.into()), "{path}");
         }
     }
 
     #[test]
     fn places_as_docker() {
         let source = |directory, base: &str| Known { exists: true, directory, base: base.into() };
-        let there = |exists, directory| Known { exists, directory, base: String::new() };
+        let there = |exists, directory| Known { exists, directory, base: Vec::new() };
         for (from, path, to, expected) in [
             (source(false, "f"), "/d", there(true, true), Ok(("/d", "f"))),
             (source(false, "f"), "/d/g", there(false, false), Ok(("/d", "g"))),
@@ -99,9 +100,9 @@ mod tests {
             (source(true, "."), "/d/n", there(false, false), Ok(("/d", "n"))),
             (source(true, "s"), "/d/n/", there(false, false), Ok(("/d", "n"))),
         ] {
-            let placed = place(&from, path, &to).map_err(|error| error.to_string());
+            let placed = place(&from, path.as_bytes(), &to).map_err(|error| error.to_string());
             let expected = expected
-                .map(|(directory, name)| (directory.to_owned(), name.to_owned()))
+                .map(|(directory, name): (&str, &str)| (directory.into(), name.into()))
                 .map_err(str::to_owned);
             assert_eq!(placed, expected, "{from:?} {path}");
         }

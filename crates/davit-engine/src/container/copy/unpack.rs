@@ -129,7 +129,7 @@ impl Unpacker<'_> {
         }
         let (above, name) = parts(path);
         let parent = self.parent(above).map_err(|errno| failed(path, errno.into()))?;
-        self.make_way(&parent, name, kind == EntryType::Directory, path)?;
+        self.make_way(&parent, name, kind, path)?;
         self.make(entry, &parent, name, metadata).map_err(|source| failed(path, source))
     }
 
@@ -138,7 +138,7 @@ impl Unpacker<'_> {
         &self,
         parent: &OwnedFd,
         name: &[u8],
-        directory: bool,
+        kind: EntryType,
         path: &[u8],
     ) -> Result<(), UnpackError> {
         let there = match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -147,7 +147,7 @@ impl Unpacker<'_> {
         };
         let text = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
         let (whole, shown) = (text(&self.within(path)), text(path));
-        match (is_directory(&there), directory) {
+        match (is_directory(&there), kind == EntryType::Directory) {
             (true, true) => Ok(()),
             (true, false) => Err(UnpackError::Refused(format!(
                 "cannot overwrite directory {whole:?} with non-directory {shown:?}"
