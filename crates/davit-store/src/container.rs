@@ -243,6 +243,7 @@ impl Store {
     /// [`StoreError::NotFound`], [`StoreError::Ambiguous`], or what the database says.
     pub fn container(&self, name: &str) -> Result<ContainerRow, StoreError> {
         let sql = |e| self.database.error("look up a container", e);
+        let name = name.strip_prefix('/').unwrap_or(name);
         let mut found = self.database.read("look up a container", |c| {
             let mut statement = c
                 .prepare_cached(&format!(
@@ -250,7 +251,6 @@ impl Store {
                      ORDER BY id = ?1 DESC, name = ?1 DESC LIMIT 2"
                 ))
                 .map_err(sql)?;
-            let name = name.strip_prefix('/').unwrap_or(name);
             let rows = statement.query_map([name], of_row).map_err(sql)?;
             rows.collect::<Result<Vec<_>, _>>().map_err(sql)
         })?;
@@ -318,14 +318,16 @@ impl Store {
     /// Gives a container another name.
     ///
     /// # Errors
-    /// [`ClaimError::Name`] when that is taken.
+    /// [`ClaimError::Name`] when that is taken, [`StoreError::NotFound`] when it is gone.
     pub fn rename_container(&self, id: &str, name: &str) -> Result<(), ClaimError> {
         self.claiming(Durability::Durable, "rename a container", |tx| {
             if let Some(holder) = holder_of_name(tx, name)? {
                 return Ok(Err(ClaimError::Name { name: name.to_owned(), holder }));
             }
-            tx.execute("UPDATE containers SET name = ? WHERE id = ?", [name, id])?;
-            Ok(Ok(()))
+            match tx.execute("UPDATE containers SET name = ? WHERE id = ?", [name, id])? {
+                0 => Ok(Err(StoreError::not_found("container", id).into())),
+                _ => Ok(Ok(())),
+            }
         })
     }
 

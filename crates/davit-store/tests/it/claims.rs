@@ -211,6 +211,13 @@ fn containers_are_found_listed_and_updated() {
     assert!(store.rename_container(&id, "name-f1b2").is_err());
     store.rename_container(&id, "better").unwrap();
     assert_eq!(store.container("better").unwrap().id, id);
+    // A name that ids begin with.
+    store.rename_container(&id, "f1").unwrap();
+    for name in ["f1", "/f1"] {
+        assert_eq!(store.container(name).unwrap().id, id, "{name}");
+    }
+    let gone = store.rename_container(&"0".repeat(64), "late").unwrap_err();
+    assert!(matches!(gone, ClaimError::Store(error) if error.is_not_found()));
 }
 
 #[test]
