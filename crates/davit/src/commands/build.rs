@@ -16,8 +16,8 @@ use std::{
 
 use davit_engine::{
     build::{
-        BuildCommand, BuildFailure, BuildRequest, CachePolicy, ContextSource, DockerfileText,
-        IgnoreText, Network, PullPolicy, TarStream, looks_like_archive,
+        BuildCommand, BuildEvent, BuildFailure, BuildRequest, CachePolicy, ContextSource,
+        DockerfileText, IgnoreText, Network, PullPolicy, TarStream, looks_like_archive,
     },
     image::{Platform, Reference},
 };
@@ -124,15 +124,18 @@ pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
     let cancelled = cancel_on_interrupt()?;
     let engine = context.engine()?;
     let quiet = args.quiet || args.progress == BuildProgress::Quiet;
-    let display =
-        display::open(if quiet { BuildProgress::Quiet } else { args.progress }, args.explain);
+    let display = display::open(if quiet { BuildProgress::Quiet } else { args.progress });
     let pulls = context.progress(match args.progress {
         _ if quiet => ProgressMode::Quiet,
         BuildProgress::Rawjson => ProgressMode::Json,
         _ => ProgressMode::Plain,
     });
     let command = command(&args)?;
-    let outcome = engine.build(command, &|event| display.show(event), &*pulls, &cancelled);
+    let show = |event| match event {
+        BuildEvent::Missed(..) if !args.explain => {}
+        event => display.show(event),
+    };
+    let outcome = engine.build(command, &show, &*pulls, &cancelled);
     display.end();
     let outcome = outcome.map_err(failed)?;
     if let Some(path) = &args.iidfile {

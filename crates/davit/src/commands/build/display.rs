@@ -41,13 +41,13 @@ impl Display for Nothing {
     fn show(&self, _event: BuildEvent) {}
 }
 
-pub(super) fn open(progress: BuildProgress, explain: bool) -> Box<dyn Display> {
+pub(super) fn open(progress: BuildProgress) -> Box<dyn Display> {
     match progress {
         BuildProgress::Quiet => Box::new(Nothing),
-        BuildProgress::Rawjson => Box::new(json::Json::new(explain)),
-        BuildProgress::Tty => Box::new(tty::Tty::new(explain)),
-        BuildProgress::Auto if std::io::stderr().is_terminal() => Box::new(tty::Tty::new(explain)),
-        BuildProgress::Auto | BuildProgress::Plain => Box::new(plain::Plain::new(explain)),
+        BuildProgress::Rawjson => Box::new(json::Json::default()),
+        BuildProgress::Tty => Box::new(tty::Tty::new()),
+        BuildProgress::Auto if std::io::stderr().is_terminal() => Box::new(tty::Tty::new()),
+        BuildProgress::Auto | BuildProgress::Plain => Box::new(plain::Plain::default()),
     }
 }
 

@@ -13,8 +13,8 @@ use serde_json::{Map, Value, json};
 use super::{Display, name, reason};
 use crate::printer;
 
+#[derive(Default)]
 pub(super) struct Json {
-    explain: bool,
     state: Mutex<State>,
 }
 
@@ -23,12 +23,6 @@ struct State {
     steps: Arc<[StepInfo]>,
     /// When steps began.
     started: Map<String, Value>,
-}
-
-impl Json {
-    pub(super) fn new(explain: bool) -> Self {
-        Self { explain, state: Mutex::new(State::default()) }
-    }
 }
 
 impl State {
@@ -69,7 +63,7 @@ impl State {
         status
     }
 
-    fn line(&mut self, event: BuildEvent, explain: bool) -> Option<Value> {
+    fn line(&mut self, event: BuildEvent) -> Option<Value> {
         let vertexes = |vertex: Value| Some(json!({"vertexes": [vertex]}));
         let statuses = |status: Value| Some(json!({"statuses": [status]}));
         match event {
@@ -87,10 +81,7 @@ impl State {
             BuildEvent::SameResult(id) => {
                 statuses(self.status(id, "same result as before", (0, None)))
             }
-            BuildEvent::Missed(id, miss) if explain => {
-                statuses(self.status(id, &reason(&miss), (0, None)))
-            }
-            BuildEvent::Missed(..) => None,
+            BuildEvent::Missed(id, miss) => statuses(self.status(id, &reason(&miss), (0, None))),
             BuildEvent::Output(id, stream, bytes) => {
                 let stream = if stream == LogStream::Stdout { 1 } else { 2 };
                 let (vertex, data) = (self.digest(id), BASE64.encode(&bytes));
@@ -113,7 +104,7 @@ impl State {
 impl Display for Json {
     fn show(&self, event: BuildEvent) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(line) = state.line(event, self.explain) {
+        if let Some(line) = state.line(event) {
             printer::note(&line.to_string());
         }
     }

@@ -11,8 +11,11 @@ use davit_engine::build::{BuildEvent, StepId, StepInfo};
 use super::{Display, name, reason};
 use crate::printer;
 
+/// Longest output that is held back for its line end, in bytes.
+const PARTIAL_LIMIT: usize = 64 * 1024;
+
+#[derive(Default)]
 pub(super) struct Plain {
-    explain: bool,
     state: Mutex<State>,
 }
 
@@ -23,12 +26,6 @@ struct State {
     /// Output of each step that has no line end yet.
     partial: HashMap<StepId, Vec<u8>>,
     last: Option<StepId>,
-}
-
-impl Plain {
-    pub(super) fn new(explain: bool) -> Self {
-        Self { explain, state: Mutex::new(State::default()) }
-    }
 }
 
 impl State {
@@ -51,14 +48,30 @@ impl State {
         printer::note(&all);
     }
 
-    fn output(&mut self, id: StepId, bytes: &[u8]) {
+    /// What can be shown of a step's output with these new bytes: whole lines, and of an endless
+    /// line what is too long to be held back.
+    fn complete(&mut self, id: StepId, bytes: &[u8]) -> Vec<u8> {
         let mut text = self.partial.remove(&id).unwrap_or_default();
+        let held = text.len();
         text.extend_from_slice(bytes);
-        let end = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        let line_end = bytes.iter().rposition(|&byte| byte == b'\n').map(|at| held + at + 1);
+        let mut end = line_end.unwrap_or(0);
+        if text.len() - end >= PARTIAL_LIMIT {
+            // Not within a character.
+            end += match std::str::from_utf8(&text[end..]) {
+                Err(error) if error.error_len().is_none() => error.valid_up_to(),
+                _ => text.len() - end,
+            };
+        }
         let rest = text.split_off(end);
         if !rest.is_empty() {
             self.partial.insert(id, rest);
         }
+        text
+    }
+
+    fn output(&mut self, id: StepId, bytes: &[u8]) {
+        let text = self.complete(id, bytes);
         let seconds = self.started.get(&id).map_or(0.0, |since| since.elapsed().as_secs_f64());
         for line in String::from_utf8_lossy(&text).lines() {
             self.line(id, &format!("{seconds:.3} {line}"));
@@ -83,16 +96,45 @@ impl Display for Plain {
             }
             BuildEvent::Cached(id) => state.line(id, "CACHED"),
             BuildEvent::SameResult(id) => state.line(id, "same result as before"),
-            BuildEvent::Missed(id, miss) if self.explain => {
+            BuildEvent::Missed(id, miss) => {
                 state.line(id, &format!("not cached: {}", reason(&miss)));
             }
-            BuildEvent::Missed(..) | BuildEvent::Progress { .. } => {}
+            BuildEvent::Progress { .. } => {}
             BuildEvent::Output(id, _, bytes) => state.output(id, &bytes),
             BuildEvent::Finished(id, time) => {
                 state.end(id, &format!("DONE {:.1}s", time.as_secs_f64()));
             }
             BuildEvent::Failed(id) => state.end(id, "ERROR"),
             BuildEvent::Warning(text) => printer::error(&format!("warning: {text}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_whole_and_endless_ones_in_pieces() {
+        let (mut state, id) = (State::default(), StepId(1));
+        assert_eq!(state.complete(id, b"one\ntw"), b"one\n");
+        assert_eq!(state.complete(id, b"o"), b"");
+        assert_eq!(state.complete(id, b"\nth"), b"two\n");
+        let mut shown = Vec::new();
+        for _ in 0..3 * PARTIAL_LIMIT / 999 {
+            let piece = state.complete(id, "\u{20ac}".repeat(333).as_bytes());
+            assert!(std::str::from_utf8(&piece).is_ok(), "no character is cut");
+            shown.extend(piece);
+            assert!(state.partial.get(&id).is_none_or(|held| held.len() < PARTIAL_LIMIT));
+        }
+        assert!(shown.len() > PARTIAL_LIMIT);
+        // Half a character at the very limit.
+        state.partial.insert(id, vec![b'x'; PARTIAL_LIMIT - 1]);
+        assert_eq!(state.complete(id, b"\xe2\x82").len(), PARTIAL_LIMIT - 1);
+        assert_eq!(state.complete(id, b"\xac\n"), "\u{20ac}\n".as_bytes());
+        for _ in 0..10 {
+            state.complete(id, &[0xe2; PARTIAL_LIMIT]);
+            assert!(state.partial.get(&id).is_none_or(|held| held.len() < PARTIAL_LIMIT));
         }
     }
 }

@@ -15,7 +15,6 @@ use crate::printer::{self, Footer};
 const TICK: Duration = Duration::from_millis(120);
 
 pub(super) struct Tty {
-    explain: bool,
     footer: Footer,
     state: Mutex<State>,
 }
@@ -27,8 +26,8 @@ struct State {
 }
 
 impl Tty {
-    pub(super) fn new(explain: bool) -> Self {
-        Self { explain, footer: Footer::new(), state: Mutex::new(State::default()) }
+    pub(super) fn new() -> Self {
+        Self { footer: Footer::new(), state: Mutex::new(State::default()) }
     }
 
     fn start(&self, state: &mut State, id: StepId) {
@@ -60,10 +59,10 @@ impl Display for Tty {
             BuildEvent::SameResult(id) => {
                 printer::note(&format!("    {}: same result as before", name(&state.steps, id)));
             }
-            BuildEvent::Missed(id, miss) if self.explain => {
+            BuildEvent::Missed(id, miss) => {
                 printer::note(&format!("    {}: {}", name(&state.steps, id), reason(&miss)));
             }
-            BuildEvent::Missed(..) | BuildEvent::Progress { .. } => {}
+            BuildEvent::Progress { .. } => {}
             BuildEvent::Output(id, _, bytes) => {
                 let text = String::from_utf8_lossy(&bytes);
                 let last = text.lines().rev().find(|line| !line.trim().is_empty());
