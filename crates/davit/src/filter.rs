@@ -75,6 +75,13 @@ impl Filters {
             .collect()
     }
 
+    /// Whether labels fulfil every `label=`, and not every `label!=`.
+    pub(crate) fn fit_labels(&self, labels: &BTreeMap<String, String>) -> bool {
+        let without = self.labels("label!");
+        has_labels(labels, &self.labels("label"))
+            && (without.is_empty() || !has_labels(labels, &without))
+    }
+
     /// The time that `until=` names: RFC 3339, seconds since 1970, or a span before now.
     ///
     /// # Errors
@@ -205,6 +212,22 @@ mod tests {
         assert!(parse(&["label"]).is_err());
         assert!(parse(&["color=red"]).is_err());
         assert!(parse(&["dangling=maybe"]).unwrap().flag("dangling").is_err());
+    }
+
+    #[test]
+    fn labels_add_up() {
+        let labels = [("a", "1"), ("b", "")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let labels = labels.into_iter().collect();
+        for (words, expected) in [
+            (&["label=a=1", "label=b"][..], true),
+            (&["label=a=2"], false),
+            (&["label=a", "label=c"], false),
+            (&["label!=a=1"], false),
+            (&["label!=a=2"], true),
+            (&["label!=a", "label!=c"], true),
+        ] {
+            assert_eq!(parse(words).unwrap().fit_labels(&labels), expected, "{words:?}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     cli::Context,
     error::CliError,
-    filter::{Filters, glob, has_labels},
+    filter::{Filters, glob},
     format::{List, ListFormat},
     printer, units,
 };
@@ -135,16 +135,13 @@ fn choose(engine: &Engine, args: &ImagesArgs, filters: &Filters) -> Result<Vec<C
     };
     let (before, since, until) = (bound("before")?, bound("since")?, filters.until()?);
     let dangling = filters.flag("dangling")?;
-    let (labels, without) = (filters.labels("label"), filters.labels("label!"));
     let mut chosen = Vec::new();
     for row in engine.images()? {
         let made = row.created.unwrap_or(Timestamp::EPOCH);
         let in_time = before.is_none_or(|bound| made < bound)
             && since.is_none_or(|bound| made > bound)
             && until.is_none_or(|bound| made < bound);
-        let labelled = has_labels(&row.labels, &labels)
-            && (without.is_empty() || !has_labels(&row.labels, &without));
-        if !in_time || !labelled {
+        if !in_time || !filters.fit_labels(&row.labels) {
             continue;
         }
         let all: Vec<Reference> =

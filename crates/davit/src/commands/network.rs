@@ -5,13 +5,18 @@ use davit_engine::container::NetworkRow;
 use serde::Serialize;
 use serde_json::json;
 
-use super::container::{ps::terms, show};
+use super::container::show;
 use crate::{
     cli::Context,
     error::CliError,
+    filter::Filters,
     format::{List, ListFormat},
     printer,
 };
+
+const FILTERS: [&str; 6] = ["driver", "id", "label", "name", "scope", "type"];
+/// Values of the filter `type`.
+const KINDS: [&str; 2] = ["builtin", "custom"];
 
 /// Verbs on networks.
 #[derive(Debug, Subcommand)]
@@ -89,12 +94,11 @@ pub(crate) fn run(verb: &Verb, context: &Context) -> Result<u8, CliError> {
 
 fn list(args: &ListArgs, context: &Context) -> Result<u8, CliError> {
     let mut networks = context.engine()?.networks()?;
-    for (key, value) in terms(&args.filter)? {
-        if !matches!(key.as_str(), "driver" | "id" | "label" | "name" | "scope" | "type") {
-            return Err(CliError::user(format!("invalid filter '{key}'")));
-        }
-        networks.retain(|row| fits(row, &key, &value));
+    let filters = Filters::parse(&args.filter, &FILTERS)?;
+    if let Some(kind) = filters.values("type").iter().find(|kind| !KINDS.contains(&kind.as_str())) {
+        return Err(CliError::user(format!("invalid filter 'type={kind}'")));
     }
+    networks.retain(|row| fits(row, &filters));
     let id = |row: &NetworkRow| match args.no_trunc {
         true => row.network.id.clone(),
         false => row.network.id.chars().take(12).collect(),
@@ -114,17 +118,15 @@ fn list(args: &ListArgs, context: &Context) -> Result<u8, CliError> {
     Ok(0)
 }
 
-fn fits(row: &NetworkRow, key: &str, value: &str) -> bool {
+fn fits(row: &NetworkRow, filters: &Filters) -> bool {
     let network = &row.network;
-    match key {
-        "driver" => network.driver == value,
-        "id" => network.id.starts_with(value),
-        "label" => network.labels.contains_key(value),
-        "name" => network.name.contains(value),
-        "scope" => value == "local",
+    filters.any("driver", |driver| network.driver == *driver)
+        && filters.any("id", |id| network.id.starts_with(id))
+        && filters.any("name", |name| network.name.contains(name))
+        && filters.any("scope", |scope| scope == "local")
         // The three that every root has are Docker's built-in ones.
-        _ => value == "builtin",
-    }
+        && filters.any("type", |kind| kind == "builtin")
+        && filters.fit_labels(&network.labels)
 }
 
 fn row(row: &NetworkRow, id: String) -> Row {

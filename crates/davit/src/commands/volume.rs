@@ -4,10 +4,11 @@ use clap::Subcommand;
 use davit_engine::container::{VolumeRequest, VolumeSummary};
 use serde::Serialize;
 
-use super::container::{lifecycle::each, ps::terms, show, values};
+use super::container::{lifecycle::each, show, values};
 use crate::{
     cli::Context,
     error::CliError,
+    filter::Filters,
     format::{List, ListFormat},
     printer, units,
 };
@@ -143,17 +144,15 @@ fn create(args: &CreateArgs, context: &Context) -> Result<u8, CliError> {
 }
 
 fn list(args: &ListArgs, context: &Context) -> Result<u8, CliError> {
-    let terms = terms(&args.filter)?;
+    let filters = Filters::parse(&args.filter, &["dangling", "driver", "label", "name"])?;
+    let dangling = filters.flag("dangling")?;
     let mut volumes = context.engine()?.volumes()?;
-    for (key, value) in &terms {
-        if !matches!(key.as_str(), "dangling" | "driver" | "label" | "name") {
-            return Err(CliError::user(format!("invalid filter '{key}'")));
-        }
-        if key == "dangling" && !matches!(value.as_str(), "true" | "1" | "false" | "0") {
-            return Err(CliError::user(format!("invalid filter 'dangling=[{value}]'")));
-        }
-        volumes.retain(|volume| fits(volume, key, value));
-    }
+    volumes.retain(|volume| {
+        dangling.is_none_or(|dangling| dangling == volume.containers.is_empty())
+            && filters.any("driver", |driver| volume.driver == *driver)
+            && filters.any("name", |name| volume.name.contains(name))
+            && filters.fit_labels(&volume.labels)
+    });
     if args.quiet {
         let names: String = volumes.iter().map(|volume| format!("{}\n", volume.name)).collect();
         printer::data(&names)?;
@@ -164,18 +163,6 @@ fn list(args: &ListArgs, context: &Context) -> Result<u8, CliError> {
     let table = "table {{.Driver}}\t{{.Name}}";
     List { table, heads: &[("Name", "VOLUME NAME")] }.print(&args.format, &rows, &raw)?;
     Ok(0)
-}
-
-fn fits(volume: &VolumeSummary, key: &str, value: &str) -> bool {
-    match key {
-        "dangling" => volume.containers.is_empty() == matches!(value, "true" | "1"),
-        "driver" => volume.driver == value,
-        "label" => match value.split_once('=') {
-            Some((key, value)) => volume.labels.get(key).is_some_and(|found| found == value),
-            None => volume.labels.contains_key(value),
-        },
-        _ => volume.name.contains(value),
-    }
 }
 
 fn row(volume: &VolumeSummary) -> Row {
@@ -207,14 +194,14 @@ fn remove(args: &RemoveArgs, context: &Context) -> Result<u8, CliError> {
 }
 
 fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
+    let filters = Filters::parse(&args.filter, &["label", "label!"])?;
     let scope = if args.all { "all local volumes" } else { "anonymous local volumes" };
     let warning = format!("WARNING! This will remove {scope} not used by at least one container.");
     if !args.force && !super::prune::confirm(&warning)? {
         return Ok(0);
     }
-    let labels = super::prune::label_terms(&args.filter)?;
     let wanted = |volume: &VolumeSummary| {
-        (args.all || volume.anonymous) && labels.iter().all(|term| term.fits(&volume.labels))
+        (args.all || volume.anonymous) && filters.fit_labels(&volume.labels)
     };
     let (removed, bytes) = context.engine()?.prune_volumes(wanted)?;
     super::prune::report("Volumes", &removed, &units::size(bytes))?;

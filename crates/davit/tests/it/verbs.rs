@@ -227,6 +227,24 @@ fn volumes_by_label_and_use() {
     for bad in ["bogus=1", "dangling=maybe"] {
         assert_eq!(machine.run(&["volume", "ls", "--filter", bad]).code, 1, "{bad}");
     }
+    // Values of one key are alternatives, but for labels.
+    for (verb, filters, expected) in [
+        ("volume", ["name=v1", "name=v2"], "v1\nv2"),
+        ("volume", ["label=a=b", "label=a=c"], ""),
+        ("network", ["name=none", "name=host"], "host\nnone"),
+        ("network", ["driver=null", "driver=bridge"], "bridge\nnone"),
+    ] {
+        let [one, two] = filters;
+        let listed = machine.ok(&[verb, "ls", "-f", one, "-f", two, "--format", "{{.Name}}"]);
+        assert_eq!(listed, expected, "{verb} {filters:?}");
+    }
+    for bad in ["type=bogus", "bogus=1"] {
+        assert_eq!(machine.run(&["network", "ls", "--filter", bad]).code, 1, "{bad}");
+    }
+    for kind in ["volume", "container"] {
+        let refused = machine.run(&[kind, "prune", "--filter", "bogus=1"]).stderr;
+        assert!(refused.contains("bogus") && !refused.contains("WARNING"), "{kind}: {refused}");
+    }
     let format = "{{.Name}} {{.Driver}} {{.Scope}} {{.Labels}}";
     assert_eq!(
         machine.ok(&["volume", "ls", "--filter", "name=v1", "--format", format]),
