@@ -318,16 +318,6 @@ impl Cgroups {
         Ok(Cgroup { path: path.to_owned(), unified, controllers, v1 })
     }
 
-    /// Moves the calling process into a cgroup without limits, made if missing. It waits for a
-    /// grace period: a process that is started anew is better born there
-    /// ([`crate::process`]'s spawn with [`Cgroups::open_or_create`]).
-    ///
-    /// # Errors
-    /// [`CgroupError`].
-    pub fn enter(&self, path: &str) -> Result<(), CgroupError> {
-        self.open_or_create(path)?.unified.write("cgroup.procs", "0")
-    }
-
     /// Removes a cgroup and those below it from every hierarchy; a missing one is no error.
     /// Members must be gone or going (retries for 2 s). Blocks.
     ///

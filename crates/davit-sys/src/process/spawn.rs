@@ -75,6 +75,7 @@ pub fn spawn(spawn: &Spawn<'_>) -> io::Result<Spawned> {
     let options = CloneOptions { cgroup: spawn.cgroup, ..CloneOptions::default() };
     let cloned = clone(options, || {
         let errno = spawn_child(spawn, &handed, &null, &executable);
+        // A parent that is gone reads no report.
         let _ = rustix::io::write(&report_high, &errno.raw_os_error().to_ne_bytes());
         127
     })?;
@@ -101,6 +102,7 @@ impl Spawned {
             _ => {
                 let options = rustix::process::WaitIdOptions::EXITED;
                 let child = rustix::process::WaitId::PidFd(self.cloned.pidfd.as_fd());
+                // The error of the execution counts, whoever reaped the child.
                 let _ = rustix::process::waitid(child, options);
                 Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
             }
