@@ -22,6 +22,8 @@ use super::{
     spec::DeviceSpec,
 };
 
+/// Where the kernel tells whether it has AppArmor.
+const APPARMOR_ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Where things of one container lie, and which namespaces it joins.
@@ -187,8 +189,12 @@ fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>, plan: &mut Plan) {
         plan.mounts.retain(|mount| mount.target != wish.target);
         plan.mounts.push(mount(wish, around.volume));
     }
-    // A mount must not hide one that lies below it.
-    plan.mounts.sort_by_key(|mount| Path::new(&mount.target).components().count());
+    plan.mounts.sort_by_key(depth);
+}
+
+/// What mounts are sorted by: none may hide one that lies below it.
+pub(super) fn depth(mount: &Mount) -> usize {
+    Path::new(&mount.target).components().count()
 }
 
 fn bind(path: PathBuf) -> MountKind {
@@ -205,7 +211,7 @@ pub(super) fn mount(wish: &MountSpec, volume: &dyn Fn(&str) -> PathBuf) -> Mount
     };
     let mut options = MountOptions { access, propagation, ..MountOptions::default() };
     let kind = match &wish.source {
-        MountSource::Bind { path, recursive, writable_below } => {
+        MountSource::Bind { path, recursive, writable_below, .. } => {
             if *writable_below && options.access == Access::ReadOnly {
                 options.access = Access::ReadOnlyTop;
             }
@@ -265,6 +271,7 @@ fn security(spec: &ContainerSpec, plan: &mut Plan) -> Result<(), ContainerError>
             plan.process.seccomp = Profile::Json(json.to_owned());
         }
     }
+    plan.process.apparmor = apparmor(wishes.apparmor.as_ref(), Path::new(APPARMOR_ENABLED));
     if wishes.system_paths_unconfined {
         plan.masked_paths.clear();
         plan.readonly_paths.clear();
@@ -276,6 +283,11 @@ fn security(spec: &ContainerSpec, plan: &mut Plan) -> Result<(), ContainerError>
         plan.cgroup.devices.push(device_rule(rule)?);
     }
     Ok(())
+}
+
+/// The profile that is asked for, where the kernel has AppArmor at all.
+fn apparmor(wish: Option<&String>, enabled: &Path) -> Option<String> {
+    wish.filter(|_| fs_err::read(enabled).is_ok_and(|text| text.starts_with(b"Y"))).cloned()
 }
 
 fn add_device(wish: &DeviceSpec, plan: &mut Plan) -> Result<(), ContainerError> {
@@ -440,6 +452,18 @@ mod tests {
     }
 
     #[test]
+    fn profiles_of_apparmor_need_apparmor() {
+        let temp = davit_test::TempDir::new();
+        let (enabled, profile) = (temp.join("enabled"), "docker-default".to_owned());
+        assert_eq!(apparmor(Some(&profile), &enabled), None);
+        for (text, expected) in [("N\n", None), ("Y\n", Some(profile.clone()))] {
+            fs_err::write(&enabled, text).unwrap();
+            assert_eq!(apparmor(Some(&profile), &enabled), expected, "{text}");
+        }
+        assert_eq!(apparmor(None, &enabled), None);
+    }
+
+    #[test]
     fn parents_are_mounted_before_children() {
         let mut spec = spec();
         let volume = |target: &str| MountSpec {
@@ -447,6 +471,7 @@ mod tests {
                 path: "/x".to_owned(),
                 recursive: true,
                 writable_below: false,
+                made: false,
             },
             target: target.to_owned(),
             access: false.into(),

@@ -262,6 +262,8 @@ pub struct SecuritySpec {
     pub no_new_privileges: bool,
     /// The filter: `None` is the default one, `unconfined`, or a profile's JSON.
     pub seccomp: Option<String>,
+    /// AppArmor profile; `None` is unconfined. Ignored on a machine without AppArmor, as Docker does.
+    pub apparmor: Option<String>,
     /// `systempaths=unconfined`: nothing below `/proc` and `/sys` is hidden.
     pub system_paths_unconfined: bool,
     /// Devices as `HOST:CONTAINER:PERMISSIONS`.
@@ -323,6 +325,9 @@ pub enum MountSource {
         /// Whether these stay writable where the mount itself is read-only.
         #[serde(default)]
         writable_below: bool,
+        /// Whether a missing one is made a directory when the container is created (`--volume`).
+        #[serde(default)]
+        made: bool,
     },
     /// A volume.
     Volume {

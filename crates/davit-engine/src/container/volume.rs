@@ -1,6 +1,6 @@
 //! Volumes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use davit_image::Timestamp;
 use davit_store::{NewVolume, StoreError, VolumeRow};
@@ -129,7 +129,7 @@ impl Engine {
             if !fits(&volume) {
                 continue;
             }
-            let size = disk_usage(std::path::Path::new(&volume.mountpoint));
+            let size = disk_usage(Path::new(&volume.mountpoint));
             match self.remove_volume(&volume.name) {
                 Ok(()) => {
                     removed.push(volume.name);
@@ -157,17 +157,29 @@ impl Engine {
         }
     }
 
-    /// Makes the volumes of a specification that do not exist, and names the anonymous ones.
+    /// Makes the volumes and directories of a specification that do not exist, and names the
+    /// anonymous volumes.
     pub(crate) fn make_volumes(&self, spec: &mut ContainerSpec) -> Result<(), ContainerError> {
         for mount in &mut spec.mounts {
-            if let MountSource::Volume { name, making, .. } = &mut mount.source {
-                let making = making.clone();
-                *name = self.create_volume(&VolumeRequest {
-                    name: Some(name.clone()).filter(|name| !name.is_empty()),
-                    driver: making.driver,
-                    labels: making.labels,
-                    options: making.options,
-                })?;
+            match &mut mount.source {
+                MountSource::Volume { name, making, .. } => {
+                    let making = making.clone();
+                    *name = self.create_volume(&VolumeRequest {
+                        name: Some(name.clone()).filter(|name| !name.is_empty()),
+                        driver: making.driver,
+                        labels: making.labels,
+                        options: making.options,
+                    })?;
+                }
+                MountSource::Bind { path, made: true, .. } => {
+                    let path = Path::new(path);
+                    // A link that leads nowhere is there.
+                    if fs_err::symlink_metadata(path).is_err() {
+                        fs_err::create_dir_all(path)
+                            .map_err(|error| ContainerError::io("create", path, error))?;
+                    }
+                }
+                MountSource::Bind { .. } | MountSource::Tmpfs { .. } => {}
             }
         }
         Ok(())

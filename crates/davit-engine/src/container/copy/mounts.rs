@@ -51,7 +51,7 @@ impl Engine {
             .filter(|wish| !matches!(wish.source, MountSource::Tmpfs { .. }))
             .map(|wish| plan::mount(wish, &volume))
             .collect();
-        binds.sort_by_key(|mount| Path::new(&mount.target).components().count());
+        binds.sort_by_key(plan::depth);
         Ok(MountOrder {
             place: self.store().layout().container(&container.id),
             volumes: self.volume_mounts(spec)?,

@@ -53,14 +53,18 @@ fn volume(text: &str) -> Result<MountSpec, CliError> {
     if (parts.len() > 1 && source.is_empty()) || target.is_empty() {
         return Err(CliError::usage(format!("invalid spec: {text}: empty section between colons")));
     }
-    let target = absolute(target, text)?;
+    let kind = if is_path(source) { "bind" } else { "volume" };
+    let target = absolute(target).map_err(|reason| {
+        invalid(&format!("volume specification: '{text}': invalid {}", config_of(kind)), &reason)
+    })?;
     let mut options = Options::default();
     for option in given.split(',').filter(|option| !option.is_empty()) {
         options.add(option).map_err(|()| CliError::usage(format!("invalid mode: {option}")))?;
     }
     let mode = given.to_owned();
     let source = if is_path(source) {
-        MountSource::Bind { path: host_path(source)?, recursive: true, writable_below: false }
+        let path = host_path(source)?;
+        MountSource::Bind { path, recursive: true, writable_below: false, made: true }
     } else {
         MountSource::Volume {
             name: source.to_owned(),
@@ -105,35 +109,41 @@ fn is_path(source: &str) -> bool {
         || source.starts_with('~')
 }
 
-/// A path of the host, absolute; `-v` makes a missing one, as Docker does.
+/// A path of the host, absolute.
 fn host_path(source: &str) -> Result<String, CliError> {
     let path = std::path::absolute(source).map_err(crate::error::io_error)?;
     let text = path.to_str().ok_or_else(|| CliError::usage(format!("{source:?} is not UTF-8")))?;
-    if fs_err::symlink_metadata(&path).is_err() {
-        fs_err::create_dir_all(&path)
-            .map_err(|error| crate::error::io_error(error).with_code(125))?;
-    }
     Ok(text.to_owned())
 }
 
-fn absolute(target: &str, text: &str) -> Result<String, CliError> {
+/// A target without needless slashes; otherwise why it is none.
+fn absolute(target: &str) -> Result<String, String> {
     if !target.starts_with('/') {
-        return Err(CliError::usage(format!(
-            "invalid volume specification: '{text}': invalid mount config: mount path must be absolute"
-        )));
+        return Err(format!("invalid mount path: '{target}' mount path must be absolute"));
     }
     let parts: Vec<&str> = target.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
     if parts.is_empty() {
-        return Err(CliError::usage(format!(
-            "invalid volume specification: '{text}': destination can't be '/'"
-        )));
+        return Err("invalid specification: destination can't be '/'".to_owned());
     }
     if parts.contains(&"..") {
-        return Err(CliError::usage(format!(
-            "invalid volume specification: '{text}': path with '..'"
-        )));
+        return Err(format!("invalid mount path: '{target}' has a '..'"));
     }
     Ok(format!("/{}", parts.join("/")))
+}
+
+/// What is invalid about a mount, in Docker's words.
+fn config_of(kind: &str) -> String {
+    format!("mount config for type {kind:?}")
+}
+
+/// What is invalid, and why.
+fn invalid(what: &str, reason: &str) -> CliError {
+    CliError::usage(format!("invalid {what}: {reason}"))
+}
+
+/// The mode of a tmpfs in octal digits; the kernel takes its last twelve bits.
+fn tmpfs_mode(text: &str) -> Option<u32> {
+    u32::from_str_radix(text, 8).ok().map(|mode| mode & 0o7777)
 }
 
 #[cfg(test)]

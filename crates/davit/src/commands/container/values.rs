@@ -11,6 +11,9 @@ use davit_engine::{
 
 use crate::error::{CliError, io_error};
 
+/// Most files of one log: each rotation renames all of them, and a reader opens all.
+const MOST_LOG_FILES: u32 = 500;
+
 /// Bytes as `512`, `64k`, `1.5g`, `10MiB`; units are binary.
 ///
 /// # Errors
@@ -105,7 +108,7 @@ pub(crate) fn nano_cpus(text: &str) -> Result<i64, CliError> {
 /// `NAME=value` as it is, a bare `NAME` with the caller's own value if it has one.
 ///
 /// # Errors
-/// One without a name.
+/// One without a name, or whose own value is not UTF-8.
 pub(crate) fn environment(pairs: &[String]) -> Result<Vec<String>, CliError> {
     let complete = |pair: &String| {
         if pair.is_empty() || pair.starts_with('=') {
@@ -115,8 +118,14 @@ pub(crate) fn environment(pairs: &[String]) -> Result<Vec<String>, CliError> {
         if pair.contains('=') {
             return Some(Ok(pair.clone()));
         }
-        let value = std::env::var(pair).ok()?;
-        Some(Ok(format!("{pair}={value}")))
+        match std::env::var(pair) {
+            Ok(value) => Some(Ok(format!("{pair}={value}"))),
+            Err(std::env::VarError::NotPresent) => None,
+            Err(std::env::VarError::NotUnicode(_)) => {
+                let text = format!("the value of environment variable {pair} is not UTF-8");
+                Some(Err(CliError::usage(text)))
+            }
+        }
     };
     pairs.iter().filter_map(complete).collect()
 }
@@ -135,11 +144,15 @@ pub(crate) fn env_files(paths: &[PathBuf]) -> Result<Vec<String>, CliError> {
                 continue;
             }
             let name = line.split('=').next().unwrap_or_default();
-            if name.is_empty() || name.contains(char::is_whitespace) {
-                return Err(CliError::usage(format!(
-                    "invalid env file ({}): variable '{name}' contains whitespaces",
-                    path.display()
-                )));
+            let refuse = |reason: String| {
+                let path = path.display();
+                Err(CliError::usage(format!("invalid env file ({path}): {reason}")))
+            };
+            if name.is_empty() {
+                return refuse(format!("no variable name on line '{line}'"));
+            }
+            if name.contains(char::is_whitespace) {
+                return refuse(format!("variable '{name}' contains whitespaces"));
             }
             all.extend(environment(&[line.to_owned()])?);
         }
@@ -357,9 +370,11 @@ pub(crate) fn log(
             "max-size" if value == "-1" => config.max_size_bytes = None,
             "max-size" => config.max_size_bytes = Some(bytes(value)?.max(1)),
             "max-file" => {
-                let count = value.parse().ok().filter(|count| *count > 0);
-                config.max_files =
-                    count.ok_or_else(|| CliError::usage(format!("invalid max-file: {value}")))?;
+                let count = value.parse().ok().filter(|count| (1..=MOST_LOG_FILES).contains(count));
+                let hint = format!("1 to {MOST_LOG_FILES} files can be kept");
+                config.max_files = count.ok_or_else(|| {
+                    CliError::usage(format!("invalid max-file: {value}")).hint(hint)
+                })?;
             }
             // The engine makes attributes of them once it knows the container.
             "labels" | "labels-regex" | "env" | "env-regex" | "tag" => {}
@@ -395,8 +410,12 @@ pub(crate) fn security(options: &[String], security: &mut SecuritySpec) -> Resul
                 security.seccomp = Some(profile);
             }
             ("systempaths", "unconfined") => security.system_paths_unconfined = true,
-            // This machine's kernel decides: labels and profiles that are not loaded mean nothing.
-            ("label" | "apparmor", value) if !value.is_empty() => {}
+            ("apparmor", "unconfined") => security.apparmor = None,
+            ("apparmor", profile) if !profile.is_empty() => {
+                security.apparmor = Some(profile.to_owned());
+            }
+            // Labels of SELinux, which Docker's daemon ignores too unless it is told to use them.
+            ("label", value) if !value.is_empty() => {}
             _ => return Err(CliError::usage(format!("invalid --security-opt: {option:?}"))),
         }
     }

@@ -8,6 +8,35 @@ use super::{refuse, see};
 use crate::machine::Machine;
 
 #[test]
+fn missing_directories_are_made_by_a_create_alone() {
+    let Some(machine) = Machine::new() else { return };
+    let missing = machine.davit().dir().join("missing/below");
+    let bind = format!("{}:/x", missing.display());
+    refuse(
+        &machine,
+        &[
+            (&["-v", &bind, "-v", "a:b"], "mount path must be absolute"),
+            (&["-v", &bind, "-m", "1m"], "Minimum memory limit"),
+            (
+                &["--mount", "type=tmpfs,dst=rel"],
+                "invalid mount config for type \"tmpfs\": invalid mount path: 'rel' mount path must be absolute",
+            ),
+            (
+                &["--mount", "src=a,dst=/"],
+                "invalid mount config for type \"volume\": invalid specification: destination can't be '/'",
+            ),
+            (&["--tmpfs", "rel"], "invalid mount config for type \"tmpfs\""),
+        ],
+    );
+    assert!(!missing.exists());
+    machine.ok(&["create", "-v", &bind, "busybox"]);
+    assert!(missing.is_dir());
+    for flag in [["--tmpfs", "/t:mode=41770"], ["--mount", "type=tmpfs,dst=/t,tmpfs-mode=41770"]] {
+        see(&machine, &[(&flag, "stat -c %a /t", "1770")]);
+    }
+}
+
+#[test]
 fn tmpfs_options() {
     let Some(machine) = Machine::new() else { return };
     // Some kernels are configured to add `inode64`.

@@ -107,6 +107,7 @@ fn drivers() {
             ),
             (&["--log-opt", "max-size=bogus"], "invalid size: 'bogus'"),
             (&["--log-opt", "max-file=0"], "max-file"),
+            (&["--log-opt", "max-file=4000000000"], "max-file"),
             (&["--log-opt", "bogus=1"], "unknown log opt 'bogus' for json-file log driver"),
             (&["--log-opt", "tag={{.Bogus}}"], "{{.Bogus}}"),
             (&["--log-opt", "labels-regex=("], "labels-regex"),

@@ -1,5 +1,9 @@
 //! Names, environment, labels, network files, images: what a container is told.
 
+use std::os::unix::ffi::OsStrExt as _;
+
+use davit_test::Outcome;
+
 use super::{file, refuse, see};
 use crate::machine::{Machine, until};
 
@@ -112,11 +116,17 @@ fn environment_and_labels() {
         r#"{"one":"1","three":"","two":"2"} USR1 7"#
     );
     machine.ok(&["rm", "lab"]);
+    let nameless = file(&machine, "nameless", "A=1\n=x\n");
+    let mut foreign = machine.command(&["create", "-e", "NOT_UTF_8", "busybox"]);
+    let foreign = foreign.env("NOT_UTF_8", std::ffi::OsStr::from_bytes(b"\xff"));
+    let foreign = Outcome::from(foreign.output().unwrap());
+    assert!(foreign.code == 125 && foreign.stderr.contains("NOT_UTF_8"), "{}", foreign.stderr);
     refuse(
         &machine,
         &[
             (&["--env-file", &bad], "variable 'B ' contains whitespaces"),
             (&["--env-file", "/nosuch"], "/nosuch"),
+            (&["--env-file", &nameless], "no variable name on line '=x'"),
             (&["-e", "=x"], "invalid environment variable: =x"),
             (&["--label", ""], "invalid label"),
             (&["-w", "rel"], "it needs to be an absolute path"),

@@ -2,7 +2,7 @@
 
 use davit_engine::container::{MountSource, MountSpec, VolumeMaking};
 
-use super::{PROPAGATIONS, absolute};
+use super::{PROPAGATIONS, absolute, config_of, invalid, tmpfs_mode};
 use crate::{commands::container::values, error::CliError};
 
 /// What happens to mounts below a bind mount.
@@ -57,7 +57,8 @@ pub(super) fn mount(text: &str) -> Result<MountSpec, CliError> {
             fields.kind
         )));
     }
-    let target = absolute(&fields.target, text)?;
+    let config = |reason: String| invalid(&config_of(&fields.kind), &reason);
+    let target = absolute(&fields.target).map_err(config)?;
     let (access, propagation) = (fields.read_only.into(), fields.propagation.clone());
     Ok(MountSpec { source: source(fields)?, target, access, propagation, mode: String::new() })
 }
@@ -80,9 +81,8 @@ fn set(fields: &mut Fields, key: &str, value: Option<&str>) -> Result<(), CliErr
         "tmpfs-size" => fields.size = Some(values::bytes(&needed(key, value)?)?),
         "tmpfs-mode" => {
             let text = needed(key, value)?;
-            let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o7777);
-            let invalid = || CliError::usage(format!("invalid value for tmpfs-mode: {text}"));
-            fields.mode = Some(mode.ok_or_else(invalid)?);
+            let mode = tmpfs_mode(&text);
+            fields.mode = Some(mode.ok_or_else(|| invalid("value for tmpfs-mode", &text))?);
         }
         _ => return Err(unexpected(key, value)),
     }
@@ -94,9 +94,8 @@ fn set_bind(fields: &mut Fields, key: &str, value: Option<&str>) -> Result<(), C
         "bind-propagation" => {
             let propagation = needed(key, value)?;
             if !PROPAGATIONS.contains(&propagation.as_str()) {
-                return Err(CliError::usage(format!(
-                    "invalid mount config for type \"bind\": invalid propagation mode: {propagation}"
-                )));
+                let reason = format!("invalid propagation mode: {propagation}");
+                return Err(invalid(&config_of("bind"), &reason));
             }
             fields.propagation = propagation;
         }
@@ -175,19 +174,13 @@ fn source(fields: Fields) -> Result<MountSource, CliError> {
             flags: Vec::new(),
             options: Vec::new(),
         }),
-        "tmpfs" => Err(CliError::usage(
-            "invalid mount config for type \"tmpfs\": field Source must not be specified",
-        )),
-        other => Err(CliError::usage(format!(
-            "invalid mount config for type {other:?}: mount type unknown"
-        ))),
+        "tmpfs" => Err(invalid(&config_of("tmpfs"), "field Source must not be specified")),
+        other => Err(invalid(&config_of(other), "mount type unknown")),
     }
 }
 
 fn bind(fields: Fields) -> Result<MountSource, CliError> {
-    let refuse = |text: &str| {
-        Err(CliError::usage(format!("invalid mount config for type \"bind\": {text}")))
-    };
+    let refuse = |reason: &str| Err(invalid(&config_of("bind"), reason));
     if !std::path::Path::new(&fields.source).is_absolute() {
         return refuse(&format!(
             "invalid mount path: '{}' mount path must be absolute",
@@ -205,7 +198,7 @@ fn bind(fields: Fields) -> Result<MountSource, CliError> {
         return refuse("option 'bind-recursive=readonly' requires 'bind-propagation=rprivate'");
     }
     let (recursive, writable_below) = (below != Below::Disabled, below == Below::Writable);
-    Ok(MountSource::Bind { path: fields.source, recursive, writable_below })
+    Ok(MountSource::Bind { path: fields.source, recursive, writable_below, made: false })
 }
 
 /// Splits at commas outside double quotes (RFC 4180).

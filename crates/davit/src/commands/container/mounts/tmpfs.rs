@@ -2,10 +2,10 @@
 
 use davit_engine::container::{MountSource, MountSpec};
 
-use super::absolute;
+use super::{absolute, config_of, invalid, tmpfs_mode};
 use crate::{commands::container::values, error::CliError};
 
-/// Flags of a mount; those of the second row mean nothing to a tmpfs of its own.
+/// Flags of a mount; from `defaults` on they mean nothing to a tmpfs of its own.
 const FLAGS: [&str; 20] = [
     "exec",
     "noexec",
@@ -46,9 +46,7 @@ pub(super) fn mount(text: &str) -> Result<MountSpec, CliError> {
             }
             Some(("size", value)) => size_bytes = Some(values::bytes(value)?),
             Some(("mode", value)) => {
-                let parsed = u32::from_str_radix(value, 8)
-                    .map_err(|_| CliError::usage(format!("invalid mode: {value}")))?;
-                mode = Some(parsed & 0o7777);
+                mode = Some(tmpfs_mode(value).ok_or_else(|| invalid("mode", value))?);
             }
             Some((key, value)) if VALUES.contains(&key) && !value.is_empty() => {
                 options.push((key.to_owned(), value.to_owned()));
@@ -59,9 +57,10 @@ pub(super) fn mount(text: &str) -> Result<MountSpec, CliError> {
             _ => return Err(CliError::usage(format!("invalid tmpfs option {option:?}"))),
         }
     }
+    let target = absolute(target).map_err(|reason| invalid(&config_of("tmpfs"), &reason))?;
     Ok(MountSpec {
         source: MountSource::Tmpfs { size_bytes, mode, flags, options },
-        target: absolute(target, text)?,
+        target,
         access: read_only.into(),
         propagation: String::new(),
         mode: given.to_owned(),
