@@ -22,7 +22,6 @@ use super::{
     spec::DeviceSpec,
 };
 
-/// Where the kernel tells whether it has AppArmor.
 const APPARMOR_ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -267,9 +266,7 @@ fn security(spec: &ContainerSpec, plan: &mut Plan) -> Result<(), ContainerError>
     match wishes.seccomp.as_deref() {
         None => {}
         Some("unconfined") => plan.process.seccomp = Profile::Unconfined,
-        Some(json) => {
-            plan.process.seccomp = Profile::Json(json.to_owned());
-        }
+        Some(json) => plan.process.seccomp = Profile::Json(json.to_owned()),
     }
     plan.process.apparmor = apparmor(wishes.apparmor.as_ref(), Path::new(APPARMOR_ENABLED));
     if wishes.system_paths_unconfined {
