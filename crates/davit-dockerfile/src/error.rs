@@ -103,8 +103,9 @@ impl ParseError {
     }
 }
 
-/// The entry of `known` that is nearest to `word`, if it is near enough to be a slip: fewer than
-/// three letters inserted, dropped or changed. `None` too where `word` is itself known.
+/// The entry of `known` that is nearest to `word`, if it is near enough to be a slip: at most two
+/// letters inserted, dropped, changed or swapped, and at most a third of the longer of the two.
+/// `None` too where `word` is itself known.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let mut best = None;
     let mut least = 3;
@@ -113,7 +114,7 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         if distance == 0 {
             return None;
         }
-        if distance < least {
+        if distance < least && distance <= word.len().max(candidate.len()) / 3 {
             least = distance;
             best = Some(candidate);
         }
@@ -160,6 +161,10 @@ mod tests {
             ("RNU", Some("RUN")),
             ("ENTRIPOINT", Some("ENTRYPOINT")),
             ("run", None),
+            ("EVN", Some("ENV")),
+            ("EV", Some("ENV")),
+            ("E", None),
+            ("SURE", None),
             ("HELLO", None),
             ("", None),
         ] {

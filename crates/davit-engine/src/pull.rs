@@ -366,13 +366,22 @@ impl Engine {
             image.targets.iter().flat_map(|(_, tags)| tags.iter().map(Reference::familiar))
         });
         let mut near: Vec<_> = names
-            .map(|name| (distance(&wanted, &name), name))
-            // One that is the same is here, and was not what was meant.
-            .filter(|(distance, name)| (1..=1 + name.len() / 5).contains(distance))
+            .map(|name| (distance(short(&wanted), short(&name)), name))
+            // As near as any other word that is taken for a slip. One that is the same is here,
+            // and was not what was meant.
+            .filter(|(distance, name)| {
+                let longer = short(name).len().max(short(&wanted).len());
+                (1..=2.min(longer / 3)).contains(distance)
+            })
             .collect();
         near.sort();
         near.into_iter().map(|(_, name)| name).take(2).collect()
     }
+}
+
+/// The name without the tag that most names have: it makes them no more alike.
+fn short(name: &str) -> &str {
+    name.strip_suffix(":latest").unwrap_or(name)
 }
 
 /// Insertions, deletions and replacements that make one text the other.

@@ -40,7 +40,9 @@ impl Flags {
             };
             let Some(&(known_name, takes)) = known.iter().find(|(known, _)| *known == name) else {
                 let names = known.iter().map(|(name, _)| *name);
-                return Err(wrong("is unknown").suggest(name, names));
+                let mut unknown = wrong("is unknown").suggest(name, names);
+                unknown.suggestion = unknown.suggestion.map(|near| format!("--{near}"));
+                return Err(unknown);
             };
             if takes != Takes::Texts && given.iter().any(|(name, _)| *name == known_name) {
                 return Err(wrong("is given twice"));

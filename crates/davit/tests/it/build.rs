@@ -224,6 +224,7 @@ fn errors_show_the_place_and_help() {
             "did you mean the stage `base`?",
         ),
         ("FROM scratch\nCOPPY a b\n", "COPPY", "did you mean `COPY`?"),
+        ("FROM scratch\nCOPY --form=x a b\n", "flag `--form`", "did you mean `--from`?"),
         ("ARG IMAGE=x\nFROM $IMGAE\n", "is empty", "did you mean `IMAGE`?"),
         ("FROM scratch\nCOPY --chown=web dist* /\n", "there is no user `web`", "give its number"),
         ("FROM scratch\nCOPY --chmod=9 dist* /\n", "is no mode", "octal"),

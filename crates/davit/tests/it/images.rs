@@ -128,6 +128,9 @@ fn a_mistyped_name_gets_a_hint() {
     let refused = davit.run(["history", "webservr:1"]);
     assert_eq!(refused.code, 1);
     assert!(refused.stderr.contains("did you mean `webserver:1`?"), "{}", refused.stderr);
+    import(&davit, "s1", "two");
+    let refused = davit.run(["history", "p1"]);
+    assert!(!refused.stderr.contains("did you mean"), "{}", refused.stderr);
 }
 
 #[test]
