@@ -2,13 +2,11 @@
 
 use std::{ffi::OsString, io::IsTerminal as _, path::PathBuf, sync::Arc};
 
-use clap::{
-    CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind as ClapKind,
-};
+use clap::{Parser, Subcommand, error::ErrorKind as ClapKind};
 use davit_engine::{Config, Engine, Progress};
 
 use crate::{
-    commands, environment,
+    arguments, commands, environment,
     error::CliError,
     printer,
     progress::{self, ProgressMode},
@@ -20,7 +18,10 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(
     name = "davit",
+    bin_name = "davit",
     version,
+    disable_version_flag = true,
+    arg = version_flag(),
     disable_help_subcommand = true,
     max_term_width = 100,
     args_override_self = true
@@ -32,8 +33,15 @@ pub(crate) struct Cli {
     command: Command,
 }
 
+/// Docker's letter for the version is small.
+fn version_flag() -> clap::Arg {
+    let flag = clap::Arg::new("version").short('v').short_alias('V').long("version");
+    flag.action(clap::ArgAction::Version).help("Print version").help_heading(None)
+}
+
 // Options of every verb.
 #[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Global Options")]
 pub(crate) struct Global {
     /// Folder of durable state (default /var/lib/davit)
     #[arg(long, global = true, env = "DAVIT_ROOT", hide_env_values = true, value_name = "DIR")]
@@ -155,11 +163,7 @@ impl Context {
 /// # Errors
 /// What the verb could not do; the caller reports it.
 pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
-    let cli = match Cli::command().try_get_matches_from(arguments) {
-        Ok(matches) => Cli::from_arg_matches(&matches),
-        Err(error) => Err(error),
-    };
-    let cli = match cli {
+    let cli = match arguments::parse(arguments) {
         Ok(cli) => cli,
         Err(error) => return refused(&error, arguments),
     };
@@ -210,31 +214,29 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
 const OWN_VERBS: [&str; 5] = ["boot", "completion", "config", "copy", "man"];
 
 fn refused(error: &clap::Error, arguments: &[OsString]) -> Result<u8, CliError> {
-    if matches!(error.kind(), ClapKind::DisplayHelp | ClapKind::DisplayVersion) {
-        printer::data(&error.render().to_string())?;
-        return Ok(0);
+    match error.kind() {
+        ClapKind::DisplayHelp | ClapKind::DisplayVersion => {
+            printer::data(&error.render().to_string())?;
+            return Ok(0);
+        }
+        ClapKind::MissingSubcommand | ClapKind::DisplayHelpOnMissingArgumentOrSubcommand
+            if let Some(help) = arguments::noun_help(arguments) =>
+        {
+            // Not what was asked for, hence no output.
+            printer::note(help.trim_end());
+            return Ok(0);
+        }
+        _ => printer::error(&usage::explain(error).to_string()),
     }
-    printer::error(&usage::explain(error).to_string());
-    let own = verb(arguments).is_some_and(|verb| OWN_VERBS.iter().any(|own| verb == own));
+    let verb = arguments::verb(arguments).map(|index| &arguments[index]);
+    let own = verb.is_some_and(|verb| OWN_VERBS.iter().any(|own| verb == own));
     Ok(if own { 2 } else { 125 })
-}
-
-/// The verb among arguments that could not be parsed: the first word that is no global option.
-fn verb(arguments: &[OsString]) -> Option<&OsString> {
-    let mut words = arguments.iter().skip(1);
-    loop {
-        let word = words.next()?;
-        if !word.to_string_lossy().starts_with('-') {
-            return Some(word);
-        }
-        if ["--root", "--run-root", "--config"].iter().any(|option| word == option) {
-            words.next();
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     #[test]
@@ -338,16 +340,5 @@ mod tests {
                 assert!(all.contains(&vec![noun.to_owned(), verb.to_owned()]), "{noun} {verb}");
             }
         }
-    }
-
-    #[test]
-    fn finds_the_verb() {
-        let verb_of = |line: &str| {
-            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-            verb(&words).map(|verb| verb.to_string_lossy().into_owned())
-        };
-        assert_eq!(verb_of("davit --root copy -D run --bad").as_deref(), Some("run"));
-        assert_eq!(verb_of("davit --root=copy man").as_deref(), Some("man"));
-        assert_eq!(verb_of("davit --bad"), None);
     }
 }

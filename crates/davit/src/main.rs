@@ -4,6 +4,7 @@
 // This crate is the one that owns the process: its arguments, environment and exit code.
 #![allow(clippy::disallowed_methods, reason = "the command reads the environment for the engine")]
 
+mod arguments;
 mod cli;
 mod commands;
 mod environment;

@@ -3,7 +3,7 @@
 
 use std::error::Error;
 
-use clap::{CommandFactory as _, error::ErrorKind as ClapKind};
+use clap::{Arg, Command, CommandFactory as _, error::ErrorKind as ClapKind};
 use davit_engine::nearest;
 
 use crate::{cli::Cli, error::CliError};
@@ -12,17 +12,17 @@ use crate::{cli::Cli, error::CliError};
 pub(crate) fn explain(error: &clap::Error) -> CliError {
     let rendered = error.render().to_string();
     let text = rendered.strip_prefix("error: ").unwrap_or(&rendered);
-    let (mut said, mut hints, mut verb) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut said, mut verb) = (Vec::new(), Vec::new());
     for line in text.lines() {
         if let Some(usage) = line.strip_prefix("Usage: davit") {
             let words = usage.split_whitespace();
             verb = words.take_while(|word| !word.starts_with(['-', '<', '['])).collect();
-        } else if let Some(tip) = line.trim_start().strip_prefix("tip: ") {
-            // How to pass a flag as a word is hardly ever what was meant.
-            if !tip.starts_with("to pass ") {
-                hints.push(tip.to_owned());
-            }
-        } else if !line.is_empty() && !line.starts_with("For more information") {
+        } else if !line.is_empty()
+            && !line.starts_with("For more information")
+            // What clap takes for similar is often far off, and how to pass a flag as a word is
+            // hardly ever what was meant.
+            && !line.trim_start().starts_with("tip: ")
+        {
             said.push(line.trim_end());
         }
     }
@@ -33,38 +33,19 @@ pub(crate) fn explain(error: &clap::Error) -> CliError {
         cause = error.source();
     }
     said.extend(causes.iter().map(String::as_str));
-    if error.kind() == ClapKind::InvalidSubcommand
-        && hints.is_empty()
-        && let Some(word) = quoted(text)
-    {
-        hints.extend(near_verb(word, &verb));
+    let mut told = CliError::usage(said.join("\n"));
+    let near = match error.kind() {
+        ClapKind::InvalidSubcommand => quoted(text).and_then(|word| near_verb(word, &verb)),
+        ClapKind::UnknownArgument => quoted(text).and_then(|word| near_option(word, &verb)),
+        _ => None,
+    };
+    if let Some(near) = near {
+        told = told.hint(near);
     }
     if !verb.is_empty() || error.kind() == ClapKind::InvalidSubcommand {
-        hints.push(help_of(&verb));
+        told = told.hint(help_of(&verb));
     }
-    hints.into_iter().fold(CliError::usage(said.join("\n")), CliError::hint)
-}
-
-/// Refuses a word where a name is expected and that looks like a flag: `verb` takes words as they
-/// are from there on, so clap does not see it.
-///
-/// # Errors
-/// The word begins with `-`.
-pub(crate) fn refuse_flag(verb: &str, word: &str) -> Result<(), CliError> {
-    if !word.starts_with('-') {
-        return Ok(());
-    }
-    let mut error = CliError::usage(format!("unexpected argument '{word}' found"));
-    let cli = Cli::command();
-    if let Some(mut command) = cli.find_subcommand(verb).cloned() {
-        command.build();
-        let flags: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
-        let name = word.trim_start_matches('-').split('=').next().unwrap_or_default();
-        if let Some(flag) = nearest(name, flags) {
-            error = error.hint(format!("a similar argument exists: '--{flag}'"));
-        }
-    }
-    Err(error.hint(help_of(&[verb])))
+    told
 }
 
 fn help_of(verb: &[&str]) -> String {
@@ -77,13 +58,29 @@ fn quoted(text: &str) -> Option<&str> {
     text.split('\'').nth(1)
 }
 
-/// The nearest verb below `noun`.
-fn near_verb(word: &str, noun: &[&str]) -> Option<String> {
+/// The verb of that path, without options that all verbs have.
+fn command(path: &[&str]) -> Option<Command> {
     let mut command = Cli::command();
-    for name in noun {
+    for name in path {
         command = command.find_subcommand(name)?.clone();
         command.build();
     }
-    let names: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+    Some(command)
+}
+
+/// The nearest verb below `noun`.
+fn near_verb(word: &str, noun: &[&str]) -> Option<String> {
+    let command = command(noun)?;
+    let names: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();
     nearest(word, names).map(|name| format!("a similar subcommand exists: '{name}'"))
+}
+
+/// The nearest long option of `verb`.
+fn near_option(word: &str, verb: &[&str]) -> Option<String> {
+    let (program, command) = (Cli::command(), command(verb)?);
+    let global = program.get_arguments().filter(|option| option.is_global_set());
+    let options = command.get_arguments().chain(global).filter(|option| !option.is_hide_set());
+    let names: Vec<&str> = options.filter_map(Arg::get_long).collect();
+    let near = nearest(word.strip_prefix("--")?.split('=').next()?, names)?;
+    Some(format!("a similar argument exists: '--{near}'"))
 }

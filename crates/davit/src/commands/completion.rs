@@ -1,8 +1,8 @@
 //! `davit completion` and `davit man`, generated from the command line's own tree.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::CommandFactory as _;
+use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 
 use crate::{
@@ -42,6 +42,19 @@ pub(crate) fn run(args: &CompletionArgs) -> Result<u8, CliError> {
 /// A folder that cannot be written.
 pub(crate) fn man(args: &ManArgs) -> Result<u8, CliError> {
     fs_err::create_dir_all(&args.folder).map_err(io_error)?;
-    clap_mangen::generate_to(Cli::command(), &args.folder).map_err(io_error)?;
+    let mut program = Cli::command();
+    program.build();
+    pages(program, &args.folder).map_err(io_error)?;
     Ok(0)
+}
+
+/// Writes the page of a verb and of all below it.
+fn pages(mut verb: Command, folder: &Path) -> std::io::Result<()> {
+    for below in verb.get_subcommands().filter(|below| !below.is_hide_set()) {
+        pages(below.clone(), folder)?;
+    }
+    // The generator's own synopsis has every option, without its value.
+    let usage = verb.render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage: ").to_owned();
+    clap_mangen::Man::new(verb.override_usage(usage)).generate_to(folder).map(drop)
 }

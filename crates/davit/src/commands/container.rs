@@ -23,8 +23,12 @@ use crate::{cli::Context, error::CliError};
 #[command(defer = true)]
 pub(crate) enum Verb {
     /// Create and run a new container from an image
+    #[command(disable_help_flag = true, arg = flags::help())]
+    #[command(override_usage = "davit run [OPTIONS] IMAGE [COMMAND] [ARG...]")]
     Run(run::RunArgs),
     /// Create a new container
+    #[command(disable_help_flag = true, arg = flags::help())]
+    #[command(override_usage = "davit create [OPTIONS] IMAGE [COMMAND] [ARG...]")]
     Create(run::CreateArgs),
     /// Start one or more stopped containers
     Start(lifecycle::StartArgs),
@@ -37,6 +41,7 @@ pub(crate) enum Verb {
     /// Remove one or more containers
     Rm(lifecycle::RemoveArgs),
     /// Execute a command in a running container
+    #[command(override_usage = "davit exec [OPTIONS] CONTAINER COMMAND [ARG...]")]
     Exec(exec::ExecArgs),
     /// Copy files/folders between a container and the local filesystem
     Cp(cp::CopyArgs),

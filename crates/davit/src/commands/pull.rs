@@ -33,7 +33,13 @@ pub(crate) struct PullArgs {
           value_parser = clap::value_parser!(u8).range(1..=MOST_PARALLEL as i64))]
     parallel: u8,
     /// Accepted for Docker's sake; digests are always verified
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(
+        long,
+        hide = true,
+        num_args = 0..=1,
+        default_missing_value = "true",
+        require_equals = true
+    )]
     disable_content_trust: Option<bool>,
 }
 

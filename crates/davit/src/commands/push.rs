@@ -38,7 +38,13 @@ pub(crate) struct PushArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=19))]
     compression_level: Option<u32>,
     /// Accepted for Docker's sake; digests are always verified
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(
+        long,
+        hide = true,
+        num_args = 0..=1,
+        default_missing_value = "true",
+        require_equals = true
+    )]
     disable_content_trust: Option<bool>,
 }
 

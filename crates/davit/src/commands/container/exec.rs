@@ -26,7 +26,7 @@ use super::{
 use crate::{
     cli::Context,
     error::{CliError, io_error},
-    printer, usage,
+    printer,
 };
 
 /// How long output is read that a background process goes on writing, as Docker has it.
@@ -63,7 +63,12 @@ pub(crate) struct ExecArgs {
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
     /// Container, then command and arguments
-    #[arg(value_name = "CONTAINER COMMAND [ARG…]", required = true, num_args = 2.., trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        value_names = ["CONTAINER", "COMMAND"],
+        required = true,
+        num_args = 2..,
+        trailing_var_arg = true
+    )]
     container_and_command: Vec<String>,
 }
 
@@ -73,7 +78,6 @@ pub(crate) struct ExecArgs {
 /// The container does not run.
 pub(crate) fn run(args: &ExecArgs, context: &Context) -> Result<u8, CliError> {
     let (container, command) = args.container_and_command.split_first().expect("clap requires two");
-    usage::refuse_flag("exec", container)?;
     if args.tty && args.interactive && !args.detach && !stream::stdin_is_terminal() {
         return Err(CliError::user("the input device is not a TTY"));
     }

@@ -99,7 +99,7 @@ pub(crate) struct ContainerFlags {
     #[arg(long, value_name = "DURATION")]
     health_timeout: Option<String>,
     /// Container host name
-    #[arg(long, value_name = "NAME")]
+    #[arg(short = 'h', long, value_name = "NAME")]
     hostname: Option<String>,
     /// Run an init inside the container that forwards signals and reaps processes
     #[arg(long)]
@@ -231,8 +231,20 @@ pub(crate) struct ContainerFlags {
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
     /// Accepted for Docker's sake; digests are always verified
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(
+        long,
+        hide = true,
+        num_args = 0..=1,
+        default_missing_value = "true",
+        require_equals = true
+    )]
     disable_content_trust: Option<bool>,
+}
+
+/// `--help` without a letter: `-h` is the host name.
+pub(crate) fn help() -> clap::Arg {
+    let help = clap::Arg::new("help").long("help").help("Print help");
+    help.action(clap::ArgAction::Help).display_order(999)
 }
 
 /// Whether the command stays attached, which decides what standard input is.

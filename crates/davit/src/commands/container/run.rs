@@ -15,7 +15,6 @@ use crate::{
     printer,
     progress::ProgressMode,
     reference::{self, TagNote},
-    usage,
 };
 
 // Arguments of `davit run`.
@@ -33,12 +32,7 @@ pub(crate) struct RunArgs {
     #[arg(long, num_args = 0..=1, default_value_t = true, default_missing_value = "true", require_equals = true)]
     sig_proxy: bool,
     /// Image to run, then command and arguments
-    #[arg(
-        value_name = "IMAGE [COMMAND [ARG…]]",
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
+    #[arg(value_name = "IMAGE", required = true, trailing_var_arg = true)]
     image_and_command: Vec<String>,
 }
 
@@ -48,12 +42,7 @@ pub(crate) struct CreateArgs {
     #[command(flatten)]
     flags: Box<ContainerFlags>,
     /// Image to use, then command and arguments
-    #[arg(
-        value_name = "IMAGE [COMMAND [ARG…]]",
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
+    #[arg(value_name = "IMAGE", required = true, trailing_var_arg = true)]
     image_and_command: Vec<String>,
 }
 
@@ -63,7 +52,6 @@ pub(crate) struct CreateArgs {
 /// What the engine refuses.
 pub(crate) fn create(args: &CreateArgs, context: &Context) -> Result<u8, CliError> {
     let (image, command) = args.image_and_command.split_first().expect("clap requires one");
-    usage::refuse_flag("create", image)?;
     let request = args.flags.request(image, command, Attachment::Foreground)?;
     let engine = context.engine()?;
     let created = prepared(&args.flags, context, &engine, request, |request| {
@@ -79,15 +67,15 @@ pub(crate) fn create(args: &CreateArgs, context: &Context) -> Result<u8, CliErro
 /// 125 when the engine refuses, 126 and 127 when the command cannot be run.
 pub(crate) fn run(args: &RunArgs, context: &Context) -> Result<u8, CliError> {
     let (image, command) = args.image_and_command.split_first().expect("clap requires one");
-    usage::refuse_flag("run", image)?;
     let attachment = if args.detach { Attachment::Detached } else { Attachment::Foreground };
     let request = args.flags.request(image, command, attachment)?;
     if args.flags.tty && args.flags.interactive && !args.detach && !stream::stdin_is_terminal() {
         return Err(CliError::user("the input device is not a TTY"));
     }
-    let engine = context.engine()?;
+    let engine = context.engine().map_err(|error| error.with_code(125))?;
     let created =
-        prepared(&args.flags, context, &engine, request, |request| engine.create_to_run(request))?;
+        prepared(&args.flags, context, &engine, request, |request| engine.create_to_run(request))
+            .map_err(|error| error.with_code(125))?;
     if args.detach {
         let started = engine.begin(created, StartMode::Detached).map_err(coded)?;
         printer::line(&started.container.id)?;
@@ -112,7 +100,7 @@ fn prepared(
     }
     let cidfile = flags.cidfile.as_deref().map(IdFile::create).transpose()?;
     for text in &flags.volumes_from {
-        add_volumes_from(engine, &mut request, text).map_err(coded)?;
+        add_volumes_from(engine, &mut request, text)?;
     }
     if flags.pull == "always" {
         pull(flags, context, engine, &request.spec.image)?;
@@ -127,10 +115,10 @@ fn prepared(
                 printer::note(&format!("Unable to find image '{shown}' locally"));
             }
             pull(flags, context, engine, &name)?;
-            create(&request).map_err(coded)
+            create(&request)?
         }
-        result => result.map_err(coded),
-    }?;
+        result => result?,
+    };
     for warning in &created.warnings {
         printer::note(&format!("WARNING: {warning}"));
     }
@@ -152,11 +140,11 @@ impl<'a> IdFile<'a> {
         options.write(true).create_new(true);
         let opened = fs_err::OpenOptions::from_options(options).open(path);
         let file = opened.map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => CliError::usage(format!(
+            std::io::ErrorKind::AlreadyExists => CliError::user(format!(
                 "container ID file found, make sure the other container isn't running or delete {}",
                 path.display()
             )),
-            _ => CliError::usage(format!("failed to create the container ID file: {error}")),
+            _ => CliError::user(format!("failed to create the container ID file: {error}")),
         })?;
         Ok(Self { path, file: Some(file) })
     }
@@ -182,12 +170,11 @@ fn pull(
     engine: &Engine,
     name: &str,
 ) -> Result<(), CliError> {
-    let reference =
-        reference::parse(name, TagNote::unless(true)).map_err(|error| error.with_code(125))?;
+    let reference = reference::parse(name, TagNote::unless(true))?;
     let mode = if flags.quiet { ProgressMode::Quiet } else { ProgressMode::default() };
     let progress = context.progress(mode);
     let request = PullRequest { reference, platform: flags.platform.clone(), parallel: 3 };
-    engine.pull(&request, &*progress).map_err(|error| CliError::from(error).with_code(125))?;
+    engine.pull(&request, &*progress)?;
     Ok(())
 }
 
