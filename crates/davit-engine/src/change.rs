@@ -56,8 +56,13 @@ pub(crate) fn apply(config: &mut ContainerConfig, changes: &[String]) -> Result<
         let source = format!("FROM scratch\n{change}\n");
         let parsed = Dockerfile::parse(source.as_bytes())
             .map_err(|source| ChangeError::Parse { change: change.clone(), source })?;
-        let stage = parsed.stages.into_iter().next();
-        let instructions = stage.map(|stage| stage.instructions).unwrap_or_default();
+        let refused = || ChangeError::Instruction(change.clone());
+        // A second stage is one that the change began.
+        let [stage] = <[_; 1]>::try_from(parsed.stages).map_err(|_| refused())?;
+        let instructions = stage.instructions;
+        if instructions.is_empty() {
+            return Err(refused());
+        }
         for instruction in instructions {
             Change { text: change, config }.apply(instruction.kind)?;
         }
@@ -233,7 +238,17 @@ mod tests {
 
     #[test]
     fn others_are_refused() {
-        for change in ["RUN true", "COPY a b", "FLY", "STOPSIGNAL nothing", "EXPOSE http"] {
+        for change in [
+            "RUN true",
+            "COPY a b",
+            "FROM x",
+            "ENV a=b\nFROM x",
+            "",
+            "# ENV a=b",
+            "FLY",
+            "STOPSIGNAL nothing",
+            "EXPOSE http",
+        ] {
             assert!(changed(&[change]).is_err(), "{change}");
         }
     }

@@ -40,6 +40,18 @@ pub(crate) fn parse(text: &str, note: TagNote) -> Result<Reference, CliError> {
     Ok(reference)
 }
 
+/// Parses the name of an image that is about to be made.
+///
+/// # Errors
+/// What is wrong with the text, or a digest in it: that follows from the image.
+pub(crate) fn new_name(text: &str) -> Result<Reference, CliError> {
+    let reference = parse(text, TagNote::Silent)?;
+    match reference.digest() {
+        Some(_) => Err(CliError::user("invalid reference: a new name cannot have a digest")),
+        None => Ok(reference),
+    }
+}
+
 /// Parses a repository, without a tag or digest.
 ///
 /// # Errors

@@ -28,7 +28,7 @@ use crate::{
     error::{CliError, ErrorKind, io_error},
     printer,
     progress::ProgressMode,
-    reference::{self, TagNote},
+    reference,
 };
 
 /// Exit code of a build that Ctrl-C ended.
@@ -189,8 +189,8 @@ fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
     };
     let source_date_epoch = epoch.map(|value| parse_epoch(&value)).transpose()?;
     let labels = pairs(&args.labels, |_| Some(String::new()));
-    let tag = |name: &String| reference::parse(name, TagNote::Silent);
-    let tags: Vec<Reference> = args.tags.iter().map(tag).collect::<Result<_, _>>()?;
+    let tags = args.tags.iter().map(|name| reference::new_name(name));
+    let tags: Vec<Reference> = tags.collect::<Result<_, _>>()?;
     let host = Platform::host();
     let request = BuildRequest {
         dockerfile,

@@ -6,8 +6,7 @@ use std::{
 };
 
 use davit_engine::{
-    ImportRequest, LoadRequest, Loaded, SaveRequest,
-    image::{Platform, Reference},
+    ImportRequest, LoadRequest, Loaded, SaveRequest, image::Platform,
 };
 use fs_err as fs;
 
@@ -16,6 +15,7 @@ use crate::{
     error::{CliError, io_error},
     printer,
     progress::ProgressMode,
+    reference,
 };
 
 // Arguments of `davit save`.
@@ -139,15 +139,9 @@ pub(crate) fn import(args: &ImportArgs, context: &Context) -> Result<u8, CliErro
         return Err(CliError::user("`davit import` reads files and standard input only")
             .hint(format!("curl -fsSL {text} | davit import -")));
     }
-    let reference: Option<Reference> = args
-        .name
-        .as_deref()
-        .map(str::parse)
-        .transpose()
-        .map_err(|error| CliError::user(format!("invalid name for the image: {error}")))?;
     let request = ImportRequest {
         source: text.into_owned(),
-        reference,
+        reference: args.name.as_deref().map(reference::new_name).transpose()?,
         changes: args.change.clone(),
         message: args.message.clone(),
         platform: args.platform.clone(),

@@ -8,7 +8,6 @@ use std::{
 use davit_engine::{
     Engine,
     container::{CommitRequest, PathChange, Pause},
-    image::Reference,
 };
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt as _;
@@ -16,7 +15,7 @@ use fs_err::os::unix::fs::OpenOptionsExt as _;
 use crate::{
     cli::Context,
     error::{CliError, io_error},
-    printer,
+    printer, reference,
 };
 
 // Arguments of `davit diff`.
@@ -136,17 +135,8 @@ fn export_file(engine: &Engine, container: &str, path: &Path) -> Result<(), CliE
 /// # Errors
 /// No such container, a malformed name or change, or its files cannot be read.
 pub(crate) fn commit(args: &CommitArgs, context: &Context) -> Result<u8, CliError> {
-    let reference: Option<Reference> = args
-        .name
-        .as_deref()
-        .map(str::parse)
-        .transpose()
-        .map_err(|error| CliError::user(format!("invalid reference: {error}")))?;
-    if reference.as_ref().is_some_and(|reference| reference.digest().is_some()) {
-        return Err(CliError::user("invalid reference: a new name cannot have a digest"));
-    }
     let request = CommitRequest {
-        reference,
+        reference: args.name.as_deref().map(reference::new_name).transpose()?,
         author: args.author.clone(),
         message: args.message.clone(),
         changes: args.change.clone(),
