@@ -24,7 +24,13 @@ use crate::{
     arg = version_flag(),
     disable_help_subcommand = true,
     max_term_width = 100,
-    args_override_self = true
+    args_override_self = true,
+    after_help = "\
+Exit status:
+  0    done
+  1    refused or failed; wrong number of arguments, unknown verb, malformed template
+  125  unknown option or malformed value; `run`, `create`: there is no container
+  126  `run`, `exec`: the command cannot be executed (127: not found), else its own status"
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -210,27 +216,21 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
     .inspect(|_| drop(context))
 }
 
-/// Verbs that Docker does not have; their usage errors exit with 2.
-const OWN_VERBS: [&str; 5] = ["boot", "completion", "config", "copy", "man"];
-
 fn refused(error: &clap::Error, arguments: &[OsString]) -> Result<u8, CliError> {
     match error.kind() {
         ClapKind::DisplayHelp | ClapKind::DisplayVersion => {
             printer::data(&error.render().to_string())?;
-            return Ok(0);
+            Ok(0)
         }
         ClapKind::MissingSubcommand | ClapKind::DisplayHelpOnMissingArgumentOrSubcommand
             if let Some(help) = arguments::noun_help(arguments) =>
         {
             // Not what was asked for, hence no output.
             printer::note(help.trim_end());
-            return Ok(0);
+            Ok(0)
         }
-        _ => printer::error(&usage::explain(error).to_string()),
+        _ => Err(usage::explain(error)),
     }
-    let verb = arguments::verb(arguments).map(|index| &arguments[index]);
-    let own = verb.is_some_and(|verb| OWN_VERBS.iter().any(|own| verb == own));
-    Ok(if own { 2 } else { 125 })
 }
 
 #[cfg(test)]

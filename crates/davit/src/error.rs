@@ -11,7 +11,7 @@ use crate::printer::neutral;
 pub(crate) enum ErrorKind {
     /// The request could not be fulfilled: 1.
     User,
-    /// The command line is wrong: 125 on Docker's verbs, 2 on davit's own.
+    /// A flag is wrong: 125.
     Usage,
     /// A fixed exit code, as `run` and `exec` have them (125, 126, 127).
     Code(u8),
@@ -37,7 +37,7 @@ impl CliError {
         Self::new(ErrorKind::User, text)
     }
 
-    /// A wrong command line, on one of Docker's verbs.
+    /// A wrong flag, or a value that it does not take.
     pub(crate) fn usage(text: impl Into<String>) -> Self {
         Self::new(ErrorKind::Usage, text)
     }

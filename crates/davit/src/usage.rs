@@ -3,7 +3,10 @@
 
 use std::error::Error;
 
-use clap::{Arg, Command, CommandFactory as _, error::ErrorKind as ClapKind};
+use clap::{
+    Arg, Command, CommandFactory as _,
+    error::{ContextKind, ContextValue, ErrorKind as ClapKind},
+};
 use davit_engine::nearest;
 
 use crate::{cli::Cli, error::CliError};
@@ -33,7 +36,7 @@ pub(crate) fn explain(error: &clap::Error) -> CliError {
         cause = error.source();
     }
     said.extend(causes.iter().map(String::as_str));
-    let mut told = CliError::usage(said.join("\n"));
+    let mut told = CliError::usage(said.join("\n")).with_code(exit_code(error));
     let near = match error.kind() {
         ClapKind::InvalidSubcommand => quoted(text).and_then(|word| near_verb(word, &verb)),
         ClapKind::UnknownArgument => quoted(text).and_then(|word| near_option(word, &verb)),
@@ -46,6 +49,20 @@ pub(crate) fn explain(error: &clap::Error) -> CliError {
         told = told.hint(help_of(&verb));
     }
     told
+}
+
+/// Docker's codes: 1 for words too many or too few and unknown verbs, 125 for flags.
+fn exit_code(error: &clap::Error) -> u8 {
+    let is_word = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(word)) => !word.starts_with('-'),
+        Some(ContextValue::Strings(words)) => words.iter().all(|word| !word.starts_with('-')),
+        _ => true,
+    };
+    match error.kind() {
+        ClapKind::InvalidSubcommand => 1,
+        ClapKind::UnknownArgument | ClapKind::MissingRequiredArgument if is_word => 1,
+        _ => 125,
+    }
 }
 
 fn help_of(verb: &[&str]) -> String {
