@@ -17,7 +17,7 @@ mod create;
 mod error;
 mod exec;
 pub(crate) mod files;
-mod inspect;
+pub(crate) mod inspect;
 mod list;
 mod log_attributes;
 mod logs;

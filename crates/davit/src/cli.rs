@@ -8,6 +8,7 @@ use davit_engine::{Config, Engine, Progress};
 use crate::{
     arguments, commands, environment,
     error::CliError,
+    format::ListFormat,
     printer,
     progress::{self, ProgressMode},
     usage,
@@ -155,6 +156,22 @@ impl Context {
     /// No root privilege, or a store that this davit must not use.
     pub(crate) fn engine(&self) -> Result<Engine, CliError> {
         Ok(Engine::open(self.config()?)?)
+    }
+
+    /// How a list is shown: as asked, else by this key of Docker's `config.json`, else as a table.
+    ///
+    /// # Errors
+    /// A configuration of davit's own that cannot be read.
+    pub(crate) fn list_format(
+        &self,
+        asked: &ListFormat,
+        key: &str,
+    ) -> Result<ListFormat, CliError> {
+        if asked.json || asked.format.as_ref().is_some_and(|format| !format.is_empty()) {
+            return Ok(asked.clone());
+        }
+        let format = environment::docker_setting(&self.config()?, key);
+        Ok(ListFormat { format, json: false })
     }
 
     /// Progress on standard error: bars on a terminal, else plain lines.

@@ -8,7 +8,7 @@ use std::{
 
 use davit_engine::{Config, Settings};
 
-use crate::{cli::Global, error::CliError};
+use crate::{cli::Global, error::CliError, printer};
 
 const SYSTEM_SETTINGS: &str = "/etc/davit/config.toml";
 const PROXY_VARIABLES: [&str; 5] =
@@ -36,6 +36,19 @@ pub(crate) fn config(global: &Global) -> Result<Config, CliError> {
         proxies: proxies(),
         settings: settings()?,
     })
+}
+
+/// A text of Docker's `config.json`; a file that cannot be read is told of, and counts as empty.
+pub(crate) fn docker_setting(config: &Config, key: &str) -> Option<String> {
+    let path = config.docker_config.as_ref()?.join("config.json");
+    let text = fs_err::read_to_string(&path).ok()?;
+    match serde_json::from_str::<serde_json::Value>(&text) {
+        Ok(settings) => settings.get(key)?.as_str().map(str::to_owned),
+        Err(error) => {
+            printer::note(&format!("warning: {} is malformed: {error}", path.display()));
+            None
+        }
+    }
 }
 
 /// A variable's value, where it is set and not empty.

@@ -13,6 +13,11 @@ pub(crate) struct Filters(BTreeMap<String, Vec<String>>);
 /// A condition on a label: its name, and its value if that matters.
 pub(crate) type LabelCondition = (String, Option<String>);
 
+/// What `--help` says of a filter with these keys.
+pub(crate) fn help(keys: &[&str]) -> String {
+    format!("Only what fits: {}", keys.join(", "))
+}
+
 impl Filters {
     /// Reads the words behind `--filter`; only `keys` are known to the verb.
     ///

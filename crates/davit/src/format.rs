@@ -1,9 +1,13 @@
 //! `--format`, `-q` and `--json`: Docker's tables and Go templates over rows of fields.
 
-use std::sync::Arc;
+mod functions;
+mod typed;
 
-use gotmpl::{Template, TemplateError, Value};
+use gotmpl::{MissingKey, Template, TemplateError, Value};
 use serde::Serialize;
+
+pub(crate) use self::typed::Kind;
+use self::typed::{Fill, Known};
 
 use crate::{error::CliError, printer};
 
@@ -27,6 +31,50 @@ pub(crate) struct ListFormat {
     pub(crate) json: bool,
 }
 
+/// How much of an id or a command is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Width {
+    /// What fits into a table.
+    Cut,
+    /// All of it, for `--no-trunc` and for programs.
+    Whole,
+}
+
+impl Width {
+    /// Whole where `--no-trunc` was given.
+    pub(crate) const fn of(no_trunc: bool) -> Self {
+        if no_trunc { Self::Whole } else { Self::Cut }
+    }
+
+    /// An id, of an image without its algorithm where it is cut.
+    pub(crate) fn id(self, id: &str) -> String {
+        match self {
+            Self::Cut => id.strip_prefix("sha256:").unwrap_or(id).chars().take(12).collect(),
+            Self::Whole => id.to_owned(),
+        }
+    }
+
+    /// Text of at most `length` characters where it is cut; the last one tells of it.
+    pub(crate) fn text(self, text: &str, length: usize) -> String {
+        if self == Self::Whole || text.chars().count() <= length {
+            return text.to_owned();
+        }
+        text.chars().take(length - 1).chain(['…']).collect()
+    }
+}
+
+impl ListFormat {
+    /// The template that was asked for; none for the table.
+    pub(crate) fn template(&self) -> Option<&str> {
+        self.format.as_deref().filter(|format| !matches!(*format, "" | "table"))
+    }
+
+    /// Whether the default table is wanted, of which `-q` leaves the first column.
+    pub(crate) fn is_table(&self) -> bool {
+        !self.json && self.template().is_none()
+    }
+}
+
 impl List<'_> {
     /// Prints rows: `rows` hold Docker's display strings, `raw` the same with raw values.
     ///
@@ -41,7 +89,7 @@ impl List<'_> {
         if format.json {
             return printer::line(&to_json(&raw, true)?);
         }
-        printer::data(&self.render(format.format.as_deref().unwrap_or("table"), rows)?)
+        printer::data(&self.render(format.template().unwrap_or("table"), rows)?)
     }
 
     /// Renders rows by a `--format` text.
@@ -95,15 +143,65 @@ impl List<'_> {
     }
 }
 
-/// Renders one object by a Go template, as `inspect --format` does.
+/// What `inspect` describes.
+#[derive(Debug)]
+pub(crate) struct Object {
+    /// What it is, which decides about the fields that it may have.
+    pub(crate) kind: Kind,
+    /// The fields that are set.
+    pub(crate) fields: serde_json::Value,
+}
+
+/// Renders a described object by a Go template, as `inspect --format` does.
 ///
 /// # Errors
-/// A malformed template.
-pub(crate) fn render_object<T: Serialize>(format: &str, object: &T) -> Result<String, CliError> {
-    if matches!(format.trim(), "json" | "{{json .}}") {
-        return to_json(object, false);
+/// A malformed template, or a field that no object of the kind has.
+pub(crate) fn render_object(format: &str, object: &Object) -> Result<String, CliError> {
+    if is_json(format) {
+        return to_json(&object.fields, false);
     }
-    execute(&compile(format)?, object)
+    let shape = object.kind.shape();
+    let render = |fill: Fill<'_>, missing| {
+        let mut known = Known::default();
+        let value = known.fill(&shape, &object.fields, fill);
+        parse(format, known)?.missing_key(missing).execute_to_string(&value)
+    };
+    // A key that a map lacks is no error, but a field that a struct lacks is one. So keys that are
+    // missed are given to the maps; who still misses one is a struct.
+    let mut keys = Vec::new();
+    loop {
+        match render(Fill::Probe(&keys), MissingKey::Error) {
+            Ok(_) => break,
+            Err(TemplateError::MissingKey { key }) if !keys.contains(&key) => keys.push(key),
+            Err(error) => return Err(template_error(&error)),
+        }
+    }
+    let text = render(Fill::Output, MissingKey::Invalid).map_err(|error| template_error(&error))?;
+    // All keys are there, so what has no value is a nil pointer.
+    Ok(if keys.is_empty() { text.replace("<no value>", "<nil>") } else { text })
+}
+
+/// Refuses a malformed template before anything is looked up.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn check(format: &str) -> Result<(), CliError> {
+    compile(format).map(drop)
+}
+
+/// Renders plain fields by a Go template, as `info --format` does.
+///
+/// # Errors
+/// A malformed template, or a field that is not there.
+pub(crate) fn render_fields<T: Serialize>(format: &str, fields: &T) -> Result<String, CliError> {
+    if is_json(format) {
+        return to_json(fields, false);
+    }
+    execute(&compile(format)?, fields)
+}
+
+fn is_json(format: &str) -> bool {
+    matches!(format.trim(), "json" | "{{json .}}")
 }
 
 /// Writes JSON as Go does: with four spaces where pretty, and `<`, `>`, `&` as they are.
@@ -124,116 +222,49 @@ pub(crate) fn to_json<T: Serialize>(value: &T, pretty: bool) -> Result<String, C
 }
 
 fn template_error(error: &TemplateError) -> CliError {
-    CliError::usage(format!("template parsing error: {error}"))
+    let text = match error {
+        TemplateError::MissingKey { key } => format!("can't evaluate field {key}"),
+        error => error.to_string(),
+    };
+    CliError::user(format!("template parsing error: {text}"))
+}
+
+fn parse(text: &str, known: Known) -> gotmpl::Result<Template> {
+    functions::add(Template::new("format"), known).parse(&functions::rewrite_methods(text))
 }
 
 fn compile(text: &str) -> Result<Template, CliError> {
-    with_functions(Template::new("format"))
-        .parse(&rewrite_methods(text))
-        .map_err(|error| template_error(&error))
+    let template = parse(text, Known::default()).map_err(|error| template_error(&error))?;
+    Ok(template.missing_key(MissingKey::Error))
 }
 
 /// The head of a table: functions such as `json` and `truncate` would spoil the words.
 fn compile_heads(text: &str) -> Result<Template, CliError> {
-    let mut template = with_functions(Template::new("head"));
+    let mut template = functions::add(Template::new("head"), Known::default());
     for name in ["json", "lower", "upper", "title", "truncate", "pad"] {
         template = template.func(name, |arguments| {
             let field = arguments.iter().find(|value| value.as_str().is_some());
             Ok(field.cloned().unwrap_or(Value::Nil))
         });
     }
-    template.parse(&rewrite_methods(text)).map_err(|error| template_error(&error))
+    template.parse(&functions::rewrite_methods(text)).map_err(|error| template_error(&error))
 }
 
 fn execute<T: Serialize>(template: &Template, row: &T) -> Result<String, CliError> {
     let value = gotmpl::to_value(row).map_err(|error| template_error(&error))?;
-    template.execute_to_string(&value).map_err(|error| template_error(&error))
+    template.execute_to_string(&value).map_err(|error| refused(&error, &value))
 }
 
-/// `{{.Label "k"}}` is a method call in Go; here it becomes `{{label . "k"}}`.
-fn rewrite_methods(text: &str) -> String {
-    text.replace(".Label \"", "label . \"").replace("$.Label \"", "label $ \"")
-}
-
-fn with_functions(template: Template) -> Template {
-    template
-        .func("json", |arguments| Ok(string(json_of(argument(arguments, 0)))))
-        .func("split", |arguments| {
-            let parts = text_of(arguments, 0);
-            let parts = parts.split(text_of(arguments, 1).as_str()).map(string).collect::<Vec<_>>();
-            Ok(Value::List(Arc::from(parts)))
-        })
-        .func("join", |arguments| {
-            let Value::List(items) = argument(arguments, 0) else { return Ok(string("")) };
-            let items: Vec<String> = items.iter().map(ToString::to_string).collect();
-            Ok(string(items.join(&text_of(arguments, 1))))
-        })
-        .func("lower", |arguments| Ok(string(text_of(arguments, 0).to_lowercase())))
-        .func("upper", |arguments| Ok(string(text_of(arguments, 0).to_uppercase())))
-        .func("title", |arguments| Ok(string(title(&text_of(arguments, 0)))))
-        .func("pad", |arguments| {
-            let width = |index| {
-                argument(arguments, index)
-                    .as_int()
-                    .and_then(|n| usize::try_from(n).ok())
-                    .unwrap_or(0)
-            };
-            let (before, after) = (" ".repeat(width(1).min(1024)), " ".repeat(width(2).min(1024)));
-            Ok(string(format!("{before}{}{after}", text_of(arguments, 0))))
-        })
-        .func("truncate", |arguments| {
-            let length = argument(arguments, 1).as_int().and_then(|n| usize::try_from(n).ok());
-            Ok(string(text_of(arguments, 0).chars().take(length.unwrap_or(0)).collect::<String>()))
-        })
-        .func("label", |arguments| {
-            let labels = argument(arguments, 0).field("Labels").map(ToString::to_string);
-            let key = text_of(arguments, 1);
-            let labels = labels.unwrap_or_default();
-            let found = labels.split(',').find_map(|pair| pair.strip_prefix(&format!("{key}=")));
-            Ok(string(found.unwrap_or_default()))
-        })
-}
-
-fn string(text: impl AsRef<str>) -> Value {
-    Value::String(text.as_ref().into())
-}
-
-fn argument(arguments: &[Value], index: usize) -> &Value {
-    arguments.get(index).unwrap_or(&Value::Nil)
-}
-
-fn text_of(arguments: &[Value], index: usize) -> String {
-    argument(arguments, index).to_string()
-}
-
-fn title(text: &str) -> String {
-    let mut start = true;
-    let cased = text.chars().map(|c| {
-        let shown = if start { c.to_ascii_uppercase() } else { c };
-        start = c.is_whitespace();
-        shown
-    });
-    cased.collect()
-}
-
-fn json_of(value: &Value) -> String {
-    match value {
-        Value::Nil => "null".to_owned(),
-        Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Float(_) => value.to_string(),
-        Value::List(items) => {
-            format!("[{}]", items.iter().map(json_of).collect::<Vec<_>>().join(","))
+/// The error of a row, with the fields that rows have.
+fn refused(error: &TemplateError, row: &Value) -> CliError {
+    let told = template_error(error);
+    match (error, row) {
+        (TemplateError::MissingKey { .. }, Value::Map(fields)) => {
+            let names: Vec<&str> = fields.keys().map(AsRef::as_ref).collect();
+            told.hint(format!("fields: {}", names.join(", ")))
         }
-        Value::Map(fields) => {
-            let pairs =
-                fields.iter().map(|(name, field)| format!("{}:{}", quoted(name), json_of(field)));
-            format!("{{{}}}", pairs.collect::<Vec<_>>().join(","))
-        }
-        other => quoted(&other.to_string()),
+        _ => told,
     }
-}
-
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }
 
 /// Text for a table: what an image or a container brings must neither steer a terminal nor look like
@@ -342,8 +373,8 @@ mod tests {
 
     #[test]
     fn bad_templates_are_refused() {
-        for format in ["{{", "{{.ID", "{{nosuch .ID}}"] {
-            assert_eq!(LIST.render(format, &rows()).unwrap_err().code(), 125, "{format}");
+        for format in ["{{", "{{.ID", "{{nosuch .ID}}", "{{.Bad}}", "table {{.Bad}}", "{{.ID.x}}"] {
+            assert_eq!(LIST.render(format, &rows()).unwrap_err().code(), 1, "{format}");
         }
     }
 }

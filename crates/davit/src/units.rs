@@ -4,8 +4,18 @@ use std::time::Duration;
 
 /// A size with decimal units and three digits (`7.8MB`), as `docker images` shows it.
 #[must_use]
-#[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
 pub(crate) fn size(bytes: u64) -> String {
+    digits(bytes, 3)
+}
+
+/// A size with four digits (`7.797MB`), as Docker shows sums.
+#[must_use]
+pub(crate) fn exact_size(bytes: u64) -> String {
+    digits(bytes, 4)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "few digits are shown")]
+fn digits(bytes: u64, count: usize) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
     let mut value = bytes as f64;
     let mut unit = 0;
@@ -13,16 +23,17 @@ pub(crate) fn size(bytes: u64) -> String {
         value /= 1000.0;
         unit += 1;
     }
-    format!("{}{}", three_digits(value), UNITS[unit])
+    format!("{}{}", significant(value, count), UNITS[unit])
 }
 
-/// Formats as C's `%.3g` does for values below 1000: no trailing zeros.
-fn three_digits(value: f64) -> String {
-    let decimals = match value {
-        ..9.995 => 2,
-        ..99.95 => 1,
-        _ => 0,
+/// Formats as C's `%.*g` does for values below 1000: no trailing zeros.
+fn significant(value: f64, count: usize) -> String {
+    // Rounding may add a digit before the point, which takes one from those behind it.
+    let fits = |decimals: &usize| {
+        let text = format!("{value:.decimals$}");
+        text.chars().filter(char::is_ascii_digit).count() <= count
     };
+    let decimals = (0..count).rev().find(fits).unwrap_or(0);
     let text = format!("{value:.decimals$}");
     match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
@@ -85,10 +96,25 @@ mod tests {
             (7_797_000, "7.8MB"),
             (72_800_000, "72.8MB"),
             (124_500_000, "124MB"),
+            (9_996_000, "10MB"),
             (1_500_000_000, "1.5GB"),
         ];
         for (bytes, expected) in cases {
             assert_eq!(size(bytes), expected, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn sums_have_a_digit_more() {
+        for (bytes, expected) in [
+            (0, "0B"),
+            (1024, "1.024kB"),
+            (4_261_000, "4.261MB"),
+            (72_845_000, "72.84MB"),
+            (124_540_000, "124.5MB"),
+            (1_000_400, "1MB"),
+        ] {
+            assert_eq!(exact_size(bytes), expected, "{bytes}");
         }
     }
 

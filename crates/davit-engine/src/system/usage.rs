@@ -4,11 +4,13 @@ use std::path::Path;
 
 use davit_image::{ImageId, Reference, Timestamp};
 use davit_store::{ContainerFilter, StoreError};
+use serde::{Serialize, Serializer};
 
-use crate::Engine;
+use crate::{Engine, container::inspect::from_nanoseconds};
 
 /// Disk use by kind.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
 pub struct DiskUsage {
     /// Images, newest first.
     pub images: Vec<ImageUsage>,
@@ -27,11 +29,13 @@ pub struct DiskUsage {
 }
 
 /// One image.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
 pub struct ImageUsage {
     /// Its id.
     pub id: ImageId,
     /// Its names.
+    #[serde(rename = "RepoTags", serialize_with = "familiar")]
     pub references: Vec<Reference>,
     /// When it was made.
     pub created: Option<Timestamp>,
@@ -44,7 +48,8 @@ pub struct ImageUsage {
 }
 
 /// One container.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
 pub struct ContainerUsage {
     /// Its id.
     pub id: String,
@@ -57,7 +62,8 @@ pub struct ContainerUsage {
 }
 
 /// One volume.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
 pub struct VolumeUsage {
     /// Its name.
     pub name: String,
@@ -68,7 +74,8 @@ pub struct VolumeUsage {
 }
 
 /// One build record.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
 pub struct BuildCacheUsage {
     /// Its cache key.
     pub key: String,
@@ -78,8 +85,14 @@ pub struct BuildCacheUsage {
     pub size: u64,
     /// How often it was used.
     pub uses: u64,
-    /// Nanoseconds since 1970.
-    pub last_used: i64,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it was last used.
+    pub last_used: Timestamp,
+}
+
+fn familiar<S: Serializer>(names: &[Reference], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(names.iter().map(Reference::familiar))
 }
 
 impl Engine {
@@ -109,7 +122,8 @@ impl Engine {
                 kind: record.kind,
                 size: record.size,
                 uses: record.uses,
-                last_used: record.last_used,
+                created: from_nanoseconds(record.created),
+                last_used: from_nanoseconds(record.last_used),
             });
         }
         Ok(usage)

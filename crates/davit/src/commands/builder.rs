@@ -6,9 +6,11 @@ use super::{build, container::values};
 use crate::{
     cli::Context,
     error::CliError,
-    filter::{Filters, point_in_time},
+    filter::{Filters, help, point_in_time},
     printer, units,
 };
+
+const FILTERS: [&str; 4] = ["id", "type", "until", "unused-for"];
 
 /// Verbs of `davit builder`.
 #[derive(Debug, clap::Subcommand)]
@@ -26,8 +28,9 @@ pub(crate) struct PruneArgs {
     /// Remove all build cache, that of existing images, too
     #[arg(short, long, conflicts_with = "keep_storage")]
     all: bool,
-    /// Only what fits: until, id, type
-    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "keep_storage")]
+    #[arg(
+        long, value_name = "KEY=VALUE", conflicts_with = "keep_storage", help = help(&FILTERS)
+    )]
     filter: Vec<String>,
     /// Do not ask
     #[arg(short, long)]
@@ -66,7 +69,7 @@ fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
         None => engine.prune_store(what)?,
     };
     print_deleted(&report)?;
-    printer::line(&format!("Total reclaimed space: {}", units::size(report.freed_bytes)))?;
+    printer::line(&format!("Total reclaimed space: {}", units::exact_size(report.freed_bytes)))?;
     Ok(0)
 }
 
@@ -88,7 +91,7 @@ fn filtered(args: &PruneArgs) -> Result<Option<BuildCachePrune>, CliError> {
     if args.filter.is_empty() {
         return Ok(None);
     }
-    let filters = Filters::parse(&args.filter, &["until", "unused-for", "id", "type"])?;
+    let filters = Filters::parse(&args.filter, &FILTERS)?;
     let until = match filters.values("unused-for").last() {
         Some(text) => Some(point_in_time(text)?),
         None => filters.until()?,

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::{
     cli::Context,
     error::CliError,
-    format::{List, ListFormat},
+    format::{List, ListFormat, Width},
     printer, units,
 };
 
@@ -74,7 +74,7 @@ const LIST: List<'static> = List {
 pub(crate) fn run(args: &HistoryArgs, context: &Context) -> Result<u8, CliError> {
     let lines = context.engine()?.image_history(&args.image)?;
     let rows: Vec<Row> = lines.iter().map(|line| row(line, args)).collect();
-    if args.quiet {
+    if args.quiet && args.format.is_table() {
         printer::data(&rows.iter().map(|row| format!("{}\n", row.id)).collect::<String>())?;
         return Ok(0);
     }
@@ -84,21 +84,13 @@ pub(crate) fn run(args: &HistoryArgs, context: &Context) -> Result<u8, CliError>
 }
 
 fn row(line: &HistoryLine, args: &HistoryArgs) -> Row {
-    let id = match line.id.strip_prefix("sha256:") {
-        Some(hex) if !args.no_trunc => hex.chars().take(12).collect(),
-        _ => line.id.clone(),
-    };
-    let mut created_by = line.created_by.replace('\t', " ");
-    if !args.no_trunc && created_by.chars().count() > COMMAND_CHARACTERS {
-        created_by = created_by.chars().take(COMMAND_CHARACTERS - 1).collect();
-        created_by.push('…');
-    }
+    let width = Width::of(args.no_trunc);
     let created_at = line.created.map(|time| time.to_string()).unwrap_or_default();
     Row {
-        id,
+        id: width.id(&line.id),
         created_since: if args.human { units::ago(line.created) } else { created_at.clone() },
         created_at,
-        created_by,
+        created_by: width.text(&line.created_by.replace('\t', " "), COMMAND_CHARACTERS),
         size: if args.human { units::size(line.size) } else { line.size.to_string() },
         comment: line.comment.clone(),
     }

@@ -9,12 +9,12 @@ use serde::Serialize;
 use crate::{
     cli::Context,
     error::CliError,
-    filter::{Filters, glob},
-    format::{List, ListFormat},
+    filter::{Filters, glob, help},
+    format::{List, ListFormat, Width},
     printer, units,
 };
 
-const FILTERS: [&str; 7] = ["before", "dangling", "label", "reference", "since", "until", "label!"];
+const FILTERS: [&str; 7] = ["before", "dangling", "label", "label!", "reference", "since", "until"];
 const NONE: &str = "<none>";
 
 // Arguments of `davit images`.
@@ -29,8 +29,7 @@ pub(crate) struct ImagesArgs {
     /// Show digests
     #[arg(long)]
     digests: bool,
-    /// Filter output: before, since, dangling, label, reference, until
-    #[arg(short, long, value_name = "KEY=VALUE")]
+    #[arg(short, long, value_name = "KEY=VALUE", help = help(&FILTERS))]
     filter: Vec<String>,
     /// Don't truncate output
     #[arg(long)]
@@ -44,29 +43,20 @@ pub(crate) struct ImagesArgs {
 
 /// One line of the list, in Docker's words.
 #[derive(Clone, Debug, Serialize)]
-struct Row {
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Row {
     #[serde(rename = "ID")]
-    id: String,
-    #[serde(rename = "Repository")]
-    repository: String,
-    #[serde(rename = "Tag")]
-    tag: String,
-    #[serde(rename = "Digest")]
-    digest: String,
-    #[serde(rename = "CreatedSince")]
-    created_since: String,
-    #[serde(rename = "CreatedAt")]
-    created_at: String,
-    #[serde(rename = "Size")]
-    size: String,
-    #[serde(rename = "VirtualSize")]
-    virtual_size: String,
-    #[serde(rename = "SharedSize")]
-    shared_size: &'static str,
-    #[serde(rename = "UniqueSize")]
-    unique_size: &'static str,
-    #[serde(rename = "Containers")]
-    containers: String,
+    pub(super) id: String,
+    pub(super) repository: String,
+    pub(super) tag: String,
+    pub(super) digest: String,
+    pub(super) created_since: String,
+    pub(super) created_at: String,
+    pub(super) size: String,
+    pub(super) virtual_size: String,
+    pub(super) shared_size: String,
+    pub(super) unique_size: String,
+    pub(super) containers: String,
 }
 
 /// One image of `--json`.
@@ -99,18 +89,18 @@ pub(crate) fn run(args: &ImagesArgs, context: &Context) -> Result<u8, CliError> 
     let engine = context.engine()?;
     let chosen = choose(&engine, args, &filters)?;
     let rows: Vec<Row> = chosen.iter().flat_map(|image| image.rows(args)).collect();
-    if args.quiet {
-        let mut ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
-        ids.dedup();
-        printer::data(&ids.iter().map(|id| format!("{id}\n")).collect::<String>())?;
+    if args.quiet && args.format.is_table() {
+        printer::data(&rows.iter().map(|row| format!("{}\n", row.id)).collect::<String>())?;
         return Ok(0);
     }
     let raw: Vec<RawImage> = chosen.iter().map(Chosen::raw).collect();
-    list(args.digests).print(&args.format, &rows, &raw)?;
+    let format = context.list_format(&args.format, "imagesFormat")?;
+    list(args.digests).print(&format, &rows, &raw)?;
     Ok(0)
 }
 
-const HEADS: &[(&str, &str)] = &[
+/// Heads of the columns.
+pub(super) const HEADS: &[(&str, &str)] = &[
     ("ID", "IMAGE ID"),
     ("CreatedSince", "CREATED"),
     ("CreatedAt", "CREATED AT"),
@@ -215,16 +205,16 @@ impl Chosen {
         let id = self.row.id;
         let digest = digest.and_then(Reference::digest).map(ToString::to_string);
         Row {
-            id: if args.no_trunc { id.to_string() } else { id.digest().short_hex() },
+            id: Width::of(args.no_trunc).id(&id.to_string()),
             repository: repository.to_owned(),
             tag: tag.to_owned(),
             digest: digest.unwrap_or_else(|| NONE.to_owned()),
             created_since: units::ago(self.row.created),
             created_at: units::date(self.row.created),
             size: units::size(self.row.size),
-            virtual_size: units::size(self.row.size),
-            shared_size: "N/A",
-            unique_size: "N/A",
+            virtual_size: units::exact_size(self.row.size),
+            shared_size: "N/A".to_owned(),
+            unique_size: "N/A".to_owned(),
             containers: self.row.containers.len().to_string(),
         }
     }

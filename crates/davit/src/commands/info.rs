@@ -20,8 +20,8 @@ pub(crate) struct InfoArgs {
 /// A malformed template, or a store that cannot be opened.
 pub(crate) fn run(args: &InfoArgs, context: &Context) -> Result<u8, CliError> {
     let info = context.engine()?.info()?;
-    match &args.format {
-        Some(template) => printer::line(&format::render_object(template, &info)?)?,
+    match args.format.as_deref().filter(|format| !format.is_empty()) {
+        Some(template) => printer::line(&format::render_fields(template, &info)?)?,
         None => printer::data(&text(&info))?,
     }
     if args.format.is_none() {

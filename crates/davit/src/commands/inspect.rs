@@ -2,10 +2,13 @@
 
 use clap::ValueEnum;
 use davit_engine::{ContainerError, Engine, ImageError};
-use serde_json::Value;
 
 use super::{container::show, image_inspect};
-use crate::{cli::Context, error::CliError};
+use crate::{
+    cli::Context,
+    error::CliError,
+    format::{Kind, Object},
+};
 
 // Arguments of `davit inspect`.
 #[derive(Debug, clap::Args)]
@@ -21,19 +24,10 @@ pub(crate) struct InspectArgs {
     size: bool,
     /// Only inspect objects of the given type
     #[arg(long = "type", value_name = "TYPE")]
-    kind: Option<ObjectKind>,
+    kind: Option<Kind>,
     /// Names or ids
     #[arg(required = true, value_name = "NAME|ID")]
     names: Vec<String>,
-}
-
-/// What a name may stand for, in the order in which it is looked up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ObjectKind {
-    Container,
-    Image,
-    Network,
-    Volume,
 }
 
 /// Runs `davit inspect`.
@@ -48,7 +42,7 @@ pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<u8, CliError>
                 look_up(&engine, kind, name, args.size)?.ok_or_else(|| missing(kind, name))
             }
             None => {
-                for kind in ObjectKind::value_variants() {
+                for kind in Kind::value_variants() {
                     if let Some(value) = look_up(&engine, *kind, name, args.size)? {
                         return Ok(value);
                     }
@@ -62,34 +56,34 @@ pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<u8, CliError>
 /// The object of one kind; `None` when there is none of this name.
 fn look_up(
     engine: &Engine,
-    kind: ObjectKind,
+    kind: Kind,
     name: &str,
     size: bool,
-) -> Result<Option<Value>, CliError> {
-    let found: Result<Value, ContainerError> = match kind {
-        ObjectKind::Image => {
+) -> Result<Option<Object>, CliError> {
+    let found: Result<_, ContainerError> = match kind {
+        Kind::Image => {
             return match engine.inspect_image(name) {
-                Ok(image) => image_inspect::to_value(&image).map(Some),
+                Ok(image) => image_inspect::object(&image).map(Some),
                 Err(ImageError::NotFound { .. }) => Ok(None),
                 Err(error) => Err(error.into()),
             };
         }
-        ObjectKind::Container => engine.inspect_container(name, size),
-        ObjectKind::Network => engine.inspect_network(name),
-        ObjectKind::Volume => engine.volume(name).map(|volume| volume.inspect()),
+        Kind::Container => engine.inspect_container(name, size),
+        Kind::Network => engine.inspect_network(name),
+        Kind::Volume => engine.volume(name).map(|volume| volume.inspect()),
     };
     match found {
-        Ok(value) => Ok(Some(value)),
+        Ok(fields) => Ok(Some(Object { kind, fields })),
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
-fn missing(kind: ObjectKind, name: &str) -> CliError {
+fn missing(kind: Kind, name: &str) -> CliError {
     CliError::user(match kind {
-        ObjectKind::Container => format!("No such container: {name}"),
-        ObjectKind::Image => format!("No such image: {name}"),
-        ObjectKind::Network => format!("network {name} not found"),
-        ObjectKind::Volume => format!("get {name}: no such volume"),
+        Kind::Container => format!("No such container: {name}"),
+        Kind::Image => format!("No such image: {name}"),
+        Kind::Network => format!("network {name} not found"),
+        Kind::Volume => format!("get {name}: no such volume"),
     })
 }

@@ -1,7 +1,7 @@
 //! `davit network`
 
 use clap::Subcommand;
-use davit_engine::container::NetworkRow;
+use davit_engine::{container::NetworkRow, image::Timestamp};
 use serde::Serialize;
 use serde_json::json;
 
@@ -10,8 +10,8 @@ use crate::{
     cli::Context,
     error::CliError,
     filter::Filters,
-    format::{List, ListFormat},
-    printer,
+    format::{Kind, List, ListFormat, Object, Width},
+    printer, units,
 };
 
 const FILTERS: [&str; 6] = ["driver", "id", "label", "name", "scope", "type"];
@@ -70,6 +70,9 @@ struct Row {
     name: String,
     driver: String,
     scope: &'static str,
+    created_at: String,
+    #[serde(rename = "IPv4")]
+    ipv4: &'static str,
     #[serde(rename = "IPv6")]
     ipv6: String,
     internal: &'static str,
@@ -86,7 +89,7 @@ pub(crate) fn run(verb: &Verb, context: &Context) -> Result<u8, CliError> {
         Verb::Inspect(args) => {
             let engine = context.engine()?;
             show::objects(&args.networks, args.format.as_deref().filter(|_| !args.json), |name| {
-                engine.inspect_network(name)
+                Ok(Object { kind: Kind::Network, fields: engine.inspect_network(name)? })
             })
         }
     }
@@ -99,11 +102,8 @@ fn list(args: &ListArgs, context: &Context) -> Result<u8, CliError> {
         return Err(CliError::user(format!("invalid filter 'type={kind}'")));
     }
     networks.retain(|row| fits(row, &filters));
-    let id = |row: &NetworkRow| match args.no_trunc {
-        true => row.network.id.clone(),
-        false => row.network.id.chars().take(12).collect(),
-    };
-    if args.quiet {
+    let id = |row: &NetworkRow| Width::of(args.no_trunc).id(&row.network.id);
+    if args.quiet && args.format.is_table() {
         let ids: String = networks.iter().map(|row| id(row) + "\n").collect();
         printer::data(&ids)?;
         return Ok(0);
@@ -113,8 +113,9 @@ fn list(args: &ListArgs, context: &Context) -> Result<u8, CliError> {
         .iter()
         .map(|row| json!({"id": row.network.id, "name": row.network.name, "driver": row.network.driver}))
         .collect();
+    let format = context.list_format(&args.format, "networksFormat")?;
     let table = "table {{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}";
-    List { table, heads: &[("ID", "NETWORK ID")] }.print(&args.format, &rows, &raw)?;
+    List { table, heads: &[("ID", "NETWORK ID")] }.print(&format, &rows, &raw)?;
     Ok(0)
 }
 
@@ -138,6 +139,8 @@ fn row(row: &NetworkRow, id: String) -> Row {
         name: network.name.clone(),
         driver: network.driver.clone(),
         scope: "local",
+        created_at: units::date(Timestamp::from_unix_seconds(row.created / 1_000_000_000).ok()),
+        ipv4: "true",
         ipv6: network.pools.iter().any(|pool| pool.subnet.is_ipv6()).to_string(),
         internal: "false",
         labels: labels.join(","),

@@ -59,6 +59,6 @@ pub(crate) fn containers(args: &ContainerPruneArgs, context: &Context) -> Result
         until.is_none_or(|until| container.created < until) && filters.fit_labels(&own)
     };
     let (removed, bytes) = context.engine()?.prune_containers(fits)?;
-    report("Containers", &removed, &units::size(bytes))?;
+    report("Containers", &removed, &units::exact_size(bytes))?;
     Ok(0)
 }

@@ -2,7 +2,15 @@
 
 use davit_engine::{ImageError, ImagePrune, Removal, RemoveRequest};
 
-use crate::{cli::Context, error::CliError, filter::Filters, printer, units};
+use crate::{
+    cli::Context,
+    error::CliError,
+    filter::{Filters, help},
+    printer, units,
+};
+
+/// Filters of `image prune` and `system prune`.
+pub(crate) const PRUNE_FILTERS: [&str; 4] = ["dangling", "label", "label!", "until"];
 
 // Arguments of `davit rmi`.
 #[derive(Debug, clap::Args)]
@@ -27,8 +35,7 @@ pub(crate) struct ImagePruneArgs {
     /// Do not ask
     #[arg(short, long)]
     force: bool,
-    /// Only what fits: until, label, label!
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", help = help(&PRUNE_FILTERS))]
     filter: Vec<String>,
 }
 
@@ -43,11 +50,11 @@ pub(crate) fn run(args: &RmiArgs, context: &Context) -> Result<u8, CliError> {
     for name in &args.images {
         match engine.remove_image(name, &request) {
             Ok(removals) => print(&removals)?,
-            // Forced, the wish that it be gone is already fulfilled.
-            Err(ImageError::NotFound { .. }) if args.force => {}
             Err(error) => {
+                // Forced, the wish that it be gone is already fulfilled; that may be a slip, still.
+                let fulfilled = args.force && matches!(error, ImageError::NotFound { .. });
                 CliError::from(error).report();
-                code = 1;
+                code = if fulfilled { code } else { 1 };
             }
         }
     }
@@ -74,7 +81,7 @@ pub(crate) fn prune(args: &ImagePruneArgs, context: &Context) -> Result<u8, CliE
         print(&pruned.removals)?;
         printer::line("")?;
     }
-    printer::line(&format!("Total reclaimed space: {}", units::size(pruned.freed_bytes)))?;
+    printer::line(&format!("Total reclaimed space: {}", units::exact_size(pruned.freed_bytes)))?;
     Ok(0)
 }
 
@@ -83,7 +90,7 @@ pub(crate) fn prune(args: &ImagePruneArgs, context: &Context) -> Result<u8, CliE
 /// # Errors
 /// A malformed filter.
 pub(crate) fn prune_request(all: bool, filter: &[String]) -> Result<ImagePrune, CliError> {
-    let filters = Filters::parse(filter, &["until", "label", "label!", "dangling"])?;
+    let filters = Filters::parse(filter, &PRUNE_FILTERS)?;
     Ok(ImagePrune {
         all: filters.flag("dangling")?.map_or(all, |dangling| !dangling),
         until: filters.until()?,

@@ -1,16 +1,16 @@
 //! `davit system df|check|info|prune|reset`
 
+mod df;
 mod reset;
 
-use davit_engine::{BuildCache, CheckMode, CheckReport, DiskUsage, Engine, ImagePrune, Repair};
+use davit_engine::{BuildCache, CheckMode, CheckReport, Engine, ImagePrune, Repair};
 use serde::Serialize;
 
 use crate::{
     cli::Context,
     commands::{builder, rmi},
     error::CliError,
-    filter::has_labels,
-    format::{List, ListFormat},
+    filter::{has_labels, help},
     printer,
     progress::ProgressMode,
     units,
@@ -23,7 +23,7 @@ pub(crate) enum SystemCommand {
     /// Read everything in the store again, and name what is wrong
     Check(CheckArgs),
     /// Show disk usage
-    Df(DfArgs),
+    Df(df::DfArgs),
     /// Display system-wide information
     Info(super::info::InfoArgs),
     /// Remove stopped containers, unused networks, images and build cache
@@ -46,16 +46,6 @@ pub(crate) struct CheckArgs {
     json: bool,
 }
 
-// Arguments of `davit system df`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct DfArgs {
-    /// Show each image, container, volume and build record
-    #[arg(short, long)]
-    verbose: bool,
-    #[command(flatten)]
-    format: ListFormat,
-}
-
 // Arguments of `davit system prune`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PruneArgs {
@@ -68,8 +58,7 @@ pub(crate) struct PruneArgs {
     /// Remove anonymous volumes, too
     #[arg(long)]
     volumes: bool,
-    /// Only what fits: until, label, label!
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", help = help(&rmi::PRUNE_FILTERS))]
     filter: Vec<String>,
 }
 
@@ -80,7 +69,7 @@ pub(crate) struct PruneArgs {
 pub(crate) fn run(command: &SystemCommand, context: &Context) -> Result<u8, CliError> {
     match command {
         SystemCommand::Check(args) => check(args, context),
-        SystemCommand::Df(args) => df(args, context),
+        SystemCommand::Df(args) => df::run(args, context),
         SystemCommand::Info(args) => super::info::run(args, context),
         SystemCommand::Prune(args) => prune(args, context),
         SystemCommand::Reset(args) => reset::run(args, context),
@@ -202,141 +191,6 @@ fn print_report(report: &CheckReport) -> Result<(), CliError> {
     ))
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct UsageRow {
-    r#type: &'static str,
-    total_count: String,
-    active: String,
-    size: String,
-    reclaimable: String,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct RawUsage {
-    r#type: &'static str,
-    total_count: usize,
-    active: usize,
-    size: u64,
-    reclaimable: u64,
-}
-
-const USAGE: List<'static> = List {
-    table: "table {{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}",
-    heads: &[("TotalCount", "TOTAL")],
-};
-
-fn df(args: &DfArgs, context: &Context) -> Result<u8, CliError> {
-    let usage = context.engine()?.disk_usage()?;
-    if args.verbose {
-        print_verbose(&usage)?;
-        return Ok(0);
-    }
-    let raw = totals(&usage);
-    let rows: Vec<UsageRow> = raw.iter().map(usage_row).collect();
-    USAGE.print(&args.format, &rows, &raw)?;
-    Ok(0)
-}
-
-fn totals(usage: &DiskUsage) -> [RawUsage; 4] {
-    let running = |status: &str| matches!(status, "running" | "paused" | "restarting");
-    let containers = &usage.containers;
-    let idle = containers.iter().filter(|container| !running(&container.status));
-    let unused = usage.volumes.iter().filter(|volume| volume.links == 0);
-    [
-        RawUsage {
-            r#type: "Images",
-            total_count: usage.images.len(),
-            active: usage.images.iter().filter(|image| image.containers > 0).count(),
-            size: usage.layers_size + usage.unfinished_size,
-            reclaimable: usage.reclaimable_images(),
-        },
-        RawUsage {
-            r#type: "Containers",
-            total_count: containers.len(),
-            active: containers.iter().filter(|c| running(&c.status)).count(),
-            size: containers.iter().map(|container| container.size).sum(),
-            reclaimable: idle.map(|container| container.size).sum(),
-        },
-        RawUsage {
-            r#type: "Local Volumes",
-            total_count: usage.volumes.len(),
-            active: usage.volumes.iter().filter(|volume| volume.links > 0).count(),
-            size: usage.volumes.iter().map(|volume| volume.size).sum(),
-            reclaimable: unused.map(|volume| volume.size).sum(),
-        },
-        RawUsage {
-            r#type: "Build Cache",
-            total_count: usage.build_cache.len(),
-            active: 0,
-            size: usage.build_cache_size,
-            reclaimable: usage.build_cache_size,
-        },
-    ]
-}
-
-fn usage_row(raw: &RawUsage) -> UsageRow {
-    let share = (raw.reclaimable * 100).checked_div(raw.size);
-    let reclaimable = units::size(raw.reclaimable);
-    UsageRow {
-        r#type: raw.r#type,
-        total_count: raw.total_count.to_string(),
-        active: raw.active.to_string(),
-        size: units::size(raw.size),
-        reclaimable: match share {
-            Some(share) => format!("{reclaimable} ({share}%)"),
-            None => reclaimable,
-        },
-    }
-}
-
-fn print_verbose(usage: &DiskUsage) -> Result<(), CliError> {
-    let cells = |cells: &[String]| serde_json::json!({ "Row": cells.join("\t") });
-    let print = |title: &str, heads: &str, rows: Vec<serde_json::Value>| {
-        let list = List { table: "table {{.Row}}", heads: &[("Row", heads)] };
-        printer::line(&format!("{title}\n"))?;
-        printer::line(&list.render("table", &rows)?)
-    };
-    let images = usage.images.iter().map(|image| {
-        let name = image.references.first();
-        let repository = name.map(|name| name.repository().familiar());
-        let tag = name.and_then(|name| name.tag()).map(ToString::to_string);
-        cells(&[
-            repository.unwrap_or_else(|| "<none>".to_owned()),
-            tag.unwrap_or_else(|| "<none>".to_owned()),
-            image.id.digest().short_hex(),
-            units::ago(image.created),
-            units::size(image.size),
-            units::size(image.shared_size),
-            units::size(image.size - image.shared_size),
-            image.containers.to_string(),
-        ])
-    });
-    let heads = "REPOSITORY\tTAG\tIMAGE ID\tCREATED\tSIZE\tSHARED SIZE\tUNIQUE SIZE\tCONTAINERS";
-    print("Images space usage:", heads, images.collect())?;
-    let containers = usage.containers.iter().map(|container| {
-        let id = container.id.chars().take(12).collect();
-        cells(&[id, units::size(container.size), container.status.clone(), container.name.clone()])
-    });
-    print("Containers space usage:", "CONTAINER ID\tSIZE\tSTATUS\tNAMES", containers.collect())?;
-    let volumes = usage.volumes.iter().map(|volume| {
-        cells(&[volume.name.clone(), volume.links.to_string(), units::size(volume.size)])
-    });
-    print("Local Volumes space usage:", "VOLUME NAME\tLINKS\tSIZE", volumes.collect())?;
-    let records = usage.build_cache.iter().map(|record| {
-        let key = record.key.chars().take(12).collect();
-        let kind = record.kind.clone();
-        cells(&[key, kind, units::size(record.size), record.uses.to_string()])
-    });
-    let total = units::size(usage.build_cache_size);
-    print(
-        &format!("Build cache usage: {total}"),
-        "CACHE ID\tCACHE TYPE\tSIZE\tUSAGE",
-        records.collect(),
-    )
-}
-
 fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
     let request = rmi::prune_request(args.all, &args.filter)?;
     if !args.force && !printer::confirm(&warning(args))? {
@@ -358,7 +212,7 @@ fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
     let cache = engine.prune_store(unused)?;
     builder::print_deleted(&cache)?;
     freed += images.freed_bytes + cache.freed_bytes;
-    printer::line(&format!("Total reclaimed space: {}", units::size(freed)))?;
+    printer::line(&format!("Total reclaimed space: {}", units::exact_size(freed)))?;
     Ok(0)
 }
 

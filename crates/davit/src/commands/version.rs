@@ -59,8 +59,8 @@ impl Side {
 pub(crate) fn run(args: &VersionArgs) -> Result<u8, CliError> {
     // There is no daemon, so both sides of Docker's answer are this binary.
     let version = Version { client: Side::new(), server: Side::new() };
-    match &args.format {
-        Some(format) => printer::line(&format::render_object(format, &version)?)?,
+    match args.format.as_deref().filter(|format| !format.is_empty()) {
+        Some(format) => printer::line(&format::render_fields(format, &version)?)?,
         None => printer::data(&format!(
             "davit {}\n API version: {} (minimum {})\n OS/Arch:     {}/{}\n Kernel:      {}\n",
             version.client.version,

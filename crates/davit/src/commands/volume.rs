@@ -9,9 +9,12 @@ use crate::{
     cli::Context,
     error::CliError,
     filter::Filters,
-    format::{List, ListFormat},
+    format::{Kind, List, ListFormat, Object},
     printer, units,
 };
+
+/// Heads of the columns.
+pub(super) const HEADS: &[(&str, &str)] = &[("Name", "VOLUME NAME")];
 
 /// Verbs on volumes.
 #[derive(Debug, Subcommand)]
@@ -101,16 +104,18 @@ pub(crate) struct PruneArgs {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Row {
+pub(super) struct Row {
     availability: &'static str,
     driver: String,
     group: &'static str,
     labels: String,
-    links: &'static str,
+    /// Number of containers.
+    pub(super) links: String,
     mountpoint: String,
     name: String,
     scope: &'static str,
-    size: &'static str,
+    /// Bytes in words.
+    pub(super) size: String,
     status: &'static str,
 }
 
@@ -124,8 +129,9 @@ pub(crate) fn run(verb: &Verb, context: &Context) -> Result<u8, CliError> {
         Verb::Ls(args) => list(args, context),
         Verb::Inspect(args) => {
             let engine = context.engine()?;
-            let look_up = |name: &str| engine.volume(name).map(|volume| volume.inspect());
-            show::objects(&args.volumes, args.format.as_deref().filter(|_| !args.json), look_up)
+            show::objects(&args.volumes, args.format.as_deref().filter(|_| !args.json), |name| {
+                Ok(Object { kind: Kind::Volume, fields: engine.volume(name)?.inspect() })
+            })
         }
         Verb::Rm(args) => remove(args, context),
         Verb::Prune(args) => prune(args, context),
@@ -153,19 +159,21 @@ fn list(args: &ListArgs, context: &Context) -> Result<u8, CliError> {
             && filters.any("name", |name| volume.name.contains(name))
             && filters.fit_labels(&volume.labels)
     });
-    if args.quiet {
+    if args.quiet && args.format.is_table() {
         let names: String = volumes.iter().map(|volume| format!("{}\n", volume.name)).collect();
         printer::data(&names)?;
         return Ok(0);
     }
     let rows: Vec<Row> = volumes.iter().map(row).collect();
     let raw: Vec<_> = volumes.iter().map(VolumeSummary::inspect).collect();
+    let format = context.list_format(&args.format, "volumesFormat")?;
     let table = "table {{.Driver}}\t{{.Name}}";
-    List { table, heads: &[("Name", "VOLUME NAME")] }.print(&args.format, &rows, &raw)?;
+    List { table, heads: HEADS }.print(&format, &rows, &raw)?;
     Ok(0)
 }
 
-fn row(volume: &VolumeSummary) -> Row {
+/// A volume's row; nothing is measured.
+pub(super) fn row(volume: &VolumeSummary) -> Row {
     let labels: Vec<String> =
         volume.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     Row {
@@ -173,11 +181,11 @@ fn row(volume: &VolumeSummary) -> Row {
         driver: volume.driver.clone(),
         group: "N/A",
         labels: labels.join(","),
-        links: "N/A",
+        links: "N/A".to_owned(),
         mountpoint: volume.mountpoint.clone(),
         name: volume.name.clone(),
         scope: "local",
-        size: "N/A",
+        size: "N/A".to_owned(),
         status: "N/A",
     }
 }
@@ -204,6 +212,6 @@ fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
         (args.all || volume.anonymous) && filters.fit_labels(&volume.labels)
     };
     let (removed, bytes) = context.engine()?.prune_volumes(wanted)?;
-    super::prune::report("Volumes", &removed, &units::size(bytes))?;
+    super::prune::report("Volumes", &removed, &units::exact_size(bytes))?;
     Ok(0)
 }

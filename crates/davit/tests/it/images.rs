@@ -57,8 +57,11 @@ fn lists_in_dockers_columns() {
     assert_eq!(lines.len(), 3, "{list}");
     assert!(lines[0].starts_with("REPOSITORY"), "{list}");
     assert!(lines[1].starts_with("app ") && lines[1].contains(short), "{list}");
-    assert_eq!(davit.ok(["images", "-q"]), short);
-    assert_eq!(davit.ok(["images", "-q", "--no-trunc"]), id);
+    // Docker tells an id once for each name.
+    assert_eq!(davit.ok(["images", "-q"]), format!("{short}\n{short}"));
+    assert_eq!(davit.ok(["images", "-q", "--no-trunc", "app"]), id);
+    assert_eq!(davit.ok(["images", "-q", "--format", "{{.Tag}}"]), "1\n2");
+    assert_eq!(davit.ok(["images", "--format", ""]), list);
     assert_eq!(davit.ok(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "app"]), "app:1");
     let raw = json(&davit, &["images", "--json"]);
     assert_eq!(raw[0]["RepoTags"], serde_json::json!(["app:1", "example.org/team/app:2"]));
@@ -115,7 +118,8 @@ fn removes_names_before_content() {
     assert_eq!(refused.code, 1);
     assert!(refused.stderr.contains("error: No such image: app:1"), "{}", refused.stderr);
     assert!(refused.stderr.contains("error: No such image: nothing"), "{}", refused.stderr);
-    assert_eq!(davit.run(["rmi", "-f", "nothing"]).code, 0);
+    let forced = davit.run(["rmi", "-f", "nothing"]);
+    assert!(forced.code == 0 && forced.stderr.contains("No such image: nothing"), "{forced:?}");
 }
 
 #[test]
@@ -151,6 +155,10 @@ fn prunes_what_has_no_name() {
     davit.ok(["system", "prune", "-a", "-f"]);
     assert_eq!(davit.ok(["images", "-q"]), "");
     assert_eq!(davit.ok(["image", "prune", "-f"]), "Total reclaimed space: 0B");
+    // Help and hint name the same filters.
+    let refused = davit.run(["image", "prune", "--filter", "bogus=1"]).stderr;
+    let known = refused.lines().find_map(|line| line.strip_prefix("hint: known filters: "));
+    assert!(davit.ok(["image", "prune", "--help"]).contains(known.unwrap()), "{refused}");
 }
 
 #[test]
@@ -192,6 +200,19 @@ fn refuses_what_is_no_name() {
         assert_ne!(refused.code, 0, "{name}");
         assert!(refused.stderr.contains("error: "), "{name}: {}", refused.stderr);
     }
+    // Whatever makes an image refuses a digest for its name, and a change that begins another.
+    let archive = davit.dir().join("app.tar").display().to_string();
+    fs_err::write(&archive, tar_of(&[("file", b"two")])).unwrap();
+    let lines: [&[&str]; 3] = [
+        &["import", &archive, &digest],
+        &["import", "-c", "FROM x", &archive, "new:1"],
+        &["build", "-t", &digest, davit.dir().to_str().unwrap()],
+    ];
+    for line in lines {
+        let refused = davit.run(line);
+        assert!(refused.code == 1 && refused.stderr.contains("error: "), "{line:?}: {refused:?}");
+    }
+    assert_eq!(davit.ok(["images", "--format", "{{.Repository}}"]), "app");
 }
 
 /// Digests of manifest and config, and the order of files, survive every way in and out.

@@ -16,6 +16,7 @@ mod crash;
 mod distribution;
 mod eio;
 mod flags;
+mod formats;
 mod forms;
 mod images;
 mod kill;

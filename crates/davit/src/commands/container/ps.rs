@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::{
     cli::Context,
     error::CliError,
-    format::{List, ListFormat, quote},
+    format::{List, ListFormat, Width, quote},
     printer, units,
 };
 
@@ -43,7 +43,8 @@ pub(crate) struct PsArgs {
     size: bool,
 }
 
-const HEADS: &[(&str, &str)] = &[
+/// Heads of the columns.
+pub(crate) const HEADS: &[(&str, &str)] = &[
     ("ID", "CONTAINER ID"),
     ("RunningFor", "CREATED"),
     ("CreatedAt", "CREATED AT"),
@@ -54,7 +55,7 @@ const TABLE: &str = "table {{.ID}}\\t{{.Image}}\\t{{.Command}}\\t{{.RunningFor}}
 /// A row as Docker's templates see it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Row {
+pub(crate) struct Row {
     command: String,
     created_at: String,
     health_status: &'static str,
@@ -68,7 +69,8 @@ struct Row {
     networks: String,
     ports: String,
     running_for: String,
-    size: String,
+    /// Bytes in words.
+    pub(crate) size: String,
     state: &'static str,
     status: String,
 }
@@ -110,8 +112,8 @@ pub(crate) fn terms(filters: &[String]) -> Result<Vec<(String, String)>, CliErro
 /// An unknown filter or a malformed template.
 pub(crate) fn run(args: &PsArgs, context: &Context) -> Result<u8, CliError> {
     let engine = context.engine()?;
-    let wants_size =
-        args.size || args.format.format.as_deref().is_some_and(|format| format.contains(".Size"));
+    let format = context.list_format(&args.format, "psFormat")?;
+    let wants_size = args.size || format.template().is_some_and(|format| format.contains(".Size"));
     let request = ListRequest {
         all: args.all,
         last: if args.latest {
@@ -123,40 +125,34 @@ pub(crate) fn run(args: &PsArgs, context: &Context) -> Result<u8, CliError> {
         size: wants_size,
     };
     let containers = engine.list_containers(&request)?;
-    if args.quiet && args.format.format.is_none() && !args.format.json {
+    let width = Width::of(args.no_trunc);
+    if args.quiet && !args.format.json {
+        if args.format.template().is_some() {
+            printer::note("warning: --format is ignored beside --quiet");
+        }
         let ids: String =
-            containers.iter().map(|container| id(&container.id, args.no_trunc) + "\n").collect();
+            containers.iter().map(|container| width.id(&container.id) + "\n").collect();
         printer::data(&ids)?;
         return Ok(0);
     }
-    let rows: Vec<Row> = containers.iter().map(|container| row(container, args.no_trunc)).collect();
+    let rows: Vec<Row> = containers.iter().map(|container| row(container, width)).collect();
     let raw: Vec<Raw> = containers.into_iter().map(raw).collect();
     let table = if args.size { format!("{TABLE}\\t{{{{.Size}}}}") } else { TABLE.to_owned() };
-    List { table: &table.replace("\\t", "\t"), heads: HEADS }.print(&args.format, &rows, &raw)?;
+    List { table: &table.replace("\\t", "\t"), heads: HEADS }.print(&format, &rows, &raw)?;
     Ok(0)
 }
 
-fn id(id: &str, whole: bool) -> String {
-    if whole { id.to_owned() } else { id.chars().take(12).collect() }
-}
-
-fn row(container: &ContainerSummary, whole: bool) -> Row {
-    let shorten = |text: String, length: usize| {
-        if whole || text.chars().count() <= length {
-            return text;
-        }
-        text.chars().take(length - 1).chain(['…']).collect()
-    };
+/// A container's row.
+pub(crate) fn row(container: &ContainerSummary, width: Width) -> Row {
     let labels: Vec<String> =
         container.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let volumes = container.mounts.iter().filter(|mount| !mount.starts_with('/')).count();
-    let mounts: Vec<String> =
-        container.mounts.iter().map(|mount| shorten(mount.clone(), 15)).collect();
+    let mounts: Vec<String> = container.mounts.iter().map(|mount| width.text(mount, 15)).collect();
     Row {
-        command: quote(&shorten(command(&container.command), 20)),
-        created_at: created_at(container.created),
+        command: quote(&width.text(&command(&container.command), 20)),
+        created_at: units::date(Some(container.created)),
         health_status: container.health.map_or("", health),
-        id: id(&container.id, whole),
+        id: width.id(&container.id),
         image: container.image.clone(),
         labels: labels.join(","),
         local_volumes: volumes.to_string(),
@@ -172,13 +168,6 @@ fn row(container: &ContainerSummary, whole: bool) -> Row {
         state: container.status.phase.word(),
         status: status(container),
     }
-}
-
-/// `2026-11-21 15:22:00 +0000 UTC`.
-fn created_at(time: Timestamp) -> String {
-    let text = time.to_string();
-    let (date, rest) = text.split_once('T').unwrap_or((&text, ""));
-    format!("{date} {} +0000 UTC", rest.get(..8).unwrap_or(rest))
 }
 
 fn health(health: Health) -> &'static str {

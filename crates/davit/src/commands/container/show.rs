@@ -3,7 +3,12 @@
 use davit_engine::Engine;
 use serde_json::Value;
 
-use crate::{cli::Context, error::CliError, format, printer};
+use crate::{
+    cli::Context,
+    error::CliError,
+    format::{self, Kind, Object},
+    printer,
+};
 
 // Arguments of `davit container inspect`.
 #[derive(Debug, clap::Args)]
@@ -29,36 +34,45 @@ pub(crate) struct InspectArgs {
 pub(crate) fn inspect(args: &InspectArgs, context: &Context) -> Result<u8, CliError> {
     let engine = context.engine()?;
     objects(&args.names, args.format.as_deref().filter(|_| !args.json), |name| {
-        engine.inspect_container(name, args.size)
+        let fields = engine.inspect_container(name, args.size)?;
+        Ok(Object { kind: Kind::Container, fields })
     })
 }
 
-/// Prints objects as a JSON array or by a template; those that are missing make the exit code 1.
+/// Prints objects as a JSON array or by a template; what failed makes the exit code 1.
 ///
 /// # Errors
-/// A malformed template.
-pub(crate) fn objects<E: Into<CliError>>(
+/// A malformed template, or a reader that has gone.
+pub(crate) fn objects(
     names: &[String],
     template: Option<&str>,
-    look_up: impl Fn(&str) -> Result<Value, E>,
+    look_up: impl Fn(&str) -> Result<Object, CliError>,
 ) -> Result<u8, CliError> {
-    let (mut found, mut failed) = (Vec::new(), Vec::<CliError>::new());
+    let template = template.filter(|template| !template.is_empty());
+    template.map_or(Ok(()), format::check)?;
+    let (mut found, mut failed) = (Vec::new(), Vec::new());
     for name in names {
         match look_up(name) {
-            Ok(value) => found.push(value),
-            Err(error) => failed.push(error.into()),
+            Ok(object) => found.push(object),
+            Err(error) => failed.push(error),
         }
     }
     match template {
         Some(template) => {
-            for value in &found {
-                printer::line(&format::render_object(template, value)?)?;
+            for object in &found {
+                match format::render_object(template, object) {
+                    Ok(text) => printer::line(&text)?,
+                    Err(error) => failed.push(error),
+                }
             }
         }
-        None => printer::line(&format::to_json(&found, true)?)?,
+        None => {
+            let fields: Vec<&Value> = found.iter().map(|object| &object.fields).collect();
+            printer::line(&format::to_json(&fields, true)?)?;
+        }
     }
     for error in &failed {
-        printer::error(&error.to_string());
+        error.report();
     }
     Ok(u8::from(!failed.is_empty()))
 }
