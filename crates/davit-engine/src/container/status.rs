@@ -15,7 +15,7 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Container, ContainerError};
+use super::{Container, ContainerError, plan::health};
 use crate::Engine;
 
 /// Docker's word for what a container does.
@@ -132,6 +132,10 @@ impl Engine {
         match lock_holder(&lock)? {
             LockHolder::Somebody => {
                 present(&mut container.status, &summary);
+                if container.status.health.is_none() && health(&container.spec.config).is_some() {
+                    // The first check is still to come.
+                    container.status.health = Some((Health::Starting, 0));
+                }
                 Ok(Some(container))
             }
             LockHolder::Nobody => self.settle_container(container, &summary),

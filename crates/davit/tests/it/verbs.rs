@@ -31,6 +31,12 @@ fn health_is_checked_and_shown() {
         "600",
     ]);
     let health = || machine.ok(&["inspect", "-f", "{{.State.Health.Status}}", "sick"]);
+    let young = ["--name", "young", "--network", "none", "--health-cmd", "true"];
+    let late = ["--health-interval", "1h", "busybox", "sleep", "600"];
+    machine.ok(&[&["run", "-d"], &young[..], &late[..]].concat());
+    let format = "{{.State.Health.Status}} {{.State.Health.FailingStreak}}";
+    assert_eq!(machine.ok(&["inspect", "-f", format, "young"]), "starting 0");
+    machine.ok(&["rm", "-f", "young"]);
     until("it is unhealthy", || health() == "unhealthy");
     assert!(machine.ok(&["ps", "--format", "{{.Status}}"]).ends_with("(unhealthy)"));
     assert_eq!(machine.ok(&["ps", "-q", "--filter", "health=healthy"]), "");
