@@ -5,9 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use davit_engine::{
-    ImportRequest, LoadRequest, Loaded, SaveRequest, image::Platform,
-};
+use davit_engine::{ImportRequest, LoadRequest, Loaded, SaveRequest, image::Platform};
 use fs_err as fs;
 
 use crate::{
