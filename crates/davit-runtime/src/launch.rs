@@ -203,7 +203,7 @@ fn clone_first(
 ) -> Result<(Cloned, ParentEnd), LaunchError> {
     let (parent_end, child_end) = channel().map_err(|errno| failed("the start channel", errno))?;
     child::hide_from_tracers().map_err(|errno| failed("the calling process", errno))?;
-    let options = CloneOptions { namespaces, cgroup: Some(cgroup.as_fd()), sibling: false };
+    let options = CloneOptions { namespaces, cgroup: Some(cgroup.as_fd()) };
     let clone = || clone(options, || child::first_process(prepared, &child_end));
     let cloned = match plan.namespaces.pid {
         Namespace::Join(number) => {

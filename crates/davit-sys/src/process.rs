@@ -54,8 +54,6 @@ pub struct CloneOptions<'a> {
     /// The cgroup (a directory of cgroup v2) in which the child is born (Linux 5.7); entering it
     /// later would wait for a grace period of 10 ms.
     pub cgroup: Option<BorrowedFd<'a>>,
-    /// The child's parent becomes the caller's parent.
-    pub sibling: bool,
 }
 
 /// A cloned child.
@@ -90,17 +88,12 @@ pub fn clone(options: CloneOptions<'_>, child: impl FnOnce() -> u8) -> Result<Cl
         flags |= CLONE_INTO_CGROUP;
         cgroup = u64::from(directory.as_raw_fd().unsigned_abs());
     }
-    let mut exit_signal = libc::SIGCHLD.unsigned_abs().into();
-    if options.sibling {
-        flags |= libc::CLONE_PARENT as u64;
-        exit_signal = 0;
-    }
     let arguments = libc::clone_args {
         flags,
         pidfd: (&raw mut pidfd).addr() as u64,
         child_tid: 0,
         parent_tid: 0,
-        exit_signal,
+        exit_signal: libc::SIGCHLD.unsigned_abs().into(),
         stack: 0,
         stack_size: 0,
         tls: 0,
