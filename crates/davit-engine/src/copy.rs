@@ -21,6 +21,7 @@ use davit_store::{Lease, StoreError, archive::ArchiveError};
 
 use crate::{
     Engine, Event, Hint, LayerCompression, Progress, PullError, PushError, PushRequest,
+    error::is_no_space,
     origin::{DockerArchive, Folder, Layout, Origin, OriginError, Registry, Stored},
     pull::{Naming, Pull, offer, registry_hints},
     registry::{Registries, RegistryError},
@@ -150,6 +151,9 @@ impl Hint for CopyError {
             Self::Store { source, .. }
             | Self::Source { source: OriginError::Store(source), .. } => source.hints(),
             Self::Source { source: OriginError::Archive(source), .. } => source.hints(),
+            Self::Source { source, .. } if is_no_space(source) => {
+                vec!["davit system prune".to_owned()]
+            }
             Self::SinglePlatform { .. } => {
                 vec![format!("choose one, as by --platform {}", Platform::host())]
             }

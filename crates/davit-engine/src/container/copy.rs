@@ -74,6 +74,12 @@ pub struct ContainerFiles {
 impl Engine {
     /// The files of a container with its volumes and bind mounts, whether it runs or not.
     ///
+    /// Of a running one nothing is locked: its monitor holds the lock, and a restart must not wait
+    /// for a copy. One that is started again meanwhile mounts its upper directory a second time,
+    /// with `index=off`, hence without a refusal. The kernel lets two such mounts disagree on what
+    /// each of them changes, without crash or deadlock (kernel, `overlayfs.rst` "Sharing and copying
+    /// layers"): such a copy is as one of files that change under it.
+    ///
     /// # Errors
     /// [`ContainerError::NotFound`]; [`ContainerError::Io`] when its root cannot be reached.
     pub fn container_files(&self, name: &str) -> Result<ContainerFiles, ContainerError> {

@@ -8,7 +8,7 @@ use std::{
     cell::Cell,
     collections::HashMap,
     fs::File,
-    io::{self, BufReader, Read},
+    io::{self, BufRead, BufReader, Read, Write},
     os::unix::fs::FileExt as _,
     path::Path,
     rc::Rc,
@@ -18,7 +18,7 @@ use std::{
 use davit_image::{Descriptor, Digest, Digester, Document, ImageConfig, Manifest, MediaType, Raw};
 use davit_layer::{decompressed, is_compressed};
 use davit_store::archive::{ArchiveError, DockerImage, MemberKind, TarReader};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, fstatvfs};
 
 use super::{BlobRead, Origin, OriginError, is_named, layout, parse, read_small};
 
@@ -209,7 +209,8 @@ impl BlobRead for io::Take<Cursor> {
 }
 
 /// Opens an archive as a plain file: itself, or what it unpacks to, in a file of `folder` that has
-/// no name and goes with its last reader.
+/// no name and goes with its last reader. That takes at most half of the free space: its layers may
+/// need as much again, and others are to go on meanwhile.
 fn searchable(path: &Path, folder: &Path) -> io::Result<File> {
     let source: File = fs_err::File::open(path)?.into_parts().0;
     if source.metadata()?.is_file() {
@@ -221,9 +222,28 @@ fn searchable(path: &Path, folder: &Path) -> io::Result<File> {
     }
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let mut unpacked: File = rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR)?.into();
-    let mut content = BufReader::with_capacity(BUFFER_BYTES, decompressed(source)?);
-    io::copy(&mut content, &mut unpacked)?;
+    let content = BufReader::with_capacity(BUFFER_BYTES, decompressed(source)?);
+    let space = fstatvfs(&unpacked)?;
+    unpack(content, &mut unpacked, space.f_bavail.saturating_mul(space.f_frsize) / 2)?;
     Ok(unpacked)
+}
+
+fn unpack(mut content: impl BufRead, file: &mut impl Write, limit_bytes: u64) -> io::Result<()> {
+    let mut left = limit_bytes;
+    loop {
+        let piece = content.fill_buf()?;
+        let count = piece.len();
+        if count == 0 {
+            return Ok(());
+        }
+        left = left.checked_sub(count as u64).ok_or_else(|| {
+            let text =
+                format!("it unpacks to more than half of the free space ({limit_bytes} bytes)");
+            io::Error::new(io::ErrorKind::StorageFull, text)
+        })?;
+        file.write_all(piece)?;
+        content.consume(count);
+    }
 }
 
 fn choose<'a>(list: &'a [DockerImage], name: Option<&str>) -> Result<&'a DockerImage, OriginError> {
@@ -270,5 +290,22 @@ impl Origin for DockerArchive {
         _cancelled: &Arc<AtomicBool>,
     ) -> Result<Box<dyn BlobRead>, OriginError> {
         Ok(Box::new(self.at(self.place(&descriptor.digest)?, offset)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unpacking_is_bounded() {
+        let unpacked = |length: u64| {
+            let mut file = Vec::new();
+            let content = BufReader::new(io::repeat(7).take(length));
+            unpack(content, &mut file, 100_000).map(|()| file.len()).map_err(|error| error.kind())
+        };
+        assert_eq!(unpacked(100_000), Ok(100_000));
+        assert_eq!(unpacked(100_001), Err(io::ErrorKind::StorageFull));
+        assert_eq!(unpacked(u64::MAX), Err(io::ErrorKind::StorageFull));
     }
 }
