@@ -18,7 +18,9 @@ mod tar_writer;
 mod whole_file;
 
 pub use contents::{ArchiveContents, ArchiveImage, ArchiveLayer, MAX_DOCUMENT_BYTES};
-pub use docker::{DockerImage, LAYOUT_VERSION, layout_file, name_of, named_descriptor};
+pub use docker::{
+    CONTAINERD_NAME, DockerImage, LAYOUT_VERSION, REF_NAME, layout_file, name_of, named_descriptor,
+};
 pub use layout_dir::{LayoutDir, LayoutDirWriter, write_verified};
 pub use tar_reader::{Member, MemberKind, TarReader};
 pub use tar_writer::TarWriter;

@@ -1,7 +1,6 @@
 //! The `dir:` form of containers/image as origin: `manifest.json` and blobs named by hex digits.
 
 use std::{
-    io::Read as _,
     path::Path,
     sync::{Arc, atomic::AtomicBool},
 };
@@ -22,13 +21,8 @@ pub(crate) struct Folder {
 impl Folder {
     pub(crate) fn open(path: &Path) -> Result<Self, OriginError> {
         let directory = LayoutDir::open(path)?;
-        let file = directory.open_file("manifest.json")?.ok_or(ArchiveError::NoImages)?;
-        let mut bytes = Vec::new();
-        file.take(super::MANIFEST_BYTES + 1).read_to_end(&mut bytes).map_err(ArchiveError::Read)?;
-        if bytes.len() as u64 > super::MANIFEST_BYTES {
-            let (what, limit) = ("bytes in a manifest", super::MANIFEST_BYTES);
-            return Err(ArchiveError::TooLarge { what, limit }.into());
-        }
+        let bytes = directory.read_file("manifest.json", super::MANIFEST_BYTES)?;
+        let bytes = bytes.ok_or(ArchiveError::NoImages)?;
         let digest = Digest::of(&bytes);
         let document = Document::parse(bytes, None)
             .map_err(|source| OriginError::Document { digest, source })?;

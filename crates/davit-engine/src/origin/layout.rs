@@ -6,13 +6,10 @@ use std::{
 };
 
 use davit_image::{Descriptor, Digest, Index};
-use davit_store::archive::{ArchiveError, LayoutDir};
+use davit_store::archive::{ArchiveError, CONTAINERD_NAME, LayoutDir, REF_NAME};
 use fs_err::File;
 
 use super::{BlobRead, Origin, OriginError, from_offset, is_named};
-
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
-const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// One image of an OCI layout.
 #[derive(Debug)]

@@ -9,9 +9,9 @@ use super::ArchiveError;
 pub const LAYOUT_VERSION: &str = "1.0.0";
 
 /// Full name of an image in an index of an archive, by containerd and Docker.
-const CONTAINERD_NAME: &str = "io.containerd.image.name";
+pub const CONTAINERD_NAME: &str = "io.containerd.image.name";
 /// Name or tag of an image in an index of an archive (image-spec `annotations.md`).
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// One image of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

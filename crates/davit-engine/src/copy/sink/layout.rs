@@ -3,12 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use davit_image::{Descriptor, Reference};
-use davit_store::archive::{ArchiveError, LayoutDir, LayoutDirWriter, named_descriptor};
+use davit_store::archive::{ArchiveError, LayoutDir, LayoutDirWriter, REF_NAME, named_descriptor};
 
 use super::{CopyError, OriginBlob, Sink};
 use crate::copy::Place;
-
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// An OCI layout; one that is there gets one more image.
 #[derive(Debug)]
