@@ -11,6 +11,7 @@ use davit_store::{StoreError, archive::ArchiveError};
 pub use import::ImportRequest;
 pub use load::{LoadRequest, Loaded};
 pub use save::SaveRequest;
+pub(crate) use save::built::SavedForm;
 
 use crate::{ChangeError, Hint, ImageError, error::is_no_space, pull::offer};
 

@@ -21,7 +21,8 @@ use davit_runtime::Cgroups;
 use davit_store::{ImageCommit, Lease, StoreError, TagUpdate, Target};
 
 use crate::{
-    Engine, Hint, ImageError, Progress, PullRequest, SaveRequest,
+    Engine, Hint, ImageError, Progress, PullRequest,
+    archive::SavedForm,
     container::{ContainerError, files},
 };
 
@@ -36,19 +37,19 @@ pub struct BuildCommand {
     pub request: BuildRequest,
     /// When base images are looked for in a registry.
     pub pull: PullPolicy,
-    /// Names of the image.
-    pub tags: Vec<Reference>,
-    /// Where the result goes; none = into the store.
+    /// Where the result goes.
     pub outputs: Vec<BuildOutput>,
 }
 
 /// Where a result goes.
 #[expect(missing_debug_implementations, reason = "a stream has nothing to show")]
 pub enum BuildOutput {
-    /// Into the store.
-    Image,
-    /// A tar that Docker loads and that is an OCI layout as well.
-    Archive(Box<dyn Write + Send>),
+    /// Into the store, under these names; without one it is kept all the same.
+    Image(Vec<Reference>),
+    /// A tar that Docker loads and that is an OCI layout as well, with these names in it.
+    Archive(Vec<Reference>, Box<dyn Write + Send>),
+    /// An OCI layout directory, with these names in its index.
+    Layout(Vec<Reference>, PathBuf),
     /// Its files, into a directory.
     Directory(PathBuf),
     /// Its files, as a tar.
@@ -213,31 +214,25 @@ impl Engine {
         built: &Built,
         command: BuildCommand,
     ) -> Result<(), BuildFailure> {
-        let outputs = command.outputs;
-        let in_store = outputs.is_empty()
-            || !command.tags.is_empty()
-            || outputs.iter().any(|it| matches!(it, BuildOutput::Image | BuildOutput::Archive(_)));
-        if in_store {
-            self.store_built(lease, built, &command.tags)?;
-        }
+        let descriptor = Descriptor::of(MediaType::OCI_MANIFEST, &built.manifest.bytes);
+        let target = Target::new(&descriptor, Some(built.outcome.image));
+        self.store_built(lease, built, &target, &command.outputs)?;
         let store = self.store();
         let layers: Vec<_> = built.outcome.layers.iter().map(|layer| layer.diff_id).collect();
-        for output in outputs {
+        for output in command.outputs {
             match output {
-                BuildOutput::Image | BuildOutput::CacheOnly => {}
+                BuildOutput::Image(_) | BuildOutput::CacheOnly => {}
                 BuildOutput::Directory(path) => export_directory(store, lease, &layers, &path)?,
                 BuildOutput::Tar(mut sink) => {
                     export_tar(store, lease, &layers, &mut *sink)?;
                     flush(&mut *sink)?;
                 }
-                BuildOutput::Archive(mut sink) => {
-                    let names = if command.tags.is_empty() {
-                        vec![built.outcome.image.to_string()]
-                    } else {
-                        command.tags.iter().map(ToString::to_string).collect()
-                    };
-                    self.save_images(&SaveRequest { names, platform: None }, &mut *sink)?;
+                BuildOutput::Archive(names, mut sink) => {
+                    self.save_built(lease, &target, names, SavedForm::Tar(&mut *sink))?;
                     flush(&mut *sink)?;
+                }
+                BuildOutput::Layout(names, path) => {
+                    self.save_built(lease, &target, names, SavedForm::Layout(&path))?;
                 }
             }
         }
@@ -248,18 +243,32 @@ impl Engine {
         &self,
         lease: &Lease<'_>,
         built: &Built,
-        tags: &[Reference],
+        target: &Target,
+        outputs: &[BuildOutput],
     ) -> Result<(), BuildFailure> {
-        let descriptor = Descriptor::of(MediaType::OCI_MANIFEST, &built.manifest.bytes);
-        let target = Target::new(&descriptor, Some(built.outcome.image));
-        let update = |reference: &Reference| TagUpdate {
-            reference: reference.clone(),
+        let (mut wanted, mut has_image, mut tags) = (false, false, Vec::new());
+        for output in outputs {
+            match output {
+                BuildOutput::Image(names) => {
+                    (wanted, has_image) = (true, true);
+                    tags.extend(names);
+                }
+                BuildOutput::Archive(..) | BuildOutput::Layout(..) => wanted = true,
+                BuildOutput::Directory(_) | BuildOutput::Tar(_) | BuildOutput::CacheOnly => {}
+            }
+        }
+        if !wanted {
+            return Ok(());
+        }
+        let update = |reference: &&Reference| TagUpdate {
+            reference: (*reference).clone(),
             target: target.clone(),
         };
         let commit = ImageCommit {
             documents: vec![built.config.clone(), built.manifest.clone()],
             tags: tags.iter().map(update).collect(),
-            untagged: if tags.is_empty() { vec![target.clone()] } else { Vec::new() },
+            // What goes to a file is the file's alone.
+            untagged: if has_image && tags.is_empty() { vec![target.clone()] } else { Vec::new() },
             repo_digests: Vec::new(),
         };
         self.store().commit_images(lease, &commit)?;

@@ -278,11 +278,13 @@ impl FromStr for Reference {
         let (name, tag) = match rest[name_start..].find(':') {
             Some(colon) => {
                 let colon = name_start + colon;
-                (&rest[..colon], Some(rest[colon + 1..].parse::<Tag>()?))
+                (&rest[..colon], Some(&rest[colon + 1..]))
             }
             None => (rest, None),
         };
+        // What comes first is told first.
         let repository = name.parse()?;
+        let tag = tag.map(str::parse::<Tag>).transpose()?;
         let tag = tag.or_else(|| digest.is_none().then(Tag::latest));
         Ok(Self { repository, tag, digest })
     }
@@ -337,6 +339,7 @@ mod tests {
             ("", ReferenceError::Empty),
             (":tag", ReferenceError::Empty),
             ("Alpine", ReferenceError::UpperCase("Alpine".into())),
+            ("BAD:tag:x", ReferenceError::UpperCase("BAD".into())),
             ("user/App", ReferenceError::UpperCase("user/App".into())),
             (HEX, ReferenceError::LooksLikeId(HEX.into())),
             ("a..b", ReferenceError::Path("a..b".into())),

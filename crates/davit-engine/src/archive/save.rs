@@ -3,6 +3,8 @@
 //! Manifests and compressed layers are written as they were received, so that digests survive;
 //! where a compressed layer was not kept, the image gets a manifest of plain layers.
 
+pub(crate) mod built;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,

@@ -10,14 +10,15 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
 
 use davit_engine::{
     build::{
-        BuildCommand, BuildEvent, BuildFailure, BuildRequest, CachePolicy, ContextSource,
-        DockerfileText, IgnoreText, Network, PullPolicy, TarStream, looks_like_archive,
+        BuildCommand, BuildEvent, BuildFailure, BuildOutput, BuildRequest, CachePolicy,
+        ContextSource, DockerfileText, IgnoreText, Network, PullPolicy, TarStream,
+        looks_like_archive,
     },
     image::{Platform, Reference},
 };
@@ -31,8 +32,6 @@ use crate::{
     reference,
 };
 
-/// Exit code of a build that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
 /// Bytes that tell an archive from a Dockerfile.
 const HEAD: usize = 512;
 
@@ -71,9 +70,10 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_enum, default_value = "default")]
     network: BuildNetwork,
     /// Platform to build for, as os/architecture[/variant]
-    #[arg(long, env = "DOCKER_DEFAULT_PLATFORM", hide_env = true)]
+    #[arg(long, env = "DOCKER_DEFAULT_PLATFORM", hide_env = true, value_parser = one_platform)]
     platform: Option<Platform>,
-    /// Where the result goes: type=image|docker|oci|local|tar|cacheonly[,dest=PATH], or a directory
+    /// Where the result goes: type=image|docker|oci|local|tar|cacheonly[,dest=PATH][,name=NAME], or a
+    /// directory; names are --tag's if there are any
     #[arg(short, long = "output", value_name = "SPEC")]
     outputs: Vec<OutputSpec>,
     /// Into the store (as without --output)
@@ -121,7 +121,7 @@ enum BuildNetwork {
 /// Whatever keeps the image from being built, with the place in the Dockerfile.
 pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
     // Before any thread: all of them leave the signals to one.
-    let cancelled = cancel_on_interrupt()?;
+    let (cancelled, signal) = cancel_on_interrupt()?;
     let engine = context.engine()?;
     let quiet = args.quiet || args.progress == BuildProgress::Quiet;
     let display = display::open(if quiet { BuildProgress::Quiet } else { args.progress });
@@ -137,7 +137,7 @@ pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
     };
     let outcome = engine.build(command, &show, &*pulls, &cancelled);
     display.end();
-    let outcome = outcome.map_err(failed)?;
+    let outcome = outcome.map_err(|error| failed(error, signal.load(Ordering::Relaxed)))?;
     if let Some(path) = &args.iidfile {
         fs_err::write(path, outcome.image.to_string()).map_err(io_error)?;
     }
@@ -152,7 +152,7 @@ pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
     Ok(0)
 }
 
-fn failed(error: BuildFailure) -> CliError {
+fn failed(error: BuildFailure, signal: u8) -> CliError {
     let cancelled = error.is_cancelled();
     let excerpt =
         error.build_error().and_then(|error| error.excerpt.as_deref()).map(excerpt::render);
@@ -161,23 +161,24 @@ fn failed(error: BuildFailure) -> CliError {
     if let Some(excerpt) = excerpt {
         failed = failed.excerpt(format!("{excerpt}{tail}"));
     }
-    if cancelled { failed.with_code(INTERRUPTED) } else { failed }
+    if cancelled { failed.with_code(128 + signal) } else { failed }
 }
 
-/// Sets a flag at the first Ctrl-C; the second one ends the process.
-fn cancel_on_interrupt() -> Result<Arc<AtomicBool>, CliError> {
-    let cancelled = Arc::new(AtomicBool::new(false));
+/// Sets a flag at the first Ctrl-C or its kin and notes the signal; the second one ends the process.
+fn cancel_on_interrupt() -> Result<(Arc<AtomicBool>, Arc<AtomicU8>), CliError> {
+    let shared = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU8::new(0)));
     let interrupts = davit_engine::process::Interrupts::block().map_err(io_error)?;
-    let flag = Arc::clone(&cancelled);
+    let (flag, number) = shared.clone();
     std::thread::spawn(move || {
-        while interrupts.wait().is_ok() {
+        while let Ok(signal) = interrupts.wait() {
+            number.store(u8::try_from(signal).unwrap_or(0), Ordering::Relaxed);
             if flag.swap(true, Ordering::Relaxed) {
                 #[allow(clippy::exit, reason = "whoever asks twice does not want to wait")]
-                std::process::exit(INTERRUPTED.into());
+                std::process::exit(128 + signal);
             }
         }
     });
-    Ok(cancelled)
+    Ok(shared)
 }
 
 fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
@@ -189,8 +190,8 @@ fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
     };
     let source_date_epoch = epoch.map(|value| parse_epoch(&value)).transpose()?;
     let labels = pairs(&args.labels, |_| Some(String::new()));
-    let tags = args.tags.iter().map(|name| reference::new_name(name));
-    let tags: Vec<Reference> = tags.collect::<Result<_, _>>()?;
+    let tags: Vec<Reference> =
+        args.tags.iter().map(|name| parse_tag(name)).collect::<Result<_, _>>()?;
     let host = Platform::host();
     let request = BuildRequest {
         dockerfile,
@@ -216,9 +217,12 @@ fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
         Pull::Missing => PullPolicy::Missing,
         Pull::Never => PullPolicy::Never,
     };
-    let outputs =
-        args.outputs.iter().map(|spec| spec.open(&args.tags)).collect::<Result<_, _>>()?;
-    Ok(BuildCommand { request, pull, tags, outputs })
+    let outputs = args.outputs.iter().map(|spec| spec.open(&tags));
+    let mut outputs: Vec<BuildOutput> = outputs.collect::<Result<_, _>>()?;
+    if args.load || outputs.is_empty() {
+        outputs.push(BuildOutput::Image(tags));
+    }
+    Ok(BuildCommand { request, pull, outputs })
 }
 
 /// `NAME=VALUE` pairs; a name alone has the value that `missing` gives, or is left out.
@@ -232,10 +236,25 @@ fn pairs(words: &[String], missing: impl Fn(&str) -> Option<String>) -> BTreeMap
         .collect()
 }
 
+fn parse_tag(name: &str) -> Result<Reference, CliError> {
+    if let Err(error) = name.parse::<Reference>() {
+        let flag = format!("invalid argument {name:?} for \"-t, --tag\" flag");
+        return Err(CliError::user(format!("{flag}: {error}")));
+    }
+    reference::new_name(name)
+}
+
 fn parse_epoch(value: &str) -> Result<i64, CliError> {
     value.parse().map_err(|_| {
         CliError::usage(format!("SOURCE_DATE_EPOCH `{value}` is no number of seconds since 1970"))
     })
+}
+
+fn one_platform(text: &str) -> Result<Platform, String> {
+    if text.contains(',') {
+        return Err("build one platform at a time".to_owned());
+    }
+    text.parse().map_err(|error: <Platform as std::str::FromStr>::Err| error.to_string())
 }
 
 fn parse_host(text: &str) -> Result<(String, String), CliError> {

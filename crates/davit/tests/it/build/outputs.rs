@@ -71,6 +71,39 @@ fn every_output_holds_the_same_tree() {
 }
 
 #[test]
+fn names_go_where_the_result_goes() {
+    let Some(bench) = bench() else { return };
+    let dir = bench.davit.dir().to_path_buf();
+    let run = |flags: &[&str]| {
+        let outcome = bench.run(flags);
+        assert_eq!(outcome.code, 0, "{flags:?}: {}", outcome.stderr);
+        bench.davit.ok(["images", "-a", "--format", "{{.Repository}}:{{.Tag}}"])
+    };
+    let file = format!("type=docker,dest={}", dir.join("file.tar").display());
+    assert_eq!(run(&["-o", &file, "-t", "file:1"]), "", "names and image are the file's");
+    let layout = dir.join("layout");
+    let spec = format!("type=oci,tar=false,name=lay:1,dest={}", layout.display());
+    assert_eq!(run(&["-o", &spec]), "");
+    assert_eq!(run(&["-o", &spec, "-t", "lay:2", "--load"]), "lay:2", "tags come before names");
+    assert_eq!(run(&["-o", "type=image,\"name=img:1,img:2\",push=false"]), "img:1\nimg:2\nlay:2");
+    let other = davit();
+    for name in ["lay:1", "lay:2"] {
+        let source = format!("oci:{}:docker.io/library/{name}", layout.display());
+        other.ok(["copy", "-q", &source, name]);
+        assert_eq!(other.ok(["images", "-q", "--no-trunc", name]).lines().count(), 1);
+    }
+    for (flags, words) in [
+        (&["-o", "type=image,name=a,push=true"][..], "`davit push NAME`"),
+        (&["-o", "type=oci,tar=false"], "dest=DIRECTORY"),
+        (&["--platform", "linux/amd64,linux/arm64"], "build one platform at a time"),
+        (&["-t", "BAD:tag:x"], "\"BAD:tag:x\" for \"-t, --tag\" flag: repository name `BAD`"),
+    ] {
+        let refused = bench.run(flags);
+        assert!(refused.code != 0 && refused.stderr.contains(words), "{}", refused.stderr);
+    }
+}
+
+#[test]
 fn an_image_of_its_own_goes_to_a_registry_and_back() {
     let (Some(bench), Some(registry)) = (bench(), Registry::start(Access::Open)) else { return };
     let name = format!("{}/made:1", registry.host());
