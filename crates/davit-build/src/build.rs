@@ -269,9 +269,14 @@ impl Build<'_, '_> {
         let image: Image =
             assemble(target, &layers, epoch, |node: NodeId| done[node.0 as usize].layer.clone());
         let layer = |&(diff_id, size_bytes): &(_, u64)| BuiltLayer { diff_id, size_bytes };
+        // A base image is there in any case, which is not the cache's doing.
+        let from_cache = |node: &crate::plan::Node| match node.op {
+            Op::Scratch => false,
+            Op::Image(_) => self.request.cache == CachePolicy::Use,
+            _ => true,
+        };
         let cached = self.plan.nodes.iter().zip(done);
-        let cached =
-            cached.filter(|(node, done)| done.cached && !matches!(node.op, Op::Scratch)).count();
+        let cached = cached.filter(|(node, done)| done.cached && from_cache(node)).count();
         Ok(Built {
             outcome: BuildOutcome {
                 manifest: image.manifest.digest,

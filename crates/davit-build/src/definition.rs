@@ -41,9 +41,19 @@ pub(crate) fn definition_key(
     inputs: &[String],
 ) -> (DefinitionKey, Vec<Component>) {
     for (index, input) in inputs.iter().enumerate() {
-        key.push(if index == 0 { "state below".into() } else { format!("source {index}") }, input);
+        key.push(input_label(index), input);
     }
     key.finish()
+}
+
+fn input_label(index: usize) -> String {
+    if index == 0 { "state below".to_owned() } else { format!("source {index}") }
+}
+
+/// The input that a component stands for.
+pub(crate) fn input_number(label: &str) -> Option<usize> {
+    let number = label.strip_prefix("source ").and_then(|number| number.parse().ok());
+    number.or_else(|| (label == input_label(0)).then_some(0))
 }
 
 fn run(spec: &RunSpec) -> KeyBuilder {

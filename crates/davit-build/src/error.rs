@@ -77,9 +77,9 @@ pub struct BuildError {
 /// What went wrong in a build.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildErrorKind {
-    /// The Dockerfile cannot be read as one.
+    /// The Dockerfile cannot be read as one; the excerpt says why.
     #[error("the Dockerfile cannot be parsed")]
-    Parse(#[source] ParseError),
+    Parse(ParseError),
     /// The Dockerfile asks for something that cannot be.
     #[error("{0}")]
     Plan(String),

@@ -53,8 +53,8 @@ pub enum Miss {
         /// How, as `content`, `mode 0644 -> 0755`, `new`, `gone`.
         difference: String,
     },
-    /// The step below gave another result.
-    Below,
+    /// A step before this one, by its name, gave another result.
+    Before(String),
     /// Its result is recorded, but no longer stored.
     Gone,
 }

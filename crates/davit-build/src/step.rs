@@ -19,7 +19,7 @@ use crate::{
     cache::{Cache, Made, StepRecord},
     context_files::ContextFiles,
     copy::{same_content, shape_key},
-    definition::{components, definition_key},
+    definition::{components, definition_key, input_number},
     error::{BuildError, BuildErrorKind},
     key::{Component, ContentKey, DefinitionKey, Miss},
     layers::{LayerError, Layers, State},
@@ -67,6 +67,8 @@ pub(crate) struct Done {
     pub(crate) state: Arc<State>,
     pub(crate) layer: Option<StepRecord>,
     pub(crate) cached: bool,
+    /// The step that made the state another than before, as far as is known.
+    pub(crate) cause: NodeId,
 }
 
 /// A layer that a step made, or found by its content.
@@ -93,7 +95,8 @@ impl Session<'_, '_> {
     /// Does a node whose inputs are done.
     pub(crate) fn node(&self, id: NodeId, inputs: &[&Done]) -> Result<Done, BuildError> {
         let node = self.plan.node(id);
-        let base = |layers| Done { state: State::image(layers), layer: None, cached: true };
+        let base =
+            |layers| Done { state: State::image(layers), layer: None, cached: true, cause: id };
         match &node.op {
             Op::Scratch => return Ok(base(Vec::new())),
             Op::Image(image) => {
@@ -108,15 +111,15 @@ impl Session<'_, '_> {
         if let Some(record) = self.find(key)? {
             (self.events)(BuildEvent::Cached(StepId(id.0)));
             let state = below.push(record.layer);
-            return Ok(Done { state, layer: Some(record), cached: true });
+            return Ok(Done { state, layer: Some(record), cached: true, cause: inputs[0].cause });
         }
-        let miss = self.miss(node, id, &parts)?;
+        let (miss, cause) = self.miss((node, id), inputs, &parts)?;
         (self.events)(BuildEvent::Missed(StepId(id.0), miss));
         let _guard = match self.claim(key)? {
             Claim::Found(record) => {
                 (self.events)(BuildEvent::Cached(StepId(id.0)));
                 let state = below.push(record.layer);
-                return Ok(Done { state, layer: Some(record), cached: true });
+                return Ok(Done { state, layer: Some(record), cached: true, cause });
             }
             Claim::Ours(guard) => guard,
         };
@@ -130,7 +133,7 @@ impl Session<'_, '_> {
         }
         (self.events)(BuildEvent::Finished(StepId(id.0), begun.elapsed()));
         let state = below.push(layer.record.layer);
-        Ok(Done { state, layer: Some(layer.record), cached: false })
+        Ok(Done { state, layer: Some(layer.record), cached: false, cause })
     }
 
     fn find(&self, key: DefinitionKey) -> Result<Option<StepRecord>, BuildError> {
@@ -173,16 +176,29 @@ impl Session<'_, '_> {
         Digest::of(format!("{}\0{}\0{ordinal}", self.family, node.stage.0).as_bytes())
     }
 
-    fn miss(&self, node: &Node, id: NodeId, parts: &[Component]) -> Result<Miss, BuildError> {
+    /// Why a step has to run, and the step where that began.
+    fn miss(
+        &self,
+        (node, id): (&Node, NodeId),
+        inputs: &[&Done],
+        parts: &[Component],
+    ) -> Result<(Miss, NodeId), BuildError> {
         if self.policy == CachePolicy::Ignore {
-            return Ok(Miss::NotAsked);
+            return Ok((Miss::NotAsked, id));
         }
         let family = self.cache().family(self.family_of(node, id)).map_err(store_failed)?;
-        let Some(before) = family else { return Ok(Miss::First) };
-        Ok(match Miss::between(&before.components, parts) {
-            Some(Miss::Component { label, .. }) if label == "state below" => Miss::Below,
+        let Some(before) = family else { return Ok((Miss::First, id)) };
+        let miss = match Miss::between(&before.components, parts) {
             Some(miss) => miss,
             None => Miss::Gone,
+        };
+        let changed = match &miss {
+            Miss::Component { label, .. } => input_number(label).and_then(|at| inputs.get(at)),
+            _ => None,
+        };
+        Ok(match changed {
+            Some(input) => (Miss::Before(self.plan.node(input.cause).name.clone()), input.cause),
+            None => (miss, id),
         })
     }
 

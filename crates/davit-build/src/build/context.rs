@@ -140,7 +140,13 @@ impl Lost<'_> {
             (Some(pattern), Some(file)) => {
                 format!("source {source:?} is excluded by {}:{}", file.name, pattern.line)
             }
-            _ => format!("source {source:?} is not in the context"),
+            _ => match set.get(source.as_bytes()) {
+                Some(link) => format!(
+                    "source {source:?} is a symlink to {:?}, which is not in the context",
+                    String::from_utf8_lossy(&link.target)
+                ),
+                None => format!("source {source:?} is not in the context"),
+            },
         };
         let mut error = BuildError::new(BuildErrorKind::Copy { step, problem });
         if let Some(span) = self.node.span {

@@ -86,9 +86,9 @@ pub(crate) fn plan(
     let target = planner.target()?;
     let outlines = planner.outline(target, images)?;
     for (index, outline) in &outlines {
-        let state =
-            StageBuilder::start(&mut planner, *index, outline.base.clone(), &outline.platform)?
-                .build(&outline.triggers)?;
+        let (base, triggers) = (outline.base.clone(), &outline.triggers);
+        let stage = StageBuilder::start(&mut planner, *index, base, &outline.platform, triggers)?;
+        let state = stage.build(triggers)?;
         planner.stages[*index] = Some(state);
     }
     planner.warn_of_unused();

@@ -46,7 +46,17 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
         index: usize,
         base: Base,
         platform: &Platform,
+        triggers: &[Instruction],
     ) -> Result<Self, BuildError> {
+        let stage = &planner.dockerfile.stages[index];
+        let all = triggers.iter().chain(&stage.instructions);
+        let layers = all.filter(|instruction| makes_layer(&instruction.kind)).count();
+        // Only an image with files of its own is a step.
+        let own = match &base {
+            Base::Image(key) => !planner.images[key].0.config.rootfs.diff_ids.is_empty(),
+            _ => false,
+        };
+        let steps = usize::from(own) + layers;
         let state = match base {
             Base::Stage(below) => {
                 let below = planner.stages[below].as_ref();
@@ -61,20 +71,19 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
                 if image.config.rootfs.diff_ids.is_empty() {
                     from_image(image.config, planner.push(scratch_node(index)), platform)
                 } else {
-                    let name = format!("[{}] FROM {}", stage_label(planner, index), image.name);
+                    let position = position(planner, index, (1, steps));
+                    let name = format!("[{position}] FROM {}", image.name);
                     let node = planner.image_node(&key, stage_id(index), name);
                     from_image(image.config, node, platform)
                 }
             }
         };
-        Ok(Self { planner, index, state, cmd_set: false, step: 1, steps: 1 })
+        Ok(Self { planner, index, state, cmd_set: false, step: usize::from(own), steps })
     }
 
     /// Plans the base's triggers and the stage's instructions.
     pub(crate) fn build(mut self, triggers: &[Instruction]) -> Result<StageState, BuildError> {
         let stage = &self.planner.dockerfile.stages[self.index];
-        let all = triggers.iter().chain(&stage.instructions);
-        self.steps += all.filter(|instruction| makes_layer(&instruction.kind)).count();
         for trigger in triggers {
             // Its span is of another text: the FROM stands for it.
             let span = stage.span;
@@ -150,9 +159,7 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
     /// Adds a node upon the present state and its history entry.
     pub(crate) fn layer(&mut self, op: Op, more: &[NodeId], text: LayerText) -> NodeId {
         self.step += 1;
-        let label = stage_label(self.planner, self.index);
-        let at = format!("{}/{}", self.step, self.steps);
-        let position = if label.is_empty() { at } else { format!("{label} {at}") };
+        let position = position(self.planner, self.index, (self.step, self.steps));
         let name = format!("[{position}] {}", text.name);
         let mut inputs = vec![self.state.node];
         inputs.extend_from_slice(more);
@@ -378,6 +385,12 @@ fn stage_label(planner: &Planner<'_>, index: usize) -> String {
         None if stages.len() == 1 => String::new(),
         None => format!("stage-{index}"),
     }
+}
+
+/// `1/4`, with the stage's name where there are several.
+fn position(planner: &Planner<'_>, index: usize, (step, steps): (usize, usize)) -> String {
+    let label = stage_label(planner, index);
+    if label.is_empty() { format!("{step}/{steps}") } else { format!("{label} {step}/{steps}") }
 }
 
 fn scratch_node(index: usize) -> Node {

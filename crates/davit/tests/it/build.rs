@@ -14,6 +14,7 @@ use std::{
 };
 
 use davit_test::Outcome;
+use rustix::process::Signal;
 use serde_json::Value;
 
 use self::bench::{Bench, alpine, list, tar_file};
@@ -223,13 +224,19 @@ fn errors_show_the_place_and_help() {
             "bsae",
             "did you mean the stage `base`?",
         ),
-        ("FROM scratch\nCOPPY a b\n", "COPPY", "did you mean `COPY`?"),
+        (
+            "FROM scratch\nCOPY out /o\n",
+            "source \"out\" is a symlink to \"../outside\", which is not in the context",
+            "",
+        ),
+        ("FROM scratch\nCOPPY a b\n", "unknown instruction `COPPY`", "did you mean `COPY`?"),
         ("FROM scratch\nCOPY --form=x a b\n", "flag `--form`", "did you mean `--from`?"),
         ("ARG IMAGE=x\nFROM $IMGAE\n", "is empty", "did you mean `IMAGE`?"),
         ("FROM scratch\nCOPY --chown=web dist* /\n", "there is no user `web`", "give its number"),
         ("FROM scratch\nCOPY --chmod=9 dist* /\n", "is no mode", "octal"),
         ("FROM scratch\nRUN --mount=type=cache,target=/c x\n", "not supported yet", ""),
     ];
+    symlink("../outside", bench.context.join("out")).unwrap();
     for (dockerfile, message, hint) in cases {
         bench.write("Dockerfile", dockerfile);
         let outcome = bench.run(&["--pull=never"]);
@@ -238,6 +245,9 @@ fn errors_show_the_place_and_help() {
         assert!(outcome.stderr.contains(hint), "{dockerfile}\n{}", outcome.stderr);
         assert!(outcome.stderr.contains("Dockerfile:"), "{dockerfile}\n{}", outcome.stderr);
         assert!(outcome.stderr.contains('^'), "{dockerfile}\n{}", outcome.stderr);
+        // What stands beside the place is not said again.
+        let count = outcome.stderr.matches(message).count();
+        assert!(count == 1 || message == "bsae", "{dockerfile}\n{}", outcome.stderr);
     }
     bench.write("Dockerfile", "FROM scratch AS release\nCOPY package.json /\n");
     let outcome = bench.run(&["--target", "relaese"]);
@@ -387,7 +397,6 @@ fn ctrl_c_leaves_nothing() {
     let context = bench.context.to_str().unwrap().to_owned();
     let mut command = bench.davit.command(["build", "--network", "none", &context]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().unwrap();
     let sleeping = || {
         fs::read_dir("/proc").unwrap().filter_map(Result::ok).any(|entry| {
             let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
@@ -402,12 +411,15 @@ fn ctrl_c_leaves_nothing() {
             std::thread::yield_now();
         }
     };
-    until(true);
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    let outcome = Outcome::from(child.wait_with_output().unwrap());
-    assert_eq!(outcome.code, 130, "{}", outcome.stderr);
-    until(false);
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let child = command.spawn().unwrap();
+        until(true);
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, signal).unwrap();
+        let outcome = Outcome::from(child.wait_with_output().unwrap());
+        assert_eq!(outcome.code, code, "{}", outcome.stderr);
+        until(false);
+    }
     let left: Vec<_> = fs::read_dir(bench.davit.root().join("tmp"))
         .unwrap()
         .filter_map(Result::ok)

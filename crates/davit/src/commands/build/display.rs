@@ -76,7 +76,7 @@ fn reason(miss: &Miss) -> String {
             format!("{label} changed from {} to {}", shown(before), shown(now))
         }
         Miss::File { path, difference } => format!("file {path}: {difference}"),
-        Miss::Below => "a step below gave another result".to_owned(),
+        Miss::Before(step) => format!("{} gave another result", visible(step)),
         Miss::Gone => "its result is not stored any more".to_owned(),
     }
 }

@@ -178,6 +178,26 @@ fn a_result_in_use_is_never_dropped() {
 }
 
 #[test]
+fn steps_are_counted_and_causes_named() {
+    let dockerfile = "FROM scratch\nCOPY small /s/\nWORKDIR /one/two\nCOPY big /s/b\n";
+    let files = [("small", "1"), ("big", "2"), ("Dockerfile", dockerfile)];
+    let Some(bench) = Bench::new(&files) else { return };
+    let first = bench.run(&["-t", "base:1"]);
+    for words in ["[1/3] COPY small", "[3/3] COPY big", "(0 of 3 steps cached)"] {
+        assert!(first.stderr.contains(words), "{words}: {}", first.stderr);
+    }
+    bench.write("small", "changed");
+    let again = bench.run(&["--explain"]);
+    let words = "not cached: [1/3] COPY small /s/ gave another result";
+    assert_eq!(again.stderr.matches(words).count(), 2, "{}", again.stderr);
+    bench.write("Dockerfile", "FROM base:1\nCOPY big /b\n");
+    let fresh = bench.run(&["--no-cache", "--pull=never"]);
+    for words in ["[1/2] FROM", "[2/2] COPY big", "(0 of 2 steps cached)"] {
+        assert!(fresh.stderr.contains(words), "{words}: {}", fresh.stderr);
+    }
+}
+
+#[test]
 fn builder_prune_has_dockers_words() {
     let Some(bench) = Bench::new(&[("small", "1"), ("Dockerfile", STAGES)]) else { return };
     bench.write("big", &filler(0));
