@@ -16,9 +16,9 @@ fn what_a_killed_pull_leaves_is_counted() {
     let partial = davit.root().join("tmp").join(partial);
     fs_err::write(&partial, noise(300_000)).unwrap();
     let used = davit.ok(["system", "df", "--format", "{{.Type}} {{.Size}} {{.Reclaimable}}"]);
-    assert!(used.starts_with("Images 303kB 303kB (100%)\n"), "{used}");
+    assert!(used.starts_with("Images 303.1kB 303.1kB (100%)\n"), "{used}");
     let pruned = davit.ok(["system", "prune", "-af"]);
-    assert!(pruned.ends_with("Total reclaimed space: 303kB"), "{pruned}");
+    assert!(pruned.ends_with("Total reclaimed space: 303.1kB"), "{pruned}");
     assert!(!partial.exists());
 }
 

@@ -222,10 +222,13 @@ mod tests {
     fn endless_arguments_are_cut() {
         let argument = "x".repeat(100_000);
         let mut child = std::process::Command::new("sh")
-            .args(["-c", "read line", &argument, &argument, &argument])
+            .args(["-c", "echo; read line", &argument, &argument, &argument])
             .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
+        // Its arguments are in place once it runs, a little after `spawn` returns.
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let facts = ProcessFacts::read(child.id().cast_signed());
         drop(child.stdin.take());
         child.wait().unwrap();
