@@ -138,10 +138,12 @@ fn the_cache_stays_within_its_budget() {
         let size = cache_size(&bench);
         assert!(size <= 4 * MIB as u64, "{size} bytes after build {number}");
     }
-    // Something went: not all of the first build is left.
-    bench.write("big", &filler(0));
-    let oldest = bench.run(&["-o", "type=cacheonly"]);
-    assert!(!oldest.stderr.contains("(3 of 3 steps cached)"), "{}", oldest.stderr);
+    // Something went; what, depends on how long each step took.
+    let is_cached = |number| {
+        bench.write("big", &filler(number));
+        bench.run(&["-o", "type=cacheonly"]).stderr.contains("(3 of 3 steps cached)")
+    };
+    assert!(!(0..8).all(is_cached), "all that was built is still there");
     // What images keep is not the cache's.
     with_budget(&bench, 0);
     bench.write("small", "2");
