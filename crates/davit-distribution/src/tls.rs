@@ -15,7 +15,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 
-use self::verifier::{AcceptAll, Named};
+use self::verifier::Verifier;
 use crate::{ClientConfig, ConfigError, TlsConfig};
 
 /// Whether certificates are verified.
@@ -152,14 +152,15 @@ pub(crate) fn client(
         .with_safe_default_protocol_versions()?;
     let builder = match host.settle(verify) {
         Verify::Nothing => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAll(provider)))
+            let verifier = Arc::new(Verifier::nothing(provider));
+            builder.dangerous().with_custom_certificate_verifier(verifier)
         }
         Verify::Roots | Verify::IfNamed if host.authorities.is_empty() => {
             builder.with_root_certificates(roots.clone())
         }
         Verify::Roots | Verify::IfNamed => {
-            let named = Named::new(roots.clone(), host.authorities, provider)?;
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(named))
+            let verifier = Arc::new(Verifier::named(roots.clone(), host.authorities, provider)?);
+            builder.dangerous().with_custom_certificate_verifier(verifier)
         }
     };
     match host.identity {

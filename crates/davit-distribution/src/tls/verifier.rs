@@ -14,70 +14,42 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-/// Verifier for registries that the user configured as insecure; signatures still must fit.
+/// Verifier of servers' certificates; signatures must fit in any case.
 #[derive(Debug)]
-pub(super) struct AcceptAll(pub(super) Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AcceptAll {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+pub(super) struct Verifier {
+    provider: Arc<CryptoProvider>,
+    /// `None` takes every certificate: the user configured the registry as insecure.
+    named: Option<Named>,
 }
 
-/// Verifier against roots and the authorities of `certs.d`; a server may also show one of these
-/// itself, as `openssl req -x509` makes it: an authority that vouches for itself alone.
+/// Roots and the authorities of `certs.d`; a server may also show one of these itself, as
+/// `openssl req -x509` makes it: an authority that vouches for itself alone.
 #[derive(Debug)]
-pub(super) struct Named {
+struct Named {
     inner: Arc<WebPkiServerVerifier>,
-    named: Vec<CertificateDer<'static>>,
+    authorities: Vec<CertificateDer<'static>>,
 }
 
-impl Named {
-    pub(super) fn new(
+impl Verifier {
+    pub(super) const fn nothing(provider: Arc<CryptoProvider>) -> Self {
+        Self { provider, named: None }
+    }
+
+    pub(super) fn named(
         mut roots: RootCertStore,
-        named: Vec<CertificateDer<'static>>,
+        authorities: Vec<CertificateDer<'static>>,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, Error> {
-        roots.add_parsable_certificates(named.iter().cloned());
-        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .map_err(|error| Error::General(error.to_string()))?;
-        Ok(Self { inner, named })
+        roots.add_parsable_certificates(authorities.iter().cloned());
+        let inner =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                .build()
+                .map_err(|error| Error::General(error.to_string()))?;
+        Ok(Self { provider, named: Some(Named { inner, authorities }) })
     }
 }
 
-impl ServerCertVerifier for Named {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -86,10 +58,11 @@ impl ServerCertVerifier for Named {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verified =
-            self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp, now);
-        match verified {
-            Err(error) if is_authority(&error) && self.named.contains(end_entity) => {
+        let Some(Named { inner, authorities }) = &self.named else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        match inner.verify_server_cert(end_entity, intermediates, server_name, ocsp, now) {
+            Err(error) if is_authority(&error) && authorities.contains(end_entity) => {
                 // The error comes after the validity period was found right, before the name.
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 Ok(ServerCertVerified::assertion())
@@ -104,7 +77,8 @@ impl ServerCertVerifier for Named {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, certificate, signature)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
     }
 
     fn verify_tls13_signature(
@@ -113,11 +87,12 @@ impl ServerCertVerifier for Named {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, certificate, signature)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -158,7 +133,7 @@ mod tests {
         let earlier = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs() - 86_400));
         let verify = |named: &CertificateDer<'static>, name: &'static str, time| {
             let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let verifier = Named::new(RootCertStore::empty(), vec![named.clone()], provider);
+            let verifier = Verifier::named(RootCertStore::empty(), vec![named.clone()], provider);
             let name = ServerName::try_from(name).unwrap();
             verifier.unwrap().verify_server_cert(&own, &[], &name, &[], time).is_ok()
         };
