@@ -28,3 +28,17 @@ pub(crate) mod system;
 pub(crate) mod tag;
 pub(crate) mod version;
 pub(crate) mod volume;
+
+// What Docker's notary asked for: digests are always verified.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct ContentTrust {
+    /// Accepted for Docker's sake; digests are always verified
+    #[arg(
+        long,
+        hide = true,
+        num_args = 0..=1,
+        default_missing_value = "true",
+        require_equals = true
+    )]
+    disable_content_trust: Option<bool>,
+}

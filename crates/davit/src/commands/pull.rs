@@ -4,6 +4,7 @@ use davit_engine::{Event, MOST_PARALLEL, PullRequest, image::Platform};
 
 use crate::{
     cli::Context,
+    commands::ContentTrust,
     error::CliError,
     printer,
     progress::ProgressMode,
@@ -32,15 +33,8 @@ pub(crate) struct PullArgs {
     #[arg(long, value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u8).range(1..=MOST_PARALLEL as i64))]
     parallel: u8,
-    /// Accepted for Docker's sake; digests are always verified
-    #[arg(
-        long,
-        hide = true,
-        num_args = 0..=1,
-        default_missing_value = "true",
-        require_equals = true
-    )]
-    disable_content_trust: Option<bool>,
+    #[command(flatten)]
+    content_trust: ContentTrust,
 }
 
 /// Runs `davit pull`.

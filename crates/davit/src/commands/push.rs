@@ -7,6 +7,7 @@ use davit_engine::{
 
 use crate::{
     cli::Context,
+    commands::ContentTrust,
     error::CliError,
     printer,
     progress::ProgressMode,
@@ -37,15 +38,8 @@ pub(crate) struct PushArgs {
     /// Level of the compression: gzip 1 to 9, zstd 1 to 19
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=19))]
     compression_level: Option<u32>,
-    /// Accepted for Docker's sake; digests are always verified
-    #[arg(
-        long,
-        hide = true,
-        num_args = 0..=1,
-        default_missing_value = "true",
-        require_equals = true
-    )]
-    disable_content_trust: Option<bool>,
+    #[command(flatten)]
+    content_trust: ContentTrust,
 }
 
 /// Values of `--compression`.

@@ -6,7 +6,7 @@ use davit_engine::{
 };
 
 use super::{mounts, values};
-use crate::error::CliError;
+use crate::{commands::ContentTrust, error::CliError};
 
 // Options of `run` and `create`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -230,15 +230,8 @@ pub(crate) struct ContainerFlags {
     /// Working directory inside the container
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
-    /// Accepted for Docker's sake; digests are always verified
-    #[arg(
-        long,
-        hide = true,
-        num_args = 0..=1,
-        default_missing_value = "true",
-        require_equals = true
-    )]
-    disable_content_trust: Option<bool>,
+    #[command(flatten)]
+    content_trust: ContentTrust,
 }
 
 /// `--help` without a letter: `-h` is the host name.
