@@ -54,8 +54,6 @@ pub struct Started {
     pub process: Identity,
     /// The connection to its monitor.
     pub connection: Connection,
-    /// Remarks for the user.
-    pub warnings: Vec<String>,
 }
 
 impl Engine {
@@ -65,12 +63,10 @@ impl Engine {
     /// [`ContainerError::Start`] when the command cannot be run: the container then stays, created,
     /// unless it was to be removed by its end.
     pub fn begin(&self, created: Created, mode: StartMode) -> Result<Started, ContainerError> {
-        let Created { container, warnings, claimed, newborn } = created;
+        let Created { container, claimed, newborn, .. } = created;
         let newborn = newborn.map_or_else(|| self.monitor_of(&container), Ok)?;
         let result = self.launch(container.clone(), claimed.unwrap_or_default(), mode, newborn);
-        let mut started = result.inspect_err(|error| self.abandon(container, error))?;
-        started.warnings = warnings;
-        Ok(started)
+        result.inspect_err(|error| self.abandon(container, error))
     }
 
     /// Creates a container that [`Engine::begin`] starts.
@@ -102,19 +98,25 @@ impl Engine {
             _ => {}
         }
         let newborn = self.monitor_of(&container)?;
-        let claimed = match self.claim(&container) {
+        let claimed = match self.prepare_start(&mut container) {
             Ok(claimed) => claimed,
             Err(error) => {
                 newborn.dismiss();
                 return Err(error);
             }
         };
+        let result = self.launch(container.clone(), claimed, mode, newborn);
+        result.inspect_err(|error| self.abandon(container, error)).map(Some)
+    }
+
+    /// Claims what an existing container needs of the network, and records that it runs.
+    fn prepare_start(&self, container: &mut Container) -> Result<Claimed, ContainerError> {
+        let claimed = self.claim(container)?;
         container.status.phase = Phase::Running;
         container.status.error.clear();
         self.forget_records(&container.id)?;
         self.record_status(&container.id, &container.status, Durability::Durable)?;
-        let result = self.launch(container.clone(), claimed, mode, newborn);
-        result.inspect_err(|error| self.abandon(container, error)).map(Some)
+        Ok(claimed)
     }
 
     fn claim(&self, container: &Container) -> Result<Claimed, ContainerError> {
@@ -181,7 +183,7 @@ impl Engine {
                     &container.id,
                     &[("image", container.spec.image.clone()), ("name", container.name.clone())],
                 );
-                Ok(Started { container, process, connection, warnings: Vec::new() })
+                Ok(Started { container, process, connection })
             }
             Ok(Reply::Failed(code, reason)) => {
                 Err(ContainerError::Start { id: container.short_id().to_owned(), code, reason })
