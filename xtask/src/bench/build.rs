@@ -11,7 +11,7 @@ use super::{
     Contender, Setting, Workload,
     images::davit,
     measure::{Measured, median_of, prepare, timed},
-    peers,
+    peers::{self, Buildkit},
 };
 
 const COPY: &str = "FROM scratch\nCOPY . /src\n";
@@ -66,13 +66,18 @@ fn copy(
     let ours = source.clone();
     let mut contenders = vec![Contender::new("davit", move |folder| {
         let context = context(&ours, folder)?;
-        around(&context, change, || Ok(davit_build(&program, folder, &context, &[])))
+        around(&context, change, &[], || davit_build(&program, folder, &context, &[]))
     })];
-    for builder in builders() {
-        let source = source.clone();
-        contenders.push(Contender::new(builder.clone(), move |folder| {
+    if peers::find("buildkitd").is_some() {
+        contenders.push(Contender::new("BuildKit", move |folder| {
             let context = context(&source, folder)?;
-            around(&context, change, || peer_build(&builder, folder, &context))
+            let buildkit = Buildkit::start(folder)?;
+            around(&context, change, &[buildkit.pid()], || buildkit.build(&context))
+        }));
+    } else if peers::find("buildah").is_some() {
+        contenders.push(Contender::new("buildah", move |folder| {
+            let context = context(&source, folder)?;
+            around(&context, change, &[], || buildah_build(folder, &context))
         }));
     }
     Ok(Workload { name, promise, repetitions: 3, contenders })
@@ -82,17 +87,18 @@ fn copy(
 fn around(
     context: &Path,
     change: Change,
-    command: impl Fn() -> Result<Command>,
+    daemons: &[u32],
+    command: impl Fn() -> Command,
 ) -> Result<Measured> {
     if !matches!(change, Change::First) {
-        prepare(&mut command()?)?;
+        prepare(&mut command())?;
     }
     if matches!(change, Change::OneFile) {
         let file = first_file(context)?;
         fs_err::write(&file, "changed\n")?;
     }
     rustix::fs::sync();
-    timed(&mut command()?, &[])
+    timed(&mut command(), daemons)
 }
 
 /// Rebuild with nothing to do, 10,000 files in the context.
@@ -154,31 +160,13 @@ fn davit_build(program: &Path, folder: &Path, context: &Path, more: &[&str]) -> 
     command
 }
 
-/// The builders that are there: BuildKit where it is on PATH, else buildah.
-fn builders() -> Vec<String> {
-    let found = ["buildctl-daemonless.sh", "buildah"].into_iter();
-    found.filter(|name| peers::find(name).is_some()).take(1).map(str::to_owned).collect()
-}
-
-fn peer_build(builder: &str, folder: &Path, context: &Path) -> Result<Command> {
-    if builder == "buildah" {
-        let mut command = Command::new("buildah");
-        command
-            .arg("--root")
-            .arg(folder.join("buildah"))
-            .arg("--runroot")
-            .arg(folder.join("buildah-run"));
-        command.args(["bud", "--layers", "--quiet", "--isolation", "chroot", "--tag", "bench"]);
-        command.arg(context);
-        return Ok(command);
-    }
-    let mut command = Command::new(builder);
-    command.args(["build", "--frontend", "dockerfile.v0", "--progress", "plain"]);
-    for name in ["context", "dockerfile"] {
-        command.arg("--local").arg(format!("{name}={}", context.display()));
-    }
-    command.env("BUILDKITD_FLAGS", format!("--root {}/buildkit", folder.display()));
-    Ok(command)
+fn buildah_build(folder: &Path, context: &Path) -> Command {
+    let mut command = Command::new("buildah");
+    command.arg("--root").arg(folder.join("buildah"));
+    command.arg("--runroot").arg(folder.join("buildah-run"));
+    command.args(["bud", "--layers", "--quiet", "--isolation", "chroot", "--tag", "bench"]);
+    command.arg(context);
+    command
 }
 
 fn context(source: &Path, folder: &Path) -> Result<PathBuf> {

@@ -12,7 +12,7 @@ use super::{
     Contender, Setting, Workload,
     images::davit,
     measure::{Measured, median_of, prepare, private_bytes},
-    peers::{self, Network, Podman},
+    peers::{self, Nerdctl, Network, Podman},
 };
 
 /// Makes the image `busybox` of the static busybox alone.
@@ -40,19 +40,35 @@ fn busybox_archive(folder: &Path) -> Result<PathBuf> {
     Ok(archive)
 }
 
-fn with_podman(contenders: &mut Vec<Contender>, count: usize, arguments: &'static str) {
-    if peers::find("podman").is_none() {
-        return;
+/// Adds the engines that are here; each runs `arguments` `count` times beside a running container.
+fn with_peers(contenders: &mut Vec<Contender>, count: usize, arguments: &'static str) {
+    if peers::find("podman").is_some() {
+        contenders.push(Contender::new("podman", move |folder| {
+            let podman = Podman::start(folder, Network::Own)?;
+            beside_sleeper(folder, count, arguments, |arguments| podman.command(arguments))
+        }));
     }
-    contenders.push(Contender::new("podman", move |folder| {
-        let archive = busybox_archive(folder)?;
-        let podman = Podman::start(folder, Network::Own)?;
-        prepare(&mut podman.command(&format!("import {} busybox", archive.display())))?;
-        prepare(&mut podman.command("run --detach --name sleeper busybox sleep 600"))?;
-        let result = median_of(count, || podman.command(arguments));
-        prepare(&mut podman.command("rm --force --time 0 sleeper"))?;
-        result
-    }));
+    if Nerdctl::is_here() {
+        contenders.push(Contender::new("nerdctl", move |folder| {
+            let nerdctl = Nerdctl::start(folder)?;
+            beside_sleeper(folder, count, arguments, |arguments| nerdctl.command(arguments))
+        }));
+    }
+}
+
+fn beside_sleeper(
+    folder: &Path,
+    count: usize,
+    arguments: &str,
+    peer: impl Fn(&str) -> Command,
+) -> Result<Measured> {
+    let archive = busybox_archive(folder)?;
+    prepare(&mut peer(&format!("import {} busybox", archive.display())))?;
+    prepare(&mut peer("run --detach --name sleeper busybox sleep 600"))?;
+    let result = median_of(count, || peer(arguments));
+    prepare(&mut peer("kill sleeper"))?;
+    prepare(&mut peer("rm --force sleeper"))?;
+    result
 }
 
 /// `run --rm` of a static `true` on the bridge.
@@ -65,7 +81,7 @@ pub(super) fn run(setting: &Setting) -> Result<Workload> {
         prepare(&mut davit(&program, folder, &arguments))?;
         median_of(count, || davit(&program, folder, &arguments))
     })];
-    with_podman(&mut contenders, if setting.is_quick() { 1 } else { 11 }, "run --rm busybox true");
+    with_peers(&mut contenders, if setting.is_quick() { 1 } else { 11 }, "run --rm busybox true");
     Ok(Workload {
         name: "run",
         promise: "at most 0.010 s; at least 30 times as fast as nerdctl, 50 as Podman 4.3",
@@ -89,7 +105,7 @@ pub(super) fn exec(setting: &Setting) -> Result<Workload> {
         prepare(&mut davit(&program, folder, &["rm", "--force", "sleeper"]))?;
         result
     })];
-    with_podman(&mut contenders, if setting.is_quick() { 1 } else { 11 }, "exec sleeper true");
+    with_peers(&mut contenders, if setting.is_quick() { 1 } else { 11 }, "exec sleeper true");
     Ok(Workload { name: "exec", promise: "at most 0.005 s", repetitions: 3, contenders })
 }
 
@@ -134,7 +150,7 @@ pub(super) fn list(setting: &Setting) -> Result<Workload> {
         prepare(&mut davit(&program, folder, &["rm", "--force", "sleeper"]))?;
         Ok(slowest)
     })];
-    with_podman(&mut contenders, if setting.is_quick() { 1 } else { 11 }, "ps");
+    with_peers(&mut contenders, if setting.is_quick() { 1 } else { 11 }, "ps");
     Ok(Workload {
         name: "list",
         promise: "at most 0.003 s for the slowest of ps, images and version",
