@@ -84,7 +84,8 @@ impl Bridge {
     pub fn attach(&self, endpoint: &Endpoint, netns: BorrowedFd<'_>) -> Result<(), NetworkError> {
         link::attach(self, endpoint, netns)?;
         if let Err(error) = self.publish(endpoint) {
-            link::remove(&endpoint.veth)?;
+            // The first error is the one to report.
+            drop(link::remove(&endpoint.veth));
             return Err(error);
         }
         Ok(())

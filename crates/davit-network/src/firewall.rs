@@ -27,7 +27,7 @@ use crate::{
     Bridge, Endpoint, NetworkError, PortMapping,
     address::octets,
     conntrack,
-    netlink::Socket,
+    netlink::{Refusal, Socket},
     nft::{
         Compare, Element, Family, Hook, Meta, R0, R1, R2, R4, R5, Rule, Set, Transaction, Verdict,
         get_chain, interface,
@@ -122,9 +122,7 @@ pub(crate) fn ensure(bridge: &Bridge) -> Result<bool, NetworkError> {
     for set in &SETS {
         transaction.set(set);
     }
-    for element in network_elements(bridge) {
-        transaction.add(&element);
-    }
+    transaction.add(&network_elements(bridge));
     for (chain, rule) in rules() {
         transaction.rule(chain, &rule);
     }
@@ -143,18 +141,26 @@ pub(crate) fn remove(bridge: &Bridge) -> Result<(), NetworkError> {
     }
 }
 
-/// Adds the elements of an endpoint's ports.
+/// Adds the elements of an endpoint's ports: all of them, or none and an error.
 pub(crate) fn publish(bridge: &Bridge, endpoint: &Endpoint) -> Result<(), NetworkError> {
     if endpoint.ports.is_empty() {
         return Ok(());
     }
     let socket = Socket::netfilter()?;
+    let elements: Vec<_> = port_elements(endpoint).collect();
     let mut transaction = Transaction::new(Family::Inet, &bridge.table);
-    for element in port_elements(endpoint) {
-        transaction.add(&element);
-    }
+    transaction.add(&elements);
     let sent = socket.transact(&transaction.finish());
-    sent.map_err(|refusal| refusal.or(context("publish ports in", bridge)))?;
+    sent.map_err(|refusal| {
+        // A refusal leaves nothing, and the elements in the way may be another endpoint's. Without
+        // the kernel's answer the transaction may have been done.
+        if matches!(refusal, Refusal::Network(_))
+            && let Err(error) = withdraw(bridge, &elements)
+        {
+            tracing::warn!(%error, "cannot withdraw published ports");
+        }
+        refusal.or(context("publish ports in", bridge))
+    })?;
     conntrack::forget(&socket, &endpoint.ports)
 }
 
@@ -163,19 +169,29 @@ pub(crate) fn unpublish(bridge: &Bridge, endpoint: &Endpoint) -> Result<(), Netw
     if endpoint.ports.is_empty() {
         return Ok(());
     }
+    let elements: Vec<_> = port_elements(endpoint).collect();
+    withdraw(bridge, &elements)?;
+    conntrack::forget(&Socket::netfilter()?, &endpoint.ports)
+}
+
+/// Removes elements; missing ones are no error.
+fn withdraw(bridge: &Bridge, elements: &[Element]) -> Result<(), NetworkError> {
     let socket = Socket::netfilter()?;
-    for element in port_elements(endpoint) {
-        // One transaction each: a missing element would undo the removal of the others.
+    let delete = |elements: &[Element]| {
         let mut transaction = Transaction::new(Family::Inet, &bridge.table);
-        transaction.delete(&element);
-        match socket.transact(&transaction.finish()) {
-            Err(refusal) if !refusal.is(Errno::NOENT) => {
-                return Err(refusal.or(context("withdraw ports from", bridge)));
-            }
-            _ => {}
-        }
-    }
-    conntrack::forget(&socket, &endpoint.ports)
+        transaction.delete(elements);
+        socket.transact(&transaction.finish())
+    };
+    let result = match delete(elements) {
+        // One transaction each: a missing element undoes the removal of the others.
+        Err(refusal) if refusal.is(Errno::NOENT) => elements
+            .iter()
+            .map(|element| delete(std::slice::from_ref(element)))
+            .find(|result| matches!(result, Err(refusal) if !refusal.is(Errno::NOENT)))
+            .unwrap_or(Ok(())),
+        result => result,
+    };
+    result.map_err(|refusal| refusal.or(context("withdraw ports from", bridge)))
 }
 
 fn context(action: &'static str, bridge: &Bridge) -> impl FnOnce(Errno) -> NetworkError {

@@ -8,7 +8,7 @@ use rustix::{
     io::Errno,
     net::{
         AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send,
-        socket_with,
+        socket_with, sockopt,
     },
 };
 use std::os::fd::OwnedFd;
@@ -35,6 +35,10 @@ const MESSAGE_DONE: u16 = 3;
 const HEADER: usize = 16;
 /// Largest answer the kernel gives in one read of a dump.
 const ANSWER: usize = 32 * 1024;
+/// What the kernel charges for a bare answer, rounded up.
+const ANSWER_ROOM: usize = 1024;
+/// Fits every socket as it is opened, with its answers (the kernel's default is 208 KiB).
+const SMALL: usize = 64 * 1024;
 const NESTED: u16 = 0x8000;
 const KIND: u16 = 0x3fff;
 
@@ -218,6 +222,7 @@ impl Socket {
 
     /// Sends a batch; the first refusal is the result.
     pub(crate) fn transact(&self, batch: &Batch) -> Result<(), Refusal> {
+        self.make_room(batch).map_err(Refusal::Network)?;
         self.send(&batch.bytes).map_err(Refusal::Network)?;
         let mut answers = 0;
         let mut refused = None;
@@ -276,6 +281,18 @@ impl Socket {
         })
         .map_err(Refusal::Network)?;
         refused.map_or(Ok(()), |errno| Err(Refusal::Refused(errno)))
+    }
+
+    /// A batch that the socket cannot hold would not be sent; answers that it cannot hold would be
+    /// lost, although the kernel has done what was asked. A refusal comes with its message.
+    fn make_room(&self, batch: &Batch) -> Result<(), NetworkError> {
+        let need = batch.bytes.len() + batch.acknowledged * ANSWER_ROOM;
+        if need <= SMALL {
+            return Ok(());
+        }
+        sockopt::set_socket_send_buffer_size_force(&self.0, need)
+            .and_then(|()| sockopt::set_socket_recv_buffer_size_force(&self.0, 2 * need))
+            .map_err(NetworkError::Socket)
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), NetworkError> {

@@ -18,6 +18,8 @@ const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
 const DELETE_ELEMENT: u16 = SUBSYSTEM | 14;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
+/// A list of elements is one attribute (64 KiB), and a refusal of it fits one answer.
+const ELEMENTS_IN_MESSAGE: usize = 200;
 
 /// Address family of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -274,6 +276,22 @@ pub(crate) struct Element {
     pub(crate) end: bool,
 }
 
+impl Element {
+    fn write(&self, kind: u16, item: &mut Attributes<'_>) {
+        item.nest(1, |key| {
+            key.bytes(1, &self.key);
+        });
+        if let Some(value) = self.value.as_ref().filter(|_| kind == NEW_ELEMENT) {
+            item.nest(2, |data| {
+                data.bytes(1, value);
+            });
+        }
+        if self.end {
+            item.be32(3, 1);
+        }
+    }
+}
+
 /// A transaction on one table: all of it or nothing.
 #[derive(Debug)]
 pub(crate) struct Transaction<'a> {
@@ -374,33 +392,28 @@ impl<'a> Transaction<'a> {
     }
 
     /// Adds elements; an element that is there with the same value is no error.
-    pub(crate) fn add(&mut self, element: &Element) {
-        self.element(NEW_ELEMENT, CREATE, element);
+    pub(crate) fn add(&mut self, elements: &[Element]) {
+        self.elements(NEW_ELEMENT, CREATE, elements);
     }
 
-    /// Removes an element.
-    pub(crate) fn delete(&mut self, element: &Element) {
-        self.element(DELETE_ELEMENT, 0, element);
+    /// Removes elements; a missing one undoes the transaction.
+    pub(crate) fn delete(&mut self, elements: &[Element]) {
+        self.elements(DELETE_ELEMENT, 0, elements);
     }
 
-    fn element(&mut self, kind: u16, flags: u16, element: &Element) {
-        self.batch.message(kind, flags, &header(self.family), |message| {
-            message.text(1, self.table).text(2, element.set).nest(3, |list| {
-                list.nest(1, |item| {
-                    item.nest(1, |key| {
-                        key.bytes(1, &element.key);
-                    });
-                    if let Some(value) = element.value.as_ref().filter(|_| kind == NEW_ELEMENT) {
-                        item.nest(2, |data| {
-                            data.bytes(1, value);
-                        });
-                    }
-                    if element.end {
-                        item.be32(3, 1);
+    fn elements(&mut self, kind: u16, flags: u16, elements: &[Element]) {
+        let mut sorted: Vec<_> = elements.iter().collect();
+        sorted.sort_by_key(|element| element.set);
+        let same_set = sorted.chunk_by(|a, b| a.set == b.set);
+        for elements in same_set.flat_map(|elements| elements.chunks(ELEMENTS_IN_MESSAGE)) {
+            self.batch.message(kind, flags, &header(self.family), |message| {
+                message.text(1, self.table).text(2, elements[0].set).nest(3, |list| {
+                    for element in elements {
+                        list.nest(1, |item| element.write(kind, item));
                     }
                 });
             });
-        });
+        }
     }
 }
 

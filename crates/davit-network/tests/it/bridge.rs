@@ -240,6 +240,29 @@ fn a_port_of_two_endpoints_is_refused() {
 }
 
 #[test]
+fn thousands_of_ports_are_published_together() {
+    let ports: Vec<_> = (20_000..23_000).map(|port| mapping(None, port)).collect();
+    let Some(world) = World::new(&[&ports]) else { return };
+    world.serve(0);
+    assert_eq!(ask(&world.outside, HOST, 22_999), Some(b'0'));
+    let endpoint = &world.containers[0].1;
+    let unpublish = |endpoint: &Endpoint| {
+        world.host.inside(|| world.bridge.unpublish(endpoint)).expect("withdrawn");
+    };
+    // Some are gone already.
+    unpublish(&Endpoint { ports: ports[10..20].to_vec(), ..endpoint.clone() });
+    unpublish(endpoint);
+    let moved = Endpoint { ipv4: world.bridge.ipv4.broadcast(), ..endpoint.clone() };
+    world.host.inside(|| world.bridge.publish(&moved)).expect("no redirect was left");
+    let refused = world.host.inside(|| world.bridge.publish(endpoint));
+    let expected = rustix::io::Errno::EXIST;
+    assert!(
+        matches!(refused, Err(NetworkError::Firewall { source, .. }) if source == expected),
+        "{refused:?}"
+    );
+}
+
+#[test]
 fn udp_clients_follow_the_port() {
     let port = PortMapping { protocol: Protocol::Udp, ..mapping(None, 5353) };
     let Some(mut world) = World::new(&[&[port]]) else { return };

@@ -83,6 +83,20 @@ fn a_port_is_free_when_the_end_is_told() {
 }
 
 #[test]
+fn hundreds_of_ports_are_published_and_freed() {
+    let Some(machine) = Machine::new() else { return };
+    let before = machine.settled();
+    // Another port of the container each time: a redirect that was left would be in the way.
+    for to in ["20000-20300", "30000-30300"] {
+        let publish = format!("20000-20300:{to}");
+        machine.ok(&["run", "-d", "--name", "many", "-p", &publish, "busybox", "sleep", "600"]);
+        assert_eq!(machine.ok(&["port", "many"]).lines().count(), 602);
+        machine.ok(&["rm", "-f", "many"]);
+    }
+    machine.await_traces(&before);
+}
+
+#[test]
 fn a_port_on_the_ipv6_loopback_is_told_to_be_out_of_reach() {
     let Some(machine) = Machine::new() else { return };
     let told = |publish: &str| {
