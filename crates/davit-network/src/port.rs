@@ -205,6 +205,33 @@ pub struct ExposedPorts {
     pub protocol: Protocol,
 }
 
+impl ExposedPorts {
+    /// Each of them.
+    pub fn ports(self) -> impl Iterator<Item = (u16, Protocol)> {
+        (self.first..=self.last).map(move |port| (port, self.protocol))
+    }
+
+    /// The same ports in ascending ranges that neither overlap nor touch: at most 65535 ports for
+    /// each protocol, however many ranges there were.
+    #[must_use]
+    pub fn merged(mut ranges: Vec<Self>) -> Vec<Self> {
+        ranges.sort_unstable_by_key(|range| (range.protocol, range.first));
+        let mut merged: Vec<Self> = Vec::new();
+        for range in ranges {
+            match merged.last_mut() {
+                Some(last)
+                    if last.protocol == range.protocol
+                        && range.first <= last.last.saturating_add(1) =>
+                {
+                    last.last = last.last.max(range.last);
+                }
+                _ => merged.push(range),
+            }
+        }
+        merged
+    }
+}
+
 impl FromStr for ExposedPorts {
     type Err = InvalidPort;
 
@@ -287,6 +314,22 @@ mod tests {
         ];
         for text in cases {
             assert!(text.parse::<PublishSpec>().is_err(), "{text:?} is refused");
+        }
+    }
+
+    #[test]
+    fn overlapping_ranges_are_one() {
+        let cases: [(&[&str], &[&str]); 4] = [
+            (&["8000-8010", "80/udp", "8005-8020/tcp", "80"], &["80", "8000-8020", "80/udp"]),
+            (&["1-65535", "2-65534", "65535"], &["1-65535"]),
+            (&["82", "80", "81", "84"], &["80-82", "84"]),
+            (&[], &[]),
+        ];
+        let parse = |texts: &[&str]| -> Vec<ExposedPorts> {
+            texts.iter().map(|text| text.parse().expect("ports")).collect()
+        };
+        for (given, expected) in cases {
+            assert_eq!(ExposedPorts::merged(parse(given)), parse(expected), "{given:?}");
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use davit_image::Timestamp;
-use davit_network::PortMapping;
+use davit_network::{ExposedPorts, PortMapping};
 use davit_runtime::monitor::{
     log::LogDriver,
     probe::{self, Probe},
@@ -453,7 +453,7 @@ fn asked_ports(spec: &ContainerSpec) -> Value {
 fn port_map(spec: &ContainerSpec, ports: &[PortMapping], alive: bool) -> Value {
     let mut map: BTreeMap<String, Value> = BTreeMap::new();
     if alive {
-        for (port, protocol) in spec.exposed_ports() {
+        for (port, protocol) in spec.exposed_ports().into_iter().flat_map(ExposedPorts::ports) {
             map.insert(format!("{port}/{protocol}"), Value::Null);
         }
     }

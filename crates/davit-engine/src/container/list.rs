@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use davit_image::Timestamp;
-use davit_network::PortMapping;
+use davit_network::{ExposedPorts, PortMapping};
 use davit_runtime::monitor::state::Health;
 use davit_store::ContainerFilter;
 
@@ -50,8 +50,8 @@ pub struct ContainerSummary {
     pub status: Status,
     /// Published ports.
     pub ports: Vec<PortMapping>,
-    /// Ports that are exposed only: number and transport.
-    pub exposed: Vec<(u16, davit_network::Protocol)>,
+    /// Ports that are exposed, published or not: in order and each once.
+    pub exposed: Vec<ExposedPorts>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Names of volumes and paths of binds.
@@ -107,7 +107,7 @@ impl Engine {
         Ok(ContainerSummary {
             command: spec.arguments(),
             ports: mappings(published.into_iter().map(|row| row.port)),
-            exposed: spec.exposed_ports().collect(),
+            exposed: spec.exposed_ports(),
             labels: spec.config.labels.clone().unwrap_or_default(),
             mounts: spec.mounts.iter().filter_map(mount_name).collect(),
             networks: vec![network_name(&spec.network)],
@@ -230,9 +230,12 @@ impl Filter {
         self.any("network", |value| network_name(&spec.network) == value)
             && self.any("is-task", |value| !matches!(value, "true" | "1"))
             && self.any("expose", |value| {
-                port_term(value).is_some_and(|(first, last, protocol)| {
-                    spec.exposed_ports()
-                        .any(|(port, p)| (first..=last).contains(&port) && p == protocol)
+                value.parse().is_ok_and(|wanted: ExposedPorts| {
+                    spec.exposed_ports().iter().any(|ports| {
+                        ports.protocol == wanted.protocol
+                            && ports.first <= wanted.last
+                            && wanted.first <= ports.last
+                    })
                 })
             })
             && self.any("volume", |value| {
@@ -256,9 +259,10 @@ impl Filter {
         let ports = engine.store().ports(Some(&container.id))?;
         let ports = mappings(ports.into_iter().map(|row| row.port));
         Ok(self.any("publish", |value| {
-            port_term(value).is_some_and(|(first, last, protocol)| {
+            value.parse().is_ok_and(|wanted: ExposedPorts| {
                 let fits = |port: &PortMapping| {
-                    port.protocol == protocol && (first..=last).contains(&port.container_port)
+                    port.protocol == wanted.protocol
+                        && (wanted.first..=wanted.last).contains(&port.container_port)
                 };
                 ports.iter().any(fits)
             })
@@ -275,14 +279,9 @@ fn is_valid(key: &str, value: &str) -> bool {
         "health" => ["healthy", "none", "starting", "unhealthy"].contains(&value),
         "exited" => value.parse::<i32>().is_ok(),
         "is-task" => ["0", "1", "false", "true"].contains(&value),
-        "expose" | "publish" => port_term(value).is_some(),
+        "expose" | "publish" => value.parse::<ExposedPorts>().is_ok(),
         _ => true,
     }
-}
-
-fn port_term(text: &str) -> Option<(u16, u16, davit_network::Protocol)> {
-    let ports: davit_network::ExposedPorts = text.parse().ok()?;
-    Some((ports.first, ports.last, ports.protocol))
 }
 
 /// Whether labels hold `key` or `key=value`.

@@ -1,9 +1,12 @@
 //! What a container was asked to be, as its row keeps it.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+};
 
 use davit_image::ContainerConfig;
-use davit_network::{PortRequest, Protocol, PublishSpec};
+use davit_network::{ExposedPorts, PortRequest, PublishSpec};
 use davit_runtime::{
     monitor::{log::LogConfig, spec::RestartPolicy},
     plan::Limits,
@@ -370,27 +373,25 @@ impl ContainerSpec {
     pub fn port_requests(&self) -> Vec<PortRequest> {
         let mut requests: Vec<_> = self.publish.iter().flat_map(PublishSpec::requests).collect();
         if self.publish_all.is_on() {
-            for (port, protocol) in self.exposed_ports() {
-                let known = |r: &PortRequest| r.container_port == port && r.protocol == protocol;
-                if !requests.iter().any(known) {
-                    let (host_address, host_ports) = (None, None);
-                    requests.push(PortRequest {
-                        host_address,
-                        host_ports,
-                        container_port: port,
-                        protocol,
-                    });
-                }
-            }
+            let known: HashSet<_> =
+                requests.iter().map(|request| (request.container_port, request.protocol)).collect();
+            let exposed = self.exposed_ports().into_iter().flat_map(ExposedPorts::ports);
+            let further = exposed.filter(|port| !known.contains(port));
+            requests.extend(further.map(|(container_port, protocol)| PortRequest {
+                host_address: None,
+                host_ports: None,
+                container_port,
+                protocol,
+            }));
         }
         requests
     }
 
-    /// Every exposed port; what is no port specification is passed over.
-    pub fn exposed_ports(&self) -> impl Iterator<Item = (u16, Protocol)> + '_ {
+    /// The exposed ports, in order and each once; what is no port specification is passed over.
+    #[must_use]
+    pub fn exposed_ports(&self) -> Vec<ExposedPorts> {
         let names = self.config.exposed_ports.iter().flat_map(|ports| ports.keys());
-        let ranges = names.filter_map(|name| name.parse::<davit_network::ExposedPorts>().ok());
-        ranges.flat_map(|range| (range.first..=range.last).map(move |port| (port, range.protocol)))
+        ExposedPorts::merged(names.filter_map(|name| name.parse().ok()).collect())
     }
 
     /// Names of the volumes that the container uses.

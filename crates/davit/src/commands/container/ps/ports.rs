@@ -1,8 +1,8 @@
 //! The PORTS column: Docker's order and ranges (its CLI's `DisplayablePorts`).
 
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
-use davit_engine::container::{PortMapping, Protocol};
+use davit_engine::container::{ExposedPorts, PortMapping};
 
 /// One port, in the order in which ports are shown: exposed ones before published ones.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -24,7 +24,7 @@ struct Range {
 
 /// `443/tcp, 0.0.0.0:80-82->80-82/tcp, 0.0.0.0:8080->90/tcp`: neighbours are one range where the
 /// host's port is the container's; ports of another number stand at the end.
-pub(super) fn text(published: &[PortMapping], exposed: &[(u16, Protocol)]) -> String {
+pub(super) fn text(published: &[PortMapping], exposed: &[ExposedPorts]) -> String {
     let (mut closed, mut open, mut others) = (Vec::new(), Vec::<Range>::new(), Vec::new());
     for port in sorted(published, exposed) {
         if let Some(address) = &port.address
@@ -49,13 +49,12 @@ pub(super) fn text(published: &[PortMapping], exposed: &[(u16, Protocol)]) -> St
     closed.join(", ")
 }
 
-fn sorted(published: &[PortMapping], exposed: &[(u16, Protocol)]) -> Vec<Port> {
-    let known = |port: u16, protocol: Protocol| {
-        published.iter().any(|p| p.container_port == port && p.protocol == protocol)
-    };
-    let only_exposed = exposed.iter().filter(|(port, protocol)| !known(*port, *protocol));
+fn sorted(published: &[PortMapping], exposed: &[ExposedPorts]) -> Vec<Port> {
+    let known: HashSet<_> = published.iter().map(|p| (p.container_port, p.protocol)).collect();
+    let exposed = exposed.iter().copied().flat_map(ExposedPorts::ports);
+    let only_exposed = exposed.filter(|port| !known.contains(port));
     let only_exposed = only_exposed.map(|(container_port, protocol)| Port {
-        container_port: *container_port,
+        container_port,
         address: None,
         host_port: 0,
         protocol: protocol.name(),
@@ -91,6 +90,8 @@ impl Range {
 
 #[cfg(test)]
 mod tests {
+    use davit_engine::container::Protocol;
+
     use super::*;
 
     fn published(address: &str, ports: &[(u16, u16)]) -> Vec<PortMapping> {
@@ -107,18 +108,19 @@ mod tests {
     #[test]
     fn ports_stand_as_dockers() {
         let both = |ports| [published("0.0.0.0", ports), published("::", ports)].concat();
-        let tcp =
-            |ports: &[u16]| -> Vec<_> { ports.iter().map(|port| (*port, Protocol::Tcp)).collect() };
+        let exposed = |texts: &[&str]| -> Vec<ExposedPorts> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
         let cases = [
             (
                 both(&[(18080, 80), (9000, 90)]),
-                tcp(&[80, 443]),
+                exposed(&["80", "443"]),
                 "443/tcp, 0.0.0.0:18080->80/tcp, [::]:18080->80/tcp, 0.0.0.0:9000->90/tcp, \
                  [::]:9000->90/tcp",
             ),
             (
                 both(&[(80, 80), (81, 81), (82, 82)]),
-                tcp(&[80]),
+                exposed(&["80"]),
                 "0.0.0.0:80-82->80-82/tcp, [::]:80-82->80-82/tcp",
             ),
             (
@@ -126,8 +128,8 @@ mod tests {
                 vec![],
                 "127.0.0.1:8000->80/tcp, 127.0.0.1:8001->81/tcp",
             ),
-            (vec![], tcp(&[5, 1, 2, 3]), "1-3/tcp, 5/tcp"),
-            (vec![], vec![(53, Protocol::Udp), (53, Protocol::Tcp)], "53/tcp, 53/udp"),
+            (vec![], exposed(&["1-3", "5"]), "1-3/tcp, 5/tcp"),
+            (vec![], exposed(&["53", "53/udp"]), "53/tcp, 53/udp"),
         ];
         for (published, exposed, expected) in cases {
             assert_eq!(text(&published, &exposed), expected);
