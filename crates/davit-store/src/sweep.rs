@@ -15,7 +15,7 @@ const PARTIAL_LIFE: std::time::Duration = std::time::Duration::from_secs(7 * 24 
 pub struct SweepReport {
     /// Unfinished things whose owner is gone.
     pub unfinished: u64,
-    /// Files and directories under `blobs/`, `layers/` and `trees/` without a row.
+    /// Files and directories of content, trees and removed volumes without a row.
     pub orphans: u64,
     /// Bytes on disk of what was unfinished.
     pub bytes: u64,
@@ -81,7 +81,8 @@ impl Store {
     }
 
     /// [`Self::sweep`], then removes files that no row names: those of a process killed between
-    /// rename and commit. Reads all names under `blobs/`, `layers/` and `trees/`.
+    /// rename and commit, or between commit and removal. Reads all names under `blobs/`, `layers/`,
+    /// `trees/`, `dirs/` and `volumes/`.
     ///
     /// # Errors
     /// What the disk or the database says.
@@ -91,6 +92,7 @@ impl Store {
         for (directory, _) in self.content_dirs() {
             candidates.extend(list(&directory)?);
         }
+        candidates.extend(self.removed_volumes()?);
         report.orphans = self.remove_unnamed(&candidates)?;
         Ok(report)
     }
@@ -104,8 +106,7 @@ impl Store {
         });
     }
 
-    /// Of `candidates` (paths under `blobs/`, `layers/`, `trees/`), removes those that no row
-    /// names. Rows are asked while no other process writes, so that a commit is never torn.
+    /// Of `candidates` (paths of content, trees and volumes), removes those that no row names. Rows are asked while no other process writes, so that a commit is never torn.
     pub(crate) fn remove_unnamed(&self, candidates: &[PathBuf]) -> Result<u64, StoreError> {
         if candidates.is_empty() {
             return Ok(0);
@@ -144,7 +145,9 @@ impl Store {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Ok(true);
         };
-        let dirs = self.content_dirs();
+        let mut dirs = self.content_dirs();
+        let volumes = self.layout().root().join("volumes");
+        dirs.push((volumes, "SELECT 1 FROM volumes WHERE name = ?"));
         let Some((directory, query)) = dirs.iter().find(|(directory, _)| directory == parent)
         else {
             return Ok(true);
@@ -152,7 +155,8 @@ impl Store {
         let name = name.to_string_lossy();
         let key = match directory.file_name().and_then(|name| name.to_str()) {
             Some(algorithm @ ("sha256" | "sha512")) => format!("{algorithm}:{name}"),
-            _ => name.strip_suffix(".erofs").unwrap_or(&name).to_owned(),
+            Some("trees") => name.strip_suffix(".erofs").unwrap_or(&name).to_owned(),
+            _ => name.into_owned(),
         };
         tx.prepare_cached(query).and_then(|mut s| s.exists([key])).map_err(sql)
     }

@@ -1,6 +1,6 @@
 //! Volumes: rows; their content lies in `volumes/NAME/_data`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
@@ -36,6 +36,8 @@ pub struct VolumeRow {
     pub containers: Vec<String>,
 }
 
+/// Mark beside `_data` of a volume that is being removed.
+const REMOVED: &str = "removed";
 const SELECT: &str = "SELECT name, driver, anonymous, labels, options, created FROM volumes";
 
 impl Store {
@@ -45,13 +47,21 @@ impl Store {
     /// # Errors
     /// What the disk or the database says.
     pub fn create_volume(&self, volume: &NewVolume) -> Result<bool, StoreError> {
-        self.database.write(Class::Full, "create a volume", |tx| {
+        let directory = self.layout().volume(&volume.name);
+        let (added, former) = self.database.write(Class::Full, "create a volume", |tx| {
             let added =
                 insert(tx, volume).map_err(|e| self.database.error("create a volume", e))?;
             // Inside the transaction, so that a removal of the same name cannot come between.
+            let former = match added && directory.symlink_metadata().is_ok() {
+                // Its remover was killed: what it held is not the new volume's.
+                true => Some(self.move_to_trash(&directory)?),
+                false => None,
+            };
             self.make_volume_dir(&volume.name)?;
-            Ok(added)
-        })
+            Ok((added, former))
+        })?;
+        former.map_or(Ok(()), |path| crate::sweep::remove_any(&path))?;
+        Ok(added)
     }
 
     fn make_volume_dir(&self, name: &str) -> Result<(), StoreError> {
@@ -59,9 +69,12 @@ impl Store {
         if data.symlink_metadata().is_ok() {
             return Ok(());
         }
-        self.make_dir(&data)?;
-        rustix::fs::chmod(&data, rustix::fs::Mode::from_raw_mode(0o755))
-            .map_err(|e| StoreError::io("protect", &data, e))?;
+        // Under another name until its mode is right.
+        let new = data.with_extension("new");
+        self.make_dir(&new)?;
+        rustix::fs::chmod(&new, rustix::fs::Mode::from_raw_mode(0o755))
+            .map_err(|e| StoreError::io("protect", &new, e))?;
+        fs_err::rename(&new, &data).map_err(|e| StoreError::io("create", &data, e))?;
         crate::durable::sync_dir(&self.layout().volume(name))?;
         crate::durable::sync_dir(&self.layout().root().join("volumes"))
     }
@@ -100,40 +113,30 @@ impl Store {
         let sql = |e| self.database.error("remove a volume", e);
         let directory = self.layout().volume(name);
         self.make_room()?;
-        let (users, trash) = self.database.write(Class::Full, "remove a volume", |tx| {
+        let users = self.database.write(Class::Full, "remove a volume", |tx| {
             let users = users_of(tx, name).map_err(sql)?;
-            if !users.is_empty() {
-                return Ok((users, None));
+            if users.is_empty() {
+                if tx.execute("DELETE FROM volumes WHERE name = ?", [name]).map_err(sql)? == 0 {
+                    return Err(StoreError::not_found("volume", name));
+                }
+                // For the sweep, should this process be killed now; without it the directory stays
+                // until a new volume has its name.
+                drop(fs_err::File::create(directory.join(REMOVED)));
             }
-            if tx.execute("DELETE FROM volumes WHERE name = ?", [name]).map_err(sql)? == 0 {
-                return Err(StoreError::not_found("volume", name));
-            }
-            Ok((users, Some(())))
+            Ok(users)
         })?;
-        if trash.is_some() {
-            self.remove_unnamed_volume(name, &directory)?;
+        if users.is_empty() {
+            self.remove_unnamed(&[directory])?;
         }
         Ok(users)
     }
 
-    /// Takes the directory out of sight unless somebody has made a new volume of that name.
-    fn remove_unnamed_volume(
-        &self,
-        name: &str,
-        directory: &std::path::Path,
-    ) -> Result<(), StoreError> {
-        let sql = |e| self.database.error("remove a volume", e);
-        let trash = self.database.write(Class::Normal, "remove a volume", |tx| {
-            let known = tx
-                .prepare_cached("SELECT 1 FROM volumes WHERE name = ?")
-                .and_then(|mut s| s.exists([name]))
-                .map_err(sql)?;
-            if known || directory.symlink_metadata().is_err() {
-                return Ok(None);
-            }
-            self.move_to_trash(directory).map(Some)
-        })?;
-        trash.map_or(Ok(()), |path| crate::sweep::remove_any(&path))
+    /// Directories of volumes whose removal was asked for. Others without a row may be all that is
+    /// left after the loss of the database.
+    pub(crate) fn removed_volumes(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let mut directories = crate::sweep::list(&self.layout().root().join("volumes"))?;
+        directories.retain(|directory| directory.join(REMOVED).symlink_metadata().is_ok());
+        Ok(directories)
     }
 }
 

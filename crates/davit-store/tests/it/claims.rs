@@ -1,10 +1,10 @@
 //! What containers claim: names, addresses, ports, volumes.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, os::unix::fs::PermissionsExt as _};
 
 use davit_store::{
     AddressClaim, ClaimError, Claimed, ContainerFilter, ContainerUpdate, Durability, NewNetwork,
-    NewVolume, Pool, PortClaim, PortProtocol, Store, StoreError,
+    NewVolume, Partials, Pool, PortClaim, PortProtocol, Store, StoreError,
 };
 use davit_test::TempDir;
 
@@ -238,6 +238,39 @@ fn volumes_stay_while_they_are_used() {
     assert!(store.remove_volume("data").unwrap().is_empty());
     assert!(!directory.exists());
     assert!(store.remove_volume("data").unwrap_err().is_not_found());
+}
+
+#[test]
+fn what_a_removed_volume_held_never_comes_back() {
+    let temp = TempDir::new();
+    let store = open(&temp);
+    let make = |name: &str| {
+        let new = NewVolume { name: name.into(), driver: "local".into(), ..NewVolume::default() };
+        assert!(store.create_volume(&new).unwrap(), "{name} is new");
+    };
+    // As a kill leaves it between the commit and the end of a removal.
+    let left = |name: &str, file: &str| {
+        let data = store.layout().volume_data(name);
+        fs_err::create_dir_all(&data).unwrap();
+        fs_err::write(store.layout().volume(name).join(file), "").unwrap();
+    };
+    left("data", "_data/secret");
+    make("data");
+    let data = store.layout().volume_data("data");
+    assert_eq!(fs_err::read_dir(&data).unwrap().count(), 0);
+    assert_eq!(fs_err::metadata(&data).unwrap().permissions().mode() & 0o7777, 0o755);
+
+    // A sweep takes what was removed, no volume, and nothing whose row is lost in another way.
+    left("gone", "removed");
+    left("unknown", "_data/precious");
+    make("kept.erofs");
+    fs_err::write(store.layout().volume("kept.erofs").join("removed"), "").unwrap();
+    let report = store.sweep_orphans(Partials::Old).unwrap();
+    assert_eq!((report.orphans, report.unfinished), (1, 0));
+    let names = fs_err::read_dir(temp.join("root/volumes")).unwrap();
+    let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["data", "kept.erofs", "unknown"]);
 }
 
 #[test]
