@@ -68,6 +68,7 @@ pub use logs::{LogFollow, LogRequest, Logs};
 pub(crate) use monitor::{monitor_helper, settle_helper};
 pub(crate) use network::BUILT_IN_NETWORKS;
 pub use remove::RemoveRequest;
+pub(crate) use remove::written_bytes;
 pub use spec::{
     AutoRemove, ContainerSpec, DeviceSpec, InitMode, MountSource, MountSpec, NamespaceMode,
     NetworkMode, PublishAll, RootAccess, SecuritySpec, StdinMode, Tty, VolumeMaking,

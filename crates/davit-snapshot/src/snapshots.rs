@@ -122,24 +122,30 @@ impl<'s> Snapshots<'s> {
         self.attempt(chain, options)
     }
 
-    /// Where a container whose directory is `directory` writes, in this form.
-    #[must_use]
-    pub fn upper(&self, directory: PathBuf) -> Upper {
-        match self.form {
-            Form::Erofs | Form::Directories => return Upper::Directory(directory),
-            Form::Copy => return Upper::Copy(directory),
-            Form::DirectoriesElsewhere => {}
+    /// Where a container whose directory is `directory` writes, in this form. What it has on a
+    /// volume stays there, however the settings change.
+    ///
+    /// # Errors
+    /// `directory` cannot be read or written.
+    pub fn upper(&self, directory: PathBuf) -> Result<Upper, SnapshotError> {
+        if self.form == Form::Copy {
+            return Ok(Upper::Copy(directory));
         }
-        let name = directory.file_name().unwrap_or_default();
+        if let Some(place) = Upper::elsewhere(&directory)? {
+            return Ok(Upper::Directory(place));
+        }
+        if self.form != Form::DirectoriesElsewhere {
+            return Ok(Upper::Directory(directory));
+        }
         match &self.settings.upper {
-            Some(volume) => Upper::Directory(volume.join(name)),
-            None => Upper::Tmpfs {
-                name: name.to_string_lossy().into_owned(),
+            Some(volume) => Upper::on_volume(volume, &directory),
+            None => Ok(Upper::Tmpfs {
+                name: directory.file_name().unwrap_or_default().to_string_lossy().into_owned(),
                 size_bytes: match self.settings.upper_tmpfs_bytes {
                     0 => 1 << 30,
                     size_bytes => size_bytes,
                 },
-            },
+            }),
         }
     }
 

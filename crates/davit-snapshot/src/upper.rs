@@ -33,7 +33,48 @@ pub enum Upper {
     Copy(PathBuf),
 }
 
+/// Link in a container's directory to its place on a volume.
+const ELSEWHERE: &str = "elsewhere";
+
 impl Upper {
+    /// Below `volume`, and a link in `directory` that tells so to those who know no settings.
+    pub(crate) fn on_volume(volume: &Path, directory: &Path) -> Result<Self, SnapshotError> {
+        let place = volume.join(directory.file_name().unwrap_or_default());
+        let link = directory.join(ELSEWHERE);
+        match rustix::fs::symlink(&place, &link) {
+            Ok(()) | Err(Errno::EXIST) => Ok(Self::Directory(place)),
+            Err(errno) => Err(SnapshotError::file("create", link, errno)),
+        }
+    }
+
+    /// Where on a volume it is written whose directory is `directory`; `None` where it was never
+    /// elsewhere.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn elsewhere(directory: &Path) -> Result<Option<PathBuf>, SnapshotError> {
+        let link = directory.join(ELSEWHERE);
+        match fs_err::read_link(&link) {
+            Ok(place) => Ok(Some(place)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(SnapshotError::file("read", link, error)),
+        }
+    }
+
+    /// Removes what was written on a volume, before `directory` itself is removed. Idempotent.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn discard(directory: &Path) -> Result<(), SnapshotError> {
+        let Some(place) = Self::elsewhere(directory)? else { return Ok(()) };
+        match fs_err::remove_dir_all(&place) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(SnapshotError::file("remove", place, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The directory that holds what is written (`upper` and `work`, or `rootfs`), as every process of root can reach it while the
     /// process `pid` lives, which has mounted it.
     #[must_use]

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -34,13 +34,15 @@ impl Session<'_, '_> {
         let merged = self.layers.merged(state).map_err(|error| failed(node, error))?;
         let scratch = self.store.begin_layer(self.lease).map_err(store_failed)?;
         let upper = self.snapshots.upper(scratch.dir().to_path_buf());
-        self.run_command(node, id, (spec, state, &merged), &upper, scratch.dir())?;
+        let upper = upper.map_err(|error| failed(node, error))?;
         let supervisor = self.supervisor().map_err(|error| failed(node, error))?;
         let pid = supervisor.pid();
+        let in_memory = matches!(upper, Upper::Tmpfs { .. });
         let written = Written {
-            keep: !matches!(upper, Upper::Tmpfs { .. }),
-            directory: upper.directory(self.snapshots.location(), pid),
+            scratch: scratch.dir(),
+            memory: in_memory.then(|| upper.directory(self.snapshots.location(), pid)),
         };
+        self.run_command(node, id, (spec, state, &merged), &upper, scratch.dir())?;
         let tars = self.layers.tars(state).map_err(|error| failed(node, error))?;
         let xattrs = WriteOptions::default().xattrs;
         let lower = Lower { merged: &merged, tars: &tars, xattrs };
@@ -112,19 +114,23 @@ impl Session<'_, '_> {
     }
 }
 
-/// What a command wrote. On a tmpfs it is removed when the layer is made, since the supervisor has
-/// that memory mounted as long as the build runs; a directory goes with its scratch directory.
-struct Written {
-    directory: std::path::PathBuf,
-    keep: bool,
+/// What a command wrote, removed when the layer is made or the command has failed: on a tmpfs
+/// since the supervisor has that memory mounted as long as the build runs, and on a volume. A
+/// directory of the store goes with the scratch directory.
+struct Written<'a> {
+    scratch: &'a Path,
+    memory: Option<PathBuf>,
 }
 
-impl Drop for Written {
+impl Drop for Written<'_> {
     fn drop(&mut self) {
-        if !self.keep
-            && let Err(error) = fs_err::remove_dir_all(self.directory.join("upper"))
+        if let Some(memory) = &self.memory
+            && let Err(error) = fs_err::remove_dir_all(memory.join("upper"))
         {
             tracing::debug!(%error, "what a command wrote stays in memory until the build ends");
+        }
+        if let Err(error) = Upper::discard(self.scratch) {
+            tracing::warn!(%error, "what a command wrote stays on the volume");
         }
     }
 }

@@ -223,7 +223,7 @@ impl Engine {
         image: &Image,
     ) -> Result<Option<Changes>, ChangesError> {
         let snapshots = self.snapshots()?;
-        let upper = snapshots.upper(self.store().layout().container(&container.id));
+        let upper = snapshots.upper(self.store().layout().container(&container.id))?;
         let monitor = match (&upper, container.status.process) {
             (Upper::Directory(_) | Upper::Copy(_), _) => 0,
             (Upper::Tmpfs { .. }, Some(process)) => parent_of(process.pid).unwrap_or(0),

@@ -7,6 +7,7 @@ use std::{
 };
 
 use davit_runtime::Cgroups;
+use davit_snapshot::Upper;
 use davit_store::{ContainerFilter, Durability, GcOptions};
 
 use super::{Container, ContainerError, MountSource, Phase};
@@ -99,7 +100,9 @@ impl Engine {
     fn erase_with(&self, container: &Container, volumes: &[String]) -> Result<(), ContainerError> {
         let layout = self.store().layout();
         remove_tree(&layout.run_container(&container.id))?;
-        remove_tree(&layout.container(&container.id))?;
+        let directory = layout.container(&container.id);
+        Upper::discard(&directory)?;
+        remove_tree(&directory)?;
         let durability =
             if container.spec.auto_remove.is_on() { Durability::Lazy } else { Durability::Durable };
         self.store().remove_container(&container.id, durability)?;
@@ -139,8 +142,7 @@ impl Engine {
 
     /// Bytes that a container has written.
     pub(crate) fn size_of(&self, id: &str) -> u64 {
-        let folder = self.store().layout().container(id);
-        disk_usage(&folder.join("upper")) + disk_usage(&folder.join("rootfs"))
+        written_bytes(&self.store().layout().container(id), disk_usage)
     }
 }
 
@@ -159,6 +161,13 @@ pub(crate) fn remove_tree(path: &Path) -> Result<(), ContainerError> {
         }
         _ => Ok(()),
     }
+}
+
+/// What a container whose directory is `folder` has written, as `measure` counts a directory.
+pub(crate) fn written_bytes(folder: &Path, measure: impl Fn(&Path) -> u64) -> u64 {
+    let elsewhere = Upper::elsewhere(folder).ok().flatten();
+    let upper = elsewhere.as_deref().unwrap_or(folder).join("upper");
+    measure(&upper) + measure(&folder.join("rootfs"))
 }
 
 /// Sum of the sizes of all files below a directory of ours.

@@ -262,7 +262,7 @@ impl Engine {
         let inode_numbers = if narrow { InodeNumbers::Narrow } else { InodeNumbers::Unique };
         Ok((
             stack,
-            snapshots.upper(directory),
+            snapshots.upper(directory)?,
             OverlayOptions { inode_numbers, durability, ..Default::default() },
         ))
     }

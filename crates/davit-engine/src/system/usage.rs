@@ -6,7 +6,10 @@ use davit_image::{ImageId, Reference, Timestamp};
 use davit_store::{ContainerFilter, StoreError};
 use serde::{Serialize, Serializer};
 
-use crate::{Engine, container::inspect::from_nanoseconds};
+use crate::{
+    Engine,
+    container::{inspect::from_nanoseconds, written_bytes},
+};
 
 /// Disk use by kind.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -107,7 +110,7 @@ impl Engine {
         usage.unfinished_size = store.unfinished_size()?;
         for row in store.containers(&ContainerFilter::default())? {
             let folder = store.layout().container(&row.id);
-            let size = tree_size(&folder.join("upper")) + tree_size(&folder.join("rootfs"));
+            let size = written_bytes(&folder, tree_size);
             let (id, name, status) = (row.id, row.name, row.status);
             usage.containers.push(ContainerUsage { id, name, status, size });
         }

@@ -354,7 +354,7 @@ fn the_probe_on_an_overlay() {
         attach(context.mount(MountAttributes::empty()).unwrap(), &merged).unwrap();
         let store = crate::support::open(&merged);
         let snapshots = Snapshots::open(&store, SnapshotSettings::default()).unwrap();
-        let upper = snapshots.upper(merged.join("root/containers/x"));
+        let upper = snapshots.upper(merged.join("root/containers/x")).unwrap();
         (snapshots.form(), upper)
     });
     let (form, upper) = form.join().unwrap();

@@ -427,7 +427,9 @@ fn what_is_written_to_memory_is_found_again() {
     let root = Root::new();
     let chain = [root.layer(&[file("a", "a")])];
     let stack = root.prepare(Form::DirectoriesElsewhere, &chain, Mountpoints::Container);
-    let upper = root.snapshots(Form::DirectoriesElsewhere).upper("/containers/id".into());
+    let directory = root.dir.path().join("id");
+    fs_err::create_dir(&directory).unwrap();
+    let upper = root.snapshots(Form::DirectoriesElsewhere).upper(directory.clone()).unwrap();
     let of = stack.clone();
     in_namespace(&stack, move |namespace| {
         let lowers = namespace.lowers(&of).unwrap();
@@ -450,7 +452,7 @@ fn what_is_written_to_memory_is_found_again() {
         upper_tmpfs_bytes: 0,
     };
     let snapshots = davit_snapshot::Snapshots::open(&root.store, settings).unwrap();
-    let upper = snapshots.upper("/containers/id".into());
+    let upper = snapshots.upper(directory.clone()).unwrap();
     assert_eq!(upper, Upper::Directory(volume.join("id")));
     let of = stack.clone();
     in_namespace(&stack, move |namespace| {
@@ -459,6 +461,12 @@ fn what_is_written_to_memory_is_found_again() {
         fs_err::write(proc_path(&mount).join("new"), "n").unwrap();
     });
     assert!(volume.join("id/upper/new").exists());
+    let later = root.snapshots(Form::DirectoriesElsewhere).upper(directory.clone()).unwrap();
+    assert_eq!(later, Upper::Directory(volume.join("id")), "settings of today change nothing");
+    for _ in 0..2 {
+        Upper::discard(&directory).unwrap();
+        assert_eq!(fs_err::read_dir(&volume).unwrap().count(), 0);
+    }
 }
 
 /// What a container does to `chain_cases`.
@@ -492,7 +500,7 @@ fn what_was_written_is_told_the_same_in_every_form() {
             let stack = root.prepare(form, &chain, Mountpoints::Container);
             let directory = root.dir.path().join("container");
             fs_err::create_dir(&directory).unwrap();
-            let upper = match snapshots.upper(directory.clone()) {
+            let upper = match snapshots.upper(directory.clone()).unwrap() {
                 Upper::Tmpfs { .. } => Upper::Directory(directory),
                 upper => upper,
             };

@@ -2,7 +2,10 @@
 
 use davit_test::{Davit, find_tool, need_root, need_tool};
 
-use crate::{davit, machine::Machine};
+use crate::{
+    davit,
+    machine::{Machine, until},
+};
 
 const FORMS: [&str; 4] = ["erofs", "dirs", "dirs-volume", "copy"];
 
@@ -30,6 +33,8 @@ fn containers_and_builds_are_the_same_in_every_form() {
     let context = davit.dir().join("context");
     fs_err::create_dir(&context).unwrap();
     fs_err::write(context.join("Dockerfile"), DOCKERFILE).unwrap();
+    let failing = davit.dir().join("Failing");
+    fs_err::write(&failing, "FROM busybox\nRUN touch /new && false\n").unwrap();
     let context = context.to_str().unwrap();
     let mut told = Vec::new();
     let info = machine.ok(&["info"]);
@@ -46,12 +51,21 @@ fn containers_and_builds_are_the_same_in_every_form() {
         let committed = format!("committed:{form}");
         machine.ok(&["commit", &box_name, &committed]);
         let kept = machine.ok(&["run", "--rm", &committed, "sh", "-c", script]);
+        let written = machine.ok(&["ps", "-as", "--format", "{{.Size}}"]);
+        assert!(!written.starts_with("0B"), "{form}: {written}");
         machine.ok(&["rm", &box_name]);
+        machine.ok(&["run", "-d", "--rm", "busybox", "touch", "/new"]);
+        until("it is removed", || machine.ok(&["ps", "-aq"]).is_empty());
         machine.ok(&["build", "-q", "--no-cache", "-t", &image, context]);
         let list = "find / -xdev | sort | grep -v -e ^/dev -e ^/proc -e ^/sys; cat /new/link";
         let files = machine.ok(&["run", "--rm", &image, "sh", "-c", list]);
         told.push((form, difference, kept, files));
+        let outcome = machine.run(&["build", "-q", "-f", failing.to_str().unwrap(), context]);
+        assert_eq!(outcome.code, 1, "{form}: {}", outcome.stderr);
     }
+    let volume = fs_err::read_dir(davit.dir().join("volume")).unwrap();
+    let left: Vec<_> = volume.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "on the volume: {left:?}");
     let (_, difference, kept, files) = &told[0];
     assert_eq!(kept, "a\nb");
     assert!(difference.contains("D /etc/group") && difference.contains("A /d/b"), "{difference}");
@@ -71,7 +85,7 @@ fn changes_in_memory_are_told_while_they_last() {
     assert_eq!(machine.ok(&["diff", "new"]), "");
     machine.ok(&["run", "-d", "--name", "box", "busybox", "sh", "-c", "echo a > /a; sleep 600"]);
     let sees = || machine.ok(&["diff", "box"]).contains("A /a");
-    crate::machine::until("it is written", sees);
+    until("it is written", sees);
     machine.ok(&["kill", "box"]);
     for verb in [&["diff", "box"][..], &["commit", "box"], &["export", "box", "-o", "/dev/null"]] {
         let outcome = machine.run(verb);
