@@ -12,6 +12,7 @@ use davit_runtime::{
     monitor::{
         protocol::{Reply, Request, StreamSet},
         spec::{Network, Spec, Stdin, Stdio, StdioKind},
+        state::Summary,
     },
 };
 use davit_snapshot::{
@@ -145,6 +146,9 @@ impl Engine {
 
     /// After a failed start: the row says why, or goes.
     fn abandon(&self, mut container: Container, error: &ContainerError) {
+        if let Err(error) = self.end_half_started(&container) {
+            tracing::warn!(%error, "cannot end what a failed start left");
+        }
         container.status.phase = Phase::Created;
         container.status.exit_code = i32::from(error.run_code());
         container.status.error = match error {
@@ -153,6 +157,15 @@ impl Engine {
         };
         if let Err(error) = self.finish(container) {
             tracing::warn!(%error, "cannot record a failed start");
+        }
+    }
+
+    /// Ends what a monitor left that died on the way; others end their own.
+    fn end_half_started(&self, container: &Container) -> Result<(), ContainerError> {
+        let summary = Summary::of(&self.records(&container.id)?);
+        match (summary.monitor, summary.ended) {
+            (Some(_), None) => self.end_orphan(container, &summary),
+            _ => Ok(()),
         }
     }
 

@@ -161,7 +161,11 @@ impl Engine {
     }
 
     /// Kills what a dead monitor left running.
-    fn end_orphan(&self, container: &Container, summary: &Summary) -> Result<(), ContainerError> {
+    pub(crate) fn end_orphan(
+        &self,
+        container: &Container,
+        summary: &Summary,
+    ) -> Result<(), ContainerError> {
         let boot = BootId::current().map_err(|error| ContainerError::io("read", "/proc", error))?;
         if summary.started.is_some_and(|record| record.boot != boot) {
             return Ok(());

@@ -1,5 +1,7 @@
 //! SIGKILL of the command, of the monitor, and of both.
 
+use davit_test::need_tool;
+
 use crate::machine::{Machine, until};
 
 fn monitor_of(machine: &Machine, id: &str) -> String {
@@ -51,6 +53,27 @@ fn killing_the_monitor_ends_the_container() {
     );
     machine.ok(&["rm", "alone"]);
     machine.await_traces(&before);
+}
+
+#[test]
+fn killing_the_monitor_in_a_start_leaves_nothing() {
+    let Some(machine) = Machine::new() else { return };
+    let Some(strace) = need_tool("strace") else { return };
+    let before = machine.settled();
+    // The container lives when its monitor begins to listen; that it does, nobody was told.
+    let inner = machine.command(&["run", "-d", "--name", "half", "busybox", "sleep", "5"]);
+    let mut command = std::process::Command::new(strace);
+    command.args(["-f", "-qqq", "-o", "/dev/null", "-e", "trace=bind"]);
+    command.args(["-e", "inject=bind:signal=KILL:when=1"]);
+    command.arg(inner.get_program()).args(inner.get_args());
+    command.envs(inner.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let outcome = davit_test::Outcome::from(command.output().expect("strace starts"));
+    assert_eq!(outcome.code, 125, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("its monitor ended without a word"), "{}", outcome.stderr);
+    assert_eq!(machine.ok(&["ps", "-a", "--format", "{{.Names}} {{.State}}"]), "half created");
+    let left = machine.traces();
+    machine.ok(&["rm", "half"]);
+    assert_eq!(left, before);
 }
 
 #[test]
