@@ -82,20 +82,11 @@ impl Engine {
         }
         // The plan is made now for its errors only.
         self.plan(&spec, &id)?;
-        self.make_volumes(&mut spec)?;
-        // Before the row, which says `running` from its first moment.
-        let spawn = || self.spawn_monitor(&id, Some(&image_id), &spec);
-        let newborn = (follow == Follow::Start).then(spawn).transpose()?;
-        let claimed = match self.insert(request, &spec, &id, image_id, follow) {
-            Ok(claimed) => claimed,
-            Err(error) => {
-                if let Some(newborn) = newborn {
-                    newborn.dismiss();
-                }
-                self.forget_run_directory(&id);
-                return Err(error);
-            }
-        };
+        let unnamed = unnamed_volumes(&spec);
+        let placed = self
+            .make_volumes(&mut spec)
+            .and_then(|()| self.place(request, &spec, &id, image_id, follow));
+        let (claimed, newborn) = placed.inspect_err(|_| self.forget(&id, &spec, &unnamed))?;
         let container = Container::of_row(self.store().container(&id)?)?;
         self.append_event(
             "container",
@@ -109,10 +100,41 @@ impl Engine {
         Ok(Created { container, warnings, claimed, newborn })
     }
 
-    /// After a container that came to nothing.
-    fn forget_run_directory(&self, id: &str) {
+    /// After a container that came to nothing: what was made for it alone.
+    fn forget(&self, id: &str, spec: &ContainerSpec, unnamed: &[usize]) {
         if let Err(error) = remove_tree(&self.store().layout().run_container(id)) {
             tracing::warn!(%error, "cannot remove the run directory of a container without row");
+        }
+        for mount in unnamed.iter().map(|index| &spec.mounts[*index]) {
+            if let MountSource::Volume { name, .. } = &mount.source
+                && !name.is_empty()
+                && let Err(error) = self.remove_volume(name)
+            {
+                tracing::warn!(%error, "cannot remove the volume of a container without row");
+            }
+        }
+    }
+
+    /// The row and, for one that is to be started, its monitor.
+    fn place(
+        &self,
+        request: &CreateRequest,
+        spec: &ContainerSpec,
+        id: &str,
+        image_id: ImageId,
+        follow: Follow,
+    ) -> Result<(Claimed, Option<Newborn>), ContainerError> {
+        // Before the row, which says `running` from its first moment.
+        let spawn = || self.spawn_monitor(id, Some(&image_id), spec);
+        let newborn = (follow == Follow::Start).then(spawn).transpose()?;
+        match self.insert(request, spec, id, image_id, follow) {
+            Ok(claimed) => Ok((claimed, newborn)),
+            Err(error) => {
+                if let Some(newborn) = newborn {
+                    newborn.dismiss();
+                }
+                Err(error)
+            }
         }
     }
 
@@ -268,6 +290,12 @@ fn docker_words(error: ClaimError, name: &str) -> ContainerError {
         )),
         error => error.into(),
     }
+}
+
+/// Indices of the mounts whose volumes get their names when they are made.
+fn unnamed_volumes(spec: &ContainerSpec) -> Vec<usize> {
+    let unnamed = |mount: &MountSpec| matches!(&mount.source, MountSource::Volume { name, .. } if name.is_empty());
+    (0..spec.mounts.len()).filter(|index| unnamed(&spec.mounts[*index])).collect()
 }
 
 /// Fills what the user left open from the image (moby `daemon/commit.go` `merge`).

@@ -35,8 +35,13 @@ fn published_ports_are_reached_and_freed() {
         ]);
         page.stdout.contains("hello")
     });
-    let taken = machine.run(&["run", "-d", "-p", "127.0.0.1:8080:81", "busybox", "true"]);
-    assert_eq!(taken.code, 125, "{}", taken.stderr);
+    let port = ["run", "-d", "-v", "/data", "-p", "127.0.0.1:8080:81", "busybox", "true"];
+    let name = ["create", "--name", "web", "-v", "/data", "busybox"];
+    for (taken, code) in [(&port[..], 125), (&name, 1)] {
+        let outcome = machine.run(taken);
+        assert_eq!(outcome.code, code, "{}", outcome.stderr);
+        assert_eq!(machine.ok(&["volume", "ls", "-q"]), "", "{taken:?}");
+    }
     machine.ok(&["rm", "-f", "web"]);
     for id in machine.ok(&["ps", "-aq"]).lines() {
         machine.ok(&["rm", "-f", id]);
