@@ -11,7 +11,7 @@ pub(crate) mod supervisor;
 use std::{
     collections::HashMap,
     ffi::OsString,
-    io,
+    io::{self, Read},
     net::{IpAddr, Ipv4Addr},
     os::{
         fd::OwnedFd,
@@ -22,9 +22,9 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
-        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     },
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -48,6 +48,9 @@ const HOSTNAME: &str = "buildkitsandbox";
 const HOST_GATEWAY: &str = "host-gateway";
 /// How soon a cancelled build is noticed while a command runs.
 const CANCEL_POLL: Duration = Duration::from_millis(50);
+/// Replies of a command that wait to be shown, of 64 KiB at most; a command that writes more than
+/// is shown then waits.
+const MOST_WAITING: usize = 16;
 
 /// How `RUN` steps are launched.
 #[derive(Clone, Debug)]
@@ -101,14 +104,15 @@ pub(crate) struct StepCommand<'a> {
     pub(crate) place: Option<&'a Place<'a>>,
 }
 
-type Waiters = Arc<Mutex<Option<HashMap<u32, Sender<Reply>>>>>;
+/// Who waits for replies; `None` once there are no more.
+type Waiters = Mutex<Option<HashMap<u32, SyncSender<Reply>>>>;
 
 /// The connection to a build's supervisor.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     child: Child,
     writer: Mutex<UnixStream>,
-    waiters: Waiters,
+    waiters: Arc<Waiters>,
     reader: Option<JoinHandle<()>>,
     next: AtomicU32,
     cgroup: String,
@@ -128,19 +132,10 @@ impl Supervisor {
             .process_group(0)
             .spawn()
             .map_err(RunError::Spawn)?;
-        let waiters: Waiters = Arc::new(Mutex::new(Some(HashMap::new())));
-        let mut stream = ours.try_clone().map_err(RunError::Spawn)?;
+        let waiters: Arc<Waiters> = Arc::new(Mutex::new(Some(HashMap::new())));
+        let stream = ours.try_clone().map_err(RunError::Spawn)?;
         let others = Arc::clone(&waiters);
-        let reader = std::thread::spawn(move || {
-            while let Ok(Some((id, reply))) = protocol::read_reply(&mut stream) {
-                let waiters = others.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(waiter) = waiters.as_ref().and_then(|waiters| waiters.get(&id)) {
-                    // A waiter that gave up does not want to know.
-                    let _gave_up = waiter.send(reply);
-                }
-            }
-            others.lock().unwrap_or_else(PoisonError::into_inner).take();
-        });
+        let reader = thread::spawn(move || distribute(stream, &others));
         Ok(Self {
             child,
             writer: Mutex::new(ours),
@@ -175,7 +170,16 @@ impl Supervisor {
             network: command.place.map(|place| Box::new(place.attachment())),
         };
         let sent = self.send(&request);
-        let outcome = sent.and_then(|()| self.follow(id, &replies, output, cancelled));
+        let outcome = sent.and_then(|()| {
+            thread::scope(|scope| {
+                let kill = || {
+                    // The supervisor reads nothing while it waits to tell more: what it tells must
+                    // go on being taken.
+                    scope.spawn(|| self.send(&Request::Kill { id }));
+                };
+                follow(&replies, output, cancelled, kill)
+            })
+        });
         if let Some(waiters) = self.waiters.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
         {
             waiters.remove(&id);
@@ -184,7 +188,7 @@ impl Supervisor {
     }
 
     fn register(&self, id: u32) -> Result<Receiver<Reply>, RunError> {
-        let (sender, replies) = mpsc::channel();
+        let (sender, replies) = mpsc::sync_channel(MOST_WAITING);
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
         waiters.as_mut().ok_or(RunError::Gone)?.insert(id, sender);
         Ok(replies)
@@ -193,33 +197,6 @@ impl Supervisor {
     fn send(&self, request: &Request) -> Result<(), RunError> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         protocol::write_request(&mut *writer, request).map_err(|_broken| RunError::Gone)
-    }
-
-    fn follow(
-        &self,
-        id: u32,
-        replies: &Receiver<Reply>,
-        output: &mut dyn FnMut(LogStream, &[u8]),
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<i32, RunError> {
-        let mut killed = false;
-        loop {
-            if !killed && cancelled() {
-                self.send(&Request::Kill { id })?;
-                killed = true;
-            }
-            match replies.recv_timeout(CANCEL_POLL) {
-                Ok(Reply::Output(stream, bytes)) => output(stream, &bytes),
-                Ok(Reply::Exited(_)) if killed => return Err(RunError::Cancelled),
-                Ok(Reply::Exited(code)) => return Ok(code),
-                Ok(Reply::Failed(_)) if killed => return Err(RunError::Cancelled),
-                Ok(Reply::Failed(message)) => return Err(RunError::Launch(message)),
-                Ok(Reply::Unconnected(message)) => return Err(RunError::Unconnected(message)),
-                Ok(Reply::Stale(message)) => return Err(RunError::Stale(message)),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Err(RunError::Gone),
-            }
-        }
     }
 
     /// The runtime's plan, and the files that it binds.
@@ -276,6 +253,47 @@ impl Drop for Supervisor {
     }
 }
 
+/// Hands the supervisor's replies to those who wait for them, until it has no more.
+fn distribute(mut stream: impl Read, waiters: &Waiters) {
+    while let Ok(Some((id, reply))) = protocol::read_reply(&mut stream) {
+        let all = waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiter = all.as_ref().and_then(|all| all.get(&id)).cloned();
+        // One that is slow must not keep the others from coming and going.
+        drop(all);
+        if let Some(waiter) = waiter {
+            // A waiter that gave up does not want to know.
+            let _gave_up = waiter.send(reply);
+        }
+    }
+    waiters.lock().unwrap_or_else(PoisonError::into_inner).take();
+}
+
+/// Takes what a command writes until it has ended; `kill` is called once if it is cancelled.
+fn follow(
+    replies: &Receiver<Reply>,
+    output: &mut dyn FnMut(LogStream, &[u8]),
+    cancelled: &dyn Fn() -> bool,
+    kill: impl Fn(),
+) -> Result<i32, RunError> {
+    let mut killed = false;
+    loop {
+        if !killed && cancelled() {
+            kill();
+            killed = true;
+        }
+        match replies.recv_timeout(CANCEL_POLL) {
+            Ok(Reply::Output(stream, bytes)) => output(stream, &bytes),
+            Ok(Reply::Exited(_) | Reply::Failed(_)) if killed => return Err(RunError::Cancelled),
+            Ok(Reply::Exited(code)) => return Ok(code),
+            Ok(Reply::Failed(message)) => return Err(RunError::Launch(message)),
+            Ok(Reply::Unconnected(message)) => return Err(RunError::Unconnected(message)),
+            Ok(Reply::Stale(message)) => return Err(RunError::Stale(message)),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Err(RunError::Gone),
+        }
+    }
+}
+
 fn bind_read_only(source: PathBuf, target: String) -> Mount {
     Mount {
         target,
@@ -304,4 +322,78 @@ fn hosts(spec: &RunSpec, gateway: Option<IpAddr>) -> String {
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts the replies that were begun to be read.
+    struct Counted<R>(R, Arc<AtomicU32>);
+
+    impl<R: Read> Read for Counted<R> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            // Each reply is its length and what follows it.
+            self.1.fetch_add(u32::from(buffer.len() == 4), Ordering::SeqCst);
+            self.0.read(buffer)
+        }
+    }
+
+    /// A stream of output of the command 0, and one that ends the command 1.
+    fn replies(count: usize) -> Vec<u8> {
+        let mut stream = Vec::new();
+        for _ in 0..count {
+            let reply = Reply::Output(LogStream::Stdout, b"x".to_vec());
+            protocol::write_reply(&mut stream, 0, &reply).unwrap();
+        }
+        protocol::write_reply(&mut stream, 1, &Reply::Exited(3)).unwrap();
+        stream
+    }
+
+    fn waiters(ids: [u32; 2]) -> (Arc<Waiters>, [Receiver<Reply>; 2]) {
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            ids.iter().map(|_| mpsc::sync_channel(MOST_WAITING)).unzip();
+        let waiting = ids.into_iter().zip(senders).collect();
+        (Arc::new(Mutex::new(Some(waiting))), receivers.try_into().unwrap())
+    }
+
+    #[test]
+    fn output_that_nobody_takes_waits_with_the_supervisor() {
+        const REPLIES: usize = 20_000;
+        let (waiters, [slow, other]) = waiters([0, 1]);
+        let read = Arc::new(AtomicU32::new(0));
+        let stream = Counted(io::Cursor::new(replies(REPLIES)), Arc::clone(&read));
+        let all = Arc::clone(&waiters);
+        let reader = thread::spawn(move || distribute(stream, &all));
+        let most = u32::try_from(MOST_WAITING).unwrap() + 2;
+        for taken in 0..u32::try_from(REPLIES).unwrap() / 2 {
+            assert!(matches!(slow.recv().unwrap(), Reply::Output(..)));
+            assert!(read.load(Ordering::SeqCst) <= taken + most, "only a few wait");
+        }
+        // Who is done can leave while the reader waits for one who is slow.
+        waiters.lock().unwrap().as_mut().unwrap().remove(&0);
+        drop(slow);
+        let end = follow(&other, &mut |_, _| (), &|| false, || ());
+        assert_eq!(end.unwrap(), 3, "another command's end arrives");
+        reader.join().unwrap();
+        assert!(waiters.lock().unwrap().is_none(), "nobody waits in vain");
+    }
+
+    #[test]
+    fn a_cancelled_command_is_killed_once_and_its_output_taken() {
+        let (waiters, [replies_of_it, _other]) = waiters([0, 1]);
+        let mut stream = replies(100);
+        protocol::write_reply(&mut stream, 0, &Reply::Exited(137)).unwrap();
+        let reader = thread::spawn(move || distribute(&stream[..], &waiters));
+        let (kills, mut seen) = (AtomicU32::new(0), 0);
+        let end = follow(&replies_of_it, &mut |_, _| seen += 1, &|| true, || {
+            kills.fetch_add(1, Ordering::Relaxed);
+        });
+        assert!(matches!(end, Err(RunError::Cancelled)));
+        assert_eq!((kills.into_inner(), seen), (1, 100));
+        reader.join().unwrap();
+        let replies = mpsc::sync_channel(1).1;
+        let end = follow(&replies, &mut |_, _| (), &|| false, || ());
+        assert!(matches!(end, Err(RunError::Gone)), "the supervisor's end is seen");
+    }
 }
