@@ -71,9 +71,20 @@ pub fn build(
     request: &mut BuildRequest,
     environment: &BuildEnvironment<'_, '_>,
 ) -> Result<Built, BuildError> {
+    build_whole(request, environment).map_err(|error| {
+        // Whatever was given up for it.
+        let cancelled = environment.cancelled.load(Ordering::Relaxed);
+        if cancelled { BuildError::new(BuildErrorKind::Cancelled) } else { error }
+    })
+}
+
+fn build_whole(
+    request: &mut BuildRequest,
+    environment: &BuildEnvironment<'_, '_>,
+) -> Result<Built, BuildError> {
     let begun = Instant::now();
     let scratch = environment.store.begin_layer(environment.lease).map_err(store_failed)?;
-    let archive = read_tar_context(request, &scratch)?;
+    let archive = read_tar_context(request, &scratch, environment.cancelled)?;
     let dockerfile = Dockerfile::parse(&request.dockerfile.bytes)
         .map_err(|error| parse_failed(request, error))?;
     let plan = planner::plan(request, &dockerfile, environment.images)?;
@@ -226,15 +237,7 @@ impl Build<'_, '_> {
         let jobs = if self.request.jobs == 0 { cores() } else { self.request.jobs };
         let done = execute(&session, &self.request.dockerfile, jobs);
         log.flush();
-        let done = done.map_err(|error| self.cancelled_or(error))?;
-        self.finish(key, &session, &done, steps.len(), &log)
-    }
-
-    fn cancelled_or(&self, error: BuildError) -> BuildError {
-        if self.environment.cancelled.load(Ordering::Relaxed) {
-            return BuildError::new(BuildErrorKind::Cancelled);
-        }
-        error
+        self.finish(key, &session, &done?, steps.len(), &log)
     }
 
     fn finish(

@@ -12,6 +12,7 @@ use std::{
     fs::File,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -65,6 +66,8 @@ pub(crate) struct ContextOptions<'a> {
     pub(crate) cache: &'a Path,
     /// Threads that walk and read.
     pub(crate) threads: usize,
+    /// Set by another thread to end the walk.
+    pub(crate) cancelled: &'a AtomicBool,
 }
 
 impl Context {
@@ -78,8 +81,8 @@ impl Context {
         let cache_path = options.cache.join(cache_name(&absolute));
         let cache = StatCache::load(&cache_path);
         let set = select(&options.sources, |selectors| {
-            let (ignore, cache, threads) = (options.ignore, &cache, options.threads);
-            walk(&root, Scope { selectors, ignore, cache, threads })
+            let ContextOptions { ignore, threads, cancelled, .. } = options;
+            walk(&root, Scope { selectors, ignore, cache: &cache, threads, cancelled })
         })
         .map_err(|error| walk_failed(path, error))?;
         let threads = options.threads;
@@ -97,6 +100,7 @@ impl Context {
     pub(crate) fn digest(
         &mut self,
         ranges: &[std::ops::Range<usize>],
+        cancelled: &AtomicBool,
     ) -> Result<(), BuildErrorKind> {
         let unknown = |&index: &usize| {
             let entry = &self.set.entries[index];
@@ -110,7 +114,8 @@ impl Context {
         }
         self.dirty = true;
         self.read_at_ns = self.read_at_ns.min(now_ns());
-        let done = read::digest_all(&self.root, &self.set, &todo, self.threads)
+        let files = read::Files { root: &self.root, set: &self.set, cancelled };
+        let done = read::digest_all(files, &todo, self.threads)
             .map_err(|(entry, error)| self.read_failed(&self.set.entries[entry], error))?;
         for (index, entry) in done {
             self.set.entries[index] = entry;

@@ -1,11 +1,18 @@
 //! The context of a build in each of its forms: a directory, a tar, nothing.
 
-use std::{fs::File, io, ops::Range, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    ops::Range,
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use davit_dockerfile::Patterns;
 use davit_layer::Merged;
 
 use crate::{
+    cancel::Cancellable,
     context::{Context, ContextOptions, Selectors},
     copy::{Archive, PasswdFiles, Ranges, files_of},
     error::BuildErrorKind,
@@ -85,12 +92,16 @@ impl ContextFiles {
     }
 
     /// Computes the digests of the regular files in these ranges of the set.
-    pub(crate) fn digest(&mut self, ranges: &[Range<usize>]) -> Result<(), BuildErrorKind> {
+    pub(crate) fn digest(
+        &mut self,
+        ranges: &[Range<usize>],
+        cancelled: &AtomicBool,
+    ) -> Result<(), BuildErrorKind> {
         match self {
-            Self::Directory(context) => context.digest(ranges),
+            Self::Directory(context) => context.digest(ranges, cancelled),
             Self::Archive { set, layer } => {
                 for index in ranges.iter().cloned().flatten() {
-                    digest_archived(&mut set.entries[index], layer)
+                    digest_archived(&mut set.entries[index], layer, cancelled)
                         .map_err(|source| BuildErrorKind::Context { path: "-".into(), source })?;
                 }
                 Ok(())
@@ -129,11 +140,16 @@ fn ranges_of<'a>(entry: &FileEntry, layer: &'a OpenLayer) -> Option<Ranges<'a>> 
     Some(Ranges::new(&layer.tar, entry.size, extents))
 }
 
-fn digest_archived(entry: &mut FileEntry, layer: &OpenLayer) -> io::Result<()> {
+fn digest_archived(
+    entry: &mut FileEntry,
+    layer: &OpenLayer,
+    cancelled: &AtomicBool,
+) -> io::Result<()> {
     if entry.kind != FileKind::Regular || entry.digest.is_some() {
         return Ok(());
     }
-    let Some(mut content) = ranges_of(entry, layer) else { return Ok(()) };
+    let Some(content) = ranges_of(entry, layer) else { return Ok(()) };
+    let mut content = Cancellable { inner: content, cancelled };
     let mut digester = davit_image::Digester::new(davit_image::Algorithm::Sha256);
     let mut buffer = vec![0; 256 * 1024];
     loop {

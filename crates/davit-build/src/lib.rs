@@ -18,6 +18,7 @@
 mod archives;
 mod build;
 mod cache;
+mod cancel;
 mod context;
 mod context_files;
 mod copy;

@@ -89,7 +89,8 @@ impl Session<'_, '_> {
     }
 
     const fn writer(&self) -> Writer<'_, '_> {
-        Writer { store: self.store, lease: self.lease, layers: &self.layers }
+        let (store, lease, cancelled) = (self.store, self.lease, self.cancelled);
+        Writer { store, lease, layers: &self.layers, cancelled }
     }
 
     /// Does a node whose inputs are done.

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, BufWriter, Write as _},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use davit_image::DiffId;
@@ -11,6 +11,7 @@ use davit_store::{DiffIdState, Durability, LayerFacts, Lease, Presence, Store};
 use davit_sys::writeback::EarlyWriteback;
 
 use crate::{
+    cancel::Cancellable,
     files::ContentDigest,
     layers::{Layers, OpenLayer},
 };
@@ -42,6 +43,8 @@ pub(crate) struct Writer<'a, 's> {
     pub(crate) store: &'s Store,
     pub(crate) lease: &'s Lease<'s>,
     pub(crate) layers: &'a Layers<'s>,
+    /// Set by another thread to end the writing.
+    pub(crate) cancelled: &'a AtomicBool,
 }
 
 impl Writer<'_, '_> {
@@ -53,7 +56,8 @@ impl Writer<'_, '_> {
         options: &WriteOptions,
     ) -> Result<Written, LayerWriteError> {
         let ingest = self.store.begin_layer(self.lease)?;
-        let mut tar = EarlyWriteback::new(ingest.create_tar()?.into_parts().0);
+        let inner = EarlyWriteback::new(ingest.create_tar()?.into_parts().0);
+        let mut tar = Cancellable { inner, cancelled: self.cancelled };
         let table = write_layer(changes, opener, &mut tar, options)?;
         let facts = table.facts();
         let mut file = BufWriter::with_capacity(1 << 20, ingest.create_table()?);
@@ -68,7 +72,7 @@ impl Writer<'_, '_> {
             presence: Presence::Full,
             durability: Durability::Lazy,
         })?;
-        let tar = Arc::new(tar.into_file());
+        let tar = Arc::new(tar.inner.into_file());
         self.layers.add(diff_id, OpenLayer { tar, table: Arc::new(table) });
         Ok(Written { diff_id, size_bytes })
     }

@@ -4,7 +4,7 @@ use std::{
     error::Error,
     io::{self, Write},
     path::PathBuf,
-    sync::atomic::AtomicBool,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use davit_build::{
@@ -143,12 +143,12 @@ impl Engine {
         mut command: BuildCommand,
         events: &(dyn Fn(BuildEvent) + Sync),
         progress: &dyn Progress,
-        cancelled: &AtomicBool,
+        cancelled: &Arc<AtomicBool>,
     ) -> Result<BuildOutcome, BuildFailure> {
         let store = self.store();
         let lease = store.lease("build")?;
         let snapshots = self.snapshots()?;
-        let images = Bases { engine: self, lease: &lease, pull: command.pull, progress };
+        let images = Bases { engine: self, lease: &lease, pull: command.pull, progress, cancelled };
         let run = self.run_settings();
         let environment = BuildEnvironment {
             store,
@@ -288,6 +288,7 @@ struct Bases<'e> {
     lease: &'e Lease<'e>,
     pull: PullPolicy,
     progress: &'e dyn Progress,
+    cancelled: &'e Arc<AtomicBool>,
 }
 
 impl BaseImages for Bases<'_> {
@@ -308,7 +309,8 @@ impl BaseImages for Bases<'_> {
             return Err(format!("{name} is not here for {platform}").into());
         }
         let (reference, platform) = (reference.clone(), Some(platform.clone()));
-        let request = PullRequest { reference, platform, parallel: 0 };
+        let cancelled = Some(Arc::clone(self.cancelled));
+        let request = PullRequest { reference, platform, parallel: 0, cancelled };
         let pulled = if self.may_name(&name, request.platform.as_ref())? {
             self.engine.pull(&request, self.progress)?
         } else {

@@ -22,7 +22,7 @@ use davit_store::{Lease, StoreError, archive::ArchiveError};
 use crate::{
     Engine, Event, Hint, LayerCompression, Progress, PullError, PushError, PushRequest,
     error::is_no_space,
-    origin::{DockerArchive, Folder, Layout, Origin, OriginError, Registry, Stored},
+    origin::{DockerArchive, Folder, Layout, Origin, OriginError, Registry, Stop, Stored},
     pull::{Naming, Pull, offer, registry_hints},
     registry::{Registries, RegistryError},
 };
@@ -248,6 +248,7 @@ impl Copy<'_> {
             naming: Naming::of(reference),
             platform: self.request.platform.as_ref(),
             parallel: 0,
+            stop: Stop::default(),
             progress: self.progress,
         };
         Ok(Copied { digest: pull.run()?.digest })

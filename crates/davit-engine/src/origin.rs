@@ -8,18 +8,16 @@ mod fetch;
 mod folder;
 mod layout;
 mod registry;
+mod stop;
 mod stored;
 
-use std::{
-    io::{self, Read, Seek as _, SeekFrom},
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::io::{self, Read, Seek as _, SeekFrom};
 
 use davit_image::{Descriptor, Digest, Document, DocumentError, Reference};
 use davit_store::{StoreError, archive::ArchiveError};
 
 pub(crate) use self::{
-    docker_archive::DockerArchive, folder::Folder, layout::Layout, registry::Registry,
+    docker_archive::DockerArchive, folder::Folder, layout::Layout, registry::Registry, stop::Stop,
     stored::Stored,
 };
 
@@ -37,22 +35,22 @@ pub(crate) trait Origin: Send + Sync {
 
     /// A manifest or index, its digest checked.
     fn document(&self, descriptor: &Descriptor) -> Result<(Document, Descriptor), OriginError> {
-        let content = self.stream(descriptor, 0, &Arc::default())?;
+        let content = self.stream(descriptor, 0, &Stop::default())?;
         parse(descriptor, read_small(descriptor, MANIFEST_BYTES, content)?)
     }
 
     /// A small blob, size and digest checked.
     fn bytes(&self, descriptor: &Descriptor) -> Result<Vec<u8>, OriginError> {
-        let content = self.stream(descriptor, 0, &Arc::default())?;
+        let content = self.stream(descriptor, 0, &Stop::default())?;
         read_small(descriptor, CONFIG_BYTES, content)
     }
 
-    /// A blob from an offset on, unchecked; `cancelled` ends it from another thread.
+    /// A blob from an offset on, unchecked; `stop` ends it from another thread.
     fn stream(
         &self,
         descriptor: &Descriptor,
         offset: u64,
-        cancelled: &Arc<AtomicBool>,
+        stop: &Stop,
     ) -> Result<Box<dyn BlobRead>, OriginError>;
 
     /// Turns to a source that is trusted more, after content was wrong; false if there is none.
@@ -115,6 +113,9 @@ pub enum OriginError {
     /// Content is not what its descriptor says.
     #[error("{0} is not what its digest and size say")]
     Wrong(Digest),
+    /// It was not wanted any more.
+    #[error("it was stopped")]
+    Stopped,
     /// An index in an index, and so on.
     #[error("its indexes are nested too deeply")]
     Nested,

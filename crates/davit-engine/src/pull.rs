@@ -17,7 +17,10 @@ mod error;
 mod layer;
 mod restore;
 
-use std::thread;
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    thread,
+};
 
 use davit_distribution::Access;
 use davit_image::{Descriptor, DiffId, Digest, Document, ImageId, Platform, Reference, Repository};
@@ -25,7 +28,7 @@ use davit_store::{ImageCommit, Lease, RepoDigest, StoreError, TagUpdate, Target}
 
 use crate::{
     Engine, Event, Progress,
-    origin::{MANIFEST_BYTES, MOST_NESTED, Origin, OriginError, Registry},
+    origin::{MANIFEST_BYTES, MOST_NESTED, Origin, OriginError, Registry, Stop},
 };
 
 use self::document::Documents;
@@ -48,6 +51,8 @@ pub struct PullRequest {
     pub platform: Option<Platform>,
     /// Layers to download at a time, 1 to [`MOST_PARALLEL`]; 0 means the default, 3.
     pub parallel: usize,
+    /// Set by another thread to end the pull.
+    pub cancelled: Option<Arc<AtomicBool>>,
 }
 
 /// What a pull brought.
@@ -102,7 +107,8 @@ impl Engine {
         let registries = self
             .registries()
             .map_err(|source| PullError::Setup { reference: reference.familiar(), source })?;
-        let origin = Registry::new(&registries.client, registries.handle(), reference);
+        let stop = Stop::with(request.cancelled.as_ref());
+        let origin = Registry::new(&registries.client, registries.handle(), reference).until(&stop);
         let pull = Pull {
             engine: self,
             origin: &origin,
@@ -112,6 +118,7 @@ impl Engine {
             naming,
             platform: request.platform.as_ref(),
             parallel: request.parallel,
+            stop,
             progress,
         };
         let brought = pull.run()?;
@@ -156,6 +163,8 @@ pub(crate) struct Pull<'a> {
     pub(crate) platform: Option<&'a Platform>,
     /// Layers to read at a time; 0 means the default.
     pub(crate) parallel: usize,
+    /// Ends it.
+    pub(crate) stop: Stop,
     pub(crate) progress: &'a dyn Progress,
 }
 

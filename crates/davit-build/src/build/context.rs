@@ -1,6 +1,6 @@
 //! The context of a build: the tar it may be, the ignore file, and what its copies need of it.
 
-use std::{ops::Range, path::Path};
+use std::{ops::Range, path::Path, sync::atomic::AtomicBool};
 
 use davit_dockerfile::{Glob, Patterns, Span};
 use davit_store::LayerIngest;
@@ -9,6 +9,7 @@ use super::{BuildEnvironment, cores};
 use crate::{
     BuildRequest,
     archives::read_archive,
+    cancel::Cancellable,
     context::ContextOptions,
     context_files::{ContextFiles, read_archived},
     copy::Archive,
@@ -25,9 +26,11 @@ use crate::{
 pub(super) fn read_tar_context(
     request: &mut BuildRequest,
     scratch: &LayerIngest<'_>,
+    cancelled: &AtomicBool,
 ) -> Result<Option<Archive>, BuildError> {
     let ContextSource::Tar(stream) = &mut request.context else { return Ok(None) };
-    let archive = read_archive(&mut *stream.0, scratch.dir())
+    let mut stream = Cancellable { inner: &mut *stream.0, cancelled };
+    let archive = read_archive(&mut stream, scratch.dir())
         .map_err(|error| tar_failed(std::io::Error::other(error)))?;
     if request.dockerfile.in_context {
         let names = [request.dockerfile.name.clone(), request.dockerfile.name.to_lowercase()];
@@ -76,6 +79,7 @@ pub(super) fn open_context(
         ignore: patterns.as_ref(),
         cache: &cache,
         threads: cores(),
+        cancelled: environment.cancelled,
     };
     let mut context = ContextFiles::open(&request.context, options, archive)?;
     let mut ranges: Vec<Range<usize>> = Vec::new();
@@ -89,7 +93,7 @@ pub(super) fn open_context(
             ranges.extend(found.iter().map(|(_, at)| *at..context.set().subtree_end(*at)));
         }
     }
-    context.digest(&ranges)?;
+    context.digest(&ranges, environment.cancelled)?;
     Ok(context)
 }
 

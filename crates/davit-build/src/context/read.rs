@@ -14,13 +14,24 @@ use rustix::{
 use sha2::{Digest as _, Sha256};
 
 use super::walk::{entry as entry_of, stamp_of};
-use crate::files::{FileEntry, FileKind, FileSet};
+use crate::{
+    cancel::check,
+    files::{FileEntry, FileKind, FileSet},
+};
 
 /// How often a file that changes while it is read is tried.
 const ATTEMPTS: usize = 3;
 /// Files that a thread takes at a time.
 const BATCH: usize = 64;
 const BUFFER: usize = 256 * 1024;
+
+/// Files that are to be read, and what ends it.
+#[derive(Clone, Copy)]
+pub(crate) struct Files<'a> {
+    pub(crate) root: &'a OwnedFd,
+    pub(crate) set: &'a FileSet,
+    pub(crate) cancelled: &'a AtomicBool,
+}
 
 /// Why a file could not be read.
 #[derive(Debug)]
@@ -97,13 +108,12 @@ fn is_same(file: &File, entry: &FileEntry) -> Result<bool, ReadError> {
 /// Reads the files at `indices` of the set; gives them back with digest and capability, and with
 /// newer metadata where they changed since the walk.
 pub(crate) fn digest_all(
-    root: &OwnedFd,
-    set: &FileSet,
+    files: Files<'_>,
     indices: &[usize],
     threads: usize,
 ) -> Result<Vec<(usize, FileEntry)>, (usize, ReadError)> {
     in_parallel(indices, threads, |index, buffer| {
-        digest_one(root, &set.entries[index], buffer).map(|entry| (index, entry))
+        digest_one(files, index, buffer).map(|entry| (index, entry))
     })
 }
 
@@ -145,21 +155,17 @@ fn in_parallel<T: Send>(
     Ok(all)
 }
 
-fn digest_one(
-    root: &OwnedFd,
-    entry: &FileEntry,
-    buffer: &mut [u8],
-) -> Result<FileEntry, ReadError> {
-    let mut entry = entry.clone();
+fn digest_one(files: Files<'_>, index: usize, buffer: &mut [u8]) -> Result<FileEntry, ReadError> {
+    let mut entry = files.set.entries[index].clone();
     for _ in 0..ATTEMPTS {
-        let file = open_any(root, &entry.path).map_err(gone_is_changed)?;
+        let file = open_any(files.root, &entry.path).map_err(gone_is_changed)?;
         let now = entry_of(entry.path.to_vec(), &rustix::fs::fstat(&file)?);
         let Some(now) = now.filter(|now| now.kind == FileKind::Regular) else { break };
         entry = now;
         let mut digester = Sha256::new();
         let sink = |piece: &[u8]| -> Result<(), ReadError> {
             digester.update(piece);
-            Ok(())
+            check(files.cancelled).map_err(ReadError::Io)
         };
         match read_file(&file, &entry, buffer, sink) {
             Ok(()) => {

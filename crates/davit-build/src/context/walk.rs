@@ -11,7 +11,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -34,6 +34,7 @@ pub(crate) struct Scope<'a> {
     pub(crate) ignore: Option<&'a Patterns>,
     pub(crate) cache: &'a StatCache,
     pub(crate) threads: usize,
+    pub(crate) cancelled: &'a AtomicBool,
 }
 
 /// A path that could not be read.
@@ -203,6 +204,9 @@ impl Walk<'_> {
         found: &mut Vec<Task>,
     ) -> Result<Listing, WalkError> {
         let fail = |errno| failure(&task.path, errno);
+        if self.scope.cancelled.load(Ordering::Relaxed) {
+            return Err(fail(Errno::CANCELED));
+        }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let name: &[u8] = match task.name_length {
             0 => b".",

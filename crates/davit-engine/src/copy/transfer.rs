@@ -3,10 +3,7 @@
 use std::{
     collections::HashSet,
     io::Read,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
@@ -17,7 +14,7 @@ use davit_store::archive::ArchiveError;
 
 use crate::{
     Event, OriginError, Progress,
-    origin::{MOST_NESTED, Origin},
+    origin::{MOST_NESTED, Origin, Stop},
     pull::platforms,
 };
 
@@ -62,7 +59,7 @@ struct Parts {
 pub(super) struct OriginBlob {
     pub(super) origin: Arc<dyn Origin>,
     pub(super) descriptor: Descriptor,
-    pub(super) cancelled: Arc<AtomicBool>,
+    pub(super) stop: Stop,
 }
 
 impl Transfer<'_> {
@@ -186,14 +183,14 @@ impl Transfer<'_> {
 
     fn blobs(&self, blobs: &[Descriptor]) -> Result<(), CopyError> {
         let queue = Mutex::new(blobs.iter());
-        let cancelled = Arc::new(AtomicBool::new(false));
+        let stop = Stop::default();
         let first_error = Mutex::new(None);
         let work = || {
-            while !cancelled.load(Ordering::Relaxed) {
+            while !stop.is_set() {
                 let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
                 let Some(blob) = next else { return };
-                if let Err(error) = self.blob(blob, &cancelled)
-                    && !cancelled.swap(true, Ordering::Relaxed)
+                if let Err(error) = self.blob(blob, &stop)
+                    && stop.fail()
                 {
                     *first_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 }
@@ -208,7 +205,7 @@ impl Transfer<'_> {
         error.map_or(Ok(()), Err)
     }
 
-    fn blob(&self, blob: &Descriptor, cancelled: &Arc<AtomicBool>) -> Result<(), CopyError> {
+    fn blob(&self, blob: &Descriptor, stop: &Stop) -> Result<(), CopyError> {
         let item = blob.digest.short_hex();
         if self.sink.has(blob)? {
             self.progress.report(Event::Done { item: &item, status: "Already exists" });
@@ -219,7 +216,7 @@ impl Transfer<'_> {
         let source = OriginBlob {
             origin: Arc::clone(self.origin),
             descriptor: blob.clone(),
-            cancelled: Arc::clone(cancelled),
+            stop: stop.clone(),
         };
         self.sink.put(blob, &source)?;
         self.progress.report(Event::Done { item: &item, status: "Copied" });
@@ -250,7 +247,7 @@ impl Parts {
 impl OriginBlob {
     /// The blob's bytes from its start.
     pub(super) fn read(&self) -> Result<Box<dyn Read>, OriginError> {
-        let stream = self.origin.stream(&self.descriptor, 0, &self.cancelled)?;
+        let stream = self.origin.stream(&self.descriptor, 0, &self.stop)?;
         // One byte more shows that it is too long.
         Ok(Box::new(stream.take(self.descriptor.size.saturating_add(1))))
     }
@@ -260,10 +257,10 @@ impl BlobSource for OriginBlob {
     fn open(&self, offset: u64) -> SourceReader {
         let (sender, receiver) = tokio::sync::mpsc::channel(PIECES);
         let (origin, descriptor) = (Arc::clone(&self.origin), self.descriptor.clone());
-        let cancelled = Arc::clone(&self.cancelled);
+        let stop = self.stop.clone();
         thread::spawn(move || {
             let work = || -> Result<(), SourceError> {
-                let mut stream = origin.stream(&descriptor, offset, &cancelled)?;
+                let mut stream = origin.stream(&descriptor, offset, &stop)?;
                 loop {
                     let mut piece = vec![0; PIECE_BYTES];
                     let count = match stream.read(&mut piece) {

@@ -12,7 +12,7 @@ use std::{
     os::unix::fs::FileExt as _,
     path::Path,
     rc::Rc,
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
 };
 
 use davit_image::{Descriptor, Digest, Digester, Document, ImageConfig, Manifest, MediaType, Raw};
@@ -20,7 +20,7 @@ use davit_layer::{decompressed, is_compressed};
 use davit_store::archive::{ArchiveError, DockerImage, MemberKind, TarReader};
 use rustix::fs::{Mode, OFlags, fstatvfs};
 
-use super::{BlobRead, Origin, OriginError, is_named, layout, parse, read_small};
+use super::{BlobRead, Origin, OriginError, Stop, is_named, layout, parse, read_small};
 
 /// Size of the pieces in which an archive is unpacked.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -287,7 +287,7 @@ impl Origin for DockerArchive {
         &self,
         descriptor: &Descriptor,
         offset: u64,
-        _cancelled: &Arc<AtomicBool>,
+        _stop: &Stop,
     ) -> Result<Box<dyn BlobRead>, OriginError> {
         Ok(Box::new(self.at(self.place(&descriptor.digest)?, offset)))
     }

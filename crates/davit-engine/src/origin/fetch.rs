@@ -1,19 +1,13 @@
 //! A download as a blocking stream: the async side sends pieces, a reader takes them.
 
-use std::{
-    io::{self, Read},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::io::{self, Read};
 
 use bytes::{Buf as _, Bytes};
 use davit_distribution::{Error, Session};
 use davit_image::Descriptor;
 use tokio::{runtime::Handle, sync::mpsc};
 
-use super::{BlobRead, OriginError};
+use super::{BlobRead, OriginError, Stop};
 
 /// Pieces on their way; one is at most some 400 KiB.
 const PIECES: usize = 6;
@@ -22,7 +16,8 @@ const PIECES: usize = 6;
 pub(super) struct Download {
     pieces: mpsc::Receiver<Result<Bytes, Error>>,
     current: Bytes,
-    cancelled: Arc<AtomicBool>,
+    runtime: Handle,
+    stop: Stop,
     failure: Option<Error>,
 }
 
@@ -31,12 +26,13 @@ impl Download {
         runtime: &Handle,
         session: &Session,
         (descriptor, offset): (&Descriptor, u64),
-        cancelled: &Arc<AtomicBool>,
+        stop: &Stop,
     ) -> Self {
         let (sender, pieces) = mpsc::channel(PIECES);
         let (session, descriptor) = (session.clone(), descriptor.clone());
         runtime.spawn(async move { download(session, descriptor, offset, sender).await });
-        Self { pieces, current: Bytes::new(), cancelled: Arc::clone(cancelled), failure: None }
+        let (runtime, stop) = (runtime.clone(), stop.clone());
+        Self { pieces, current: Bytes::new(), runtime, stop, failure: None }
     }
 }
 
@@ -64,10 +60,8 @@ async fn download(
 impl Read for Download {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.current.is_empty() {
-            if self.cancelled.load(Ordering::Relaxed) {
-                return Err(io::Error::other("another part has failed"));
-            }
-            match self.pieces.blocking_recv() {
+            let piece = self.runtime.block_on(self.stop.unless(self.pieces.recv()));
+            match piece.map_err(io::Error::other)? {
                 Some(Ok(piece)) => self.current = piece,
                 Some(Err(error)) => {
                     let text = error.to_string();

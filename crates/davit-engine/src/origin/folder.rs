@@ -1,15 +1,12 @@
 //! The `dir:` form of containers/image as origin: `manifest.json` and blobs named by hex digits.
 
-use std::{
-    path::Path,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::path::Path;
 
 use davit_image::{Descriptor, Digest, Document};
 use davit_store::archive::{ArchiveError, LayoutDir};
 use fs_err::File;
 
-use super::{BlobRead, Origin, OriginError, from_offset, parse, read_small};
+use super::{BlobRead, Origin, OriginError, Stop, from_offset, parse, read_small};
 
 /// The image of a `dir:` folder.
 #[derive(Debug)]
@@ -54,7 +51,7 @@ impl Origin for Folder {
         &self,
         descriptor: &Descriptor,
         offset: u64,
-        _cancelled: &Arc<AtomicBool>,
+        _stop: &Stop,
     ) -> Result<Box<dyn BlobRead>, OriginError> {
         from_offset(self.blob(&descriptor.digest)?, offset)
     }

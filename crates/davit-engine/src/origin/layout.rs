@@ -1,15 +1,12 @@
 //! An OCI layout directory as origin.
 
-use std::{
-    path::Path,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::path::Path;
 
 use davit_image::{Descriptor, Digest, Index};
 use davit_store::archive::{ArchiveError, CONTAINERD_NAME, LayoutDir, REF_NAME};
 use fs_err::File;
 
-use super::{BlobRead, Origin, OriginError, from_offset, is_named};
+use super::{BlobRead, Origin, OriginError, Stop, from_offset, is_named};
 
 /// One image of an OCI layout.
 #[derive(Debug)]
@@ -71,7 +68,7 @@ impl Origin for Layout {
         &self,
         descriptor: &Descriptor,
         offset: u64,
-        _cancelled: &Arc<AtomicBool>,
+        _stop: &Stop,
     ) -> Result<Box<dyn BlobRead>, OriginError> {
         from_offset(self.blob(&descriptor.digest)?, offset)
     }

@@ -4,11 +4,7 @@
 //! kept. What can leave is then the one image that is here, with plain layers where it has no
 //! others.
 
-use std::{
-    collections::HashMap,
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::{collections::HashMap, path::PathBuf};
 
 use davit_image::{
     Descriptor, Digest, Document, ImageConfig, Index, Manifest, MediaType, Platform, Raw, Reference,
@@ -16,7 +12,7 @@ use davit_image::{
 use davit_store::{Lease, Store, StoreError, Target};
 use fs_err::File;
 
-use super::{BlobRead, Origin, OriginError, from_offset, parse};
+use super::{BlobRead, Origin, OriginError, Stop, from_offset, parse};
 
 /// One image of the store. The caller keeps it by a lease.
 #[derive(Debug)]
@@ -193,7 +189,7 @@ impl Origin for Stored {
         {
             return parse(descriptor, made.clone());
         }
-        let content = self.stream(descriptor, 0, &Arc::default())?;
+        let content = self.stream(descriptor, 0, &Stop::default())?;
         parse(descriptor, super::read_small(descriptor, super::MANIFEST_BYTES, content)?)
     }
 
@@ -201,7 +197,7 @@ impl Origin for Stored {
         &self,
         descriptor: &Descriptor,
         offset: u64,
-        _cancelled: &Arc<AtomicBool>,
+        _stop: &Stop,
     ) -> Result<Box<dyn BlobRead>, OriginError> {
         from_offset(self.open(&descriptor.digest)?, offset)
     }

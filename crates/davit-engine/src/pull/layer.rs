@@ -3,10 +3,7 @@
 use std::{
     collections::HashSet,
     io::{self, Read as _, Write},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -17,7 +14,7 @@ use davit_store::{BlobBegin, BlobIngest, BlobWait, Durability, LayerBlob, LayerI
 
 use davit_sys::bulk::BulkFile;
 
-use crate::{Event, layer};
+use crate::{Event, layer, origin::OriginError};
 
 use super::{Pull, PullError, document::Documents};
 
@@ -36,15 +33,14 @@ impl Pull<'_> {
             self.progress.report(Event::Phase { item: &item, phase: "Waiting", total_bytes });
         }
         let queue = Mutex::new(layers.iter());
-        let failed = Arc::new(AtomicBool::new(false));
         let first_error = Mutex::new(None);
         let work = || {
-            while !failed.load(Ordering::Relaxed) {
+            while !self.stop.is_set() {
                 let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
                 let Some((layer, diff_id)) = next else { return };
-                if let Err(error) = self.layer(lease, layer, *diff_id, &failed) {
+                if let Err(error) = self.layer(lease, layer, *diff_id) {
                     // Errors after the first only say that their layer was given up for it.
-                    if !failed.swap(true, Ordering::Relaxed) {
+                    if self.stop.fail() {
                         *first_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                     }
                     return;
@@ -64,6 +60,9 @@ impl Pull<'_> {
                 given_back.map_err(|e| self.store_error(e))?;
             }
         }
+        if self.stop.is_cancelled() {
+            return Err(self.origin_error(OriginError::Stopped));
+        }
         error.map_or(Ok(()), Err)
     }
 
@@ -73,11 +72,10 @@ impl Pull<'_> {
         lease: &Lease<'_>,
         blob: &Descriptor,
         diff_id: DiffId,
-        failed: &Arc<AtomicBool>,
     ) -> Result<(), PullError> {
         let item = blob.digest.short_hex();
         let store = self.engine.store();
-        while !failed.load(Ordering::Relaxed) {
+        while !self.stop.is_set() {
             if self.is_present(lease, blob, diff_id)? {
                 self.done(&item, "Already exists");
                 return Ok(());
@@ -85,11 +83,11 @@ impl Pull<'_> {
             let begun = store.begin_blob(lease, &blob.digest, blob.size);
             match begun.map_err(|e| self.store_error(e))? {
                 BlobBegin::Owner(ingest) => {
-                    self.download(lease, (blob, diff_id), ingest, failed)?;
+                    self.download(lease, (blob, diff_id), ingest)?;
                     self.done(&item, "Pull complete");
                     return Ok(());
                 }
-                BlobBegin::Busy(wait) => self.wait(&item, blob, &wait, failed)?,
+                BlobBegin::Busy(wait) => self.wait(&item, blob, &wait)?,
                 BlobBegin::Present(_) => {
                     self.unpack(lease, blob, diff_id)?;
                     self.done(&item, "Pull complete");
@@ -120,17 +118,11 @@ impl Pull<'_> {
     }
 
     /// Waits while another process downloads the blob, and shows how far it is.
-    fn wait(
-        &self,
-        item: &str,
-        blob: &Descriptor,
-        wait: &BlobWait,
-        failed: &Arc<AtomicBool>,
-    ) -> Result<(), PullError> {
+    fn wait(&self, item: &str, blob: &Descriptor, wait: &BlobWait) -> Result<(), PullError> {
         let total_bytes = Some(blob.size);
         let phase = "Waiting for another process";
         self.progress.report(Event::Phase { item, phase, total_bytes });
-        while !failed.load(Ordering::Relaxed) {
+        while !self.stop.is_set() {
             self.progress.report(Event::Position { item, bytes: wait.progress() });
             if wait.wait(LOOK).map_err(|e| self.store_error(e))? {
                 break;
@@ -146,25 +138,24 @@ impl Pull<'_> {
         lease: &Lease<'_>,
         (blob, diff_id): (&Descriptor, DiffId),
         mut ingest: BlobIngest<'_>,
-        failed: &Arc<AtomicBool>,
     ) -> Result<(), PullError> {
         let item = blob.digest.short_hex();
         let total_bytes = Some(blob.size);
         self.progress.report(Event::Phase { item: &item, phase: "Downloading", total_bytes });
-        let mut pass = self.pass(lease, (blob, diff_id), &mut ingest, failed);
+        let mut pass = self.pass(lease, (blob, diff_id), &mut ingest);
         // A layer that is given up because another failed has nothing wrong with it.
         let is_wrong = |pass: &Result<_, PullError>| {
-            pass.as_ref().is_err_and(PullError::is_wrong_content) && !failed.load(Ordering::Relaxed)
+            pass.as_ref().is_err_and(PullError::is_wrong_content) && !self.stop.is_set()
         };
         if is_wrong(&pass) && ingest.resumed() > 0 {
             tracing::warn!("the interrupted download of {} is of no use", blob.digest);
             ingest.restart().map_err(|e| self.store_error(e))?;
-            pass = self.pass(lease, (blob, diff_id), &mut ingest, failed);
+            pass = self.pass(lease, (blob, diff_id), &mut ingest);
         }
         // A mirror may have anything; what the registry itself has counts.
         if is_wrong(&pass) && self.origin.distrust() {
             ingest.restart().map_err(|e| self.store_error(e))?;
-            pass = self.pass(lease, (blob, diff_id), &mut ingest, failed);
+            pass = self.pass(lease, (blob, diff_id), &mut ingest);
         }
         if is_wrong(&pass) {
             // Bytes that are wrong must not be resumed.
@@ -190,10 +181,9 @@ impl Pull<'_> {
         lease: &'l Lease<'l>,
         (blob, diff_id): (&Descriptor, DiffId),
         ingest: &mut BlobIngest<'_>,
-        failed: &Arc<AtomicBool>,
     ) -> Result<(ReadLayer, LayerIngest<'l>), PullError> {
         let resumed = ingest.resumed();
-        let stream = self.origin.stream(blob, resumed, failed);
+        let stream = self.origin.stream(blob, resumed, &self.stop);
         let mut stream = stream.map_err(|e| self.origin_error(e))?;
         let earlier = ingest.open_written().map_err(|e| self.store_error(e))?;
         let mut source = earlier.take(resumed).chain(&mut stream);

@@ -1,14 +1,12 @@
 //! `system check --repair`: an image that lost something gets it again, from its registry or from
 //! what is here; its names stay as they are.
 
-use std::sync::{Arc, atomic::AtomicBool};
-
 use davit_image::{Descriptor, Reference};
 use davit_store::{ImageCommit, Lacking, RepoDigest, Target};
 
 use crate::{
     Engine, Progress,
-    origin::{BlobRead, Origin, OriginError, Registry},
+    origin::{BlobRead, Origin, OriginError, Registry, Stop},
 };
 
 use super::{Naming, Pull, PullError};
@@ -61,6 +59,7 @@ impl Engine {
             naming: Naming::Untagged,
             platform: image.platform.as_ref(),
             parallel: 0,
+            stop: Stop::default(),
             progress,
         };
         match known {
@@ -109,12 +108,7 @@ impl Origin for Nowhere {
         Err(OriginError::Unknown)
     }
 
-    fn stream(
-        &self,
-        _: &Descriptor,
-        _: u64,
-        _: &Arc<AtomicBool>,
-    ) -> Result<Box<dyn BlobRead>, OriginError> {
+    fn stream(&self, _: &Descriptor, _: u64, _: &Stop) -> Result<Box<dyn BlobRead>, OriginError> {
         Err(OriginError::Unknown)
     }
 }

@@ -120,6 +120,8 @@ enum BuildNetwork {
 /// # Errors
 /// Whatever keeps the image from being built, with the place in the Dockerfile.
 pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
+    // Reads what is typed, which Ctrl-C ends as it ends any program.
+    let command = command(&args)?;
     // Before any thread: all of them leave the signals to one.
     let (cancelled, signal) = cancel_on_interrupt()?;
     let engine = context.engine()?;
@@ -130,7 +132,6 @@ pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
         BuildProgress::Rawjson => ProgressMode::Json,
         _ => ProgressMode::Plain,
     });
-    let command = command(&args)?;
     let show = |event| match event {
         BuildEvent::Missed(..) if !args.explain => {}
         event => display.show(event),

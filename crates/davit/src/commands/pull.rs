@@ -55,6 +55,7 @@ pub(crate) fn run(args: &PullArgs, context: &Context) -> Result<u8, CliError> {
             reference,
             platform: args.platform.clone(),
             parallel: usize::from(args.parallel),
+            cancelled: None,
         };
         let pulled = engine.pull(&request, &*progress)?;
         if !args.quiet {

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 mod cache;
+mod cancel;
 mod contexts;
 mod instructions;
 mod outputs;

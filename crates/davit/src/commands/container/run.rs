@@ -173,7 +173,8 @@ fn pull(
     let reference = reference::parse(name, TagNote::unless(true))?;
     let mode = if flags.quiet { ProgressMode::Quiet } else { ProgressMode::default() };
     let progress = context.progress(mode);
-    let request = PullRequest { reference, platform: flags.platform.clone(), parallel: 3 };
+    let platform = flags.platform.clone();
+    let request = PullRequest { reference, platform, parallel: 3, cancelled: None };
     engine.pull(&request, &*progress)?;
     Ok(())
 }

@@ -1,0 +1,91 @@
+//! One Ctrl-C ends a build, whatever it does.
+
+use std::{
+    fs,
+    io::Write as _,
+    process::{Child, Stdio},
+    time::{Duration, Instant},
+};
+
+use davit_engine::image::Platform;
+use davit_test::{Content, End, HttpServer, Outcome, noise, tar_of};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::bench::{Bench, tar_file};
+
+/// Waits until the build is where it is to be interrupted, interrupts it once, and sees its end.
+fn interrupt(mut child: Child, is_there: impl Fn(&Child) -> bool) -> Outcome {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_there(&child) {
+        assert!(Instant::now() < deadline, "it does not come so far");
+        std::thread::yield_now();
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+        }
+        std::thread::yield_now();
+    }
+    Outcome::from(child.wait_with_output().unwrap())
+}
+
+#[test]
+fn a_registry_that_is_silent_does_not_hold_it() {
+    let mut content = Content::default();
+    let image = content.add_image("1", &Platform::host(), &[tar_of(&[("a", &noise(100_000))])]);
+    let manifest = image.manifest.digest.to_string();
+    let layer = image.layers[0].digest.to_string();
+    for (silent, end) in [(manifest, End::Silence), (layer, End::Stall(1000))] {
+        let (content, path) = (content.clone(), silent.clone());
+        let server = HttpServer::start(move |request| {
+            let reply = content.serve(request);
+            if request.path.ends_with(&path) { reply.end(end) } else { reply }
+        });
+        let dockerfile = format!("FROM {}/x:1\n", server.host());
+        let Some(bench) = Bench::new(&[("Dockerfile", &dockerfile)]) else { return };
+        let context = bench.context.to_str().unwrap().to_owned();
+        let mut command = bench.davit.command(["build", "--progress", "plain", &context]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let asked = |_: &Child| server.requests().iter().any(|it| it.path.ends_with(&silent));
+        let outcome = interrupt(child, asked);
+        assert_eq!(outcome.code, 130, "{silent}: {}", outcome.stderr);
+    }
+}
+
+#[test]
+fn a_context_without_end_does_not_hold_it() {
+    let Some(bench) = Bench::new(&[("Dockerfile", "FROM scratch\nCOPY big /\n")]) else { return };
+    let big = fs::File::create(bench.context.join("big")).unwrap();
+    big.set_len(1 << 43).unwrap();
+    let context = bench.context.to_str().unwrap().to_owned();
+    let mut command = bench.davit.command(["build", "--progress", "plain", &context]);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let reads = |child: &Child| {
+        let files = fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap();
+        let mut names = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
+        names.any(|name| name.ends_with("context/big"))
+    };
+    let outcome = interrupt(child, reads);
+    assert_eq!(outcome.code, 130, "{}", outcome.stderr);
+
+    let mut command = bench.davit.command(["build", "--progress", "plain", "-"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let (begun, has_begun) = std::sync::mpsc::channel();
+    let writer = std::thread::spawn(move || {
+        let piece = tar_file("f", &noise(1 << 20));
+        for number in 0..256 {
+            if stdin.write_all(&piece).is_err() {
+                return;
+            }
+            if number == 16 {
+                begun.send(()).unwrap();
+            }
+        }
+    });
+    let outcome = interrupt(child, |_| has_begun.try_recv().is_ok());
+    assert_eq!(outcome.code, 130, "{}", outcome.stderr);
+    writer.join().unwrap();
+}
