@@ -178,7 +178,7 @@ fn same_bytes(left: &mut dyn Read, mut right: Ranges<'_>) -> io::Result<bool> {
     }
 }
 
-/// A file that lies in a tar; holes are zeros.
+/// A file that lies in a tar, its extents in file order; holes are zeros.
 pub(crate) struct Ranges<'a> {
     tar: &'a File,
     size: u64,
@@ -196,7 +196,8 @@ impl Read for Ranges<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = usize::try_from(self.size - self.at).unwrap_or(usize::MAX);
         let wanted = buffer.len().min(left);
-        let extent = self.extents.iter().find(|it| it.file_offset + it.length > self.at);
+        let next = self.extents.partition_point(|it| it.file_offset + it.length <= self.at);
+        let extent = self.extents.get(next);
         let length = match extent {
             Some(extent) if extent.file_offset <= self.at => {
                 let skip = self.at - extent.file_offset;
@@ -244,5 +245,26 @@ fn metadata(sink: &mut Sink, output: &Output) {
             sink.number(6);
             sink.bytes(target);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_file_with_very_many_holes_is_read_in_time() {
+        const PARTS: u64 = 200_000;
+        let temp = davit_test::TempDir::new();
+        let mut tar = crate::archives::unnamed(temp.path()).unwrap();
+        tar.write_all(b"ab").unwrap();
+        // A hole, `ab`, and so on; one hole at the end.
+        let extent = |part: u64| Extent { file_offset: 3 * part + 1, tar_offset: 0, length: 2 };
+        let content = Ranges::new(&tar, 3 * PARTS + 1, (0..PARTS).map(extent).collect());
+        let read: Vec<u8> = content.bytes().map(Result::unwrap).collect();
+        assert_eq!(read.len() as u64, 3 * PARTS + 1);
+        assert!(read.chunks(3).all(|part| part == b"\0ab" || part == b"\0"));
     }
 }
