@@ -17,6 +17,9 @@ use crate::{
     error::{BuildError, BuildErrorKind, Excerpt},
 };
 
+/// Images that are brought here at a time.
+const MOST_RESOLVED: usize = 8;
+
 /// What everything that makes a plan needs.
 pub(crate) struct Planner<'a> {
     pub(crate) request: &'a BuildRequest,
@@ -371,26 +374,27 @@ impl Planner<'_> {
             let reference: Reference = key.0.parse().expect("a key holds a printed reference");
             images.resolve(&reference, platform)
         };
-        let resolved: Vec<_> = match &wanted[..] {
-            [] => return Ok(()),
-            [one] => vec![resolve(one)],
-            many => std::thread::scope(|scope| {
-                let threads: Vec<_> =
-                    many.iter().map(|one| scope.spawn(move || resolve(one))).collect();
-                let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-                    thread.join().expect("resolving an image does not panic")
-                };
-                threads.into_iter().map(join).collect()
-            }),
-        };
-        for ((key, _, span), image) in wanted.into_iter().zip(resolved) {
-            let image = image.map_err(|source| {
-                let kind = BuildErrorKind::Base { reference: key.0.clone(), source };
-                let index = self.dockerfile.stages.len();
-                let short = short_name(&self.request.dockerfile.bytes, span);
-                self.hint_stage(BuildError::new(kind).at(self.excerpt(span)), &short, index)
-            })?;
-            self.images.insert(key, (image, None));
+        for some in wanted.chunks(MOST_RESOLVED) {
+            let resolved: Vec<_> = match some {
+                [one] => vec![resolve(one)],
+                many => std::thread::scope(|scope| {
+                    let threads: Vec<_> =
+                        many.iter().map(|one| scope.spawn(move || resolve(one))).collect();
+                    let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+                        thread.join().expect("resolving an image does not panic")
+                    };
+                    threads.into_iter().map(join).collect()
+                }),
+            };
+            for ((key, _, span), image) in some.iter().zip(resolved) {
+                let image = image.map_err(|source| {
+                    let kind = BuildErrorKind::Base { reference: key.0.clone(), source };
+                    let index = self.dockerfile.stages.len();
+                    let short = short_name(&self.request.dockerfile.bytes, *span);
+                    self.hint_stage(BuildError::new(kind).at(self.excerpt(*span)), &short, index)
+                })?;
+                self.images.insert(key.clone(), (image, None));
+            }
         }
         Ok(())
     }
