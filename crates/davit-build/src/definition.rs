@@ -69,8 +69,9 @@ fn run(spec: &RunSpec) -> KeyBuilder {
     for script in &spec.scripts {
         key.push(format!("script {}", script.name), &script.content);
     }
-    for (host, _) in &spec.hosts {
-        key.push("host", host);
+    if !spec.hosts.is_empty() {
+        let names: Vec<String> = spec.hosts.iter().map(|(name, _)| name.clone()).collect();
+        key.push("added hosts", list(&names));
     }
     key.push("platform", spec.platform.to_string());
     key
@@ -135,4 +136,42 @@ pub(crate) fn selected(source: &str, files: &FileSet) -> Vec<(Vec<u8>, usize)> {
 
 fn list(items: &[String]) -> String {
     serde_json::to_string(items).expect("strings are JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Miss, Network};
+
+    #[test]
+    fn an_added_host_is_the_reason_however_many_there_are() {
+        let components = |hosts: &[(&str, &str)]| {
+            let owned = |(name, address): &(&str, &str)| (name.to_string(), address.to_string());
+            let spec = RunSpec {
+                args: vec!["make".to_owned()],
+                env: Vec::new(),
+                proxy_env: Vec::new(),
+                working_dir: "/".to_owned(),
+                user: String::new(),
+                network: Network::Default,
+                scripts: Vec::new(),
+                hosts: hosts.iter().map(owned).collect(),
+                platform: davit_image::Platform::host(),
+            };
+            run(&spec).finish().1
+        };
+        let before = components(&[("a", "10.0.0.1"), ("b", "10.0.0.2")]);
+        let same = components(&[("a", "10.0.0.9"), ("b", "10.0.0.2")]);
+        assert_eq!(Miss::between(&before, &same), None, "the address is in no key");
+        for now in [&[("a", "10.0.0.1"), ("c", "10.0.0.2")][..], &[("a", "10.0.0.1")]] {
+            let miss = Miss::between(&before, &components(now)).unwrap();
+            let Miss::Component { label, before: Some(before), now: Some(now) } = miss else {
+                panic!("{miss:?}");
+            };
+            assert_eq!((label.as_str(), before.as_str()), ("added hosts", r#"["a","b"]"#));
+            assert_ne!(before, now);
+        }
+        let none = Miss::between(&before, &components(&[])).unwrap();
+        assert!(matches!(none, Miss::Component { label, now: None, .. } if label == "added hosts"));
+    }
 }

@@ -115,7 +115,6 @@ impl Session<'_, '_> {
             return Ok(Done { state, layer: Some(record), cached: true, cause: inputs[0].cause });
         }
         let (miss, cause) = self.miss((node, id), inputs, &parts)?;
-        (self.events)(BuildEvent::Missed(StepId(id.0), miss));
         let _guard = match self.claim(key)? {
             Claim::Found(record) => {
                 (self.events)(BuildEvent::Cached(StepId(id.0)));
@@ -124,6 +123,7 @@ impl Session<'_, '_> {
             }
             Claim::Ours(guard) => guard,
         };
+        (self.events)(BuildEvent::Missed(StepId(id.0), miss));
         let begun = Instant::now();
         (self.events)(BuildEvent::Started(StepId(id.0)));
         let layer = self.make(node, id, inputs)?;

@@ -56,27 +56,58 @@ fn name(steps: &Arc<[StepInfo]>, id: StepId) -> String {
     steps.iter().find(|step| step.id == id).map_or_else(String::new, |step| visible(&step.name))
 }
 
-/// Why a step has to run, in words.
+/// Why a step has to run, in words; names and values may come from anywhere.
 fn reason(miss: &Miss) -> String {
     let shown = |value: &Option<String>| match value {
         Some(value) if value.chars().count() > 60 => {
-            format!("`{}...`", value.chars().take(57).collect::<String>())
+            format!("`{}...`", visible(&value.chars().take(57).collect::<String>()))
         }
-        Some(value) => format!("`{value}`"),
+        Some(value) => format!("`{}`", visible(value)),
         None => "nothing".to_owned(),
     };
     match miss {
         Miss::NotAsked => "the cache is not used".to_owned(),
         Miss::First => "it was never built".to_owned(),
-        Miss::Component { label, before: None, now } => format!("{label} is new: {}", shown(now)),
-        Miss::Component { label, before, now: None } => {
-            format!("{label} is gone: {}", shown(before))
-        }
         Miss::Component { label, before, now } => {
-            format!("{label} changed from {} to {}", shown(before), shown(now))
+            let label = visible(label);
+            match (before, now) {
+                (None, _) => format!("{label} is new: {}", shown(now)),
+                (_, None) => format!("{label} is gone: {}", shown(before)),
+                _ => format!("{label} changed from {} to {}", shown(before), shown(now)),
+            }
         }
-        Miss::File { path, difference } => format!("file {path}: {difference}"),
+        Miss::File { path, difference } => format!("file {}: {difference}", visible(path)),
         Miss::Before(step) => format!("{} gave another result", visible(step)),
         Miss::Gone => "its result is not stored any more".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_holds_no_escapes() {
+        let text = |text: &str| format!("{text}\x1b]0;title\x07");
+        let long = |letter: &str| format!("{}{}", text(letter), letter.repeat(80));
+        let component = |before: Option<String>, now: Option<String>| Miss::Component {
+            label: text("variable"),
+            before,
+            now,
+        };
+        for (miss, expected) in [
+            (component(None, Some(text("b"))), "variable\\x1b]0;title\\x07 is new: `b\\x1b"),
+            (component(Some(text("a")), None), "variable\\x1b]0;title\\x07 is gone: `a\\x1b"),
+            (component(Some(long("a")), Some(long("b"))), "changed from `a\\x1b"),
+            (Miss::Before(text("RUN")), "RUN\\x1b]0;title\\x07 gave"),
+            (
+                Miss::File { path: text("f"), difference: "new".to_owned() },
+                "file f\\x1b]0;title\\x07: new",
+            ),
+        ] {
+            let reason = reason(&miss);
+            assert!(reason.contains(expected), "{reason}");
+            assert!(!reason.contains(char::is_control), "{reason:?}");
+        }
     }
 }
