@@ -96,17 +96,19 @@ fn build_whole(
     }
     let context = open_context(request, &plan, environment, archive)?;
     let build = Build { request, plan: &plan, context: &context, environment, begun };
-    let key = build.key();
-    let found = match request.cache {
-        CachePolicy::Use => build.find(key, &steps)?,
-        CachePolicy::Ignore => None,
-    };
-    let built = match found {
-        Some(built) => built,
-        None => build.run(key, &steps, scratch.dir())?,
-    };
-    context.save();
-    Ok(built)
+    std::thread::scope(|scope| {
+        // The next build can use the digests even if this one fails.
+        scope.spawn(|| context.save());
+        let key = build.key();
+        let found = match request.cache {
+            CachePolicy::Use => build.find(key, &steps)?,
+            CachePolicy::Ignore => None,
+        };
+        match found {
+            Some(built) => Ok(built),
+            None => build.run(key, &steps, scratch.dir()),
+        }
+    })
 }
 
 /// A finished build.
