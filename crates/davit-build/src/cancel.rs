@@ -6,9 +6,12 @@ use std::{
 };
 
 /// A stream that fails once it is not wanted any more.
-pub(crate) struct Cancellable<'c, T> {
-    pub(crate) inner: T,
-    pub(crate) cancelled: &'c AtomicBool,
+#[derive(Debug)]
+pub struct Cancellable<'c, T> {
+    /// The stream itself.
+    pub inner: T,
+    /// Set by another thread.
+    pub cancelled: &'c AtomicBool,
 }
 
 /// Fails if the build is cancelled; whoever cancelled it knows why.

@@ -45,6 +45,7 @@ mod writer;
 
 pub use archives::looks_like_archive;
 pub use build::{BuildEnvironment, Built, build};
+pub use cancel::Cancellable;
 pub use error::{BuildError, BuildErrorKind, Excerpt};
 pub use event::{BuildEvent, EventSink, LogStream, StepId, StepInfo};
 pub use export::{ExportError, export_directory, export_tar, write_tree};

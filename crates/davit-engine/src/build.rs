@@ -1,28 +1,30 @@
 //! `build`: from a Dockerfile to an image in the store, a file or a directory.
 
+mod output;
+
 use std::{
     error::Error,
-    io::{self, Write},
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use davit_build::{
-    BaseImage, BaseImages, BridgeNetwork, BuildEnvironment, Built, ExportError, RunSettings,
-    export_directory, export_tar,
+    BaseImage, BaseImages, BridgeNetwork, BuildEnvironment, ExportError, RunSettings,
 };
 pub use davit_build::{
     BuildError, BuildErrorKind, BuildEvent, BuildOutcome, BuildRequest, CachePolicy, Component,
     ContextSource, DockerfileText, Excerpt, IgnoreText, LogStream, Miss, Network, PullPolicy,
     StepId, StepInfo, TarStream, looks_like_archive,
 };
-use davit_image::{Descriptor, Digest, ImageId, MediaType, Platform, Reference};
+use davit_image::{Digest, ImageId, Platform, Reference};
 use davit_runtime::Cgroups;
-use davit_store::{ImageCommit, Lease, StoreError, TagUpdate, Target};
+use davit_store::{Lease, StoreError};
 
+pub use self::output::{BuildOutput, BuildSink};
 use crate::{
     Engine, Hint, ImageError, Progress, PullRequest,
-    archive::SavedForm,
     container::{ContainerError, files},
 };
 
@@ -39,23 +41,6 @@ pub struct BuildCommand {
     pub pull: PullPolicy,
     /// Where the result goes.
     pub outputs: Vec<BuildOutput>,
-}
-
-/// Where a result goes.
-#[expect(missing_debug_implementations, reason = "a stream has nothing to show")]
-pub enum BuildOutput {
-    /// Into the store, under these names; without one it is kept all the same.
-    Image(Vec<Reference>),
-    /// A tar that Docker loads and that is an OCI layout as well, with these names in it.
-    Archive(Vec<Reference>, Box<dyn Write + Send>),
-    /// An OCI layout directory, with these names in its index.
-    Layout(Vec<Reference>, PathBuf),
-    /// Its files, into a directory.
-    Directory(PathBuf),
-    /// Its files, as a tar.
-    Tar(Box<dyn Write + Send>),
-    /// Nowhere: only the cache is filled.
-    CacheOnly,
 }
 
 /// Why a build gave no image.
@@ -161,7 +146,10 @@ impl Engine {
             cancelled,
         };
         let built = davit_build::build(&mut command.request, &environment)?;
-        self.deliver(&lease, &built, command)?;
+        self.deliver(&lease, &built, command.outputs, cancelled).map_err(|error| {
+            let cancelled = cancelled.load(Ordering::Relaxed);
+            if cancelled { BuildError::new(BuildErrorKind::Cancelled).into() } else { error }
+        })?;
         drop(lease);
         if built.outcome.cached_steps < built.outcome.steps {
             // The image is there; a cache that is too big is the next build's matter again.
@@ -207,79 +195,6 @@ impl Engine {
         self.ensure_bridge(&bridge)?;
         Ok(BridgeNetwork { id: row.network.id, bridge })
     }
-
-    fn deliver(
-        &self,
-        lease: &Lease<'_>,
-        built: &Built,
-        command: BuildCommand,
-    ) -> Result<(), BuildFailure> {
-        let descriptor = Descriptor::of(MediaType::OCI_MANIFEST, &built.manifest.bytes);
-        let target = Target::new(&descriptor, Some(built.outcome.image));
-        self.store_built(lease, built, &target, &command.outputs)?;
-        let store = self.store();
-        let layers: Vec<_> = built.outcome.layers.iter().map(|layer| layer.diff_id).collect();
-        for output in command.outputs {
-            match output {
-                BuildOutput::Image(_) | BuildOutput::CacheOnly => {}
-                BuildOutput::Directory(path) => export_directory(store, lease, &layers, &path)?,
-                BuildOutput::Tar(mut sink) => {
-                    export_tar(store, lease, &layers, &mut *sink)?;
-                    flush(&mut *sink)?;
-                }
-                BuildOutput::Archive(names, mut sink) => {
-                    self.save_built(lease, &target, names, SavedForm::Tar(&mut *sink))?;
-                    flush(&mut *sink)?;
-                }
-                BuildOutput::Layout(names, path) => {
-                    self.save_built(lease, &target, names, SavedForm::Layout(&path))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn store_built(
-        &self,
-        lease: &Lease<'_>,
-        built: &Built,
-        target: &Target,
-        outputs: &[BuildOutput],
-    ) -> Result<(), BuildFailure> {
-        let (mut wanted, mut has_image, mut tags) = (false, false, Vec::new());
-        for output in outputs {
-            match output {
-                BuildOutput::Image(names) => {
-                    (wanted, has_image) = (true, true);
-                    tags.extend(names);
-                }
-                BuildOutput::Archive(..) | BuildOutput::Layout(..) => wanted = true,
-                BuildOutput::Directory(_) | BuildOutput::Tar(_) | BuildOutput::CacheOnly => {}
-            }
-        }
-        if !wanted {
-            return Ok(());
-        }
-        let update = |reference: &&Reference| TagUpdate {
-            reference: (*reference).clone(),
-            target: target.clone(),
-        };
-        let commit = ImageCommit {
-            documents: vec![built.config.clone(), built.manifest.clone()],
-            tags: tags.iter().map(update).collect(),
-            // What goes to a file is the file's alone.
-            untagged: if has_image && tags.is_empty() { vec![target.clone()] } else { Vec::new() },
-            repo_digests: Vec::new(),
-        };
-        self.store().commit_images(lease, &commit)?;
-        built.remember(self.store(), lease)?;
-        Ok(())
-    }
-}
-
-fn flush(sink: &mut dyn Write) -> Result<(), ExportError> {
-    let failed = |source: io::Error| ExportError::Write { path: "the output".into(), source };
-    sink.flush().map_err(failed)
 }
 
 /// Base images: from the store, else from the registry.

@@ -1,14 +1,17 @@
 //! `--output`: where a result goes.
 
 use std::{
-    io::{self, IsTerminal as _, Write},
+    io::{self, IsTerminal as _},
     path::PathBuf,
     str::FromStr,
 };
 
-use davit_engine::{build::BuildOutput, image::Reference};
+use davit_engine::{
+    build::{BuildOutput, BuildSink},
+    image::Reference,
+};
 
-use crate::error::{CliError, io_error};
+use crate::error::CliError;
 
 /// One `--output`, read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,17 +144,14 @@ impl OutputSpec {
         })
     }
 
-    fn stream(&self) -> Result<Box<dyn Write + Send>, CliError> {
+    fn stream(&self) -> Result<BuildSink, CliError> {
         match self.destination.as_deref().filter(|path| path.as_os_str() != "-") {
-            Some(path) => {
-                let file = fs_err::File::create(path).map_err(io_error)?;
-                Ok(Box::new(io::BufWriter::with_capacity(1 << 20, file)))
-            }
+            Some(path) => Ok(BuildSink::file(path)?),
             None if io::stdout().is_terminal() => {
                 let error = CliError::user("refusing to write an archive to a terminal");
                 Err(error.hint("add dest=FILE, or send the output to a file or pipe"))
             }
-            None => Ok(Box::new(io::stdout())),
+            None => Ok(BuildSink::Stream(Box::new(io::stdout()))),
         }
     }
 }

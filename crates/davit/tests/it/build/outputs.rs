@@ -71,6 +71,26 @@ fn every_output_holds_the_same_tree() {
 }
 
 #[test]
+fn a_failure_changes_no_file_and_no_name() {
+    let Some(bench) = alpine("RUN exit 3\n") else { return };
+    let file = bench.davit.dir().join("file");
+    fs::write(&file, "as it was").unwrap();
+    for kind in ["tar", "oci", "docker"] {
+        let failed = bench.run(&["-o", &format!("type={kind},dest={}", file.display())]);
+        assert_eq!(failed.code, 1, "{}", failed.stderr);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "as it was", "{kind}");
+    }
+    let cache = fs::read_dir(bench.davit.root().join("cache")).unwrap().flatten();
+    let names: Vec<_> = cache.map(|it| it.file_name().into_string().unwrap()).collect();
+    assert!(names.iter().any(|name| name.starts_with("context-")), "digests stay: {names:?}");
+    bench.write("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    let nowhere = format!("type=local,dest={}/below", file.display());
+    let failed = bench.run(&["-t", "new:1", "--load", "-o", &nowhere]);
+    assert_eq!(failed.code, 1, "{}", failed.stderr);
+    assert_eq!(bench.davit.ok(["images", "-aq"]), "");
+}
+
+#[test]
 fn names_go_where_the_result_goes() {
     let Some(bench) = bench() else { return };
     let dir = bench.davit.dir().to_path_buf();
