@@ -80,11 +80,6 @@ impl Ipv4Subnet {
     pub fn overlaps(&self, other: &Self) -> bool {
         self.contains(other.network) || other.contains(self.network)
     }
-
-    /// The host addresses a container may get, lowest first: without network, gateway and broadcast.
-    pub fn hosts(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
-        (u32::from(self.network) + 2..u32::from(self.broadcast())).map(Ipv4Addr::from)
-    }
 }
 
 fn mask4(prefix: u8) -> u32 {
@@ -158,21 +153,6 @@ impl Ipv6Subnet {
     #[must_use]
     pub fn gateway(&self) -> Ipv6Addr {
         Ipv6Addr::from(u128::from(self.network) + 1)
-    }
-
-    /// Whether `address` lies in the subnet.
-    #[must_use]
-    pub fn contains(&self, address: Ipv6Addr) -> bool {
-        let mask = u128::MAX << (128 - u32::from(self.prefix));
-        u128::from(address) & mask == u128::from(self.network)
-    }
-
-    /// The address with the same host number as `address` has in `subnet`, so that one allocation
-    /// serves both families.
-    #[must_use]
-    pub fn pair_of(&self, address: Ipv4Addr, subnet: &Ipv4Subnet) -> Ipv6Addr {
-        let host = u32::from(address) - u32::from(subnet.network);
-        Ipv6Addr::from(u128::from(self.network) + u128::from(host))
     }
 }
 
@@ -285,8 +265,6 @@ mod tests {
     #[test]
     fn subnets_parse_and_print() {
         assert_eq!(subnet("172.17.3.4/16").to_string(), "172.17.0.0/16");
-        assert_eq!(subnet("10.0.0.0/30").hosts().count(), 1);
-        assert_eq!(subnet("172.17.0.0/16").hosts().next(), Some(Ipv4Addr::new(172, 17, 0, 2)));
         for bad in
             ["", "1.2.3.4", "1.2.3.4/", "1.2.3.4/31", "1.2.3/8", "1.2.3.4/7", "::/64", "1.2.3.4/-8"]
         {
@@ -308,14 +286,11 @@ mod tests {
     }
 
     #[test]
-    fn unique_local_is_stable_and_paired() {
+    fn unique_local_is_stable() {
         let six = Ipv6Subnet::unique_local("3f9a", 0);
         assert_eq!(six, Ipv6Subnet::unique_local("3f9a", 0));
         assert_ne!(six, Ipv6Subnet::unique_local("3f9b", 0));
         assert_eq!(six.network().octets()[0], 0xfd);
-        let pair = six.pair_of(Ipv4Addr::new(172, 17, 1, 2), &subnet("172.17.0.0/16"));
-        assert_eq!(pair.segments()[7], 0x102);
-        assert!(six.contains(pair));
     }
 
     #[test]

@@ -91,19 +91,6 @@ impl Bridge {
         Ok(())
     }
 
-    /// Takes away what [`Bridge::attach`] made; idempotent.
-    ///
-    /// The interface itself goes with the container's namespace; it is removed here only if it is
-    /// still there.
-    ///
-    /// # Errors
-    ///
-    /// Fails when the kernel refuses a removal.
-    pub fn detach(&self, endpoint: &Endpoint) -> Result<(), NetworkError> {
-        self.unpublish(endpoint)?;
-        link::remove(&endpoint.veth)
-    }
-
     /// Adds the published ports of an endpoint to the firewall table; idempotent.
     ///
     /// # Errors

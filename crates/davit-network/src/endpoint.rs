@@ -50,25 +50,18 @@ impl Endpoint {
         Ok(u32::from_ne_bytes(bytes))
     }
 
-    /// The mappings one family at a time, as firewall elements want them: host address (`None` is
-    /// every one of the family), and the container's address of that family.
+    /// The mappings as firewall elements want them: host address (`None` is every one of the
+    /// family), and the container's address of that family.
     pub(crate) fn mappings(
         &self,
     ) -> impl Iterator<Item = (Option<IpAddr>, IpAddr, PortMapping)> + '_ {
-        self.ports.iter().flat_map(|port| {
-            let four = (Some(IpAddr::V4(self.ipv4)), Ipv4Addr::UNSPECIFIED.into());
-            let six = (self.ipv6.map(IpAddr::V6), Ipv6Addr::UNSPECIFIED.into());
-            [four, six].into_iter().filter_map(move |(container, any): (Option<IpAddr>, IpAddr)| {
-                let container = container?;
-                match port.host_address {
-                    None => Some((None, container, *port)),
-                    Some(host) if host == any => Some((None, container, *port)),
-                    Some(host) if host.is_ipv4() == container.is_ipv4() => {
-                        Some((Some(host), container, *port))
-                    }
-                    Some(_) => None,
-                }
-            })
+        self.ports.iter().filter_map(|port| {
+            let container = match port.host_address {
+                IpAddr::V4(_) => self.ipv4.into(),
+                IpAddr::V6(_) => self.ipv6?.into(),
+            };
+            let host = Some(port.host_address).filter(|address| !address.is_unspecified());
+            Some((host, container, *port))
         })
     }
 }

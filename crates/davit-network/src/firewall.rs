@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     fn elements_of_both_families() {
-        let mapping = |host_address| PortMapping {
+        let mapping = |host_address: IpAddr| PortMapping {
             host_address,
             host_port: 8080,
             container_port: 80,
@@ -382,14 +382,15 @@ mod tests {
             mac: Mac::of_address(Ipv4Addr::new(172, 17, 0, 2)),
             veth: "veth0000001".to_owned(),
             ports: vec![
-                mapping(None),
-                mapping(Some(Ipv4Addr::LOCALHOST.into())),
-                mapping(Some(Ipv6Addr::UNSPECIFIED.into())),
+                mapping(Ipv4Addr::UNSPECIFIED.into()),
+                mapping(Ipv6Addr::UNSPECIFIED.into()),
+                mapping(Ipv4Addr::LOCALHOST.into()),
+                mapping(Ipv6Addr::LOCALHOST.into()),
             ],
         };
         let elements: Vec<_> = port_elements(&endpoint).collect();
         let sets: Vec<_> = elements.iter().map(|element| element.set).collect();
-        assert_eq!(sets, ["ports4", "ports6", "local4", "ports6"]);
+        assert_eq!(sets, ["ports4", "ports6", "local4", "local6"]);
         assert_eq!(elements[0].key, [6, 0, 0, 0, 0x1f, 0x90, 0, 0]);
         assert_eq!(elements[0].value.as_deref(), Some(&[172, 17, 0, 2, 0, 80, 0, 0][..]));
         assert_eq!(elements[2].key, [127, 0, 0, 1, 6, 0, 0, 0, 0x1f, 0x90, 0, 0]);

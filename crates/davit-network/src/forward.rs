@@ -6,8 +6,8 @@ use crate::{
     Bridge, NetworkError,
     netlink::{self, Socket},
     nft::{
-        CHAIN_POLICY, Compare, Family, GET_RULE, Meta, R0, RULE_HANDLE, Rule, Transaction, Verdict,
-        get_chain, header, interface,
+        ACCEPT, CHAIN_POLICY, Compare, Family, GET_RULE, Meta, R0, RULE_CHAIN, RULE_EXPRESSIONS,
+        RULE_HANDLE, Rule, Transaction, Verdict, get_chain, header, interface,
     },
 };
 
@@ -152,7 +152,7 @@ fn admin_chain_in(socket: &Socket, family: Family) -> &'static str {
     if found.is_ok_and(|found| found.is_some()) { "DOCKER-USER" } else { "FORWARD" }
 }
 
-/// Handles of the rules in a chain of iptables' table that name the bridge.
+/// Handles of the rules in a chain of iptables' table that [`enable`] has put there.
 fn our_rules(socket: &Socket, family: Family, chain: &str, bridge: &Bridge) -> Vec<Vec<u8>> {
     let name = interface(&bridge.name);
     let mut handles = Vec::new();
@@ -160,14 +160,37 @@ fn our_rules(socket: &Socket, family: Family, chain: &str, bridge: &Bridge) -> V
         attributes.text(1, "filter").text(2, chain);
     };
     let dump = socket.dump(GET_RULE, &header(family), question, |rule| {
-        let ours = rule.windows(name.len()).any(|window| window == name);
-        let of_chain = rule.get(4..).and_then(|rest| netlink::attribute(rest, 2));
-        let of_chain =
-            of_chain.is_some_and(|found| found.strip_suffix(&[0]) == Some(chain.as_bytes()));
-        let handle = rule.get(4..).and_then(|rest| netlink::attribute(rest, RULE_HANDLE));
-        handles.extend(handle.filter(|_| ours && of_chain).map(<[u8]>::to_vec));
+        let attribute = |kind| rule.get(4..).and_then(|rest| netlink::attribute(rest, kind));
+        let found = attribute(RULE_CHAIN).and_then(|found| found.strip_suffix(&[0]));
+        let ours = || attribute(RULE_EXPRESSIONS).is_some_and(|list| accepts(list, &name));
+        if found == Some(chain.as_bytes()) && ours() {
+            handles.extend(attribute(RULE_HANDLE).map(<[u8]>::to_vec));
+        }
     });
     if dump.is_err() { Vec::new() } else { handles }
+}
+
+/// Whether a rule accepts everything from or to an interface, and does nothing else: others that
+/// name it are the administrator's.
+fn accepts(expressions: &[u8], interface: &[u8; 16]) -> bool {
+    let parts: Vec<_> = netlink::attributes(expressions)
+        .filter_map(|(_, part)| Some((netlink::attribute(part, 1)?, netlink::attribute(part, 2)?)))
+        .collect();
+    let [(b"meta\0", meta), (b"cmp\0", compare), (b"counter\0", _), (b"immediate\0", last)] =
+        parts[..]
+    else {
+        return false;
+    };
+    let is = |value: Option<&[u8]>, number: u32| value == Some(&number.to_be_bytes()[..]);
+    let within = |data, outer, inner| {
+        netlink::attribute(data, outer).and_then(|value| netlink::attribute(value, inner))
+    };
+    let verdict = within(last, 2, 2).and_then(|verdict| netlink::attribute(verdict, 1));
+    let key = netlink::attribute(meta, 2);
+    [Meta::InName, Meta::OutName].into_iter().any(|meta| is(key, meta as u32))
+        && is(netlink::attribute(compare, 2), Compare::Is as u32)
+        && within(compare, 3, 1) == Some(interface)
+        && is(verdict, ACCEPT)
 }
 
 /// The old iptables has no netlink interface: where its table is loaded and drops forwarded packets,

@@ -1,10 +1,11 @@
 //! Container networks: bridges, address pools, nftables and published ports.
 //!
-//! Everything is netlink on blocking sockets; no helper program is executed. A [`Bridge`] is the
-//! network of one root, an [`Endpoint`] one container in it:
+//! Everything is netlink on blocking sockets; a program is executed only where the old iptables
+//! drops forwarded packets, which has no other interface. A [`Bridge`] is the network of one root,
+//! an [`Endpoint`] one container in it:
 //!
 //! ```text
-//! choose_pool -> Bridge::ensure -> Endpoint::new -> Bridge::attach ... Bridge::detach
+//! choose_pool -> Bridge::ensure -> Endpoint::new -> Bridge::attach ... Bridge::unpublish
 //! ```
 //!
 //! Which address and which ports an endpoint has is decided by rows of the store, not here.

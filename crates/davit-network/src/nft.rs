@@ -226,7 +226,7 @@ impl Rule {
                 value.nest(2, |inner| {
                     let (code, chain) = match verdict {
                         Verdict::Drop => (0, None),
-                        Verdict::Accept => (1, None),
+                        Verdict::Accept => (ACCEPT, None),
                         Verdict::Jump(chain) => ((-3_i32).cast_unsigned(), Some(chain)),
                     };
                     inner.be32(1, code);
@@ -428,5 +428,11 @@ pub(crate) fn get_chain(family: Family, table: &str, chain: &str) -> Batch {
 
 /// Attribute of a chain that holds its policy.
 pub(crate) const CHAIN_POLICY: u16 = 5;
+/// Attribute of a rule that holds its chain's name.
+pub(crate) const RULE_CHAIN: u16 = 2;
+/// Attribute of a rule that holds its expressions.
+pub(crate) const RULE_EXPRESSIONS: u16 = 4;
+/// Code of the verdict that ends a base chain.
+pub(crate) const ACCEPT: u32 = 1;
 /// Attribute of a rule that holds its handle.
 pub(crate) const RULE_HANDLE: u16 = 3;

@@ -1,6 +1,11 @@
 //! Published ports: the grammar of `--publish` and one mapping of a host port to a container port.
 
-use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -248,8 +253,8 @@ impl FromStr for ExposedPorts {
 /// One published port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PortMapping {
-    /// Address of the host; `None` is every address of both families.
-    pub host_address: Option<IpAddr>,
+    /// Address of the host; the unspecified one is every address of its family.
+    pub host_address: IpAddr,
     /// Port of the host.
     pub host_port: u16,
     /// Port in the container.
@@ -260,12 +265,8 @@ pub struct PortMapping {
 
 impl fmt::Display for PortMapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host_address {
-            None => write!(f, "0.0.0.0:{}", self.host_port)?,
-            Some(IpAddr::V4(address)) => write!(f, "{address}:{}", self.host_port)?,
-            Some(IpAddr::V6(address)) => write!(f, "[{address}]:{}", self.host_port)?,
-        }
-        write!(f, "->{}/{}", self.container_port, self.protocol)
+        let host = SocketAddr::new(self.host_address, self.host_port);
+        write!(f, "{host}->{}/{}", self.container_port, self.protocol)
     }
 }
 

@@ -1,9 +1,6 @@
 //! Host ports held by a socket, so that a clash with another program shows at once.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::OwnedFd,
-};
+use std::{net::SocketAddr, os::fd::OwnedFd};
 
 use rustix::{
     io::Errno,
@@ -12,12 +9,12 @@ use rustix::{
 
 use crate::{NetworkError, PortMapping, Protocol};
 
-/// Sockets that are bound, never listened on: traffic is redirected before it reaches them.
+/// A socket that is bound, never listened on: traffic is redirected before it reaches it.
 ///
 /// Dropping it frees the port.
 #[derive(Debug)]
 pub struct Reservation {
-    _sockets: Vec<OwnedFd>,
+    _socket: Option<OwnedFd>,
 }
 
 /// Binds the host's side of a published port.
@@ -32,29 +29,22 @@ pub fn reserve(mapping: &PortMapping) -> Result<Reservation, NetworkError> {
     let kind = match mapping.protocol {
         Protocol::Tcp => SocketType::STREAM,
         Protocol::Udp => SocketType::DGRAM,
-        Protocol::Sctp => return Ok(Reservation { _sockets: Vec::new() }),
+        Protocol::Sctp => return Ok(Reservation { _socket: None }),
     };
-    let addresses: Vec<IpAddr> = match mapping.host_address {
-        Some(address) => vec![address],
-        None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
-    };
-    let mut sockets = Vec::with_capacity(addresses.len());
-    for address in addresses {
-        let target = SocketAddr::new(address, mapping.host_port);
-        match hold(kind, target) {
-            Ok(socket) => sockets.push(socket),
-            // A host without IPv6.
-            Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) if address.is_unspecified() => {}
-            Err(source) => {
-                let address = target.to_string();
-                return Err(match source {
-                    Errno::ADDRINUSE => NetworkError::PortTaken { address, source },
-                    _ => NetworkError::PortBind { address, source },
-                });
-            }
+    let target = SocketAddr::new(mapping.host_address, mapping.host_port);
+    let socket = match hold(kind, target) {
+        Ok(socket) => Some(socket),
+        // A host without IPv6.
+        Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) if target.ip().is_unspecified() => None,
+        Err(source) => {
+            let address = target.to_string();
+            return Err(match source {
+                Errno::ADDRINUSE => NetworkError::PortTaken { address, source },
+                _ => NetworkError::PortBind { address, source },
+            });
         }
-    }
-    Ok(Reservation { _sockets: sockets })
+    };
+    Ok(Reservation { _socket: socket })
 }
 
 fn hold(kind: SocketType, address: SocketAddr) -> Result<OwnedFd, Errno> {
@@ -90,12 +80,12 @@ fn hold_with(kind: SocketType, address: SocketAddr, reuse: Reuse) -> Result<Owne
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, UdpSocket};
+    use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
     use super::*;
 
     fn mapping(port: u16, protocol: Protocol) -> PortMapping {
-        let host_address = Some(Ipv4Addr::LOCALHOST.into());
+        let host_address = Ipv4Addr::LOCALHOST.into();
         PortMapping { host_address, host_port: port, container_port: 80, protocol }
     }
 

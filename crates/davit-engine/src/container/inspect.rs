@@ -459,8 +459,7 @@ fn port_map(spec: &ContainerSpec, ports: &[PortMapping], alive: bool) -> Value {
     }
     for port in ports {
         let entry = map.entry(format!("{}/{}", port.container_port, port.protocol)).or_default();
-        let host =
-            port.host_address.map_or_else(|| "0.0.0.0".to_owned(), |address| address.to_string());
+        let host = port.host_address.to_string();
         let binding = json!({"HostIp": host, "HostPort": port.host_port.to_string()});
         match entry {
             Value::Array(list) => list.push(binding),

@@ -203,23 +203,19 @@ pub(crate) fn claims(
     (vec![address], ports.collect())
 }
 
-/// Rows as the network crate wants them; the two rows of a port on all addresses are one mapping.
+/// Rows as the network crate wants them.
 pub(crate) fn mappings(ports: impl Iterator<Item = PublishedPort>) -> Vec<PortMapping> {
-    let mut mappings = Vec::new();
-    for port in ports {
-        let mapping = PortMapping {
-            host_address: Some(port.host_address),
-            host_port: port.host_port,
-            container_port: port.container_port,
-            protocol: match port.protocol {
-                PortProtocol::Tcp => Protocol::Tcp,
-                PortProtocol::Udp => Protocol::Udp,
-                PortProtocol::Sctp => Protocol::Sctp,
-            },
-        };
-        mappings.push(mapping);
-    }
-    mappings
+    let mapping = |port: PublishedPort| PortMapping {
+        host_address: port.host_address,
+        host_port: port.host_port,
+        container_port: port.container_port,
+        protocol: match port.protocol {
+            PortProtocol::Tcp => Protocol::Tcp,
+            PortProtocol::Udp => Protocol::Udp,
+            PortProtocol::Sctp => Protocol::Sctp,
+        },
+    };
+    ports.map(mapping).collect()
 }
 
 /// Addresses of a claim's answer.

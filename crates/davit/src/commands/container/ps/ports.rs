@@ -62,9 +62,8 @@ fn sorted(published: &[PortMapping], exposed: &[ExposedPorts]) -> Vec<Port> {
     let published = published.iter().map(|port| Port {
         container_port: port.container_port,
         address: Some(match port.host_address {
-            Some(IpAddr::V6(address)) => format!("[{address}]"),
-            Some(address) => address.to_string(),
-            None => "0.0.0.0".to_owned(),
+            IpAddr::V6(address) => format!("[{address}]"),
+            IpAddr::V4(address) => address.to_string(),
         }),
         host_port: port.host_port,
         protocol: port.protocol.name(),
@@ -95,7 +94,7 @@ mod tests {
     use super::*;
 
     fn published(address: &str, ports: &[(u16, u16)]) -> Vec<PortMapping> {
-        let host_address = Some(address.parse().unwrap());
+        let host_address = address.parse().unwrap();
         let mapping = |&(host_port, container_port): &(u16, u16)| PortMapping {
             host_address,
             host_port,
