@@ -98,8 +98,13 @@ pub(crate) fn ensure_bridge(bridge: &Bridge) -> Result<bool, NetworkError> {
     if let Some(ipv6) = bridge.ipv6 {
         add_address6(&mut batch, index, ipv6.gateway(), ipv6.prefix());
     }
+    let configure =
+        |batch| socket.transact(batch).map_err(|r| r.or(link_error("configure", &bridge.name)));
+    configure(&batch)?;
+    // Alone, since the kernel goes on after a refusal: one that is up counts as made.
+    let mut batch = Batch::default();
     batch.message(NEW_LINK, 0, &link_header(index, UP), |_| {});
-    socket.transact(&batch).map_err(|refusal| refusal.or(link_error("configure", &bridge.name)))?;
+    configure(&batch)?;
     Ok(true)
 }
 
@@ -110,7 +115,7 @@ pub(crate) fn attach(
     netns: BorrowedFd<'_>,
 ) -> Result<(), NetworkError> {
     let inside = inside(netns, || {
-        forward::prepare_container(endpoint.ipv6.is_some())?;
+        forward::prepare_container(endpoint.ipv6.is_some() && bridge.ipv6.is_some())?;
         Socket::route()
     })?;
     let outside = Socket::route()?;
@@ -152,7 +157,7 @@ fn make_pair(
     // kernel takes this setting only of an interface that exists.
     batch.message(NEW_LINK, 0, &link_header(0, UP), |link| {
         link.text(LINK_NAME, &endpoint.veth);
-        if endpoint.ipv6.is_some() {
+        if endpoint.ipv6.is_some() && bridge.ipv6.is_some() {
             link.nest(LINK_FAMILIES, |families| {
                 families.nest(u16::from(FAMILY_INET6), |inet6| {
                     inet6.bytes(INET6_ADDRESS_MODE, &[ADDRESS_MODE_NONE]);
@@ -222,7 +227,8 @@ pub(crate) fn remove(name: &str) -> Result<(), NetworkError> {
     }
 }
 
-/// Every IPv4 destination of the main table except the default route and routes over `own`.
+/// Every IPv4 destination of every routing table, the machine's own addresses among them, except
+/// default routes and routes over `own`.
 pub(crate) fn ipv4_routes(own: &str) -> Result<Vec<Ipv4Subnet>, NetworkError> {
     let socket = Socket::route()?;
     let own = find(&socket, own)?.map(|link| link.index);

@@ -90,6 +90,8 @@ impl Engine {
             IpAddr::V6(subnet) => Ipv6Subnet::new(subnet, pool.prefix),
             IpAddr::V4(_) => None,
         });
+        // It may have been switched off since the row was made.
+        let ipv6 = ipv6.filter(|_| davit_network::ipv6_available());
         Ok(Bridge { name, table, ipv4: ipv4.ok_or_else(damaged)?, ipv6, mtu: None })
     }
 

@@ -222,7 +222,12 @@ impl Engine {
         let run_directory = self.store().layout().run_container(id);
         let Planned { plan, joins } = self.plan(spec, id)?;
         let network = self.network(spec, claimed)?;
-        let addresses = claimed_addresses(claimed);
+        let addresses: Vec<IpAddr> = match &network {
+            Network::Bridge { ipv4, ipv6, .. } => {
+                std::iter::once((*ipv4).into()).chain(ipv6.map(Into::into)).collect()
+            }
+            Network::Shared | Network::Loopback => Vec::new(),
+        };
         files::write(&run_directory, &self.host_files(container, &addresses)?)?;
         let size = match mode {
             StartMode::Attached { size, .. } => size,
@@ -320,6 +325,7 @@ impl Engine {
                     .ok_or_else(|| {
                         ContainerError::Conflict("the network gave no address".to_owned())
                     })?;
+                let ipv6 = ipv6.filter(|_| bridge.ipv6.is_some());
                 let ports = mappings(claimed.ports.iter().copied());
                 Ok(Network::Bridge { bridge: Box::new(bridge), ipv4, ipv6, ports })
             }

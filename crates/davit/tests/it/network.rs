@@ -1,5 +1,7 @@
 //! Networks of containers from the outside.
 
+use davit_test::need_tool;
+
 use crate::machine::{Machine, until};
 
 #[test]
@@ -74,6 +76,27 @@ fn modes_of_the_network() {
         machine.ok(&["network", "ls", "--format", "{{.Name}} {{.Driver}}"]),
         "bridge bridge\nhost host\nnone null"
     );
+}
+
+#[test]
+fn a_host_may_lose_ipv6() {
+    let Some(machine) = Machine::new() else { return };
+    if need_tool("sysctl").is_none() {
+        return;
+    }
+    let show =
+        ["run", "--rm", "-p", "8080:80", "busybox", "sh", "-c", "ip -o addr; cat /etc/hosts"];
+    let before = machine.ok(&show);
+    assert!(before.contains("inet6 fd") && before.contains("\nfd"), "{before}");
+    machine.tool("sysctl -q -w net.ipv6.conf.all.disable_ipv6=1");
+    let links = machine.tool("ip -o link");
+    let bridge = links.split(": ").find(|word| word.starts_with("davit-")).expect("the bridge");
+    machine.tool(&format!("ip link del {bridge}"));
+    for _ in 0..2 {
+        let after = machine.ok(&show);
+        assert!(after.contains("inet 172.") && !after.contains("inet6 fd"), "{after}");
+        assert!(!after.contains("\nfd"), "{after}");
+    }
 }
 
 #[test]
