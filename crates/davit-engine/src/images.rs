@@ -1,5 +1,6 @@
 //! Images by name: list, tag, remove, prune, inspect, history.
 
+pub(crate) mod index;
 mod inspect;
 mod platform;
 mod prune;
@@ -12,10 +13,8 @@ pub use inspect::{HistoryLine, ImageInspect};
 pub use prune::{ImagePrune, Pruned};
 pub use remove::{Removal, RemoveRequest};
 
-use crate::{Engine, Hint};
-
-/// Largest manifest or config that is read back, in bytes.
-pub(crate) const DOCUMENT_BYTES: u64 = 8 << 20;
+use self::index::{Wanted, find_manifest};
+use crate::{Engine, Hint, origin::DOCUMENT_BYTES};
 
 /// Why something cannot be done with an image.
 #[derive(Debug, thiserror::Error)]
@@ -170,23 +169,16 @@ impl Engine {
     /// The manifest of the image that a target stands for: itself, or the one of its index whose
     /// config is the image.
     pub(crate) fn manifest(&self, target: &Target) -> Result<(Target, Manifest), ImageError> {
-        match self.document(target)? {
-            Document::Manifest(raw) => Ok((target.clone(), raw.into_value())),
-            Document::Index(raw) => {
-                for entry in &raw.value().manifests {
-                    let inner = Target::new(entry, target.image_id);
-                    if self.store().blob(&entry.digest)?.is_none() {
-                        continue;
-                    }
-                    let (found, manifest) = self.manifest(&inner)?;
-                    if Some(ImageId::new(manifest.config.digest)) == target.image_id {
-                        return Ok((found, manifest));
-                    }
-                }
-                let name = target.digest.to_string();
-                Err(StoreError::NotFound { kind: "manifest", name }.into())
-            }
-        }
+        let found = match self.document(target)? {
+            Document::Manifest(raw) => return Ok((target.clone(), raw.into_value())),
+            Document::Index(_) => match target.image_id {
+                Some(id) => find_manifest(self.store(), &target.descriptor(), Wanted::Image(id))?,
+                None => None,
+            },
+        };
+        let name = target.digest.to_string();
+        let (descriptor, raw) = found.ok_or(StoreError::NotFound { kind: "manifest", name })?;
+        Ok((Target::new(&descriptor, target.image_id), raw.into_value()))
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) const MANIFEST_BYTES: u64 = 4 << 20;
 pub(crate) const MOST_NESTED: usize = 3;
 /// Largest config.
 pub(crate) const CONFIG_BYTES: u64 = 8 << 20;
+/// Largest document that is read back from the store, whatever it is.
+pub(crate) const DOCUMENT_BYTES: u64 = CONFIG_BYTES;
 
 /// A source of one image, and of all that this consists of.
 pub(crate) trait Origin: Send + Sync {

@@ -9,6 +9,7 @@
 //! What was received is pushed as received, so that its digest is the same everywhere. What a tar
 //! compresses to is remembered, so that the next push of it is a HEAD.
 
+mod index;
 mod layer;
 mod source;
 
@@ -21,6 +22,8 @@ use davit_store::{ImageCommit, ImageRow, Lease, RepoDigest, StoreError, StoredDo
 
 use crate::{
     Engine, Event, Hint, Progress,
+    images::index::{Wanted, find_manifest},
+    origin::DOCUMENT_BYTES,
     pull::registry_hints,
     registry::{Registries, RegistryError},
 };
@@ -29,8 +32,6 @@ pub(crate) use self::source::{CompressedTar, StoredBlob};
 
 /// Layers that are sent at a time.
 const PARALLEL: usize = 3;
-const MANIFEST_BYTES: u64 = 4 << 20;
-const CONFIG_BYTES: u64 = 8 << 20;
 
 /// What to push.
 #[derive(Clone, Debug)]
@@ -193,7 +194,8 @@ struct Push<'a> {
 struct Loaded {
     descriptor: Descriptor,
     manifest: Raw<Manifest>,
-    config: ImageConfig,
+    /// Its config, if it is an image whose layers are those of the config.
+    image: Option<ImageConfig>,
     config_bytes: Vec<u8>,
 }
 
@@ -244,84 +246,27 @@ impl Push<'_> {
         reference: &Reference,
         target: &Target,
     ) -> Result<Descriptor, PushError> {
-        let name = RemoteTarget::of(reference);
-        match self.document(&target.descriptor())? {
+        let top = target.descriptor();
+        if let Some(platform) = &self.request.platform {
+            let found = self.find(&top, Wanted::Platform(platform))?;
+            let found = found.ok_or_else(|| self.no_platform(platform))?;
+            return self.push_alone(lease, reference, &found);
+        }
+        match self.document(&top)? {
             Document::Manifest(manifest) => {
-                let loaded = self.load(target.descriptor(), manifest)?;
-                let sent = self.push_manifest(lease, &loaded, Rewrite::Allowed)?;
-                self.name(lease, reference, &name, sent)
+                self.push_alone(lease, reference, &self.load(top, manifest)?)
             }
             Document::Index(index) => self.push_index(lease, reference, target, &index),
         }
     }
 
-    /// Pushes an index with all its images, if they are all here or at the registry; else the one
-    /// image that is here.
-    fn push_index(
+    fn push_alone(
         &self,
         lease: &Lease<'_>,
         reference: &Reference,
-        target: &Target,
-        index: &Raw<Index>,
+        loaded: &Loaded,
     ) -> Result<Descriptor, PushError> {
-        let name = RemoteTarget::of(reference);
-        if let Some(platform) = &self.request.platform {
-            let entry = index.value().choose(platform).cloned();
-            let entry = entry.ok_or_else(|| self.no_platform(platform))?;
-            return self.push_entry(lease, reference, &entry);
-        }
-        let mut here = Vec::new();
-        for entry in &index.value().manifests {
-            if let Some(loaded) = self.whole(entry)? {
-                here.push(loaded);
-            } else if !self.registry_has(entry)? {
-                return self.push_only_image(lease, reference, target, index);
-            }
-        }
-        for loaded in &here {
-            let sent = self.push_manifest(lease, loaded, Rewrite::Refused)?;
-            let by_digest = RemoteTarget::Digest(sent.descriptor.digest);
-            self.put(&by_digest, &sent)?;
-        }
-        let sent = Sent {
-            descriptor: target.descriptor(),
-            bytes: index.bytes().to_vec(),
-            image_id: target.image_id,
-            is_new: false,
-        };
-        self.name(lease, reference, &name, sent)
-    }
-
-    /// Pushes the image of an index whose other images are not here, and says so.
-    fn push_only_image(
-        &self,
-        lease: &Lease<'_>,
-        reference: &Reference,
-        target: &Target,
-        index: &Raw<Index>,
-    ) -> Result<Descriptor, PushError> {
-        for entry in &index.value().manifests {
-            let Some(loaded) = self.loaded(entry)? else { continue };
-            if target.image_id == Some(ImageId::new(loaded.manifest.value().config.digest)) {
-                let platform = loaded.config.platform();
-                self.message(&format!(
-                    "only the image for {platform} is here; it is pushed alone, without the index {}",
-                    target.digest
-                ));
-                return self.push_entry(lease, reference, entry);
-            }
-        }
-        Err(self.missing(target.digest))
-    }
-
-    fn push_entry(
-        &self,
-        lease: &Lease<'_>,
-        reference: &Reference,
-        entry: &Descriptor,
-    ) -> Result<Descriptor, PushError> {
-        let loaded = self.loaded(entry)?.ok_or_else(|| self.missing(entry.digest))?;
-        let sent = self.push_manifest(lease, &loaded, Rewrite::Allowed)?;
+        let sent = self.push_manifest(lease, loaded, Rewrite::Allowed)?;
         self.name(lease, reference, &RemoteTarget::of(reference), sent)
     }
 
@@ -366,35 +311,28 @@ impl Push<'_> {
         }
     }
 
-    /// An image whose manifest is here and which can be sent as it is.
-    fn whole(&self, entry: &Descriptor) -> Result<Option<Loaded>, PushError> {
-        let Some(loaded) = self.loaded(entry)? else { return Ok(None) };
+    /// Whether config and layers can be sent as they are named.
+    fn is_whole(&self, manifest: &Manifest) -> Result<bool, PushError> {
         let store = self.engine.store();
-        for layer in &loaded.manifest.value().layers {
-            let here = store.open_content(&layer.digest).map_err(|e| self.store_error(e))?;
-            if here.is_none() && !layer.media_type.is_nondistributable() {
-                return Ok(None);
+        let parts = manifest.layers.iter().chain([&manifest.config]);
+        for part in parts.filter(|part| !part.is_foreign()) {
+            if store.open_content(&part.digest).map_err(|e| self.store_error(e))?.is_none() {
+                return Ok(false);
             }
         }
-        Ok(Some(loaded))
+        Ok(true)
     }
 
-    /// A manifest that is here.
-    fn loaded(&self, entry: &Descriptor) -> Result<Option<Loaded>, PushError> {
-        let store = self.engine.store();
-        if store.blob(&entry.digest).map_err(|e| self.store_error(e))?.is_none() {
-            return Ok(None);
-        }
-        match self.document(entry)? {
-            Document::Manifest(manifest) => self.load(entry.clone(), manifest).map(Some),
-            Document::Index(_) => Ok(None),
-        }
+    fn find(&self, top: &Descriptor, wanted: Wanted<'_>) -> Result<Option<Loaded>, PushError> {
+        let found = find_manifest(self.engine.store(), top, wanted);
+        let found = found.map_err(|e| self.store_error(e))?;
+        found.map(|(descriptor, manifest)| self.load(descriptor, manifest)).transpose()
     }
 
     fn document(&self, descriptor: &Descriptor) -> Result<Document, PushError> {
         let store = self.engine.store();
         let bytes =
-            store.read_blob(&descriptor.digest, MANIFEST_BYTES).map_err(|e| self.store_error(e))?;
+            store.read_blob(&descriptor.digest, DOCUMENT_BYTES).map_err(|e| self.store_error(e))?;
         Document::parse(bytes, Some(&descriptor.media_type))
             .map_err(|_| self.malformed(descriptor.digest))
     }
@@ -404,14 +342,15 @@ impl Push<'_> {
         let config_bytes = self
             .engine
             .store()
-            .read_blob(&digest, CONFIG_BYTES)
+            .read_blob(&digest, DOCUMENT_BYTES)
             .map_err(|e| self.store_error(e))?;
-        let config: ImageConfig =
-            serde_json::from_slice(&config_bytes).map_err(|_| self.malformed(digest))?;
-        if config.rootfs.diff_ids.len() != manifest.value().layers.len() {
-            return Err(self.malformed(descriptor.digest));
-        }
-        Ok(Loaded { descriptor, manifest, config, config_bytes })
+        // Anything else may be pushed as it is, as it may be saved and copied.
+        let config = serde_json::from_slice::<ImageConfig>(&config_bytes).ok();
+        let image = config.filter(|config| {
+            let value = manifest.value();
+            value.is_image() && config.rootfs.diff_ids.len() == value.layers.len()
+        });
+        Ok(Loaded { descriptor, manifest, image, config_bytes })
     }
 
     /// Other repositories of the same registry that hold images with this layer.
@@ -479,4 +418,11 @@ struct Sent {
     image_id: Option<ImageId>,
     /// Whether it was made for this push.
     is_new: bool,
+}
+
+impl Sent {
+    /// An index as it is.
+    fn index(descriptor: Descriptor, index: &Raw<Index>, image_id: Option<ImageId>) -> Self {
+        Self { descriptor, bytes: index.bytes().to_vec(), image_id, is_new: false }
+    }
 }

@@ -64,6 +64,12 @@ impl Descriptor {
         Self::new(media_type, Digest::of(content), content.len() as u64)
     }
 
+    /// Tells content that its `urls` serve and that is not to be passed on.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.media_type.is_nondistributable() && !self.urls.is_empty()
+    }
+
     /// Tells an attestation entry of an index: BuildKit's `unknown/unknown` manifests.
     #[must_use]
     pub fn is_attestation(&self) -> bool {

@@ -12,8 +12,7 @@ use std::{
 };
 
 use davit_image::{
-    Descriptor, Digest, Document, ImageConfig, ImageId, Index, Manifest, MediaType, Platform, Raw,
-    Reference,
+    Descriptor, Digest, Document, ImageId, Index, Manifest, MediaType, Platform, Raw, Reference,
 };
 use davit_store::{
     Lease, StoreError, Target,
@@ -21,7 +20,10 @@ use davit_store::{
 };
 
 use super::FileError;
-use crate::{Engine, ImageError};
+use crate::{
+    Engine,
+    images::index::{Wanted, find_manifest, plain_manifest},
+};
 
 /// What to save.
 #[derive(Clone, Debug, Default)]
@@ -124,30 +126,12 @@ impl Engine {
         let Some(platform) = platform else { return Ok(named.target.clone()) };
         let refused =
             || FileError::Platform { name: named.name.clone(), platform: platform.to_string() };
-        let document = self.document(&named.target)?;
-        let (target, manifest) = match document {
-            Document::Manifest(raw) => (named.target.clone(), raw.into_value()),
-            Document::Index(raw) => {
-                let entry = raw.value().choose(platform).ok_or_else(refused)?;
-                if self.store().blob(&entry.digest)?.is_none() {
-                    return Err(refused());
-                }
-                self.manifest(&Target::new(entry, None)).map_err(|_| refused())?
-            }
-        };
-        let image_id = ImageId::new(manifest.config.digest);
-        let config = self.config_of(&image_id)?;
-        match platform.rank(&config.platform()) {
-            Some(_) => Ok(Target { image_id: Some(image_id), ..target }),
-            None => Err(refused()),
-        }
-    }
-
-    fn config_of(&self, id: &ImageId) -> Result<ImageConfig, FileError> {
-        let bytes = self.store().read_blob(&id.digest(), crate::images::DOCUMENT_BYTES)?;
-        serde_json::from_slice(&bytes).map_err(|source| {
-            ImageError::Document { name: id.to_string(), source: source.into() }.into()
-        })
+        let top = named.target.descriptor();
+        let found = find_manifest(self.store(), &top, Wanted::Platform(platform))?;
+        let (descriptor, manifest) = found.ok_or_else(refused)?;
+        let manifest = manifest.value();
+        let image_id = manifest.is_image().then(|| ImageId::new(manifest.config.digest));
+        Ok(Target::new(&descriptor, image_id))
     }
 
     fn add_image(&self, plan: &mut Plan, named: &Named) -> Result<(), FileError> {
@@ -235,15 +219,7 @@ impl Engine {
         named: &Named,
         manifest: &Manifest,
     ) -> Result<Descriptor, FileError> {
-        let id = ImageId::new(manifest.config.digest);
-        let mut layers = Vec::new();
-        for diff_id in self.store().image_layers(&id)? {
-            let row = self.store().layer(&diff_id)?.ok_or(StoreError::MissingLayer(diff_id))?;
-            layers.push(Descriptor::new(MediaType::OCI_LAYER, diff_id.digest(), row.tar_size));
-        }
-        let config =
-            Descriptor::new(MediaType::OCI_CONFIG, manifest.config.digest, manifest.config.size);
-        let plain = Raw::write(Manifest::new(config, layers));
+        let plain = plain_manifest(self.store(), manifest)?;
         plan.made.insert(plain.digest(), plain.bytes().to_vec());
         self.add_content(plan, named, plain.value())?;
         Ok(Descriptor::of(MediaType::OCI_MANIFEST, plain.bytes()))

@@ -17,7 +17,6 @@ use super::{
 use crate::{Engine, ImageError};
 
 /// Largest image config that is read, in bytes.
-const CONFIG_LIMIT: u64 = 8 << 20;
 /// Names tried before a number is added in earnest.
 const NAME_ATTEMPTS: u32 = 10;
 /// How long a monitor may take to leave after its container's end.
@@ -234,7 +233,7 @@ impl Engine {
     }
 
     pub(crate) fn stored_config(&self, id: &ImageId) -> Result<ImageConfig, ContainerError> {
-        let bytes = self.store().read_blob(&id.digest(), CONFIG_LIMIT)?;
+        let bytes = self.store().read_blob(&id.digest(), crate::origin::DOCUMENT_BYTES)?;
         serde_json::from_slice(&bytes)
             .map_err(|source| ContainerError::Row { id: id.to_string(), source })
     }

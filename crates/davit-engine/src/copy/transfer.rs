@@ -167,9 +167,7 @@ impl Transfer<'_> {
             Document::Manifest(manifest) => {
                 let manifest = manifest.value();
                 // What must not be passed on stays where its `urls` have it.
-                let layers = manifest.layers.iter().filter(|layer| {
-                    !layer.media_type.is_nondistributable() || layer.urls.is_empty()
-                });
+                let layers = manifest.layers.iter().filter(|layer| !layer.is_foreign());
                 for blob in std::iter::once(&manifest.config).chain(layers) {
                     if parts.seen.insert(blob.digest) {
                         parts.blobs.push(blob.clone());

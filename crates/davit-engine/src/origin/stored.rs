@@ -7,12 +7,13 @@
 use std::{collections::HashMap, path::PathBuf};
 
 use davit_image::{
-    Descriptor, Digest, Document, ImageConfig, Index, Manifest, MediaType, Platform, Raw, Reference,
+    Descriptor, Digest, Document, ImageConfig, Manifest, MediaType, Platform, Reference,
 };
 use davit_store::{Lease, Store, StoreError, Target};
 use fs_err::File;
 
 use super::{BlobRead, Origin, OriginError, Stop, from_offset, parse};
+use crate::images::index::{Wanted, find_manifest, plain_manifest, read_document};
 
 /// One image of the store. The caller keeps it by a lease.
 #[derive(Debug)]
@@ -63,11 +64,11 @@ impl Stored {
             }
             if !self.note(store, &next.digest)? {
                 // What others serve is not copied.
-                is_whole &= next.media_type.is_nondistributable() && !next.urls.is_empty();
+                is_whole &= next.is_foreign();
                 continue;
             }
             if next.media_type.is_manifest() || next.media_type.is_index() {
-                queue.extend(read(store, &next)?.map(children).unwrap_or_default());
+                queue.extend(read_document(store, &next)?.map(children).unwrap_or_default());
             }
         }
         Ok(is_whole)
@@ -87,84 +88,42 @@ impl Stored {
         target: &Target,
         platform: Option<&Platform>,
     ) -> Result<(), StoreError> {
-        let mut top = self.top.clone();
-        let index = read(store, &top)?;
-        if let Some(Document::Index(index)) = &index {
-            let Some(entry) = self.present(store, target, platform, index.value())? else {
-                return Ok(());
-            };
-            top = entry;
-        }
-        let Some(Document::Manifest(manifest)) = read(store, &top)? else { return Ok(()) };
-        if matches!(index, Some(Document::Index(_))) && platform.is_none() {
-            let config = store.read_blob(&manifest.value().config.digest, super::CONFIG_BYTES)?;
+        let own = target.image_id.map(Wanted::Image);
+        let Some(wanted) = platform.map(Wanted::Platform).or(own) else { return Ok(()) };
+        let Some((entry, manifest)) = find_manifest(store, &self.top, wanted)? else {
+            return Ok(());
+        };
+        if entry.digest != self.top.digest && platform.is_none() {
+            let config = store.read_blob(&manifest.value().config.digest, super::DOCUMENT_BYTES)?;
             let config = serde_json::from_slice::<ImageConfig>(&config).ok();
             self.alone = config.map(|config| config.platform());
         }
-        if let Some(plain) = self.plain(store, manifest.value())? {
-            top = Descriptor::of(MediaType::OCI_MANIFEST, plain.bytes());
-            self.made = Some(plain.bytes().to_vec());
-        }
-        self.top = top;
-        Ok(())
+        self.top = entry;
+        self.narrow_to_plain(store, manifest.value())
     }
 
-    /// The entry of an index that is here: for the platform, or the image that the store knows.
-    fn present(
-        &self,
-        store: &Store,
-        target: &Target,
-        platform: Option<&Platform>,
-        index: &Index,
-    ) -> Result<Option<Descriptor>, StoreError> {
-        if let Some(platform) = platform {
-            let chosen = index.choose(platform);
-            return Ok(chosen.filter(|entry| self.files.contains_key(&entry.digest)).cloned());
-        }
-        let own = target.image_id.map(|id| id.digest());
-        for entry in &index.manifests {
-            if let Some(Document::Manifest(manifest)) = read(store, entry)?
-                && Some(manifest.value().config.digest) == own
-            {
-                return Ok(Some(entry.clone()));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The manifest with plain layers, if compressed ones are not here but plain ones are.
-    fn plain(
-        &mut self,
-        store: &Store,
-        manifest: &Manifest,
-    ) -> Result<Option<Raw<Manifest>>, StoreError> {
+    /// Lets plain layers stand for compressed ones that are not here.
+    fn narrow_to_plain(&mut self, store: &Store, manifest: &Manifest) -> Result<(), StoreError> {
         let is_whole = children_of(manifest).all(|part| self.files.contains_key(&part.digest));
         if is_whole || !manifest.is_image() || !self.files.contains_key(&manifest.config.digest) {
-            return Ok(None);
+            return Ok(());
         }
-        let mut layers = Vec::new();
-        for diff_id in store.image_layers(&davit_image::ImageId::new(manifest.config.digest))? {
-            let Some(row) = store.layer(&diff_id)? else { return Ok(None) };
-            self.note(store, &diff_id.digest())?;
-            layers.push(Descriptor::new(MediaType::OCI_LAYER, diff_id.digest(), row.tar_size));
+        let plain = match plain_manifest(store, manifest) {
+            Err(StoreError::MissingLayer(_)) => return Ok(()),
+            plain => plain?,
+        };
+        for layer in &plain.value().layers {
+            self.note(store, &layer.digest)?;
         }
-        let config = Descriptor { media_type: MediaType::OCI_CONFIG, ..manifest.config.clone() };
-        Ok(Some(Raw::write(Manifest::new(config, layers))))
+        self.top = Descriptor::of(MediaType::OCI_MANIFEST, plain.bytes());
+        self.made = Some(plain.bytes().to_vec());
+        Ok(())
     }
 
     fn open(&self, digest: &Digest) -> Result<File, OriginError> {
         let path = self.files.get(digest).ok_or(OriginError::Missing(*digest))?;
         File::open(path).map_err(|e| davit_store::archive::ArchiveError::Read(e).into())
     }
-}
-
-/// A document that is here; a malformed one names nothing and is refused when it is copied.
-fn read(store: &Store, descriptor: &Descriptor) -> Result<Option<Document>, StoreError> {
-    if store.blob(&descriptor.digest)?.is_none() {
-        return Ok(None);
-    }
-    let bytes = store.read_blob(&descriptor.digest, super::MANIFEST_BYTES)?;
-    Ok(Document::parse(bytes, Some(&descriptor.media_type)).ok())
 }
 
 fn children(document: Document) -> Vec<Descriptor> {

@@ -37,13 +37,20 @@ impl Push<'_> {
         rewrite: Rewrite,
     ) -> Result<Sent, PushError> {
         let manifest = image.manifest.value();
-        let layers: Vec<_> =
-            manifest.layers.iter().zip(image.config.rootfs.diff_ids.iter().copied()).collect();
+        let (diff_ids, rewrite) = match &image.image {
+            Some(config) => (config.rootfs.diff_ids.clone(), rewrite),
+            // Content of another kind is what it is.
+            None => {
+                let own = manifest.layers.iter().map(|layer| DiffId::new(layer.digest));
+                (own.collect(), Rewrite::Refused)
+            }
+        };
+        let layers: Vec<_> = manifest.layers.iter().zip(diff_ids).collect();
         let sent = self.in_parallel(&layers, |(layer, diff_id)| {
             self.push_layer(lease, (layer, *diff_id), manifest, rewrite)
         })?;
         self.push_config(image)?;
-        let image_id = Some(ImageId::new(manifest.config.digest));
+        let image_id = image.image.as_ref().map(|_| ImageId::new(manifest.config.digest));
         if sent == manifest.layers {
             let (descriptor, bytes) = (image.descriptor.clone(), image.manifest.bytes().to_vec());
             return Ok(Sent { descriptor, bytes, image_id, is_new: false });
@@ -139,7 +146,7 @@ impl Push<'_> {
         rewrite: Rewrite,
     ) -> Result<Form, PushError> {
         let store = self.engine.store();
-        if layer.media_type.is_nondistributable() && !layer.urls.is_empty() {
+        if layer.is_foreign() {
             return Ok(Form::Foreign);
         }
         let here = store.blob(&layer.digest).map_err(|e| self.store_error(e))?;

@@ -8,6 +8,7 @@ mod fault;
 mod judge;
 mod platform;
 mod pull;
+mod push;
 mod sources;
 mod ways;
 

@@ -1,0 +1,93 @@
+//! An index on its way out: with all that it names, or the one image of it that is here.
+
+use davit_distribution::Target as RemoteTarget;
+use davit_image::{Descriptor, Document, Index, Raw, Reference};
+use davit_store::{Lease, Target};
+
+use super::{Loaded, Push, PushError, Rewrite, Sent};
+use crate::{images::index::Wanted, origin::MOST_NESTED};
+
+/// A part of an index that is here.
+enum Part {
+    Manifest(Box<Loaded>),
+    Index(Descriptor, Raw<Index>),
+}
+
+impl Push<'_> {
+    /// Pushes an index with all its images, if they are all here or at the registry; else the one
+    /// image that is here.
+    pub(super) fn push_index(
+        &self,
+        lease: &Lease<'_>,
+        reference: &Reference,
+        target: &Target,
+        index: &Raw<Index>,
+    ) -> Result<Descriptor, PushError> {
+        let mut parts = Vec::new();
+        if !self.gather(index.value(), MOST_NESTED, &mut parts)? {
+            return self.push_only_image(lease, reference, target);
+        }
+        for part in &parts {
+            let sent = match part {
+                Part::Manifest(loaded) => self.push_manifest(lease, loaded, Rewrite::Refused)?,
+                Part::Index(descriptor, index) => Sent::index(descriptor.clone(), index, None),
+            };
+            self.put(&RemoteTarget::Digest(sent.descriptor.digest), &sent)?;
+        }
+        let sent = Sent::index(target.descriptor(), index, target.image_id);
+        self.name(lease, reference, &RemoteTarget::of(reference), sent)
+    }
+
+    /// Gathers what an index names and what is here, children before parents; false if something
+    /// is neither here nor at the registry.
+    fn gather(
+        &self,
+        index: &Index,
+        depth: usize,
+        parts: &mut Vec<Part>,
+    ) -> Result<bool, PushError> {
+        let store = self.engine.store();
+        for entry in &index.manifests {
+            let here = store.blob(&entry.digest).map_err(|e| self.store_error(e))?.is_some();
+            let document = if here { Some(self.document(entry)?) } else { None };
+            let is_here = match document {
+                Some(Document::Manifest(manifest)) if self.is_whole(manifest.value())? => {
+                    parts.push(Part::Manifest(Box::new(self.load(entry.clone(), manifest)?)));
+                    true
+                }
+                Some(Document::Index(inner)) if depth > 0 => {
+                    let is_whole = self.gather(inner.value(), depth - 1, parts)?;
+                    parts.push(Part::Index(entry.clone(), inner));
+                    is_whole
+                }
+                _ => false,
+            };
+            if !is_here && !self.registry_has(entry)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Pushes the image of an index whose other images are not here, and says so.
+    fn push_only_image(
+        &self,
+        lease: &Lease<'_>,
+        reference: &Reference,
+        target: &Target,
+    ) -> Result<Descriptor, PushError> {
+        let found = match target.image_id {
+            Some(id) => self.find(&target.descriptor(), Wanted::Image(id))?,
+            None => None,
+        };
+        let loaded = found.ok_or_else(|| self.missing(target.digest))?;
+        if let Some(config) = &loaded.image {
+            self.message(&format!(
+                "only the image for {} is here; it is pushed alone, without the index {}",
+                config.platform(),
+                target.digest
+            ));
+        }
+        self.push_alone(lease, reference, &loaded)
+    }
+}
