@@ -10,7 +10,7 @@ use crate::{images::index::Wanted, origin::MOST_NESTED};
 /// A part of an index that is here.
 enum Part {
     Manifest(Box<Loaded>),
-    Index(Descriptor, Raw<Index>),
+    Index(Box<Sent>),
 }
 
 impl Push<'_> {
@@ -28,11 +28,15 @@ impl Push<'_> {
             return self.push_only_image(lease, reference, target);
         }
         for part in &parts {
+            let made;
             let sent = match part {
-                Part::Manifest(loaded) => self.push_manifest(lease, loaded, Rewrite::Refused)?,
-                Part::Index(descriptor, index) => Sent::index(descriptor.clone(), index, None),
+                Part::Manifest(loaded) => {
+                    made = self.push_manifest(lease, loaded, Rewrite::Refused)?;
+                    &made
+                }
+                Part::Index(index) => &**index,
             };
-            self.put(&RemoteTarget::Digest(sent.descriptor.digest), &sent)?;
+            self.put(&RemoteTarget::Digest(sent.descriptor.digest), sent)?;
         }
         let sent = Sent::index(target.descriptor(), index, target.image_id);
         self.name(lease, reference, &RemoteTarget::of(reference), sent)
@@ -57,7 +61,7 @@ impl Push<'_> {
                 }
                 Some(Document::Index(inner)) if depth > 0 => {
                     let is_whole = self.gather(inner.value(), depth - 1, parts)?;
-                    parts.push(Part::Index(entry.clone(), inner));
+                    parts.push(Part::Index(Box::new(Sent::index(entry.clone(), &inner, None))));
                     is_whole
                 }
                 _ => false,
