@@ -1,7 +1,7 @@
 //! `COPY`, `ADD` and `WORKDIR`: from files and the state below to the changes of a layer.
 //!
 //! Nothing is mounted and nothing is written here: the result is a list of changes that
-//! `davit-layer` turns into a tar and its table, and a digest of what they hold without times.
+//! `davit-layer` turns into a tar and its table, and a digest of what they hold.
 //!
 //! ```text
 //! sources (FileSet) --.
@@ -25,7 +25,7 @@ use davit_layer::{Merged, Mtime, XattrMap};
 use self::target::Target;
 pub(crate) use self::{
     archive::{Archive, Archives, NoArchives},
-    key::{Ranges, content_key, same_content, same_file, selection_key, shape_key},
+    key::{Ranges, Times, content_key, same_content, same_file, selection_key, shape_key},
     outputs::{Content, Finished, Output},
     owner::{OwnerError, PasswdFiles, resolve_owner},
     reuse::reuse,
@@ -90,17 +90,26 @@ impl CopyProblem {
     }
 }
 
+/// What a copy gives.
+#[derive(Debug)]
+pub(crate) struct Copied {
+    pub(crate) outputs: Vec<Output>,
+    /// Whether times are content: an archive was unpacked.
+    pub(crate) unpacked: bool,
+}
+
 /// Computes the changes of a copy.
-pub(crate) fn copy(job: &CopyJob<'_>) -> Result<Vec<Output>, CopyProblem> {
+pub(crate) fn copy(job: &CopyJob<'_>) -> Result<Copied, CopyProblem> {
     let mode = job.spec.mode.as_deref().and_then(Mode::parse);
-    let mut copier = Copier { job, mode, target: Target::new(job.below, job.now), group: 0 };
+    let target = Target::new(job.below, job.now);
+    let mut copier = Copier { job, mode, target, group: 0, unpacked: false };
     for source in &job.spec.sources {
         copier.source(source)?;
     }
     for file in &job.spec.files {
         copier.inline(&file.name, &file.content)?;
     }
-    Ok(copier.target.finish())
+    Ok(Copied { outputs: copier.target.finish(), unpacked: copier.unpacked })
 }
 
 /// Computes the changes of a `WORKDIR`.
@@ -122,6 +131,7 @@ struct Copier<'a, 'j> {
     target: Target<'a>,
     /// Counts copies: hard links are kept within one.
     group: u32,
+    unpacked: bool,
 }
 
 impl Copier<'_, '_> {
@@ -165,6 +175,7 @@ impl Copier<'_, '_> {
         {
             self.target.make_directories(&base, 0o755, self.owner())?;
             let how = (self.job.owner, self.group);
+            self.unpacked = true;
             return archive::unpack(&mut self.target, &base, &archive, how);
         }
         if entry.kind == FileKind::Directory {

@@ -32,7 +32,8 @@ pub(crate) fn assemble(
     let mut config = target.config.clone();
     "layers".clone_into(&mut config.rootfs.kind);
     config.rootfs.diff_ids = layers.iter().map(|(layer, _)| *layer).collect();
-    config.history = history(target, layers.len(), step);
+    config.history =
+        history(target, layers.len(), |node| epoch.or_else(|| step(node).map(|step| step.created)));
     config.created = epoch.or_else(|| config.history.iter().rev().find_map(|entry| entry.created));
     let bytes = serde_json::to_vec(&config).expect("a config is JSON");
     let config_document = StoredDocument::new(MediaType::OCI_CONFIG, bytes);
@@ -52,7 +53,7 @@ pub(crate) fn assemble(
 fn history(
     target: &Target,
     layers: usize,
-    step: impl Fn(NodeId) -> Option<StepRecord>,
+    created: impl Fn(NodeId) -> Option<Timestamp>,
 ) -> Vec<HistoryEntry> {
     let own = target.history.iter().filter(|(_, node)| node.is_some()).count();
     let mut base = layers.saturating_sub(own);
@@ -68,7 +69,7 @@ fn history(
         let mut entry = entry.clone();
         match node {
             Some(node) => {
-                entry.created = entry.created.or_else(|| step(*node).map(|step| step.created));
+                entry.created = entry.created.or_else(|| created(*node));
             }
             None if !entry.empty_layer && base == 0 => entry.empty_layer = true,
             None if !entry.empty_layer => base -= 1,

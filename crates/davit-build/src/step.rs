@@ -18,7 +18,7 @@ use crate::{
     BuildEvent, CachePolicy, EventSink, StepId,
     cache::{Cache, Made, StepRecord},
     context_files::ContextFiles,
-    copy::{same_content, shape_key},
+    copy::{Times, same_content, shape_key},
     definition::{components, definition_key, input_number},
     error::{BuildError, BuildErrorKind},
     key::{Component, ContentKey, DefinitionKey, Miss},
@@ -252,15 +252,16 @@ impl Session<'_, '_> {
         if state.layers.is_empty() { Ok(None) } else { self.layers.merged(state).map(Some) }
     }
 
-    /// Writes changes as a layer; with `by_shape`, an earlier layer of equal content is reused.
+    /// Writes changes as a layer; with `times`, an earlier layer that is equal in these and in all
+    /// else is reused.
     fn store_changes(
         &self,
         node: &Node,
         changes: &[Change],
         opener: &dyn Opener,
-        by_shape: bool,
+        times: Option<Times>,
     ) -> Result<Layer, BuildError> {
-        let shape = by_shape.then(|| shape_key(changes));
+        let shape = times.map(|times| shape_key(changes, times));
         if let (Some(shape), CachePolicy::Use) = (shape, self.policy) {
             for record in self.cache().shape(shape).map_err(store_failed)? {
                 let candidate = self.layers.open(record.layer).map_err(|e| failed(node, e))?;

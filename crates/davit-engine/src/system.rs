@@ -52,6 +52,7 @@ impl Engine {
         let restore = |image: &Lacking| self.restore(image, progress).map_err(Into::into);
         self.store().check(&CheckOptions {
             repair: mode == CheckMode::Repair,
+            check_table: Some(&check_table),
             rebuild_table: Some(&rebuild_table),
             restore: Some(&restore),
             keeps_blobs: self.keeps_blobs(),
@@ -122,6 +123,11 @@ fn fifth_of(root: &Path) -> Result<u64, StoreError> {
         source: e.into(),
     })?;
     Ok(facts.f_blocks.saturating_mul(facts.f_frsize) / 5)
+}
+
+fn check_table(table: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    davit_layer::Table::open(fs_err::File::open(table)?.file())?;
+    Ok(())
 }
 
 fn rebuild_table(

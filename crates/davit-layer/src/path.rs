@@ -103,6 +103,9 @@ pub enum PathError {
     /// A component is `..`.
     #[error("it has a `..` component")]
     ParentComponent,
+    /// A component is empty or `.`, which [`normalize`] drops.
+    #[error("it has an empty or `.` component")]
+    EmptyComponent,
     /// It holds a NUL byte.
     #[error("it holds a NUL byte")]
     Nul,
@@ -152,18 +155,31 @@ pub fn normalize(name: &[u8], limits: PathLimits) -> Result<Vec<u8>, PathError> 
 /// Whether `path` is in the form that [`normalize`] gives.
 #[must_use]
 pub fn is_normal(path: &[u8], limits: PathLimits) -> bool {
-    path.is_empty()
-        || (path.len() <= limits.length
-            && path.split(|byte| *byte == b'/').count() <= limits.depth
-            && path.split(|byte| *byte == b'/').all(is_name))
+    check(path, limits).is_ok()
 }
 
-fn is_name(component: &[u8]) -> bool {
-    !component.is_empty()
-        && component.len() <= NAME_MAX
-        && component != b"."
-        && component != b".."
-        && !component.contains(&0)
+/// Checks that `path` is in the form that [`normalize`] gives.
+///
+/// # Errors
+/// [`PathError`] names the fault.
+pub fn check(path: &[u8], limits: PathLimits) -> Result<(), PathError> {
+    if path.is_empty() {
+        return Ok(());
+    }
+    if path.len() > limits.length {
+        return Err(PathError::LongPath(limits.length));
+    }
+    let mut depth = 0;
+    for component in path.split(|byte| *byte == b'/') {
+        match component {
+            b"" | b"." => return Err(PathError::EmptyComponent),
+            b".." => return Err(PathError::ParentComponent),
+            _ if component.len() > NAME_MAX => return Err(PathError::LongName),
+            _ if component.contains(&0) => return Err(PathError::Nul),
+            _ => depth += 1,
+        }
+    }
+    if depth > limits.depth { Err(PathError::Deep(limits.depth)) } else { Ok(()) }
 }
 
 #[cfg(test)]

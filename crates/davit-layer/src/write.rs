@@ -16,7 +16,8 @@ use self::{
 };
 use crate::{
     BuildError, Entry, Extent, Extents, Kind, LayerFacts, Mtime, Table, TableBuilder, TableLimits,
-    XattrMap, Xattrs, ordered, path,
+    XattrMap, Xattrs, ordered,
+    path::{self, PathLimits},
     table::{is_allowed_xattr, printable},
 };
 pub(crate) use batch::read_extents;
@@ -205,6 +206,14 @@ pub enum WriteError {
         /// The path.
         path: String,
     },
+    /// The path names nothing that a reader of the layer would take.
+    #[error("`{path}` cannot be in a layer: {fault}")]
+    Path {
+        /// The path.
+        path: String,
+        /// What is wrong with it.
+        fault: path::PathError,
+    },
     /// The changes contradict each other or pass a limit.
     #[error("the changes make no layer")]
     Build(#[from] BuildError),
@@ -249,7 +258,7 @@ pub fn write_layer(
     sink.finish()
 }
 
-/// Order, parents and names; everything else is checked as it is written.
+/// Order, parents and paths, by the reader's rules; everything else is checked as it is written.
 fn check_order(changes: &[Change]) -> Result<(), WriteError> {
     let mut open: Vec<&[u8]> = Vec::new();
     let mut previous: Option<&[u8]> = None;
@@ -259,6 +268,8 @@ fn check_order(changes: &[Change]) -> Result<(), WriteError> {
         if previous.is_some_and(|previous| path::compare(previous, here) != Ordering::Less) {
             return Err(WriteError::Order { path: named() });
         }
+        path::check(here, PathLimits::default())
+            .map_err(|fault| WriteError::Path { path: named(), fault })?;
         if path::file_name(here).starts_with(WHITEOUT_PREFIX) {
             return Err(WriteError::ReservedName { path: named() });
         }

@@ -16,7 +16,7 @@ use crate::{
     layer,
 };
 
-pub use repair::{Lacking, RebuildTable, Restore};
+pub use repair::{CheckTable, Lacking, RebuildTable, Restore};
 
 /// What is wrong with something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,7 +41,7 @@ pub enum FaultKind {
     TarUnreadable,
     /// A layer's table is not there.
     TableMissing,
-    /// A layer's table differs from what was written.
+    /// A layer's table differs from what was written, or breaks a rule of its format.
     TableDamaged,
     /// A tree's file is not there or has another size.
     TreeDamaged,
@@ -114,6 +114,8 @@ pub struct Fault {
 pub struct CheckOptions<'a> {
     /// Mend what is found.
     pub repair: bool,
+    /// Says what is wrong with a table that is as it was written.
+    pub check_table: Option<CheckTable<'a>>,
     /// Makes tables again; without it a layer with a damaged table is dropped.
     pub rebuild_table: Option<RebuildTable<'a>>,
     /// Brings back what images lack; without it they are dropped.
@@ -126,6 +128,7 @@ impl std::fmt::Debug for CheckOptions<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CheckOptions")
             .field("repair", &self.repair)
+            .field("check_table", &self.check_table.is_some())
             .field("rebuild_table", &self.rebuild_table.is_some())
             .field("restore", &self.restore.is_some())
             .field("keeps_blobs", &self.keeps_blobs)
@@ -263,6 +266,13 @@ impl Store {
                 continue;
             }
             let mut faults = self.verify_layer(&row)?;
+            if faults.is_empty()
+                && let Some(check) = options.check_table
+                && let Err(error) = check(&self.layout().layer_table(&row.diff_id))
+            {
+                let subject = row.diff_id.to_string();
+                faults.push(Fault::new(FaultKind::TableDamaged, subject, error.to_string()));
+            }
             if faults.is_empty() || self.layer(&row.diff_id)?.is_none() {
                 continue;
             }

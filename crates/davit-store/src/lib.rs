@@ -55,8 +55,8 @@ pub use blob::{BlobBegin, BlobIngest, BlobRecord, BlobWait};
 pub use boot::BootId;
 pub use build::{BuildRecord, NewBuildRecord};
 pub use check::{
-    CheckOptions, CheckReport, DroppedName, Fault, FaultKind, Lacking, RebuildTable, Repair,
-    Restore, Unrestored,
+    CheckOptions, CheckReport, CheckTable, DroppedName, Fault, FaultKind, Lacking, RebuildTable,
+    Repair, Restore, Unrestored,
 };
 pub use container::{
     AddressClaim, ClaimError, Claimed, ContainerFilter, ContainerRow, ContainerUpdate,

@@ -1,4 +1,4 @@
-//! Digests of what a copy reads and writes, without times.
+//! Digests of what a copy reads and of what a step writes.
 
 use std::{
     fs::File,
@@ -20,6 +20,39 @@ use crate::{
 const CAPABILITY: &[u8] = b"security.capability";
 /// Bytes that are compared at a time.
 const COMPARED: usize = 64 * 1024;
+
+/// Which times of a step's changes count, in seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Times {
+    /// None: a copy is keyed by content. All that it sets is the epoch, if there is one.
+    Copied {
+        /// `SOURCE_DATE_EPOCH`.
+        epoch: Option<i64>,
+    },
+    /// All; those from the first to the second one are the step's own "now", which is as good as
+    /// that of another step.
+    Made(i64, i64),
+}
+
+impl Times {
+    /// All count as they are.
+    pub(crate) const EXACT: Self = Self::Made(i64::MAX, i64::MIN);
+
+    fn mark(self, sink: &mut Sink, seconds: i64) {
+        match self {
+            Self::Copied { .. } => {}
+            Self::Made(from, to) if (from..=to).contains(&seconds) => sink.bytes(b"now"),
+            Self::Made(..) => sink.bytes(&seconds.to_le_bytes()),
+        }
+    }
+
+    fn begin(self, sink: &mut Sink) {
+        match self {
+            Self::Copied { epoch } => sink.bytes(format!("copied {epoch:?}").as_bytes()),
+            Self::Made(..) => sink.bytes(b"made"),
+        }
+    }
+}
 
 /// Collects what is digested in larger pieces.
 struct Sink {
@@ -81,10 +114,12 @@ pub(crate) fn selection_key(entries: &[FileEntry], keeps_mode: bool, keeps_owner
 }
 
 /// Digest of what a layer holds; `None` if the digest of a file is not known.
-pub(crate) fn content_key(outputs: &[Output]) -> Option<ContentKey> {
-    let mut sink = Sink::new("content/1");
+pub(crate) fn content_key(outputs: &[Output], times: Times) -> Option<ContentKey> {
+    let mut sink = Sink::new("content/2");
+    times.begin(&mut sink);
     for output in outputs {
         metadata(&mut sink, output);
+        times.mark(&mut sink, output.mtime.seconds);
         match &output.content {
             Content::File { digest, .. } => sink.bytes(&(*digest)?),
             Content::Inline(bytes) => sink.bytes(Digest::of(bytes).bytes()),
@@ -96,9 +131,11 @@ pub(crate) fn content_key(outputs: &[Output]) -> Option<ContentKey> {
 }
 
 /// Digest of what a layer holds, without the content of files: layers that differ in it differ.
-pub(crate) fn shape_key(changes: &[Change]) -> Digest {
-    let mut sink = Sink::new("shape/1");
+pub(crate) fn shape_key(changes: &[Change], times: Times) -> Digest {
+    let mut sink = Sink::new("shape/2");
+    times.begin(&mut sink);
     for change in changes {
+        times.mark(&mut sink, change.mtime.seconds);
         sink.bytes(&change.path);
         sink.number(u64::from(change.mode));
         sink.number(u64::from(change.uid) << 32 | u64::from(change.gid));

@@ -167,7 +167,7 @@ impl StageBuilder<'_, '_> {
         let chmod = it.chmod.map(|word| self.expand(word)).transpose()?.unwrap_or_default();
         let files = it.sources.files.iter().map(|file| self.inline(file));
         let files: Vec<InlineFile> = files.collect::<Result<_, _>>()?;
-        let names: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
+        let names: Vec<String> = it.sources.files.iter().map(|file| file.name.clone()).collect();
         let target = self.expand(&it.sources.destination)?;
         let destination = self.destination(&target);
         if sources.len() + files.len() > 1 && !destination.directory {
@@ -230,7 +230,14 @@ impl StageBuilder<'_, '_> {
         } else {
             file.content.clone()
         };
-        Ok(InlineFile { name: file.name.clone(), content })
+        // As if it stood in the root of a context: `..` ends there.
+        let name = crate::files::clean(file.name.as_bytes());
+        if name.is_empty() || name.contains(&b'/') {
+            let message = format!("`{}` is no name of a file", file.name);
+            return Err(self.planner.fail(file.span, message));
+        }
+        let name = String::from_utf8(name).expect("components of text are text");
+        Ok(InlineFile { name, content })
     }
 
     fn destination(&self, written: &str) -> Destination {

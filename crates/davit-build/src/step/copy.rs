@@ -10,7 +10,7 @@ use crate::{
     archives::FileArchives,
     context_files::ContextFiles,
     copy::{
-        Archives, CopyJob, CopyProblem, Finished, NoArchives, Output, Owner, OwnerError,
+        Archives, CopyJob, CopyProblem, Finished, NoArchives, Output, Owner, OwnerError, Times,
         content_key, copy, files_of, make_directory, resolve_owner, reuse,
     },
     error::{BuildError, BuildErrorKind},
@@ -56,7 +56,8 @@ impl Session<'_, '_> {
         let owner = self.owner(spec.owner.as_ref(), state, merged)?.unwrap_or_default();
         let outputs = make_directory(spec, merged, owner, self.now())
             .map_err(|problem| copy_failed("WORKDIR", &problem))?;
-        self.store_outputs((node, id), outputs, &FileSet::default(), &[])
+        let times = Times::Copied { epoch: self.epoch };
+        self.store_outputs((node, id), (outputs, times), &FileSet::default(), &[])
     }
 
     pub(super) fn copy(
@@ -84,11 +85,16 @@ impl Session<'_, '_> {
         let files = from.as_ref().map_or_else(|| self.context.set(), |(files, _)| files);
         let now = self.now();
         let below = merged.as_deref();
-        let outputs = copy(&CopyJob { spec, files, below, owner, archives, now });
+        let copied = copy(&CopyJob { spec, files, below, owner, archives, now });
         let keyword = if spec.unpack == Unpack::Never { "COPY" } else { "ADD" };
-        let outputs = outputs.map_err(|problem| copy_failed(keyword, &problem))?;
+        let copied = copied.map_err(|problem| copy_failed(keyword, &problem))?;
         let layers = from.as_ref().map_or_else(|| self.context.layers(), |(_, layers)| layers);
-        self.store_outputs((node, id), outputs, files, layers)
+        let times = match (copied.unpacked, self.epoch) {
+            (false, epoch) => Times::Copied { epoch },
+            (true, Some(_)) => Times::EXACT,
+            (true, None) => Times::Made(now, now),
+        };
+        self.store_outputs((node, id), (copied.outputs, times), files, layers)
     }
 
     /// The files of another state that a copy reaches, and the layers that hold them.
@@ -120,11 +126,11 @@ impl Session<'_, '_> {
     fn store_outputs(
         &self,
         (node, id): (&Node, NodeId),
-        mut outputs: Vec<Output>,
+        (mut outputs, times): (Vec<Output>, Times),
         files: &FileSet,
         layers: &[Arc<crate::layers::OpenLayer>],
     ) -> Result<Layer, BuildError> {
-        let content = content_key(&outputs);
+        let content = content_key(&outputs, times);
         if let (Some(content), CachePolicy::Use) = (content, self.policy)
             && let Some(record) = self.cache().content(content).map_err(store_failed)?
         {
@@ -143,7 +149,8 @@ impl Session<'_, '_> {
         if self.explain {
             self.explain_files((node, id), &finished.changes, &opener)?;
         }
-        let mut layer = self.store_changes(node, &finished.changes, &opener, content.is_none())?;
+        let by_shape = content.is_none().then_some(times);
+        let mut layer = self.store_changes(node, &finished.changes, &opener, by_shape)?;
         layer.content = content;
         if content.is_some() {
             let remembered =

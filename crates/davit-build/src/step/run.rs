@@ -6,12 +6,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use davit_image::Timestamp;
 use davit_layer::{Lower, Merged, WriteOptions};
 use davit_snapshot::{Mountpoints, PrepareOptions, Upper};
 
 use super::{Layer, Session, failed, store_failed};
 use crate::{
     BuildEvent, StepId,
+    copy::Times,
     error::{BuildError, BuildErrorKind},
     layers::State,
     plan::{Network, Node, NodeId, RunSpec},
@@ -42,7 +44,9 @@ impl Session<'_, '_> {
             scratch: scratch.dir(),
             memory: in_memory.then(|| upper.directory(self.snapshots.location(), pid)),
         };
+        let begun = file_clock_seconds();
         self.run_command(node, id, (spec, state, &merged), &upper, scratch.dir())?;
+        let times = Times::Made(begun, Timestamp::now().unix_seconds());
         let tars = self.layers.tars(state).map_err(|error| failed(node, error))?;
         let xattrs = WriteOptions::default().xattrs;
         let lower = Lower { merged: &merged, tars: &tars, xattrs };
@@ -50,7 +54,7 @@ impl Session<'_, '_> {
         let changes = changes.map_err(|error| failed(node, error))?;
         let changes =
             changes.ok_or_else(|| failed(node, io::Error::from(io::ErrorKind::NotFound)))?;
-        let stored = self.store_changes(node, &changes.changes, &changes, true);
+        let stored = self.store_changes(node, &changes.changes, &changes, Some(times));
         drop(written);
         stored
     }
@@ -112,6 +116,11 @@ impl Session<'_, '_> {
             }
         }
     }
+}
+
+/// The time that a file system would give now: it lags behind that of programs.
+fn file_clock_seconds() -> i64 {
+    rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse).tv_sec
 }
 
 /// What a command wrote, removed when the layer is made or the command has failed: on a tmpfs

@@ -247,6 +247,19 @@ fn changes_that_make_no_layer_are_refused() {
     assert!(matches!(error, WriteError::MissingParent { .. }));
     let error = refused(&[file(".wh.x", b"")], &NoFiles);
     assert!(matches!(error, WriteError::ReservedName { .. }));
+    let directory = |path: &str| change(path, ChangeKind::Directory, 0o755);
+    let parts = vec!["d".repeat(255); 17];
+    let chain = (1..=parts.len()).map(|depth| directory(&parts[..depth].join("/")));
+    for bad in [
+        vec![directory("d"), file("d/..", b"")],
+        vec![directory("d"), directory("d/"), file("d//x", b"")],
+        vec![file(".", b"")],
+        vec![file(&"x".repeat(256), b"")],
+        chain.collect(),
+    ] {
+        let error = refused(&bad, &NoFiles);
+        assert!(matches!(error, WriteError::Path { .. }), "{error}");
+    }
 
     struct Wrong(usize);
     impl Opener for Wrong {

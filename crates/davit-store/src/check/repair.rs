@@ -20,6 +20,9 @@ use crate::{
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// Reads the table at the path by its format's rules.
+pub type CheckTable<'a> = &'a (dyn Fn(&Path) -> Result<(), Failure> + Sync);
+
 /// Makes the table of a layer again: reads the tar at the first path, writes the second, yields
 /// the number of entries. The tar was read and is the layer's.
 pub type RebuildTable<'a> = &'a (dyn Fn(&LayerRow, &Path, &Path) -> Result<u64, Failure> + Sync);

@@ -11,8 +11,13 @@ use crate::{
     images::container,
 };
 
-const REPAIR: CheckOptions<'_> =
-    CheckOptions { repair: true, rebuild_table: None, restore: None, keeps_blobs: true };
+const REPAIR: CheckOptions<'_> = CheckOptions {
+    repair: true,
+    check_table: None,
+    rebuild_table: None,
+    restore: None,
+    keeps_blobs: true,
+};
 
 struct Case {
     name: &'static str,
@@ -191,6 +196,21 @@ fn a_table_is_made_again_from_its_tar() {
     assert_eq!(report.faults[0].repair, Repair::Rebuilt);
     assert_eq!(store.check(&CheckOptions::default()).unwrap().faults, []);
     store.find_image("harmed:1").unwrap();
+}
+
+#[test]
+fn a_table_that_its_reader_refuses_is_damaged() {
+    let temp = TempDir::new();
+    let store = prepare(&temp);
+    let bad = table(&store);
+    let check = |path: &std::path::Path| match path == bad {
+        true => Err("its name is malformed".into()),
+        false => Ok(()),
+    };
+    let options = CheckOptions { check_table: Some(&check), ..CheckOptions::default() };
+    let report = store.check(&options).unwrap();
+    assert_eq!(kinds(&report), [FaultKind::TableDamaged]);
+    assert_eq!(report.faults[0].detail, "its name is malformed");
 }
 
 #[test]

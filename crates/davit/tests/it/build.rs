@@ -6,6 +6,8 @@ mod cancel;
 mod contexts;
 mod instructions;
 mod outputs;
+mod refused;
+mod results;
 
 use std::{
     fs,

@@ -1,0 +1,81 @@
+//! When an earlier result stands for a step that ran again: if nobody could tell the two apart.
+
+use std::{fs, os::unix::fs::MetadataExt as _};
+
+use super::bench::{Bench, alpine, tar_file};
+
+/// The times of these files, in seconds since 1970.
+fn times(bench: &Bench, names: &[&str], args: &[&str]) -> Vec<i64> {
+    let files = bench.files(args);
+    names.iter().map(|name| files.join(name).metadata().unwrap().mtime()).collect()
+}
+
+#[test]
+fn times_that_a_command_sets_are_part_of_its_result() {
+    let steps = |time: &str| {
+        format!(
+            "FROM scratch\nADD alpine.tar.gz /\nRUN touch -d '2020-01-01 00:00' /a /b\n\
+             RUN touch -d '{time}-01-01 00:00' /b; echo {time}\n\
+             RUN [ /b -nt /a ] && echo newer > /r || echo older > /r\n"
+        )
+    };
+    let Some(bench) = alpine("") else { return };
+    for (time, result) in [("2021", "newer"), ("2019", "older"), ("2021", "newer")] {
+        bench.write("Dockerfile", &steps(time));
+        let found = fs::read_to_string(bench.files(&[]).join("r")).unwrap();
+        assert_eq!(found.trim(), result, "{time}");
+    }
+}
+
+#[test]
+fn a_result_of_now_is_as_good_as_an_earlier_one() {
+    let Some(bench) = alpine(
+        "RUN echo 1 >/dev/null; mkdir /n; touch /n/f; touch -d '2020-01-01 00:00' /old\nRUN touch /z\n",
+    ) else {
+        return;
+    };
+    bench.build(&[]);
+    let dockerfile = fs::read_to_string(bench.context.join("Dockerfile")).unwrap();
+    bench.write("Dockerfile", &dockerfile.replace("echo 1", "echo 2"));
+    let again = bench.run(&[]);
+    assert_eq!(again.code, 0, "{}", again.stderr);
+    assert!(again.stderr.contains("same result as before"), "{}", again.stderr);
+    assert!(
+        again.stderr.contains("CACHED [2/3]") || again.stderr.matches("CACHED").count() > 1,
+        "{}",
+        again.stderr
+    );
+}
+
+#[test]
+fn times_of_an_unpacked_archive_are_content() {
+    let Some(bench) = Bench::new(&[("Dockerfile", "FROM scratch\nADD x.tar /\n")]) else { return };
+    for time in [1_500_000_000, 1_400_000_000] {
+        let mut tar = [tar_file("f", b"1"), vec![0; 1024]].concat();
+        tar[136..148].copy_from_slice(format!("{time:011o}\0").as_bytes());
+        tar[148..156].copy_from_slice(b"        ");
+        let sum: u32 = tar[..512].iter().map(|&byte| u32::from(byte)).sum();
+        tar[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        fs::write(bench.context.join("x.tar"), &tar).unwrap();
+        assert_eq!(times(&bench, &["f"], &[]), [time]);
+    }
+}
+
+#[test]
+fn an_epoch_does_not_depend_on_the_cache() {
+    let dockerfile = "FROM scratch\nWORKDIR /w\nCOPY f /w/\nCOPY <<x /\ny\nx\n";
+    let Some(bench) = Bench::new(&[("f", "1"), ("Dockerfile", dockerfile)]) else { return };
+    let names = ["w", "w/f", "x"];
+    let plain = times(&bench, &names, &[]);
+    for epoch in [1000, 500] {
+        let arg = format!("SOURCE_DATE_EPOCH={epoch}");
+        let args = ["--build-arg", &arg];
+        assert_eq!(times(&bench, &names, &args), [epoch; 3]);
+        let config = bench.build(&args);
+        for entry in config["history"].as_array().unwrap() {
+            let created = entry["created"].as_str().unwrap();
+            assert!(created.starts_with("1970-01-01T00:"), "{created}");
+        }
+    }
+    assert_eq!(times(&bench, &names, &[]), plain);
+}
