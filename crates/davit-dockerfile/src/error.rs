@@ -26,6 +26,12 @@ pub enum ParseErrorKind {
         /// Largest length in bytes.
         limit: usize,
     },
+    /// There are more instructions than the limit.
+    #[error("the Dockerfile has more than {limit} instructions")]
+    Instructions {
+        /// Most instructions.
+        limit: usize,
+    },
     /// Bytes outside a comment are no UTF-8.
     #[error("the text is not valid UTF-8")]
     Encoding,

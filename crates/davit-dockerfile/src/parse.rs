@@ -21,6 +21,9 @@ use crate::{
     text::{Joined, Line, Lines},
 };
 
+/// Most instructions of a Dockerfile: what is read of one is much larger than its text.
+const INSTRUCTION_LIMIT: usize = 100_000;
+
 /// Keywords of all instructions.
 pub const KEYWORDS: [&str; 18] = [
     "ADD",
@@ -63,7 +66,7 @@ impl Syntax {
     /// Splits a Dockerfile into instructions and words.
     ///
     /// # Errors
-    /// For lines over the limit, text that is no UTF-8 (comments may be), wrong directives,
+    /// For lines and instructions over the limit, text that is no UTF-8 (comments may be), wrong directives,
     /// heredocs without end, wrong arrays and pairs; and for a file without instructions.
     pub fn parse(source: &[u8]) -> Result<Self, ParseError> {
         let mut lines = Lines::new(source);
@@ -141,6 +144,10 @@ impl Reader {
         start: Span,
         lines: &mut Lines<'_>,
     ) -> Result<(), ParseError> {
+        if self.syntax.nodes.len() == INSTRUCTION_LIMIT {
+            let kind = ParseErrorKind::Instructions { limit: INSTRUCTION_LIMIT };
+            return Err(ParseError::new(kind, start));
+        }
         let mut node = Node::read(joined, self.syntax.directives.escape())?;
         node.span = node.span.join(start);
         for delimiter in node.delimiters(joined.whole().as_str())? {

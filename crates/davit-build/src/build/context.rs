@@ -63,7 +63,7 @@ pub(super) fn open_context(
 ) -> Result<ContextFiles, BuildError> {
     let sources: Vec<String> =
         context_copies(plan).flat_map(|(_, spec)| spec.sources.iter().cloned()).collect();
-    let ignore = ignore_file(request, archive.as_ref())?;
+    let ignore = ignore_file(request)?;
     let patterns = match &ignore {
         Some(text) => Some(Patterns::read(&text.bytes).map_err(|error| {
             let kind = BuildErrorKind::Ignore { file: text.name.clone(), source: error };
@@ -97,22 +97,11 @@ pub(super) fn open_context(
     Ok(context)
 }
 
-/// The ignore file: the one beside the Dockerfile, else the context's own.
-fn ignore_file(
-    request: &BuildRequest,
-    archive: Option<&Archive>,
-) -> Result<Option<IgnoreText>, BuildError> {
+/// The ignore file: the one beside the Dockerfile, else the context's own. A tar has none: whoever
+/// packs it leaves out what is not wanted, and Docker copies all that is in it.
+fn ignore_file(request: &BuildRequest) -> Result<Option<IgnoreText>, BuildError> {
     if let Some(ignore) = &request.dockerfile.ignore {
         return Ok(Some(ignore.clone()));
-    }
-    if let Some(archive) = archive {
-        let own = format!("{}.dockerignore", request.dockerfile.name);
-        for name in [own.as_str(), ".dockerignore"] {
-            if let Some(bytes) = read_archived(archive, name).map_err(tar_failed)? {
-                return Ok(Some(IgnoreText { name: name.to_owned(), bytes }));
-            }
-        }
-        return Ok(None);
     }
     let ContextSource::Directory(path) = &request.context else { return Ok(None) };
     let path = path.join(".dockerignore");

@@ -2,6 +2,7 @@
 
 mod display;
 mod excerpt;
+mod ignored;
 mod output;
 
 use std::{
@@ -34,6 +35,8 @@ use crate::{
 
 /// Bytes that tell an archive from a Dockerfile.
 const HEAD: usize = 512;
+/// Largest Dockerfile or ignore file in bytes: what BuildKit's messages hold.
+const TEXT_LIMIT: u64 = 16 << 20;
 
 // Arguments of `davit build`.
 #[derive(Debug, clap::Args)]
@@ -94,6 +97,8 @@ pub(crate) struct BuildArgs {
     /// Steps that run at a time (default: one per core)
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     jobs: usize,
+    #[command(flatten)]
+    ignored: ignored::Ignored,
 }
 
 /// When base images are looked for in a registry.
@@ -121,6 +126,9 @@ enum BuildNetwork {
 /// Whatever keeps the image from being built, with the place in the Dockerfile.
 pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
     // Reads what is typed, which Ctrl-C ends as it ends any program.
+    if let Some(path) = &args.iidfile {
+        remove_stale(path)?;
+    }
     let command = command(&args)?;
     // Before any thread: all of them leave the signals to one.
     let (cancelled, signal) = cancel_on_interrupt()?;
@@ -151,6 +159,14 @@ pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
         ));
     }
     Ok(0)
+}
+
+/// Nobody is to take the id of an earlier build for that of one that failed.
+fn remove_stale(iidfile: &Path) -> Result<(), CliError> {
+    match fs_err::remove_file(iidfile) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(error)),
+        _ => Ok(()),
+    }
 }
 
 fn failed(error: BuildFailure, signal: u8) -> CliError {
@@ -184,13 +200,13 @@ fn cancel_on_interrupt() -> Result<(Arc<AtomicBool>, Arc<AtomicU8>), CliError> {
 
 fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
     let (dockerfile, context) = sources(args)?;
-    let build_args = pairs(&args.build_args, crate::environment::variable_text);
+    let build_args = pairs(&args.build_args, crate::environment::variable_text)?;
     let epoch = match build_args.get("SOURCE_DATE_EPOCH").filter(|value| !value.is_empty()) {
         Some(value) => Some(value.clone()),
         None => crate::environment::variable_text("SOURCE_DATE_EPOCH"),
     };
     let source_date_epoch = epoch.map(|value| parse_epoch(&value)).transpose()?;
-    let labels = pairs(&args.labels, |_| Some(String::new()));
+    let labels = pairs(&args.labels, |_| Some(String::new()))?;
     let tags: Vec<Reference> =
         args.tags.iter().map(|name| parse_tag(name)).collect::<Result<_, _>>()?;
     let host = Platform::host();
@@ -227,14 +243,23 @@ fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
 }
 
 /// `NAME=VALUE` pairs; a name alone has the value that `missing` gives, or is left out.
-fn pairs(words: &[String], missing: impl Fn(&str) -> Option<String>) -> BTreeMap<String, String> {
-    words
-        .iter()
-        .filter_map(|word| match word.split_once('=') {
-            Some((name, value)) => Some((name.to_owned(), value.to_owned())),
-            None => missing(word).map(|value| (word.clone(), value)),
-        })
-        .collect()
+fn pairs(
+    words: &[String],
+    missing: impl Fn(&str) -> Option<String>,
+) -> Result<BTreeMap<String, String>, CliError> {
+    let mut pairs = BTreeMap::new();
+    for word in words {
+        let (name, value) = match word.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (word.as_str(), missing(word)),
+        };
+        if name.is_empty() {
+            let message = format!("invalid key-value pair {word:?}: empty key");
+            return Err(CliError::user(message));
+        }
+        pairs.extend(value.map(|value| (name.to_owned(), value)));
+    }
+    Ok(pairs)
 }
 
 fn parse_tag(name: &str) -> Result<Reference, CliError> {
@@ -277,7 +302,11 @@ fn sources(args: &BuildArgs) -> Result<(DockerfileText, ContextSource), CliError
     if args.path != Path::new("-") {
         check_context(&args.path)?;
         let context = ContextSource::Directory(args.path.clone());
-        let text = if stdin_file { from_stdin(read_stdin()?) } else { from_disk(args)? };
+        let text = if stdin_file {
+            from_stdin(read_text(&mut io::stdin().lock(), "the Dockerfile")?)
+        } else {
+            from_disk(args)?
+        };
         return Ok((text, context));
     }
     if stdin_file {
@@ -294,8 +323,8 @@ fn sources(args: &BuildArgs) -> Result<(DockerfileText, ContextSource), CliError
         let text = DockerfileText { name, bytes: Vec::new(), in_context: true, ignore: None };
         return Ok((text, ContextSource::Tar(TarStream(Box::new(stream)))));
     }
-    stdin.read_to_end(&mut head).map_err(io_error)?;
-    Ok((from_stdin(head), ContextSource::Empty))
+    let text = read_text(&mut io::Cursor::new(head).chain(stdin), "the Dockerfile")?;
+    Ok((from_stdin(text), ContextSource::Empty))
 }
 
 fn check_context(path: &Path) -> Result<(), CliError> {
@@ -310,9 +339,13 @@ fn check_context(path: &Path) -> Result<(), CliError> {
     Err(if path.exists() { error.hint(format!("davit build -f {text} DIRECTORY")) } else { error })
 }
 
-fn read_stdin() -> Result<Vec<u8>, CliError> {
+/// Reads a text that is no larger than any text of its kind is.
+fn read_text(source: &mut dyn Read, name: &str) -> Result<Vec<u8>, CliError> {
     let mut bytes = Vec::new();
-    io::stdin().lock().read_to_end(&mut bytes).map_err(io_error)?;
+    source.take(TEXT_LIMIT + 1).read_to_end(&mut bytes).map_err(io_error)?;
+    if bytes.len() as u64 > TEXT_LIMIT {
+        return Err(CliError::user(format!("{name} is larger than {} MiB", TEXT_LIMIT >> 20)));
+    }
     Ok(bytes)
 }
 
@@ -331,18 +364,20 @@ fn from_disk(args: &BuildArgs) -> Result<DockerfileText, CliError> {
             if !usual.exists() && lower.exists() { lower } else { usual }
         }
     };
-    let bytes = fs_err::read(&path).map_err(|error| {
+    let file = fs_err::File::open(&path).map_err(|error| {
         let failed = CliError::new(ErrorKind::User, error.to_string());
         match args.file {
             None => failed.hint("name the Dockerfile by -f FILE"),
             Some(_) => failed,
         }
     })?;
+    let bytes = read_text(&mut &file, &path.display().to_string())?;
     let mut beside = path.clone().into_os_string();
     beside.push(".dockerignore");
-    let ignore = match fs_err::read(&beside) {
-        Ok(bytes) => {
+    let ignore = match fs_err::File::open(&beside) {
+        Ok(file) => {
             let name = Path::new(&beside).display().to_string();
+            let bytes = read_text(&mut &file, &name)?;
             Some(IgnoreText { name, bytes })
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -361,7 +396,7 @@ mod tests {
         let words = ["A=1=2".to_owned(), "HOME_".to_owned(), "GONE".to_owned()];
         let found = pairs(&words, |name| (name == "HOME_").then(|| "x".to_owned()));
         assert_eq!(
-            found.into_iter().collect::<Vec<_>>(),
+            found.unwrap().into_iter().collect::<Vec<_>>(),
             [("A".to_owned(), "1=2".to_owned()), ("HOME_".to_owned(), "x".to_owned()),]
         );
         let host = |text: &str| parse_host(text).ok();

@@ -278,7 +278,8 @@ fn standard_input_is_a_dockerfile_or_a_tar() {
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     let files = list(&target);
     assert!(files.contains(&"c/d/f 644 file".to_owned()), "{files:?}");
-    assert!(!files.iter().any(|line| line.starts_with("c/no ")), "{files:?}");
+    // Whoever packs a tar leaves out what is not wanted.
+    assert!(files.contains(&"c/no 644 ".to_owned()), "{files:?}");
     assert_eq!(bench.feed(b"\x1f\x8b\x08 no gzip", &[]).code, 1);
 }
 

@@ -43,6 +43,9 @@ impl FromStr for OutputSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("dest is required for local exporter".to_owned());
+        }
         if !text.contains('=') {
             let kind = if text == "-" { Kind::Tar } else { Kind::Local };
             return Ok(Self { destination: Some(text.into()), ..Self::new(kind) });
@@ -103,6 +106,7 @@ impl OutputSpec {
         };
         match key {
             "type" => {}
+            "dest" if value.is_empty() => return Err("`dest` names nothing".to_owned()),
             "dest" => self.destination = Some(value.into()),
             "name" if self.kind.has_names() => {
                 let name = |name: &str| {
@@ -185,6 +189,9 @@ mod tests {
             "type=x",
             "dest=a",
             "type=tar,compression=zstd",
+            "",
+            "type=local,dest=",
+            "type=tar,dest=",
             "type=oci,dest",
             "type=image,name=A",
             "type=image,push=true",

@@ -1,5 +1,7 @@
 //! What a build refuses, and how it says so.
 
+use std::fs;
+
 use super::bench::{Bench, list};
 
 /// Names of heredocs are resolved as in the root of a context, and a name that no file system
@@ -30,4 +32,54 @@ fn no_path_of_a_layer_leads_out_of_it() {
         assert!(outcome.stderr.contains(message), "{steps}: {}", outcome.stderr);
     }
     assert!(bench.davit.ok(["system", "check"]).contains("no faults"));
+}
+
+#[test]
+fn a_dockerfile_has_a_largest_size() {
+    let Some(bench) = Bench::new(&[("Dockerfile", "FROM scratch\n")]) else { return };
+    let large = vec![0; (16 << 20) + 1];
+    fs::write(bench.context.join("large"), &large).unwrap();
+    fs::copy(bench.context.join("large"), bench.context.join("Dockerfile.dockerignore")).unwrap();
+    let path = bench.context.join("large").display().to_string();
+    for (outcome, name) in [
+        (bench.feed(&large, &[]), "the Dockerfile"),
+        (bench.run(&["-f", &path]), "large"),
+        (bench.run(&[]), "Dockerfile.dockerignore"),
+    ] {
+        let message = "is larger than 16 MiB";
+        assert_eq!(outcome.code, 1, "{name}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(name), "{name}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(message), "{name}: {}", outcome.stderr);
+    }
+    let many = "a\n".repeat(100_001);
+    let outcome = bench.feed(many.as_bytes(), &[]);
+    assert!(outcome.stderr.contains("more than 100000 instructions"), "{}", outcome.stderr);
+}
+
+#[test]
+fn options_ask_for_what_can_be() {
+    let Some(bench) = Bench::new(&[("Dockerfile", "FROM scratch\nLABEL a=b\n")]) else { return };
+    let id = bench.context.join("id").display().to_string();
+    fs::write(&id, "sha256:stale").unwrap();
+    for (args, message) in [
+        (&["-o", ""][..], "dest is required for local exporter"),
+        (&["-o", "type=local,dest="], "`dest` names nothing"),
+        (&["-o", "type=tar,dest="], "`dest` names nothing"),
+        (&["--build-arg", "=x"], "invalid key-value pair \"=x\": empty key"),
+        (&["--label", "=x"], "invalid key-value pair \"=x\": empty key"),
+        (&["--provenance", "mode=max"], "attestations are not supported"),
+        (&["--iidfile", &id, "--target", "none"], "none"),
+    ] {
+        let outcome = bench.run(args);
+        assert_ne!(outcome.code, 0, "{args:?}");
+        assert!(outcome.stderr.contains(message), "{args:?}: {}", outcome.stderr);
+    }
+    assert!(fs::metadata(&id).is_err(), "a failed build leaves no id");
+    // What Docker's own clients take and do not do.
+    let ignored = "--rm=true --rm --force-rm --compress -m 1g --memory-swap 2g -c 5 --cpu-period 1 \
+                   --cpu-quota 1 --cpuset-cpus 0 --cpuset-mems 0 --cgroup-parent x --builder b \
+                   --isolation default --security-opt a --cache-from x --sbom=false \
+                   --provenance=false";
+    let words: Vec<&str> = ignored.split_whitespace().collect();
+    bench.build(&words);
 }
