@@ -51,12 +51,20 @@ pub(crate) fn register(directory: &Path) -> Result<File, SnapshotError> {
     let path = directory.join(pid.to_string());
     let failed = |source| SnapshotError::file("write", &path, source);
     let start = start_time(pid).map_err(failed)?;
-    // A file of this pid is a dead process's, whose readers hold no more than a shared lock.
-    let _gone = fs_err::remove_file(&path);
-    let mut file = OpenOptions::new().create_new(true).write(true).open(&path).map_err(failed)?;
+    // A file of this pid is a dead process's. Who removes it holds its lock, and is waited for here.
+    let former = File::open(&path).ok();
+    if let Some(former) = &former {
+        retry(|| flock(former, FlockOperation::LockExclusive))
+            .map_err(|errno| SnapshotError::file("lock", &path, errno))?;
+    }
+    // Under its name only when it is locked: who finds it unlocked there removes it.
+    let new = path.with_extension("new");
+    let mut file =
+        OpenOptions::new().create(true).truncate(true).write(true).open(&new).map_err(failed)?;
     retry(|| flock(&file, FlockOperation::LockExclusive))
-        .map_err(|errno| SnapshotError::file("lock", &path, errno))?;
+        .map_err(|errno| SnapshotError::file("lock", &new, errno))?;
     writeln!(file, "{MAGIC} {pid} {start}").map_err(failed)?;
+    fs_err::rename(&new, &path).map_err(failed)?;
     Ok(file)
 }
 
@@ -92,8 +100,10 @@ fn is_record(path: &Path) -> bool {
 fn donor(path: &PathBuf) -> Option<Donor> {
     let mut file = File::open(path).ok()?;
     if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
-        // Only while it is locked here, so that no register() has just replaced it.
-        let _gone = fs_err::remove_file(path);
+        // Only what is locked here: register() may have replaced it before.
+        if is_named(&file, path) {
+            let _gone = fs_err::remove_file(path);
+        }
         return None;
     }
     let mut record = String::new();
@@ -102,6 +112,14 @@ fn donor(path: &PathBuf) -> Option<Donor> {
     let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
     // Read after the pidfd is open: the two then speak of one process.
     (start_time(pid).ok()? == start).then_some(Donor { pidfd })
+}
+
+/// Whether the path still names the open file.
+fn is_named(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let inode = |facts: std::fs::Metadata| (facts.dev(), facts.ino());
+    let named = fs_err::symlink_metadata(path).map(inode).ok();
+    named.is_some() && named == file.metadata().map(inode).ok()
 }
 
 fn parse(record: &str) -> Option<(i32, u64)> {
@@ -154,6 +172,22 @@ mod tests {
         fs_err::write(directory.path().join("4194304"), "davit-holder 1 4194304 1\n").unwrap();
         assert_eq!(donors(directory.path()).count(), 0);
         assert!(!directory.path().join("4194304").exists());
+    }
+
+    #[test]
+    fn a_record_has_its_name_when_it_is_locked() {
+        let directory = davit_test::TempDir::new();
+        let path = directory.path().join(std::process::id().to_string());
+        fs_err::write(&path, "of a process that had this number").unwrap();
+        // It has been opened by somebody who is about to remove it.
+        let former = File::open(&path).unwrap();
+        let held = register(directory.path()).unwrap();
+        assert!(!is_named(&former, &path) && is_named(&held, &path));
+        assert!(donor(&path).is_some());
+        assert_eq!(fs_err::read_dir(directory.path()).unwrap().count(), 1);
+        drop(held);
+        assert!(donor(&path).is_none());
+        assert!(!path.exists());
     }
 
     #[test]

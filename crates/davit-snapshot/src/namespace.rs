@@ -102,20 +102,7 @@ impl MountNamespace {
             Upper::Tmpfs { name, size_bytes } => self.tmpfs_upper(name, *size_bytes, model)?,
             Upper::Copy(directory) => return copy::mount(lowers, directory, options.durability),
         };
-        overlay::mount(lowers, Some(&writable), options)
-    }
-
-    /// Mounts `lowers` read-only; attached nowhere.
-    ///
-    /// # Errors
-    /// [`SnapshotError::Mount`], [`SnapshotError::TooManyLowers`].
-    pub fn view(&self, lowers: &Lowers, options: OverlayOptions) -> Result<OwnedFd, SnapshotError> {
-        match &lowers.mounts[..] {
-            // Overlay refuses a single lower without an upper.
-            [only] => mount::clone_tree_at(only, Extent::Single)
-                .map_err(|source| SnapshotError::mount("a tree", source)),
-            _ => overlay::mount(lowers, None, options),
-        }
+        overlay::mount(lowers, &writable, options)
     }
 
     /// Takes every tree of `stack` that is not here yet from live holders, where there are any.

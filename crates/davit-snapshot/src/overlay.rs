@@ -63,7 +63,7 @@ pub(crate) struct Writable {
 /// Mounts an overlay that is attached nowhere.
 pub(crate) fn mount(
     lowers: &Lowers,
-    writable: Option<&Writable>,
+    writable: &Writable,
     options: OverlayOptions,
 ) -> Result<OwnedFd, SnapshotError> {
     if lowers.mounts.len() > MAX_LOWERS {
@@ -74,18 +74,16 @@ pub(crate) fn mount(
 
 fn compose(
     lowers: &Lowers,
-    writable: Option<&Writable>,
+    writable: &Writable,
     options: OverlayOptions,
 ) -> Result<OwnedFd, MountError> {
     let context = FsContext::open(c"overlay")?;
     context.string(c"source", b"overlay")?;
     let interface = add_lowers(&context, lowers, options.interface)?;
-    if let Some(writable) = writable {
-        directory(&context, c"upperdir", &writable.upper, interface)?;
-        directory(&context, c"workdir", &writable.work, interface)?;
-        if options.durability == Durability::Volatile {
-            context.flag(c"volatile")?;
-        }
+    directory(&context, c"upperdir", &writable.upper, interface)?;
+    directory(&context, c"workdir", &writable.work, interface)?;
+    if options.durability == Durability::Volatile {
+        context.flag(c"volatile")?;
     }
     context.string(c"index", b"off")?.string(c"redirect_dir", b"off")?;
     context.string(c"metacopy", b"off")?;
@@ -94,11 +92,7 @@ fn compose(
         InodeNumbers::Narrow => b"off",
     };
     context.string(c"xino", xino)?;
-    let attributes = match writable {
-        Some(_) => MountAttributes::empty(),
-        None => MountAttributes::MOUNT_ATTR_RDONLY,
-    };
-    context.mount(attributes)
+    context.mount(MountAttributes::empty())
 }
 
 /// Adds the lower directories, topmost first; returns the interface that the kernel took.

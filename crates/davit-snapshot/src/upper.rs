@@ -104,23 +104,32 @@ pub(crate) fn open(directory: &Path, model: impl AsFd) -> Result<Writable, Snaps
     // On a configured volume nobody else makes it.
     fs_err::create_dir_all(directory)
         .map_err(|source| SnapshotError::file("create", directory, source))?;
-    let upper = directory.join("upper");
-    let created = make(&upper)?;
     let work = directory.join("work");
     make(&work)?;
-    let opened = Writable { upper: open_directory(&upper)?, work: open_directory(&work)? };
-    if created {
-        copy_root_metadata(model, &opened.upper)
-            .map_err(|errno| SnapshotError::file("set metadata of", &upper, errno))?;
-    }
+    let upper = open_or_make(directory, model)?;
+    let opened = Writable { upper, work: open_directory(&work)? };
     forget_volatile(&work)?;
     Ok(opened)
 }
 
-fn make(path: &Path) -> Result<bool, SnapshotError> {
+/// `upper` gets its name when it looks like the image's root directory, so that nobody who is
+/// killed leaves another one.
+fn open_or_make(directory: &Path, model: impl AsFd) -> Result<OwnedFd, SnapshotError> {
+    let (upper, new) = (directory.join("upper"), directory.join("upper.new"));
+    if upper.symlink_metadata().is_ok() {
+        return open_directory(&upper);
+    }
+    make(&new)?;
+    let opened = open_directory(&new)?;
+    copy_root_metadata(model, &opened)
+        .map_err(|errno| SnapshotError::file("set metadata of", &new, errno))?;
+    rustix::fs::rename(&new, &upper).map_err(|errno| SnapshotError::file("rename", &new, errno))?;
+    Ok(opened)
+}
+
+fn make(path: &Path) -> Result<(), SnapshotError> {
     match rustix::fs::mkdir(path, Mode::RWXU) {
-        Ok(()) => Ok(true),
-        Err(Errno::EXIST) => Ok(false),
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(SnapshotError::file("create", path, errno)),
     }
 }

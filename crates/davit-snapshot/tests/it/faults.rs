@@ -255,12 +255,16 @@ fn upper_directories_begin_as_the_images_root() {
     let stack = root.prepare(crate::support::best_form(), &chain, Mountpoints::Container);
     let directory = root.dir.path().join("container");
     fs_err::create_dir(&directory).unwrap();
-    let (of, bare) = (stack.clone(), see(&stack.bare()));
+    // As a process leaves it that is killed on the way.
+    fs_err::create_dir(directory.join("upper.new")).unwrap();
+    let of = stack.clone();
     let upper = Upper::Directory(directory.clone());
     in_namespace(&stack, move |namespace| {
         let lowers = namespace.lowers(&of).unwrap();
         let mount = overlay(namespace, &lowers, &upper).unwrap();
-        assert_eq!(walk(&proc_path(&mount))[&b""[..]], bare[&b""[..]]);
+        let seen = walk(&proc_path(&mount)).remove(&b""[..]).unwrap();
+        assert_eq!((seen.mode, seen.owner, seen.mtime), (0o041_751, (12, 34), (1_600_000_000, 7)));
+        assert_eq!(seen.xattrs.get("user.root"), Some(&b"1".to_vec()));
         drop(mount);
         // What the container made of it stays.
         fs_err::set_permissions(

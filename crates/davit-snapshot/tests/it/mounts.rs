@@ -175,10 +175,12 @@ fn large_holes_read_as_zeros() {
     ])];
     let stack = root.prepare(Form::Erofs, &chain, Mountpoints::None);
     let of = stack.clone();
+    let directory = root.dir.path().join("upper");
     in_namespace(&stack, move |namespace| {
         use std::os::unix::fs::FileExt as _;
         let lowers = namespace.lowers(&of).unwrap();
-        let view = namespace.view(&lowers, Default::default()).unwrap();
+        let upper = Upper::Directory(directory);
+        let view = overlay(namespace, &lowers, &upper).unwrap();
         let open = |name: &str| fs_err::File::open(proc_path(&view).join(name)).unwrap();
         let mut buffer = [1; 4096];
         open("hole").file().read_exact_at(&mut buffer, (1 << 32) + 77).unwrap();
@@ -375,9 +377,10 @@ fn as_many_lowers_as_the_kernel_takes() {
     assert_eq!(seen.len(), 501);
     let mut many = stack.clone();
     many.parts.push(stack.parts[0].clone());
+    let upper = Upper::Directory(root.dir.path().join("upper"));
     let error = in_namespace(&stack, move |namespace| {
         let lowers = namespace.lowers(&many).unwrap();
-        namespace.view(&lowers, Default::default()).unwrap_err()
+        overlay(namespace, &lowers, &upper).unwrap_err()
     });
     assert!(error.to_string().contains("501"), "{error}");
 }

@@ -229,18 +229,22 @@ pub(crate) fn in_namespace<T: Send + 'static>(
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Walks the read-only view of a stack, or the copy that is made of it.
+/// Walks what a stack shows, or the copy that is made of it.
 pub(crate) fn see(stack: &Stack) -> Seen {
     let of = stack.clone();
     in_namespace(stack, move |namespace| {
         let lowers = namespace.lowers(&of).unwrap();
-        if of.form == Form::Copy {
-            let temp = TempDir::new();
-            let upper = Upper::Copy(temp.path().to_path_buf());
-            return walk(&proc_path(&overlay(namespace, &lowers, &upper).unwrap()));
-        }
-        let view = namespace.view(&lowers, OverlayOptions::default()).unwrap();
-        walk(&proc_path(&view))
+        let temp = TempDir::new();
+        let upper = match of.form {
+            Form::Copy => Upper::Copy(temp.path().to_path_buf()),
+            _ => Upper::Directory(temp.path().to_path_buf()),
+        };
+        // A durable one syncs the whole file system, which other tests write to.
+        let options = OverlayOptions {
+            durability: davit_snapshot::Durability::Volatile,
+            ..OverlayOptions::default()
+        };
+        walk(&proc_path(&namespace.overlay(&lowers, &upper, options).unwrap()))
     })
 }
 
