@@ -192,17 +192,20 @@ impl LogWriter {
         Ok(())
     }
 
+    /// Begins a new file. It is opened before the others move: where that is refused, they stay as
+    /// they are however often it is tried.
     fn rotate(&mut self) -> io::Result<()> {
+        let new = self.path.with_extension("new");
+        let file = open_log(&new)?;
+        // Of a monitor that was killed here.
+        file.set_len(0)?;
         for number in (1..self.config.max_files).rev() {
             let from =
                 if number == 1 { self.path.clone() } else { numbered(&self.path, number - 1) };
             unless_missing(fs_err::rename(&from, numbered(&self.path, number)))?;
         }
-        if self.config.max_files <= 1 {
-            unless_missing(fs_err::remove_file(&self.path))?;
-        }
-        self.file = open_log(&self.path)?;
-        (self.size_bytes, self.torn) = (0, false);
+        fs_err::rename(&new, &self.path)?;
+        (self.file, self.size_bytes, self.torn) = (file, 0, false);
         Ok(())
     }
 }
@@ -344,6 +347,26 @@ mod tests {
         );
         assert_eq!(texts(&log.path, Some(1000)).len(), kept.len());
         assert!(texts(&log.path, Some(0)).is_empty());
+    }
+
+    #[test]
+    fn a_rotation_that_is_refused_costs_no_older_line() {
+        let log = log();
+        let config = LogConfig { max_size_bytes: Some(200), max_files: 3, ..LogConfig::default() };
+        let mut out = writer(&log, &config);
+        let mut write = |n: usize| out.write(Stream::Stdout, format!("line {n}\n").as_bytes());
+        (0..5).for_each(|n| write(n).expect("written"));
+        let before = texts(&log.path, None);
+        let in_the_way = log.path.with_extension("new");
+        fs_err::create_dir(&in_the_way).expect("made");
+        let refused = (0..10).filter(|_| write(5).is_err()).count();
+        assert!(refused >= 8, "{refused}");
+        assert_eq!(texts(&log.path, None)[..before.len()], before);
+        fs_err::remove_dir(&in_the_way).expect("removed");
+        fs_err::write(&in_the_way, "of a monitor that was killed").expect("written");
+        write(6).expect("written");
+        assert_eq!(texts(&log.path, None).last().map(String::as_str), Some("line 6\n"));
+        assert_eq!(fs_err::read_to_string(&log.path).expect("readable").lines().count(), 1);
     }
 
     #[test]
