@@ -368,7 +368,7 @@ fn device(host: &Path, container: &str) -> Option<Device> {
     })
 }
 
-/// Parses `c 1:3 rwm`.
+/// Parses `c 1:3 rwm`, as strictly as Docker.
 fn device_rule(text: &str) -> Result<DeviceRule, ContainerError> {
     let invalid = || ContainerError::Invalid(format!("invalid device cgroup format: {text:?}"));
     let words: Vec<&str> = text.split_whitespace().collect();
@@ -376,8 +376,12 @@ fn device_rule(text: &str) -> Result<DeviceRule, ContainerError> {
     let (major, minor) = numbers.split_once(':').ok_or_else(invalid)?;
     let number = |text: &str| match text {
         "*" => Ok(None),
+        signed if signed.starts_with('+') => Err(invalid()),
         digits => digits.parse().map(Some).map_err(|_| invalid()),
     };
+    if permissions.len() > 3 || permissions.contains(|letter| !"rwm".contains(letter)) {
+        return Err(invalid());
+    }
     let kind = match kind {
         "a" => None,
         "b" => Some(DeviceKind::Block),
@@ -487,7 +491,9 @@ mod tests {
     fn device_rules_parse() {
         let rule = device_rule("c 1:* rw").unwrap();
         assert_eq!((rule.major, rule.minor, rule.mknod), (Some(1), None, false));
-        for bad in ["", "c 1:3", "x 1:3 r", "c 1 r", "c a:b r"] {
+        for bad in
+            ["", "c 1:3", "x 1:3 r", "c 1 r", "c a:b r", "c 1:3 rx", "c 1:3 rwmr", "c 1:+3 r"]
+        {
             assert!(device_rule(bad).is_err(), "{bad:?}");
         }
     }
