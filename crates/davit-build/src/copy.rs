@@ -25,7 +25,7 @@ use davit_layer::{Merged, Mtime, XattrMap};
 use self::target::Target;
 pub(crate) use self::{
     archive::{Archive, Archives, NoArchives},
-    key::{Ranges, Times, content_key, same_content, same_file, selection_key, shape_key},
+    key::{Keeps, Ranges, Times, content_key, same_content, same_file, selection_key, shape_key},
     outputs::{Content, Finished, Output},
     owner::{OwnerError, PasswdFiles, resolve_owner},
     reuse::reuse,
@@ -217,10 +217,9 @@ impl Copier<'_, '_> {
     }
 
     fn put(&mut self, path: Vec<u8>, index: usize, entry: &FileEntry) -> Result<(), CopyProblem> {
-        let directory = entry.kind == FileKind::Directory;
         let mode = match (&self.mode, entry.kind) {
             (_, FileKind::Symlink) => 0o777,
-            (Some(mode), _) => mode.apply(entry.mode, directory),
+            (Some(mode), _) => mode.apply(entry.mode, entry.kind),
             (None, _) => entry.mode,
         };
         let owner = self.job.owner.unwrap_or(Owner { uid: entry.uid, gid: entry.gid });
@@ -246,7 +245,7 @@ impl Copier<'_, '_> {
         self.target.put(Output {
             path,
             content: Content::Inline(Arc::from(content.as_bytes())),
-            mode: self.mode.as_ref().map_or(0o644, |mode| mode.apply(0o644, false)),
+            mode: self.mode.as_ref().map_or(0o644, |mode| mode.apply(0o644, FileKind::Regular)),
             owner: self.owner(),
             mtime: Mtime::from_seconds(self.job.now),
             xattrs: XattrMap::new(),

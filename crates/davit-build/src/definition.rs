@@ -4,7 +4,7 @@ use davit_dockerfile::Glob;
 use davit_image::{Algorithm, Digest, Digester};
 
 use crate::{
-    copy::selection_key,
+    copy::{Keeps, selection_key},
     files::{FileSet, Unresolved},
     key::{Component, DefinitionKey, KeyBuilder},
     plan::{CopyOrigin, CopySpec, Node, Op, RunSpec},
@@ -102,8 +102,8 @@ fn copy(spec: &CopySpec, context: &FileSet) -> KeyBuilder {
 /// Digest of what a source selects; a source that selects nothing is told from every other.
 fn source_digest(spec: &CopySpec, source: &str, context: &FileSet) -> String {
     let octal = spec.mode.as_deref().and_then(Mode::parse).and_then(|mode| mode.octal());
-    let digest_of =
-        |index: usize| selection_key(context.subtree(index), octal.is_none(), spec.owner.is_none());
+    let keeps = Keeps { mode: octal.is_none(), owner: spec.owner.is_none() };
+    let digest_of = |index: usize| selection_key(context.subtree(index), keeps);
     let found = selected(source, context);
     match &found[..] {
         [(_, index)] if !Glob::has_wildcards(source) => digest_of(*index).to_string(),

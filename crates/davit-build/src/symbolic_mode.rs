@@ -1,5 +1,7 @@
 //! Modes of `--chmod`: octal, or the grammar of chmod(1) with an empty umask.
 
+use crate::files::FileKind;
+
 /// A mode that is given, or a change of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -43,12 +45,12 @@ impl Mode {
         text.split(',').map(Clause::parse).collect::<Option<_>>().map(Self::Symbolic)
     }
 
-    /// The mode of a file that has `mode` before.
-    pub(crate) fn apply(&self, mode: u16, directory: bool) -> u16 {
+    /// The mode of a file of this kind that has `mode` before.
+    pub(crate) fn apply(&self, mode: u16, kind: FileKind) -> u16 {
         match self {
             Self::Octal(octal) => *octal,
             Self::Symbolic(clauses) => {
-                clauses.iter().fold(mode, |mode, clause| clause.apply(mode, directory))
+                clauses.iter().fold(mode, |mode, clause| clause.apply(mode, kind))
             }
         }
     }
@@ -92,20 +94,20 @@ impl Clause {
         Some(Self { who: if mask == 0 { 0o777 } else { mask }, actions })
     }
 
-    fn apply(&self, mode: u16, directory: bool) -> u16 {
+    fn apply(&self, mode: u16, kind: FileKind) -> u16 {
         self.actions.iter().fold(mode, |mode, (operator, right)| {
-            let bits = self.bits(right, mode, directory);
+            let bits = self.bits(right, mode, kind);
             match operator {
                 Operator::Add => mode | bits,
                 Operator::Remove => mode & !bits,
-                Operator::Set => (mode & !self.cleared(directory)) | bits,
+                Operator::Set => (mode & !self.cleared(kind)) | bits,
             }
         })
     }
 
     /// What `=` clears; a directory keeps its set-id bits, as with chmod(1).
-    const fn cleared(&self, directory: bool) -> u16 {
-        let special = if directory {
+    const fn cleared(&self, kind: FileKind) -> u16 {
+        let special = if matches!(kind, FileKind::Directory) {
             0
         } else {
             (if self.who & 0o700 != 0 { 0o4000 } else { 0 })
@@ -114,7 +116,7 @@ impl Clause {
         self.who | special | (if self.who == 0o777 { 0o1000 } else { 0 })
     }
 
-    fn bits(&self, right: &Right, mode: u16, directory: bool) -> u16 {
+    fn bits(&self, right: &Right, mode: u16, kind: FileKind) -> u16 {
         match right {
             Right::Copy(shift) => {
                 let triple = (mode >> shift) & 7;
@@ -125,7 +127,7 @@ impl Clause {
                     'r' => 0o444 & self.who,
                     'w' => 0o222 & self.who,
                     'x' => 0o111 & self.who,
-                    'X' if directory || mode & 0o111 != 0 => 0o111 & self.who,
+                    'X' if kind == FileKind::Directory || mode & 0o111 != 0 => 0o111 & self.who,
                     's' => ((self.who & 0o100) << 5) | ((self.who & 0o010) << 7),
                     't' if self.who & 0o007 != 0 => 0o1000,
                     _ => 0,
@@ -153,34 +155,37 @@ mod tests {
 
     use super::*;
 
+    const FILE: FileKind = FileKind::Regular;
+    const DIRECTORY: FileKind = FileKind::Directory;
+
     #[test]
     fn changes_as_chmod_does() {
-        // (mode, before, directory, after); the right column is what chmod(1) gives.
+        // (mode, before, kind, after); the right column is what chmod(1) gives.
         let cases = [
-            ("0755", 0o4644, false, 0o755),
-            ("4755", 0o644, false, 0o4755),
-            ("u+x", 0o644, false, 0o744),
-            ("+x", 0o644, false, 0o755),
-            ("a+X", 0o644, false, 0o644),
-            ("a+X", 0o744, false, 0o755),
-            ("a+X", 0o644, true, 0o755),
-            ("go-rwx", 0o777, false, 0o700),
-            ("u=rwX,go=rX", 0o600, false, 0o644),
-            ("u=rwX,go=rX", 0o600, true, 0o755),
-            ("g=u", 0o640, false, 0o660),
-            ("o=g-w", 0o664, false, 0o664),
-            ("u+s,g+s", 0o755, false, 0o6755),
-            ("+t", 0o755, true, 0o1755),
-            ("u+t", 0o755, true, 0o755),
-            ("u-s", 0o4755, false, 0o755),
-            ("u=rw", 0o4755, false, 0o655),
-            ("u=rwx", 0o4755, true, 0o4755),
-            ("=", 0o777, false, 0),
-            ("u+r-w+x", 0o200, false, 0o500),
+            ("0755", 0o4644, FILE, 0o755),
+            ("4755", 0o644, FILE, 0o4755),
+            ("u+x", 0o644, FILE, 0o744),
+            ("+x", 0o644, FILE, 0o755),
+            ("a+X", 0o644, FILE, 0o644),
+            ("a+X", 0o744, FILE, 0o755),
+            ("a+X", 0o644, DIRECTORY, 0o755),
+            ("go-rwx", 0o777, FILE, 0o700),
+            ("u=rwX,go=rX", 0o600, FILE, 0o644),
+            ("u=rwX,go=rX", 0o600, DIRECTORY, 0o755),
+            ("g=u", 0o640, FILE, 0o660),
+            ("o=g-w", 0o664, FILE, 0o664),
+            ("u+s,g+s", 0o755, FILE, 0o6755),
+            ("+t", 0o755, DIRECTORY, 0o1755),
+            ("u+t", 0o755, DIRECTORY, 0o755),
+            ("u-s", 0o4755, FILE, 0o755),
+            ("u=rw", 0o4755, FILE, 0o655),
+            ("u=rwx", 0o4755, DIRECTORY, 0o4755),
+            ("=", 0o777, FILE, 0),
+            ("u+r-w+x", 0o200, FILE, 0o500),
         ];
-        for (text, before, directory, after) in cases {
+        for (text, before, kind, after) in cases {
             let mode = Mode::parse(text).unwrap();
-            assert_eq!(mode.apply(before, directory), after, "{text} on {before:o}");
+            assert_eq!(mode.apply(before, kind), after, "{text} on {before:o}");
         }
     }
 
@@ -194,8 +199,9 @@ mod tests {
     proptest! {
         #[test]
         fn stays_a_mode(text in "[ugoa]{0,2}[+=-][rwxXst]{0,3}(,[ugo][+=-][ugo]){0,2}", before in 0_u16..0o10000, directory: bool) {
+            let kind = if directory { DIRECTORY } else { FILE };
             let mode = Mode::parse(&text).unwrap();
-            prop_assert!(mode.apply(before, directory) <= 0o7777);
+            prop_assert!(mode.apply(before, kind) <= 0o7777);
         }
     }
 }

@@ -86,16 +86,23 @@ impl Sink {
     }
 }
 
+/// What a copy leaves as it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keeps {
+    pub(crate) mode: bool,
+    pub(crate) owner: bool,
+}
+
 /// Digest of the entries that one source selects, by their paths below it.
 ///
-/// `mode` and `owner` say whether the copy keeps these; what it overwrites makes no difference.
-pub(crate) fn selection_key(entries: &[FileEntry], keeps_mode: bool, keeps_owner: bool) -> Digest {
+/// What the copy overwrites makes no difference.
+pub(crate) fn selection_key(entries: &[FileEntry], keeps: Keeps) -> Digest {
     let mut sink = Sink::new("selection/1");
     let root = entries.first().map_or(0, |entry| entry.path.len());
     for entry in entries {
         sink.bytes(&entry.path[root..]);
-        let mode = if keeps_mode && entry.kind != FileKind::Symlink { entry.mode } else { 0 };
-        let (uid, gid) = if keeps_owner { (entry.uid, entry.gid) } else { (0, 0) };
+        let mode = if keeps.mode && entry.kind != FileKind::Symlink { entry.mode } else { 0 };
+        let (uid, gid) = if keeps.owner { (entry.uid, entry.gid) } else { (0, 0) };
         sink.number(u64::from(entry.kind.code()) | u64::from(mode) << 8);
         sink.number(u64::from(uid) << 32 | u64::from(gid));
         sink.number(entry.size);

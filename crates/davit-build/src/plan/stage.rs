@@ -153,7 +153,8 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
 
     /// Adds a history entry without a layer.
     fn record(&mut self, created_by: String) {
-        self.state.history.push((self.entry(created_by, true), None));
+        let entry = HistoryEntry { empty_layer: true, ..self.entry(created_by) };
+        self.state.history.push((entry, None));
     }
 
     /// Adds a node upon the present state and its history entry.
@@ -166,17 +167,16 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
         let (stage, span) = (stage_id(self.index), Some(text.span));
         let id = self.planner.push(Node { op, inputs, stage, name, span });
         self.state.node = id;
-        self.state.history.push((self.entry(text.created_by, false), Some(id)));
+        self.state.history.push((self.entry(text.created_by), Some(id)));
         id
     }
 
-    fn entry(&self, created_by: String, empty_layer: bool) -> HistoryEntry {
+    fn entry(&self, created_by: String) -> HistoryEntry {
         let epoch = self.planner.request.source_date_epoch;
         HistoryEntry {
             created: epoch.and_then(|seconds| Timestamp::from_unix_seconds(seconds).ok()),
             created_by: Some(created_by),
             comment: Some(history::COMMENT.to_owned()),
-            empty_layer,
             ..HistoryEntry::default()
         }
     }
