@@ -32,7 +32,7 @@ pub use config::{Config, Settings};
 pub use container::ContainerError;
 pub use copy::{Copied, CopyError, CopyRequest, Place, PlaceError};
 pub use davit_distribution::{Login, Saved, Secret, wire::SearchEntry};
-pub use davit_dockerfile::nearest;
+pub use davit_dockerfile::{Glob, nearest};
 pub use davit_image as image;
 pub use davit_store::{BuildCache, CheckReport, Fault, FaultKind, GcReport, ImageRow, Repair};
 pub use davit_sys::signals;

@@ -89,6 +89,19 @@ pub struct ImageRow {
     pub containers: Vec<ImageUser>,
 }
 
+impl ImageRow {
+    /// The tags that name it.
+    pub fn tags(&self) -> impl Iterator<Item = &Reference> {
+        self.targets.iter().flat_map(|(_, references)| references)
+    }
+
+    /// Whether no tag names it; a registry's digest may.
+    #[must_use]
+    pub fn is_dangling(&self) -> bool {
+        self.tags().next().is_none()
+    }
+}
+
 /// A container that is made of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageUser {

@@ -1,7 +1,7 @@
 //! `davit images`, `davit image ls`
 
 use davit_engine::{
-    Engine,
+    Engine, Glob,
     image::{Reference, Timestamp},
 };
 use serde::Serialize;
@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     cli::Context,
     error::CliError,
-    filter::{Filters, glob, help},
+    filter::{Filters, help},
     format::{List, ListFormat, Width},
     printer, units,
 };
@@ -118,6 +118,62 @@ const fn list(digests: bool) -> List<'static> {
     List { table, heads: HEADS }
 }
 
+/// A pattern for names, of the command line or of a `reference` filter.
+struct Pattern {
+    glob: Glob,
+    /// A name in full is a pattern, too: `docker.io/library/busybox`.
+    full: Option<Reference>,
+    has_tag: bool,
+}
+
+impl Pattern {
+    fn parse(text: &str) -> Result<Self, CliError> {
+        let glob = Glob::new(text.as_bytes())
+            .map_err(|_| CliError::user(format!("syntax error in pattern `{text}`")))?;
+        Ok(Self { glob, full: text.parse().ok(), has_tag: text.contains(':') })
+    }
+
+    fn fits_familiar(&self, name: &Reference) -> bool {
+        let repository = name.repository().familiar();
+        let fits = |text: &str| self.glob.matches(text.as_bytes());
+        fits(&repository) || name.tag().is_some_and(|tag| fits(&format!("{repository}:{tag}")))
+    }
+
+    fn fits(&self, name: &Reference) -> bool {
+        let is_full = self.full.as_ref().is_some_and(|wanted| {
+            wanted.repository() == name.repository()
+                && (!self.has_tag || wanted.tag() == name.tag())
+        });
+        is_full || self.fits_familiar(name)
+    }
+}
+
+/// What names must fit: the pattern on the command line, and one of the `reference` filters.
+struct Patterns {
+    argument: Option<Pattern>,
+    references: Vec<Pattern>,
+}
+
+impl Patterns {
+    fn new(args: &ImagesArgs, filters: &Filters) -> Result<Self, CliError> {
+        let references = filters.values("reference").iter();
+        Ok(Self {
+            argument: args.repository.as_deref().map(Pattern::parse).transpose()?,
+            references: references.map(|text| Pattern::parse(text)).collect::<Result<_, _>>()?,
+        })
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.argument.is_none() && self.references.is_empty()
+    }
+
+    fn fits(&self, name: &Reference) -> bool {
+        let referred = self.references.is_empty()
+            || self.references.iter().any(|pattern| pattern.fits_familiar(name));
+        referred && self.argument.as_ref().is_none_or(|pattern| pattern.fits(name))
+    }
+}
+
 fn choose(engine: &Engine, args: &ImagesArgs, filters: &Filters) -> Result<Vec<Chosen>, CliError> {
     let bound = |key: &str| -> Result<Option<Timestamp>, CliError> {
         let Some(name) = filters.values(key).last() else { return Ok(None) };
@@ -125,54 +181,34 @@ fn choose(engine: &Engine, args: &ImagesArgs, filters: &Filters) -> Result<Vec<C
     };
     let (before, since, until) = (bound("before")?, bound("since")?, filters.until()?);
     let dangling = filters.flag("dangling")?;
+    let patterns = Patterns::new(args, filters)?;
     let mut chosen = Vec::new();
     for row in engine.images()? {
         let made = row.created.unwrap_or(Timestamp::EPOCH);
         let in_time = before.is_none_or(|bound| made < bound)
             && since.is_none_or(|bound| made > bound)
             && until.is_none_or(|bound| made < bound);
-        if !in_time || !filters.fit_labels(&row.labels) {
-            continue;
-        }
-        let all: Vec<Reference> =
-            row.targets.iter().flat_map(|(_, references)| references).cloned().collect();
-        let digests = row.repo_digests.clone();
-        let is_dangling = all.is_empty() && digests.is_empty();
-        if dangling.is_some_and(|wanted| wanted != is_dangling) {
-            continue;
-        }
-        let fits = |name: &Reference| fits(name, args.repository.as_deref(), filters);
-        let named = args.repository.is_some() || !filters.values("reference").is_empty();
-        let names: Vec<_> = all.into_iter().filter(fits).collect();
-        // A tag that fits shows its repository's digest.
-        let is_shown = |known: &Reference| {
-            fits(known) || names.iter().any(|name| name.repository() == known.repository())
+        let fits_dangling = match dangling {
+            Some(true) => row.is_dangling(),
+            // As Docker: what a registry knows has a name, though one without a tag.
+            Some(false) => !row.is_dangling() || !row.repo_digests.is_empty(),
+            None => true,
         };
-        let digests: Vec<_> = digests.into_iter().filter(is_shown).collect();
-        if named && names.is_empty() && digests.is_empty() {
+        if !in_time || !fits_dangling || !filters.fit_labels(&row.labels) {
+            continue;
+        }
+        let names: Vec<_> = row.tags().filter(|name| patterns.fits(name)).cloned().collect();
+        // A tag that fits shows its repository's digest.
+        let is_shown = |known: &&Reference| {
+            patterns.fits(known) || names.iter().any(|name| name.repository() == known.repository())
+        };
+        let digests: Vec<_> = row.repo_digests.iter().filter(is_shown).cloned().collect();
+        if !patterns.is_empty() && names.is_empty() && digests.is_empty() {
             continue;
         }
         chosen.push(Chosen { row, names, digests });
     }
     Ok(chosen)
-}
-
-/// Whether a name fits the pattern on the command line and one of the `reference` filters.
-fn fits(name: &Reference, pattern: Option<&str>, filters: &Filters) -> bool {
-    let repository = name.repository().familiar();
-    let tagged = name.tag().map(|tag| format!("{repository}:{tag}"));
-    let fits = |pattern: &str| {
-        glob(pattern, &repository) || tagged.as_ref().is_some_and(|tagged| glob(pattern, tagged))
-    };
-    // A name in full is a pattern, too: `docker.io/library/busybox`.
-    let full = |pattern: &str| {
-        pattern.parse::<Reference>().is_ok_and(|wanted| {
-            wanted.repository() == name.repository()
-                && (!pattern.contains(':') || wanted.tag() == name.tag())
-        })
-    };
-    pattern.is_none_or(|pattern| fits(pattern) || full(pattern))
-        && filters.any("reference", |pattern| fits(pattern))
 }
 
 impl Chosen {
