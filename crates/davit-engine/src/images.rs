@@ -27,21 +27,31 @@ pub enum ImageError {
         /// Local names that are near.
         similar: Vec<String>,
     },
-    /// A container stands in the way.
+    /// A container uses the image that an id names.
     #[error(
-        "conflict: unable to remove `{name}` ({}) - {} container {container} is using its image {image}",
+        "conflict: unable to delete {id} ({}) - image is being used by {} container {container}",
         if *running { "cannot be forced" } else { "must be forced" },
         if *running { "running" } else { "stopped" }
     )]
     InUse {
-        /// The name, as given.
+        /// Short id of the image.
+        id: String,
+        /// Short id of the container.
+        container: String,
+        /// Whether the container runs.
+        running: bool,
+    },
+    /// A container uses the image of which the last name was to go.
+    #[error(
+        "conflict: unable to remove repository reference \"{name}\" (must force) - container {container} is using its referenced image {image}"
+    )]
+    NameInUse {
+        /// The name.
         name: String,
         /// Short id of the image.
         image: String,
         /// Short id of the container.
         container: String,
-        /// Whether the container runs.
-        running: bool,
     },
     /// An id names an image that several repositories name.
     #[error(
@@ -85,7 +95,9 @@ impl Hint for ImageError {
             Self::InUse { running: true, container, .. } => {
                 vec![format!("davit stop {container}")]
             }
-            Self::InUse { running: false, container, .. } => vec![format!("davit rm {container}")],
+            Self::InUse { running: false, container, .. } | Self::NameInUse { container, .. } => {
+                vec![format!("davit rm {container}")]
+            }
             Self::Store(error) => error.hints(),
             _ => Vec::new(),
         }

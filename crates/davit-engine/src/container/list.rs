@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use davit_image::Timestamp;
 use davit_network::{ExposedPorts, PortMapping};
 use davit_runtime::monitor::state::Health;
-use davit_store::ContainerFilter;
+use davit_store::{ContainerFilter, StoreError};
 
 use super::{
     Container, ContainerError, ContainerSpec, MountSource, NetworkMode, Phase, Status,
@@ -40,7 +40,7 @@ pub struct ContainerSummary {
     pub id: String,
     /// Name.
     pub name: String,
-    /// Image as the user named it.
+    /// Image as the user named it; its id where that names another one by now, or none.
     pub image: String,
     /// Command and arguments.
     pub command: Vec<String>,
@@ -103,6 +103,7 @@ impl Engine {
         };
         let size = if size { Some(self.sizes(&container)?) } else { None };
         let health = container.status.health.map(|(health, _)| health);
+        let image = self.image_shown(&container)?;
         let Container { id, name, spec, status, created, .. } = container;
         Ok(ContainerSummary {
             command: spec.arguments(),
@@ -111,7 +112,7 @@ impl Engine {
             labels: spec.config.labels.clone().unwrap_or_default(),
             mounts: spec.mounts.iter().filter_map(mount_name).collect(),
             networks: vec![network_name(&spec.network)],
-            image: spec.image,
+            image,
             id,
             name,
             created,
@@ -119,6 +120,23 @@ impl Engine {
             size,
             health,
         })
+    }
+
+    /// The image's name as long as it names the same image, else its id.
+    fn image_shown(&self, container: &Container) -> Result<String, ContainerError> {
+        let name = &container.spec.image;
+        let Some(id) = container.image_id else { return Ok(name.clone()) };
+        let still = match self.store().find_image(name) {
+            Ok(found) if found.target.image_id == Some(id) => true,
+            // The container may be of another platform than the one that the name stands for. A
+            // name whose documents cannot be read leads nowhere: the list shows the id.
+            Ok(found) => self.store().image(&id)?.is_some_and(|image| {
+                matches!(self.image_for(&found.target, &image.platform), Ok(Some(own)) if own == id)
+            }),
+            Err(StoreError::NotFound { .. } | StoreError::Ambiguous { .. }) => false,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(if still { name.clone() } else { id.to_string() })
     }
 
     /// Bytes that a container has written, and bytes with its image.

@@ -1,15 +1,18 @@
 //! `image prune`: images that nothing needs.
 
-use davit_image::{Reference, Timestamp};
+use davit_image::Timestamp;
 use davit_store::{GcOptions, ImageRow};
 
-use super::{ImageError, Removal, remove::deletions};
+use super::{
+    ImageError, Removal,
+    remove::{deletions, forget},
+};
 use crate::Engine;
 
 /// What to prune.
 #[derive(Clone, Debug, Default)]
 pub struct ImagePrune {
-    /// All images without a container, not only those without a name.
+    /// All images without a container, not only those without a tag.
     pub all: bool,
     /// Only images made before this time.
     pub until: Option<Timestamp>,
@@ -29,7 +32,7 @@ pub struct Pruned {
 }
 
 impl Engine {
-    /// Removes images without a name, or all without a container.
+    /// Removes images without a tag, or all without a container.
     ///
     /// # Errors
     /// What the store says.
@@ -39,21 +42,17 @@ impl Engine {
             if !request.selects(&image) {
                 continue;
             }
-            let untagged = self.store().edit_images(|edit| {
+            let removals = self.store().edit_images(|edit| {
                 // Somebody may have named or used it since the list was made.
-                let Some(now) = edit.image(&image.id)?.filter(|now| request.selects(now)) else {
-                    return Ok(Vec::new());
-                };
-                edit.forget(&now.id)?;
-                let names = now.targets.iter().flat_map(|(_, references)| references);
-                Ok::<_, ImageError>(
-                    names.chain(&now.repo_digests).map(Reference::familiar).collect(),
-                )
+                match edit.image(&image.id)?.filter(|now| request.selects(now)) {
+                    Some(now) => forget(edit, &now),
+                    None => Ok(Vec::new()),
+                }
             })?;
-            pruned.removals.extend(untagged.into_iter().map(Removal::Untagged));
+            pruned.removals.extend(removals);
         }
         let report = self.store().collect(&GcOptions::default())?;
-        pruned.removals.extend(deletions(&report));
+        deletions(&report, &mut pruned.removals);
         pruned.freed_bytes = report.freed_bytes;
         Ok(pruned)
     }
@@ -61,14 +60,11 @@ impl Engine {
 
 impl ImagePrune {
     fn selects(&self, image: &ImageRow) -> bool {
-        let dangling = image.targets.iter().all(|(_, references)| references.is_empty());
-        // A digest that a registry knows is a name, though one without a tag.
-        let nameless = dangling && image.repo_digests.is_empty();
         let has = |(key, value): &(String, Option<String>)| {
             image.labels.get(key).is_some_and(|found| value.as_ref().is_none_or(|v| v == found))
         };
         image.containers.is_empty()
-            && (self.all || nameless)
+            && (self.all || image.is_dangling())
             && self.until.is_none_or(|until| image.created.is_none_or(|made| made < until))
             && self.labels.iter().all(has)
             && !self.without_labels.iter().any(has)

@@ -11,8 +11,6 @@ use crate::Engine;
 pub struct RemoveRequest {
     /// Remove although stopped containers use it, or several names lead to it.
     pub force: bool,
-    /// Keep what has no name any more.
-    pub no_prune: bool,
 }
 
 /// One line of what a removal did.
@@ -26,8 +24,7 @@ pub enum Removal {
 
 /// How an image was named.
 enum Named {
-    Tag(Reference),
-    RepoDigest(Reference),
+    Reference(Reference),
     Id,
 }
 
@@ -51,96 +48,102 @@ impl Engine {
             let missing = || StoreError::NotFound { kind: "image", name: name.to_owned() };
             let row = edit.image(&id)?.ok_or_else(missing)?;
             match &named {
-                Named::Tag(reference) => Self::untag(edit, &row, reference, request),
-                Named::RepoDigest(reference) => Self::forget_digest(edit, &row, reference, request),
-                Named::Id => Self::remove_by_id(edit, &row, name, request),
+                Named::Reference(reference) => remove_reference(edit, &row, reference, request),
+                Named::Id => remove_by_id(edit, &row, request),
             }
         })?;
-        removals.extend(deletions(&self.store().collect(&GcOptions::default())?));
-        Ok(removals)
-    }
-
-    fn untag(
-        edit: &ImageEdit<'_>,
-        row: &ImageRow,
-        reference: &Reference,
-        request: &RemoveRequest,
-    ) -> Result<Vec<Removal>, ImageError> {
-        let last = names(row).count() == 1;
-        let user = if last { user_of(row) } else { None };
-        if let (Some((container, running)), false) = (&user, request.force) {
-            return Err(in_use(reference.familiar(), row, container, *running));
-        }
-        let target = target_of(row, reference);
-        edit.untag(reference)?;
-        let mut removals = vec![Removal::Untagged(reference.familiar())];
-        if !last {
-            return Ok(removals);
-        }
-        // Docker keeps the image of a running container, without a name.
-        let kept = request.no_prune || user.is_some_and(|(_, running)| running);
-        match target {
-            Some(target) if kept => edit.keep_untagged(&target)?,
-            _ => {
-                let digests = row.repo_digests.iter().map(Reference::familiar);
-                removals.extend(digests.map(Removal::Untagged));
-                edit.forget(&row.id)?;
-            }
-        }
-        Ok(removals)
-    }
-
-    fn forget_digest(
-        edit: &ImageEdit<'_>,
-        row: &ImageRow,
-        reference: &Reference,
-        request: &RemoveRequest,
-    ) -> Result<Vec<Removal>, ImageError> {
-        if names(row).count() == 0 && row.repo_digests.len() <= 1 {
-            return Self::remove_by_id(edit, row, &reference.familiar(), request);
-        }
-        edit.forget_repo_digest(reference)?;
-        Ok(vec![Removal::Untagged(reference.familiar())])
-    }
-
-    fn remove_by_id(
-        edit: &ImageEdit<'_>,
-        row: &ImageRow,
-        name: &str,
-        request: &RemoveRequest,
-    ) -> Result<Vec<Removal>, ImageError> {
-        let mut repositories: Vec<_> = names(row).map(Reference::repository).collect();
-        repositories.dedup();
-        if repositories.len() > 1 && !request.force {
-            return Err(ImageError::ManyNames { id: row.id.digest().short_hex() });
-        }
-        if let Some((container, running)) = user_of(row)
-            && (running || !request.force)
-        {
-            return Err(in_use(name.to_owned(), row, &container, running));
-        }
-        let all = names(row).chain(&row.repo_digests).map(Reference::familiar);
-        let removals = all.map(Removal::Untagged).collect();
-        edit.forget(&row.id)?;
+        deletions(&self.store().collect(&GcOptions::default())?, &mut removals);
         Ok(removals)
     }
 }
 
-/// A container that uses the image, one that runs before one that does not.
+/// Removes a tag or a registry's digest; with a repository's last tag go the digests under which
+/// that knows the image, and with the last of all the image.
+fn remove_reference(
+    edit: &ImageEdit<'_>,
+    row: &ImageRow,
+    reference: &Reference,
+    request: &RemoveRequest,
+) -> Result<Vec<Removal>, ImageError> {
+    let user = user_of(row);
+    if let (Some((container, _)), false, true) = (&user, request.force, is_single(row)) {
+        return Err(ImageError::NameInUse {
+            name: reference.familiar(),
+            image: row.id.digest().short_hex(),
+            container: container.clone(),
+        });
+    }
+    let mut removals = vec![Removal::Untagged(reference.familiar())];
+    if reference.digest().is_some() {
+        edit.forget_repo_digest(reference)?;
+    } else {
+        edit.untag(reference)?;
+        let repository = reference.repository();
+        let has_other = row.tags().any(|tag| tag != reference && tag.repository() == repository);
+        let digests = row.repo_digests.iter().filter(|known| known.repository() == repository);
+        for known in digests.filter(|_| !has_other) {
+            edit.forget_repo_digest(known)?;
+            removals.push(Removal::Untagged(known.familiar()));
+        }
+    }
+    let left = edit.image(&row.id)?;
+    let is_dangling = left.as_ref().is_none_or(ImageRow::is_dangling);
+    let is_known = left.is_some_and(|left| !left.repo_digests.is_empty());
+    // Docker keeps the image of a running container, without a name.
+    let is_kept = is_known || user.is_some_and(|(_, running)| running);
+    match target_of(row, reference) {
+        _ if !is_dangling => {}
+        Some(target) if is_kept => edit.keep_untagged(&target)?,
+        _ => {
+            edit.forget(&row.id)?;
+            removals.push(Removal::Deleted(row.id.to_string()));
+        }
+    }
+    Ok(removals)
+}
+
+fn remove_by_id(
+    edit: &ImageEdit<'_>,
+    row: &ImageRow,
+    request: &RemoveRequest,
+) -> Result<Vec<Removal>, ImageError> {
+    let id = row.id.digest().short_hex();
+    let in_use = |(container, running)| ImageError::InUse { id: id.clone(), container, running };
+    match user_of(row) {
+        Some((container, true)) => Err(in_use((container, true))),
+        _ if request.force => forget(edit, row),
+        _ if !is_single(row) => Err(ImageError::ManyNames { id }),
+        Some(user) => Err(in_use(user)),
+        None => forget(edit, row),
+    }
+}
+
+/// Removes an image with all its names.
+pub(super) fn forget(edit: &ImageEdit<'_>, row: &ImageRow) -> Result<Vec<Removal>, ImageError> {
+    let all = row.tags().chain(&row.repo_digests).map(Reference::familiar);
+    let names = all.map(Removal::Untagged).collect::<Vec<_>>();
+    edit.forget(&row.id)?;
+    Ok([names, vec![Removal::Deleted(row.id.to_string())]].concat())
+}
+
+/// Whether at most one tag names the image, and one repository all in all.
+fn is_single(row: &ImageRow) -> bool {
+    let mut repositories = row.tags().chain(&row.repo_digests).map(Reference::repository);
+    let first = repositories.next();
+    row.tags().count() <= 1 && repositories.all(|other| Some(other) == first)
+}
+
+/// A container that uses the image, one that runs before one that does not, by its short id.
 fn user_of(row: &ImageRow) -> Option<(String, bool)> {
     row.containers
         .iter()
-        .map(|user| (user.id.clone(), is_active(&user.status)))
+        .map(|user| (user.id.chars().take(12).collect(), is_active(&user.status)))
         .max_by_key(|(_, running)| *running)
 }
 
 /// Whether a container with this status holds its image's files open.
 fn is_active(status: &str) -> bool {
     matches!(status, "running" | "paused" | "restarting")
-}
-
-fn names(row: &ImageRow) -> impl Iterator<Item = &Reference> {
-    row.targets.iter().flat_map(|(_, references)| references)
 }
 
 fn target_of(row: &ImageRow, reference: &Reference) -> Option<davit_store::Target> {
@@ -150,24 +153,23 @@ fn target_of(row: &ImageRow, reference: &Reference) -> Option<davit_store::Targe
 
 fn named(name: &str, tag: Option<&Reference>) -> Named {
     match (tag, name.parse::<Reference>()) {
-        (Some(tag), _) => Named::Tag(tag.clone()),
-        (None, Ok(reference)) if reference.digest().is_some() => Named::RepoDigest(reference),
-        _ => Named::Id,
+        (Some(tag), _) => Named::Reference(tag.clone()),
+        (None, Ok(reference)) => match reference.digest() {
+            Some(digest) => Named::Reference(reference.repository().with_digest(*digest)),
+            None => Named::Id,
+        },
+        (None, Err(_)) => Named::Id,
     }
 }
 
-fn in_use(name: String, row: &ImageRow, container: &str, running: bool) -> ImageError {
-    ImageError::InUse {
-        name,
-        image: row.id.digest().short_hex(),
-        container: container.chars().take(12).collect(),
-        running,
-    }
-}
-
-/// What a collection freed, images before layers; manifests and trees are no news to anyone.
-pub(super) fn deletions(report: &GcReport) -> Vec<Removal> {
+/// Adds what a collection freed, images before layers; manifests and trees are no news to anyone.
+/// An image that a build record keeps is told of by its removal alone.
+pub(super) fn deletions(report: &GcReport, removals: &mut Vec<Removal>) {
     let images = report.images.iter().map(ImageId::to_string);
     let layers = report.layers.iter().map(ToString::to_string);
-    images.chain(layers).map(Removal::Deleted).collect()
+    for removal in images.chain(layers).map(Removal::Deleted) {
+        if !removals.contains(&removal) {
+            removals.push(removal);
+        }
+    }
 }

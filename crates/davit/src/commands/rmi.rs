@@ -21,7 +21,7 @@ pub(crate) struct RmiArgs {
     /// Remove although stopped containers use it, or several names lead to it
     #[arg(short, long)]
     force: bool,
-    /// Keep images that lose their last name
+    /// Accepted for Docker's sake; there are no untagged parents
     #[arg(long)]
     no_prune: bool,
 }
@@ -45,7 +45,7 @@ pub(crate) struct ImagePruneArgs {
 /// A store that cannot be opened; what cannot be removed is reported and makes the exit code 1.
 pub(crate) fn run(args: &RmiArgs, context: &Context) -> Result<u8, CliError> {
     let engine = context.engine()?;
-    let request = RemoveRequest { force: args.force, no_prune: args.no_prune };
+    let request = RemoveRequest { force: args.force };
     let mut code = 0;
     for name in &args.images {
         match engine.remove_image(name, &request) {
@@ -78,7 +78,7 @@ pub(crate) fn prune(args: &ImagePruneArgs, context: &Context) -> Result<u8, CliE
     let pruned = context.engine()?.prune_images(&request)?;
     if !pruned.removals.is_empty() {
         printer::line("Deleted Images:")?;
-        print(&pruned.removals)?;
+        print_pruned(&pruned.removals)?;
         printer::line("")?;
     }
     printer::line(&format!("Total reclaimed space: {}", units::exact_size(pruned.freed_bytes)))?;
@@ -99,16 +99,25 @@ pub(crate) fn prune_request(all: bool, filter: &[String]) -> Result<ImagePrune, 
     })
 }
 
-/// Prints what went, one line each.
+/// Prints what `rmi` removed, one line each.
+fn print(removals: &[Removal]) -> Result<(), CliError> {
+    print_as(removals, "Untagged", "Deleted")
+}
+
+/// Prints what a prune removed, which Docker writes in small letters.
 ///
 /// # Errors
 /// A reader that has gone.
-pub(crate) fn print(removals: &[Removal]) -> Result<(), CliError> {
+pub(crate) fn print_pruned(removals: &[Removal]) -> Result<(), CliError> {
+    print_as(removals, "untagged", "deleted")
+}
+
+fn print_as(removals: &[Removal], untagged: &str, deleted: &str) -> Result<(), CliError> {
     let lines: String = removals
         .iter()
         .map(|removal| match removal {
-            Removal::Untagged(name) => format!("Untagged: {name}\n"),
-            Removal::Deleted(id) => format!("Deleted: {id}\n"),
+            Removal::Untagged(name) => format!("{untagged}: {name}\n"),
+            Removal::Deleted(id) => format!("{deleted}: {id}\n"),
         })
         .collect();
     printer::data(&lines)

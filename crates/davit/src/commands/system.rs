@@ -193,6 +193,10 @@ fn print_report(report: &CheckReport) -> Result<(), CliError> {
 
 fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
     let request = rmi::prune_request(args.all, &args.filter)?;
+    if args.volumes && request.until.is_some() {
+        let text = "The \"until\" filter is not supported with \"--volumes\"";
+        return Err(CliError::user(text));
+    }
     if !args.force && !printer::confirm(&warning(args))? {
         return Ok(0);
     }
@@ -205,7 +209,7 @@ fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
     let images = engine.prune_images(&request)?;
     if !images.removals.is_empty() {
         printer::line("Deleted Images:")?;
-        rmi::print(&images.removals)?;
+        rmi::print_pruned(&images.removals)?;
         printer::line("")?;
     }
     let unused = if args.all { BuildCache::Drop } else { BuildCache::Budget(0) };

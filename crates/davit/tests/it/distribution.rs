@@ -6,6 +6,7 @@ mod account;
 mod copy;
 mod fault;
 mod judge;
+mod names;
 mod platform;
 mod pull;
 mod push;

@@ -90,6 +90,10 @@ fn filters_as_docker_does() {
     assert_eq!(names("since=old:1").lines().count(), 2);
     assert_eq!(names("before=old:1"), "");
     assert_eq!(names("until=24h"), "");
+    assert_eq!(names(&format!("reference={}w", "*".repeat(5000))), "new:1");
+    assert_eq!(names(&format!("reference={}x", "*".repeat(5000))), "");
+    let refused = davit.run(["images", "["]);
+    assert!(refused.code == 1 && refused.stderr.contains("syntax error in pattern"), "{refused:?}");
     let refused = davit.run(["images", "--filter", "color=red"]);
     assert_eq!((refused.code, refused.stdout.as_str()), (1, ""));
     assert!(refused.stderr.contains("invalid filter 'color'"), "{}", refused.stderr);
@@ -105,10 +109,14 @@ fn removes_names_before_content() {
     davit.ok(["tag", "app:1", "app:2"]);
     davit.ok(["tag", "app:1", "other:1"]);
     assert_eq!(davit.ok(["rmi", "app:1"]), "Untagged: app:1");
-    let refused = davit.run(["rmi", &id]);
-    assert_eq!(refused.code, 1);
-    assert!(refused.stderr.contains("image is referenced in multiple repositories"));
-    davit.ok(["rmi", "other:1"]);
+    davit.ok(["tag", "app:2", "app:3"]);
+    // Two names of one repository are too many, too.
+    for name in ["other:1", "app:3"] {
+        let refused = davit.run(["rmi", &id]);
+        assert_eq!(refused.code, 1);
+        assert!(refused.stderr.contains("image is referenced in multiple repositories"));
+        davit.ok(["rmi", "--no-prune", name]);
+    }
     let removed = davit.ok(["rmi", &id[7..19]]);
     let lines: Vec<&str> = removed.lines().collect();
     assert_eq!(lines[..2], ["Untagged: app:2", &format!("Deleted: {id}")]);
@@ -149,9 +157,12 @@ fn prunes_what_has_no_name() {
     assert_eq!((refused.code, refused.stdout.as_str()), (0, ""));
     assert!(refused.stderr.contains("WARNING! This will remove all dangling images."));
     let pruned = with_stdin(&davit, &["image", "prune"], b"y\n").stdout;
-    assert!(pruned.starts_with("Deleted Images:\nDeleted: sha256:"), "{pruned}");
+    assert!(pruned.starts_with("Deleted Images:\ndeleted: sha256:"), "{pruned}");
     assert!(pruned.contains("Total reclaimed space: "), "{pruned}");
     assert_eq!(davit.ok(["images", "-q", "--no-trunc"]), kept);
+    let refused = davit.run(["system", "prune", "-af", "--volumes", "--filter", "until=1h"]);
+    let words = "The \"until\" filter is not supported with \"--volumes\"";
+    assert!(refused.code == 1 && refused.stderr.contains(words), "{refused:?}");
     davit.ok(["system", "prune", "-a", "-f"]);
     assert_eq!(davit.ok(["images", "-q"]), "");
     assert_eq!(davit.ok(["image", "prune", "-f"]), "Total reclaimed space: 0B");

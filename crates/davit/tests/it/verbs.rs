@@ -169,7 +169,7 @@ fn images_are_pruned_by_filters() {
     assert_eq!(left(), "i1 i2 i3", "they are young");
     let pruned = prune(&["-a", "--filter", "label=k=1"]);
     assert!(
-        pruned.starts_with("Deleted Images:\nUntagged: i1:latest\nDeleted: sha256:"),
+        pruned.starts_with("Deleted Images:\nuntagged: i1:latest\ndeleted: sha256:"),
         "{pruned}"
     );
     assert_eq!(left(), "i2 i3");
@@ -179,16 +179,41 @@ fn images_are_pruned_by_filters() {
     assert_eq!(left(), "i2", "filters add up");
     machine.ok(&["tag", "i2", "i4"]);
     machine.ok(&["commit", "box", "i4"]);
-    machine.ok(&["rmi", "--no-prune", "i2"]);
-    assert_eq!(left(), "i4");
+    machine.ok(&["tag", "i4", "i2"]);
+    assert_eq!(left(), "i2 i4");
     let pruned = prune(&["--filter", "label=k", "--filter", "until=2999-01-01"]);
-    assert!(pruned.contains("Deleted: sha256:"), "{pruned}");
-    assert_eq!(left(), "i4", "it has a name");
+    assert!(pruned.contains("deleted: sha256:"), "{pruned}");
+    assert_eq!(left(), "i2 i4", "they have names");
     for bad in ["bogus=1", "until=bogus", "dangling=maybe", "label"] {
         assert_ne!(machine.run(&["image", "prune", "-f", "--filter", bad]).code, 0, "{bad}");
     }
     assert_eq!(machine.ok(&["ps", "-a", "--format", "{{.Image}}"]), "busybox", "used ones stay");
     machine.ok(&["image", "inspect", "busybox"]);
+}
+
+#[test]
+fn an_image_in_use_loses_its_name_by_force() {
+    let Some(machine) = Machine::new() else { return };
+    machine.ok(&["run", "-d", "--name", "box", "--network", "none", "busybox", "sleep", "600"]);
+    let id = machine.ok(&["image", "inspect", "-f", "{{.Id}}", "busybox"]);
+    for name in machine.ok(&["images", "--format", "{{.Repository}}:{{.Tag}}"]).lines() {
+        if name != "busybox:latest" {
+            machine.ok(&["rmi", name]);
+        }
+    }
+    let refused = machine.run(&["rmi", "busybox"]);
+    let words = "unable to remove repository reference \"busybox:latest\" (must force) - container";
+    assert!(refused.code == 1 && refused.stderr.contains(words), "{refused:?}");
+    let refused = machine.run(&["rmi", "-f", &id]);
+    let words = "(cannot be forced) - image is being used by running container";
+    assert!(refused.code == 1 && refused.stderr.contains(words), "{refused:?}");
+    assert_eq!(machine.ok(&["rmi", "-f", "busybox"]), "Untagged: busybox:latest");
+    let names = machine.ok(&["images", "--format", "{{.Repository}}:{{.Tag}}"]);
+    assert_eq!(names, "<none>:<none>");
+    assert_eq!(machine.ok(&["ps", "--format", "{{.Image}}"]), id[7..19]);
+    assert_eq!(machine.ok(&["ps", "--no-trunc", "--format", "{{.Image}}"]), id);
+    machine.ok(&["rm", "-f", "box"]);
+    assert!(machine.ok(&["rmi", &id[7..19]]).starts_with(&format!("Deleted: {id}")));
 }
 
 #[test]

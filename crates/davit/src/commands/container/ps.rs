@@ -153,7 +153,7 @@ pub(crate) fn row(container: &ContainerSummary, width: Width) -> Row {
         created_at: units::date(Some(container.created)),
         health_status: container.health.map_or("", health),
         id: width.id(&container.id),
-        image: container.image.clone(),
+        image: image(&container.image, width),
         labels: labels.join(","),
         local_volumes: volumes.to_string(),
         mounts: mounts.join(","),
@@ -168,6 +168,12 @@ pub(crate) fn row(container: &ContainerSummary, width: Width) -> Row {
         state: container.status.phase.word(),
         status: status(container),
     }
+}
+
+/// A name, or an id.
+fn image(image: &str, width: Width) -> String {
+    let is_id = image.starts_with("sha256:");
+    if is_id { width.id(image) } else { image.to_owned() }
 }
 
 fn health(health: Health) -> &'static str {
