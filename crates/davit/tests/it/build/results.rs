@@ -14,8 +14,8 @@ fn times(bench: &Bench, names: &[&str], args: &[&str]) -> Vec<i64> {
 fn times_that_a_command_sets_are_part_of_its_result() {
     let steps = |time: &str| {
         format!(
-            "FROM scratch\nADD alpine.tar.gz /\nRUN touch -d '2020-01-01 00:00' /a /b\n\
-             RUN touch -d '{time}-01-01 00:00' /b; echo {time}\n\
+            "FROM scratch\nADD alpine.tar.gz /\nRUN touch -d '2020-01-01 00:00:00' /a /b\n\
+             RUN touch -d '{time}-01-01 00:00:00' /b; echo {time}\n\
              RUN [ /b -nt /a ] && echo newer > /r || echo older > /r\n"
         )
     };
@@ -30,7 +30,7 @@ fn times_that_a_command_sets_are_part_of_its_result() {
 #[test]
 fn a_result_of_now_is_as_good_as_an_earlier_one() {
     let Some(bench) = alpine(
-        "RUN echo 1 >/dev/null; mkdir /n; touch /n/f; touch -d '2020-01-01 00:00' /old\nRUN touch /z\n",
+        "RUN echo 1 >/dev/null; mkdir /n; touch /n/f; touch -d '2020-01-01 00:00:00' /old\nRUN touch /z\n",
     ) else {
         return;
     };
