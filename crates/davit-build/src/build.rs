@@ -26,6 +26,7 @@ use crate::{
     definition::components,
     error::{BuildError, BuildErrorKind, Excerpt},
     executor::execute,
+    frontend,
     image::{Image, assemble},
     layers::Layers,
     log::BuildLog,
@@ -85,6 +86,7 @@ fn build_whole(
     let begun = Instant::now();
     let scratch = environment.store.begin_layer(environment.lease).map_err(store_failed)?;
     let archive = read_tar_context(request, &scratch, environment.cancelled)?;
+    frontend::check(request)?;
     let dockerfile = Dockerfile::parse(&request.dockerfile.bytes)
         .map_err(|error| parse_failed(request, error))?;
     let plan = planner::plan(request, &dockerfile, environment.images)?;

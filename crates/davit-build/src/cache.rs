@@ -5,7 +5,7 @@
 //! | `step/DEFINITION` | the layer that this very step made, and when |
 //! | `content/CONTENT` | a layer that holds exactly this, whatever made it |
 //! | `shape/SHAPE` | layers that hold this but for the content of files, newest first |
-//! | `family/STEP` | how the step at this place of this Dockerfile was last defined |
+//! | `family/STEP` | how the step at this place of this Dockerfile was defined lately |
 //! | `image/PLAN` | the image that a whole plan gave |
 
 use davit_image::{DiffId, Digest, ImageId, Timestamp};
@@ -16,6 +16,8 @@ use crate::key::{Component, ContentKey, DefinitionKey};
 
 /// Layers that a shape remembers.
 const SHAPE_LAYERS: usize = 4;
+/// Definitions that a family remembers.
+const FAMILY_RECORDS: usize = 4;
 
 /// What a step made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,11 +27,33 @@ pub(crate) struct StepRecord {
     pub(crate) created: Timestamp,
 }
 
-/// How a step was last defined.
+/// How a step was defined, and the layer that it made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FamilyRecord {
     pub(crate) components: Vec<Component>,
     pub(crate) layer: DiffId,
+}
+
+/// How a step was defined each of the last times that it ran, newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Family {
+    recent: Vec<FamilyRecord>,
+}
+
+impl Family {
+    /// The record that differs least from the components of now, of equal ones the newest: a later
+    /// build may have used the result of any.
+    pub(crate) fn nearest(&self, now: &[Component]) -> Option<&FamilyRecord> {
+        let differences = |record: &&FamilyRecord| {
+            now.iter().filter(|component| !record.components.contains(component)).count()
+        };
+        self.recent.iter().min_by_key(differences)
+    }
+
+    /// The last one.
+    pub(crate) fn last(&self) -> Option<&FamilyRecord> {
+        self.recent.first()
+    }
 }
 
 /// What a whole plan gave.
@@ -85,9 +109,20 @@ impl Cache<'_> {
         Ok(present)
     }
 
-    pub(crate) fn family(&self, family: Digest) -> Result<Option<FamilyRecord>, StoreError> {
+    pub(crate) fn family(&self, family: Digest) -> Result<Family, StoreError> {
         let record = self.store.build_record(&format!("family/{family}"))?;
-        Ok(record.and_then(|record| serde_json::from_value(record.spec).ok()))
+        let read = record.and_then(|record| serde_json::from_value(record.spec).ok());
+        Ok(read.unwrap_or_default())
+    }
+
+    /// The family with one more record.
+    fn grown(&self, made: &Made<'_>) -> Result<Family, StoreError> {
+        let components = made.components.to_vec();
+        let mut recent = vec![FamilyRecord { components, layer: made.step.layer }];
+        let before = self.family(made.family)?.recent.into_iter();
+        recent.extend(before.filter(|record| record.components != made.components));
+        recent.truncate(FAMILY_RECORDS);
+        Ok(Family { recent })
     }
 
     /// Remembers what a step made, in one transaction.
@@ -102,7 +137,7 @@ impl Cache<'_> {
             record(
                 format!("family/{}", made.family),
                 "family",
-                json(&FamilyRecord { components: made.components.to_vec(), layer: step.layer }),
+                json(&self.grown(made)?),
                 Vec::new(),
             ),
         ];

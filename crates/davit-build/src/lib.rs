@@ -29,6 +29,7 @@ mod executor;
 mod explain;
 mod export;
 mod files;
+mod frontend;
 mod image;
 mod key;
 mod layers;

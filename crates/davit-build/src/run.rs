@@ -205,9 +205,8 @@ impl Supervisor {
         let mut plan = Plan::container(spec.args.clone(), format!("{}-{id}", self.cgroup));
         plan.process.env = spec.env.iter().chain(&spec.proxy_env).cloned().collect();
         plan.process.cwd.clone_from(&spec.working_dir);
-        if !spec.user.is_empty() {
-            plan.process.user = UserChoice::Named { user: spec.user.clone(), groups: Vec::new() };
-        }
+        // Root, too, has the groups that the image gives it.
+        plan.process.user = UserChoice::Named { user: spec.user.clone(), groups: Vec::new() };
         // Nobody could follow it any more.
         plan.process.dies_with_parent = true;
         plan.hostname = Some(HOSTNAME.to_owned());

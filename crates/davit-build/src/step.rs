@@ -112,7 +112,7 @@ impl Session<'_, '_> {
         if let Some(record) = self.find(key)? {
             (self.events)(BuildEvent::Cached(StepId(id.0)));
             let state = below.push(record.layer);
-            return Ok(Done { state, layer: Some(record), cached: true, cause: inputs[0].cause });
+            return Ok(Done { state, layer: Some(record), cached: true, cause: id });
         }
         let (miss, cause) = self.miss((node, id), inputs, &parts)?;
         let _guard = match self.claim(key)? {
@@ -188,7 +188,7 @@ impl Session<'_, '_> {
             return Ok((Miss::NotAsked, id));
         }
         let family = self.cache().family(self.family_of(node, id)).map_err(store_failed)?;
-        let Some(before) = family else { return Ok((Miss::First, id)) };
+        let Some(before) = family.nearest(parts) else { return Ok((Miss::First, id)) };
         let miss = match Miss::between(&before.components, parts) {
             Some(miss) => miss,
             None => Miss::Gone,

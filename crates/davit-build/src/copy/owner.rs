@@ -18,7 +18,7 @@ pub(crate) enum OwnerError {
 }
 
 /// Turns `user[:group]` into numbers. A number without group stands for both, a user by name
-/// brings the group that `/etc/passwd` gives.
+/// brings the group that `/etc/passwd` gives; root needs no file.
 pub(crate) fn resolve_owner(text: &str, files: &dyn PasswdFiles) -> Result<Owner, OwnerError> {
     let (user, group) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group)),
@@ -57,6 +57,7 @@ fn look_up(
         .iter()
         .filter(|line| line[0] == name)
         .find_map(|line| Some((number(line, 2)?, number(line, 3).unwrap_or(0))))
+        .or_else(|| (name == "root").then_some((0, 0)))
         .ok_or_else(|| OwnerError::Unknown {
             what,
             name: name.to_owned(),
@@ -94,11 +95,19 @@ mod tests {
             ("web:7", (33, 7)),
             (":www", (0, 35)),
             ("4:", (4, 4)),
+            ("root:www", (0, 35)),
         ];
         for (text, (uid, gid)) in cases {
             let owner = resolve_owner(text, &Files).unwrap();
             assert_eq!((owner.uid, owner.gid), (uid, gid), "{text}");
         }
+        struct Nothing;
+        impl PasswdFiles for Nothing {
+            fn read(&self, _: &str) -> Result<Option<Vec<u8>>, std::io::Error> {
+                Ok(None)
+            }
+        }
+        assert_eq!(resolve_owner("root:root", &Nothing).unwrap(), Owner::default());
         for (text, missing) in [("nobody", "nobody"), ("web:nogroup", "nogroup"), ("bad", "bad")] {
             let error = resolve_owner(text, &Files).unwrap_err();
             assert!(matches!(error, OwnerError::Unknown { name, .. } if name == missing), "{text}");

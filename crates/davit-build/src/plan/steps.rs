@@ -170,12 +170,6 @@ impl StageBuilder<'_, '_> {
         let names: Vec<String> = it.sources.files.iter().map(|file| file.name.clone()).collect();
         let target = self.expand(&it.sources.destination)?;
         let destination = self.destination(&target);
-        if sources.len() + files.len() > 1 && !destination.directory {
-            let span = it.sources.destination.span;
-            let message = format!("`{target}` takes several sources but is no directory");
-            let hint = format!("write it as `{target}/`");
-            return Err(self.planner.fail(span, message).hint(hint));
-        }
         let owner = it.chown.map(|word| self.expand(word)).transpose()?.filter(|it| !it.is_empty());
         let created_by = history::copy(&CopyWords {
             keyword: it.keyword,

@@ -13,6 +13,7 @@ use crate::{
         Archives, CopyJob, CopyProblem, Finished, NoArchives, Output, Owner, OwnerError, Times,
         content_key, copy, files_of, make_directory, resolve_owner, reuse,
     },
+    definition::components,
     error::{BuildError, BuildErrorKind},
     explain::first_difference,
     files::FileSet,
@@ -166,7 +167,7 @@ impl Session<'_, '_> {
             return Ok(());
         }
         let family = self.cache().family(self.family_of(node, id)).map_err(store_failed)?;
-        let Some(before) = family.map(|family| family.layer) else { return Ok(()) };
+        let Some(before) = family.last().map(|record| record.layer) else { return Ok(()) };
         // It may have been pruned.
         let Ok(layer) = self.layers.open(before) else { return Ok(()) };
         if let Some(digests) = self.layers.digests(before, &layer) {
@@ -183,7 +184,9 @@ impl Session<'_, '_> {
         opener: &dyn Opener,
     ) -> Result<(), BuildError> {
         let family = self.cache().family(self.family_of(node, id)).map_err(store_failed)?;
-        let Some(before) = family.and_then(|family| self.layers.open(family.layer).ok()) else {
+        let (_, parts) = components(node, self.context.set()).finish();
+        let nearest = family.nearest(&parts);
+        let Some(before) = nearest.and_then(|record| self.layers.open(record.layer).ok()) else {
             return Ok(());
         };
         let found = first_difference(changes, opener, &before).map_err(|e| failed(node, e))?;

@@ -82,4 +82,11 @@ fn options_ask_for_what_can_be() {
                    --provenance=false";
     let words: Vec<&str> = ignored.split_whitespace().collect();
     bench.build(&words);
+    bench.write("Dockerfile", "# syntax=my/frontend:1\nany text\n");
+    let outcome = bench.run(&[]);
+    assert_eq!(outcome.code, 1);
+    assert!(outcome.stderr.contains("frontend `my/frontend:1` is not"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("Dockerfile:1:10"), "{}", outcome.stderr);
+    bench.write("Dockerfile", "# syntax=docker/dockerfile:1-labs\nFROM scratch\n");
+    bench.build(&[]);
 }

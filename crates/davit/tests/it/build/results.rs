@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _};
 
-use super::bench::{Bench, alpine, tar_file};
+use super::bench::{Bench, alpine, list, tar_file};
 
 /// The times of these files, in seconds since 1970.
 fn times(bench: &Bench, names: &[&str], args: &[&str]) -> Vec<i64> {
@@ -78,4 +78,47 @@ fn an_epoch_does_not_depend_on_the_cache() {
         }
     }
     assert_eq!(times(&bench, &names, &[]), plain);
+}
+
+#[test]
+fn a_reason_is_found_where_a_build_differs_from_the_last_one() {
+    let dockerfile = "FROM scratch\nCOPY one /one\nCOPY s /s\n";
+    let files = [("one", "1"), ("s/f", "1"), ("Dockerfile", dockerfile)];
+    let Some(bench) = Bench::new(&files) else { return };
+    for content in ["1", "2", "1"] {
+        bench.write("s/f", content);
+        bench.build(&[]);
+    }
+    bench.write("one", "2");
+    let outcome = bench.run(&["--explain"]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert!(!outcome.stderr.contains("content of s"), "{}", outcome.stderr);
+    assert!(!outcome.stderr.contains("s/f"), "{}", outcome.stderr);
+    assert!(outcome.stderr.matches("COPY one").count() > 1, "{}", outcome.stderr);
+}
+
+#[test]
+fn root_needs_no_files_and_has_its_groups() {
+    let steps = "USER root\nWORKDIR /x\nCOPY --chown=root:root f /f\n";
+    let files = [("f", "1"), ("Dockerfile", &*format!("FROM scratch\n{steps}"))];
+    let Some(bench) = Bench::new(&files) else { return };
+    assert_eq!(list(&bench.files(&[])), ["f 644 1", "x/ 755"]);
+    let Some(bench) = alpine("RUN id -G > /groups\n") else { return };
+    let groups = fs::read_to_string(bench.files(&[]).join("groups")).unwrap();
+    assert!(groups.starts_with("0 ") && groups.contains(" 10 "), "{groups}");
+}
+
+/// As BuildKit has it: each source is copied for itself.
+#[test]
+fn several_sources_need_no_slash() {
+    let Some(bench) = Bench::new(&[("a", "1"), ("b", "2"), ("d/c", "3")]) else { return };
+    for (steps, expected) in [
+        ("WORKDIR /app\nCOPY a b /app", &["app/ 755", "app/a 644 1", "app/b 644 2"][..]),
+        ("COPY a b /app", &["app 644 2"]),
+        ("COPY b /app\nCOPY b a /app", &["app 644 1"]),
+        ("COPY d a /app", &["app/ 755", "app/a 644 1", "app/c 644 3"]),
+    ] {
+        bench.write("Dockerfile", &format!("FROM scratch\n{steps}\n"));
+        assert_eq!(list(&bench.files(&[])), expected, "{steps}");
+    }
 }
