@@ -32,7 +32,5 @@ pub use endpoint::{Endpoint, INTERFACE};
 pub use error::NetworkError;
 pub use link::{loopback_up, loopback_up_in};
 pub use pool::{choose_pool, ipv6_available};
-pub use port::{
-    EPHEMERAL, ExposedPorts, InvalidPort, PortMapping, PortRequest, Protocol, PublishSpec,
-};
+pub use port::{ExposedPorts, InvalidPort, PortMapping, PortRequest, Protocol, PublishSpec};
 pub use reserve::{Reservation, reserve};

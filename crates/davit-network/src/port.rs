@@ -3,7 +3,6 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
-    ops::RangeInclusive,
     str::FromStr,
 };
 
@@ -121,25 +120,13 @@ impl PublishSpec {
 pub struct PortRequest {
     /// Address of the host; `None` is every address.
     pub host_address: Option<IpAddr>,
-    /// First and last acceptable host port; `None` is any.
+    /// First and last acceptable host port, to be tried in this order; `None` is any.
     pub host_ports: Option<(u16, u16)>,
     /// Port in the container.
     pub container_port: u16,
     /// Transport.
     pub protocol: Protocol,
 }
-
-impl PortRequest {
-    /// The acceptable host ports, in the order to try.
-    #[must_use]
-    pub fn candidates(&self) -> RangeInclusive<u16> {
-        let (low, high) = self.host_ports.unwrap_or(EPHEMERAL);
-        low..=high
-    }
-}
-
-/// Host ports given to a request that names none.
-pub const EPHEMERAL: (u16, u16) = (49153, 65535);
 
 impl FromStr for PublishSpec {
     type Err = InvalidPort;
@@ -343,6 +330,6 @@ mod tests {
             [(8000, Some((7000, 7000))), (8001, Some((7001, 7001))), (8002, Some((7002, 7002)))]
         );
         let any: PublishSpec = "7000-7009:80".parse().expect("a specification");
-        assert_eq!(any.requests().next().map(|r| r.candidates()), Some(7000..=7009));
+        assert_eq!(any.requests().next().map(|r| r.host_ports), Some(Some((7000, 7009))));
     }
 }

@@ -25,8 +25,11 @@ pub(super) fn claim(
             return Ok(Err(refused));
         }
     }
+    // An ephemeral search starts at a place of its own, so that a port that was just freed is not
+    // the next container's, and goes on behind the last find: an image may expose all ports.
+    let mut next = ephemeral_start(id);
     for wish in ports {
-        match claim_port(tx, id, wish)? {
+        match claim_port(tx, id, wish, &mut next)? {
             Ok(ports) => claimed.ports.extend(ports),
             Err(refused) => return Ok(Err(refused)),
         }
@@ -65,19 +68,24 @@ fn claim_port(
     tx: &Transaction<'_>,
     id: &str,
     wish: &PortClaim,
+    next: &mut u32,
 ) -> rusqlite::Result<Result<Vec<PublishedPort>, ClaimError>> {
     let candidates = wish.host_ports.clone().unwrap_or(EPHEMERAL);
-    // An ephemeral search starts at a place of its own, so that a port that was just freed is not
-    // the next container's.
     let (first, last) = (*candidates.start(), *candidates.end());
     let count = u32::from(last.saturating_sub(first)) + 1;
-    let start = if wish.host_ports.is_none() { ephemeral_start(id) % count } else { 0 };
+    let is_ephemeral = wish.host_ports.is_none();
+    let start = if is_ephemeral { *next % count } else { 0 };
     let mut refused = None;
     for step in 0..count {
         let offset = u16::try_from((start + step) % count).expect("a range of ports has 16 bits");
         let host_port = first + offset;
         match holder_of_port(tx, wish, host_port)? {
-            None => return hold_port(tx, id, wish, host_port).map(Ok),
+            None => {
+                if is_ephemeral {
+                    *next = start + step + 1;
+                }
+                return hold_port(tx, id, wish, host_port).map(Ok);
+            }
             Some(conflict) => refused = refused.or(Some(conflict)),
         }
     }

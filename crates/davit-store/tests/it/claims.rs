@@ -158,6 +158,9 @@ fn ranges_and_ephemeral_ports_find_a_free_one() {
         claimed.ports.iter().map(|port| port.host_port).collect();
     assert_eq!((claimed.ports.len(), ports.len()), (4, 2));
     assert!(ports.iter().all(|port| (32768..=60999).contains(port)));
+    // As an image asks for that exposes everything.
+    let all = vec![port(&["0.0.0.0"], None); 60999 - 32768];
+    assert!(matches!(create(&store, "d5", &net, &all).unwrap_err(), ClaimError::Port { .. }));
 }
 
 #[test]
