@@ -1,14 +1,19 @@
 //! Image configs of OCI and Docker (image-spec `config.md`, Docker's image v1.2).
 
+mod go;
+
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::{ChainId, DiffId, Platform, Timestamp, manifest::null_as_default};
 
 /// The config JSON of an image; its digest is the image ID.
+///
+/// It is read as Go reads it: keys in any case, `null` for nothing, one word for a list of one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct ImageConfig {
     /// When the image was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -17,13 +22,13 @@ pub struct ImageConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<String>,
     /// Instruction set in Go's names.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub architecture: String,
     /// Variant of the architecture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
     /// Operating system in Go's names.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub os: String,
     /// Version of the operating system.
     #[serde(rename = "os.version", default, skip_serializing_if = "Option::is_none")]
@@ -45,7 +50,31 @@ pub struct ImageConfig {
     pub extra: Map<String, Value>,
 }
 
+impl Serialize for ImageConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ImageConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut json = Value::deserialize(deserializer)?;
+        go::normalize(&mut json);
+        Self::deserialize(json).map_err(serde::de::Error::custom)
+    }
+}
+
 impl ImageConfig {
+    /// The fields of a config as they are written, but in the form in which it is read.
+    ///
+    /// # Errors
+    /// When it is no JSON object.
+    pub fn fields(bytes: &[u8]) -> Result<Map<String, Value>, serde_json::Error> {
+        let mut json = serde_json::from_slice(bytes)?;
+        go::normalize(&mut json);
+        serde_json::from_value(json)
+    }
+
     /// Starts the config of an empty image.
     #[must_use]
     pub fn new(platform: &Platform) -> Self {
@@ -86,7 +115,7 @@ impl ImageConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootFs {
     /// Always `layers`.
-    #[serde(rename = "type", default)]
+    #[serde(rename = "type", default, deserialize_with = "null_as_default")]
     pub kind: String,
     /// DiffIDs, bottom first.
     #[serde(default, deserialize_with = "null_as_default")]
@@ -118,7 +147,11 @@ pub struct HistoryEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
     /// Whether the step made no layer.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub empty_layer: bool,
     /// Fields that this version does not know.
     #[serde(flatten)]
@@ -199,19 +232,19 @@ pub struct HealthConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<Vec<String>>,
     /// Time between two checks.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "is_zero")]
     pub interval: i64,
     /// Time after which a check has failed.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "is_zero")]
     pub timeout: i64,
     /// Time in which failures do not count.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "is_zero")]
     pub start_period: i64,
     /// Time between two checks within the start period.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "is_zero")]
     pub start_interval: i64,
     /// Failures in a row that make the container unhealthy.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "is_zero")]
     pub retries: i64,
     /// Fields that this version does not know.
     #[serde(flatten)]
@@ -240,6 +273,29 @@ mod tests {
         assert_eq!(again["container"], "abc");
         assert_eq!(again["config"]["Entrypoint"], serde_json::json!([]));
         assert!(again["config"].get("Cmd").is_none());
+    }
+
+    #[test]
+    fn reads_what_go_reads() {
+        let json = r#"{"Config":{"cmd":"a","Entrypoint":["sh",null],"ENTRYPOINT":["x"],"ENV":[null],
+            "Volumes":{"/x":null},"exposedports":{"80/tcp":null},"labels":{"a":null},"Other":null,
+            "Healthcheck":{"test":["CMD",null],"Retries":null},"Shell":null},
+            "history":[null,{"Created_By":"x","empty_layer":null}],"OS":"linux",
+            "architecture":null,"rootfs":{"type":null}}"#;
+        let config: ImageConfig = serde_json::from_str(json).unwrap();
+        let expected = serde_json::json!({
+            "config": {
+                "Cmd": ["a"], "Entrypoint": ["sh", ""], "Env": [""], "Volumes": {"/x": {}},
+                "ExposedPorts": {"80/tcp": {}}, "Labels": {"a": ""}, "Other": null,
+                "Healthcheck": {"Test": ["CMD", ""]},
+            },
+            "history": [{}, {"created_by": "x"}],
+            "os": "linux", "architecture": "", "rootfs": {"type": "", "diff_ids": []},
+        });
+        assert_eq!(serde_json::to_value(&config).unwrap(), expected);
+        let fields = ImageConfig::fields(json.as_bytes()).unwrap();
+        assert_eq!(fields["config"]["Cmd"], serde_json::json!(["a"]));
+        assert!(ImageConfig::fields(b"[]").is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `image inspect` and `history`.
 
-use davit_image::{HistoryEntry, Reference, Timestamp};
+use davit_image::{HistoryEntry, ImageConfig, Reference, Timestamp};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -80,11 +80,9 @@ impl Engine {
     pub fn inspect_image(&self, name: &str) -> Result<ImageInspect, ImageError> {
         let image = self.open_image(name)?;
         let config = &image.config;
-        let raw: Map<String, Value> =
-            serde_json::from_slice(&image.config_bytes).map_err(|source| ImageError::Document {
-                name: name.to_owned(),
-                source: source.into(),
-            })?;
+        let raw = ImageConfig::fields(&image.config_bytes).map_err(|source| {
+            ImageError::Document { name: name.to_owned(), source: source.into() }
+        })?;
         let text = |key: &str| raw.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (target, _) = self.manifest(&image.find.target)?;
         let descriptor = serde_json::json!({
