@@ -51,6 +51,15 @@ pub struct GcReport {
     pub build_records: Vec<String>,
 }
 
+/// What images take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ImageSizes {
+    /// Bytes of layers, blobs and trees.
+    pub total: u64,
+    /// Bytes that removing all images without a container would free.
+    pub reclaimable: u64,
+}
+
 /// Digests that a root reaches; images, blobs and layers share one namespace.
 const LIVE: &str = "
 CREATE TEMP TABLE live AS
@@ -124,6 +133,23 @@ impl Store {
         self.database.write(Class::Normal, "measure the build cache", |tx| {
             let total = reclaimable(tx).map_err(sql)?;
             Ok(total)
+        })
+    }
+
+    /// Bytes of everything that images keep, and how many of them would be free again without the
+    /// images that no container uses: what is not worth a name, trees included.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn image_sizes(&self) -> Result<ImageSizes, StoreError> {
+        let sql = |e| self.database.error("measure the images", e);
+        self.database.write(Class::Normal, "measure the images", |tx| {
+            let cached = reclaimable(tx).map_err(sql)?;
+            tx.execute_batch(&live_without_unused_images()).map_err(sql)?;
+            let reclaimable = garbage(tx).map_err(sql)?.freed_bytes;
+            tx.execute_batch("DROP TABLE temp.live").map_err(sql)?;
+            let all = tx.query_row(ALL_CONTENT, [], |row| size(row, 0)).map_err(sql)?;
+            Ok(ImageSizes { total: all.saturating_sub(cached), reclaimable })
         })
     }
 
@@ -346,6 +372,26 @@ fn reclaimable(tx: &Transaction<'_>) -> rusqlite::Result<u64> {
     let total = cached(tx)?;
     tx.execute_batch("DROP TABLE temp.live")?;
     Ok(total)
+}
+
+const ALL_CONTENT: &str = "
+SELECT (SELECT COALESCE(SUM(tar_size + table_size), 0) FROM layers)
+     + (SELECT COALESCE(SUM(size), 0) FROM blobs) + (SELECT COALESCE(SUM(size), 0) FROM trees)";
+
+/// [`LIVE`] as it would be after all images without a container were removed.
+fn live_without_unused_images() -> String {
+    let used = "image_id IS NULL OR image_id IN (SELECT image_id FROM main.containers)";
+    ["tags", "untagged"].into_iter().fold(LIVE.to_owned(), |query, table| {
+        query
+            .replace(
+                &format!("SELECT digest FROM main.{table}\n"),
+                &format!("SELECT digest FROM main.{table} WHERE {used}\n"),
+            )
+            .replace(
+                &format!("SELECT image_id FROM main.{table} WHERE image_id IS NOT NULL"),
+                &format!("SELECT image_id FROM main.{table} WHERE {used}"),
+            )
+    })
 }
 
 /// Marks what is kept by anything but build records.

@@ -68,7 +68,7 @@ pub use error::StoreError;
 pub use event::{Event, NewEvent};
 pub use flight::{Flight, FlightGuard, FlightWait};
 pub use format::{FORMAT_VERSION, FormatError, FormatFile, RootId};
-pub use gc::{BuildCache, GcOptions, GcReport};
+pub use gc::{BuildCache, GcOptions, GcReport, ImageSizes};
 pub use image::{
     ImageCommit, ImageEdit, ImageFind, ImageRow, ImageUser, RepoDigest, TagUpdate, Target,
 };

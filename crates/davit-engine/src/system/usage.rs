@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use davit_image::{ImageId, Reference, Timestamp};
-use davit_store::{ContainerFilter, StoreError};
+use davit_store::{ContainerFilter, ImageSizes, StoreError};
 use serde::{Serialize, Serializer};
 
 use crate::{
@@ -17,8 +17,10 @@ use crate::{
 pub struct DiskUsage {
     /// Images, newest first.
     pub images: Vec<ImageUsage>,
-    /// Bytes of all layers and blobs of images, each counted once.
+    /// Bytes of all that images keep, each counted once: layers, blobs and trees.
     pub layers_size: u64,
+    /// Bytes of these that a prune of all unused images would free.
+    pub layers_reclaimable: u64,
     /// Bytes of downloads and other work that was interrupted.
     pub unfinished_size: u64,
     /// Containers, newest first.
@@ -154,9 +156,12 @@ impl Engine {
                 containers: image.containers.len(),
             }
         });
+        let images = usage.collect();
+        let ImageSizes { total, reclaimable } = self.store().image_sizes()?;
         Ok(DiskUsage {
-            images: usage.collect(),
-            layers_size: sizes.values().sum(),
+            images,
+            layers_size: total,
+            layers_reclaimable: reclaimable,
             ..DiskUsage::default()
         })
     }
@@ -180,9 +185,7 @@ pub(super) fn tree_size(path: &Path) -> u64 {
 impl DiskUsage {
     /// Bytes of images that no container uses, and of interrupted downloads.
     #[must_use]
-    pub fn reclaimable_images(&self) -> u64 {
-        let used: u64 =
-            self.images.iter().filter(|image| image.containers > 0).map(|image| image.size).sum();
-        self.layers_size.saturating_sub(used) + self.unfinished_size
+    pub const fn reclaimable_images(&self) -> u64 {
+        self.layers_reclaimable + self.unfinished_size
     }
 }

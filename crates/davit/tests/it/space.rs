@@ -23,6 +23,20 @@ fn what_a_killed_pull_leaves_is_counted() {
 }
 
 #[test]
+fn what_a_prune_would_free_is_counted() {
+    let mut content = Content::default();
+    content.add_image("1", &Platform::host(), &[tar_of(&[("noise", &noise(500_000))])]);
+    let server = HttpServer::start(move |request| content.serve(request));
+    let davit = davit();
+    davit.ok(["pull", "-q", &format!("{}/x:1", server.host())]);
+    let used = davit.ok(["system", "df", "--format", "{{.Type}} {{.Size}} {{.Reclaimable}}"]);
+    let pruned = davit.ok(["image", "prune", "-af"]);
+    let freed = pruned.rsplit(' ').next().unwrap();
+    let expected = format!("Images {freed} {freed} (100%)\n");
+    assert!(used.starts_with(&expected) && freed != "0B", "{used} {pruned}");
+}
+
+#[test]
 fn what_finds_no_room_leaves_nothing() {
     if !need_root() {
         return;
