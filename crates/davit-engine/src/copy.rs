@@ -117,6 +117,12 @@ pub enum CopyError {
         /// Digest of the source's manifest or index.
         found: Digest,
     },
+    /// The folder holds something else.
+    #[error("{place} is neither empty nor a folder of images: nothing there is overwritten")]
+    Foreign {
+        /// The destination.
+        place: Place,
+    },
     /// A Docker archive holds one image, not an index.
     #[error("{place} cannot hold an image of several platforms")]
     SinglePlatform {
@@ -310,6 +316,14 @@ impl Copy<'_> {
     fn sink(&self) -> Result<Box<dyn Sink + '_>, CopyError> {
         let place = &self.request.destination;
         let failed = |source: ArchiveError| CopyError::Archive { place: place.clone(), source };
+        let is_free = match place {
+            Place::Layout { path, .. } => sink::may_take(path, "oci-layout", "blobs"),
+            Place::Folder(path) => sink::may_take(path, "version", "version"),
+            _ => Ok(true),
+        };
+        if !is_free.map_err(|e| failed(ArchiveError::Write(e)))? {
+            return Err(CopyError::Foreign { place: place.clone() });
+        }
         Ok(match place {
             Place::Registry(reference) => {
                 let registries = self.registries();

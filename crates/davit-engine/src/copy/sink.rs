@@ -5,6 +5,8 @@ mod folder;
 mod layout;
 mod registry;
 
+use std::{io, path::Path};
+
 use davit_image::Descriptor;
 
 use super::{CopyError, transfer::OriginBlob};
@@ -36,4 +38,17 @@ pub(super) trait Sink: Sync {
 
     /// Gives the image its name.
     fn finish(&self, top: &Descriptor, bytes: &[u8]) -> Result<(), CopyError>;
+}
+
+/// Whether images may go into a folder: it is not there or empty, it holds the file `mark` of its
+/// kind, or nothing but `first`, which a copy that was interrupted has left.
+pub(super) fn may_take(path: &Path, mark: &str, first: &str) -> io::Result<bool> {
+    let entries = match fs_err::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    let names = entries.map(|entry| entry.map(|entry| entry.file_name()));
+    let names = names.collect::<io::Result<Vec<_>>>()?;
+    Ok(names.iter().any(|name| name == mark) || names.iter().all(|name| name == first))
 }

@@ -31,6 +31,14 @@ impl FolderSink {
         CopyError::Archive { place: Place::Folder(self.path.clone()), source }
     }
 
+    /// Marks the folder as one of images, before anything is in it.
+    fn mark(&self) -> Result<(), CopyError> {
+        if self.path.join("version").exists() {
+            return Ok(());
+        }
+        self.write("version", VERSION.as_bytes())
+    }
+
     /// Writes a file that is complete or absent.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), CopyError> {
         let write = || {
@@ -49,12 +57,14 @@ impl Sink for FolderSink {
     }
 
     fn put(&self, blob: &Descriptor, source: &OriginBlob) -> Result<(), CopyError> {
+        self.mark()?;
         let mut content = source.read().map_err(|e| self.failed(origin_failed(e)))?;
         let target = self.path.join(blob.digest.hex());
         write_verified(&target, &blob.digest, &mut content).map_err(|e| self.failed(e))
     }
 
     fn put_document(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<(), CopyError> {
+        self.mark()?;
         self.write(&format!("{}.manifest.json", descriptor.digest.hex()), bytes)
     }
 
@@ -62,7 +72,6 @@ impl Sink for FolderSink {
         // The top goes by its own name, not by its digest.
         let twin = self.path.join(format!("{}.manifest.json", top.digest.hex()));
         fs_err::remove_file(twin).map_err(|e| self.failed(ArchiveError::Write(e)))?;
-        self.write("version", VERSION.as_bytes())?;
         self.write("manifest.json", bytes)
     }
 }

@@ -127,6 +127,17 @@ fn a_copy_names_what_it_copies() {
 
     let layout = format!("oci:{}", dir.join("layout").display());
     davit.ok(["copy", "-q", &source, &layout]);
+    // Folders of images take more of them; one of anything else takes none.
+    let folder = format!("dir:{}", dir.join("folder").display());
+    for _ in 0..2 {
+        davit.ok(["copy", "-q", &source, &folder]);
+    }
+    for place in [folder.replace("dir:", "oci:"), layout.replace("oci:", "dir:")] {
+        let refused = davit.run(["copy", "-q", &source, &place]);
+        let words = "is neither empty nor a folder of images";
+        assert!(refused.code == 1 && refused.stderr.contains(words), "{refused:?}");
+    }
+    assert!(!dir.join("folder/blobs").exists() && !dir.join("layout/version").exists());
     let (none, bad) = (format!("docker://{host}/x:empty"), format!("docker://{host}/Bad"));
     let denied = format!("docker://{host}/x:none");
     let other = ["--platform", "linux/s390x"];
