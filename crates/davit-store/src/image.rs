@@ -3,7 +3,9 @@
 mod edit;
 mod query;
 
-use davit_image::{Descriptor, DiffId, Digest, ImageId, MediaType, Platform, Reference, Timestamp};
+use davit_image::{
+    Descriptor, DiffId, Digest, ImageConfig, ImageId, MediaType, Platform, Reference, Timestamp,
+};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use query::{
@@ -19,6 +21,9 @@ use crate::{
     layer,
     store::now,
 };
+
+/// Largest config that is read back, in bytes.
+const CONFIG_BYTES: u64 = 8 << 20;
 
 /// A manifest or index, and the image of it that this machine uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,7 +202,10 @@ impl Store {
     /// # Errors
     /// What the database says.
     pub fn images(&self) -> Result<Vec<ImageRow>, StoreError> {
-        self.database.snapshot("list the images", |c| list(&self.database, c, None))
+        let mut rows =
+            self.database.snapshot("list the images", |c| list(&self.database, c, None))?;
+        rows.iter_mut().try_for_each(|row| self.complete_time(row))?;
+        Ok(rows)
     }
 
     /// Looks up one image with all its names; an image that only a container keeps has none.
@@ -205,9 +213,31 @@ impl Store {
     /// # Errors
     /// What the database says.
     pub fn image(&self, id: &ImageId) -> Result<Option<ImageRow>, StoreError> {
-        self.database
-            .snapshot("look up an image", |c| list(&self.database, c, Some(id)))
-            .map(|mut rows| rows.pop())
+        let found =
+            self.database.snapshot("look up an image", |c| list(&self.database, c, Some(id)))?;
+        let mut row = found.into_iter().next();
+        row.iter_mut().try_for_each(|row| self.complete_time(row))?;
+        Ok(row)
+    }
+
+    /// The column holds nanoseconds, which end in the years 1677 and 2262: who was made beyond
+    /// says so in its config.
+    fn complete_time(&self, row: &mut ImageRow) -> Result<(), StoreError> {
+        if ![i64::MIN, i64::MAX].map(timestamp).contains(&row.created) {
+            return Ok(());
+        }
+        let id = row.id.digest();
+        let bytes = match self.read_blob(&id, CONFIG_BYTES) {
+            Ok(bytes) => bytes,
+            // Whoever opens the image is told that its config is gone.
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let config: ImageConfig = serde_json::from_slice(&bytes).map_err(|source| {
+            StoreError::Record { kind: "config", name: id.to_string(), source }
+        })?;
+        row.created = config.created;
+        Ok(())
     }
 
     /// Whether a target's manifest is recorded, and its image's config and layers, all durable.

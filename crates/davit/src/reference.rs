@@ -46,6 +46,10 @@ pub(crate) fn parse(text: &str, note: TagNote) -> Result<Reference, CliError> {
 /// What is wrong with the text, or a digest in it: that follows from the image.
 pub(crate) fn new_name(text: &str) -> Result<Reference, CliError> {
     let reference = parse(text, TagNote::Silent)?;
+    if reference.repository().familiar() == "sha256" {
+        let text = "refusing to create an ambiguous tag using digest algorithm as name";
+        return Err(CliError::user(text));
+    }
     match reference.digest() {
         Some(_) => Err(CliError::user("invalid reference: a new name cannot have a digest")),
         None => Ok(reference),

@@ -64,10 +64,16 @@ pub(crate) fn duration(span: Duration) -> String {
     }
 }
 
-/// How long ago a time was (`2 hours ago`); `N/A` for none.
+/// The start of the year 1 in seconds since 1970: Go's time that nobody has set.
+const GO_ZERO: i64 = -62_135_596_800;
+
+/// How long ago a time was (`2 hours ago`); `N/A` for none, nothing for Go's zero time.
 #[must_use]
 pub(crate) fn ago(then: Option<davit_engine::image::Timestamp>) -> String {
     let Some(then) = then else { return "N/A".to_owned() };
+    if then.unix_seconds() == GO_ZERO {
+        return String::new();
+    }
     let now = davit_engine::image::Timestamp::now();
     let seconds = u64::try_from(now.unix_seconds() - then.unix_seconds()).unwrap_or(0);
     format!("{} ago", duration(Duration::from_secs(seconds)))

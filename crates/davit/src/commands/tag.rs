@@ -1,8 +1,6 @@
 //! `davit tag`
 
-use davit_engine::image::Reference;
-
-use crate::{cli::Context, error::CliError};
+use crate::{cli::Context, error::CliError, reference};
 
 // Arguments of `davit tag`.
 #[derive(Debug, clap::Args)]
@@ -20,9 +18,7 @@ pub(crate) struct TagArgs {
 /// # Errors
 /// No such image, or a malformed name.
 pub(crate) fn run(args: &TagArgs, context: &Context) -> Result<u8, CliError> {
-    let target: Reference = args.target.parse().map_err(|error| {
-        CliError::user(format!("`{}` is no name for an image: {error}", args.target))
-    })?;
+    let target = reference::new_name(&args.target)?;
     context.engine()?.tag_image(&args.source, &target)?;
     Ok(0)
 }

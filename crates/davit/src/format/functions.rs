@@ -23,6 +23,7 @@ pub(super) fn add(template: Template, known: Known) -> Template {
             let items: Vec<String> = items.iter().map(ToString::to_string).collect();
             Ok(string(items.join(&text_of(arguments, 1))))
         })
+        .func("printf", printf)
         .func("lower", |arguments| Ok(string(text_of(arguments, 0).to_lowercase())))
         .func("upper", |arguments| Ok(string(text_of(arguments, 0).to_uppercase())))
         .func("title", |arguments| Ok(string(title(&text_of(arguments, 0)))))
@@ -87,6 +88,78 @@ fn index(arguments: &[Value], known: &Known) -> gotmpl::Result<Value> {
         }
         _ => value.index(key),
     })
+}
+
+/// As the built-in one, which knows no lists and maps: Go prints these with their elements.
+fn printf(arguments: &[Value]) -> gotmpl::Result<Value> {
+    let mut all = arguments.to_vec();
+    if let Some((Value::String(format), rest)) = all.split_first_mut() {
+        *format = shown_whole(format, rest).into();
+    }
+    let words: Vec<String> = (0..all.len()).map(|index| format!("(index . {index})")).collect();
+    let call = Template::new("printf").parse(&format!("{{{{printf {}}}}}", words.join(" ")))?;
+    call.execute_to_string(&Value::List(all.into())).map(string)
+}
+
+/// The format with `%v` for each verb whose argument becomes text here: the built-in function knows
+/// `%T` of nothing, and `%s` and `%q` of no list.
+fn shown_whole(format: &str, arguments: &mut [Value]) -> String {
+    let mut shown = String::new();
+    let mut arguments = arguments.iter_mut();
+    let mut rest = format;
+    while let Some((before, directive)) = rest.split_once('%') {
+        shown.push_str(before);
+        shown.push('%');
+        let length = directive.find(|c: char| !"+-# 0123456789.".contains(c));
+        let (flags, behind) = directive.split_at(length.unwrap_or(directive.len()));
+        shown.push_str(flags);
+        let Some(verb) = behind.chars().next() else { return shown };
+        rest = &behind[verb.len_utf8()..];
+        if matches!(verb, '*' | '[') {
+            // An argument's place is computed: nothing is known of those that follow.
+            return shown + behind;
+        }
+        let argument = if verb == '%' { None } else { arguments.next() };
+        let text = argument.as_deref().and_then(|argument| go_text(verb, argument));
+        shown.push(if text.is_some() { 'v' } else { verb });
+        if let (Some(argument), Some(text)) = (argument, text) {
+            *argument = string(text);
+        }
+    }
+    shown + rest
+}
+
+/// What Go prints for a verb and a value where the built-in function does not.
+fn go_text(verb: char, value: &Value) -> Option<String> {
+    match (verb, value) {
+        ('T', value) => Some(go_type(value).to_owned()),
+        ('s', Value::List(_) | Value::Map(_)) => Some(value.to_string()),
+        ('q', Value::List(items)) => {
+            let items = items.iter().map(|item| super::quote(&item.to_string()));
+            Some(format!("[{}]", items.collect::<Vec<_>>().join(" ")))
+        }
+        ('q', Value::Map(fields)) => {
+            let quote = |text: &str| super::quote(text);
+            let pairs = fields
+                .iter()
+                .map(|(name, field)| format!("{}:{}", quote(name), quote(&field.to_string())));
+            Some(format!("map[{}]", pairs.collect::<Vec<_>>().join(" ")))
+        }
+        _ => None,
+    }
+}
+
+fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Nil => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Int(_) => "int64",
+        Value::Uint(_) => "uint64",
+        Value::Float(_) => "float64",
+        Value::String(_) => "string",
+        Value::List(_) => "[]string",
+        _ => "map[string]string",
+    }
 }
 
 fn json_of(value: &Value, known: &Known) -> String {

@@ -12,6 +12,11 @@ fn unset_fields_are_empty_and_mistyped_ones_an_error() {
         ("busybox", "{{.Config.Labels}}{{.Config.Entrypoint}}{{.Config.Cmd}}", "map[][][sh]"),
         ("busybox", "{{len .Config.Volumes}}{{index .Config.Labels \"foo\"}}", "0"),
         ("busybox", "{{.Config.Healthcheck}} {{json .Config.Labels}}", "<nil> null"),
+        (
+            "busybox",
+            "{{printf \"%s|%q|%v|%T|%d%%\" .Config.Cmd .Config.Cmd .Config.Cmd .Os 5}}",
+            "[sh]|[\"sh\"]|[sh]|string|5%",
+        ),
         ("one", "{{.HostConfig.CapAdd}}{{.Config.StopSignal}}{{.State.Health}}", "[]<nil>"),
         ("one", "{{range .Mounts}}{{.Name}} {{.Driver}}{{end}}", "vol local"),
         ("vol", "{{.Labels}}{{.Status}}", "map[]map[]"),
@@ -19,6 +24,12 @@ fn unset_fields_are_empty_and_mistyped_ones_an_error() {
     ];
     for (name, format, expected) in cases {
         assert_eq!(machine.ok(&["inspect", "-f", format, name]), expected, "{name} {format}");
+    }
+    for line in [&["inspect", "one", "vol"][..], &["image", "inspect", "busybox"]] {
+        let shown = machine.ok(&[line, &["-f", "json"]].concat());
+        let plain: serde_json::Value = serde_json::from_str(&machine.ok(line)).unwrap();
+        assert!(shown.starts_with("[{") && shown.lines().count() == 1, "{shown}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), plain);
     }
     let bad: [&[&str]; 9] = [
         &["inspect", "-f", "{{.NoSuch}}", "busybox"],
@@ -34,7 +45,8 @@ fn unset_fields_are_empty_and_mistyped_ones_an_error() {
     for line in bad {
         let outcome = machine.run(line);
         let told = outcome.stderr.starts_with("error: template parsing error: ");
-        assert!(outcome.code == 1 && told && outcome.stdout.is_empty(), "{line:?}: {outcome:?}");
+        let code = if line.contains(&"{{.Id") { 64 } else { 1 };
+        assert!(outcome.code == code && told && outcome.stdout.is_empty(), "{line:?}: {outcome:?}");
     }
 }
 

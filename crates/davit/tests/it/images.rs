@@ -206,7 +206,7 @@ fn refuses_what_is_no_name() {
     let davit = davit();
     import(&davit, "app:1", "one");
     let digest = format!("app@sha256:{}", "0".repeat(64));
-    for name in ["App:1", "app:", "-x", "a b", &digest] {
+    for name in ["App:1", "app:", "-x", "a b", "sha256:1", &digest] {
         let refused = davit.run(["tag", "app:1", name]);
         assert_ne!(refused.code, 0, "{name}");
         assert!(refused.stderr.contains("error: "), "{name}: {}", refused.stderr);

@@ -49,7 +49,8 @@ pub(crate) fn objects(
     look_up: impl Fn(&str) -> Result<Object, CliError>,
 ) -> Result<u8, CliError> {
     let template = template.filter(|template| !template.is_empty());
-    template.map_or(Ok(()), format::check)?;
+    // Docker has a code of its own for a malformed template.
+    template.map_or(Ok(()), format::check).map_err(|error| error.with_code(64))?;
     let (mut found, mut failed) = (Vec::new(), Vec::new());
     for name in names {
         match look_up(name) {
@@ -57,7 +58,10 @@ pub(crate) fn objects(
             Err(error) => failed.push(error),
         }
     }
+    let fields = found.iter().map(|object| &object.fields).collect::<Vec<&Value>>();
     match template {
+        None => printer::line(&format::to_json(&fields, true)?)?,
+        Some("json") => printer::line(&format::to_json(&fields, false)?)?,
         Some(template) => {
             for object in &found {
                 match format::render_object(template, object) {
@@ -65,10 +69,6 @@ pub(crate) fn objects(
                     Err(error) => failed.push(error),
                 }
             }
-        }
-        None => {
-            let fields: Vec<&Value> = found.iter().map(|object| &object.fields).collect();
-            printer::line(&format::to_json(&fields, true)?)?;
         }
     }
     for error in &failed {

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use davit_engine::image::Platform;
+use davit_engine::image::{ImageConfig, Platform, Raw};
 use davit_test::{Content, Davit, HttpServer};
 
 use super::{davit, layer, serve};
@@ -74,4 +74,31 @@ fn a_repositorys_last_tag_takes_its_digests_along() {
     let expected =
         format!("Untagged: {name}\nUntagged: other:latest\nUntagged: {known}\nDeleted: {id}\n");
     assert!(removed.starts_with(&expected), "{removed}");
+}
+
+/// A config as Go's programs read it, and times that 64 bits of nanoseconds cannot hold.
+#[test]
+fn configs_are_read_as_docker_reads_them() {
+    let mut content = Content::default();
+    for (tag, created) in [("early", "0001-01-01T00:00:00Z"), ("late", "2999-02-03T04:05:06Z")] {
+        let text = format!(
+            r#"{{"architecture":"amd64","os":"linux","created":"{created}","history":[null],
+            "Config":{{"cmd":"sh","Volumes":{{"/x":null}},"Env":[null],"labels":{{"a":null}}}}}}"#
+        );
+        let config = Raw::<ImageConfig>::from_bytes(text.into_bytes()).unwrap();
+        content.add_config(tag, &config, Vec::new());
+    }
+    let server = serve(content);
+    let (davit, host) = (davit(), server.host());
+    for tag in ["early", "late"] {
+        davit.ok(["pull", "-q", "--platform", "linux/amd64", &format!("{host}/x:{tag}")]);
+    }
+    let name = format!("{host}/x:early");
+    let shown = davit.ok(["image", "inspect", "-f", "{{json .Config}}", &name]);
+    assert_eq!(shown, r#"{"Cmd":["sh"],"Volumes":{"/x":{}},"Env":[""],"Labels":{"a":""}}"#);
+    let format = "{{.Tag}}|{{.CreatedAt}}|{{.CreatedSince}}";
+    let expected = "late|2999-02-03 04:05:06 +0000 UTC|Less than a second ago\n\
+                    early|0001-01-01 00:00:00 +0000 UTC|";
+    assert_eq!(davit.ok(["images", "--format", format]), expected);
+    assert_eq!(davit.ok(["image", "inspect", "-f", "{{.Created}}", &name]), "0001-01-01T00:00:00Z");
 }
