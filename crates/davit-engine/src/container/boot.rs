@@ -20,10 +20,13 @@ impl Engine {
         for row in self.store().containers(&ContainerFilter::default())?.into_iter().rev() {
             let records = self.records(&row.id)?;
             // A row without records never ran; the next start writes new ones.
-            if records.is_empty() || records.iter().any(|record| record.boot == now) {
+            if records.is_empty() {
                 continue;
             }
-            if let Some(container) = self.examine(row)?.filter(is_wanted) {
+            let was_here = records.iter().any(|record| record.boot == now);
+            // Looking at one that lost its monitor in this boot starts it again.
+            let container = self.examine(row)?;
+            if let Some(container) = container.filter(|found| !was_here && is_wanted(found)) {
                 names.push(container.name);
             }
         }
@@ -40,7 +43,7 @@ impl Engine {
 }
 
 /// Whether the policy starts it again, as Docker's daemon decides when it starts.
-fn is_wanted(container: &Container) -> bool {
+pub(super) fn is_wanted(container: &Container) -> bool {
     let status = &container.status;
     match container.spec.restart {
         _ if status.phase.is_alive() => false,

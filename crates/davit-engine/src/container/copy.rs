@@ -8,7 +8,7 @@
 //!
 //! **Invariant:** a path in a container is only ever resolved by `openat2` inside a descriptor of
 //! its root, anew for every entry; the container may rename and link as it likes meanwhile. No
-//! program runs, nothing of the container is loaded, no archive is compressed.
+//! program runs, nothing of the container is loaded.
 
 mod area;
 mod mounts;
@@ -26,6 +26,7 @@ use std::{
     thread,
 };
 
+use davit_layer::decompressed;
 use rustix::{fs::OFlags, io::Errno};
 
 pub(crate) use self::root::root_helper;
@@ -89,7 +90,9 @@ impl Engine {
             let area = Area::container(davit_runtime::root(process)?);
             return Ok(ContainerFiles { name, area, _lock: None });
         }
-        let lock = self.lock_container(&container.id)?;
+        let Some(lock) = self.lock_container(&container.id)? else {
+            return self.container_files(&name);
+        };
         let area = Area::container(self.mounted_root(&container)?);
         Ok(ContainerFiles { name, area, _lock: Some(lock) })
     }
@@ -111,11 +114,15 @@ impl ContainerFiles {
             .map_err(|error| ContainerError::io("copy", shown(&path), error))
     }
 
-    /// Unpacks a tar archive into an existing directory.
+    /// Unpacks a tar archive, which may be compressed, into an existing directory.
     ///
     /// # Errors
     /// Docker's words for a destination that is no directory, or what an entry may not replace.
-    pub fn import_tar(&self, path: &str, input: impl Read) -> Result<Copied, ContainerError> {
+    pub fn import_tar(
+        &self,
+        path: &str,
+        input: impl Read + Send,
+    ) -> Result<Copied, ContainerError> {
         let (path, known) = self.destination(path)?;
         if !known.is_directory() {
             return Err(ContainerError::Invalid(format!(
@@ -127,7 +134,9 @@ impl ContainerFiles {
         self.writable(&path)?;
         let directory = without_slash(&path);
         let unpacker = Unpacker { area: &self.area, directory, ownership: Ownership::Keep };
-        let mut input = Counted { inner: input, bytes: 0 };
+        let plain = decompressed(input)
+            .map_err(|error| ContainerError::io("read the archive for", shown(&path), error))?;
+        let mut input = Counted { inner: plain, bytes: 0 };
         unpacker.unpack(&mut input).map_err(|error| refused(error, shown(&path)))?;
         Ok(Copied { bytes: input.bytes })
     }
@@ -199,7 +208,12 @@ impl ContainerFiles {
 
     fn source(&self, path: &str, follow: FollowLink) -> Result<(Vec<u8>, Known), ContainerError> {
         let path = clean(path.as_bytes());
-        source_of(&self.area, path, follow, |path| self.missing(path))
+        let (real, known) = source_of(&self.area, path, follow, |path| self.missing(path))?;
+        match self.area.is_of_runtime(&real) {
+            Ok(false) => Ok((real, known)),
+            Ok(true) => Err(self.missing(&shown(&real))),
+            Err(errno) => Err(io_or_words(&real, errno)),
+        }
     }
 
     fn destination(&self, path: &str) -> Result<(Vec<u8>, Known), ContainerError> {

@@ -6,12 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use davit_image::{ContainerConfig, Empty, HealthConfig, ImageConfig, ImageId};
+use davit_image::{ContainerConfig, HealthConfig, ImageConfig, ImageId};
 use davit_store::{ClaimError, Claimed, Durability, NewContainer, StoreError};
 
 use super::{
     Container, ContainerError, ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode,
-    VolumeMaking, name, network::claims, newborn::Newborn, plan::merge_environment, platform,
+    VolumeMaking, name, network::claims, newborn::Newborn, plan, plan::merge_environment, platform,
     remove::remove_tree, validate,
 };
 use crate::{Engine, ImageError};
@@ -63,11 +63,26 @@ impl Engine {
         self.create(request, Follow::Nothing)
     }
 
+    /// Where the name got another image, or lost its own, on the way, that is what is told.
     pub(crate) fn create(
         &self,
         request: &CreateRequest,
         follow: Follow,
     ) -> Result<Created, ContainerError> {
+        let named = || {
+            let found = self.store().find_image(&request.spec.image);
+            found.ok().and_then(|found| found.target.image_id)
+        };
+        let before = named();
+        match self.make(request, follow) {
+            Err(ContainerError::Store(_) | ContainerError::Snapshot(_)) if named() != before => {
+                self.create(request, follow)
+            }
+            result => result,
+        }
+    }
+
+    fn make(&self, request: &CreateRequest, follow: Follow) -> Result<Created, ContainerError> {
         let (image_id, image) = self.image_config(&request.spec)?;
         let id = name::random_id()?;
         let mut spec = request.spec.clone();
@@ -125,7 +140,7 @@ impl Engine {
     ) -> Result<(Claimed, Option<Newborn>), ContainerError> {
         // Before the row, which says `running` from its first moment.
         let spawn = || self.spawn_monitor(id, Some(&image_id), spec);
-        let newborn = (follow == Follow::Start).then(spawn).transpose()?;
+        let newborn = (follow == Follow::Start).then(spawn).transpose()?.flatten();
         match self.insert(request, spec, id, image_id, follow) {
             Ok(claimed) => Ok((claimed, newborn)),
             Err(error) => {
@@ -241,7 +256,10 @@ impl Engine {
     /// Replaces names of other containers by their ids.
     fn resolve_namespaces(&self, spec: &mut ContainerSpec) -> Result<(), ContainerError> {
         if let NetworkMode::Container(name) = &mut spec.network {
-            *name = self.container(name)?.id;
+            let other = self.container(name)?;
+            spec.hostname = plan::hostname(&other.spec, &other.id);
+            spec.domainname = other.spec.domainname;
+            *name = other.id;
         }
         for mode in [&mut spec.pid, &mut spec.ipc, &mut spec.uts, &mut spec.cgroup] {
             if let NamespaceMode::Container(name) = mode {
@@ -312,6 +330,7 @@ pub(crate) fn merge(spec: &mut ContainerSpec, image: &ContainerConfig) {
     config.env = Some(environment).filter(|environment| !environment.is_empty());
     merge_map(&mut config.exposed_ports, image.exposed_ports.as_ref());
     merge_map(&mut config.labels, image.labels.as_ref());
+    merge_map(&mut config.volumes, image.volumes.as_ref());
     merge_health(&mut config.healthcheck, image.healthcheck.as_ref());
     if config.stop_signal.is_none() {
         config.stop_signal.clone_from(&image.stop_signal);
@@ -322,7 +341,7 @@ pub(crate) fn merge(spec: &mut ContainerSpec, image: &ContainerConfig) {
     if config.shell.is_none() {
         config.shell.clone_from(&image.shell);
     }
-    merge_volumes(spec, image.volumes.as_ref());
+    add_volumes(spec);
 }
 
 fn merge_command(config: &mut ContainerConfig, image: &ContainerConfig) {
@@ -368,13 +387,10 @@ fn merge_health(own: &mut Option<HealthConfig>, image: Option<&HealthConfig>) {
     }
 }
 
-/// Volumes of the image that no mount of the user covers become anonymous ones.
-fn merge_volumes(spec: &mut ContainerSpec, image: Option<&BTreeMap<String, Empty>>) {
-    let of_user = spec.config.volumes.clone().unwrap_or_default();
-    let targets =
-        image.into_iter().flatten().map(|(path, _)| path.clone()).chain(of_user.into_keys());
-    for target in targets {
-        let target = clean(&target);
+/// Volumes of the config that no mount of the user covers become anonymous ones.
+fn add_volumes(spec: &mut ContainerSpec) {
+    for target in spec.config.volumes.iter().flat_map(BTreeMap::keys) {
+        let target = clean(target);
         if target == "/" || spec.mounts.iter().any(|mount| mount.target == target) {
             continue;
         }

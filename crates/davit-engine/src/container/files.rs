@@ -1,6 +1,6 @@
 //! `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` of a container.
 
-use std::{fmt::Write as _, net::IpAddr, path::Path};
+use std::{fmt::Write as _, io, net::IpAddr, path::Path};
 
 use super::{ContainerError, ContainerSpec, NetworkMode, plan};
 
@@ -24,11 +24,7 @@ impl HostFiles {
         gateway: Option<IpAddr>,
     ) -> Self {
         let host_network = spec.network == NetworkMode::Host;
-        let hostname = if host_network && spec.hostname.is_empty() {
-            rustix::system::uname().nodename().to_string_lossy().into_owned()
-        } else {
-            plan::hostname(spec, id)
-        };
+        let hostname = plan::hostname(spec, id);
         Self {
             hosts: hosts(spec, &hostname, addresses, gateway),
             hostname: format!("{hostname}\n"),
@@ -37,11 +33,26 @@ impl HostFiles {
     }
 }
 
+const NAMES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
+
+/// Lets a container have the files of another one, whose network it is in.
+pub(crate) fn share(directory: &Path, other: &Path) -> Result<(), ContainerError> {
+    for name in NAMES {
+        let (path, theirs) = (directory.join(name), other.join(name));
+        match fs_err::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(ContainerError::io("remove", path, error));
+            }
+            _ => fs_err::hard_link(&theirs, &path)
+                .map_err(|error| ContainerError::io("share", theirs, error))?,
+        }
+    }
+    Ok(())
+}
+
 /// Puts them into the container's run directory.
 pub(crate) fn write(directory: &Path, files: &HostFiles) -> Result<(), ContainerError> {
-    for (name, text) in
-        [("hosts", &files.hosts), ("hostname", &files.hostname), ("resolv.conf", &files.resolv)]
-    {
+    for (name, text) in NAMES.into_iter().zip([&files.hosts, &files.hostname, &files.resolv]) {
         let path = directory.join(name);
         fs_err::write(&path, text).map_err(|error| ContainerError::io("write", &path, error))?;
         rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o644))
@@ -63,10 +74,13 @@ fn hosts(
          ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
             .to_owned()
     };
-    let names = if spec.domainname.is_empty() {
-        hostname.to_owned()
-    } else {
-        format!("{hostname}.{} {hostname}", spec.domainname)
+    let full = match spec.domainname.as_str() {
+        "" => hostname.to_owned(),
+        domain => format!("{hostname}.{domain}"),
+    };
+    let names = match full.split_once('.') {
+        Some((short, _)) => format!("{full} {short}"),
+        None => full,
     };
     for (name, address) in &spec.extra_hosts {
         let address = match (address.as_str(), gateway) {
@@ -161,6 +175,8 @@ mod tests {
         ];
         let address = "172.17.0.2".parse().unwrap();
         let text = hosts(&spec, "web", &[address], "172.17.0.1".parse().ok());
+        let whole = ContainerSpec::default();
+        assert!(hosts(&whole, "foo.bar", &[address], None).ends_with("172.17.0.2\tfoo.bar foo\n"));
         assert!(text.starts_with("127.0.0.1\tlocalhost\n"));
         assert!(
             text.ends_with("10.1.2.3\tdb\n172.17.0.1\th\n172.17.0.2\tweb.example web\n"),

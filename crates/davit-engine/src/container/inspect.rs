@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 
 use davit_image::Timestamp;
 use davit_network::{ExposedPorts, PortMapping};
-use davit_runtime::monitor::{
-    log::LogDriver,
-    probe::{self, Probe},
-    spec::RestartPolicy,
-    state::Health,
+use davit_runtime::{
+    monitor::{
+        log::LogDriver,
+        probe::{self, Probe},
+        spec::RestartPolicy,
+        state::Health,
+    },
+    plan::Plan,
 };
-use davit_store::NetworkRow;
+use davit_store::{ContainerFilter, NetworkRow};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -21,6 +24,10 @@ use crate::Engine;
 
 /// Docker's zero time.
 const NEVER: &str = "0001-01-01T00:00:00Z";
+
+fn is_anonymous(mount: &MountSpec) -> bool {
+    matches!(mount.source, MountSource::Volume { anonymous: true, .. })
+}
 
 fn time(time: Option<Timestamp>) -> String {
     time.map_or_else(|| NEVER.to_owned(), |time| time.to_string())
@@ -86,7 +93,11 @@ impl Engine {
             "Type": kind,
             "Source": source,
             "Destination": mount.target,
-            "Mode": mount.mode,
+            "Mode": match (&name, mount.mode.as_str()) {
+                // As Docker's parser leaves it; labels mean nothing here.
+                (Some(_), "") if !is_anonymous(mount) => "z",
+                (_, mode) => mode,
+            },
             "RW": !mount.access.is_on(),
             "Propagation": match kind {
                 "bind" if mount.propagation.is_empty() => "rprivate",
@@ -109,7 +120,12 @@ impl Engine {
             "DNSNames": null,
         });
         let alive = container.status.phase.is_alive();
-        if let Some(row) = self.network_rows()?.into_iter().find(|row| row.network.name == name) {
+        let rows = match self.network_rows() {
+            // They are not made yet, which looking at a container does not need.
+            Err(ContainerError::Store(error)) if error.is_no_space() => Vec::new(),
+            rows => rows?,
+        };
+        if let Some(row) = rows.into_iter().find(|row| row.network.name == name) {
             endpoint["NetworkID"] = row.network.id.clone().into();
             if alive && container.spec.network == NetworkMode::Bridge {
                 self.fill_endpoint(&mut endpoint, container, &row)?;
@@ -225,6 +241,17 @@ impl Engine {
             member[key] = text.into();
             if let std::net::IpAddr::V4(ipv4) = address.address {
                 member["MacAddress"] = davit_network::Mac::of_address(ipv4).to_string().into();
+            }
+        }
+        // Without an address a container is there while it runs.
+        let filter = ContainerFilter { status: Some("running".to_owned()), ..Default::default() };
+        for other in self.store().containers(&filter)? {
+            let Some(container) = self.examine(other)? else { continue };
+            let is_member = network_name(&container.spec.network) == row.network.name;
+            if container.status.phase.is_alive() && is_member {
+                members.entry(container.id.clone()).or_insert_with(|| {
+                    json!({"Name": container.name, "EndpointID": container.id, "MacAddress": "", "IPv4Address": "", "IPv6Address": ""})
+                });
             }
         }
         Ok(members.into())
@@ -388,6 +415,9 @@ fn resources(spec: &ContainerSpec) -> Value {
         })
     };
     let devices: Vec<Value> = security.devices.iter().map(device).collect();
+    let hidden = !security.privileged && !security.system_paths_unconfined;
+    let plan = Plan::container(Vec::new(), "");
+    let twice = |bytes: Option<u64>| bytes.unwrap_or(0).saturating_mul(2).cast_signed();
     json!({
         "UTSMode": namespace(&spec.uts, ""), "UsernsMode": "",
         "ShmSize": spec.shm_size_bytes.unwrap_or(64 << 20),
@@ -404,9 +434,12 @@ fn resources(spec: &ContainerSpec) -> Value {
         "DeviceCgroupRules": list_or_null(&security.device_rules),
         "DeviceRequests": null,
         "MemoryReservation": limits.memory_reservation_bytes.unwrap_or(0),
-        "MemorySwap": limits.memory_swap_bytes.unwrap_or(0),
+        // Unasked, it is twice the memory where the kernel counts swap.
+        "MemorySwap": limits.memory_swap_bytes.unwrap_or_else(|| twice(limits.memory_bytes)),
         "MemorySwappiness": limits.memory_swappiness,
-        "OomKillDisable": null,
+        "OomKillDisable": false,
+        "MaskedPaths": hidden.then_some(plan.masked_paths),
+        "ReadonlyPaths": hidden.then_some(plan.readonly_paths),
         "PidsLimit": limits.pids,
         "Ulimits": list_or_null(&ulimits),
         "Sysctls": if spec.sysctls.is_empty() { Value::Null } else { json!(spec.sysctls) },

@@ -3,11 +3,17 @@
 use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use davit_image::ImageId;
-use davit_runtime::{Cgroups, cgroup::Cgroup, monitor::protocol::Request, plan::Limits};
+use davit_runtime::{
+    Cgroups, Identity, Process,
+    cgroup::Cgroup,
+    monitor::{protocol::Request, state::Summary},
+    plan::Limits,
+};
 use davit_sys::process::{CStringArray, Handover, Session, Spawn, Spawned};
 use rustix::{
     fs::{FlockOperation, MemfdFlags, Mode, OFlags, SeekFrom, flock},
@@ -60,20 +66,23 @@ impl Newborn {
 }
 
 impl Engine {
-    /// Spawns the monitor of a container that does not run.
-    pub(crate) fn monitor_of(&self, container: &Container) -> Result<Newborn, ContainerError> {
+    /// Spawns the monitor of a container that does not run; `None` when it runs by now.
+    pub(crate) fn monitor_of(
+        &self,
+        container: &Container,
+    ) -> Result<Option<Newborn>, ContainerError> {
         self.spawn_monitor(&container.id, container.image_id.as_ref(), &container.spec)
     }
 
     /// Takes the lock of a container that does not run, and executes a monitor that makes what can
-    /// be made before it is told all.
+    /// be made before it is told all; `None` when another command has started it.
     pub(crate) fn spawn_monitor(
         &self,
         id: &str,
         image: Option<&ImageId>,
         spec: &ContainerSpec,
-    ) -> Result<Newborn, ContainerError> {
-        let lock = self.lock_container(id)?;
+    ) -> Result<Option<Newborn>, ContainerError> {
+        let Some(lock) = self.lock_container(id)? else { return Ok(None) };
         let newborn = self.execute_monitor(id, &lock).map_err(no_monitor)?;
         // What fails here fails again, and is told, when all is made out.
         let foundation = self.stack(image).ok().map(|stack| Foundation {
@@ -84,7 +93,7 @@ impl Engine {
             .map_err(|source| ContainerError::Row { id: id.to_owned(), source })?;
         line.push(b'\n');
         write_all(&newborn.orders, &line).map_err(no_monitor)?;
-        Ok(newborn)
+        Ok(Some(newborn))
     }
 
     fn execute_monitor(&self, id: &str, lock: &OwnedFd) -> io::Result<Newborn> {
@@ -119,18 +128,15 @@ impl Engine {
         Ok(Some(cgroups.create(&path, &Limits::default())?))
     }
 
-    /// Takes the lock of a container that does not run.
-    pub(crate) fn lock_container(&self, id: &str) -> Result<OwnedFd, ContainerError> {
-        let directory = self.store().layout().run_container(id);
-        self.store().make_dir(&directory)?;
-        let path = directory.join("lock");
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-        let lock = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|errno| ContainerError::io("open", &path, errno))?;
+    /// Takes the lock of a container that does not run; `None` when another command has started
+    /// it, whose monitor then keeps the lock.
+    pub(crate) fn lock_container(&self, id: &str) -> Result<Option<OwnedFd>, ContainerError> {
+        let (lock, path) = self.lock_file(id, "lock")?;
         let deadline = Instant::now() + LOCK_PATIENCE;
         loop {
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(lock),
+                Ok(()) => return Ok(Some(lock)),
+                Err(Errno::WOULDBLOCK) if self.is_watched(id)? => return Ok(None),
                 // A reader that looks, a monitor that is leaving, or another command.
                 Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_micros(200));
@@ -138,6 +144,33 @@ impl Engine {
                 Err(errno) => return Err(ContainerError::io("lock", path, errno)),
             }
         }
+    }
+
+    /// Waits until nobody else is restarting the container, and keeps others waiting meanwhile.
+    pub(crate) fn lock_restart(&self, id: &str) -> Result<OwnedFd, ContainerError> {
+        let (lock, path) = self.lock_file(id, "restart")?;
+        rustix::io::retry_on_intr(|| flock(&lock, FlockOperation::LockExclusive))
+            .map_err(|errno| ContainerError::io("lock", path, errno))?;
+        Ok(lock)
+    }
+
+    fn lock_file(&self, id: &str, name: &str) -> Result<(OwnedFd, PathBuf), ContainerError> {
+        let directory = self.store().layout().run_container(id);
+        self.store().make_dir(&directory)?;
+        let path = directory.join(name);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        let lock = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|errno| ContainerError::io("open", &path, errno))?;
+        Ok((lock, path))
+    }
+
+    /// Whether the container's command runs and its monitor lives.
+    fn is_watched(&self, id: &str) -> Result<bool, ContainerError> {
+        let summary = Summary::of(&self.records(id)?);
+        let lives = |monitor: Identity| Process::open(monitor).is_ok();
+        Ok(summary.process().is_some()
+            && summary.ended.is_none()
+            && summary.monitor.is_some_and(lives))
     }
 }
 

@@ -134,9 +134,14 @@ fn process(
     Ok(())
 }
 
-/// Host name of a container.
+/// Host name of a container: in the host's network, or with its names, the host's own.
 pub(crate) fn hostname(spec: &ContainerSpec, id: &str) -> String {
-    if spec.hostname.is_empty() { id.chars().take(12).collect() } else { spec.hostname.clone() }
+    let is_hosts = spec.network == NetworkMode::Host || spec.uts == NamespaceMode::Host;
+    match spec.hostname.as_str() {
+        "" if is_hosts => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        "" => id.chars().take(12).collect(),
+        name => name.to_owned(),
+    }
 }
 
 /// Docker's variables, then those of image and user, a later one replacing an earlier.

@@ -10,7 +10,7 @@ use davit_runtime::Cgroups;
 use davit_snapshot::Upper;
 use davit_store::{ContainerFilter, Durability, GcOptions};
 
-use super::{Container, ContainerError, MountSource, Phase};
+use super::{Container, ContainerError, MountSource, Phase, start::runs_already};
 use crate::Engine;
 
 const KILL_PATIENCE: Duration = Duration::from_secs(30);
@@ -49,7 +49,8 @@ impl Engine {
             }
             self.end(&mut container)?;
         }
-        let _lock = self.lock_container(&container.id)?;
+        let lock = self.lock_container(&container.id)?;
+        let _lock = lock.ok_or_else(|| runs_already(&container.id))?;
         let volumes = if request.volumes { anonymous_volumes(&container) } else { Vec::new() };
         let image = container.image_id;
         self.erase_with(&container, &volumes)?;

@@ -65,7 +65,10 @@ impl Engine {
     /// unless it was to be removed by its end.
     pub fn begin(&self, created: Created, mode: StartMode) -> Result<Started, ContainerError> {
         let Created { container, claimed, newborn, .. } = created;
-        let newborn = newborn.map_or_else(|| self.monitor_of(&container), Ok)?;
+        let newborn = match newborn {
+            Some(newborn) => newborn,
+            None => self.monitor_of(&container)?.ok_or_else(|| runs_already(&container.id))?,
+        };
         let result = self.launch(container.clone(), claimed.unwrap_or_default(), mode, newborn);
         result.inspect_err(|error| self.abandon(container, error))
     }
@@ -88,17 +91,23 @@ impl Engine {
         name: &str,
         mode: StartMode,
     ) -> Result<Option<Started>, ContainerError> {
-        let mut container = self.container(name)?;
+        let container = self.container(name)?;
         match container.status.phase {
-            Phase::Running | Phase::Restarting => return Ok(None),
+            Phase::Running | Phase::Restarting => Ok(None),
             Phase::Paused => {
-                return Err(ContainerError::invalid(
-                    "cannot start a paused container, try unpause instead",
-                ));
+                Err(ContainerError::invalid("cannot start a paused container, try unpause instead"))
             }
-            _ => {}
+            _ => self.start_ended(container, mode),
         }
-        let newborn = self.monitor_of(&container)?;
+    }
+
+    /// Starts a container that was seen not to run; `None` when another command was faster.
+    pub(crate) fn start_ended(
+        &self,
+        mut container: Container,
+        mode: StartMode,
+    ) -> Result<Option<Started>, ContainerError> {
+        let Some(newborn) = self.monitor_of(&container)? else { return Ok(None) };
         let claimed = match self.prepare_start(&mut container) {
             Ok(claimed) => claimed,
             Err(error) => {
@@ -221,6 +230,7 @@ impl Engine {
         self.store().make_dir(&directory)?;
         let run_directory = self.store().layout().run_container(id);
         let Planned { plan, joins } = self.plan(spec, id)?;
+        let joins = self.join_paths(&joins)?;
         let network = self.network(spec, claimed)?;
         let addresses: Vec<IpAddr> = match &network {
             Network::Bridge { ipv4, ipv6, .. } => {
@@ -228,7 +238,12 @@ impl Engine {
             }
             Network::Shared | Network::Loopback => Vec::new(),
         };
-        files::write(&run_directory, &self.host_files(container, &addresses)?)?;
+        match &spec.network {
+            NetworkMode::Container(other) => {
+                files::share(&run_directory, &self.store().layout().run_container(other))?;
+            }
+            _ => files::write(&run_directory, &self.host_files(container, &addresses)?)?,
+        }
         let size = match mode {
             StartMode::Attached { size, .. } => size,
             StartMode::Detached => None,
@@ -237,7 +252,7 @@ impl Engine {
             id: id.clone(),
             run_directory,
             plan,
-            joins: self.join_paths(&joins)?,
+            joins,
             stdio: stdio(spec, size),
             network,
             log: self.log_config(container)?,
@@ -369,6 +384,11 @@ impl Engine {
             id.to_owned(),
         ]
     }
+}
+
+/// For a container that was to be changed and was started meanwhile.
+pub(crate) fn runs_already(id: &str) -> ContainerError {
+    ContainerError::Conflict(format!("container {id} is running"))
 }
 
 fn stdio(spec: &ContainerSpec, size: Option<(u16, u16)>) -> Stdio {

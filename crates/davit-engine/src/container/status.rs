@@ -15,7 +15,7 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Container, ContainerError, plan::health};
+use super::{Container, ContainerError, StartMode, boot::is_wanted, plan::health};
 use crate::Engine;
 
 /// Docker's word for what a container does.
@@ -138,7 +138,39 @@ impl Engine {
                 }
                 Ok(Some(container))
             }
+            LockHolder::Nobody if summary.ended.is_none() => self.settle_orphan(&container.id),
             LockHolder::Nobody => self.settle_container(container, &summary),
+        }
+    }
+
+    /// Ends a container whose monitor died before it, and starts it again where its restart policy
+    /// says so. One command alone does, the others see what it has done.
+    fn settle_orphan(&self, id: &str) -> Result<Option<Container>, ContainerError> {
+        let lock = self.lock_container(id)?;
+        let row = match self.store().container(id) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            row => row?,
+        };
+        let container = Container::of_row(row.clone())?;
+        let records = self.records(id)?;
+        let summary = Summary::of(&records);
+        let is_settled = !container.status.phase.is_alive() || summary.ended.is_some();
+        let Some(lock) = lock.filter(|_| !is_settled) else { return self.examine(row) };
+        self.end_orphan(&container, &summary)?;
+        let Some(container) = self.settle_container(container, &summary)? else { return Ok(None) };
+        drop(lock);
+        let boot = BootId::current().map_err(|error| ContainerError::io("read", "/proc", error))?;
+        // What another boot left is started by `davit boot`.
+        let is_of_this_boot = records.iter().any(|record| record.boot == boot);
+        if !is_of_this_boot || !is_wanted(&container) {
+            return Ok(Some(container));
+        }
+        match self.start_ended(container.clone(), StartMode::Detached) {
+            Ok(_) => self.examine(self.store().container(id)?),
+            Err(error) => {
+                tracing::warn!(%error, "cannot start a container again");
+                Ok(Some(container))
+            }
         }
     }
 
@@ -153,9 +185,6 @@ impl Engine {
         mut container: Container,
         summary: &Summary,
     ) -> Result<Option<Container>, ContainerError> {
-        if summary.ended.is_none() {
-            self.end_orphan(&container, summary)?;
-        }
         ended(&mut container.status, summary);
         self.finish(container)
     }
@@ -193,8 +222,14 @@ impl Engine {
             return Ok(None);
         }
         container.status.process = None;
-        self.record_status(&container.id, &container.status, Durability::Lazy)?;
-        self.store().release_endpoints(&container.id)?;
+        let recorded = self
+            .record_status(&container.id, &container.status, Durability::Lazy)
+            .and_then(|()| Ok(self.store().release_endpoints(&container.id)?));
+        match recorded {
+            // Its records still tell it to the next command, which may be the one that makes room.
+            Err(ContainerError::Store(error)) if error.is_no_space() => return Ok(Some(container)),
+            recorded => recorded?,
+        }
         self.append_event(
             "container",
             "die",

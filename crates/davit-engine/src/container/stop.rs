@@ -108,7 +108,9 @@ impl Engine {
         name: &str,
         request: &StopRequest,
     ) -> Result<Option<Started>, ContainerError> {
-        let container = self.stop_container(name, request)?;
+        let id = self.container(name)?.id;
+        let _lock = self.lock_restart(&id)?;
+        let container = self.stop_container(&id, request)?;
         self.start_container(&container.id, StartMode::Detached)
     }
 
@@ -193,10 +195,17 @@ impl Engine {
     /// Tells the monitor that no restart is wanted. `container` then has the process that runs:
     /// one that starts later is ended by the monitor, which reads the same record.
     pub(crate) fn request_stop(&self, container: &mut Container) -> Result<(), ContainerError> {
-        self.note(&container.id, Event::StopRequested)?;
+        let is_full = match self.note(&container.id, Event::StopRequested) {
+            Err(ContainerError::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::StorageFull =>
+            {
+                true
+            }
+            noted => noted.map(|()| false)?,
+        };
         let summary = Summary::of(&self.records(&container.id)?);
         container.status.process = summary.process().filter(|_| summary.ended.is_none());
-        if summary.ended.is_some()
+        if (is_full || summary.ended.is_some())
             && let Ok(connection) = self.connect(&container.id, &[])
         {
             // It may leave this very moment, which is what was wanted.

@@ -12,6 +12,9 @@ use crate::{
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct SystemInfo {
+    /// Id of the root.
+    #[serde(rename = "ID")]
+    pub id: String,
     /// All containers.
     pub containers: usize,
     /// Those that run.
@@ -93,6 +96,7 @@ impl Engine {
         let host = rustix::system::uname();
         let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
         Ok(SystemInfo {
+            id: self.store().format().root_id.to_string(),
             containers: containers.len(),
             containers_running: running,
             containers_paused: paused,

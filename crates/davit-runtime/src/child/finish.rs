@@ -41,7 +41,10 @@ pub(crate) fn finish(
         load_filter(process).at(Step::Seccomp)?;
     }
     set_user(process)?;
-    set_capabilities(process.capabilities).at(Step::Capability)?;
+    // `execve` takes them from a user; the reaper stays, and needs none to serve its own.
+    let is_users_reaper = process.reaper && process.uid.as_raw() != 0;
+    let kept = if is_users_reaper { CapabilitySet::empty() } else { process.capabilities };
+    set_capabilities(kept).at(Step::Capability)?;
     if process.dies_with_parent {
         // A change of user takes it away again, so it stands here.
         let signal = Some(rustix::process::Signal::KILL);

@@ -56,6 +56,26 @@ fn killing_the_monitor_ends_the_container() {
 }
 
 #[test]
+fn what_a_killed_monitor_watched_runs_again_by_its_policy() {
+    let Some(machine) = Machine::new() else { return };
+    let run = ["run", "-d", "--restart", "unless-stopped"];
+    let id = machine.ok(&[&run[..], &["busybox", "sleep", "600"]].concat());
+    let pid = || machine.ok(&["inspect", "-f", "{{.State.Pid}}", &id]);
+    let seen: [&[&str]; 2] = [&["ps", "-q"], &["boot"]];
+    for look in seen {
+        let (before, monitor) = (pid(), monitor_of(&machine, &id));
+        kill(&monitor);
+        until("it is gone", || !std::path::Path::new(&format!("/proc/{monitor}/exe")).exists());
+        machine.ok(look);
+        assert_ne!(pid(), before, "{look:?}");
+        machine.ok(&["exec", &id, "true"]);
+    }
+    // One that somebody stopped stays so.
+    machine.ok(&["stop", "-t", "0", &id]);
+    assert_eq!(machine.ok(&["ps", "-q"]), "");
+}
+
+#[test]
 fn killing_the_monitor_in_a_start_leaves_nothing() {
     let Some(machine) = Machine::new() else { return };
     let Some(strace) = need_tool("strace") else { return };

@@ -79,12 +79,10 @@ fn unread_input_holds_up_its_writer_alone() {
         std::process::Command::new("yes").stdout(Stdio::piped()).spawn().expect("yes starts");
     let input = yes.stdout.take().expect("piped");
     let line = "while true; do echo tick; sleep 0.02; done";
-    let mut writer = client(
-        &machine,
-        &["run", "-i", "--name", "deaf", "busybox", "sh", "-c", line],
-        input.into(),
-    );
-    drop(writer.stdout.take());
+    let run = ["run", "-i", "--name", "deaf", "busybox", "sh", "-c", line];
+    let mut writer = machine.command(&run);
+    let writer = writer.stdin(input).stdout(Stdio::null());
+    let mut writer = writer.spawn().expect("davit starts");
     until("it runs", || machine.run(&["exec", "deaf", "true"]).code == 0);
     let written = || {
         let io = std::fs::read_to_string(format!("/proc/{}/io", yes.id())).expect("readable");

@@ -1,7 +1,7 @@
 //! Room on the disk: what takes it is counted, and what failed for want of it gives it back.
 
 use davit_engine::image::{Digest, Platform};
-use davit_test::{Content, HttpServer, need_root, noise, tar_of};
+use davit_test::{Content, HttpServer, need_image, need_root, noise, tar_of};
 
 use crate::{crash::in_namespace, davit};
 
@@ -69,4 +69,35 @@ fn what_finds_no_room_leaves_nothing() {
         let left: Vec<_> = left.lines().filter(is_name).collect();
         assert_eq!(left, Vec::<&str>::new(), "{told}");
     }
+}
+
+#[test]
+fn a_container_that_fills_the_disk_can_be_removed() {
+    let (true, Some(image)) = (need_root(), need_image("busybox-musl-amd64")) else { return };
+    let davit = davit();
+    fs_err::create_dir_all(davit.root()).unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size=20m davit-test $0/root
+         $1 copy -q oci:{} store:busybox:latest >/dev/null
+         $1 run -d --network none --name up busybox sleep 600 >/dev/null
+         for name in live dead; do
+             $1 run --network none --name $name busybox dd if=/dev/zero of=/big bs=1M count=50 \
+                 2>/dev/null || echo $name $?
+             $1 ps -a --format '{{{{.Names}}}} {{{{.State}}}}'
+             $1 inspect -f '{{{{.State.ExitCode}}}}' $name
+             $1 logs $name >/dev/null 2>&1
+             case $name in
+                 live) $1 rm -f up live;;
+                 dead) $1 container prune -f | tail -n 1 | sed 's/ [0-9.]*MB/ some/';;
+             esac
+         done
+         $1 run --rm --network none busybox echo room
+         $1 system reset --force >/dev/null 2>&1",
+        image.display()
+    );
+    let outcome = in_namespace(&davit, &script);
+    let expected = "live 1\nlive exited\nup running\n1\nup\nlive\n\
+                    dead 1\ndead exited\n1\nTotal reclaimed space: some\nroom\n";
+    assert_eq!(outcome.stdout, expected, "{}", outcome.stderr);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
 }

@@ -4,11 +4,15 @@ use std::os::fd::OwnedFd;
 
 use rustix::{
     fs::{
-        CWD, FileType, Mode, OFlags, ResolveFlags, Stat, StatVfsMountFlags, fstat, fstatvfs,
-        mkdirat, openat, openat2, readlinkat,
+        AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, StatVfsMountFlags,
+        StatxAttributes, StatxFlags, fstat, fstatfs, fstatvfs, mkdirat, openat, openat2,
+        readlinkat, statx,
     },
     io::Errno,
 };
+
+/// File systems that a kernel writes: procfs, sysfs, cgroup, cgroup2.
+pub(super) const KERNEL_FILES: [i64; 4] = [0x9fa0, 0x6265_6572, 0x0027_e0eb, 0x6367_7270];
 
 /// A tree of files: the machine's, or a container's, which no link in it leads out of.
 #[derive(Debug)]
@@ -88,6 +92,31 @@ impl Area {
             }
             result => result,
         }
+    }
+
+    /// Device of the file system that the runtime has mounted on `/dev`; of the machine none.
+    pub(super) fn runtime_device(&self) -> Result<Option<u64>, Errno> {
+        let Some(dev) = self.stat(b"/dev")?.filter(|_| !self.resolve.is_empty()) else {
+            return Ok(None);
+        };
+        Ok(Some(dev.st_dev).filter(|device| fstat(&self.root).is_ok_and(|it| it.st_dev != *device)))
+    }
+
+    /// Whether a path lies in a file system of the kernel or of the runtime: no file of the
+    /// container. The directory that one is mounted on is no part of it.
+    pub(super) fn is_of_runtime(&self, path: &[u8]) -> Result<bool, Errno> {
+        let is_kernels =
+            |node: &OwnedFd| fstatfs(node).map(|facts| KERNEL_FILES.contains(&facts.f_type));
+        let node = self.open(path, OFlags::PATH | OFlags::NOFOLLOW)?;
+        let is_runtimes = Some(fstat(&node)?.st_dev) == self.runtime_device()?;
+        if is_runtimes || is_kernels(&node)? {
+            let facts = statx(&node, c"", AtFlags::EMPTY_PATH, StatxFlags::empty())?;
+            return Ok(!facts.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
+        }
+        // A file that hides one of the kernel's.
+        let mut parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty());
+        let (Some(first), Some(_)) = (parts.next(), parts.next()) else { return Ok(false) };
+        is_kernels(&self.open(first, OFlags::PATH)?)
     }
 
     /// Which mount forbids to write in a directory; `None` if none does.

@@ -20,7 +20,10 @@ use rustix::{
 };
 use tar::{Builder, EntryType, Header};
 
-use super::{area::Area, xattr};
+use super::{
+    area::{Area, KERNEL_FILES},
+    xattr,
+};
 
 /// Deepest directory that is read.
 const DEPTH: usize = 512;
@@ -32,13 +35,14 @@ const LONG_LINK: &[u8] = b"././@LongLink";
 const LISTED: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// File systems that a kernel writes: procfs, sysfs, cgroup, cgroup2.
-const KERNEL_FILES: [i64; 4] = [0x9fa0, 0x6265_6572, 0x0027_e0eb, 0x6367_7270];
-
 /// Writes what is at `path` of an area, under the name `name`, as a whole archive.
 pub(super) fn pack(area: &Area, path: &[u8], name: &Path, out: impl Write) -> io::Result<()> {
     let node = area.open(path, OFlags::PATH | OFlags::NOFOLLOW)?;
-    let mut packer = Packer { builder: Builder::new(out), links: HashMap::new() };
+    let mut packer = Packer {
+        builder: Builder::new(out),
+        links: HashMap::new(),
+        runtime_device: area.runtime_device()?,
+    };
     packer.tree(node, name)?;
     packer.builder.into_inner()?.flush()
 }
@@ -47,6 +51,8 @@ struct Packer<W: Write> {
     builder: Builder<W>,
     /// First name of each file that has several.
     links: HashMap<(u64, u64), PathBuf>,
+    /// Of what is mounted on the container's `/dev`.
+    runtime_device: Option<u64>,
 }
 
 /// A directory whose entries are being read.
@@ -102,8 +108,9 @@ impl<W: Write> Packer<W> {
                 let directory = openat(&node, c".", LISTED, Mode::empty())?;
                 self.xattrs(&directory)?;
                 self.builder.append_data(&mut header, slashed, io::empty())?;
-                let foreign = device.is_some_and(|device| device != stat.st_dev);
-                if foreign && KERNEL_FILES.contains(&fstatfs(&node)?.f_type) {
+                let foreign = device != Some(stat.st_dev);
+                let is_kernels = || fstatfs(&node).map(|it| KERNEL_FILES.contains(&it.f_type));
+                if foreign && (self.runtime_device == Some(stat.st_dev) || is_kernels()?) {
                     return Ok(None);
                 }
                 return list(directory, name, stat.st_dev).map(Some);

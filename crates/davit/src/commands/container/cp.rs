@@ -62,7 +62,7 @@ pub(crate) fn run(args: &CopyArgs, context: &Context) -> Result<u8, CliError> {
         }
         ((None, "-"), (Some(name), path)) => {
             let files = context.engine()?.container_files(name)?;
-            (files.import_tar(path, std::io::stdin().lock())?, format!("{name}:{path}"))
+            (files.import_tar(path, std::io::stdin())?, format!("{name}:{path}"))
         }
         ((None, local), (Some(name), path)) => {
             let files = context.engine()?.container_files(name)?;

@@ -3,14 +3,14 @@
 use davit_engine::{
     ContainerError, Engine,
     container::{
-        Phase, Process, RemoveRequest, Request, StartMode, Started, StdinMode, StopRequest,
-        StreamSet,
+        Container, Phase, Process, RemoveRequest, Request, StartMode, Started, StdinMode,
+        StopRequest, StreamSet,
     },
 };
 
 use super::{
     run::finish,
-    stream::{self, DETACH_KEYS, DetachFilter, RawTerminal, Relay},
+    stream::{self, DETACH_KEYS, DetachFilter, RawTerminal, Relay, Signals},
 };
 use crate::{cli::Context, error::CliError, printer};
 
@@ -75,8 +75,8 @@ fn start_attached(args: &StartArgs, engine: &Engine, name: &str) -> Result<u8, C
     let signals = stream::catch_signals((!tty).into())?;
     let mode = StartMode::Attached { streams, size };
     let Some(started) = engine.start_container(name, mode)? else {
-        return Err(CliError::user(format!("container {name} is already running"))
-            .hint(format!("davit attach {name}")));
+        let container = engine.container(name)?;
+        return join(engine, &container, streams, Signals::Proxied, &args.detach_keys);
     };
     let Started { container, process, mut connection, .. } = started;
     let keys = stream::detach_keys(&args.detach_keys)?;
@@ -126,16 +126,29 @@ pub(crate) fn attach(args: &AttachArgs, context: &Context) -> Result<u8, CliErro
         return Err(CliError::user("You cannot attach to a paused container, unpause it first")
             .hint(format!("davit unpause {}", args.container)));
     }
-    let keys = stream::detach_keys(&args.detach_keys)?;
-    let tty = container.spec.tty.is_on();
     let stdin = !args.no_stdin && container.spec.stdin != StdinMode::Closed;
     let output = StreamSet::STDOUT.with(StreamSet::STDERR);
     let streams = if stdin { output.with(StreamSet::STDIN) } else { output };
+    let proxied = Signals::from(args.sig_proxy);
+    join(&engine, &container, streams, proxied, &args.detach_keys)
+}
+
+/// Attaches to a container that runs.
+fn join(
+    engine: &Engine,
+    container: &Container,
+    streams: StreamSet,
+    signals: Signals,
+    detach_keys: &str,
+) -> Result<u8, CliError> {
+    let keys = stream::detach_keys(detach_keys)?;
+    let tty = container.spec.tty.is_on();
+    let stdin = streams.contains(StreamSet::STDIN);
     let mut wishes = vec![Request::Attach(streams)];
     if let Some((rows, columns)) = stream::size().filter(|_| tty) {
         wishes.push(Request::Resize(rows, columns));
     }
-    let proxy = args.sig_proxy && !tty;
+    let proxy = signals == Signals::Proxied && !tty;
     let signals = stream::catch_signals(proxy.into())?;
     let mut connection = engine.connect(&container.id, &wishes)?;
     let raw = (tty && stdin).then(RawTerminal::enter).flatten();
@@ -150,7 +163,7 @@ pub(crate) fn attach(args: &AttachArgs, context: &Context) -> Result<u8, CliErro
     .run()?;
     drop(raw);
     drop(connection);
-    finish(&engine, &container.id, end)
+    finish(engine, &container.id, end)
 }
 
 // Arguments of `davit stop` and `davit restart`.

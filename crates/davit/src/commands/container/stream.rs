@@ -15,9 +15,9 @@ use crate::error::{CliError, io_error};
 
 const SIGCHLD: i32 = 17;
 const SIGWINCH: i32 = 28;
-/// Signals that are not passed on: they end or stop at once, tell of children, or are the caller's
-/// own faults.
-const KEPT: [i32; 9] = [4, 7, 8, 9, 11, 19, 20, 21, 22];
+/// Signals that are not passed on: they end or stop at once, tell of children or of a reader that
+/// left, or are the caller's own faults.
+const KEPT: [i32; 10] = [4, 7, 8, 9, 11, 13, 19, 20, 21, 22];
 /// Signals that end this command: hang-up, interrupt, quit, terminate.
 const ENDING: [i32; 4] = [1, 2, 3, 15];
 const READ_BYTES: usize = 32 * 1024;
@@ -180,11 +180,11 @@ impl Relay<'_> {
     /// Relays until the end.
     ///
     /// # Errors
-    /// Polling failed.
+    /// Polling failed; nobody takes the output any more: the container goes on without.
     pub(crate) fn run(mut self) -> Result<SessionEnd, CliError> {
         // The start's outcome may have come with the first output behind it.
         if let Ok(replies) = self.connection.buffered()
-            && let Some(end) = show(replies)
+            && let Some(end) = show(replies)?
         {
             return Ok(end);
         }
@@ -196,7 +196,7 @@ impl Relay<'_> {
             if stdin && !self.pass_input() {
                 return Ok(SessionEnd::Detached);
             }
-            if connection && let Some(end) = self.pass_output() {
+            if connection && let Some(end) = self.pass_output()? {
                 return Ok(end);
             }
         }
@@ -267,29 +267,30 @@ impl Relay<'_> {
         !detached
     }
 
-    fn pass_output(&mut self) -> Option<SessionEnd> {
-        self.connection.receive().map_or(Some(SessionEnd::Lost), show)
+    fn pass_output(&mut self) -> Result<Option<SessionEnd>, CliError> {
+        self.connection.receive().map_or(Ok(Some(SessionEnd::Lost)), show)
     }
 }
 
 /// Shows output; the end if it is among the replies.
-fn show(replies: Vec<Reply>) -> Option<SessionEnd> {
+fn show(replies: Vec<Reply>) -> Result<Option<SessionEnd>, CliError> {
     for reply in replies {
         match reply {
-            Reply::Stdout(bytes) => write(&mut io::stdout().lock(), &bytes),
-            Reply::Stderr(bytes) => write(&mut io::stderr().lock(), &bytes),
+            Reply::Stdout(bytes) => write("stdout", &mut io::stdout().lock(), &bytes)?,
+            Reply::Stderr(bytes) => write("stderr", &mut io::stderr().lock(), &bytes)?,
             Reply::Exited { status, restarting: false, .. } => {
-                return Some(SessionEnd::Exited(status));
+                return Ok(Some(SessionEnd::Exited(status)));
             }
             _ => {}
         }
     }
-    None
+    Ok(None)
 }
 
-/// Writes what the caller may no longer want: a closed pipe must not end the container.
-fn write(target: &mut impl io::Write, bytes: &[u8]) {
-    drop(target.write_all(bytes).and_then(|()| target.flush()));
+fn write(name: &str, target: &mut impl io::Write, bytes: &[u8]) -> Result<(), CliError> {
+    let written = target.write_all(bytes).and_then(|()| target.flush());
+    // In words, since the cause alone would be as quiet as the end of `davit ps | head -1`.
+    written.map_err(|error| CliError::user(format!("write /dev/{name}: {}", error.kind())))
 }
 
 /// Copies a descriptor to standard output or error.
