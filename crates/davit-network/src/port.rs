@@ -146,7 +146,8 @@ impl FromStr for PublishSpec {
         let container_ports = range(container)?;
         let (address, host) =
             before.map_or(("", ""), |before| before.rsplit_once(':').unwrap_or(("", before)));
-        let host_ports = if host.is_empty() { None } else { Some(range(host)?) };
+        // Port 0 is any free one.
+        let host_ports = if matches!(host, "" | "0") { None } else { Some(range(host)?) };
         let spec =
             Self { host_address: address_of(address)?, host_ports, container_ports, protocol };
         if spec.lengths_differ() {

@@ -11,6 +11,7 @@ use davit_engine::{Config, Settings};
 use crate::{cli::Global, error::CliError, printer};
 
 const SYSTEM_SETTINGS: &str = "/etc/davit/config.toml";
+const DOCKER_SOCKET: &str = "unix:///var/run/docker.sock";
 const PROXY_VARIABLES: [&str; 5] =
     ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
 
@@ -38,12 +39,38 @@ pub(crate) fn config(global: &Global) -> Result<Config, CliError> {
     })
 }
 
-/// A text of Docker's `config.json`; a file that cannot be read is told of, and counts as empty.
+/// A text of Docker's `config.json`.
 pub(crate) fn docker_setting(config: &Config, key: &str) -> Option<String> {
+    docker_settings(config)?.get(key)?.as_str().map(str::to_owned)
+}
+
+/// Variables that `proxies` of Docker's `config.json` gives to containers and builds: those of this
+/// daemon's address, else the default ones, in capitals and in small letters.
+pub(crate) fn container_proxies(config: &Config) -> Vec<(String, String)> {
+    const KEYS: [(&str, &str); 5] = [
+        ("httpProxy", "HTTP_PROXY"),
+        ("httpsProxy", "HTTPS_PROXY"),
+        ("noProxy", "NO_PROXY"),
+        ("ftpProxy", "FTP_PROXY"),
+        ("allProxy", "ALL_PROXY"),
+    ];
+    let Some(settings) = docker_settings(config) else { return Vec::new() };
+    let host = variable_text("DOCKER_HOST").unwrap_or_else(|| DOCKER_SOCKET.to_owned());
+    let proxies = &settings["proxies"];
+    let own = proxies.get(&host).unwrap_or(&proxies["default"]);
+    let given = KEYS.iter().filter_map(|(key, name)| {
+        let value = own[*key].as_str().filter(|value| !value.is_empty())?;
+        Some([name.to_string(), name.to_lowercase()].map(|name| (name, value.to_owned())))
+    });
+    given.flatten().collect()
+}
+
+/// A file that cannot be read is told of, and counts as empty.
+fn docker_settings(config: &Config) -> Option<serde_json::Value> {
     let path = config.docker_config.as_ref()?.join("config.json");
     let text = fs_err::read_to_string(&path).ok()?;
     match serde_json::from_str::<serde_json::Value>(&text) {
-        Ok(settings) => settings.get(key)?.as_str().map(str::to_owned),
+        Ok(settings) => Some(settings),
         Err(error) => {
             printer::note(&format!("warning: {} is malformed: {error}", path.display()));
             None

@@ -129,7 +129,10 @@ pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
     if let Some(path) = &args.iidfile {
         remove_stale(path)?;
     }
-    let command = command(&args)?;
+    let mut command = command(&args)?;
+    for (name, value) in crate::environment::container_proxies(&context.config()?) {
+        command.request.build_args.entry(name).or_insert(value);
+    }
     // Before any thread: all of them leave the signals to one.
     let (cancelled, signal) = cancel_on_interrupt()?;
     let engine = context.engine()?;

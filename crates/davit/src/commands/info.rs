@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use davit_engine::SystemInfo;
+use serde_json::{Value, json};
 
 use crate::{cli::Context, error::CliError, format, printer};
 
@@ -21,13 +22,39 @@ pub(crate) struct InfoArgs {
 pub(crate) fn run(args: &InfoArgs, context: &Context) -> Result<u8, CliError> {
     let info = context.engine()?.info()?;
     match args.format.as_deref().filter(|format| !format.is_empty()) {
-        Some(template) => printer::line(&format::render_fields(template, &info)?)?,
+        Some(template) => printer::line(&format::render_fields(template, &whole(&info)?)?)?,
         None => printer::data(&text(&info))?,
     }
     if args.format.is_none() {
         info.warnings.iter().for_each(|warning| printer::note(warning));
     }
     Ok(0)
+}
+
+/// With the fields that Docker's answer always has.
+fn whole(info: &SystemInfo) -> Result<Value, CliError> {
+    let mut fields = json!({
+        "Debug": false,
+        "Plugins": {
+            "Volume": ["local"],
+            "Network": ["bridge", "host", "null"],
+            "Authorization": null,
+            "Log": ["json-file", "local", "none"],
+        },
+        "Swarm": {
+            "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false,
+            "Error": "", "RemoteManagers": null,
+        },
+        "Runtimes": {"davit": {"path": "davit"}},
+        "Labels": [], "ExperimentalBuild": false, "InitBinary": "", "Isolation": "",
+        "HttpProxy": "", "HttpsProxy": "", "NoProxy": "",
+        "IndexServerAddress": "https://index.docker.io/v1/",
+    });
+    let own = serde_json::to_value(info).map_err(|error| CliError::user(error.to_string()))?;
+    if let (Value::Object(fields), Value::Object(own)) = (&mut fields, own) {
+        fields.extend(own);
+    }
+    Ok(fields)
 }
 
 fn text(info: &SystemInfo) -> String {

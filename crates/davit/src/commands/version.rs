@@ -36,6 +36,27 @@ struct Side {
     os: &'static str,
     arch: String,
     kernel_version: String,
+    platform: Name,
+    components: [Component; 1],
+    // What davit does not have, or does not know of itself.
+    git_commit: &'static str,
+    go_version: &'static str,
+    build_time: &'static str,
+    experimental: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Name {
+    name: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Component {
+    name: &'static str,
+    version: &'static str,
+    details: std::collections::BTreeMap<&'static str, &'static str>,
 }
 
 impl Side {
@@ -48,6 +69,16 @@ impl Side {
             os: "linux",
             arch: davit_engine::image::Platform::host().architecture,
             kernel_version: rustix::system::uname().release().to_string_lossy().into_owned(),
+            platform: Name { name: "davit" },
+            components: [Component {
+                name: "davit",
+                version: env!("CARGO_PKG_VERSION"),
+                details: [("ApiVersion", API_VERSION), ("MinAPIVersion", MIN_API_VERSION)].into(),
+            }],
+            git_commit: "",
+            go_version: "",
+            build_time: "",
+            experimental: false,
         }
     }
 }

@@ -46,6 +46,9 @@ pub(crate) struct CreateArgs {
     /// Set driver specific options
     #[arg(short, long, value_name = "KEY=VALUE")]
     opt: Vec<String>,
+    // Older than the argument.
+    #[arg(long, hide = true, conflicts_with = "volume")]
+    name: Option<String>,
     /// Name; a random one by default
     volume: Option<String>,
 }
@@ -140,7 +143,7 @@ pub(crate) fn run(verb: &Verb, context: &Context) -> Result<u8, CliError> {
 
 fn create(args: &CreateArgs, context: &Context) -> Result<u8, CliError> {
     let request = VolumeRequest {
-        name: args.volume.clone(),
+        name: args.volume.clone().or_else(|| args.name.clone()),
         driver: args.driver.clone(),
         labels: values::labels(&[], &args.label)?,
         options: values::pairs("opt", &args.opt)?,

@@ -275,7 +275,9 @@ impl ContainerFlags {
                 "conflicting options: cannot specify both --restart and --rm",
             ));
         }
-        Ok(CreateRequest { name: self.name.clone(), spec })
+        spec.config.volumes = mounts::anonymous(&self.volume)?;
+        let name = self.name.clone().filter(|name| !name.is_empty());
+        Ok(CreateRequest { name, spec })
     }
 
     fn config(&self, command: &[String]) -> Result<ContainerConfig, CliError> {

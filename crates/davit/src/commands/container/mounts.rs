@@ -3,7 +3,12 @@
 mod long;
 mod tmpfs;
 
-use davit_engine::container::{MountSource, MountSpec, VolumeMaking};
+use std::collections::BTreeMap;
+
+use davit_engine::{
+    container::{MountSource, MountSpec, VolumeMaking},
+    image::Empty,
+};
 
 use crate::error::CliError;
 
@@ -41,6 +46,17 @@ pub(crate) fn parse(
     Ok(all)
 }
 
+/// Targets of volumes without a name, which belong to the config as those of the image do.
+///
+/// # Errors
+/// As [`parse`].
+pub(crate) fn anonymous(volumes: &[String]) -> Result<Option<BTreeMap<String, Empty>>, CliError> {
+    let targets = volumes.iter().filter(|text| !text.contains(':'));
+    let targets = targets.map(|text| Ok((volume(text)?.target, Empty {})));
+    let targets = targets.collect::<Result<BTreeMap<_, _>, CliError>>()?;
+    Ok(Some(targets).filter(|targets| !targets.is_empty()))
+}
+
 /// Parses `[SOURCE:]TARGET[:OPTIONS]`.
 fn volume(text: &str) -> Result<MountSpec, CliError> {
     let parts: Vec<&str> = text.split(':').collect();
@@ -59,7 +75,19 @@ fn volume(text: &str) -> Result<MountSpec, CliError> {
     })?;
     let mut options = Options::default();
     for option in given.split(',').filter(|option| !option.is_empty()) {
-        options.add(option).map_err(|()| CliError::usage(format!("invalid mode: {option}")))?;
+        options.add(option).map_err(|()| CliError::usage(format!("invalid mode: {given}")))?;
+    }
+    let foreign = match kind {
+        "bind" if options.no_copy => Some("VolumeOptions"),
+        "volume" if !options.propagation.is_empty() => Some("BindOptions"),
+        _ => None,
+    };
+    if let Some(field) = foreign {
+        let reason = format!("field {field} must not be specified");
+        return Err(invalid(
+            &format!("volume specification: '{text}': invalid {}", config_of(kind)),
+            &reason,
+        ));
     }
     let mode = given.to_owned();
     let source = if is_path(source) {
@@ -84,18 +112,30 @@ struct Options {
     read_only: bool,
     no_copy: bool,
     propagation: String,
+    /// Kinds that were given: of each there is one at most.
+    kinds: Vec<&'static str>,
 }
 
 impl Options {
     fn add(&mut self, option: &str) -> Result<(), ()> {
-        match option {
-            "rw" => self.read_only = false,
-            "ro" | "readonly" => self.read_only = true,
-            "nocopy" => self.no_copy = true,
+        let kind = match option {
+            "rw" | "ro" | "readonly" => "access",
+            "nocopy" => "copy",
             // Labels of SELinux, and consistency hints of another platform: no meaning here.
-            "z" | "Z" | "consistent" | "cached" | "delegated" | "default" => {}
-            _ if PROPAGATIONS.contains(&option) => option.clone_into(&mut self.propagation),
+            "z" | "Z" => "label",
+            "consistent" | "cached" | "delegated" | "default" => "consistency",
+            _ if PROPAGATIONS.contains(&option) => "propagation",
             _ => return Err(()),
+        };
+        if self.kinds.contains(&kind) {
+            return Err(());
+        }
+        self.kinds.push(kind);
+        match kind {
+            "access" => self.read_only = option != "rw",
+            "copy" => self.no_copy = true,
+            "propagation" => option.clone_into(&mut self.propagation),
+            _ => {}
         }
         Ok(())
     }
@@ -165,7 +205,19 @@ mod tests {
         assert!(
             matches!(bind.source, MountSource::Bind { ref path, recursive: true, .. } if path == "/tmp")
         );
-        for bad in ["", ":", "a:b", "/a:/", "/a:/b:xx", "a:b:c:d", "/a:", "/a:/../b"] {
+        for bad in [
+            "",
+            ":",
+            "a:b",
+            "/a:/",
+            "/a:/b:xx",
+            "a:b:c:d",
+            "n:/b:ro,rw",
+            "n:/b:rshared",
+            "/tmp:/b:nocopy",
+            "/a:",
+            "/a:/../b",
+        ] {
             assert!(volume(bad).is_err(), "{bad:?}");
         }
     }

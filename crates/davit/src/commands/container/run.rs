@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     cli::Context,
+    environment,
     error::{CliError, io_error},
     printer,
     progress::ProgressMode,
@@ -72,6 +73,9 @@ pub(crate) fn run(args: &RunArgs, context: &Context) -> Result<u8, CliError> {
     if args.flags.tty && args.flags.interactive && !args.detach && !stream::stdin_is_terminal() {
         return Err(CliError::user("the input device is not a TTY"));
     }
+    if args.detach && !args.flags.attach.is_empty() {
+        return Err(CliError::user("Conflicting options: -a and -d"));
+    }
     let engine = context.engine().map_err(|error| error.with_code(125))?;
     let created =
         prepared(&args.flags, context, &engine, request, |request| engine.create_to_run(request))
@@ -98,6 +102,7 @@ fn prepared(
             flags.pull
         )));
     }
+    add_proxies(engine, &mut request);
     let cidfile = flags.cidfile.as_deref().map(IdFile::create).transpose()?;
     for text in &flags.volumes_from {
         add_volumes_from(engine, &mut request, text)?;
@@ -126,6 +131,17 @@ fn prepared(
         cidfile.fill(&created.container.id)?;
     }
     Ok(created)
+}
+
+/// What `config.json` says of proxies, unless the command line says otherwise.
+fn add_proxies(engine: &Engine, request: &mut CreateRequest) {
+    let proxies = environment::container_proxies(engine.config());
+    let env = request.spec.config.env.get_or_insert_default();
+    for (name, value) in proxies {
+        if !env.iter().any(|own| own.split('=').next() == Some(&name)) {
+            env.push(format!("{name}={value}"));
+        }
+    }
 }
 
 /// The file of `--cidfile`: made before the container, removed if that is not created.
@@ -235,6 +251,9 @@ fn foreground(args: &RunArgs, engine: &Engine, created: Created) -> Result<u8, C
     let mode = StartMode::Attached { streams, size };
     let started = engine.begin(created, mode).map_err(coded)?;
     let Started { container, process, mut connection, .. } = started;
+    if !streams.contains(StreamSet::STDOUT) && !streams.contains(StreamSet::STDERR) {
+        printer::line(&container.id)?;
+    }
     let raw =
         (args.flags.tty && streams.contains(StreamSet::STDIN)).then(RawTerminal::enter).flatten();
     let end = Relay {
