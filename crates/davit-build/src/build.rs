@@ -204,6 +204,7 @@ impl Build<'_, '_> {
     fn run(&self, key: Digest, steps: &[StepInfo], scratch: &Path) -> Result<Built, BuildError> {
         let environment = self.environment;
         let id = environment.lease.id().to_owned();
+        environment.store.trim_build_files().map_err(store_failed)?;
         let path = environment.store.layout().build_log(&id);
         let log = BuildLog::create(&path).map_err(|source| {
             BuildError::new(BuildErrorKind::Result {

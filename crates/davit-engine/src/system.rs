@@ -59,8 +59,8 @@ impl Engine {
         })
     }
 
-    /// Removes what was left unfinished, and build records as asked, and frees what nothing
-    /// names any more.
+    /// Removes what was left unfinished, and build records as asked (with all of them, the logs of
+    /// builds and what is known of contexts), and frees what nothing names any more.
     ///
     /// # Errors
     /// What the store says.
@@ -68,6 +68,9 @@ impl Engine {
         let swept = self.store().sweep_orphans(Partials::All)?;
         let mut report = self.store().collect(&GcOptions { build_cache })?;
         report.freed_bytes += swept.bytes;
+        if build_cache == BuildCache::Drop {
+            report.freed_bytes += self.store().drop_build_files()?;
+        }
         Ok(report)
     }
 

@@ -113,7 +113,13 @@ impl Layout {
     /// A build's log.
     #[must_use]
     pub fn build_log(&self, id: &str) -> PathBuf {
-        self.root.join("builds").join(format!("{id}.log"))
+        self.builds().join(format!("{id}.log"))
+    }
+
+    /// Logs of builds.
+    #[must_use]
+    pub fn builds(&self) -> PathBuf {
+        self.root.join("builds")
     }
 
     /// Stat cache of contexts, named cache mounts.

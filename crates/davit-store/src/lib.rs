@@ -28,6 +28,7 @@ pub mod archive;
 mod blob;
 mod boot;
 mod build;
+mod build_files;
 mod check;
 mod container;
 mod database;

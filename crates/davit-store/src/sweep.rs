@@ -208,7 +208,7 @@ fn is_young(path: &Path) -> bool {
 }
 
 /// Bytes on disk of a file, or of a directory with all below it; what cannot be read counts nothing.
-fn disk_bytes(path: &Path) -> u64 {
+pub(crate) fn disk_bytes(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     let Ok(facts) = fs::symlink_metadata(path) else { return 0 };
     let below = if facts.is_dir() { list(path).unwrap_or_default() } else { Vec::new() };

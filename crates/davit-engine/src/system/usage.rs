@@ -109,6 +109,7 @@ impl Engine {
         let store = self.store();
         let mut usage =
             DiskUsage { build_cache_size: store.build_cache_size()?, ..self.image_usage()? };
+        usage.build_cache_size += store.build_files_size()?;
         usage.unfinished_size = store.unfinished_size()?;
         for row in store.containers(&ContainerFilter::default())? {
             let folder = store.layout().container(&row.id);

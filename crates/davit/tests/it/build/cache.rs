@@ -106,6 +106,8 @@ fn pull_looks_for_a_newer_base() {
 }
 
 const MIB: usize = 1 << 20;
+/// More than the files beside the cache take here.
+const FILES: u64 = 64 << 10;
 
 /// A bench whose cache may take this many bytes.
 fn with_budget(bench: &Bench, bytes: usize) {
@@ -176,7 +178,7 @@ fn a_result_in_use_is_never_dropped() {
     slow.kill().unwrap();
     slow.wait().unwrap();
     bench.davit.ok(["builder", "prune", "-f"]);
-    assert_eq!(cache_size(&bench), 0);
+    assert!(cache_size(&bench) < FILES, "logs and digests alone are left");
 }
 
 #[test]
@@ -225,7 +227,7 @@ fn builder_prune_has_dockers_words() {
     let pruned = bench.davit.ok(["buildx", "prune", "-f", "--filter", "until=2999-01-01"]);
     assert!(pruned.contains("Deleted build cache objects:\n"), "{pruned}");
     assert!(!pruned.contains("Total reclaimed space: 0B"), "{pruned}");
-    assert_eq!(cache_size(&bench), 0);
+    assert!(cache_size(&bench) < FILES, "logs and digests alone are left");
     // What an image keeps serves the next build, until all is asked for.
     bench.write("big", &filler(0));
     let cached = bench.run(&["-t", "kept:1"]);
@@ -235,4 +237,26 @@ fn builder_prune_has_dockers_words() {
     assert!(!fresh.stderr.contains("(3 of 3 steps cached)"), "{}", fresh.stderr);
     let context = bench.context.to_str().unwrap();
     assert_eq!(bench.davit.run(["builder", "build", "-q", context]).code, 0);
+}
+
+#[test]
+fn logs_of_builds_are_few_and_go_with_the_cache() {
+    let Some(bench) = Bench::new(&[("f", "1"), ("Dockerfile", "FROM scratch\nCOPY f /\n")]) else {
+        return;
+    };
+    bench.build(&[]);
+    let folder = bench.davit.root().join("builds");
+    for number in 0..60 {
+        fs::write(folder.join(format!("old-{number}.log")), "text").unwrap();
+    }
+    bench.build(&["--no-cache"]);
+    let logs = || fs::read_dir(&folder).unwrap().count();
+    assert_eq!(logs(), 51, "fifty, and that of the build");
+    assert!(cache_size(&bench) >= 51 * 4096);
+    let pruned = bench.davit.ok(["builder", "prune", "--all", "--force"]);
+    assert!(!pruned.ends_with(" 0B"), "{pruned}");
+    assert_eq!((logs(), cache_size(&bench)), (0, 0));
+    let stale = |name: &str| name.starts_with("context-");
+    let cache = fs::read_dir(bench.davit.root().join("cache")).unwrap();
+    assert!(!cache.flatten().any(|entry| stale(&entry.file_name().to_string_lossy())));
 }

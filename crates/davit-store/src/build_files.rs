@@ -1,0 +1,142 @@
+//! Files that builds leave beside their records: logs, and the digests of contexts' files.
+
+use std::{collections::BTreeSet, path::PathBuf, time::SystemTime};
+
+use fs_err as fs;
+
+use crate::{Store, StoreError, sweep};
+
+/// Files of each kind that are kept.
+const KEPT_FILES: usize = 50;
+/// Bytes of each kind that are kept.
+const KEPT_BYTES: u64 = 64 << 20;
+
+/// One of the files.
+struct BuildFile {
+    path: PathBuf,
+    bytes: u64,
+    modified: SystemTime,
+}
+
+impl Store {
+    /// Bytes on disk of logs and digests.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn build_files_size(&self) -> Result<u64, StoreError> {
+        let kinds = [self.build_logs()?, self.context_digests()?];
+        Ok(kinds.iter().flatten().map(|file| file.bytes).sum())
+    }
+
+    /// Removes the oldest logs and digests until few enough are left; cheap when they are. The log
+    /// of a build that runs stays.
+    ///
+    /// # Errors
+    /// What the disk or the database says.
+    pub fn trim_build_files(&self) -> Result<(), StoreError> {
+        for files in [self.build_logs()?, self.context_digests()?] {
+            let old = oldest(files, KEPT_FILES, KEPT_BYTES);
+            self.remove_build_files(old)?;
+        }
+        Ok(())
+    }
+
+    /// Removes all logs and digests but the logs of builds that run; yields the bytes.
+    ///
+    /// # Errors
+    /// What the disk or the database says.
+    pub fn drop_build_files(&self) -> Result<u64, StoreError> {
+        let logs = self.remove_build_files(self.build_logs()?)?;
+        Ok(logs + self.remove_build_files(self.context_digests()?)?)
+    }
+
+    fn remove_build_files(&self, files: Vec<BuildFile>) -> Result<u64, StoreError> {
+        if files.is_empty() {
+            return Ok(0);
+        }
+        let running = self.lease_ids()?;
+        let is_running = |file: &BuildFile| {
+            file.path.file_stem().is_some_and(|id| running.contains(&*id.to_string_lossy()))
+        };
+        let mut freed = 0;
+        for file in files.into_iter().filter(|file| !is_running(file)) {
+            sweep::remove_any(&file.path)?;
+            freed += file.bytes;
+        }
+        Ok(freed)
+    }
+
+    fn lease_ids(&self) -> Result<BTreeSet<String>, StoreError> {
+        let sql = |e| self.database.error("list leases", e);
+        self.database.read("list leases", |c| {
+            let mut statement = c.prepare_cached("SELECT id FROM leases").map_err(sql)?;
+            let ids = statement.query_map([], |row| row.get(0)).map_err(sql)?;
+            ids.collect::<Result<_, _>>().map_err(sql)
+        })
+    }
+
+    fn build_logs(&self) -> Result<Vec<BuildFile>, StoreError> {
+        files(self.layout().builds(), |name| name.ends_with(".log"))
+    }
+
+    fn context_digests(&self) -> Result<Vec<BuildFile>, StoreError> {
+        files(self.layout().cache(), |name| name.starts_with("context-"))
+    }
+}
+
+fn files(folder: PathBuf, is_one: impl Fn(&str) -> bool) -> Result<Vec<BuildFile>, StoreError> {
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(StoreError::io("list", &folder, error)),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| StoreError::io("list", &folder, error))?;
+        // Another process may have removed it.
+        let Ok(facts) = entry.metadata() else { continue };
+        if facts.is_file() && is_one(&entry.file_name().to_string_lossy()) {
+            let modified = facts.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            let path = entry.path();
+            files.push(BuildFile { bytes: sweep::disk_bytes(&path), path, modified });
+        }
+    }
+    Ok(files)
+}
+
+/// The files beyond the newest ones that keep within both bounds.
+fn oldest(mut files: Vec<BuildFile>, most: usize, most_bytes: u64) -> Vec<BuildFile> {
+    files.sort_by_key(|file| std::cmp::Reverse(file.modified));
+    let mut bytes = 0;
+    let within = |(index, file): (usize, &BuildFile)| {
+        bytes += file.bytes;
+        index < most && bytes <= most_bytes
+    };
+    let kept = files.iter().enumerate().map(within).take_while(|within| *within).count();
+    files.split_off(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_newest_files_within_both_bounds_stay() {
+        let file = |age: u64, bytes| BuildFile {
+            path: PathBuf::from(age.to_string()),
+            bytes,
+            modified: SystemTime::UNIX_EPOCH + Duration::from_secs(100 - age),
+        };
+        let gone = |most, most_bytes| -> Vec<String> {
+            let files = vec![file(3, 1), file(1, 5), file(2, 5)];
+            let gone = oldest(files, most, most_bytes);
+            gone.into_iter().map(|file| file.path.display().to_string()).collect()
+        };
+        assert_eq!(gone(3, 100), [""; 0]);
+        assert_eq!(gone(2, 100), ["3"]);
+        assert_eq!(gone(3, 9), ["2", "3"]);
+        assert_eq!(gone(0, 9), ["1", "2", "3"]);
+    }
+}
