@@ -40,6 +40,9 @@ impl Upper {
     /// Below `volume`, and a link in `directory` that tells so to those who know no settings.
     pub(crate) fn on_volume(volume: &Path, directory: &Path) -> Result<Self, SnapshotError> {
         let place = volume.join(directory.file_name().unwrap_or_default());
+        // Whoever reads the link works elsewhere.
+        let place = std::path::absolute(&place)
+            .map_err(|source| SnapshotError::file("find", &place, source))?;
         let link = directory.join(ELSEWHERE);
         match rustix::fs::symlink(&place, &link) {
             Ok(()) | Err(Errno::EXIST) => Ok(Self::Directory(place)),
