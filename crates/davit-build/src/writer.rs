@@ -8,7 +8,7 @@ use std::{
 use davit_image::DiffId;
 use davit_layer::{Change, Digests, Opener, Table, WriteOptions, write_layer};
 use davit_store::{DiffIdState, Durability, LayerFacts, Lease, Presence, Store};
-use davit_sys::writeback::EarlyWriteback;
+use davit_sys::{behind::Behind, writeback::EarlyWriteback};
 
 use crate::{
     cancel::Cancellable,
@@ -56,9 +56,12 @@ impl Writer<'_, '_> {
         options: &WriteOptions,
     ) -> Result<Written, LayerWriteError> {
         let ingest = self.store.begin_layer(self.lease)?;
-        let inner = EarlyWriteback::new(ingest.create_tar()?.into_parts().0);
+        let written = |error| LayerWriteError::Write(davit_layer::WriteError::Write(error));
+        let tar = EarlyWriteback::new(ingest.create_tar()?.into_parts().0);
+        let inner = Behind::new(tar).map_err(written)?;
         let mut tar = Cancellable { inner, cancelled: self.cancelled };
         let table = write_layer(changes, opener, &mut tar, options)?;
+        let tar = tar.inner.finish().map_err(written)?;
         let facts = table.facts();
         let mut file = BufWriter::with_capacity(1 << 20, ingest.create_table()?);
         table.write_to(&mut file).and_then(|()| file.flush()).map_err(LayerWriteError::Table)?;

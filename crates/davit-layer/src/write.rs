@@ -5,6 +5,7 @@
 
 mod batch;
 mod header;
+mod window;
 
 use std::{cmp::Ordering, fs::File, io, sync::Arc};
 
@@ -23,7 +24,7 @@ use crate::{
 pub(crate) use batch::read_extents;
 
 /// Tasks that may be under way: each about 0.5 MiB, at most 1.5.
-const WINDOW: usize = 12;
+const WINDOW: usize = 8;
 
 /// One path of a layer to write.
 #[derive(Clone, Debug)]

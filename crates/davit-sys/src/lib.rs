@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code, reason = "the one crate that may")]
 
+pub mod behind;
 pub mod bpf;
 pub mod bulk;
 pub mod heap;
@@ -11,8 +12,10 @@ pub mod map;
 pub mod mount;
 pub mod nss;
 pub mod process;
+pub mod release;
 pub mod sealed;
 pub mod seccomp;
 pub mod signals;
+pub mod uncached;
 pub mod writeback;
 pub mod xattr;

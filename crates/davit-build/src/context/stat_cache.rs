@@ -10,10 +10,9 @@
 //! which its content was read, so that a later write cannot leave the same times behind (git's
 //! racy-clean rule).
 
-use std::{
-    io::Read as _,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
+
+use davit_sys::map::Map;
 
 use crate::files::ContentDigest;
 
@@ -39,29 +38,27 @@ pub(crate) struct Stamp {
 /// The remembered digests of one context.
 #[derive(Debug, Default)]
 pub(crate) struct StatCache {
-    bytes: Vec<u8>,
+    /// `None` if nothing is remembered.
+    bytes: Option<Map>,
     slots: usize,
 }
 
 impl StatCache {
     /// Loads the file; anything that is wrong with it gives an empty cache.
     pub(crate) fn load(path: &Path) -> Self {
-        let mut bytes = Vec::new();
-        let read = fs_err::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes));
-        match read {
-            Ok(_) => Self::parse(bytes).unwrap_or_default(),
-            Err(_) => Self::default(),
-        }
+        // It is replaced, never changed.
+        let map = fs_err::File::open(path).and_then(|file| Map::read_only(file.file()));
+        map.ok().and_then(Self::parse).unwrap_or_default()
     }
 
-    fn parse(bytes: Vec<u8>) -> Option<Self> {
+    fn parse(bytes: Map) -> Option<Self> {
         let slots = usize::try_from(u32_at(&bytes, 12)?).ok()?;
         let valid = bytes.get(..8)? == MAGIC
             && u32_at(&bytes, 8)? == VERSION
             && slots.is_power_of_two()
             && bytes.len() == HEADER + slots.checked_mul(RECORD)?
             && u32_at(&bytes, 16)? == crc32c::crc32c(&bytes[HEADER..]);
-        valid.then_some(Self { bytes, slots })
+        valid.then_some(Self { bytes: Some(bytes), slots })
     }
 
     /// What is remembered of the file, if it is still in this state.
@@ -85,7 +82,7 @@ impl StatCache {
     }
 
     fn record(&self, slot: usize) -> Option<&[u8]> {
-        self.bytes.get(HEADER + slot * RECORD..HEADER + (slot + 1) * RECORD)
+        self.bytes.as_ref()?.get(HEADER + slot * RECORD..HEADER + (slot + 1) * RECORD)
     }
 
     /// Writes what `seen` says, and what was known of files that are not in it.
@@ -100,20 +97,23 @@ impl StatCache {
     }
 
     fn merged(&self, seen: &[(Stamp, ContentDigest)]) -> Vec<u8> {
-        let slots = ((seen.len() + self.used()) * 3 / 2 + 8).next_power_of_two();
+        // Most of what was known is met again.
+        let wanted = seen.len().max(self.used()) * 3 / 2 + 8;
+        let slots = wanted.next_power_of_two();
         let mut bytes = vec![0; HEADER + slots * RECORD];
         for (stamp, digest) in seen {
             insert(&mut bytes[HEADER..], slots, stamp, digest, 0);
         }
+        let mut room = slots * 7 / 8 - seen.len();
         for slot in 0..self.slots {
             let Some(record) = self.record(slot).filter(|record| !is_free(record)) else {
                 continue;
             };
             let unseen = u32_at(record, 76).unwrap_or(u32::MAX).saturating_add(1);
             if let (true, Some(stamp), Some(known)) =
-                (unseen <= KEEP_UNSEEN, stamp_of(record), digest_of(record))
+                (unseen <= KEEP_UNSEEN && room > 0, stamp_of(record), digest_of(record))
             {
-                insert(&mut bytes[HEADER..], slots, &stamp, &known, unseen);
+                room -= insert(&mut bytes[HEADER..], slots, &stamp, &known, unseen);
             }
         }
         bytes[..8].copy_from_slice(MAGIC);
@@ -129,8 +129,15 @@ impl StatCache {
     }
 }
 
-/// Puts a record into its slot; one of the same file that is there already stays.
-fn insert(table: &mut [u8], slots: usize, stamp: &Stamp, digest: &ContentDigest, unseen: u32) {
+/// Puts a record into its slot; one of the same file that is there already stays. Returns the
+/// number of slots that it took.
+fn insert(
+    table: &mut [u8],
+    slots: usize,
+    stamp: &Stamp,
+    digest: &ContentDigest,
+    unseen: u32,
+) -> usize {
     let mut slot = slot_of(stamp, slots);
     loop {
         let record = &mut table[slot * RECORD..(slot + 1) * RECORD];
@@ -143,12 +150,12 @@ fn insert(table: &mut [u8], slots: usize, stamp: &Stamp, digest: &ContentDigest,
             record[40..72].copy_from_slice(digest);
             record[72..76].copy_from_slice(&TAKEN.to_le_bytes());
             record[76..80].copy_from_slice(&unseen.to_le_bytes());
-            return;
+            return 1;
         }
         let same =
             u64_at(record, 0) == Some(stamp.device) && u64_at(record, 8) == Some(stamp.inode);
         if same {
-            return;
+            return 0;
         }
         slot = (slot + 1) & (slots - 1);
     }
@@ -195,6 +202,13 @@ mod tests {
         Stamp { device: 1, inode, size: 3, mtime_ns: -5, ctime_ns: 7 }
     }
 
+    fn parse(bytes: &[u8]) -> Option<StatCache> {
+        let memory = rustix::fs::memfd_create("cache", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let file = std::fs::File::from(memory);
+        std::io::Write::write_all(&mut &file, bytes).unwrap();
+        StatCache::parse(Map::read_only(&file).unwrap())
+    }
+
     fn known(byte: u8) -> ContentDigest {
         [byte; 32]
     }
@@ -203,8 +217,7 @@ mod tests {
     fn remembers_only_the_same_state() {
         let empty = StatCache::default();
         assert_eq!(empty.get(&stamp(1)), None);
-        let cache =
-            StatCache::parse(empty.merged(&[(stamp(1), known(1)), (stamp(2), known(2))])).unwrap();
+        let cache = parse(&empty.merged(&[(stamp(1), known(1)), (stamp(2), known(2))])).unwrap();
         assert_eq!(cache.get(&stamp(1)), Some(known(1)));
         assert_eq!(cache.get(&stamp(2)), Some(known(2)));
         assert_eq!(cache.get(&stamp(3)), None);
@@ -220,22 +233,33 @@ mod tests {
 
     #[test]
     fn forgets_what_no_walk_met() {
-        let mut cache =
-            StatCache::parse(StatCache::default().merged(&[(stamp(1), known(1))])).unwrap();
+        let mut cache = parse(&StatCache::default().merged(&[(stamp(1), known(1))])).unwrap();
         for _ in 0..KEEP_UNSEEN {
-            cache = StatCache::parse(cache.merged(&[(stamp(2), known(2))])).unwrap();
+            cache = parse(&cache.merged(&[(stamp(2), known(2))])).unwrap();
             assert_eq!(cache.get(&stamp(1)), Some(known(1)));
         }
-        cache = StatCache::parse(cache.merged(&[(stamp(2), known(2))])).unwrap();
+        cache = parse(&cache.merged(&[(stamp(2), known(2))])).unwrap();
         assert_eq!(cache.get(&stamp(1)), None);
         assert_eq!(cache.get(&stamp(2)), Some(known(2)));
     }
 
     #[test]
+    fn many_unseen_do_not_fill_the_table() {
+        let all = |range: std::ops::Range<u64>| -> Vec<_> {
+            range.map(|inode| (stamp(inode), known(1))).collect()
+        };
+        let before = parse(&StatCache::default().merged(&all(0..1000))).unwrap();
+        let after = parse(&before.merged(&all(1000..2000))).unwrap();
+        assert_eq!(after.slots, before.slots);
+        assert!((1000..2000).all(|inode| after.get(&stamp(inode)).is_some()));
+        assert!((0..1000).any(|inode| after.get(&stamp(inode)).is_some()));
+    }
+
+    #[test]
     fn a_new_state_replaces_the_old() {
-        let cache = StatCache::parse(StatCache::default().merged(&[(stamp(1), known(1))])).unwrap();
+        let cache = parse(&StatCache::default().merged(&[(stamp(1), known(1))])).unwrap();
         let newer = Stamp { mtime_ns: 9, ..stamp(1) };
-        let cache = StatCache::parse(cache.merged(&[(newer, known(2))])).unwrap();
+        let cache = parse(&cache.merged(&[(newer, known(2))])).unwrap();
         assert_eq!(cache.get(&newer), Some(known(2)));
         assert_eq!(cache.get(&stamp(1)), None);
     }
@@ -247,23 +271,23 @@ mod tests {
             let mut bad = good.clone();
             bad[index] ^= 0x10;
             // The four bytes that end the header mean nothing yet.
-            assert_eq!(StatCache::parse(bad).is_some(), (20..24).contains(&index), "{index}");
+            assert_eq!(parse(&bad).is_some(), (20..24).contains(&index), "{index}");
         }
-        assert!(StatCache::parse(good[..good.len() - 1].to_vec()).is_none());
-        assert!(StatCache::parse(Vec::new()).is_none());
+        assert!(parse(&good[..good.len() - 1]).is_none());
+        assert!(parse(&[]).is_none());
     }
 
     proptest! {
         #[test]
         fn finds_everything(inodes in proptest::collection::hash_set(any::<u64>(), 0..200)) {
             let seen: Vec<_> = inodes.iter().map(|&inode| (stamp(inode), known(1))).collect();
-            let cache = StatCache::parse(StatCache::default().merged(&seen)).unwrap();
+            let cache = parse(&StatCache::default().merged(&seen)).unwrap();
             prop_assert!(inodes.iter().all(|&inode| cache.get(&stamp(inode)).is_some()));
         }
 
         #[test]
         fn never_panics(bytes: Vec<u8>) {
-            let _parsed = StatCache::parse(bytes);
+            let _parsed = parse(&bytes);
         }
     }
 }

@@ -7,13 +7,13 @@ use std::{
     os::unix::fs::{FileExt, MetadataExt},
 };
 
-use super::{Change, ChangeKind, Opener, Source, WriteError, WriteOptions, header};
+use super::{Change, ChangeKind, Opener, Source, WriteError, WriteOptions, header, window::Window};
 use crate::{Extent, ordered::Work, table::printable};
 
 /// A batch is closed when it holds this much.
 const BATCH_BYTES: u64 = 512 << 10;
 /// What an entry costs beside its content.
-const ENTRY_BYTES: u64 = 1 << 10;
+pub(super) const ENTRY_BYTES: u64 = 1 << 10;
 /// Larger files are streamed by the writing thread.
 const LARGE: u64 = 1 << 20;
 /// Pieces in which large files are streamed.
@@ -41,6 +41,7 @@ pub(super) struct Batch {
     pub(super) bytes: Vec<u8>,
     /// For each change: its position, and where its content begins in `bytes`.
     pub(super) contents: Vec<(usize, u64)>,
+    window: Window,
 }
 
 impl Plan<'_> {
@@ -76,12 +77,13 @@ impl Plan<'_> {
     pub(super) fn fill(&self, range: Range<usize>, mut batch: Batch) -> Result<Batch, WriteError> {
         batch.bytes.clear();
         batch.contents.clear();
+        batch.window.read(&self.changes[range.clone()]);
         for position in range {
             let change = &self.changes[position];
             header::append(&mut batch.bytes, change, self.options);
             batch.contents.push((position, batch.bytes.len() as u64));
             if let ChangeKind::File { size, source } = &change.kind {
-                self.append_content(position, source, *size, &mut batch.bytes)?;
+                self.append_content((position, *size), source, &mut batch)?;
                 let padded = batch.bytes.len() + header::padding(*size);
                 batch.bytes.resize(padded, 0);
             }
@@ -91,11 +93,11 @@ impl Plan<'_> {
 
     fn append_content(
         &self,
-        position: usize,
+        (position, size): (usize, u64),
         source: &Source,
-        size: u64,
-        into: &mut Vec<u8>,
+        batch: &mut Batch,
     ) -> Result<(), WriteError> {
+        let into = &mut batch.bytes;
         let start = into.len();
         let length = usize::try_from(size).expect("only small files are put into batches");
         match source {
@@ -107,6 +109,9 @@ impl Plan<'_> {
             }
             Source::Tar { tar, extents } => {
                 into.resize(start + length, 0);
+                if batch.window.copy(tar, extents, &mut into[start..]) {
+                    return Ok(());
+                }
                 read_extents(tar, extents, 0, &mut into[start..])
                     .map_err(|error| self.content(position, error))?;
             }
