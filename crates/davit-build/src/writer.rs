@@ -75,7 +75,7 @@ impl Writer<'_, '_> {
             presence: Presence::Full,
             durability: Durability::Lazy,
         })?;
-        let tar = Arc::new(tar.inner.into_file());
+        let tar = Arc::new(tar.into_file());
         self.layers.add(diff_id, OpenLayer { tar, table: Arc::new(table) });
         Ok(Written { diff_id, size_bytes })
     }
