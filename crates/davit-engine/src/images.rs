@@ -6,7 +6,7 @@ mod platform;
 mod prune;
 mod remove;
 
-use davit_image::{Document, ImageConfig, ImageId, Manifest, Reference};
+use davit_image::{Document, ImageConfig, ImageId, Manifest, Platform, Reference};
 use davit_store::{ImageFind, ImageRow, StoreError, Target};
 
 pub use inspect::{HistoryLine, ImageInspect};
@@ -61,6 +61,22 @@ pub enum ImageError {
         /// Short id of the image.
         id: String,
     },
+    /// No image of the platform is here.
+    #[error("image {name} was found but does not provide the specified platform ({platform})")]
+    NoPlatform {
+        /// The name, as given.
+        name: String,
+        /// The platform asked for.
+        platform: Platform,
+    },
+    /// The platform to go is the one that the name stands for.
+    #[error("`{name}` stands for its image for {platform}, which cannot go alone")]
+    OwnPlatform {
+        /// The name, as given.
+        name: String,
+        /// The platform asked for.
+        platform: Platform,
+    },
     /// A new name has a digest in it.
     #[error("`{0}` cannot be a new name: it has a digest, which the image decides")]
     DigestInName(String),
@@ -98,6 +114,10 @@ impl Hint for ImageError {
             Self::InUse { running: false, container, .. } | Self::NameInUse { container, .. } => {
                 vec![format!("davit rm {container}")]
             }
+            Self::NoPlatform { name, platform } => {
+                vec![format!("davit pull --platform {platform} {name}")]
+            }
+            Self::OwnPlatform { name, .. } => vec![format!("davit rmi {name}")],
             Self::Store(error) => error.hints(),
             _ => Vec::new(),
         }
@@ -146,10 +166,40 @@ impl Engine {
     /// # Errors
     /// As [`Self::find_image`]; [`ImageError::NotAnImage`] for other artifacts.
     pub fn open_image(&self, name: &str) -> Result<OpenImage, ImageError> {
-        let find = self.find_image(name)?;
-        let id = image_id(&find.target, name)?;
-        let missing = || StoreError::NotFound { kind: "image", name: id.to_string() };
-        let row = self.store().image(&id)?.ok_or_else(missing)?;
+        self.open_image_for(name, None)
+    }
+
+    /// Finds an image, of a platform if one is given, and reads its config.
+    ///
+    /// # Errors
+    /// As [`Self::open_image`]; [`ImageError::NoPlatform`].
+    pub(crate) fn open_image_for(
+        &self,
+        name: &str,
+        platform: Option<&Platform>,
+    ) -> Result<OpenImage, ImageError> {
+        let mut find = self.find_image(name)?;
+        let own = image_id(&find.target, name)?;
+        let id = match platform {
+            Some(platform) => self.image_for(&find.target, platform)?.ok_or_else(|| {
+                ImageError::NoPlatform { name: name.to_owned(), platform: platform.clone() }
+            })?,
+            None => own,
+        };
+        let row_of = |id: ImageId| -> Result<ImageRow, ImageError> {
+            let missing = || StoreError::NotFound { kind: "image", name: id.to_string() };
+            Ok(self.store().image(&id)?.ok_or_else(missing)?)
+        };
+        let mut row = row_of(id)?;
+        if id != own {
+            // The names are those of the index, which stands for another image of it.
+            let index = find.target.digest;
+            let named = row_of(own)?;
+            row.targets.extend(named.targets.into_iter().filter(|(top, _)| top.digest == index));
+            let known = named.repo_digests.into_iter();
+            row.repo_digests.extend(known.filter(|known| known.digest() == Some(&index)));
+            find.target.image_id = Some(id);
+        }
         let config_bytes = self.store().read_blob(&id.digest(), DOCUMENT_BYTES)?;
         let config = serde_json::from_slice(&config_bytes).map_err(|source| {
             ImageError::Document { name: name.to_owned(), source: source.into() }

@@ -1,6 +1,6 @@
 //! `image inspect` and `history`.
 
-use davit_image::{HistoryEntry, ImageConfig, Reference, Timestamp};
+use davit_image::{HistoryEntry, ImageConfig, Platform, Reference, Timestamp};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -73,12 +73,16 @@ pub struct HistoryLine {
 }
 
 impl Engine {
-    /// Describes an image as Docker's `inspect` does.
+    /// Describes an image, of a platform if one is given, as Docker's `inspect` does.
     ///
     /// # Errors
-    /// As [`Engine::open_image`].
-    pub fn inspect_image(&self, name: &str) -> Result<ImageInspect, ImageError> {
-        let image = self.open_image(name)?;
+    /// As [`Engine::open_image`]; [`ImageError::NoPlatform`].
+    pub fn inspect_image(
+        &self,
+        name: &str,
+        platform: Option<&Platform>,
+    ) -> Result<ImageInspect, ImageError> {
+        let image = self.open_image_for(name, platform)?;
         let config = &image.config;
         let raw = ImageConfig::fields(&image.config_bytes).map_err(|source| {
             ImageError::Document { name: name.to_owned(), source: source.into() }
@@ -114,12 +118,16 @@ impl Engine {
         })
     }
 
-    /// Tells how an image was made, newest step first.
+    /// Tells how an image, of a platform if one is given, was made, newest step first.
     ///
     /// # Errors
-    /// As [`Engine::open_image`].
-    pub fn image_history(&self, name: &str) -> Result<Vec<HistoryLine>, ImageError> {
-        let image = self.open_image(name)?;
+    /// As [`Engine::open_image`]; [`ImageError::NoPlatform`].
+    pub fn image_history(
+        &self,
+        name: &str,
+        platform: Option<&Platform>,
+    ) -> Result<Vec<HistoryLine>, ImageError> {
+        let image = self.open_image_for(name, platform)?;
         let mut layers = image.row.layers.iter();
         let mut lines = Vec::new();
         for entry in &image.config.history {

@@ -1,6 +1,6 @@
 //! `rmi`: names go first, content goes with the last name.
 
-use davit_image::{ImageId, Reference};
+use davit_image::{ImageId, Platform, Reference};
 use davit_store::{GcOptions, GcReport, ImageEdit, ImageRow, StoreError};
 
 use super::ImageError;
@@ -11,6 +11,9 @@ use crate::Engine;
 pub struct RemoveRequest {
     /// Remove although stopped containers use it, or several names lead to it.
     pub force: bool,
+    /// Only the images of these platforms, which others of their index outlive; all where none is
+    /// given.
+    pub platforms: Vec<Platform>,
 }
 
 /// One line of what a removal did.
@@ -38,6 +41,9 @@ impl Engine {
         name: &str,
         request: &RemoveRequest,
     ) -> Result<Vec<Removal>, ImageError> {
+        if !request.platforms.is_empty() {
+            return self.remove_platforms(name, request);
+        }
         let find = self.find_image(name)?;
         let named = named(name, find.reference.as_ref());
         let mut removals = self.store().edit_images(|edit| {
@@ -52,6 +58,42 @@ impl Engine {
                 Named::Id => remove_by_id(edit, &row, request),
             }
         })?;
+        deletions(&self.store().collect(&GcOptions::default())?, &mut removals);
+        Ok(removals)
+    }
+}
+
+impl Engine {
+    fn remove_platforms(
+        &self,
+        name: &str,
+        request: &RemoveRequest,
+    ) -> Result<Vec<Removal>, ImageError> {
+        let mut removals = Vec::new();
+        for platform in &request.platforms {
+            let image = self.open_image_for(name, Some(platform))?;
+            if image.row.platform.normalized() != platform.normalized() {
+                // What would only do for the platform was not meant.
+                let (name, platform) = (name.to_owned(), platform.clone());
+                return Err(ImageError::NoPlatform { name, platform });
+            }
+            let (own, index) = (image.row.id, self.find_image(name)?.target);
+            if index.image_id == Some(own) {
+                let (name, platform) = (name.to_owned(), platform.clone());
+                return Err(ImageError::OwnPlatform { name, platform });
+            }
+            let id = own.digest().short_hex();
+            if let Some((container, running)) = user_of(&image.row)
+                && (running || !request.force)
+            {
+                return Err(ImageError::InUse { id, container, running });
+            }
+            let (manifest, _) = self.manifest(&image.find.target)?;
+            if !self.store().drop_part(&manifest.digest)? {
+                return Err(ImageError::ManyNames { id });
+            }
+            removals.push(Removal::Deleted(own.to_string()));
+        }
         deletions(&self.store().collect(&GcOptions::default())?, &mut removals);
         Ok(removals)
     }

@@ -4,7 +4,31 @@ use davit_image::{Digest, ImageId, Reference};
 use rusqlite::params;
 
 use super::{ImageEdit, ImageRow, Target, list, tag_key};
-use crate::StoreError;
+use crate::{Store, StoreError, database::Class};
+
+/// An index alone may need the manifest: nothing else names it, or works with it right now.
+const DROP_PART: &str = "
+DELETE FROM blobs WHERE digest = ?1
+  AND (SELECT COUNT(*) FROM blob_refs WHERE child = ?1) = 1
+  AND digest NOT IN (SELECT digest FROM tags UNION ALL SELECT digest FROM untagged
+    UNION ALL SELECT digest FROM repo_digests UNION ALL SELECT digest FROM lease_items)";
+
+impl Store {
+    /// Forgets one image's manifest below an index that stays; `false` where more than that index
+    /// needs it. Collect afterwards to free what it alone named.
+    ///
+    /// # Errors
+    /// What the disk or the database says.
+    pub fn drop_part(&self, manifest: &Digest) -> Result<bool, StoreError> {
+        self.make_room()?;
+        let dropped = self.database.write(Class::Full, "drop a platform", |tx| {
+            tx.execute(DROP_PART, [manifest.to_string()])
+                .map_err(|e| self.database.error("drop a platform", e))
+        })?;
+        self.remove_unnamed(&[self.layout().blob(manifest)])?;
+        Ok(dropped > 0)
+    }
+}
 
 impl ImageEdit<'_> {
     /// Removes a tag; `false` when there was none.

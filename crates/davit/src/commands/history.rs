@@ -1,6 +1,9 @@
 //! `davit history`, `davit image history`
 
-use davit_engine::{HistoryLine, image::Timestamp};
+use davit_engine::{
+    HistoryLine,
+    image::{Platform, Timestamp},
+};
 use serde::Serialize;
 
 use crate::{
@@ -27,6 +30,9 @@ pub(crate) struct HistoryArgs {
     /// Don't truncate output
     #[arg(long)]
     no_trunc: bool,
+    /// Platform to show of an image that is here for several, as os/architecture[/variant]
+    #[arg(long)]
+    platform: Option<Platform>,
     /// Only show image IDs
     #[arg(short, long)]
     quiet: bool,
@@ -72,7 +78,7 @@ const LIST: List<'static> = List {
 /// # Errors
 /// No such image, or a malformed template.
 pub(crate) fn run(args: &HistoryArgs, context: &Context) -> Result<u8, CliError> {
-    let lines = context.engine()?.image_history(&args.image)?;
+    let lines = context.engine()?.image_history(&args.image, args.platform.as_ref())?;
     let rows: Vec<Row> = lines.iter().map(|line| row(line, args)).collect();
     if args.quiet && args.format.is_table() {
         printer::data(&rows.iter().map(|row| format!("{}\n", row.id)).collect::<String>())?;

@@ -1,6 +1,6 @@
 //! `davit image inspect`
 
-use davit_engine::ImageInspect;
+use davit_engine::{ImageInspect, image::Platform};
 
 use super::container::show;
 use crate::{
@@ -18,6 +18,9 @@ pub(crate) struct ImageInspectArgs {
     /// Format output using a Go template, or 'json'
     #[arg(short, long)]
     format: Option<String>,
+    /// Platform to show of an image that is here for several, as os/architecture[/variant]
+    #[arg(long)]
+    platform: Option<Platform>,
     /// Print JSON, as without a format
     #[arg(long, conflicts_with = "format")]
     json: bool,
@@ -30,7 +33,7 @@ pub(crate) struct ImageInspectArgs {
 pub(crate) fn run(args: &ImageInspectArgs, context: &Context) -> Result<u8, CliError> {
     let engine = context.engine()?;
     show::objects(&args.images, args.format.as_deref().filter(|_| !args.json), |name| {
-        object(&engine.inspect_image(name)?)
+        object(&engine.inspect_image(name, args.platform.as_ref())?)
     })
 }
 

@@ -62,7 +62,7 @@ fn look_up(
 ) -> Result<Option<Object>, CliError> {
     let found: Result<_, ContainerError> = match kind {
         Kind::Image => {
-            return match engine.inspect_image(name) {
+            return match engine.inspect_image(name, None) {
                 Ok(image) => image_inspect::object(&image).map(Some),
                 Err(ImageError::NotFound { .. }) => Ok(None),
                 Err(error) => Err(error.into()),

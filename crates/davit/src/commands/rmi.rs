@@ -1,6 +1,6 @@
 //! `davit rmi`, `davit image rm`, `davit image prune`
 
-use davit_engine::{ImageError, ImagePrune, Removal, RemoveRequest};
+use davit_engine::{ImageError, ImagePrune, Removal, RemoveRequest, image::Platform};
 
 use crate::{
     cli::Context,
@@ -24,6 +24,9 @@ pub(crate) struct RmiArgs {
     /// Accepted for Docker's sake; there are no untagged parents
     #[arg(long)]
     no_prune: bool,
+    /// Remove only the image for this platform, of an index whose others stay
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
+    platform: Vec<Platform>,
 }
 
 // Arguments of `davit image prune`.
@@ -45,7 +48,7 @@ pub(crate) struct ImagePruneArgs {
 /// A store that cannot be opened; what cannot be removed is reported and makes the exit code 1.
 pub(crate) fn run(args: &RmiArgs, context: &Context) -> Result<u8, CliError> {
     let engine = context.engine()?;
-    let request = RemoveRequest { force: args.force };
+    let request = RemoveRequest { force: args.force, platforms: args.platform.clone() };
     let mut code = 0;
     for name in &args.images {
         match engine.remove_image(name, &request) {

@@ -141,6 +141,30 @@ fn a_loaded_index_serves_all_its_platforms() {
         let created = davit.ok(["create", "--platform", &platform, "--pull", "never", &name, "x"]);
         assert_eq!(image_of(&davit, &created), expected.to_string(), "{platform}");
     }
+    for (platform, expected) in &ids {
+        let platform = platform.to_string();
+        let inspect = ["image", "inspect", "-f", "{{.Id}} {{.RepoTags}}", "--platform"];
+        let shown = davit.ok([&inspect[..], &[&platform, &name]].concat());
+        assert_eq!(shown, format!("{expected} [{name}]"));
+        let told = davit.ok(["history", "--platform", &platform, "-q", "--no-trunc", &name]);
+        assert_eq!(told, expected.to_string());
+    }
+    let absent = davit.run(["history", "--platform", "linux/s390x", &name]);
+    assert!(absent.stderr.contains("does not provide the specified platform"), "{absent:?}");
+    // A container needs the image; without one it goes alone.
+    let other = ids[1].0.to_string();
+    let rmi = |more: &[&str]| davit.run([&["rmi", "--platform", &other, &name], more].concat());
+    let refused = rmi(&[]);
+    assert!(refused.stderr.contains("is being used by stopped container"), "{refused:?}");
+    let all = davit.ok(["ps", "-aq"]);
+    davit.ok([vec!["rm"], all.lines().collect()].concat());
+    let removed = rmi(&[]).stdout;
+    assert!(removed.starts_with(&format!("Deleted: {}\nDeleted: sha256:", ids[1].1)), "{removed}");
+    assert_eq!(rmi(&[]).code, 1, "it is gone");
+    let own = davit.run(["rmi", "--platform", &ids[0].0.to_string(), &name]);
+    assert!(own.code == 1 && own.stderr.contains("cannot go alone"), "{own:?}");
+    assert_eq!(id(&davit, &name), ids[0].1.to_string());
+    davit.ok(["system", "check"]);
     davit.ok(["load", "-i", archive, "--platform", "linux/arm/v8"]);
     assert_eq!(id(&davit, &name), ids[3].1.to_string());
 }
