@@ -101,7 +101,7 @@ pub(crate) struct Copied {
 /// Computes the changes of a copy.
 pub(crate) fn copy(job: &CopyJob<'_>) -> Result<Copied, CopyProblem> {
     let mode = job.spec.mode.as_deref().and_then(Mode::parse);
-    let target = Target::new(job.below, job.now);
+    let target = Target::new(job.below, job.now, job.files.entries.len());
     let mut copier = Copier { job, mode, target, group: 0, unpacked: false };
     for source in &job.spec.sources {
         copier.source(source)?;
@@ -119,7 +119,7 @@ pub(crate) fn make_directory(
     owner: Owner,
     now: i64,
 ) -> Result<Vec<Output>, CopyProblem> {
-    let mut target = Target::new(below, now);
+    let mut target = Target::new(below, now, 0);
     let path = target.follow(spec.path.as_bytes())?;
     target.make_directories(&path, 0o755, owner)?;
     Ok(target.finish_made())

@@ -1,6 +1,6 @@
 //! The file system that a copy writes to: the state below, and what the copy has added so far.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, hash_map::Entry};
 
 use davit_layer::{Kind, Merged, Mtime, XattrMap};
 
@@ -35,11 +35,12 @@ enum Found<'t> {
 }
 
 impl<'a> Target<'a> {
-    pub(crate) fn new(below: Option<&'a Merged>, now: i64) -> Self {
+    /// Room for `expected` outputs is made at once.
+    pub(crate) fn new(below: Option<&'a Merged>, now: i64, expected: usize) -> Self {
         Self {
             below,
-            outputs: Vec::new(),
-            index: HashMap::new(),
+            outputs: Vec::with_capacity(expected),
+            index: HashMap::with_capacity(expected),
             made: HashSet::new(),
             hidden: HashSet::new(),
             fresh: None,
@@ -180,10 +181,10 @@ impl<'a> Target<'a> {
     }
 
     fn set(&mut self, output: Output) {
-        match self.index.get(&output.path) {
-            Some(&index) => self.outputs[index] = Some(output),
-            None => {
-                self.index.insert(output.path.clone(), self.outputs.len());
+        match self.index.entry(output.path.clone()) {
+            Entry::Occupied(index) => self.outputs[*index.get()] = Some(output),
+            Entry::Vacant(index) => {
+                index.insert(self.outputs.len());
                 self.outputs.push(Some(output));
             }
         }
@@ -211,16 +212,22 @@ impl<'a> Target<'a> {
     pub(crate) fn finish(self) -> Vec<Output> {
         let below = self.below;
         let mut outputs: Vec<Output> = self.outputs.into_iter().flatten().collect();
-        let mut known: HashSet<Vec<u8>> = outputs
+        let mut known: HashSet<&[u8]> = outputs
             .iter()
             .filter(|output| output.content.is_directory())
-            .map(|output| output.path.clone())
+            .map(|output| output.path.as_slice())
             .collect();
         let mut parents = Vec::new();
+        let mut last = None;
         for output in &outputs {
             let mut above = parent(&output.path);
+            // Most files have the directory of the one before.
+            if above == last {
+                continue;
+            }
+            last = above;
             while let Some(directory) = above.filter(|directory| !directory.is_empty()) {
-                if !known.insert(directory.to_vec()) {
+                if !known.insert(directory) {
                     break;
                 }
                 parents.push(existing(below, directory));
