@@ -29,7 +29,7 @@ pub(crate) enum ArchiveError {
     #[error("cannot read the archive")]
     Io(#[from] io::Error),
     /// It is no tar, or a damaged one.
-    #[error("the archive is damaged")]
+    #[error("it is no archive that can be read")]
     Read(#[from] davit_layer::ReadError),
 }
 
@@ -48,8 +48,9 @@ impl Archives for FileArchives<'_> {
         }
         let path = String::from_utf8_lossy(&entry.path).into_owned();
         let failed = |error: &dyn std::error::Error| {
-            let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
-            CopyProblem::Archive { path: path.clone(), problem: format!("{error}{cause}") }
+            let causes = std::iter::successors(Some(error), |error| error.source());
+            let problem = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+            CopyProblem::Archive { path: path.clone(), problem }
         };
         let mut file = (self.open)(entry).map_err(|error| failed(&error))?;
         if !is_archive(&mut file).map_err(|error| failed(&error))? {

@@ -80,7 +80,7 @@ impl CopyProblem {
             Self::Missing { source } => format!("source `{source}` does not exist"),
             Self::Loop { path } => format!("symlinks of `{path}` lead in a circle"),
             Self::NotADirectory { path } => {
-                format!("cannot copy a directory to `/{path}`, which is none")
+                format!("`/{path}` is there and is no directory")
             }
             Self::Directory { path } => {
                 format!("cannot replace the directory `/{path}` with something else")

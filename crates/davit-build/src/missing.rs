@@ -36,7 +36,11 @@ fn near(source: &str, list: impl Fn(&str) -> Option<Vec<String>>) -> Option<Stri
         let above = parent(&at)?.to_vec();
         if let Some(names) = list(std::str::from_utf8(&above).ok()?) {
             let wanted = String::from_utf8_lossy(file_name(&at)).into_owned();
-            let found = nearest(&wanted, names.iter().map(String::as_str))?;
+            let same = names.iter().find(|name| name.to_lowercase() == wanted.to_lowercase());
+            let found = match same {
+                Some(name) => name,
+                None => nearest(&wanted, names.iter().map(String::as_str))?,
+            };
             let mut path = join(&above, found.as_bytes());
             path.extend_from_slice(&source.as_bytes()[at.len()..]);
             return String::from_utf8(path).ok();
@@ -57,6 +61,7 @@ mod tests {
             ("pakage.json", Some("package.json")),
             ("src/mian.rs", Some("src/main.rs")),
             ("scr/main.rs", Some("src/main.rs")),
+            ("PACKAGE.JSON", Some("package.json")),
             ("dist", None),
             ("", None),
         ] {

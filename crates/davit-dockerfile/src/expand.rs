@@ -101,7 +101,7 @@ pub enum ExpandErrorKind {
     #[error("`{0}` is no operator of a substitution")]
     Operator(String),
     /// `${name?message}` with no such variable, or `${name:?message}` with an empty one.
-    #[error("variable `{name}` {message}")]
+    #[error("variable `{name}`: {message}")]
     Required {
         /// Its name.
         name: String,

@@ -70,8 +70,8 @@ pub(super) fn unpack(
         let Some(content) = content(archive, entry.kind, link)? else { continue };
         target.replace(Output {
             path: at,
+            mode: if matches!(content, Content::Symlink(_)) { 0o777 } else { entry.mode },
             content,
-            mode: entry.mode,
             owner: owner.unwrap_or(Owner { uid: entry.uid, gid: entry.gid }),
             mtime: entry.mtime,
             xattrs: entry.xattrs.to_map(),

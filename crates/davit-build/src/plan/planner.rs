@@ -143,7 +143,11 @@ impl Planner<'_> {
         unset: &BTreeSet<String>,
         variables: &VariableList,
     ) -> BuildError {
+        let declared = declared_args(self.dockerfile);
         unset.iter().fold(error, |error, name| match nearest(name, variables.names()) {
+            _ if declared.contains(name) && self.globals.variables().value(name).is_none() => {
+                error.hint(format!("give it by `--build-arg {name}=VALUE`"))
+            }
             Some(near) => error.hint(format!("`{name}` is not set; did you mean `{near}`?")),
             None if self.globals.variables().value(name).is_some() => error.hint(format!(
                 "`{name}` is set before the first FROM; declare it in the stage by `ARG {name}`"

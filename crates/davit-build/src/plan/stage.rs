@@ -381,8 +381,8 @@ fn stage_id(index: usize) -> StageId {
 fn stage_label(planner: &Planner<'_>, index: usize) -> String {
     let stages = &planner.dockerfile.stages;
     match &stages[index].name {
+        _ if stages.len() == 1 => String::new(),
         Some(name) => name.text.clone(),
-        None if stages.len() == 1 => String::new(),
         None => format!("stage-{index}"),
     }
 }

@@ -95,6 +95,11 @@ impl StageBuilder<'_, '_> {
         if copy.parents {
             return Err(self.planner.fail(span, "COPY --parents is not supported yet"));
         }
+        for word in &copy.sources.paths {
+            if ["http://", "https://"].iter().any(|it| word.text.starts_with(it)) {
+                return Err(self.planner.fail(word.span, "source can't be a URL for COPY"));
+            }
+        }
         let from = self.copy_from(copy)?;
         let transfer = Transfer {
             keyword: "COPY",

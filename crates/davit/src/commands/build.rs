@@ -356,6 +356,17 @@ fn from_stdin(bytes: Vec<u8>) -> DockerfileText {
     DockerfileText { name: "Dockerfile".to_owned(), bytes, in_context: false, ignore: None }
 }
 
+/// The file beside a missing one that was perhaps meant.
+fn near_file(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let entries = fs_err::read_dir(folder.unwrap_or(Path::new("."))).ok()?;
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let names: Vec<String> = names.collect();
+    let near = davit_engine::nearest(name, names.iter().map(String::as_str))?;
+    Some(path.with_file_name(near).display().to_string())
+}
+
 /// Reads the Dockerfile, and the ignore file that stands beside it.
 fn from_disk(args: &BuildArgs) -> Result<DockerfileText, CliError> {
     let path = match &args.file {
@@ -371,7 +382,10 @@ fn from_disk(args: &BuildArgs) -> Result<DockerfileText, CliError> {
         let failed = CliError::new(ErrorKind::User, error.to_string());
         match args.file {
             None => failed.hint("name the Dockerfile by -f FILE"),
-            Some(_) => failed,
+            Some(_) => match near_file(&path) {
+                Some(near) => failed.hint(format!("did you mean `-f {near}`?")),
+                None => failed,
+            },
         }
     })?;
     let bytes = read_text(&mut &file, &path.display().to_string())?;

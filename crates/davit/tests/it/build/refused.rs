@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::bench::{Bench, list};
+use super::bench::{Bench, list, tar_file};
 
 /// Names of heredocs are resolved as in the root of a context, and a name that no file system
 /// holds makes no layer.
@@ -89,4 +89,29 @@ fn options_ask_for_what_can_be() {
     assert!(outcome.stderr.contains("Dockerfile:1:10"), "{}", outcome.stderr);
     bench.write("Dockerfile", "# syntax=docker/dockerfile:1-labs\nFROM scratch\n");
     bench.build(&[]);
+}
+
+#[test]
+fn an_error_says_what_helps() {
+    let Some(bench) = Bench::new(&[("README.md", "1"), ("x.tar", "")]) else { return };
+    let mut tar = tar_file("../out", b"1");
+    tar.extend_from_slice(&[0; 1024]);
+    fs::write(bench.context.join("x.tar"), &tar).unwrap();
+    for (steps, message, hint) in [
+        ("ADD x.tar /", "../out", "`..`"),
+        ("ARG A\nENV B=\"${A:?please set A}\"", "please set A", "--build-arg A=VALUE"),
+        ("COPY readme.md /", "is not in the context", "did you mean `README.md`?"),
+        ("COPY http://host/f /", "source can't be a URL for COPY", "Dockerfile:2"),
+        ("COPY x.tar /f\nWORKDIR /f", "WORKDIR: `/f` is there and is no directory", ""),
+    ] {
+        bench.write("Dockerfile", &format!("FROM scratch AS only\n{steps}\n"));
+        let outcome = bench.run(&[]);
+        assert_eq!(outcome.code, 1, "{steps}");
+        assert!(outcome.stderr.contains(message), "{steps}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(hint), "{steps}: {}", outcome.stderr);
+        assert!(!outcome.stderr.contains("[only "), "a single stage is not named");
+    }
+    let file = bench.context.join("Dockrfile").display().to_string();
+    let outcome = bench.run(&["-f", &file]);
+    assert!(outcome.stderr.contains("did you mean `-f "), "{}", outcome.stderr);
 }
