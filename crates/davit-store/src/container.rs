@@ -205,6 +205,14 @@ impl Store {
                 let name = container.name.clone();
                 return Ok(Err(ClaimError::Name { name, holder }));
             }
+            // It may have been removed since it was found by its name.
+            if let Some(image) = container.image_id
+                && !tx
+                    .prepare_cached("SELECT 1 FROM images WHERE id = ?")?
+                    .exists([image.to_string()])?
+            {
+                return Ok(Err(StoreError::not_found("image", image).into()));
+            }
             insert(tx, container, &self.run_root().to_string_lossy())?;
             claim(tx, &container.id, &container.addresses, &container.ports)
         })

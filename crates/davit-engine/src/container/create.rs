@@ -75,9 +75,11 @@ impl Engine {
         };
         let before = named();
         match self.make(request, follow) {
-            Err(ContainerError::Store(_) | ContainerError::Snapshot(_)) if named() != before => {
-                self.create(request, follow)
-            }
+            Err(
+                ContainerError::Store(_)
+                | ContainerError::Snapshot(_)
+                | ContainerError::Claim(ClaimError::Store(_)),
+            ) if before.is_none() || named() != before => self.create(request, follow),
             result => result,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, os::unix::fs::PermissionsExt as _};
 
+use davit_image::{Digest, ImageId};
 use davit_store::{
     AddressClaim, ClaimError, Claimed, ContainerFilter, ContainerUpdate, Durability, NewNetwork,
     NewVolume, Partials, Pool, PortClaim, PortProtocol, Store, StoreError,
@@ -98,6 +99,17 @@ fn a_lease_holds_addresses_as_long_as_it_lives() {
     assert_eq!(error.to_string(), "address 10.9.0.2 is already in use by a build");
     drop(lease);
     store.create_container(&new, Durability::Lazy).unwrap();
+}
+
+#[test]
+fn an_image_that_is_gone_gets_no_container() {
+    let temp = TempDir::new();
+    let store = open(&temp);
+    let gone = ImageId::new(Digest::of(b"removed since it was found"));
+    let error =
+        store.create_container(&container("a1", Some(gone)), Durability::Durable).unwrap_err();
+    assert!(matches!(&error, ClaimError::Store(error) if error.is_not_found()), "{error}");
+    assert!(store.container("a1").unwrap_err().is_not_found());
 }
 
 #[test]
