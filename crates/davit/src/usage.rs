@@ -61,6 +61,7 @@ fn exit_code(error: &clap::Error) -> u8 {
     match error.kind() {
         ClapKind::InvalidSubcommand => 1,
         ClapKind::UnknownArgument | ClapKind::MissingRequiredArgument if is_word => 1,
+        ClapKind::TooFewValues if is_word => 1,
         _ => 125,
     }
 }

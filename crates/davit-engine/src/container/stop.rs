@@ -186,6 +186,11 @@ impl Engine {
         let container = self.container(old)?;
         let new = new.trim_start_matches('/');
         name::check("container", new)?;
+        if new == container.name {
+            return Err(ContainerError::invalid(
+                "Renaming a container with the same name as its current name",
+            ));
+        }
         self.store().rename_container(&container.id, new)?;
         let attributes = [("name", new.to_owned()), ("oldName", format!("/{}", container.name))];
         self.append_event("container", "rename", &container.id, &attributes);

@@ -7,7 +7,7 @@ pub enum SysctlNamespace {
     Network,
     /// System V IPC and message queues.
     Ipc,
-    /// Host and domain name.
+    /// The domain name; the host name has an option of its own.
     Uts,
 }
 
@@ -44,7 +44,7 @@ pub fn sysctl_namespace(name: &str) -> Option<SysctlNamespace> {
         Some(SysctlNamespace::Network)
     } else if is_ipc {
         Some(SysctlNamespace::Ipc)
-    } else if matches!(path.as_str(), "kernel/domainname" | "kernel/hostname") {
+    } else if path == "kernel/domainname" {
         Some(SysctlNamespace::Uts)
     } else {
         None

@@ -9,7 +9,9 @@ fn what_run_and_create_take() {
     let Some(machine) = Machine::new() else { return };
     let id = machine.ok(&["run", "-a", "stdin", "busybox", "echo", "unseen"]);
     assert_eq!(id.len(), 64, "{id}");
-    let refusals: [(&[&str], i32, &str); 4] = [
+    let refusals: [(&[&str], i32, &str); 6] = [
+        (&["run", "-m", "1x"], 125, r#"invalid argument "1x" for "-m, --memory" flag: invalid"#),
+        (&["run", "--sysctl", "kernel.hostname=x"], 125, "'kernel.hostname' is not allowed"),
         (&["run", "-d", "-a", "stdout"], 1, "Conflicting options: -a and -d"),
         (&["run", "-v", "nv:/b:ro,rw"], 125, "invalid mode: ro,rw"),
         (&["run", "-v", "nv:/b:rshared"], 125, "field BindOptions must not be specified"),
@@ -31,6 +33,17 @@ fn what_run_and_create_take() {
     assert_eq!(shown(limits), "41943040 false 13 /proc/bus");
     assert_eq!(shown("{{json .Config.Volumes}}"), r#"{"/anon":{}}"#);
     assert_eq!(shown("{{range .Mounts}}[{{.Mode}}]{{end}}"), "[][z]");
+    machine.ok(&["create", "--tmpfs", "/t:size=1m", "--tmpfs", "/t", "busybox", "true"]);
+    machine.ok(&["create", "--name", "web", "busybox", "nothing"]);
+    let refused = machine.run(&["rename", "web", "web"]);
+    let words = "error: Renaming a container with the same name as its current name\n";
+    assert_eq!((refused.code, refused.stderr.as_str()), (1, words));
+    let refused = machine.run(&["start", "web"]);
+    let last = "error: failed to start containers: web";
+    assert_eq!((refused.code, refused.stderr.lines().last()), (1, Some(last)));
+    assert_eq!(machine.run(&["exec", "web"]).code, 1);
+    machine.ok(&["run", "--name", "said", "busybox", "echo", "word"]);
+    assert_eq!(machine.ok(&["logs", "--until", "0", "said"]), "word");
     machine.ok(&["commit", &id, "kept"]);
     let kept = machine.ok(&["image", "inspect", "-f", "{{json .Config.Volumes}}", "kept"]);
     assert_eq!(kept, r#"{"/anon":{}}"#);

@@ -397,15 +397,20 @@ impl ContainerFlags {
     }
 
     fn resources(&self, spec: &mut ContainerSpec) -> Result<(), CliError> {
-        let bytes = |text: &Option<String>| text.as_deref().map(values::bytes).transpose();
+        let bytes = |flag: &str, text: &Option<String>| {
+            text.as_deref().map(|text| values::size(flag, text)).transpose()
+        };
         let limits = &mut spec.limits;
-        limits.memory_bytes = bytes(&self.memory)?.filter(|bytes| *bytes > 0);
+        limits.memory_bytes = bytes("-m, --memory", &self.memory)?.filter(|bytes| *bytes > 0);
         limits.memory_reservation_bytes =
-            bytes(&self.memory_reservation)?.filter(|bytes| *bytes > 0);
+            bytes("--memory-reservation", &self.memory_reservation)?.filter(|bytes| *bytes > 0);
         limits.memory_swap_bytes = match self.memory_swap.as_deref() {
             None | Some("0") => None,
             Some("-1") => Some(-1),
-            Some(text) => Some(i64::try_from(values::bytes(text)?).unwrap_or(i64::MAX)),
+            Some(text) => {
+                let bytes = values::size("--memory-swap", text)?;
+                Some(i64::try_from(bytes).unwrap_or(i64::MAX))
+            }
         };
         limits.memory_swappiness =
             self.memory_swappiness.and_then(|value| u64::try_from(value).ok());
@@ -431,7 +436,7 @@ impl ContainerFlags {
         }
         spec.ulimits =
             self.ulimit.iter().map(|text| values::ulimit(text)).collect::<Result<_, _>>()?;
-        spec.shm_size_bytes = bytes(&self.shm_size)?.filter(|bytes| *bytes > 0);
+        spec.shm_size_bytes = bytes("--shm-size", &self.shm_size)?.filter(|bytes| *bytes > 0);
         spec.oom_score_adj = self.oom_score_adj;
         Ok(())
     }

@@ -58,10 +58,17 @@ pub(crate) fn start(args: &StartArgs, context: &Context) -> Result<u8, CliError>
         };
         return start_attached(args, &engine, name);
     }
-    each(&args.containers, |name| {
-        engine.start_container(name, StartMode::Detached)?;
+    let mut failed = Vec::new();
+    let code = each(&args.containers, |name| {
+        let started = engine.start_container(name, StartMode::Detached);
+        started.inspect_err(|_| failed.push(name.to_owned()))?;
         printer::line(name)
-    })
+    })?;
+    if !failed.is_empty() {
+        let names = failed.join(", ");
+        printer::labelled(&format!("error: failed to start containers: {names}"));
+    }
+    Ok(code)
 }
 
 fn start_attached(args: &StartArgs, engine: &Engine, name: &str) -> Result<u8, CliError> {
@@ -173,14 +180,8 @@ pub(crate) struct StopArgs {
     #[arg(short, long, value_name = "SIGNAL")]
     signal: Option<String>,
     /// Seconds to wait before killing the container
-    #[arg(
-        short,
-        long,
-        visible_alias = "timeout",
-        value_name = "SECONDS",
-        allow_hyphen_values = true
-    )]
-    time: Option<i64>,
+    #[arg(short, long, alias = "time", value_name = "SECONDS", allow_hyphen_values = true)]
+    timeout: Option<i64>,
     /// Containers
     #[arg(required = true, value_name = "CONTAINER")]
     containers: Vec<String>,
@@ -188,7 +189,7 @@ pub(crate) struct StopArgs {
 
 impl StopArgs {
     fn request(&self) -> StopRequest {
-        StopRequest { signal: self.signal.clone(), timeout_seconds: self.time }
+        StopRequest { signal: self.signal.clone(), timeout_seconds: self.timeout }
     }
 }
 

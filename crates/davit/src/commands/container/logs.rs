@@ -52,7 +52,8 @@ pub(crate) fn run(args: &LogsArgs, context: &Context) -> Result<u8, CliError> {
     let request = LogRequest {
         tail,
         since: args.since.as_deref().map(point_in_time).transpose()?,
-        until: args.until.as_deref().map(point_in_time).transpose()?,
+        // As if it were not given.
+        until: args.until.as_deref().filter(|text| *text != "0").map(point_in_time).transpose()?,
         follow: if args.follow { LogFollow::Yes } else { LogFollow::No },
     };
     let mut logs = engine.logs(&args.container, request)?;

@@ -36,7 +36,12 @@ pub(crate) fn parse(
         all.push(long::mount(text)?);
     }
     for text in tmpfs {
-        all.push(tmpfs::mount(text)?);
+        let mount = tmpfs::mount(text)?;
+        // Of two on one path Docker takes the later one.
+        all.retain(|known: &MountSpec| {
+            known.target != mount.target || !matches!(known.source, MountSource::Tmpfs { .. })
+        });
+        all.push(mount);
     }
     for (index, one) in all.iter().enumerate() {
         if all[..index].iter().any(|other| other.target == one.target) {

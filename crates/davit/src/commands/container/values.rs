@@ -49,6 +49,18 @@ pub(crate) fn bytes(text: &str) -> Result<u64, CliError> {
     Ok(scaled as u64)
 }
 
+/// Bytes of an option, which a refusal names.
+///
+/// # Errors
+/// As [`bytes`].
+pub(crate) fn size(flag: &str, text: &str) -> Result<u64, CliError> {
+    bytes(text).map_err(|_| {
+        CliError::usage(format!(
+            "invalid argument {text:?} for \"{flag}\" flag: invalid size: '{text}'"
+        ))
+    })
+}
+
 /// Go's durations (`1m30s`, `500ms`) in nanoseconds.
 ///
 /// # Errors
