@@ -62,7 +62,7 @@ pub(crate) struct ContextOptions<'a> {
     pub(crate) sources: Vec<String>,
     /// The ignore file.
     pub(crate) ignore: Option<&'a Patterns>,
-    /// Directory of the stat caches.
+    /// Directory of the stat caches, in that of the store.
     pub(crate) cache: &'a Path,
     /// Threads that walk and read.
     pub(crate) threads: usize,
@@ -80,9 +80,11 @@ impl Context {
         let absolute = fs_err::canonicalize(path).map_err(|error| unreadable(path, error))?;
         let cache_path = options.cache.join(cache_name(&absolute));
         let cache = StatCache::load(&cache_path);
+        let store = options.cache.parent().and_then(|store| rustix::fs::stat(store).ok());
+        let store = store.map(|facts| (facts.st_dev, facts.st_ino));
         let set = select(&options.sources, |selectors| {
             let ContextOptions { ignore, threads, cancelled, .. } = options;
-            walk(&root, Scope { selectors, ignore, cache: &cache, threads, cancelled })
+            walk(&root, Scope { selectors, ignore, cache: &cache, threads, cancelled, store })
         })
         .map_err(|error| walk_failed(path, error))?;
         let threads = options.threads;

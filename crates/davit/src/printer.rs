@@ -120,11 +120,21 @@ fn color_label(line: &str) -> String {
     line.to_owned()
 }
 
-/// Tells whether standard error may be coloured (`NO_COLOR`, `CLICOLOR_FORCE`, a terminal).
+/// Tells whether standard error may be coloured (`NO_COLOR`, `CLICOLOR_FORCE`, a terminal that is
+/// not `dumb`).
 #[must_use]
 pub(crate) fn use_color() -> bool {
-    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    !set("NO_COLOR") && (set("CLICOLOR_FORCE") || io::stderr().is_terminal())
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    wants_color(variable, || io::stderr().is_terminal())
+}
+
+fn wants_color(
+    variable: impl Fn(&str) -> Option<std::ffi::OsString>,
+    is_terminal: impl Fn() -> bool,
+) -> bool {
+    let is_dumb = || variable("TERM").is_some_and(|term| term == "dumb");
+    variable("NO_COLOR").is_none()
+        && (variable("CLICOLOR_FORCE").is_some() || (is_terminal() && !is_dumb()))
 }
 
 #[cfg(test)]
@@ -135,6 +145,22 @@ mod tests {
 
     use super::*;
     use crate::warnings::Warnings;
+
+    #[test]
+    fn colour_is_for_terminals_that_have_it() {
+        let wants = |set: &[(&str, &str)], terminal: bool| {
+            let variable = |name: &str| {
+                set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).into())
+            };
+            wants_color(variable, || terminal)
+        };
+        assert!(wants(&[], true) && wants(&[("TERM", "xterm")], true));
+        assert!(wants(&[("TERM", "dumb"), ("CLICOLOR_FORCE", "1")], false));
+        for set in [&[("TERM", "dumb")][..], &[("NO_COLOR", "1"), ("CLICOLOR_FORCE", "1")]] {
+            assert!(!wants(set, true), "{set:?}");
+        }
+        assert!(!wants(&[], false));
+    }
 
     /// Notes what is drawn (`bar`), and what is wiped (`clear`).
     #[derive(Clone, Debug, Default)]

@@ -35,6 +35,8 @@ pub(crate) struct Scope<'a> {
     pub(crate) cache: &'a StatCache,
     pub(crate) threads: usize,
     pub(crate) cancelled: &'a AtomicBool,
+    /// The store, by device and inode: it changes while it is read, and is never part of an image.
+    pub(crate) store: Option<(u64, u64)>,
 }
 
 /// A path that could not be read.
@@ -246,6 +248,9 @@ impl Walk<'_> {
             Err(Errno::NOENT) => return Ok(()),
             Err(errno) => return Err(failure(&path, errno)),
         };
+        if self.scope.store == Some((stat.st_dev, stat.st_ino)) {
+            return Ok(());
+        }
         let name_length = name.to_bytes().len();
         let Some(mut entry) = entry(path, &stat) else { return Ok(()) };
         let is_directory = entry.kind == FileKind::Directory;

@@ -49,6 +49,22 @@ fn a_tar_context_may_be_compressed_by_anything() {
 }
 
 #[test]
+fn the_store_is_no_part_of_a_context() {
+    let Some(bench) = Bench::new(&[("f", "1")]) else { return };
+    let folder = bench.davit.dir().to_path_buf();
+    fs::write(folder.join("Dockerfile"), "FROM scratch\nCOPY . /c\n").unwrap();
+    let out = bench.davit.dir().join("context/out");
+    let (context, target) = (folder.to_str().unwrap(), out.to_str().unwrap());
+    for _ in 0..2 {
+        bench.davit.ok(["build", "-q", "-o", target, context]);
+        let files = list(&out);
+        assert!(files.contains(&"c/context/f 644 1".to_owned()), "{files:?}");
+        assert!(!files.iter().any(|line| line.starts_with("c/root/")), "{files:?}");
+        fs::remove_dir_all(&out).unwrap();
+    }
+}
+
+#[test]
 fn add_unpacks_every_compression_and_copy_none() {
     let Some(bench) = Bench::new(&[]) else { return };
     let tar = [tar_file("in/x", b"x"), vec![0; 1024]].concat();
