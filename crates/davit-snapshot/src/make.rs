@@ -190,7 +190,11 @@ pub(crate) fn image(view: &Merged, devices: Vec<Device>, uuid: [u8; 16]) -> Imag
                 Kind::Whiteout => NodeKind::Whiteout,
                 Kind::HardLink { .. } => unreachable!("a merged node is never a hard link"),
             },
-            mode: entry.mode,
+            mode: match entry.kind {
+                // Linux gives every link all rights, whatever an archive says.
+                Kind::Symlink { .. } => 0o777,
+                _ => entry.mode,
+            },
             uid: entry.uid,
             gid: entry.gid,
             mtime: entry.mtime,
