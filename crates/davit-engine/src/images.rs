@@ -153,9 +153,11 @@ impl Engine {
     pub fn find_image(&self, name: &str) -> Result<ImageFind, ImageError> {
         self.store().find_image(name).map_err(|error| match error {
             StoreError::NotFound { .. } => {
-                let similar =
-                    name.parse().map(|wanted| self.similar_images(&wanted)).unwrap_or_default();
-                ImageError::NotFound { name: name.to_owned(), similar }
+                let Ok(wanted) = name.parse::<Reference>() else {
+                    return ImageError::NotFound { name: name.to_owned(), similar: Vec::new() };
+                };
+                let similar = self.similar_images(&wanted);
+                ImageError::NotFound { name: wanted.familiar(), similar }
             }
             error => error.into(),
         })

@@ -200,7 +200,8 @@ impl Pull<'_> {
             let tag = tag.map_or_else(|| top.digest.to_string(), ToString::to_string);
             self.message(&format!("{tag}: Pulling from {}", remote.repository().path()));
         }
-        if let Some(image_id) = self.present(&top)? {
+        let present = self.present(&top)?;
+        if let (Some(image_id), Some(_)) = (present, self.tag()) {
             return Ok(Brought { digest: top.digest, image_id, is_new: false });
         }
         let documents = self.documents(lease, &top)?;
@@ -208,7 +209,7 @@ impl Pull<'_> {
         self.make_ready(&documents)?;
         let image_id = documents.image_id();
         self.commit(lease, documents)?;
-        Ok(Brought { digest: top.digest, image_id, is_new: true })
+        Ok(Brought { digest: top.digest, image_id, is_new: present != Some(image_id) })
     }
 
     const fn tag(&self) -> Option<&Reference> {
@@ -218,11 +219,18 @@ impl Pull<'_> {
         }
     }
 
-    /// The image, if the tag names this digest here too, for this platform, and it is whole.
+    /// The image, if the name is that of this digest here too, for this platform, and it is whole.
     fn present(&self, top: &Descriptor) -> Result<Option<ImageId>, PullError> {
         let store = self.engine.store();
-        let Some(tag) = self.tag() else { return Ok(None) };
-        let found = match store.find_image(&tag.to_string()) {
+        let known = || self.remote.map(|remote| remote.repository().with_digest(top.digest));
+        let name = match self.naming {
+            Naming::Tag(tag) => Some(tag.clone()),
+            // Documents are brought again nevertheless, for theirs may be damaged.
+            Naming::Untagged => known(),
+            Naming::Nothing(_) => None,
+        };
+        let Some(name) = name else { return Ok(None) };
+        let found = match store.find_image(&name.to_string()) {
             Ok(found) => found,
             Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(self.store_error(error)),

@@ -8,10 +8,11 @@
 use std::{any::TypeId, ffi::OsString};
 
 use clap::{
-    Arg, ArgAction, Command, CommandFactory as _, FromArgMatches as _, error::ErrorKind as ClapKind,
+    Arg, ArgAction, Command, CommandFactory as _, FromArgMatches as _, builder::Resettable,
+    error::ErrorKind as ClapKind,
 };
 
-use crate::cli::Cli;
+use crate::{cli::Cli, environment};
 
 /// Parses the arguments of a process, its own name first.
 ///
@@ -33,7 +34,14 @@ pub(crate) fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
 }
 
 fn read(arguments: &[OsString]) -> Result<Cli, clap::Error> {
-    Cli::from_arg_matches(&Cli::command().try_get_matches_from(arguments)?)
+    // A variable that is set to nothing is not set.
+    let command = ["root", "run_root"].into_iter().fold(Cli::command(), |command, root| {
+        command.mut_arg(root, |flag| match flag.get_env().is_some_and(environment::is_empty) {
+            true => flag.env(Resettable::Reset),
+            false => flag,
+        })
+    });
+    Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)
 }
 
 /// The help of `davit help VERB…`.

@@ -246,7 +246,7 @@ fn refused(error: &clap::Error, arguments: &[OsString]) -> Result<u8, CliError> 
             printer::note(help.trim_end());
             Ok(0)
         }
-        _ => Err(usage::explain(error)),
+        _ => Err(usage::explain(error, arguments)),
     }
 }
 

@@ -347,6 +347,7 @@ mod tests {
             ("{{truncate .ID 2}}{{pad .Size 1 2}}|", "ab 1kB  |\n01 0B  |\n"),
             ("{{json .Names}}", "\"web\"\n\"database\"\n"),
             ("{{join (split .Names \"b\") \"-\"}}", "we-\ndata-ase\n"),
+            ("{{join (split .Names \"\") \"-\"}}", "w-e-b\nd-a-t-a-b-a-s-e\n"),
             ("{{if eq .Size \"0B\"}}empty{{else}}full{{end}}", "full\nempty\n"),
             (
                 "table {{truncate .ID 3}}\\t{{.Size}}",

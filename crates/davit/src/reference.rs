@@ -63,7 +63,7 @@ pub(crate) fn new_name(text: &str) -> Result<Reference, CliError> {
 pub(crate) fn repository(text: &str) -> Result<Repository, CliError> {
     let last = text.rsplit('/').next().unwrap_or(text);
     if last.contains([':', '@']) {
-        return Err(CliError::usage("a tag can't be used with --all-tags/-a"));
+        return Err(CliError::user("a tag can't be used with --all-tags/-a"));
     }
     text.parse().map_err(|error| CliError::user(format!("invalid reference: {error}")))
 }

@@ -1,7 +1,7 @@
 //! Wrong command lines in the form of every other error: `error:`, then `hint:` with what was
 //! probably meant and where the help is.
 
-use std::error::Error;
+use std::{error::Error, ffi::OsString};
 
 use clap::{
     Arg, Command, CommandFactory as _,
@@ -9,10 +9,10 @@ use clap::{
 };
 use davit_engine::nearest;
 
-use crate::{cli::Cli, error::CliError};
+use crate::{arguments, cli::Cli, error::CliError};
 
 /// Makes an error of what clap says.
-pub(crate) fn explain(error: &clap::Error) -> CliError {
+pub(crate) fn explain(error: &clap::Error, arguments: &[OsString]) -> CliError {
     let rendered = error.render().to_string();
     let text = rendered.strip_prefix("error: ").unwrap_or(&rendered);
     let (mut said, mut verb) = (Vec::new(), Vec::new());
@@ -36,7 +36,7 @@ pub(crate) fn explain(error: &clap::Error) -> CliError {
         cause = error.source();
     }
     said.extend(causes.iter().map(String::as_str));
-    let mut told = CliError::usage(said.join("\n")).with_code(exit_code(error));
+    let mut told = CliError::usage(said.join("\n")).with_code(exit_code(error, arguments));
     let near = match error.kind() {
         ClapKind::InvalidSubcommand => quoted(text).and_then(|word| near_verb(word, &verb)),
         ClapKind::UnknownArgument => quoted(text).and_then(|word| near_option(word, &verb)),
@@ -51,8 +51,17 @@ pub(crate) fn explain(error: &clap::Error) -> CliError {
     told
 }
 
-/// Docker's codes: 1 for words too many or too few and unknown verbs, 125 for flags.
-fn exit_code(error: &clap::Error) -> u8 {
+/// Docker's codes: 1 for words too many or too few and unknown verbs, 125 for flags. What a flag
+/// of text may be is judged by its engine, or by the verb, with 1; but `run` knows only 125.
+fn exit_code(error: &clap::Error, arguments: &[OsString]) -> u8 {
+    let at = arguments::verb(arguments).unwrap_or(arguments.len());
+    let is_run = arguments.iter().skip(at).take(2).any(|word| word == "run");
+    let is_judged_late = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(word)) => {
+            word.starts_with("--platform ") || word.starts_with("--type ")
+        }
+        _ => false,
+    };
     let is_word = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(word)) => !word.starts_with('-'),
         Some(ContextValue::Strings(words)) => words.iter().all(|word| !word.starts_with('-')),
@@ -60,6 +69,7 @@ fn exit_code(error: &clap::Error) -> u8 {
     };
     match error.kind() {
         ClapKind::InvalidSubcommand => 1,
+        ClapKind::ValueValidation | ClapKind::InvalidValue if is_judged_late && !is_run => 1,
         ClapKind::UnknownArgument | ClapKind::MissingRequiredArgument if is_word => 1,
         ClapKind::TooFewValues if is_word => 1,
         _ => 125,

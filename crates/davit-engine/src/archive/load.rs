@@ -41,6 +41,8 @@ pub struct Loaded {
     pub image_id: Option<ImageId>,
     /// Digest of its manifest or index.
     pub digest: Digest,
+    /// Names that another image had before.
+    pub replaced: Vec<(Reference, ImageId)>,
 }
 
 struct Load<'a> {
@@ -261,12 +263,28 @@ impl Load<'_> {
                 references: image.references.clone(),
                 image_id: image.target.image_id,
                 digest: image.target.digest,
+                replaced: self.replaced(&image)?,
             });
             self.check(&image, request.platform.as_ref())?;
             add_to(&mut commit, image);
         }
         self.engine.store().commit_images(self.lease, &commit)?;
         Ok(loaded)
+    }
+
+    /// The image's names that are those of others until it is loaded.
+    fn replaced(&self, image: &ArchiveImage) -> Result<Vec<(Reference, ImageId)>, FileError> {
+        let mut replaced = Vec::new();
+        for reference in &image.references {
+            let former = match self.engine.store().find_image(&reference.to_string()) {
+                Ok(found) => found.target.image_id,
+                Err(error) if error.is_not_found() => None,
+                Err(error) => return Err(error.into()),
+            };
+            let former = former.filter(|id| Some(*id) != image.target.image_id);
+            replaced.extend(former.map(|id| (reference.clone(), id)));
+        }
+        Ok(replaced)
     }
 
     /// Refuses an image for another platform than was asked for, as a pull does, and one whose

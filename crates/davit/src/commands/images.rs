@@ -94,9 +94,24 @@ pub(crate) fn run(args: &ImagesArgs, context: &Context) -> Result<u8, CliError> 
         return Ok(0);
     }
     let raw: Vec<RawImage> = chosen.iter().map(Chosen::raw).collect();
-    let format = context.list_format(&args.format, "imagesFormat")?;
+    let mut format = context.list_format(&args.format, "imagesFormat")?;
+    if format.template() == Some("raw") {
+        format.format = Some(block(args));
+    }
     list(args.digests).print(&format, &rows, &raw)?;
     Ok(0)
+}
+
+/// Docker's block of keys and values.
+fn block(args: &ImagesArgs) -> String {
+    if args.quiet {
+        return "image_id: {{.ID}}".to_owned();
+    }
+    let digest = if args.digests { "digest: {{.Digest}}\n" } else { "" };
+    format!(
+        "repository: {{{{.Repository}}}}\ntag: {{{{.Tag}}}}\n{digest}image_id: {{{{.ID}}}}\n\
+         created_at: {{{{.CreatedAt}}}}\nvirtual_size: {{{{.Size}}}}\n"
+    )
 }
 
 /// Heads of the columns.
@@ -251,7 +266,7 @@ impl Chosen {
             virtual_size: units::exact_size(self.row.size),
             shared_size: "N/A".to_owned(),
             unique_size: "N/A".to_owned(),
-            containers: self.row.containers.len().to_string(),
+            containers: "N/A".to_owned(),
         }
     }
 

@@ -1,13 +1,14 @@
 //! `davit inspect`
 
 use clap::ValueEnum;
-use davit_engine::{ContainerError, Engine, ImageError};
+use davit_engine::{ContainerError, Engine, ImageError, image::Reference};
 
 use super::{container::show, image_inspect};
 use crate::{
     cli::Context,
     error::CliError,
     format::{Kind, Object},
+    printer,
 };
 
 // Arguments of `davit inspect`.
@@ -37,20 +38,25 @@ pub(crate) struct InspectArgs {
 pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<u8, CliError> {
     let engine = context.engine()?;
     show::objects(&args.names, args.format.as_deref().filter(|_| !args.json), |name| {
-        match args.kind {
-            Some(kind) => {
-                look_up(&engine, kind, name, args.size)?.ok_or_else(|| missing(kind, name))
-            }
-            None => {
-                for kind in Kind::value_variants() {
-                    if let Some(value) = look_up(&engine, *kind, name, args.size)? {
-                        return Ok(value);
-                    }
-                }
-                Err(CliError::user(format!("no such object: {name}")))
-            }
+        let object = find(&engine, name, args)?;
+        if args.size && object.kind != Kind::Container {
+            let kind = format!("{:?}", object.kind).to_lowercase();
+            printer::note(&format!("WARNING: --size ignored for {kind}"));
         }
+        Ok(object)
     })
+}
+
+fn find(engine: &Engine, name: &str, args: &InspectArgs) -> Result<Object, CliError> {
+    if let Some(kind) = args.kind {
+        return look_up(engine, kind, name, args.size)?.ok_or_else(|| missing(kind, name));
+    }
+    for kind in Kind::value_variants() {
+        if let Some(value) = look_up(engine, *kind, name, args.size)? {
+            return Ok(value);
+        }
+    }
+    Err(CliError::user(format!("no such object: {name}")))
 }
 
 /// The object of one kind; `None` when there is none of this name.
@@ -82,7 +88,10 @@ fn look_up(
 fn missing(kind: Kind, name: &str) -> CliError {
     CliError::user(match kind {
         Kind::Container => format!("No such container: {name}"),
-        Kind::Image => format!("No such image: {name}"),
+        Kind::Image => {
+            let full = name.parse::<Reference>().map(|full| full.familiar());
+            format!("No such image: {}", full.as_deref().unwrap_or(name))
+        }
         Kind::Network => format!("network {name} not found"),
         Kind::Volume => format!("get {name}: no such volume"),
     })

@@ -135,12 +135,15 @@ fn account(args: LoginArgs, known: Option<&Account>) -> Result<Account, CliError
         Some(username) => username,
         None => ask_username(known)?,
     };
+    if username.is_empty() {
+        return Err(CliError::user("Non-null Username Required"));
+    }
     let password = match args.password {
         Some(password) => password,
         None => ask_secretly("Password: ")?,
     };
-    if username.is_empty() || password.is_empty() {
-        return Err(CliError::user("username and password must not be empty"));
+    if password.is_empty() {
+        return Err(CliError::user("Password Required"));
     }
     Ok(Account { username, password: Secret::new(password) })
 }

@@ -117,6 +117,12 @@ pub(crate) fn load(args: &LoadArgs, context: &Context) -> Result<u8, CliError> {
 }
 
 fn print_loaded(image: &Loaded) -> Result<(), CliError> {
+    for (reference, former) in &image.replaced {
+        printer::line(&format!(
+            "The image {} already exists, renaming the old one with ID {former} to empty string",
+            reference.familiar()
+        ))?;
+    }
     for reference in &image.references {
         printer::line(&format!("Loaded image: {}", reference.familiar()))?;
     }

@@ -18,8 +18,8 @@ pub(crate) struct SearchArgs {
     /// What to look for; HOST/TERM searches another registry than Docker Hub
     term: String,
     /// Most results
-    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u8).range(1..=100))]
-    limit: u8,
+    #[arg(long, default_value_t = 25)]
+    limit: usize,
     /// Don't truncate output
     #[arg(long)]
     no_trunc: bool,
@@ -40,9 +40,9 @@ struct Row {
 }
 
 impl Row {
-    fn new(entry: &SearchEntry, no_trunc: bool) -> Self {
+    fn new(entry: &SearchEntry, args: &SearchArgs) -> Self {
         let mut description = entry.description.replace(['\r', '\n', '\t'], " ");
-        if !no_trunc && description.chars().count() > DESCRIPTION_CHARACTERS {
+        if !args.no_trunc && description.chars().count() > DESCRIPTION_CHARACTERS {
             description = description.chars().take(DESCRIPTION_CHARACTERS - 1).collect();
             description.push('…');
         }
@@ -50,7 +50,11 @@ impl Row {
             name: entry.name.clone(),
             description,
             star_count: entry.star_count.to_string(),
-            is_official: if entry.is_official { "[OK]".to_owned() } else { String::new() },
+            is_official: match (args.format.template(), entry.is_official) {
+                (Some("json"), official) => official.to_string(),
+                (_, true) => "[OK]".to_owned(),
+                (_, false) => String::new(),
+            },
         }
     }
 }
@@ -64,8 +68,10 @@ enum Condition {
 
 impl Condition {
     fn parse(text: &str) -> Result<Self, CliError> {
-        let invalid = || CliError::usage(format!("invalid filter '{text}'"));
-        let (key, value) = text.split_once('=').ok_or_else(invalid)?;
+        let invalid = || CliError::user(format!("invalid filter '{text}'"));
+        let (key, value) = text.split_once('=').ok_or_else(|| {
+            CliError::usage(format!("bad format of filter '{text}' (expected name=value)"))
+        })?;
         match key {
             "stars" => value.parse().map(Self::Stars).map_err(|_| invalid()),
             "is-official" => value.parse().map(Self::Official).map_err(|_| invalid()),
@@ -88,14 +94,18 @@ impl Condition {
 pub(crate) fn run(args: &SearchArgs, context: &Context) -> Result<u8, CliError> {
     let conditions: Vec<Condition> =
         args.filter.iter().map(|text| Condition::parse(text)).collect::<Result<_, _>>()?;
+    if !(1..=100).contains(&args.limit) {
+        let text = format!("limit {} is outside the range of [1, 100]", args.limit);
+        return Err(CliError::user(text));
+    }
     let (registry, term) = split(&args.term);
     let config = context.config()?;
-    let found = Accounts::new(&config).search(registry, term, usize::from(args.limit))?;
+    let found = Accounts::new(&config).search(registry, term, args.limit)?;
     let found: Vec<_> = found
         .into_iter()
         .filter(|entry| conditions.iter().all(|condition| condition.holds(entry)))
         .collect();
-    let rows: Vec<_> = found.iter().map(|entry| Row::new(entry, args.no_trunc)).collect();
+    let rows: Vec<_> = found.iter().map(|entry| Row::new(entry, args)).collect();
     let list = List {
         table: "table {{.Name}}\t{{.Description}}\t{{.StarCount}}\t{{.IsOfficial}}",
         heads: &[("StarCount", "STARS"), ("IsOfficial", "OFFICIAL")],

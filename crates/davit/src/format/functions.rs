@@ -14,8 +14,12 @@ pub(super) fn add(template: Template, known: Known) -> Template {
         .func("json", move |arguments| Ok(string(json_of(argument(arguments, 0), &of_json))))
         .func("index", move |arguments| index(arguments, &known))
         .func("split", |arguments| {
-            let parts = text_of(arguments, 0);
-            let parts = parts.split(text_of(arguments, 1).as_str()).map(string).collect::<Vec<_>>();
+            let (text, separator) = (text_of(arguments, 0), text_of(arguments, 1));
+            let parts: Vec<Value> = match separator.as_str() {
+                // Go yields the characters, without empty texts around them.
+                "" => text.chars().map(|c| string(c.to_string())).collect(),
+                separator => text.split(separator).map(string).collect(),
+            };
             Ok(Value::List(Arc::from(parts)))
         })
         .func("join", |arguments| {
