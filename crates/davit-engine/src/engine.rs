@@ -49,15 +49,21 @@ impl Engine {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(config: Config) -> Result<Self, OpenError> {
-        if !rustix::process::geteuid().is_root() {
-            return Err(OpenError::NotRoot);
-        }
+        Self::check_privilege()?;
         let options = StoreOptions::new(&config.root, &config.run_root);
         let store = Store::open(options).map_err(|source| OpenError::Store {
             root: config.root.display().to_string(),
             source,
         })?;
         Ok(Self { config, store })
+    }
+
+    /// Refuses a caller who could do nothing, for who asks something of them before.
+    ///
+    /// # Errors
+    /// [`OpenError::NotRoot`].
+    pub fn check_privilege() -> Result<(), OpenError> {
+        if rustix::process::geteuid().is_root() { Ok(()) } else { Err(OpenError::NotRoot) }
     }
 
     /// The store alone.

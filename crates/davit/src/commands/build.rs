@@ -16,6 +16,7 @@ use std::{
 };
 
 use davit_engine::{
+    Engine,
     build::{
         BuildCommand, BuildEvent, BuildFailure, BuildOutput, BuildRequest, CachePolicy,
         ContextSource, DockerfileText, IgnoreText, Network, PullPolicy, TarStream,
@@ -125,6 +126,7 @@ enum BuildNetwork {
 /// # Errors
 /// Whatever keeps the image from being built, with the place in the Dockerfile.
 pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
+    Engine::check_privilege()?;
     // Reads what is typed, which Ctrl-C ends as it ends any program.
     if let Some(path) = &args.iidfile {
         remove_stale(path)?;
