@@ -1,7 +1,8 @@
 //! From what a container was asked to be to what its monitor launches.
 
+mod device;
+
 use std::{
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,16 +12,16 @@ use davit_runtime::{
     capability::Capabilities,
     monitor::spec::HealthCheck,
     plan::{
-        Access, Atime, BindSource, Device, DeviceKind, DeviceRule, Init, Mount, MountKind,
-        MountOptions, Namespace, Origin, Plan, Propagation, Rlimit, UserChoice,
+        Access, Atime, BindSource, Init, Mount, MountKind, MountOptions, Namespace, Origin, Plan,
+        Propagation, Rlimit, UserChoice,
     },
     seccomp::Profile,
 };
 
 use super::{
     ContainerError, ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode, propagation,
-    spec::DeviceSpec,
 };
+use device::{add_device, device_rule, devices_below};
 
 const APPARMOR_ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -90,7 +91,7 @@ fn namespace(
     name: &'static str,
 ) -> Namespace {
     match mode {
-        NamespaceMode::Private => Namespace::New,
+        NamespaceMode::Private | NamespaceMode::Bare => Namespace::New,
         NamespaceMode::Host => Namespace::Host,
         NamespaceMode::Container(id) => join(joins, id, name),
     }
@@ -173,6 +174,9 @@ pub(crate) fn merge_environment<'a>(
 }
 
 fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>, plan: &mut Plan) {
+    if spec.ipc == NamespaceMode::Bare {
+        plan.mounts.retain(|mount| mount.target != "/dev/shm");
+    }
     if let Some(size) = spec.shm_size_bytes {
         for mount in plan.mounts.iter_mut().filter(|mount| mount.target == "/dev/shm") {
             if let MountKind::Tmpfs { size_bytes, .. } = &mut mount.kind {
@@ -292,118 +296,6 @@ fn apparmor(wish: Option<&String>, enabled: &Path) -> Option<String> {
     wish.filter(|_| fs_err::read(enabled).is_ok_and(|text| text.starts_with(b"Y"))).cloned()
 }
 
-fn add_device(wish: &DeviceSpec, plan: &mut Plan) -> Result<(), ContainerError> {
-    let host = Path::new(&wish.host);
-    let metadata = fs_err::metadata(host).map_err(|error| {
-        let reason = match error.kind() {
-            std::io::ErrorKind::NotFound => "no such file or directory".to_owned(),
-            _ => error.to_string(),
-        };
-        ContainerError::Invalid(gathering(&wish.host, &reason))
-    })?;
-    let mut found = Vec::new();
-    if metadata.is_dir() {
-        devices_below(host, &wish.container, &mut found);
-    } else {
-        found.extend(device(host, &wish.container));
-    }
-    if found.is_empty() {
-        return Err(ContainerError::Invalid(gathering(&wish.host, "not a device node")));
-    }
-    for device in found {
-        let permission = |letter| wish.permissions.contains(letter);
-        if !plan.cgroup.devices.is_empty() {
-            plan.cgroup.devices.push(DeviceRule {
-                allow: true,
-                kind: Some(device.kind),
-                major: Some(device.major),
-                minor: Some(device.minor),
-                read: permission('r'),
-                write: permission('w'),
-                mknod: permission('m'),
-            });
-        }
-        plan.devices.retain(|known| known.path != device.path);
-        plan.devices.push(device);
-    }
-    Ok(())
-}
-
-/// Docker's sentence for a device that cannot be shown.
-fn gathering(path: &str, reason: &str) -> String {
-    format!("error gathering device information while adding custom device \"{path}\": {reason}")
-}
-
-/// What every container has of its own in `/dev`: filesystems, its console, and the multiplexer of
-/// its own terminals.
-const OWN: [&str; 6] = ["pts", "shm", "fd", "mqueue", "console", "ptmx"];
-
-fn devices_below(host: &Path, container: &str, found: &mut Vec<Device>) {
-    for entry in fs_err::read_dir(host).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|name| !OWN.contains(name)) else {
-            continue;
-        };
-        let path = format!("{container}/{name}");
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => devices_below(&entry.path(), &path, found),
-            Ok(kind) if kind.is_char_device() || kind.is_block_device() => {
-                found.extend(device(&entry.path(), &path));
-            }
-            _ => {}
-        }
-    }
-}
-
-fn device(host: &Path, container: &str) -> Option<Device> {
-    let metadata = fs_err::metadata(host).ok()?;
-    let kind = match metadata.file_type() {
-        kind if kind.is_char_device() => DeviceKind::Char,
-        kind if kind.is_block_device() => DeviceKind::Block,
-        _ => return None,
-    };
-    Some(Device {
-        path: container.to_owned(),
-        kind,
-        major: rustix::fs::major(metadata.rdev()),
-        minor: rustix::fs::minor(metadata.rdev()),
-        mode: metadata.mode() & 0o7777,
-        uid: metadata.uid(),
-        gid: metadata.gid(),
-    })
-}
-
-/// Parses `c 1:3 rwm`, as strictly as Docker.
-fn device_rule(text: &str) -> Result<DeviceRule, ContainerError> {
-    let invalid = || ContainerError::Invalid(format!("invalid device cgroup format: {text:?}"));
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let [kind, numbers, permissions] = words[..] else { return Err(invalid()) };
-    let (major, minor) = numbers.split_once(':').ok_or_else(invalid)?;
-    let number = |text: &str| match text {
-        "*" => Ok(None),
-        signed if signed.starts_with('+') => Err(invalid()),
-        digits => digits.parse().map(Some).map_err(|_| invalid()),
-    };
-    if permissions.len() > 3 || permissions.contains(|letter| !"rwm".contains(letter)) {
-        return Err(invalid());
-    }
-    let kind = match kind {
-        "a" => None,
-        "b" => Some(DeviceKind::Block),
-        "c" => Some(DeviceKind::Char),
-        _ => return Err(invalid()),
-    };
-    Ok(DeviceRule {
-        allow: true,
-        kind,
-        major: number(major)?,
-        minor: number(minor)?,
-        read: permissions.contains('r'),
-        write: permissions.contains('w'),
-        mknod: permissions.contains('m'),
-    })
-}
-
 /// Docker's defaults where the image names none; a line is run by the image's `SHELL`.
 pub(crate) fn health(config: &ContainerConfig) -> Option<HealthCheck> {
     let shell = config.shell.clone().filter(|shell| !shell.is_empty());
@@ -490,17 +382,6 @@ mod tests {
             |target: &str| plan.mounts.iter().position(|mount| mount.target == target).unwrap();
         assert!(at("/a") < at("/a/b") && at("/a/b") < at("/a/b/c") && at("/dev") < at("/dev/pts"));
         assert_eq!(plan.mounts.iter().filter(|mount| mount.target == "/etc/hosts").count(), 1);
-    }
-
-    #[test]
-    fn device_rules_parse() {
-        let rule = device_rule("c 1:* rw").unwrap();
-        assert_eq!((rule.major, rule.minor, rule.mknod), (Some(1), None, false));
-        for bad in
-            ["", "c 1:3", "x 1:3 r", "c 1 r", "c a:b r", "c 1:3 rx", "c 1:3 rwmr", "c 1:+3 r"]
-        {
-            assert!(device_rule(bad).is_err(), "{bad:?}");
-        }
     }
 
     #[test]

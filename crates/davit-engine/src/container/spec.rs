@@ -247,6 +247,8 @@ pub enum NamespaceMode {
     Host,
     /// Another container's, by id.
     Container(String),
+    /// Its own, without `/dev/shm`: for IPC alone.
+    Bare,
 }
 
 /// What may be done inside a container.

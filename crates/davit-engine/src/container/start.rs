@@ -159,7 +159,9 @@ impl Engine {
             tracing::warn!(%error, "cannot end what a failed start left");
         }
         container.status.phase = Phase::Created;
-        container.status.exit_code = i32::from(error.run_code());
+        // Docker's state has 128 for what is not the command's fault, `run` ends with 125.
+        let code = error.run_code();
+        container.status.exit_code = if code == 125 { 128 } else { i32::from(code) };
         container.status.error = match error {
             ContainerError::Start { reason, .. } => reason.clone(),
             error => error.to_string(),

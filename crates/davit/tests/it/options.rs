@@ -42,6 +42,14 @@ fn what_run_and_create_take() {
     let last = "error: failed to start containers: web";
     assert_eq!((refused.code, refused.stderr.lines().last()), (1, Some(last)));
     assert_eq!(machine.run(&["exec", "web"]).code, 1);
+    let refused = machine.run(&["port", "web", "x"]);
+    assert_eq!((refused.code, refused.stderr.as_str()), (1, "error: invalid port (x/tcp)\n"));
+    let refused = machine.run(&["run", "--name", "nobody", "-u", "nobody-here", "busybox", "true"]);
+    let state = machine.ok(&["inspect", "-f", "{{.State.ExitCode}}", "nobody"]);
+    assert_eq!((refused.code, state.as_str()), (125, "128"));
+    let bare =
+        ["run", "--rm", "--ipc", "none", "busybox", "grep", "-c", "/dev/shm", "/proc/mounts"];
+    assert_eq!(machine.run(&bare).stdout, "0\n");
     machine.ok(&["run", "--name", "said", "busybox", "echo", "word"]);
     assert_eq!(machine.ok(&["logs", "--until", "0", "said"]), "word");
     machine.ok(&["commit", &id, "kept"]);

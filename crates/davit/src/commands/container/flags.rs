@@ -458,6 +458,7 @@ fn namespace(kind: &str, text: Option<&str>) -> Result<NamespaceMode, CliError> 
     match text {
         None | Some("" | "private" | "shareable") => Ok(NamespaceMode::Private),
         Some("host") => Ok(NamespaceMode::Host),
+        Some("none") if kind == "ipc" => Ok(NamespaceMode::Bare),
         Some(other) => match other.strip_prefix("container:") {
             Some(name) if !name.is_empty() => Ok(NamespaceMode::Container(name.to_owned())),
             _ => Err(CliError::usage(format!("--{kind}: invalid {} mode", kind.to_uppercase()))),

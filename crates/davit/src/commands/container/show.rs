@@ -98,6 +98,11 @@ pub(crate) fn port(args: &PortArgs, context: &Context) -> Result<u8, CliError> {
         .port
         .as_ref()
         .map(|port| if port.contains('/') { port.clone() } else { format!("{port}/tcp") });
+    if let Some(wanted) = &wanted
+        && wanted.split('/').next().is_none_or(|port| port.parse::<u16>().is_err())
+    {
+        return Err(CliError::user(format!("invalid port ({wanted})")));
+    }
     let mut lines = Vec::new();
     for (port, bindings) in ports.iter().flatten() {
         for binding in bindings.as_array().into_iter().flatten() {
