@@ -113,7 +113,7 @@ pub(crate) struct ContainerFlags {
     /// IPv6 address
     #[arg(long, value_name = "ADDRESS")]
     ip6: Option<std::net::Ipv6Addr>,
-    /// IPC mode to use (host|private|container:NAME)
+    /// IPC mode to use (host|private|none|container:NAME)
     #[arg(long, value_name = "MODE")]
     ipc: Option<String>,
     /// Set meta data on a container
