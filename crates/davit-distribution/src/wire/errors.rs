@@ -132,9 +132,9 @@ impl ErrorBody {
         Self { errors: vec![ErrorEntry { code, message: message.into(), detail: Value::Null }] }
     }
 
-    /// Reads the errors of a reply's body; bodies in other forms (proxies answer HTML) have none.
+    /// Reads the errors of a reply's body; pages of HTML, as proxies answer, have none.
     ///
-    /// The specification's form and the `{"details": …}` of token servers are known.
+    /// The specification's form, the `{"details": …}` of token servers and plain text are known.
     #[must_use]
     pub fn parse(body: &[u8]) -> Vec<ErrorEntry> {
         if let Ok(body) = serde_json::from_slice::<Self>(body) {
@@ -144,9 +144,15 @@ impl ErrorBody {
         struct Details {
             details: String,
         }
-        serde_json::from_slice::<Details>(body)
-            .map(|body| Self::new(ErrorCode::Unknown, body.details).errors)
-            .unwrap_or_default()
+        if let Ok(body) = serde_json::from_slice::<Details>(body) {
+            return Self::new(ErrorCode::Unknown, body.details).errors;
+        }
+        match std::str::from_utf8(body).map(str::trim) {
+            Ok(text) if !text.is_empty() && !text.starts_with(['<', '{', '[']) => {
+                Self::new(ErrorCode::Unknown, text).errors
+            }
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -177,6 +183,15 @@ impl fmt::Display for Printable<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn plain_text_is_told_and_pages_are_not() {
+        let told = |body: &str| ErrorBody::parse(body.as_bytes()).first().map(ToString::to_string);
+        assert_eq!(told(" quota exceeded\n").as_deref(), Some("quota exceeded"));
+        for page in ["", "\n", "<html>no</html>", "{\"a\":1}", "[1]"] {
+            assert_eq!(told(page), None, "{page}");
+        }
+    }
 
     #[test]
     fn codes_round_trip() {

@@ -39,7 +39,9 @@ pub(super) fn choose(index: &[u8], name: Option<&str>) -> Result<Descriptor, Ori
         let keys = [CONTAINERD_NAME, REF_NAME];
         keys.iter().filter_map(|key| entry.annotations.get(*key).cloned()).collect()
     };
-    let offered = || index.manifests.iter().flat_map(names).collect();
+    // One name of each is enough: the short one is part of the full one.
+    let first = |entry: &Descriptor| names(entry).into_iter().next();
+    let offered = || index.manifests.iter().filter_map(first).collect();
     let mut found: Vec<_> = match name {
         Some(wanted) => {
             let fits = |entry: &&Descriptor| names(entry).iter().any(|name| is_named(wanted, name));
@@ -99,6 +101,13 @@ mod tests {
         assert_eq!(choose(one.bytes(), None).unwrap().digest, digest(b"a"));
         assert!(matches!(choose(two.bytes(), None), Err(OriginError::Several(_))));
         assert!(matches!(choose(two.bytes(), Some("v3")), Err(OriginError::Name { .. })));
+        let mut entries = vec![entry(b"a", "latest"), entry(b"b", "2")];
+        for (entry, name) in entries.iter_mut().zip(["x:latest", "x:2"]) {
+            entry.annotations.insert(CONTAINERD_NAME.to_owned(), name.to_owned());
+        }
+        let named = Raw::write(Index::new(entries));
+        let several = choose(named.bytes(), None).unwrap_err();
+        assert!(matches!(several, OriginError::Several(names) if names == ["x:latest", "x:2"]));
         assert!(choose(none.bytes(), None).is_err());
         assert!(choose(b"{", None).is_err());
     }
