@@ -23,7 +23,8 @@ use crate::{
 };
 pub(crate) use batch::read_extents;
 
-/// Tasks that may be under way: each about 0.5 MiB, at most 1.5.
+/// Tasks that may be under way: each about 0.5 MiB, at most 1.5, beside at most 1 MiB of the
+/// tar that it takes files from.
 const WINDOW: usize = 8;
 
 /// One path of a layer to write.

@@ -42,7 +42,7 @@ const SELECT: &str = "SELECT name, driver, anonymous, labels, options, created F
 
 impl Store {
     /// Makes a volume: row and empty `_data` directory (0755, root's), durably. One that is there
-    /// stays as it is; `false` then.
+    /// stays as it is; `false` then. A directory that has lost its row gets one again, as it is.
     ///
     /// # Errors
     /// What the disk or the database says.
@@ -52,11 +52,9 @@ impl Store {
             let added =
                 insert(tx, volume).map_err(|e| self.database.error("create a volume", e))?;
             // Inside the transaction, so that a removal of the same name cannot come between.
-            let former = match added && directory.symlink_metadata().is_ok() {
-                // Its remover was killed: what it held is not the new volume's.
-                true => Some(self.move_to_trash(&directory)?),
-                false => None,
-            };
+            let is_removed = added && directory.join(REMOVED).symlink_metadata().is_ok();
+            // Its remover was killed: what it held is not the new volume's.
+            let former = is_removed.then(|| self.move_to_trash(&directory)).transpose()?;
             self.make_volume_dir(&volume.name)?;
             Ok((added, former))
         })?;
@@ -119,9 +117,10 @@ impl Store {
                 if tx.execute("DELETE FROM volumes WHERE name = ?", [name]).map_err(sql)? == 0 {
                     return Err(StoreError::not_found("volume", name));
                 }
-                // For the sweep, should this process be killed now; without it the directory stays
-                // until a new volume has its name.
-                drop(fs_err::File::create(directory.join(REMOVED)));
+                // Should this process be killed now. Where even a file without bytes finds no room,
+                // the removal is what makes some.
+                let marked = fs_err::File::create(directory.join(REMOVED));
+                drop(marked.map(|_| crate::durable::sync_dir(&directory)));
             }
             Ok(users)
         })?;

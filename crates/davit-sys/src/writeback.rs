@@ -16,7 +16,8 @@ use crate::bulk::BulkAppender;
 const PIECE: u64 = 8 << 20;
 /// Time for a piece, 4 µs a page, from which on memory is dearer than the disk: a virtual machine
 /// whose host takes free memory back waits for the host at each page that is new to it (measured:
-/// 10 µs a page, against 2.5 past the cache). Elsewhere a piece takes a quarter of this.
+/// 10 µs a page, against 2.5 past the cache). Elsewhere a piece takes a quarter of this; a disk
+/// that cannot follow shows in the same way, and is not helped by the cache either.
 const DEAR: Duration = Duration::from_millis(8);
 
 /// Writes a file from its start and lets the disk begin while more is still coming, so that the

@@ -7,8 +7,8 @@ use davit_sys::uncached;
 use super::{Change, ChangeKind, Source, batch::ENTRY_BYTES};
 use crate::Extent;
 
-/// What is read at once: more than all that goes into a batch.
-const WINDOW_BYTES: u64 = 4 << 20;
+/// What is read at once, at most: room for all but the odd batch, which reads file by file.
+const WINDOW_BYTES: u64 = 1 << 20;
 
 /// A range of one tar, read at once: files that come from another layer mostly follow each other
 /// there as they do here.

@@ -270,6 +270,7 @@ fn what_a_removed_volume_held_never_comes_back() {
         fs_err::write(store.layout().volume(name).join(file), "").unwrap();
     };
     left("data", "_data/secret");
+    left("data", "removed");
     make("data");
     let data = store.layout().volume_data("data");
     assert_eq!(fs_err::read_dir(&data).unwrap().count(), 0);
@@ -286,6 +287,9 @@ fn what_a_removed_volume_held_never_comes_back() {
     let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["data", "kept.erofs", "unknown"]);
+    // Nor does a new volume: after the loss of the database it is the one that was meant.
+    make("unknown");
+    assert!(store.layout().volume_data("unknown").join("precious").exists());
 }
 
 #[test]
