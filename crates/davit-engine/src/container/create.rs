@@ -16,7 +16,6 @@ use super::{
 };
 use crate::{Engine, ImageError};
 
-/// Largest image config that is read, in bytes.
 /// Names tried before a number is added in earnest.
 const NAME_ATTEMPTS: u32 = 10;
 /// How long a monitor may take to leave after its container's end.
@@ -63,25 +62,33 @@ impl Engine {
         self.create(request, Follow::Nothing)
     }
 
-    /// Where the name got another image, or lost its own, on the way, that is what is told.
+    /// Where the name got another image, or lost its own, on the way, it is made once more: then
+    /// that is what is told.
     pub(crate) fn create(
         &self,
         request: &CreateRequest,
         follow: Follow,
     ) -> Result<Created, ContainerError> {
-        let named = || {
-            let found = self.store().find_image(&request.spec.image);
-            found.ok().and_then(|found| found.target.image_id)
-        };
+        let named =
+            || self.store().find_image(&request.spec.image).map(|found| found.target.image_id);
         let before = named();
-        match self.make(request, follow) {
+        let made = self.make(request, follow);
+        let (
             Err(
                 ContainerError::Store(_)
                 | ContainerError::Snapshot(_)
                 | ContainerError::Claim(ClaimError::Store(_)),
-            ) if before.is_none() || named() != before => self.create(request, follow),
-            result => result,
-        }
+            ),
+            Ok(before),
+        ) = (&made, before)
+        else {
+            return made;
+        };
+        let has_changed = match named() {
+            Ok(now) => now != before,
+            Err(error) => error.is_not_found(),
+        };
+        if has_changed { self.make(request, follow) } else { made }
     }
 
     fn make(&self, request: &CreateRequest, follow: Follow) -> Result<Created, ContainerError> {
@@ -313,8 +320,11 @@ fn docker_words(error: ClaimError, name: &str) -> ContainerError {
 
 /// Indices of the mounts whose volumes get their names when they are made.
 fn unnamed_volumes(spec: &ContainerSpec) -> Vec<usize> {
-    let unnamed = |mount: &MountSpec| matches!(&mount.source, MountSource::Volume { name, .. } if name.is_empty());
-    (0..spec.mounts.len()).filter(|index| unnamed(&spec.mounts[*index])).collect()
+    let is_unnamed = |mount: &MountSpec| match &mount.source {
+        MountSource::Volume { name, .. } => name.is_empty(),
+        _ => false,
+    };
+    (0..spec.mounts.len()).filter(|index| is_unnamed(&spec.mounts[*index])).collect()
 }
 
 /// Fills what the user left open from the image (moby `daemon/commit.go` `merge`).

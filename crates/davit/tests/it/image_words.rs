@@ -53,6 +53,26 @@ fn lists_show_what_docker_shows() {
 }
 
 #[test]
+fn a_container_of_an_ambiguous_id_is_refused() {
+    if !need_root() {
+        return;
+    }
+    let davit = davit();
+    let mut firsts = std::collections::BTreeSet::new();
+    // Two of seventeen share their first digit.
+    let prefix = (0..17).find_map(|round| {
+        let id = import(&davit, &format!("app:{round}"), &round.to_string());
+        let first = id["sha256:".len()..][..1].to_owned();
+        (!firsts.insert(first.clone())).then_some(first)
+    });
+    let prefix = prefix.unwrap();
+    let refused = davit.run(["create", "--pull", "never", &prefix, "x"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    let told = format!("image id `{prefix}` is ambiguous");
+    assert!(refused.stderr.contains(&told), "{refused:?}");
+}
+
+#[test]
 fn errors_are_dockers() {
     if !need_root() {
         return;
