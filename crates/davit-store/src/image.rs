@@ -3,6 +3,8 @@
 mod edit;
 mod query;
 
+use std::{cell::RefCell, path::PathBuf};
+
 use davit_image::{
     Descriptor, DiffId, Digest, ImageConfig, ImageId, MediaType, Platform, Reference, Timestamp,
 };
@@ -15,15 +17,14 @@ use query::{
 pub(crate) use query::{repo_targets, row_of_image};
 
 use crate::{
-    Durability, Lease, Store, StoreError, StoredDocument, blob,
+    Durability, Lease, Store, StoreError, StoredDocument,
+    archive::MAX_DOCUMENT_BYTES,
+    blob,
     database::{Class, to_sql_size},
     document::Understood,
     layer,
     store::now,
 };
-
-/// Largest config that is read back, in bytes.
-const CONFIG_BYTES: u64 = 8 << 20;
 
 /// A manifest or index, and the image of it that this machine uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,6 +131,8 @@ pub struct ImageFind {
 pub struct ImageEdit<'a> {
     store: &'a Store,
     tx: &'a Transaction<'a>,
+    /// Files whose rows it deletes; they go when that has happened.
+    dropped: RefCell<Vec<PathBuf>>,
 }
 
 impl Store {
@@ -227,7 +230,7 @@ impl Store {
             return Ok(());
         }
         let id = row.id.digest();
-        let bytes = match self.read_blob(&id, CONFIG_BYTES) {
+        let bytes = match self.read_blob(&id, MAX_DOCUMENT_BYTES) {
             Ok(bytes) => bytes,
             // Whoever opens the image is told that its config is gone.
             Err(error) if error.is_not_found() => return Ok(()),
@@ -286,17 +289,22 @@ impl Store {
         edit: impl FnOnce(&ImageEdit<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         self.make_room()?;
-        let mut refused = None;
+        let (mut refused, mut dropped) = (None, Vec::new());
         let done = self.database.write(Class::Full, "change names of images", |tx| {
-            edit(&ImageEdit { store: self, tx }).map_err(|error| {
+            let changes = ImageEdit { store: self, tx, dropped: RefCell::default() };
+            let result = edit(&changes);
+            dropped = changes.dropped.into_inner();
+            result.map_err(|error| {
                 refused = Some(error);
                 StoreError::not_found("image", "")
             })
         });
-        match (done, refused) {
-            (_, Some(error)) => Err(error),
-            (done, None) => done.map_err(E::from),
+        if let Some(error) = refused {
+            return Err(error);
         }
+        let done = done?;
+        self.remove_unnamed(&dropped)?;
+        Ok(done)
     }
 
     /// Writes a document's bytes as a blob and its row, both marked as lazy, unless they are here

@@ -1,6 +1,8 @@
 //! `rmi`: names go first, content goes with the last name.
 
-use davit_image::{ImageId, Platform, Reference};
+use std::collections::BTreeMap;
+
+use davit_image::{Digest, ImageId, Platform, Reference};
 use davit_store::{GcOptions, GcReport, ImageEdit, ImageRow, StoreError};
 
 use super::ImageError;
@@ -61,41 +63,54 @@ impl Engine {
         deletions(&self.store().collect(&GcOptions::default())?, &mut removals);
         Ok(removals)
     }
-}
 
-impl Engine {
+    /// All of these platforms' images, or, after an error, none.
     fn remove_platforms(
         &self,
         name: &str,
         request: &RemoveRequest,
     ) -> Result<Vec<Removal>, ImageError> {
-        let mut removals = Vec::new();
-        for platform in &request.platforms {
-            let image = self.open_image_for(name, Some(platform))?;
-            if image.row.platform.normalized() != platform.normalized() {
-                // What would only do for the platform was not meant.
-                let (name, platform) = (name.to_owned(), platform.clone());
-                return Err(ImageError::NoPlatform { name, platform });
-            }
-            let (own, index) = (image.row.id, self.find_image(name)?.target);
-            if index.image_id == Some(own) {
-                let (name, platform) = (name.to_owned(), platform.clone());
-                return Err(ImageError::OwnPlatform { name, platform });
-            }
-            let id = own.digest().short_hex();
-            if let Some((container, running)) = user_of(&image.row)
-                && (running || !request.force)
-            {
-                return Err(ImageError::InUse { id, container, running });
-            }
-            let (manifest, _) = self.manifest(&image.find.target)?;
-            if !self.store().drop_part(&manifest.digest)? {
-                return Err(ImageError::ManyNames { id });
-            }
-            removals.push(Removal::Deleted(own.to_string()));
-        }
+        let parts = request.platforms.iter().map(|platform| self.part(name, platform));
+        let parts = parts.collect::<Result<BTreeMap<_, _>, _>>()?;
+        let mut removals = self.store().edit_images(|edit| {
+            let dropped = parts.iter().map(|(id, manifest)| drop_part(edit, id, manifest, request));
+            dropped.collect::<Result<Vec<_>, _>>()
+        })?;
         deletions(&self.store().collect(&GcOptions::default())?, &mut removals);
         Ok(removals)
+    }
+
+    /// The image of an index for just this platform, with its manifest.
+    fn part(&self, name: &str, platform: &Platform) -> Result<(ImageId, Digest), ImageError> {
+        let image = self.open_image_for(name, Some(platform))?;
+        let (name, wanted) = (name.to_owned(), platform.clone());
+        if image.row.platform.normalized() != platform.normalized() {
+            // What would only do for the platform was not meant.
+            return Err(ImageError::NoPlatform { name, platform: wanted });
+        }
+        let own = image.row.id;
+        if self.find_image(&name)?.target.image_id == Some(own) {
+            return Err(ImageError::OwnPlatform { name, platform: wanted });
+        }
+        Ok((own, self.manifest(&image.find.target)?.0.digest))
+    }
+}
+
+fn drop_part(
+    edit: &ImageEdit<'_>,
+    id: &ImageId,
+    manifest: &Digest,
+    request: &RemoveRequest,
+) -> Result<Removal, ImageError> {
+    let short = id.digest().short_hex();
+    let missing = || StoreError::NotFound { kind: "image", name: id.to_string() };
+    let row = edit.image(id)?.ok_or_else(missing)?;
+    match user_of(&row) {
+        Some((container, running)) if running || !request.force => {
+            Err(ImageError::InUse { id: short, container, running })
+        }
+        _ if !edit.drop_part(manifest)? => Err(ImageError::ManyNames { id: short }),
+        _ => Ok(Removal::Deleted(id.to_string())),
     }
 }
 

@@ -4,7 +4,7 @@ use davit_image::{Digest, ImageId, Reference};
 use rusqlite::params;
 
 use super::{ImageEdit, ImageRow, Target, list, tag_key};
-use crate::{Store, StoreError, database::Class};
+use crate::StoreError;
 
 /// An index alone may need the manifest: nothing else names it, or works with it right now.
 const DROP_PART: &str = "
@@ -13,24 +13,20 @@ DELETE FROM blobs WHERE digest = ?1
   AND digest NOT IN (SELECT digest FROM tags UNION ALL SELECT digest FROM untagged
     UNION ALL SELECT digest FROM repo_digests UNION ALL SELECT digest FROM lease_items)";
 
-impl Store {
+impl ImageEdit<'_> {
     /// Forgets one image's manifest below an index that stays; `false` where more than that index
-    /// needs it. Collect afterwards to free what it alone named.
+    /// needs it.
     ///
     /// # Errors
-    /// What the disk or the database says.
+    /// What the database says.
     pub fn drop_part(&self, manifest: &Digest) -> Result<bool, StoreError> {
-        self.make_room()?;
-        let dropped = self.database.write(Class::Full, "drop a platform", |tx| {
-            tx.execute(DROP_PART, [manifest.to_string()])
-                .map_err(|e| self.database.error("drop a platform", e))
-        })?;
-        self.remove_unnamed(&[self.layout().blob(manifest)])?;
-        Ok(dropped > 0)
+        let has_gone = self.execute(DROP_PART, &manifest.to_string())?;
+        if has_gone {
+            self.dropped.borrow_mut().push(self.store.layout().blob(manifest));
+        }
+        Ok(has_gone)
     }
-}
 
-impl ImageEdit<'_> {
     /// Removes a tag; `false` when there was none.
     ///
     /// # Errors
