@@ -51,7 +51,8 @@ pub(crate) fn register(directory: &Path) -> Result<File, SnapshotError> {
     let path = directory.join(pid.to_string());
     let failed = |source| SnapshotError::file("write", &path, source);
     let start = start_time(pid).map_err(failed)?;
-    // A file of this pid is a dead process's. Who removes it holds its lock, and is waited for here.
+    // A file of this pid is a dead process's. Who removes it holds its lock, and is waited for
+    // here.
     let former = File::open(&path).ok();
     if let Some(former) = &former {
         retry(|| flock(former, FlockOperation::LockExclusive))

@@ -19,7 +19,8 @@ use crate::{Location, SnapshotError, copy, overlay::Writable, stack::proc_path};
 pub enum Upper {
     /// `upper` and `work` below this directory (`ROOT/containers/ID`, one on a volume, or the
     /// directory of a build step under `ROOT/tmp`). All are made when they are missing; `upper`
-    /// then gets mode, owner, time and xattrs of the image's root directory.
+    /// then gets mode, owner, time and xattrs of the image's root directory. Where
+    /// `ROOT/containers/ID` has a link to a volume, that decides before the settings do.
     Directory(PathBuf),
     /// The same on a tmpfs of at most `size_bytes` that only the mounting process's namespace has
     /// and that goes with it. Mounting the same name again there finds what was written.
@@ -78,8 +79,8 @@ impl Upper {
         }
     }
 
-    /// The directory that holds what is written (`upper` and `work`, or `rootfs`), as every process of root can reach it while the
-    /// process `pid` lives, which has mounted it.
+    /// The directory that holds what is written (`upper` and `work`, or `rootfs`), as every process
+    /// of root can reach it while the process `pid` lives, which has mounted it.
     #[must_use]
     pub fn directory(&self, location: &Location, pid: u32) -> PathBuf {
         match self {

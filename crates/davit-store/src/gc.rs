@@ -382,22 +382,29 @@ SELECT (SELECT COALESCE(SUM(tar_size + table_size), 0) FROM layers)
 fn live_without_unused_images() -> String {
     let used = "image_id IS NULL OR image_id IN (SELECT image_id FROM main.containers)";
     ["tags", "untagged"].into_iter().fold(LIVE.to_owned(), |query, table| {
-        query
-            .replace(
-                &format!("SELECT digest FROM main.{table}\n"),
-                &format!("SELECT digest FROM main.{table} WHERE {used}\n"),
-            )
-            .replace(
-                &format!("SELECT image_id FROM main.{table} WHERE image_id IS NOT NULL"),
-                &format!("SELECT image_id FROM main.{table} WHERE {used}"),
-            )
+        let query = edited(
+            &query,
+            &format!("SELECT digest FROM main.{table}\n"),
+            &format!("SELECT digest FROM main.{table} WHERE {used}\n"),
+        );
+        edited(
+            &query,
+            &format!("SELECT image_id FROM main.{table} WHERE image_id IS NOT NULL"),
+            &format!("SELECT image_id FROM main.{table} WHERE {used}"),
+        )
     })
+}
+
+/// `query` with other words for a part of it, which must be there.
+fn edited(query: &str, part: &str, words: &str) -> String {
+    debug_assert!(query.contains(part), "{part:?} is no part of {query}");
+    query.replace(part, words)
 }
 
 /// Marks what is kept by anything but build records.
 fn mark_without_records(tx: &Transaction<'_>) -> rusqlite::Result<()> {
     tx.execute_batch("DROP TABLE IF EXISTS temp.live")?;
-    tx.execute_batch(&LIVE.replace("UNION SELECT digest FROM main.build_record_items", ""))
+    tx.execute_batch(&edited(LIVE, "UNION SELECT digest FROM main.build_record_items", ""))
 }
 
 /// Bytes that records name and that are not marked.

@@ -106,7 +106,8 @@ impl Store {
         });
     }
 
-    /// Of `candidates` (paths of content, trees and volumes), removes those that no row names. Rows are asked while no other process writes, so that a commit is never torn.
+    /// Of `candidates` (paths of content, trees and volumes), removes those that no row names. Rows
+    /// are asked while no other process writes, so that a commit is never torn.
     pub(crate) fn remove_unnamed(&self, candidates: &[PathBuf]) -> Result<u64, StoreError> {
         if candidates.is_empty() {
             return Ok(0);
@@ -207,7 +208,8 @@ fn is_young(path: &Path) -> bool {
     modified.is_ok_and(|time| time.elapsed().map_or(true, |age| age < PARTIAL_LIFE))
 }
 
-/// Bytes on disk of a file, or of a directory with all below it; what cannot be read counts nothing.
+/// Bytes on disk of a file, or of a directory with all below it; what cannot be read counts
+/// nothing.
 pub(crate) fn disk_bytes(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     let Ok(facts) = fs::symlink_metadata(path) else { return 0 };

@@ -4,7 +4,7 @@ use davit_store::{ContainerFilter, NetworkRow};
 use serde_json::{Map, Value, json};
 
 use super::{
-    super::{ContainerError, list::network_name},
+    super::{Container, ContainerError, list::network_name},
     from_nanoseconds,
 };
 use crate::Engine;
@@ -65,9 +65,8 @@ impl Engine {
             let prefix = row.network.pools.iter().find(|pool| pool.contains(address.address));
             let text = format!("{}/{}", address.address, prefix.map_or(0, |pool| pool.prefix));
             let key = if address.address.is_ipv4() { "IPv4Address" } else { "IPv6Address" };
-            let member = members.entry(address.container_id).or_insert_with(|| {
-                json!({"Name": container.name, "EndpointID": container.id, "MacAddress": "", "IPv4Address": "", "IPv6Address": ""})
-            });
+            let member =
+                members.entry(address.container_id).or_insert_with(|| member_of(&container));
             member[key] = text.into();
             if let std::net::IpAddr::V4(ipv4) = address.address {
                 member["MacAddress"] = davit_network::Mac::of_address(ipv4).to_string().into();
@@ -79,11 +78,20 @@ impl Engine {
             let Some(container) = self.examine(other)? else { continue };
             let is_member = network_name(&container.spec.network) == row.network.name;
             if container.status.phase.is_alive() && is_member {
-                members.entry(container.id.clone()).or_insert_with(|| {
-                    json!({"Name": container.name, "EndpointID": container.id, "MacAddress": "", "IPv4Address": "", "IPv6Address": ""})
-                });
+                members.entry(container.id.clone()).or_insert_with(|| member_of(&container));
             }
         }
         Ok(members.into())
     }
+}
+
+/// A container in a network, without its addresses.
+fn member_of(container: &Container) -> Value {
+    json!({
+        "Name": container.name,
+        "EndpointID": container.id,
+        "MacAddress": "",
+        "IPv4Address": "",
+        "IPv6Address": "",
+    })
 }
