@@ -5,7 +5,7 @@ use std::{
     io::{self, Write},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use davit_image::DiffId;
@@ -15,7 +15,10 @@ use davit_layer::{
 };
 use davit_store::{Lease, Store};
 
-use crate::layers::{LayerError, Layers, State};
+use crate::{
+    cancel::check,
+    layers::{LayerError, Layers, State},
+};
 
 /// Why a result cannot be exported.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +46,7 @@ pub enum ExportError {
 /// Writes the files of `layers` into the directory `target`, which is made if it is missing. What
 /// it holds stays where the result has nothing of the same path.
 ///
-/// Blocks; nothing is synced.
+/// Blocks; nothing is synced. Fails once `cancelled` is set.
 ///
 /// # Errors
 /// [`ExportError`]; some files may be written then.
@@ -52,6 +55,7 @@ pub fn export_directory(
     lease: &Lease<'_>,
     layers: &[DiffId],
     target: &Path,
+    cancelled: &AtomicBool,
 ) -> Result<(), ExportError> {
     let failed = |path: &Path| {
         let path = path.to_path_buf();
@@ -73,9 +77,10 @@ pub fn export_directory(
             )
             .map_err(|errno| failed(&staging)(errno.into()))?,
         );
-        let options = ExtractOptions { workers: 2, ..ExtractOptions::default() };
+        let options =
+            ExtractOptions { workers: 2, cancelled: Some(cancelled), ..ExtractOptions::default() };
         extract(&merged, &tars, directory.as_fd(), &options)?;
-        move_into(&staging, target)
+        move_into(&staging, target, cancelled)
     };
     let outcome = moved();
     let removed = fs_err::remove_dir_all(&staging).map_err(failed(&staging));
@@ -83,11 +88,12 @@ pub fn export_directory(
 }
 
 /// Moves what `from` holds into `to`; directories that both have are merged.
-fn move_into(from: &Path, to: &Path) -> Result<(), ExportError> {
+fn move_into(from: &Path, to: &Path, cancelled: &AtomicBool) -> Result<(), ExportError> {
     let mut stack = vec![(from.to_path_buf(), to.to_path_buf())];
     while let Some((from, to)) = stack.pop() {
         let failed = |source| ExportError::Write { path: to.clone(), source };
         for entry in fs_err::read_dir(&from).map_err(failed)? {
+            check(cancelled).map_err(failed)?;
             let source = entry.map_err(failed)?.path();
             let name = source.file_name().unwrap_or_default();
             let target = to.join(name);

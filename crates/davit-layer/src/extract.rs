@@ -28,11 +28,13 @@ const CHUNK: u32 = 128;
 
 /// How to extract.
 #[derive(Clone, Debug, Default)]
-pub struct ExtractOptions {
+pub struct ExtractOptions<'a> {
     /// Threads that write files; 0 counts as 1.
     pub workers: usize,
     /// What to do where the process lacks a privilege.
     pub privilege: Privilege,
+    /// Set by another thread to end the work with an error.
+    pub cancelled: Option<&'a AtomicBool>,
 }
 
 /// What the process may do on the target file system.
@@ -71,13 +73,25 @@ pub fn extract(
     merged: &Merged,
     tars: &[Arc<File>],
     target: BorrowedFd<'_>,
-    options: &ExtractOptions,
+    options: &ExtractOptions<'_>,
 ) -> Result<(), ExtractError> {
-    let job = Job { merged, tars, target, privilege: options.privilege };
+    let job = Job { merged, tars, target, options };
     job.each_in_order(|kind| kind.is_directory(), Parent::make_directory)?;
     job.leaves(options.workers.clamp(1, 64))?;
     job.each_in_order(|kind| !kind.is_directory(), Parent::link)?;
     job.finish_directories()
+}
+
+impl ExtractOptions<'_> {
+    /// Fails once the work is not wanted any more; whoever cancelled it knows why.
+    fn check(&self) -> io::Result<()> {
+        match self.cancelled {
+            Some(cancelled) if cancelled.load(Ordering::Relaxed) => {
+                Err(io::Error::other("cancelled"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Everything that all threads share.
@@ -85,7 +99,7 @@ struct Job<'a> {
     merged: &'a Merged,
     tars: &'a [Arc<File>],
     target: BorrowedFd<'a>,
-    privilege: Privilege,
+    options: &'a ExtractOptions<'a>,
 }
 
 /// A worker's view: the directory that it works in, kept open.
@@ -104,7 +118,8 @@ impl Job<'_> {
     ) -> Result<(), ExtractError> {
         let mut parent = Parent::new(self);
         for node in self.merged.iter().filter(|node| wanted(&node.entry.kind)) {
-            make(&mut parent, &node).map_err(|source| failed(&node, source))?;
+            let made = self.options.check().and_then(|()| make(&mut parent, &node));
+            made.map_err(|source| failed(&node, source))?;
         }
         Ok(())
     }
@@ -160,7 +175,9 @@ impl Job<'_> {
         for node in self.merged.iter().rev().filter(|node| node.entry.kind.is_directory()) {
             let opened = self.open(node.entry.path, OFlags::RDONLY | OFlags::DIRECTORY);
             opened
-                .and_then(|directory| node::finish_directory(&directory, &node, self.privilege))
+                .and_then(|directory| {
+                    node::finish_directory(&directory, &node, self.options.privilege)
+                })
                 .map_err(|source| failed(&node, source))?;
         }
         Ok(())
@@ -213,7 +230,7 @@ impl<'a> Parent<'a> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let tar = self.job.tars.get(node.layer).map(Arc::as_ref);
         let made =
-            node::make_leaf(self.directory(), name, node, tar, self.job.privilege, &mut buffer);
+            node::make_leaf(self.directory(), name, node, tar, self.job.options, &mut buffer);
         self.buffer = buffer;
         made
     }
@@ -221,7 +238,7 @@ impl<'a> Parent<'a> {
     /// Makes a further name of a file that was made before.
     fn link(&mut self, node: &Node<'_>) -> io::Result<()> {
         let device = matches!(node.entry.kind, Kind::CharDevice { .. } | Kind::BlockDevice { .. });
-        let left_out = device && self.job.privilege == Privilege::Unprivileged;
+        let left_out = device && self.job.options.privilege == Privilege::Unprivileged;
         if node.inode == node.id || left_out {
             return Ok(());
         }

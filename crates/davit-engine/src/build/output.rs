@@ -3,10 +3,12 @@
 use std::{
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
-use davit_build::{Built, Cancellable, ExportError, export_directory, export_tar};
+use davit_build::{
+    BuildError, BuildErrorKind, Built, Cancellable, ExportError, export_directory, export_tar,
+};
 use davit_image::{Descriptor, MediaType, Reference};
 use davit_store::{ImageCommit, Lease, TagUpdate, Target, archive::WholeFile};
 
@@ -99,7 +101,9 @@ impl Engine {
             match output {
                 BuildOutput::Image(new) => names.get_or_insert_default().extend(new),
                 BuildOutput::CacheOnly => {}
-                BuildOutput::Directory(path) => export_directory(store, lease, &layers, &path)?,
+                BuildOutput::Directory(path) => {
+                    export_directory(store, lease, &layers, &path, cancelled)?;
+                }
                 BuildOutput::Tar(mut sink) => {
                     let mut writer = Cancellable { inner: sink.writer(), cancelled };
                     export_tar(store, lease, &layers, &mut writer)?;
@@ -111,9 +115,13 @@ impl Engine {
                     sink.finish()?;
                 }
                 BuildOutput::Layout(names, path) => {
-                    self.save_built(lease, &target, names, SavedForm::Layout(&path))?;
+                    self.save_built(lease, &target, names, SavedForm::Layout(&path, cancelled))?;
                 }
             }
+        }
+        // The last moment at which nothing is named yet.
+        if cancelled.load(Ordering::Relaxed) {
+            return Err(BuildError::new(BuildErrorKind::Cancelled).into());
         }
         if let Some(names) = &names {
             let update = |reference: &Reference| TagUpdate {

@@ -15,7 +15,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::Privilege;
+use super::{ExtractOptions, Privilege};
 use crate::{Entry, Extents, Kind, Node};
 
 /// Content is copied in pieces of this size.
@@ -27,10 +27,12 @@ pub(super) fn make_leaf(
     name: &[u8],
     node: &Node<'_>,
     tar: Option<&File>,
-    privilege: Privilege,
+    options: &ExtractOptions<'_>,
     buffer: &mut Vec<u8>,
 ) -> io::Result<()> {
+    options.check()?;
     let entry = &node.entry;
+    let privilege = options.privilege;
     match entry.kind {
         Kind::File { size, extents } => {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
@@ -38,7 +40,8 @@ pub(super) fn make_leaf(
             let file = rustix::fs::openat(directory, name, flags | OFlags::CLOEXEC, mode)?;
             let file = File::from(file);
             let tar = tar.ok_or_else(|| io::Error::other("the tar of its layer is not given"))?;
-            copy_content(&file, size, extents, tar, buffer)?;
+            let content = Content { size, extents, tar };
+            copy_content(&file, &content, options, buffer)?;
             finish_file(&file, entry, privilege)
         }
         Kind::Symlink { target } => {
@@ -78,11 +81,17 @@ fn make_node(
     finish_name(directory, name, entry, privilege)
 }
 
+/// Where a file's content comes from.
+struct Content<'a> {
+    size: u64,
+    extents: Extents<'a>,
+    tar: &'a File,
+}
+
 fn copy_content(
     file: &File,
-    size: u64,
-    extents: Extents<'_>,
-    tar: &File,
+    &Content { size, extents, tar }: &Content<'_>,
+    options: &ExtractOptions<'_>,
     buffer: &mut Vec<u8>,
 ) -> io::Result<()> {
     buffer.resize(PIECE, 0);
@@ -90,6 +99,7 @@ fn copy_content(
     for extent in extents.iter() {
         let mut done = 0;
         while done < extent.length {
+            options.check()?;
             let left = extent.length - done;
             let length = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
             let piece = &mut buffer[..length];

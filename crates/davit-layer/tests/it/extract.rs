@@ -28,7 +28,7 @@ fn extract_into(
     } else {
         Privilege::Unprivileged
     };
-    let options = ExtractOptions { workers: 2, privilege };
+    let options = ExtractOptions { workers: 2, privilege, ..ExtractOptions::default() };
     let tars = [Arc::new(memory_file(&bytes))];
     let extracted = extract(&merged, &tars, directory.as_fd(), &options);
     extracted.map(|()| target).map_err(|error| error.to_string())

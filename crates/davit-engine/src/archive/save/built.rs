@@ -1,7 +1,8 @@
 //! What a build made, as an archive or a layout: its names are those of the file alone.
 
-use std::{io::Write, path::Path};
+use std::{io::Write, path::Path, sync::atomic::AtomicBool};
 
+use davit_build::Cancellable;
 use davit_image::{Digest, Reference};
 use davit_store::{Lease, StoreError, Target, archive::LayoutDirWriter};
 
@@ -12,8 +13,8 @@ use crate::Engine;
 pub(crate) enum SavedForm<'a> {
     /// As `davit save` does.
     Tar(&'a mut dyn Write),
-    /// A directory, made if it is missing; images that it has stay.
-    Layout(&'a Path),
+    /// A directory, made if it is missing; images that it has stay. Ends once the flag is set.
+    Layout(&'a Path, &'a AtomicBool),
 }
 
 impl Engine {
@@ -30,11 +31,16 @@ impl Engine {
         self.add_image(&mut plan, &Named { target: target.clone(), references, name })?;
         match form {
             SavedForm::Tar(sink) => self.write_plan(lease, &plan, sink),
-            SavedForm::Layout(path) => self.write_layout(lease, plan, path),
+            SavedForm::Layout(path, cancelled) => self.write_layout(lease, plan, (path, cancelled)),
         }
     }
 
-    fn write_layout(&self, lease: &Lease<'_>, plan: Plan, path: &Path) -> Result<(), FileError> {
+    fn write_layout(
+        &self,
+        lease: &Lease<'_>,
+        plan: Plan,
+        (path, cancelled): (&Path, &AtomicBool),
+    ) -> Result<(), FileError> {
         let digests: Vec<Digest> = plan.blobs.iter().copied().collect();
         lease.keep(&digests)?;
         let writer = LayoutDirWriter::create(path)?;
@@ -43,9 +49,9 @@ impl Engine {
         }
         for digest in &digests {
             let found = self.store().open_content(digest)?;
-            let (mut file, _) = found
+            let (file, _) = found
                 .ok_or_else(|| StoreError::NotFound { kind: "blob", name: digest.to_string() })?;
-            writer.add_blob(digest, &mut file)?;
+            writer.add_blob(digest, &mut Cancellable { inner: file, cancelled })?;
         }
         Ok(writer.finish(plan.index)?)
     }

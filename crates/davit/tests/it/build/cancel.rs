@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write as _,
+    path::Path,
     process::{Child, Stdio},
     time::{Duration, Instant},
 };
@@ -50,6 +51,39 @@ fn a_registry_that_is_silent_does_not_hold_it() {
         let asked = |_: &Child| server.requests().iter().any(|it| it.path.ends_with(&silent));
         let outcome = interrupt(child, asked);
         assert_eq!(outcome.code, 130, "{silent}: {}", outcome.stderr);
+    }
+}
+
+#[test]
+fn files_that_are_written_do_not_hold_it() {
+    let Some(bench) = Bench::new(&[("Dockerfile", "FROM scratch\nADD many.tar /\n")]) else {
+        return;
+    };
+    let mut tar = fs::File::create(bench.context.join("many.tar")).unwrap();
+    for number in 0..5000 {
+        tar.write_all(&tar_file(&format!("f{number}"), &[7; 4096])).unwrap();
+    }
+    tar.write_all(&[0; 1024]).unwrap();
+    bench.build(&[]);
+    let target = bench.davit.dir().join("target");
+    let is_there = |target: &Path| match fs::read_dir(target) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(_) => false,
+    };
+    for kind in ["type=local", "type=oci,tar=false"] {
+        let spec = format!("{kind},dest={}", target.display());
+        let context = bench.context.to_str().unwrap();
+        let arguments = ["build", "--progress", "plain", "-t", "x:1", "--load", "-o", &spec];
+        let mut command = bench.davit.command(arguments.iter().chain([&context]));
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let outcome = interrupt(child, |_| is_there(&target));
+        assert_eq!(outcome.code, 130, "{kind}: {}", outcome.stderr);
+        assert_eq!(bench.davit.ok(["images", "-q", "x:1"]), "", "{kind}: nothing is named");
+        if kind == "type=local" {
+            assert!(!is_there(&target), "nothing is left");
+        } else {
+            assert!(!target.join("index.json").exists(), "nothing is in the layout");
+        }
     }
 }
 
