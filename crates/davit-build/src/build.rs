@@ -204,7 +204,10 @@ impl Build<'_, '_> {
     fn run(&self, key: Digest, steps: &[StepInfo], scratch: &Path) -> Result<Built, BuildError> {
         let environment = self.environment;
         let id = environment.lease.id().to_owned();
-        environment.store.trim_build_files().map_err(store_failed)?;
+        // The next build tries again.
+        if let Err(error) = environment.store.trim_build_files() {
+            tracing::warn!(%error, "old logs of builds remain");
+        }
         let path = environment.store.layout().build_log(&id);
         let log = BuildLog::create(&path).map_err(|source| {
             BuildError::new(BuildErrorKind::Result {

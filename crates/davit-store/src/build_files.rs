@@ -1,6 +1,10 @@
 //! Files that builds leave beside their records: logs, and the digests of contexts' files.
 
-use std::{collections::BTreeSet, path::PathBuf, time::SystemTime};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use fs_err as fs;
 
@@ -80,8 +84,15 @@ impl Store {
     }
 
     fn context_digests(&self) -> Result<Vec<BuildFile>, StoreError> {
-        files(self.layout().cache(), |name| name.starts_with("context-"))
+        let is_one = |name: &str| name.starts_with("context-") && !is_being_written(name);
+        files(self.layout().cache(), is_one)
     }
+}
+
+/// Whether the name is `NAME.PID.tmp` of a process that lives.
+fn is_being_written(name: &str) -> bool {
+    let stem = name.strip_suffix(".tmp").and_then(|stem| stem.rsplit_once('.'));
+    stem.is_some_and(|(_, pid)| Path::new("/proc").join(pid).exists())
 }
 
 fn files(folder: PathBuf, is_one: impl Fn(&str) -> bool) -> Result<Vec<BuildFile>, StoreError> {
@@ -104,13 +115,13 @@ fn files(folder: PathBuf, is_one: impl Fn(&str) -> bool) -> Result<Vec<BuildFile
     Ok(files)
 }
 
-/// The files beyond the newest ones that keep within both bounds.
+/// The files beyond the newest ones that keep within both bounds; the newest itself always stays.
 fn oldest(mut files: Vec<BuildFile>, most: usize, most_bytes: u64) -> Vec<BuildFile> {
     files.sort_by_key(|file| std::cmp::Reverse(file.modified));
     let mut bytes = 0;
     let within = |(index, file): (usize, &BuildFile)| {
         bytes += file.bytes;
-        index < most && bytes <= most_bytes
+        index == 0 || (index < most && bytes <= most_bytes)
     };
     let kept = files.iter().enumerate().map(within).take_while(|within| *within).count();
     files.split_off(kept)
@@ -137,6 +148,7 @@ mod tests {
         assert_eq!(gone(3, 100), [""; 0]);
         assert_eq!(gone(2, 100), ["3"]);
         assert_eq!(gone(3, 9), ["2", "3"]);
-        assert_eq!(gone(0, 9), ["1", "2", "3"]);
+        assert_eq!(gone(0, 9), ["2", "3"]);
+        assert_eq!(gone(3, 4), ["2", "3"], "large as it is, the next build needs it");
     }
 }

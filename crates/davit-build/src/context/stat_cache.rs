@@ -10,7 +10,10 @@
 //! which its content was read, so that a later write cannot leave the same times behind (git's
 //! racy-clean rule).
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use davit_sys::map::Map;
 
@@ -44,10 +47,14 @@ pub(crate) struct StatCache {
 }
 
 impl StatCache {
-    /// Loads the file; anything that is wrong with it gives an empty cache.
+    /// Loads the file; anything that is wrong with it gives an empty cache. The file's time says
+    /// when it was last used: the oldest ones are removed.
     pub(crate) fn load(path: &Path) -> Self {
+        let Ok(file) = fs_err::File::open(path) else { return Self::default() };
+        // Where the time cannot be set it is still the digests that count.
+        let _unset = file.file().set_modified(SystemTime::now());
         // It is replaced, never changed.
-        let map = fs_err::File::open(path).and_then(|file| Map::read_only(file.file()));
+        let map = Map::read_only(file.file());
         map.ok().and_then(Self::parse).unwrap_or_default()
     }
 

@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
+    time::SystemTime,
 };
 
 use davit_test::{Access, Outcome, Registry};
@@ -249,14 +250,49 @@ fn logs_of_builds_are_few_and_go_with_the_cache() {
     for number in 0..60 {
         fs::write(folder.join(format!("old-{number}.log")), "text").unwrap();
     }
+    // The first build may be too soon after the writing of its context to remember it.
     bench.build(&["--no-cache"]);
+    let digests = context_digests(&bench);
+    let [of_context] = &digests[..] else { panic!("{digests:?}") };
+    let of_context = bench.davit.root().join("cache").join(of_context);
+    fs::File::open(&of_context).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    for number in 0..60 {
+        fs::write(of_context.with_file_name(format!("context-{number}")), "text").unwrap();
+    }
+    let written = of_context.with_extension(format!("{}.tmp", std::process::id()));
+    fs::write(&written, "text").unwrap();
+    fs::File::open(&written).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    bench.build(&["--no-cache"]);
+    assert!(of_context.exists(), "what is used is not the oldest");
+    assert!(written.exists(), "it is being written");
+    fs::remove_file(written).unwrap();
+    assert_eq!(context_digests(&bench).len(), 50);
     let logs = || fs::read_dir(&folder).unwrap().count();
     assert_eq!(logs(), 51, "fifty, and that of the build");
+    // A log that cannot be removed costs no build.
+    let busy = folder.join("busy.log");
+    fs::write(&busy, "text").unwrap();
+    fs::File::open(&busy).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    let line = "mount --bind \"$1\" \"$1\" && shift && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", line, "sh"]).arg(&busy);
+    let context = bench.context.to_str().unwrap();
+    let own = bench.davit.command(["--debug", "build", "--no-cache", context]);
+    let variables = own.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    command.arg(own.get_program()).args(own.get_args()).envs(variables);
+    let outcome = Outcome::from(command.output().unwrap());
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("old logs of builds remain"), "{}", outcome.stderr);
     assert!(cache_size(&bench) >= 51 * 4096);
     let pruned = bench.davit.ok(["builder", "prune", "--all", "--force"]);
     assert!(!pruned.ends_with(" 0B"), "{pruned}");
     assert_eq!((logs(), cache_size(&bench)), (0, 0));
-    let stale = |name: &str| name.starts_with("context-");
-    let cache = fs::read_dir(bench.davit.root().join("cache")).unwrap();
-    assert!(!cache.flatten().any(|entry| stale(&entry.file_name().to_string_lossy())));
+    assert_eq!(context_digests(&bench), [""; 0]);
+}
+
+/// Names of the files with the digests of contexts.
+fn context_digests(bench: &Bench) -> Vec<String> {
+    let cache = fs::read_dir(bench.davit.root().join("cache")).unwrap().flatten();
+    let names = cache.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("context-")).collect()
 }
