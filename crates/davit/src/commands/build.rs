@@ -128,9 +128,6 @@ enum BuildNetwork {
 pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
     Engine::check_privilege()?;
     // Reads what is typed, which Ctrl-C ends as it ends any program.
-    if let Some(path) = &args.iidfile {
-        remove_stale(path)?;
-    }
     let mut command = command(&args)?;
     for (name, value) in crate::environment::container_proxies(&context.config()?) {
         command.request.build_args.entry(name).or_insert(value);
@@ -166,8 +163,12 @@ pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
     Ok(0)
 }
 
-/// Nobody is to take the id of an earlier build for that of one that failed.
+/// Nobody is to take the id of an earlier build for that of one that failed. What is no file of
+/// its own, as `/dev/stdout`, stays.
 fn remove_stale(iidfile: &Path) -> Result<(), CliError> {
+    if !iidfile.symlink_metadata().is_ok_and(|facts| facts.is_file()) {
+        return Ok(());
+    }
     match fs_err::remove_file(iidfile) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(error)),
         _ => Ok(()),
@@ -204,7 +205,7 @@ fn cancel_on_interrupt() -> Result<(Arc<AtomicBool>, Arc<AtomicU8>), CliError> {
 }
 
 fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
-    let (dockerfile, context) = sources(args)?;
+    check_sources(args)?;
     let build_args = pairs(&args.build_args, crate::environment::variable_text)?;
     let epoch = match build_args.get("SOURCE_DATE_EPOCH").filter(|value| !value.is_empty()) {
         Some(value) => Some(value.clone()),
@@ -214,6 +215,13 @@ fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
     let labels = pairs(&args.labels, |_| Some(String::new()))?;
     let tags: Vec<Reference> =
         args.tags.iter().map(|name| parse_tag(name)).collect::<Result<_, _>>()?;
+    let add_hosts = args.add_hosts.iter().map(|host| parse_host(host));
+    let add_hosts = add_hosts.collect::<Result<_, _>>()?;
+    // What is typed is right; from here on it is a build, which may fail.
+    if let Some(path) = &args.iidfile {
+        remove_stale(path)?;
+    }
+    let (dockerfile, context) = sources(args)?;
     let host = Platform::host();
     let request = BuildRequest {
         dockerfile,
@@ -230,7 +238,7 @@ fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
         },
         cache: if args.no_cache { CachePolicy::Ignore } else { CachePolicy::Use },
         source_date_epoch,
-        add_hosts: args.add_hosts.iter().map(|host| parse_host(host)).collect::<Result<_, _>>()?,
+        add_hosts,
         explain: args.explain,
         jobs: args.jobs,
     };
@@ -301,11 +309,21 @@ fn parse_host(text: &str) -> Result<(String, String), CliError> {
     parsed.ok_or_else(|| CliError::usage(format!("`{text}` is not of the form HOST:IP")))
 }
 
+/// Refuses a context that can be none.
+fn check_sources(args: &BuildArgs) -> Result<(), CliError> {
+    if args.path != Path::new("-") {
+        return check_context(&args.path);
+    }
+    if args.file.as_deref() == Some(Path::new("-")) {
+        return Err(CliError::usage("standard input cannot be both Dockerfile and context"));
+    }
+    Ok(())
+}
+
 /// The Dockerfile and the context.
 fn sources(args: &BuildArgs) -> Result<(DockerfileText, ContextSource), CliError> {
     let stdin_file = args.file.as_deref() == Some(Path::new("-"));
     if args.path != Path::new("-") {
-        check_context(&args.path)?;
         let context = ContextSource::Directory(args.path.clone());
         let text = if stdin_file {
             from_stdin(read_text(&mut io::stdin().lock(), "the Dockerfile")?)
@@ -313,9 +331,6 @@ fn sources(args: &BuildArgs) -> Result<(DockerfileText, ContextSource), CliError
             from_disk(args)?
         };
         return Ok((text, context));
-    }
-    if stdin_file {
-        return Err(CliError::usage("standard input cannot be both Dockerfile and context"));
     }
     let mut head = Vec::new();
     let mut stdin = io::stdin().lock();

@@ -75,6 +75,14 @@ fn options_ask_for_what_can_be() {
         assert!(outcome.stderr.contains(message), "{args:?}: {}", outcome.stderr);
     }
     assert!(fs::metadata(&id).is_err(), "a failed build leaves no id");
+    // A mistyped word is no build; what is no file is not davit's to remove.
+    fs::write(&id, "sha256:kept").unwrap();
+    assert_eq!(bench.run(&["--iidfile", &id, "--label", "=x"]).code, 1);
+    assert_eq!(fs::read_to_string(&id).unwrap(), "sha256:kept");
+    let link = bench.context.join("link");
+    std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+    bench.build(&["--iidfile", link.to_str().unwrap()]);
+    assert!(link.is_symlink(), "a symlink stays");
     // What Docker's own clients take and do not do.
     let ignored = "--rm=true --rm --force-rm --compress -m 1g --memory-swap 2g -c 5 --cpu-period 1 \
                    --cpu-quota 1 --cpuset-cpus 0 --cpuset-mems 0 --cgroup-parent x --builder b \
