@@ -1,6 +1,9 @@
 //! Moving bytes between the caller's terminal or pipes and a container.
 
-use std::{io, os::fd::AsFd};
+use std::{
+    io::{self, Write},
+    os::fd::AsFd,
+};
 
 use davit_engine::{
     container::{Connection, ExitStatus, Process, Reply, Request},
@@ -287,24 +290,62 @@ fn show(replies: Vec<Reply>) -> Result<Option<SessionEnd>, CliError> {
     Ok(None)
 }
 
-fn write(name: &str, target: &mut impl io::Write, bytes: &[u8]) -> Result<(), CliError> {
-    let written = target.write_all(bytes).and_then(|()| target.flush());
+fn write(name: &str, target: &mut (impl Write + AsFd), bytes: &[u8]) -> Result<(), CliError> {
+    let written = write_all(target, bytes);
     // In words, since the cause alone would be as quiet as the end of `davit ps | head -1`.
     written.map_err(|error| CliError::user(format!("write /dev/{name}: {}", error.kind())))
 }
 
+/// Writes everything, also where the target is not blocking, as a pipe that another program set so.
+fn write_all(target: &mut (impl Write + AsFd), mut bytes: &[u8]) -> io::Result<()> {
+    loop {
+        let written = match bytes {
+            [] => target.flush().map(|()| None),
+            bytes => target.write(bytes).map(Some),
+        };
+        match written {
+            Ok(None) => return Ok(()),
+            Ok(Some(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(Some(length)) => bytes = &bytes[length..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut fds = [PollFd::new(target, PollFlags::OUT)];
+                rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Copies a descriptor to standard output or error.
-pub(crate) fn copy_chunk(source: impl AsFd, target: &mut impl io::Write) -> io::Result<usize> {
+pub(crate) fn copy_chunk(source: impl AsFd, target: &mut (impl Write + AsFd)) -> io::Result<usize> {
     let mut buffer = vec![0; READ_BYTES];
     let length = rustix::io::read(source, buffer.as_mut_slice())?;
-    target.write_all(&buffer[..length])?;
-    target.flush()?;
+    write_all(target, &buffer[..length])?;
     Ok(length)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn output_waits_for_its_reader() {
+        use std::io::Read as _;
+        let flags = rustix::pipe::PipeFlags::NONBLOCK;
+        let (reader, writer) = rustix::pipe::pipe_with(flags).unwrap();
+        rustix::io::ioctl_fionbio(&reader, false).unwrap();
+        let (mut reader, mut writer) = (std::fs::File::from(reader), std::fs::File::from(writer));
+        let sent = vec![7; 1 << 20];
+        let reading = std::thread::spawn(move || {
+            let mut got = Vec::new();
+            reader.read_to_end(&mut got).unwrap();
+            got
+        });
+        write("stdout", &mut writer, &sent).unwrap();
+        drop(writer);
+        assert_eq!(reading.join().unwrap(), sent);
+    }
 
     #[test]
     fn detach_keys_parse() {
