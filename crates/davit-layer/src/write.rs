@@ -25,7 +25,7 @@ pub(crate) use batch::read_extents;
 
 /// Tasks that may be under way: each about 0.5 MiB, at most 1.5, beside at most 1 MiB of the
 /// tar that it takes files from.
-const WINDOW: usize = 8;
+const WINDOW: usize = 6;
 
 /// One path of a layer to write.
 #[derive(Clone, Debug)]

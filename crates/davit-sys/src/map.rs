@@ -20,6 +20,14 @@ impl Map {
         // the store, which are complete and never written again before they get their final name.
         unsafe { memmap2::Mmap::map(file) }.map(Self)
     }
+
+    /// Lets go of the memory; what is looked at again is mapped again.
+    pub fn release(&self) {
+        // SAFETY: the pages are those of a file that nobody changes, so they come back as they were.
+        let advised = unsafe { self.0.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        // Without it they stay until the map goes.
+        drop(advised);
+    }
 }
 
 impl Deref for Map {
@@ -42,6 +50,9 @@ mod tests {
         let mut file = File::from(memory);
         assert!(Map::read_only(&file).unwrap().is_empty());
         file.write_all(b"content").unwrap();
-        assert_eq!(&*Map::read_only(&file).unwrap(), b"content");
+        let map = Map::read_only(&file).unwrap();
+        assert_eq!(&*map, b"content");
+        map.release();
+        assert_eq!(&*map, b"content");
     }
 }

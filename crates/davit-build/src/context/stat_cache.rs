@@ -98,6 +98,10 @@ impl StatCache {
     /// When the file cannot be written; nothing is lost then but time.
     pub(crate) fn save(&self, path: &Path, seen: &[(Stamp, ContentDigest)]) -> std::io::Result<()> {
         let bytes = self.merged(seen);
+        // Nothing asks any more, and what is built meanwhile needs memory.
+        if let Some(map) = &self.bytes {
+            map.release();
+        }
         let temporary: PathBuf = path.with_extension(format!("{}.tmp", std::process::id()));
         fs_err::write(&temporary, bytes)?;
         fs_err::rename(&temporary, path)
