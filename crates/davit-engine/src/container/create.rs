@@ -150,7 +150,8 @@ impl Engine {
         // Before the row, which says `running` from its first moment.
         let spawn = || self.spawn_monitor(id, Some(&image_id), spec);
         let newborn = (follow == Follow::Start).then(spawn).transpose()?.flatten();
-        match self.insert(request, spec, id, image_id, follow) {
+        let row = self.new_row(spec, id, image_id, follow);
+        match row.and_then(|row| self.insert(row, request.name.as_deref())) {
             Ok(claimed) => Ok((claimed, newborn)),
             Err(error) => {
                 if let Some(newborn) = newborn {
@@ -161,21 +162,21 @@ impl Engine {
         }
     }
 
-    fn insert(
+    /// The row of a container, yet without a name.
+    fn new_row(
         &self,
-        request: &CreateRequest,
         spec: &ContainerSpec,
         id: &str,
         image_id: ImageId,
         follow: Follow,
-    ) -> Result<Claimed, ContainerError> {
+    ) -> Result<NewContainer, ContainerError> {
         let (addresses, ports) = match (follow, &spec.network) {
             (Follow::Start, NetworkMode::Bridge) => claims(spec, &self.bridge_row()?.network.id),
             _ => (Vec::new(), Vec::new()),
         };
         let json = serde_json::to_value(spec)
             .map_err(|source| ContainerError::Row { id: id.to_owned(), source })?;
-        let mut row = NewContainer {
+        Ok(NewContainer {
             id: id.to_owned(),
             name: String::new(),
             image_id: Some(image_id),
@@ -190,20 +191,25 @@ impl Engine {
             volumes: spec.volume_names().map(str::to_owned).collect(),
             addresses,
             ports,
-        };
+        })
+    }
+
+    /// Writes the row under the name, or under one that is made for it.
+    fn insert(
+        &self,
+        mut row: NewContainer,
+        wanted: Option<&str>,
+    ) -> Result<Claimed, ContainerError> {
         // One that goes with its end has nothing to lose in a power loss.
-        let durability =
-            if spec.auto_remove.is_on() { Durability::Lazy } else { Durability::Durable };
+        let durability = if row.auto_remove { Durability::Lazy } else { Durability::Durable };
         let (mut attempt, mut has_waited) = (0, false);
         loop {
-            row.name = match &request.name {
+            row.name = match wanted {
                 Some(name) => name.trim_start_matches('/').to_owned(),
-                None => name::generated(id, attempt),
+                None => name::generated(&row.id, attempt),
             };
             match self.store().create_container(&row, durability) {
-                Err(ClaimError::Name { .. })
-                    if request.name.is_none() && attempt + 1 < NAME_ATTEMPTS =>
-                {
+                Err(ClaimError::Name { .. }) if wanted.is_none() && attempt + 1 < NAME_ATTEMPTS => {
                     attempt += 1;
                 }
                 Err(error) if !has_waited && self.has_made_way(&error)? => has_waited = true,
