@@ -1,7 +1,9 @@
 //! Which image of an index is here, and what stands for one whose compressed layers are not.
 
+use std::collections::HashSet;
+
 use davit_image::{
-    Descriptor, Document, ImageConfig, ImageId, Index, Manifest, MediaType, Platform, Raw,
+    Descriptor, Digest, Document, ImageConfig, ImageId, Index, Manifest, MediaType, Platform, Raw,
 };
 use davit_store::{Store, StoreError};
 
@@ -22,14 +24,16 @@ pub(crate) fn find_manifest(
     top: &Descriptor,
     wanted: Wanted<'_>,
 ) -> Result<Option<(Descriptor, Raw<Manifest>)>, StoreError> {
-    find(store, top, wanted, MOST_NESTED)
+    find(store, top, wanted, (MOST_NESTED, &mut HashSet::new()))
 }
 
+/// Looks `depth` indexes deep; an index may name the same entry any number of times, and each is
+/// looked at once.
 fn find(
     store: &Store,
     descriptor: &Descriptor,
     wanted: Wanted<'_>,
-    depth: usize,
+    (depth, met): (usize, &mut HashSet<Digest>),
 ) -> Result<Option<(Descriptor, Raw<Manifest>)>, StoreError> {
     let index = match read_document(store, descriptor)? {
         None => return Ok(None),
@@ -41,7 +45,9 @@ fn find(
         Some(Document::Index(index)) => index.into_value(),
     };
     for entry in candidates(&index, wanted) {
-        if let Some(found) = find(store, entry, wanted, depth - 1)? {
+        if met.insert(entry.digest)
+            && let Some(found) = find(store, entry, wanted, (depth - 1, &mut *met))?
+        {
             return Ok(Some(found));
         }
     }

@@ -1,6 +1,8 @@
 //! Which image a name means for a platform, where its index has several here.
 
-use davit_image::{Descriptor, Document, ImageId, Platform};
+use std::collections::HashSet;
+
+use davit_image::{Descriptor, Digest, Document, ImageId, Platform};
 use davit_store::{StoreError, Target};
 
 use super::ImageError;
@@ -25,22 +27,25 @@ impl Engine {
         let is_exact = |platform: &Platform| platform.normalized() == wanted.normalized();
         if own.as_ref().is_none_or(|image| !is_exact(&image.platform))
             && target.media_type.is_index()
-            && let Some(other) = self.whole_in(&target.descriptor(), wanted, MOST_NESTED + 1)?
+            && let Some(other) =
+                self.whole_in(&target.descriptor(), wanted, (MOST_NESTED + 1, &mut HashSet::new()))?
         {
             return Ok(Some(other));
         }
         Ok(own.map(|image| image.id))
     }
 
-    /// The best image for a platform below a manifest or index of which nothing is missing.
+    /// The best image for a platform below a manifest or index of which nothing is missing, `depth`
+    /// indexes deep; what was met before is not looked at again.
     fn whole_in(
         &self,
         descriptor: &Descriptor,
         wanted: &Platform,
-        depth: usize,
+        (depth, met): (usize, &mut HashSet<Digest>),
     ) -> Result<Option<ImageId>, ImageError> {
         let target = Target::new(descriptor, None);
-        if depth == 0 || self.store().blob(&target.digest)?.is_none() {
+        if depth == 0 || !met.insert(target.digest) || self.store().blob(&target.digest)?.is_none()
+        {
             return Ok(None);
         }
         let mut index = match self.document(&target)? {
@@ -50,7 +55,7 @@ impl Engine {
             }
         };
         while let Some(entry) = index.choose(wanted).cloned() {
-            if let Some(found) = self.whole_in(&entry, wanted, depth - 1)? {
+            if let Some(found) = self.whole_in(&entry, wanted, (depth - 1, &mut *met))? {
                 return Ok(Some(found));
             }
             index.manifests.retain(|other| other.digest != entry.digest);

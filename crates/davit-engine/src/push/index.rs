@@ -1,7 +1,9 @@
 //! An index on its way out: with all that it names, or the one image of it that is here.
 
+use std::collections::HashSet;
+
 use davit_distribution::Target as RemoteTarget;
-use davit_image::{Descriptor, Document, Index, Raw, Reference};
+use davit_image::{Descriptor, Digest, Document, Index, Raw, Reference};
 use davit_store::{Lease, Target};
 
 use super::{Loaded, Push, PushError, Rewrite, Sent};
@@ -23,8 +25,8 @@ impl Push<'_> {
         target: &Target,
         index: &Raw<Index>,
     ) -> Result<Descriptor, PushError> {
-        let mut parts = Vec::new();
-        if !self.gather(index.value(), MOST_NESTED, &mut parts)? {
+        let (mut parts, mut met) = (Vec::new(), HashSet::new());
+        if !self.gather(index.value(), (MOST_NESTED, &mut met), &mut parts)? {
             return self.push_only_image(lease, reference, target);
         }
         for part in &parts {
@@ -47,11 +49,15 @@ impl Push<'_> {
     fn gather(
         &self,
         index: &Index,
-        depth: usize,
+        (depth, met): (usize, &mut HashSet<Digest>),
         parts: &mut Vec<Part>,
     ) -> Result<bool, PushError> {
         let store = self.engine.store();
         for entry in &index.manifests {
+            // What was met is here or there, else the gathering had ended.
+            if !met.insert(entry.digest) {
+                continue;
+            }
             let here = store.blob(&entry.digest).map_err(|e| self.store_error(e))?.is_some();
             let document = if here { Some(self.document(entry)?) } else { None };
             let is_here = match document {
@@ -60,7 +66,7 @@ impl Push<'_> {
                     true
                 }
                 Some(Document::Index(inner)) if depth > 0 => {
-                    let is_whole = self.gather(inner.value(), depth - 1, parts)?;
+                    let is_whole = self.gather(inner.value(), (depth - 1, &mut *met), parts)?;
                     parts.push(Part::Index(Box::new(Sent::index(entry.clone(), &inner, None))));
                     is_whole
                 }

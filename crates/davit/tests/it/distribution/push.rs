@@ -81,3 +81,36 @@ fn what_may_be_copied_may_be_pushed() {
     let host = Platform::host().to_string();
     davit.ok(["push", "-q", "--platform", &host, &name("ours")]);
 }
+
+#[test]
+fn an_index_that_names_the_same_again_and_again_is_walked_once() {
+    let Some(registry) = Registry::start(Access::Open) else { return };
+    let mut content = Content::default();
+    let mut named = content.add_image("ours", &Platform::host(), &[layer("ours")]).manifest;
+    for tag in ["inner", "middle", "outer"] {
+        // Entry by entry this would be 27 million documents.
+        let index = Raw::write(Index::new(vec![named; 300]));
+        content.add_manifest(tag, MediaType::OCI_INDEX, index.bytes());
+        named = Descriptor::of(MediaType::OCI_INDEX, index.bytes());
+    }
+    let server = serve(content);
+    let (davit, dir) = (davit(), TempDir::new());
+    let layout = dir.join("layout").display().to_string();
+    let source = format!("docker://{}/x:outer", server.host());
+    davit.ok(["copy", "-q", &source, &format!("oci:{layout}:docker.io/library/x:1")]);
+    davit.ok(["load", "-q", "-i", &layout]);
+    let name = format!("{}/x:1", registry.host());
+    davit.ok(["tag", "x:1", &name]);
+    assert!(davit.ok(["push", &name]).contains(&named.digest.to_string()));
+    let platform = Platform::host().to_string();
+    davit.ok([
+        "save",
+        "--platform",
+        &platform,
+        "-o",
+        &dir.join("x.tar").display().to_string(),
+        "x:1",
+    ]);
+    let missing = davit.run(["push", "--platform", OTHER, &name]);
+    assert!(missing.stderr.contains("has no image for"), "{}", missing.stderr);
+}
