@@ -3,6 +3,7 @@
 use std::{fmt, path::Path};
 
 use fs_err as fs;
+use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 
 use crate::{StoreError, durable};
@@ -167,6 +168,9 @@ impl FormatFile {
             written_by: davit_version.to_owned(),
             root_id: RootId(random_hex(8)),
         };
+        // Environments and build arguments are nobody else's; a volume that is mounted here and a
+        // directory that was made beforehand are open to all.
+        rustix::fs::chmod(root, Mode::RWXU).map_err(|e| StoreError::io("make private", root, e))?;
         let mut bytes = serde_json::to_vec_pretty(&format).expect("plain data is JSON");
         bytes.push(b'\n');
         let temp = root.join(format!("format.{}", random_hex(8)));
@@ -207,6 +211,22 @@ mod tests {
 
     fn write(root: &Path, text: &str) {
         fs::write(root.join("format"), text).unwrap();
+    }
+
+    #[test]
+    fn a_store_is_closed_to_others_whoever_made_its_directory() {
+        use std::os::unix::fs::MetadataExt as _;
+
+        let temp = davit_test::TempDir::new();
+        let set = |mode| rustix::fs::chmod(temp.path(), Mode::from_raw_mode(mode)).unwrap();
+        set(0o755);
+        FormatFile::open(temp.path(), "0.1.0").unwrap();
+        let mode = || fs::metadata(temp.path()).unwrap().mode() & 0o7777;
+        assert_eq!(mode(), 0o700);
+        // What its owner opens later stays open.
+        set(0o711);
+        FormatFile::open(temp.path(), "0.1.0").unwrap();
+        assert_eq!(mode(), 0o711);
     }
 
     #[test]
