@@ -50,34 +50,25 @@ pub(crate) fn assemble(
 }
 
 /// The history with as many entries with a layer as there are layers, and all times filled in.
+///
+/// A base whose history does not fit its layers is mended as `BuildKit` does it, so that the same
+/// base gives the same image: entries too many become empty from the newest on, missing ones are
+/// added behind the last.
 fn history(
     target: &Target,
     layers: usize,
     created: impl Fn(NodeId) -> Option<Timestamp>,
 ) -> Vec<HistoryEntry> {
-    let own = target.history.iter().filter(|(_, node)| node.is_some()).count();
-    let mut base = layers.saturating_sub(own);
-    let mut history = Vec::new();
-    let first_own = target.history.iter().position(|(entry, node)| {
-        node.is_some() || entry.comment.as_deref() == Some(crate::plan::HISTORY_COMMENT)
-    });
-    for (index, (entry, node)) in target.history.iter().enumerate() {
-        if Some(index) == first_own {
-            history.extend(std::iter::repeat_with(missing).take(base));
-            base = 0;
-        }
+    let mut with_layer = 0;
+    let mut history: Vec<HistoryEntry> = Vec::with_capacity(target.history.len());
+    for (entry, node) in &target.history {
         let mut entry = entry.clone();
-        match node {
-            Some(node) => {
-                entry.created = entry.created.or_else(|| created(*node));
-            }
-            None if !entry.empty_layer && base == 0 => entry.empty_layer = true,
-            None if !entry.empty_layer => base -= 1,
-            None => {}
-        }
+        entry.created = entry.created.or_else(|| node.and_then(&created));
+        entry.empty_layer |= with_layer == layers;
+        with_layer += usize::from(!entry.empty_layer);
         history.push(entry);
     }
-    history.extend(std::iter::repeat_with(missing).take(base));
+    history.extend(std::iter::repeat_with(missing).take(layers - with_layer));
     fill_times(&mut history);
     history
 }
@@ -120,7 +111,7 @@ mod tests {
     use davit_image::{Digest, Platform};
 
     use super::*;
-    use crate::plan::HISTORY_COMMENT;
+    use davit_dockerfile::history::COMMENT as HISTORY_COMMENT;
 
     fn time(seconds: i64) -> Timestamp {
         Timestamp::from_unix_seconds(seconds).unwrap()
@@ -160,17 +151,40 @@ mod tests {
     }
 
     #[test]
+    fn entries_of_a_base_stay_whoever_built_it() {
+        let base = |empty| (entry(Some(1), empty, HISTORY_COMMENT), None);
+        let mut history = vec![(entry(Some(1), false, ""), None), base(false), base(true)];
+        history.push(base(false));
+        let expected: Vec<_> = history.iter().map(|(entry, _)| entry.clone()).collect();
+        history.push((entry(None, true, HISTORY_COMMENT), None));
+        history.push((entry(None, false, HISTORY_COMMENT), Some(NodeId(0))));
+        let found = image(history, 4).config.history;
+        assert_eq!(found[..4], expected);
+        assert_eq!(found.len(), 6);
+    }
+
+    #[test]
     fn layers_and_history_agree() {
-        for (base_entries, base_layers) in [(0, 2), (1, 2), (2, 2), (3, 2), (2, 0)] {
+        // (entries of the base, its layers, whether each entry of the result is empty)
+        let cases: [(usize, u8, &[bool]); 5] = [
+            (0, 2, &[false, false, false]),
+            (1, 2, &[false, false, false]),
+            (2, 2, &[false, false, false]),
+            (3, 2, &[false, false, false, true]),
+            (2, 0, &[false, true, true]),
+        ];
+        for (base_entries, base_layers, empty) in cases {
             let mut history: Vec<_> =
                 (0..base_entries).map(|_| (entry(Some(1), false, ""), None)).collect();
             history.push((entry(None, false, HISTORY_COMMENT), Some(NodeId(0))));
             let config = image(history, base_layers + 1).config;
-            let with_layer: Vec<bool> =
-                config.history.iter().map(|entry| !entry.empty_layer).collect();
-            let count = with_layer.iter().filter(|it| **it).count();
-            assert_eq!(count, config.rootfs.diff_ids.len(), "{base_entries} {base_layers}");
-            assert_eq!(with_layer.last(), Some(&true));
+            let found: Vec<bool> = config.history.iter().map(|entry| entry.empty_layer).collect();
+            assert_eq!(found, empty, "{base_entries} {base_layers}");
+            let own = &config.history[base_entries];
+            assert_eq!(own.comment.as_deref(), Some(HISTORY_COMMENT));
+            let missing =
+                |entry: &&HistoryEntry| entry.comment.as_deref() == Some(EXPORTER_COMMENT);
+            assert!(config.history[base_entries + 1..].iter().all(|entry| missing(&entry)));
         }
     }
 

@@ -13,8 +13,6 @@ pub(crate) mod planner;
 mod stage;
 mod steps;
 
-pub(crate) use davit_dockerfile::history::COMMENT as HISTORY_COMMENT;
-
 use std::fmt;
 
 use davit_dockerfile::Span;
