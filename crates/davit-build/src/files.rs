@@ -168,18 +168,15 @@ impl FileSet {
     }
 
     /// Paths that a pattern with wildcards matches, in order; symlinks before the first wildcard
-    /// are followed.
+    /// are followed. The directory that it names before its first wildcard must be there.
     pub(crate) fn matches(&self, pattern: &str) -> Result<Vec<usize>, Unresolved> {
-        let all: Vec<&str> = pattern.split('/').filter(|part| !part.is_empty()).collect();
-        let literal = all.iter().take_while(|part| !Glob::has_wildcards(part)).count();
-        let prefix: Vec<String> = all[..literal].iter().map(|part| Glob::unescape(part)).collect();
-        let start = match self.resolve(prefix.join("/").as_bytes()) {
-            Ok(start) => start,
-            Err(Unresolved::Missing(_)) => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
+        let (prefix, rest) = split_wildcards(pattern);
+        let start = self.resolve(prefix.as_bytes())?;
+        if self.entries[start].kind != FileKind::Directory {
+            return Err(Unresolved::Missing(prefix.into_bytes()));
+        }
         let mut level = vec![start];
-        for part in &all[literal..] {
+        for part in rest.split('/') {
             // The planner has refused what is no pattern.
             let Ok(glob) = Glob::new(part.as_bytes()) else { return Ok(Vec::new()) };
             level = level
@@ -190,6 +187,14 @@ impl FileSet {
         }
         Ok(level)
     }
+}
+
+/// Splits a pattern before its first component with wildcards: a path, and the pattern below it.
+pub(crate) fn split_wildcards(pattern: &str) -> (String, String) {
+    let all: Vec<&str> = pattern.split('/').filter(|part| !part.is_empty()).collect();
+    let literal = all.iter().take_while(|part| !Glob::has_wildcards(part)).count();
+    let path: Vec<String> = all[..literal].iter().map(|part| Glob::unescape(part)).collect();
+    (path.join("/"), all[literal..].join("/"))
 }
 
 /// What is left of a path when `at` is not there.
@@ -353,11 +358,15 @@ pub(crate) mod tests {
             ("*/1.c", &["a/1.c", "b/1.c"]),
             ("l/*", &["a/1.c", "a/2.c", "a/n"]),
             ("**/1.c", &["a/1.c", "b/1.c"]),
-            ("x/*", &[]),
+            ("x*", &[]),
             ("[ab]", &["a", "b"]),
         ];
         for (pattern, expected) in cases {
             assert_eq!(names(&set, &set.matches(pattern).unwrap()), expected, "{pattern}");
+        }
+        for (pattern, missing) in [("x/*", "x"), ("a/y/*/z", "a/y"), ("a/1.c/*", "a/1.c")] {
+            let expected = Err(Unresolved::Missing(missing.as_bytes().to_vec()));
+            assert_eq!(set.matches(pattern), expected, "{pattern}");
         }
     }
 

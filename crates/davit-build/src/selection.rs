@@ -1,10 +1,8 @@
 //! Selects what the sources of copies reach, symlinks among them included.
 
-use davit_dockerfile::Glob;
-
 use crate::{
     context::Selectors,
-    files::{FileKind, FileSet, Unresolved},
+    files::{FileKind, FileSet, Unresolved, split_wildcards},
 };
 
 /// How often the files are loaded again because a symlink leads to a part that was not selected.
@@ -34,11 +32,7 @@ pub(crate) fn select<E>(
 
 /// Paths behind symlinks that a source needs and that are not selected.
 fn unselected(set: &FileSet, source: &str, selectors: &Selectors) -> Vec<String> {
-    let parts: Vec<&str> = source.split('/').filter(|part| !part.is_empty()).collect();
-    let literal = parts.iter().take_while(|part| !Glob::has_wildcards(part)).count();
-    let prefix: Vec<String> = parts[..literal].iter().map(|part| Glob::unescape(part)).collect();
-    let prefix = prefix.join("/");
-    let rest = parts[literal..].join("/");
+    let (prefix, rest) = split_wildcards(source);
     let mut needed = Vec::new();
     match set.resolve(prefix.as_bytes()) {
         Ok(found) => {

@@ -1,8 +1,8 @@
 //! The context of a build: the tar it may be, the ignore file, and what its copies need of it.
 
-use std::{ops::Range, path::Path, sync::atomic::AtomicBool};
+use std::{ops::Range, os::unix::ffi::OsStrExt as _, path::Path, sync::atomic::AtomicBool};
 
-use davit_dockerfile::{Glob, Patterns, Span};
+use davit_dockerfile::{Glob, Pattern, Patterns, Span};
 use davit_store::LayerIngest;
 
 use super::{BuildEnvironment, cores};
@@ -15,7 +15,7 @@ use crate::{
     copy::Archive,
     definition::selected,
     error::{BuildError, BuildErrorKind, Excerpt},
-    files::FileSet,
+    files::{FileSet, join, split_wildcards},
     missing,
     plan::{CopyOrigin, CopySpec, Node, Op, Plan},
     request::{ContextSource, IgnoreText},
@@ -86,7 +86,8 @@ pub(super) fn open_context(
     for (node, spec) in context_copies(plan) {
         for source in &spec.sources {
             let found = selected(source, context.set());
-            if found.is_empty() && !Glob::has_wildcards(source) {
+            // What a pattern matches may be nothing, but only where the directory is there.
+            if found.is_empty() && context.set().matches(source).is_err() {
                 let lost = Lost { request, node, source, ignore: ignore.as_ref() };
                 return Err(lost.error(patterns.as_ref(), context.set()));
             }
@@ -127,8 +128,7 @@ impl Lost<'_> {
             _ => "COPY",
         };
         let source = self.source;
-        let deciding = patterns.and_then(|patterns| patterns.deciding(source.as_bytes()));
-        let excluded = deciding.filter(|pattern| !pattern.negated);
+        let excluded = patterns.and_then(|patterns| self.excluded(patterns));
         let problem = match (excluded, self.ignore) {
             (Some(pattern), Some(file)) => {
                 format!("source {source:?} is excluded by {}:{}", file.name, pattern.line)
@@ -138,6 +138,9 @@ impl Lost<'_> {
                     "source {source:?} is a symlink to {:?}, which is not in the context",
                     String::from_utf8_lossy(&link.target)
                 ),
+                None if Glob::has_wildcards(source) => {
+                    format!("source {source:?} matches nothing in the context")
+                }
                 None => format!("source {source:?} is not in the context"),
             },
         };
@@ -146,6 +149,8 @@ impl Lost<'_> {
             error = error.at(self.excerpt(span));
         }
         let near = match &self.request.context {
+            // The directory is there: no name near the pattern was meant.
+            _ if self.directory().is_some() => None,
             ContextSource::Directory(root) => missing::near_in_directory(root, source),
             _ => missing::near_in_set(set, source),
         };
@@ -157,6 +162,28 @@ impl Lost<'_> {
             (None, Some(near)) => error.hint(format!("did you mean `{near}`?")),
             (None, None) => error.hint("sources are paths below the context's directory"),
         }
+    }
+
+    /// The ignore pattern that excludes the source: the path before its wildcards, or else what it
+    /// matches on disk.
+    fn excluded<'p>(&self, patterns: &'p Patterns) -> Option<&'p Pattern> {
+        let decides = |path: &[u8]| patterns.deciding(path).filter(|pattern| !pattern.negated);
+        let (path, rest) = split_wildcards(self.source);
+        if let Some(pattern) = decides(path.as_bytes()) {
+            return Some(pattern);
+        }
+        let glob = Glob::new(rest.split('/').next()?.as_bytes()).ok()?;
+        let names = self.directory()?.filter_map(Result::ok).map(|entry| entry.file_name());
+        let mut names = names.filter(|name| glob.matches(name.as_bytes()));
+        names.find_map(|name| decides(&join(path.as_bytes(), name.as_bytes())))
+    }
+
+    /// What a pattern is matched with, if it is there.
+    fn directory(&self) -> Option<fs_err::ReadDir> {
+        let ContextSource::Directory(root) = &self.request.context else { return None };
+        let (path, rest) = split_wildcards(self.source);
+        // Hints are for people: a path that leads elsewhere only gives a poor one.
+        if rest.is_empty() { None } else { fs_err::read_dir(root.join(path)).ok() }
     }
 
     fn excerpt(&self, span: Span) -> Excerpt {

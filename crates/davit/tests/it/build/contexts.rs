@@ -218,3 +218,32 @@ fn ignore_files_have_their_corners() {
     let outcome = bench.run(&[]);
     assert!(outcome.code == 1 && outcome.stderr.contains(".dockerignore"), "{}", outcome.stderr);
 }
+
+/// A pattern may match nothing, but the directory that it names must be there: else a result
+/// lacks its files and nobody is told.
+#[test]
+fn a_wildcard_needs_its_directory() {
+    let files = [("dist/a", "1"), ("out/b", "2"), ("f", "3"), (".dockerignore", "dist\nout/*\n")];
+    let Some(bench) = Bench::new(&files) else { return };
+    for (steps, message, hint) in [
+        ("COPY dist/* /x/", r#""dist/*" is excluded by .dockerignore:1"#, "the pattern `dist`"),
+        ("COPY out/*b /x/", r#""out/*b" is excluded by .dockerignore:2"#, "the pattern `out/*`"),
+        ("COPY f out/*.js /x/", r#""out/*.js" matches nothing in the context"#, ""),
+        ("ADD nosuch/*/x /x/", r#"ADD: source "nosuch/*/x" matches nothing in the"#, ""),
+        ("COPY f/* /x/", r#""f/*" matches nothing in the context"#, "Dockerfile:2:6"),
+        ("COPY dits/* /x/", r#""dits/*" matches"#, "did you mean `dist/*`?"),
+        ("COPY f /\nFROM scratch\nCOPY --from=0 /no/* /x/", "COPY: source `no/*` does not", ""),
+    ] {
+        bench.write("Dockerfile", &format!("FROM scratch\n{steps}\n"));
+        let outcome = bench.run(&[]);
+        assert_eq!(outcome.code, 1, "{steps}");
+        assert!(outcome.stderr.contains(message), "{steps}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(hint), "{steps}: {}", outcome.stderr);
+    }
+    let none = "COPY f no* /d/\nFROM scratch\nCOPY --from=0 /d/n* /d/f /\n";
+    bench.write("Dockerfile", &format!("FROM scratch\n{none}"));
+    assert_eq!(list(&bench.files(&[])), ["f 644 3"]);
+    let tar = [tar_file("Dockerfile", b"FROM scratch\nCOPY x/* /\n"), vec![0; 1024]].concat();
+    let outcome = bench.feed(&tar, &[]);
+    assert!(outcome.stderr.contains("\"x/*\" matches nothing"), "{}", outcome.stderr);
+}
