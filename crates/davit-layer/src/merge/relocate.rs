@@ -20,6 +20,16 @@ pub(super) struct Item {
     pub(super) path: Vec<u8>,
     /// Position in the table; `None` for a parent that only the move implies.
     pub(super) index: Option<u32>,
+    /// What the layers below have at the path is gone: a whiteout stands here too.
+    pub(super) whiteout: bool,
+    /// An opaque mark stands in the directory.
+    pub(super) opaque: bool,
+}
+
+impl Item {
+    const fn implied(path: Vec<u8>) -> Self {
+        Self { path, index: None, whiteout: false, opaque: false }
+    }
 }
 
 /// Moves the entries of `table` to where `lower` leads them.
@@ -50,25 +60,38 @@ pub(super) fn relocate(table: &Table, lower: &Merged) -> Items {
         }
         if moves {
             imply_parents(&place, &mut items);
-            items.push(Item { path: place, index: None });
-        } else {
-            items.push(Item { path: place, index: Some(index) });
         }
+        items.push(Item {
+            path: place,
+            index: (!moves).then_some(index),
+            whiteout: entry.kind.is_whiteout(),
+            opaque: matches!(entry.kind, Kind::Directory { opaque: true, .. }),
+        });
     }
-    // At one path an entry of the table goes before an implied parent; of two entries the one that
-    // was moved there gives way.
+    remove_below_leaves(table, join_equal(table, items))
+}
+
+/// Sorts the items and makes one of those that meet at a path: an entry of the table goes before an
+/// implied parent, and of two entries the one that was moved there gives way. A whiteout or opaque
+/// mark concerns only the layers below, so it leaves what it meets.
+fn join_equal(table: &Table, mut items: Vec<Item>) -> Vec<Item> {
     let moved = |item: &Item| item.index.is_none_or(|at| table.path_at(at) != item.path);
     items.sort_by(|a, b| {
-        let key = |item: &Item| (item.index.is_none(), moved(item));
+        let key = |item: &Item| (item.whiteout, item.index.is_none(), moved(item));
         path::compare(&a.path, &b.path).then_with(|| key(a).cmp(&key(b)))
     });
-    items.dedup_by(|later, earlier| later.path == earlier.path);
-    remove_below_leaves(table, items)
+    items.dedup_by(|later, earlier| {
+        let same = later.path == earlier.path;
+        earlier.whiteout |= same && later.whiteout;
+        earlier.opaque |= same && later.opaque;
+        same
+    });
+    items
 }
 
 fn imply_parents(place: &[u8], items: &mut Vec<Item>) {
     let parents = path::ancestors(place);
-    items.extend(parents.map(|path| Item { path: path.to_vec(), index: None }));
+    items.extend(parents.map(|path| Item::implied(path.to_vec())));
 }
 
 /// Drops what a move brought below something that is no directory in the same layer.

@@ -6,7 +6,7 @@ use super::{
     BASE_HIDDEN, IMPLIED, MergeError, Merged, NodeName, OPAQUE, RawNode, WHITEOUT, id_of, links,
     relocate::{self, Items},
 };
-use crate::{Entry, Kind, Table, path};
+use crate::{Kind, Table, path};
 
 pub(super) fn merge(
     base: Option<Arc<Merged>>,
@@ -141,16 +141,27 @@ impl<'w> Walk<'w> {
         Some(Head { path, layer, item })
     }
 
-    /// The entry of an item; `None` for a parent that only moving has implied.
-    fn entry(&self, layer: u32, item: u32) -> (u32, Option<Entry<'w>>) {
-        let table = &self.layers[layer as usize];
+    /// Position of an item's entry; 0 for a parent that only moving has implied.
+    fn index(&self, layer: u32, item: u32) -> u32 {
         match &self.items[layer as usize] {
-            Items::AsInTable => (item, Some(table.at(item))),
-            Items::Moved(items) => match items[item as usize].index {
-                Some(index) => (index, Some(table.at(index))),
-                None => (0, None),
-            },
+            Items::AsInTable => item,
+            Items::Moved(items) => items[item as usize].index.unwrap_or(0),
         }
+    }
+
+    /// What an item is, and whether a whiteout stands at its path too.
+    fn kind(&self, layer: u32, item: u32) -> (Kind<'w>, bool) {
+        let table = &self.layers[layer as usize];
+        let Items::Moved(items) = &self.items[layer as usize] else {
+            return (table.at(item).kind, false);
+        };
+        let item = &items[item as usize];
+        let implied = Kind::Directory { opaque: false, implied: true };
+        let mut kind = item.index.map_or(implied, |index| table.at(index).kind);
+        if let Kind::Directory { opaque, .. } = &mut kind {
+            *opaque |= item.opaque;
+        }
+        (kind, item.whiteout)
     }
 
     /// Takes the next path off the heap: all layers that have it, bottom first.
@@ -242,8 +253,11 @@ impl<'w> Walk<'w> {
         let mut state = State::Nothing;
         let mut hides_base = base_hidden;
         for &(layer, item) in group.iter().filter(|(layer, _)| *layer >= visible_from) {
-            let (index, entry) = self.entry(layer, item);
-            let kind = entry.map_or(Kind::Directory { opaque: false, implied: true }, |e| e.kind);
+            let index = self.index(layer, item);
+            let (kind, whiteout) = self.kind(layer, item);
+            if whiteout {
+                (state, hides_base) = (State::Nothing, true);
+            }
             state = match kind {
                 Kind::Whiteout => {
                     hides_base = true;
@@ -333,7 +347,7 @@ impl<'w> Walk<'w> {
         let base = self.base.as_ref().filter(|_| decision.hides_base && !base_hidden)?;
         base.find(path)?;
         let (layer, item) = decision.name;
-        Some((layer, self.entry(layer, item).0, WHITEOUT))
+        Some((layer, self.index(layer, item), WHITEOUT))
     }
 
     /// Layer, entry and flags of a directory; its metadata may come from the base.
@@ -357,7 +371,7 @@ impl<'w> Walk<'w> {
             }
             (Described::Base | Described::Nobody, _) => {
                 let (layer, item) = decision.name;
-                (layer, self.entry(layer, item).0, opaque | IMPLIED)
+                (layer, self.index(layer, item), opaque | IMPLIED)
             }
         }
     }

@@ -121,7 +121,8 @@ const FOLLOW_MAX: u32 = 40;
 ///   renews the metadata; whatever a replaced directory held is gone, and a directory that comes
 ///   after something else at its path hides the layers below (opaque);
 /// - a whiteout, or opaque mark, touches only the layers below, wherever it stands: beside an entry
-///   at its path it vanishes, and makes a directory opaque;
+///   at its path it vanishes, and makes a directory opaque; a directory that only entries below it
+///   imply is then a new one, not implied (mode 0755, owner 0:0, mtime 0);
 /// - a parent that has no entry is implied; a parent that is a symlink *of this layer* is followed
 ///   inside the root;
 /// - a hard link names what its target was at that place in the archive, else what comes to stand

@@ -164,6 +164,8 @@ impl<'b> Tree<'b> {
         if result.is_directory() {
             let hides = opaque || whiteout || replaced > 0;
             result.flags |= if hides { flag::OPAQUE } else { 0 };
+            // What was whited out lends nothing, not even its metadata.
+            result.flags &= if whiteout { !flag::IMPLIED } else { u8::MAX };
         }
         Some((winner, result, replaced))
     }
@@ -177,8 +179,7 @@ impl<'b> Tree<'b> {
             let holder = &mut self.output[output];
             if holder.kind == kind::WHITEOUT {
                 let place = (holder.path_offset, holder.path_length);
-                *holder =
-                    Record { flags: flag::IMPLIED | flag::OPAQUE, ..implied(place.0, place.1) };
+                *holder = Record { flags: flag::OPAQUE, ..implied(place.0, place.1) };
                 self.winners[output] = NO_RECORD;
             } else if !holder.is_directory() {
                 return Err(BuildError::NotADirectory { path: printable(path) });

@@ -15,6 +15,11 @@ fn lines(merged: &Merged) -> Vec<String> {
     merged.iter().map(of).collect()
 }
 
+/// As [`lines`], without the layers.
+fn shown(merged: &Merged) -> Vec<String> {
+    merged.iter().map(|node| line(&node.entry)).collect()
+}
+
 fn merge(layers: &[Archive]) -> Merged {
     Merged::new(tables(layers)).unwrap()
 }
@@ -228,6 +233,91 @@ fn parents_through_symlinks_of_lower_layers() {
     // A loop leads nowhere: the directory takes its place.
     let looped = merge(&[base, Archive::new().file("loop/x", b"")]);
     assert!(looped.find(b"loop/x").is_some());
+}
+
+/// A whiteout concerns the layers below wherever it stands: what its layer holds below the name is
+/// in a new directory, never in what is hidden.
+#[test]
+fn a_whiteout_above_entries_replaces_what_was_there() {
+    let below = Archive::new()
+        .header(&mode("a", b"0000750\0"))
+        .file("a/old", b"")
+        .directory("usr")
+        .file("usr/old", b"")
+        .symlink("lib", "usr");
+    let expected = [
+        "/ implied dir",
+        "/a opaque dir 755",
+        "/a/f file 0",
+        "/lib opaque dir 755",
+        "/lib/new file 0",
+        "/usr dir 755",
+        "/usr/old file 0",
+    ];
+    let whiteouts = |archive: Archive| archive.file(".wh.a", b"").file(".wh.lib", b"");
+    let files = |archive: Archive| archive.file("a/f", b"").file("lib/new", b"");
+    let mark = |archive: Archive| archive.file("lib/.wh..wh..opq", b"");
+    for upper in [
+        files(whiteouts(Archive::new())),
+        whiteouts(files(Archive::new())),
+        files(mark(whiteouts(Archive::new()))),
+    ] {
+        let layers = [below.clone(), upper];
+        assert_eq!(shown(&merge(&layers)), expected.map(|line| line.replace("opaque ", "")));
+        // What was a link has nothing to hide.
+        let upper = shown(&on_base(&layers)).join(" ");
+        assert_eq!(upper, expected[..5].join(" ").replace("lib opaque", "lib"));
+    }
+}
+
+/// Opaque marks and whiteouts go through a lower layer's symlink as files do, and there too they
+/// leave alone what their own layer holds.
+#[test]
+fn whiteouts_through_symlinks_of_lower_layers() {
+    let link = Archive::new().directory("a").file("a/a/x", b"").file("a/y", b"").symlink("c", "a");
+    type Case<'c> = (Archive, &'c [&'c str]);
+    let cases: [Case<'_>; 6] = [
+        (Archive::new().file("c/.wh..wh..opq", b""), &["/a dir 755"]),
+        (
+            Archive::new().file("c/.wh..wh..opq", b"").file("a/n", b""),
+            &["/a dir 755", "/a/n file 0"],
+        ),
+        (
+            Archive::new().file("c/n", b"").file("a/.wh..wh..opq", b""),
+            &["/a dir 755", "/a/n file 0"],
+        ),
+        (Archive::new().file("c/.wh.a", b""), &["/a dir 755", "/a/y file 0"]),
+        // The new file stands where a directory is taken away, and a directory where a file is.
+        (
+            Archive::new().file("a/.wh.a", b"").file("c/a", b""),
+            &["/a dir 755", "/a/a file 0", "/a/y file 0"],
+        ),
+        (
+            Archive::new()
+                .file("a/.wh.y", b"")
+                .file("a/.wh.a", b"")
+                .file("c/y/n", b"")
+                .file("c/a/n", b""),
+            &[
+                "/a dir 755",
+                "/a/a implied dir",
+                "/a/a/n file 0",
+                "/a/y implied dir",
+                "/a/y/n file 0",
+            ],
+        ),
+    ];
+    for (at, (upper, expected)) in cases.into_iter().enumerate() {
+        let layers = [link.clone(), upper];
+        let mut found = shown(&merge(&layers));
+        assert_eq!(found.pop().as_deref(), Some("/c -> a"), "case {at}");
+        assert_eq!(found[1..], *expected, "case {at}");
+        let upper = on_base(&layers);
+        assert!(upper.find(b"a/a/x").is_none(), "case {at}: {:?}", lines(&upper));
+        assert_eq!(shown(&upper.flattened().unwrap())[1..found.len()], *expected, "case {at}");
+        let names = |merged: &Merged| [&b"a"[..], b"a/a", b"a/y"].map(|path| merged.list(path));
+        assert_eq!(names(&upper), names(&merge(&layers)), "case {at}: {:?}", lines(&upper));
+    }
 }
 
 #[test]

@@ -329,7 +329,7 @@ fn whiteouts_in_every_order() {
         Archive::new().file(".wh.x", b"").file("x/y", b""),
         Archive::new().file("x/y", b"").file(".wh.x", b""),
     ] {
-        assert_lines(archive, &["/ implied dir", "/x implied opaque dir", "/x/y file 0"]);
+        assert_lines(archive, &["/ implied dir", "/x opaque dir 755", "/x/y file 0"]);
     }
     // Opaque marks hide lower layers only, wherever they stand.
     for archive in [
