@@ -23,6 +23,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     Credential, Error, Secret, redirect,
+    retry::Backoff,
     transport::{Call, Payload, Transport},
     wire::{Challenge, Scope, TokenResponse},
 };
@@ -151,7 +152,13 @@ impl Auth {
         let credential = state.credential(transport, subject).await?;
         let asked =
             Asked { realm: &realm, service: service.as_deref(), scopes: &[], offline: true };
-        let reply = asked.send(transport, credential.as_ref()).await?;
+        let mut backoff = Backoff::new(&transport.config().retry);
+        let reply = loop {
+            match asked.send(transport, credential.as_ref()).await {
+                Ok(reply) => break reply,
+                Err(error) => backoff.wait(error).await?,
+            }
+        };
         Ok(reply.refresh_token.filter(|token| !token.expose().is_empty()))
     }
 }
@@ -285,6 +292,7 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// Asks once: a request that needs the token is tried again as a whole.
     async fn send(
         &self,
         transport: &Transport,
@@ -384,7 +392,7 @@ impl Asked<'_> {
         with_credentials: bool,
     ) -> Result<TokenResponse, Error> {
         let limit = transport.config().limits.token;
-        let result = transport.fetch_unproved(&call, limit).await;
+        let result = transport.fetch_unproved_once(&call, limit).await;
         let body = result.map_err(|error| match error {
             // The token server does not see what the transport knows of the credentials.
             Error::Denied { url, errors, .. } => Error::Denied { url, with_credentials, errors },

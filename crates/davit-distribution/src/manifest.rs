@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 use davit_image::{Descriptor, Digest, Document, MediaType, Reference, Tag};
 use reqwest::{
-    Method,
+    Method, StatusCode,
     header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 
@@ -66,7 +66,7 @@ pub struct Fetched {
 
 impl Session {
     /// Finds out what a tag or digest names, by HEAD, which rate limits do not count; by GET where
-    /// the registry's HEAD does not say enough.
+    /// the registry refuses HEAD or does not say enough by it.
     ///
     /// # Errors
     /// [`Error::NotFound`] where it names nothing; else what went wrong at the registry itself.
@@ -83,7 +83,16 @@ impl Session {
 
     async fn resolve_at(&self, source: &Endpoint, target: &Target) -> Result<Descriptor, Error> {
         let call = self.manifest_call(source, Method::HEAD, target);
-        let reply = self.send(source, &call).await?.success().await?;
+        // One try: whatever is wrong with HEAD, GET may do, and if not, its reply has a body to
+        // say why. It has a series of tries of its own.
+        let reply = match self.client.transport().send_once(source, &call).await {
+            Ok(reply) if reply.status() == StatusCode::NOT_FOUND => {
+                return Err(reply.into_error().await);
+            }
+            Err(error) if !error.is_transient() => return Err(error),
+            Ok(reply) if reply.status().is_success() => reply,
+            Ok(_) | Err(_) => return Ok(self.manifest_at(source, target).await?.descriptor),
+        };
         let digest = reply.header(CONTENT_DIGEST).and_then(|text| text.parse::<Digest>().ok());
         let media_type = declared_type(reply.headers());
         let size = reply.content_length().filter(|size| *size > 0);

@@ -141,18 +141,23 @@ impl Transport {
     /// Sends a request to a host that is no endpoint, without proof and redirects.
     pub(crate) async fn fetch_unproved(&self, call: &Call, limit: u64) -> Result<Bytes, Error> {
         let mut backoff = Backoff::new(&self.config.retry);
-        let verify = self.verify_for(&call.url);
         loop {
-            let result = async {
-                let http = self.connections.to(&call.url, verify)?;
-                let reply = self.exchange(&http, call, &call.url, None).await?;
-                reply.success().await?.read(limit).await
-            };
-            match result.await {
+            match self.fetch_unproved_once(call, limit).await {
                 Ok(body) => return Ok(body),
                 Err(error) => backoff.wait(error).await?,
             }
         }
+    }
+
+    /// As [`Self::fetch_unproved`], but does not try again.
+    pub(crate) async fn fetch_unproved_once(
+        &self,
+        call: &Call,
+        limit: u64,
+    ) -> Result<Bytes, Error> {
+        let http = self.connections.to(&call.url, self.verify_for(&call.url))?;
+        let reply = self.exchange(&http, call, &call.url, None).await?;
+        reply.success().await?.read(limit).await
     }
 
     /// Sends a request: answers challenges and follows redirects, but does not try again.

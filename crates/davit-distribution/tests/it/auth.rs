@@ -116,6 +116,31 @@ async fn wrong_passwords_are_denied_by_the_token_server() {
     assert!(error.to_string().contains("incorrect username or password"), "{error}");
 }
 
+/// A token server that is down fails the request that needs it: one series of tries, not one
+/// within another.
+#[tokio::test]
+async fn a_broken_token_server_is_tried_like_any_other() {
+    let (server, tokens) = bearer(|_| Reply::status(503).body("in repair"));
+    let error = session(&server).manifest(&tag()).await.unwrap_err();
+    assert!(error.to_string().ends_with("/token answered 503: in repair"), "{error}");
+    assert_eq!(tokens.requests().len(), 3);
+
+    let (server, tokens) = bearer(|_| Reply::status(503));
+    let client = Client::new(config());
+    client.login(&server.host(), "alice", Secret::new("wonderland")).await.unwrap_err();
+    assert_eq!(tokens.requests().len(), 3);
+
+    // A short failure is got over, also of the request for a refresh token.
+    let counter = Counter::default();
+    let (server, _tokens) = bearer(move |_| match counter.next() {
+        0 | 2 => Reply::status(503),
+        _ => Reply::ok(r#"{"token":"good","refresh_token":"refresh"}"#),
+    });
+    let client = Client::new(config());
+    let login = client.login(&server.host(), "alice", Secret::new("wonderland")).await.unwrap();
+    assert_eq!(login.credential, Credential::Identity(Secret::new("refresh")));
+}
+
 #[tokio::test]
 async fn identity_tokens_are_changed_by_post() {
     let (server, tokens) = bearer(|request| {

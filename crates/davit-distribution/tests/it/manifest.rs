@@ -41,6 +41,57 @@ async fn a_head_that_says_too_little_is_followed_by_a_get() {
 }
 
 #[tokio::test]
+async fn a_registry_that_refuses_head_is_asked_by_get() {
+    let raw = manifest();
+    let replies = [405, 400, 501, 403].map(Reply::status);
+    for refusal in replies.into_iter().chain([Reply::default().end(End::NoReply)]) {
+        let content = Content::default().manifest("latest", MediaType::OCI_MANIFEST, raw.bytes());
+        let server = HttpServer::start(move |request| match request.line().as_str() {
+            "HEAD /v2/a/b/manifests/latest" => refusal.clone(),
+            _ => content.serve(request),
+        });
+        let descriptor = session(&server).resolve(&tag()).await.unwrap();
+        assert_eq!(descriptor.digest, raw.digest());
+        assert_eq!(manifest_requests(&server), ["HEAD", "GET"]);
+    }
+}
+
+/// A reply to HEAD has no body, so the words of the registry come by GET.
+#[tokio::test]
+async fn resolving_tells_what_the_registry_says() {
+    let once = ["HEAD", "GET"].as_slice();
+    for (status, methods) in [
+        (401, once),
+        (403, once),
+        (400, once),
+        (429, &["HEAD", "GET", "GET", "GET"]),
+        (500, &["HEAD", "GET", "GET", "GET"]),
+    ] {
+        let server = HttpServer::start(move |request| match request.path.as_str() {
+            "/v2/" => Reply::ok("{}"),
+            _ => Reply::status(status)
+                .body(r#"{"errors":[{"code":"DENIED","message":"not for you"}]}"#),
+        });
+        let error = session(&server).resolve(&tag()).await.unwrap_err();
+        assert!(error.to_string().ends_with(": DENIED: not for you"), "{status}: {error}");
+        assert_eq!(manifest_requests(&server), methods, "{status}");
+    }
+    // Neither is a registry that asks for patience asked again and again.
+    let server = HttpServer::start(|_| {
+        Reply::status(429).header("Retry-After", "3600").body("come back in an hour")
+    });
+    let error = session(&server).resolve(&tag()).await.unwrap_err();
+    assert!(error.is_rate_limit() && error.to_string().ends_with("in an hour"), "{error}");
+    assert_eq!(manifest_requests(&server), once);
+}
+
+/// Methods by which manifests were asked for.
+fn manifest_requests(server: &HttpServer) -> Vec<String> {
+    let requests = server.requests().into_iter();
+    requests.filter(|r| r.path.contains("/manifests/")).map(|request| request.method).collect()
+}
+
+#[tokio::test]
 async fn content_must_have_the_digest_that_was_asked_for() {
     let raw = manifest();
     let bytes = raw.bytes().to_vec();
