@@ -183,9 +183,12 @@ impl Engine {
     /// # Errors
     /// What the store says.
     pub fn settle(&self, id: &str) -> Result<(), ContainerError> {
-        let row = match self.store().container(id) {
+        let (row, _lock) = match self.lock_row(id) {
+            // Another command has removed it, or started it again.
             Err(error) if error.is_not_found() => return Ok(()),
-            row => row?,
+            Ok(None) => return Ok(()),
+            Ok(Some(locked)) => locked,
+            Err(error) => return Err(error),
         };
         let container = super::Container::of_row(row)?;
         if !container.status.phase.is_alive() {

@@ -90,7 +90,7 @@ impl Engine {
             let area = Area::container(davit_runtime::root(process)?);
             return Ok(ContainerFiles { name, area, _lock: None });
         }
-        let Some(lock) = self.lock_container(&container.id)? else {
+        let Some((_, lock)) = self.lock_row(&container.id)? else {
             return self.container_files(&name);
         };
         let area = Area::container(self.mounted_root(&container)?);

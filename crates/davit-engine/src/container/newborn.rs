@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -14,6 +14,7 @@ use davit_runtime::{
     monitor::{protocol::Request, state::Summary},
     plan::Limits,
 };
+use davit_store::ContainerRow;
 use davit_sys::process::{CStringArray, Handover, Session, Spawn, Spawned};
 use rustix::{
     fs::{FlockOperation, MemfdFlags, Mode, OFlags, SeekFrom, flock},
@@ -25,11 +26,14 @@ use rustix::{
 use super::{
     Connection, Container, ContainerError, ContainerSpec, NetworkMode,
     monitor::{self, Birth, Foundation},
+    remove::remove_tree,
 };
 use crate::Engine;
 
 /// How long another command may hold the lock of a container that does not run.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// Between two tries to take it.
+const LOCK_LOOK: Duration = Duration::from_micros(100);
 
 /// A monitor that waits for its orders.
 #[derive(Debug)]
@@ -131,18 +135,39 @@ impl Engine {
     /// Takes the lock of a container that does not run; `None` when another command has started
     /// it, whose monitor then keeps the lock.
     pub(crate) fn lock_container(&self, id: &str) -> Result<Option<OwnedFd>, ContainerError> {
-        let (lock, path) = self.lock_file(id, "lock")?;
+        let (mut lock, mut path) = self.lock_file(id, "lock")?;
         let deadline = Instant::now() + LOCK_PATIENCE;
         loop {
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Some(lock)),
+                Ok(()) if is_at(&lock, &path) => return Ok(Some(lock)),
+                // It went with the container: who comes next locks another file.
+                Ok(()) => (lock, path) = self.lock_file(id, "lock")?,
                 Err(Errno::WOULDBLOCK) if self.is_watched(id)? => return Ok(None),
                 // A reader that looks, a monitor that is leaving, or another command.
                 Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_micros(200));
+                    std::thread::sleep(LOCK_LOOK);
                 }
                 Err(errno) => return Err(ContainerError::io("lock", path, errno)),
             }
+        }
+    }
+
+    /// The same, with the container's row as it is under the lock.
+    ///
+    /// # Errors
+    /// [`ContainerError::NotFound`] when another command has removed the container.
+    pub(crate) fn lock_row(
+        &self,
+        id: &str,
+    ) -> Result<Option<(ContainerRow, OwnedFd)>, ContainerError> {
+        let Some(lock) = self.lock_container(id)? else { return Ok(None) };
+        match self.store().container(id) {
+            Err(error) if error.is_not_found() => {
+                // It was made for this lock.
+                self.remove_run_directory(id)?;
+                Err(ContainerError::NotFound { kind: "container", name: id.to_owned() })
+            }
+            row => Ok(Some((row?, lock))),
         }
     }
 
@@ -156,12 +181,30 @@ impl Engine {
 
     fn lock_file(&self, id: &str, name: &str) -> Result<(OwnedFd, PathBuf), ContainerError> {
         let directory = self.store().layout().run_container(id);
-        self.store().make_dir(&directory)?;
         let path = directory.join(name);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-        let lock = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|errno| ContainerError::io("open", &path, errno))?;
-        Ok((lock, path))
+        loop {
+            self.store().make_dir(&directory)?;
+            match rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR) {
+                Ok(lock) => return Ok((lock, path)),
+                // Another command has removed the container in between.
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(ContainerError::io("open", &path, errno)),
+            }
+        }
+    }
+
+    /// Removes the run directory of a container without row, whose lock the caller holds. Where
+    /// another command is making it again for the lock, that one finds no row and removes it.
+    pub(crate) fn remove_run_directory(&self, id: &str) -> Result<(), ContainerError> {
+        match remove_tree(&self.store().layout().run_container(id)) {
+            Err(ContainerError::Io { source, .. })
+                if source.kind() == io::ErrorKind::DirectoryNotEmpty =>
+            {
+                Ok(())
+            }
+            removed => removed,
+        }
     }
 
     /// Whether the container's command runs and its monitor lives.
@@ -192,6 +235,13 @@ pub(crate) fn told(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// Writes everything.
+/// Whether an open file is still the one at `path`.
+fn is_at(file: &OwnedFd, path: &Path) -> bool {
+    let same =
+        |a: rustix::fs::Stat, b: rustix::fs::Stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
+    matches!((rustix::fs::fstat(file), rustix::fs::stat(path)), (Ok(open), Ok(there)) if same(open, there))
+}
+
 fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         let written = rustix::io::retry_on_intr(|| rustix::io::write(file, bytes))?;

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    os::fd::OwnedFd,
     path::Path,
     time::{Duration, Instant},
 };
@@ -13,7 +14,11 @@ use davit_store::{ContainerFilter, Durability, GcOptions};
 use super::{Container, ContainerError, MountSource, Phase, start::runs_already};
 use crate::Engine;
 
+/// How long the kernel may take to end killed processes.
 const KILL_PATIENCE: Duration = Duration::from_secs(30);
+/// After so long a container that has not ended is looked at again: another command may have
+/// started it anew.
+const KILL_LOOK: Duration = Duration::from_millis(250);
 
 /// What to remove with a container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,23 +39,12 @@ impl Engine {
         name: &str,
         request: RemoveRequest,
     ) -> Result<(), ContainerError> {
-        let mut container = self.container(name)?;
-        if container.status.phase.is_alive() {
-            if !request.force {
-                let advice = match container.status.phase {
-                    Phase::Paused => "unpause and then stop the container",
-                    _ => "stop the container",
-                };
-                return Err(ContainerError::Conflict(format!(
-                    "cannot remove container \"/{}\": container is {}: {advice} before removing or force remove",
-                    container.name,
-                    container.status.phase.word(),
-                )));
-            }
-            self.end(&mut container)?;
-        }
-        let lock = self.lock_container(&container.id)?;
-        let _lock = lock.ok_or_else(|| runs_already(&container.id))?;
+        let container = self.container(name)?;
+        let (container, _lock) = match self.take(container, request.force) {
+            // Gone with its end (`--rm`), or by another command: as was wanted.
+            Err(error) if request.force && error.is_not_found() => return Ok(()),
+            taken => taken?,
+        };
         let volumes = if request.volumes { anonymous_volumes(&container) } else { Vec::new() };
         let image = container.image_id;
         self.erase_with(&container, &volumes)?;
@@ -70,43 +64,80 @@ impl Engine {
         self.store().image(image).is_ok_and(|row| row.is_none_or(|row| row.targets.is_empty()))
     }
 
-    /// Kills a container and waits for its monitor to leave.
-    fn end(&self, container: &mut Container) -> Result<(), ContainerError> {
-        self.request_stop(container)?;
-        let (cgroups, path) = (Cgroups::discover()?, self.cgroup_of(&container.id));
-        if let Ok(cgroup) = cgroups.open(&path) {
+    /// The lock of a container that does not run; one that runs is ended if that is wanted, also
+    /// when another command starts it again meanwhile.
+    fn take(
+        &self,
+        mut container: Container,
+        force: bool,
+    ) -> Result<(Container, OwnedFd), ContainerError> {
+        let deadline = Instant::now() + KILL_PATIENCE;
+        loop {
+            let is_alive = container.status.phase.is_alive();
+            if is_alive && !force {
+                return Err(must_stop(&container));
+            }
+            if is_alive && !self.end(&mut container)? {
+                if Instant::now() >= deadline {
+                    let words = format!("container {} does not end", container.short_id());
+                    return Err(ContainerError::Conflict(words));
+                }
+                continue;
+            }
+            match self.lock_row(&container.id)? {
+                Some((_, lock)) => {
+                    if is_alive {
+                        // A monitor that was killed meanwhile has left it.
+                        Cgroups::discover()?.remove(&self.cgroup_of(&container.id))?;
+                    }
+                    return Ok((container, lock));
+                }
+                None if force && Instant::now() < deadline => {
+                    container = self.container(&container.id)?;
+                }
+                None => return Err(runs_already(&container.id)),
+            }
+        }
+    }
+
+    /// Kills a container and waits a little for its monitor to leave; `false` when it has not.
+    fn end(&self, container: &mut Container) -> Result<bool, ContainerError> {
+        let killed = self.request_stop(container).and_then(|()| self.kill_all(container));
+        if let Err(error) = killed {
+            // Its folders may have gone meanwhile, and it with them.
+            *container = self.container(&container.id)?;
+            return if container.status.phase.is_alive() { Err(error) } else { Ok(true) };
+        }
+        let has_ended = self.await_end(&container.id, Some(Instant::now() + KILL_LOOK))?;
+        *container = self.container(&container.id)?;
+        Ok(has_ended)
+    }
+
+    fn kill_all(&self, container: &Container) -> Result<(), ContainerError> {
+        if let Ok(cgroup) = Cgroups::discover()?.open(&self.cgroup_of(&container.id)) {
             if container.status.phase == Phase::Paused {
                 cgroup.thaw()?;
             }
             cgroup.kill()?;
         }
-        self.send_signal(container, 9)?;
-        if self.await_end(&container.id, Some(Instant::now() + KILL_PATIENCE))? {
-            // A monitor that was killed meanwhile has left its work undone.
-            match self.container(&container.id) {
-                Err(error) if error.is_not_found() => {}
-                found => drop(found?),
-            }
-            cgroups.remove(&path)?;
-            return Ok(());
-        }
-        Err(ContainerError::Conflict(format!("container {} does not end", container.short_id())))
+        self.send_signal(container, 9)
     }
 
-    /// Removes all traces of a container that does not run, with its anonymous volumes.
+    /// Removes all traces of a container that does not run, with its anonymous volumes. The caller
+    /// holds its lock.
     pub(crate) fn erase(&self, container: &Container) -> Result<(), ContainerError> {
         self.erase_with(container, &anonymous_volumes(container))
     }
 
     fn erase_with(&self, container: &Container, volumes: &[String]) -> Result<(), ContainerError> {
-        let layout = self.store().layout();
-        remove_tree(&layout.run_container(&container.id))?;
-        let directory = layout.container(&container.id);
+        let directory = self.store().layout().container(&container.id);
         Upper::discard(&directory)?;
         remove_tree(&directory)?;
         let durability =
             if container.spec.auto_remove.is_on() { Durability::Lazy } else { Durability::Durable };
         self.store().remove_container(&container.id, durability)?;
+        // Last, for its lock: whoever waits for that then finds no row.
+        self.remove_run_directory(&container.id)?;
         for volume in volumes {
             // Another container may use it by now (`--volumes-from`).
             if let Err(error) = self.store().remove_volume(volume) {
@@ -145,6 +176,18 @@ impl Engine {
     pub(crate) fn size_of(&self, id: &str) -> u64 {
         written_bytes(&self.store().layout().container(id), disk_usage)
     }
+}
+
+fn must_stop(container: &Container) -> ContainerError {
+    let advice = match container.status.phase {
+        Phase::Paused => "unpause and then stop the container",
+        _ => "stop the container",
+    };
+    ContainerError::Conflict(format!(
+        "cannot remove container \"/{}\": container is {}: {advice} before removing or force remove",
+        container.name,
+        container.status.phase.word(),
+    ))
 }
 
 fn anonymous_volumes(container: &Container) -> Vec<String> {

@@ -112,7 +112,11 @@ impl Engine {
             Ok(claimed) => claimed,
             Err(error) => {
                 newborn.dismiss();
-                return Err(error);
+                return match self.lock_row(&container.id) {
+                    // The lock was made in vain, and has gone with the question.
+                    Err(removed) if removed.is_not_found() => Err(removed),
+                    _ => Err(error),
+                };
             }
         };
         let result = self.launch(container.clone(), claimed, mode, newborn);
@@ -121,6 +125,8 @@ impl Engine {
 
     /// Claims what an existing container needs of the network, and records that it runs.
     fn prepare_start(&self, container: &mut Container) -> Result<Claimed, ContainerError> {
+        // The row as it is now that nobody else changes it.
+        *container = Container::of_row(self.store().container(&container.id)?)?;
         let claimed = self.claim(container)?;
         container.status.phase = Phase::Running;
         container.status.error.clear();
@@ -155,6 +161,8 @@ impl Engine {
 
     /// After a failed start: the row says why, or goes.
     fn abandon(&self, mut container: Container, error: &ContainerError) {
+        // Another command may start or remove it as soon as its monitor is gone.
+        let Ok(Some((_, _lock))) = self.lock_row(&container.id) else { return };
         if let Err(error) = self.end_half_started(&container) {
             tracing::warn!(%error, "cannot end what a failed start left");
         }

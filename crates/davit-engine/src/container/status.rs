@@ -138,24 +138,35 @@ impl Engine {
                 }
                 Ok(Some(container))
             }
-            LockHolder::Nobody if summary.ended.is_none() => self.settle_orphan(&container.id),
-            LockHolder::Nobody => self.settle_container(container, &summary),
+            LockHolder::Nobody => self.settle_unwatched(&container.id),
         }
     }
 
-    /// Ends a container whose monitor died before it, and starts it again where its restart policy
-    /// says so. One command alone does, the others see what it has done.
-    fn settle_orphan(&self, id: &str) -> Result<Option<Container>, ContainerError> {
-        let lock = self.lock_container(id)?;
-        let row = match self.store().container(id) {
+    /// Settles a container whose monitor is gone. One that the monitor left alive is ended, and
+    /// started again where its restart policy says so. One command alone does it, the others see
+    /// what it has done.
+    fn settle_unwatched(&self, id: &str) -> Result<Option<Container>, ContainerError> {
+        let (row, lock) = match self.lock_row(id) {
             Err(error) if error.is_not_found() => return Ok(None),
-            row => row?,
+            Ok(Some(locked)) => locked,
+            // It runs again.
+            Ok(None) => {
+                return match self.store().container(id) {
+                    Err(error) if error.is_not_found() => Ok(None),
+                    row => self.examine(row?),
+                };
+            }
+            Err(error) => return Err(error),
         };
-        let container = Container::of_row(row.clone())?;
+        let container = Container::of_row(row)?;
         let records = self.records(id)?;
         let summary = Summary::of(&records);
-        let is_settled = !container.status.phase.is_alive() || summary.ended.is_some();
-        let Some(lock) = lock.filter(|_| !is_settled) else { return self.examine(row) };
+        if !container.status.phase.is_alive() {
+            return Ok(Some(container));
+        }
+        if summary.ended.is_some() {
+            return self.settle_container(container, &summary);
+        }
         self.end_orphan(&container, &summary)?;
         let Some(container) = self.settle_container(container, &summary)? else { return Ok(None) };
         drop(lock);
@@ -179,7 +190,8 @@ impl Engine {
         state::read(&path).map_err(|error| ContainerError::io("read", &path, error))
     }
 
-    /// Brings a container whose monitor is gone up to date: row, addresses, `--rm`.
+    /// Brings a container whose monitor is gone up to date: row, addresses, `--rm`. The caller holds
+    /// its lock.
     pub(crate) fn settle_container(
         &self,
         mut container: Container,

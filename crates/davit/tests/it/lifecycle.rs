@@ -58,6 +58,35 @@ fn two_may_start_a_container() {
 }
 
 #[test]
+fn removing_and_starting_at_once_leave_nothing() {
+    let Some(machine) = Machine::new() else { return };
+    let before = machine.settled();
+    for _ in 0..6 {
+        machine.ok(&["run", "-d", "--name", "wanted", "busybox", "sleep", "600"]);
+        let command = |index: usize| match index % 2 {
+            0 => piped(&machine, &["rm", "-f", "wanted"]),
+            _ => piped(&machine, &["start", "wanted"]),
+        };
+        let children: Vec<Child> = (0..8).map(command).collect();
+        for (index, child) in children.into_iter().enumerate() {
+            let outcome = Outcome::from(child.wait_with_output().expect("reaped"));
+            let words = outcome.stderr.to_lowercase();
+            // A start may also be overtaken while it starts: its command is then killed.
+            let is_told = words.contains("no such container") || words.contains("cannot start");
+            let is_right = outcome.code == 0 || (index % 2 == 1 && is_told);
+            assert!(is_right, "{index}: {} {}", outcome.code, outcome.stderr);
+        }
+        assert_eq!(machine.ok(&["ps", "-aq"]), "");
+        machine.await_traces(&before);
+    }
+    let davit = machine.davit();
+    let here = std::fs::read_dir(davit.run_root()).unwrap().map(|entry| entry.unwrap().path());
+    let containers = here.map(|here| here.join("c")).chain([davit.root().join("containers")]);
+    let left = containers.flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten());
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
 fn networks_give_names() {
     let Some(machine) = Machine::new() else { return };
     let run = |flags: &[&str], line: &str| {
