@@ -29,6 +29,7 @@ mod secret;
 mod tls;
 mod transport;
 mod upload;
+mod warning;
 pub mod wire;
 
 pub use blob::{BlobReader, VerifiedBlob};

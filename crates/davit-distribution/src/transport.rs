@@ -19,6 +19,7 @@ use crate::{
     redirect,
     retry::{Backoff, retry_after},
     tls::Verify,
+    warning::Told,
     wire::{ErrorBody, Scope},
 };
 
@@ -66,6 +67,7 @@ pub(crate) struct Transport {
     config: Arc<ClientConfig>,
     connections: Connections,
     credentials: CredentialStore,
+    told: Told,
 }
 
 impl Transport {
@@ -74,6 +76,7 @@ impl Transport {
             connections: Connections::new(Arc::clone(&config)),
             credentials: CredentialStore::new(config.credentials.clone()),
             config,
+            told: Told::default(),
         }
     }
 
@@ -265,7 +268,19 @@ impl Transport {
             Ok(Ok(response)) => response,
         };
         let with_credentials = proof.is_some_and(|proof| proof.with_credentials);
-        Ok(Reply::new(response, url.clone(), &self.config, with_credentials))
+        Ok(self.reply(response, url.clone(), with_credentials))
+    }
+
+    /// Takes a response, and tells what it warns of.
+    pub(crate) fn reply(&self, response: Response, url: Url, with_credentials: bool) -> Reply {
+        self.told.tell(&url, response.headers());
+        Reply {
+            response,
+            url,
+            with_credentials,
+            error_limit: self.config.limits.error,
+            pace: Pace::new(&self.config.timeouts),
+        }
     }
 
     /// How a host is verified that is no registry by name.
@@ -285,21 +300,6 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    pub(crate) fn new(
-        response: Response,
-        url: Url,
-        config: &ClientConfig,
-        with_credentials: bool,
-    ) -> Self {
-        Self {
-            response,
-            url,
-            with_credentials,
-            error_limit: config.limits.error,
-            pace: Pace::new(&config.timeouts),
-        }
-    }
-
     pub(crate) fn status(&self) -> StatusCode {
         self.response.status()
     }

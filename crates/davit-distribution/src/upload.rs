@@ -267,7 +267,7 @@ impl Session {
             MeteredBody { pieces: source.open(place.offset), meter: meter.clone(), remaining };
         let response =
             self.watch(request.body(reqwest::Body::wrap(body)), &call.url, meter).await?;
-        Ok(Reply::new(response, call.url, self.client.config(), with_credentials))
+        Ok(transport.reply(response, call.url, with_credentials))
     }
 
     /// Sends a request whose body is metered, and gives up when the server takes nothing more.

@@ -7,12 +7,15 @@ mod errors;
 mod lists;
 mod scope;
 mod token;
+mod warning;
 
 pub use challenge::Challenge;
+pub(crate) use errors::Printable;
 pub use errors::{ErrorBody, ErrorCode, ErrorEntry};
 pub use lists::{Catalog, SearchEntry, SearchPage, TagList, next_link};
 pub use scope::{Scope, ScopeError};
 pub use token::TokenResponse;
+pub use warning::warnings;
 
 /// Header with the digest of the manifest or blob in a reply.
 pub const CONTENT_DIGEST: &str = "docker-content-digest";

@@ -44,7 +44,7 @@ impl Challenge {
     #[must_use]
     pub fn parse(header: &str) -> Vec<Self> {
         let mut challenges = Vec::new();
-        let mut input = Input(header);
+        let mut input = Input::new(header);
         while let Some(challenge) = input.challenge() {
             challenges.push(challenge);
         }
@@ -74,15 +74,20 @@ impl fmt::Display for Challenge {
 }
 
 /// The unread rest of a header.
-struct Input<'a>(&'a str);
+pub(super) struct Input<'a>(&'a str);
 
 impl<'a> Input<'a> {
-    fn skip(&mut self, also: &str) {
+    pub(super) const fn new(header: &'a str) -> Self {
+        Self(header)
+    }
+
+    /// Passes over blanks, and over what else is named.
+    pub(super) fn skip(&mut self, also: &str) {
         self.0 = self.0.trim_start_matches(|c: char| c == ' ' || c == '\t' || also.contains(c));
     }
 
     /// RFC 9110 § 5.6.2 `token`.
-    fn token(&mut self) -> Option<&'a str> {
+    pub(super) fn token(&mut self) -> Option<&'a str> {
         let is_token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
         let length = self.0.bytes().take_while(|b| is_token(b)).count();
         let (token, rest) = self.0.split_at(length);
@@ -114,13 +119,19 @@ impl<'a> Input<'a> {
     }
 
     fn value(&mut self) -> Option<String> {
-        let Some(quoted) = self.0.strip_prefix('"') else {
-            // `token68` padding and unquoted URLs are read up to the next separator.
-            let length = self.0.find([',', ' ']).unwrap_or(self.0.len());
-            let (value, rest) = self.0.split_at(length);
-            self.0 = rest;
-            return Some(value.to_owned());
-        };
+        if self.0.starts_with('"') {
+            return self.quoted();
+        }
+        // `token68` padding and unquoted URLs are read up to the next separator.
+        let length = self.0.find([',', ' ']).unwrap_or(self.0.len());
+        let (value, rest) = self.0.split_at(length);
+        self.0 = rest;
+        Some(value.to_owned())
+    }
+
+    /// RFC 9110 § 5.6.4 `quoted-string`; `None` where there is none, or it has no end.
+    pub(super) fn quoted(&mut self) -> Option<String> {
+        let quoted = self.0.strip_prefix('"')?;
         let mut value = String::new();
         let mut characters = quoted.char_indices();
         while let Some((at, c)) = characters.next() {

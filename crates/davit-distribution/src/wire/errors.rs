@@ -167,7 +167,7 @@ impl fmt::Display for ErrorEntry {
 }
 
 /// Prints a server's text without control characters and not endlessly.
-struct Printable<'a>(&'a str);
+pub(crate) struct Printable<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

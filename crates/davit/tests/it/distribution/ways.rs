@@ -75,6 +75,45 @@ fn another_try_is_told() {
     assert!(outcome.stderr.lines().any(warned), "{}", outcome.stderr);
 }
 
+/// Each text of a host is told once, by pull and by push.
+#[test]
+fn what_a_registry_warns_of_is_told() {
+    let mut content = Content::default();
+    content.add_image("1", &Platform::host(), &[layer("a"), layer("b")]);
+    let long = "x".repeat(2000);
+    let server = HttpServer::start(move |request| {
+        let reply = match request.method.as_str() {
+            "GET" | "HEAD" if request.path.starts_with("/v2/x/") => content.serve(request),
+            "HEAD" => Reply::status(404),
+            "PUT" => Reply::status(201),
+            _ => Reply::status(202).header("Location", "/v2/y/blobs/uploads/1"),
+        };
+        let path = if request.path.contains("manifests") { "old" } else { "full" };
+        reply
+            .header("Warning", format!("299 - \"{path} \u{9b}2J{long}\", 110 - \"stale\""))
+            .header("Warning", "299 - \"\\\"quoted\\\"\"")
+    });
+    let (davit, host) = (davit(), server.host());
+    let (x, y) = (format!("{host}/x:1"), format!("{host}/y:1"));
+    let outcomes = [davit.run(["pull", &x]), {
+        davit.ok(["tag", &x, &y]);
+        davit.run(["push", &y])
+    }];
+    for outcome in outcomes {
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        let prefix = format!("warning: {host} says: ");
+        let mut told: Vec<_> =
+            outcome.stderr.lines().filter_map(|line| line.strip_prefix(&prefix)).collect();
+        told.sort_unstable();
+        let starts = ["\"quoted\"", "full  2Jxxx", "old  2Jxxx"];
+        assert_eq!(told.len(), starts.len(), "{}", outcome.stderr);
+        for (text, start) in told.iter().zip(starts) {
+            assert!(text.starts_with(start) && text.chars().count() < 500, "{text}");
+        }
+        assert!(!outcome.stderr.contains('\u{9b}'), "{}", outcome.stderr);
+    }
+}
+
 #[test]
 fn plain_http_goes_through_a_proxy_unless_excepted() {
     let mut content = Content::default();
