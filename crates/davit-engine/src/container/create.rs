@@ -276,7 +276,12 @@ impl Engine {
             spec.domainname = other.spec.domainname;
             *name = other.id;
         }
-        for mode in [&mut spec.pid, &mut spec.ipc, &mut spec.uts, &mut spec.cgroup] {
+        if let NamespaceMode::Container(name) = &mut spec.ipc {
+            let other = self.container(name)?;
+            validate::shares_ipc(name, &other.spec)?;
+            *name = other.id;
+        }
+        for mode in [&mut spec.pid, &mut spec.uts, &mut spec.cgroup] {
             if let NamespaceMode::Container(name) = mode {
                 *name = self.container(name)?.id;
             }

@@ -271,6 +271,7 @@ fn namespace(mode: &NamespaceMode, private: &str) -> String {
         NamespaceMode::Host => "host".to_owned(),
         NamespaceMode::Container(id) => format!("container:{id}"),
         NamespaceMode::Bare => "none".to_owned(),
+        NamespaceMode::Shareable => "shareable".to_owned(),
     }
 }
 

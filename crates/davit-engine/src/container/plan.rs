@@ -91,7 +91,7 @@ fn namespace(
     name: &'static str,
 ) -> Namespace {
     match mode {
-        NamespaceMode::Private | NamespaceMode::Bare => Namespace::New,
+        NamespaceMode::Private | NamespaceMode::Bare | NamespaceMode::Shareable => Namespace::New,
         NamespaceMode::Host => Namespace::Host,
         NamespaceMode::Container(id) => join(joins, id, name),
     }
@@ -263,14 +263,14 @@ fn tmpfs_flags(flags: &[String], options: &mut MountOptions) {
 
 fn security(spec: &ContainerSpec, plan: &mut Plan) -> Result<(), ContainerError> {
     let wishes = &spec.security;
-    let base = if wishes.privileged { Capabilities::ALL } else { Capabilities::DEFAULT };
+    plan.process.capabilities = Capabilities::DEFAULT
+        .adjust(&wishes.cap_add, &wishes.cap_drop)
+        .map_err(|error| ContainerError::invalid(error.to_string()))?;
     if wishes.privileged {
+        // All capabilities, whatever was added and dropped.
         plan.make_privileged();
         devices_below(Path::new("/dev"), "/dev", &mut plan.devices);
     }
-    plan.process.capabilities = base
-        .adjust(&wishes.cap_add, &wishes.cap_drop)
-        .map_err(|error| ContainerError::invalid(error.to_string()))?;
     plan.process.no_new_privileges = wishes.no_new_privileges;
     match wishes.seccomp.as_deref() {
         None => {}

@@ -249,6 +249,8 @@ pub enum NamespaceMode {
     Container(String),
     /// Its own, without `/dev/shm`: for IPC alone.
     Bare,
+    /// Its own, which others may join: for IPC alone, whose private ones nobody may.
+    Shareable,
 }
 
 /// What may be done inside a container.

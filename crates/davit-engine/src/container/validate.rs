@@ -1,12 +1,13 @@
 //! What a container must not be asked to be, in Docker's words (moby `daemon/daemon_unix.go`).
 
-use std::ops::RangeInclusive;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use davit_image::HealthConfig;
 use davit_runtime::plan::{Limits, SysctlNamespace, sysctl_namespace};
 
 use super::{
-    ContainerError, ContainerSpec, NamespaceMode, NetworkMode, log_attributes, stop::signal_number,
+    ContainerError, ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode,
+    log_attributes, stop::signal_number,
 };
 
 /// Least memory that a container can start with, in bytes.
@@ -32,10 +33,66 @@ pub(super) fn check(spec: &ContainerSpec) -> Result<(), ContainerError> {
         return refuse("conflicting options: hostname and the UTS mode");
     }
     shared_network(spec)?;
+    storage_options(&spec.storage_options)?;
+    subpaths(&spec.mounts)?;
     if let Some(health) = &spec.config.healthcheck {
         health_times(health)?;
     }
     log_attributes::check(&spec.log_options)
+}
+
+/// What is mounted of a volume lies in it by its name already, not only by its resolution.
+fn subpaths(mounts: &[MountSpec]) -> Result<(), ContainerError> {
+    let leads_out = |mount: &MountSpec| match &mount.source {
+        MountSource::Volume { subpath: Some(path), .. } => !is_local(path),
+        _ => false,
+    };
+    if mounts.iter().any(leads_out) {
+        return refuse(
+            "invalid mount config for type \"volume\": subpath must be a relative path within the volume",
+        );
+    }
+    Ok(())
+}
+
+/// Whether a path stays below where it begins, as far as its words tell.
+fn is_local(path: &str) -> bool {
+    let mut depth = Some(0_usize);
+    for part in path.split('/') {
+        depth = match part {
+            "" | "." => depth,
+            ".." => depth.and_then(|depth| depth.checked_sub(1)),
+            _ => depth.map(|depth| depth + 1),
+        };
+    }
+    !path.starts_with('/') && depth.is_some()
+}
+
+/// A quota that is not kept would be worse than none.
+fn storage_options(options: &BTreeMap<String, String>) -> Result<(), ContainerError> {
+    let refused = options.iter().find_map(|(key, value)| match (key.as_str(), value.as_str()) {
+        ("xino", "on" | "off" | "auto") => None,
+        ("xino", _) => Some(format!("invalid value {value:?}: xino is on, off or auto")),
+        ("size", _) => Some(
+            "--storage-opt size is not supported: a container's filesystem has no quota".to_owned(),
+        ),
+        (key, _) => Some(format!("unknown option {key} for --storage-opt")),
+    });
+    refused.map_or(Ok(()), refuse)
+}
+
+/// Refuses to join the IPC namespace of a container that did not offer it.
+///
+/// # Errors
+/// [`ContainerError::Invalid`]: it has one of its own that is not shareable.
+pub(super) fn shares_ipc(name: &str, other: &ContainerSpec) -> Result<(), ContainerError> {
+    if matches!(other.ipc, NamespaceMode::Private | NamespaceMode::Bare) {
+        return refuse(format!(
+            "cannot join the IPC namespace of {name}: non-shareable IPC (hint: use \
+             `--ipc shareable` for the donor container)"
+        ));
+    }
+    Ok(())
 }
 
 /// What belongs to the container whose network is shared.

@@ -113,7 +113,7 @@ pub(crate) struct ContainerFlags {
     /// IPv6 address
     #[arg(long, value_name = "ADDRESS")]
     ip6: Option<std::net::Ipv6Addr>,
-    /// IPC mode to use (host|private|none|container:NAME)
+    /// IPC mode to use (host|private|shareable|none|container:NAME)
     #[arg(long, value_name = "MODE")]
     ipc: Option<String>,
     /// Set meta data on a container
@@ -200,7 +200,7 @@ pub(crate) struct ContainerFlags {
     /// Timeout (in seconds) to stop a container
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
     stop_timeout: Option<i64>,
-    /// Storage driver options (xino=off)
+    /// Storage driver options (xino=on|off|auto)
     #[arg(long, value_name = "KEY=VALUE")]
     storage_opt: Vec<String>,
     /// Sysctl options
@@ -348,7 +348,7 @@ impl ContainerFlags {
         spec.pid = namespace("pid", self.pid.as_deref())?;
         spec.ipc = namespace("ipc", self.ipc.as_deref())?;
         spec.uts = namespace("uts", self.uts.as_deref())?;
-        spec.cgroup = namespace("cgroup", self.cgroupns.as_deref())?;
+        spec.cgroup = namespace("cgroupns", self.cgroupns.as_deref())?;
         spec.platform = self.platform.as_ref().map(ToString::to_string);
         spec.storage_options = values::pairs("storage-opt", &self.storage_opt)?;
         Ok(())
@@ -456,12 +456,17 @@ impl ContainerFlags {
 
 fn namespace(kind: &str, text: Option<&str>) -> Result<NamespaceMode, CliError> {
     match text {
-        None | Some("" | "private" | "shareable") => Ok(NamespaceMode::Private),
+        None | Some("") => Ok(NamespaceMode::Private),
         Some("host") => Ok(NamespaceMode::Host),
+        Some("private") if matches!(kind, "ipc" | "cgroupns") => Ok(NamespaceMode::Private),
+        Some("shareable") if kind == "ipc" => Ok(NamespaceMode::Shareable),
         Some("none") if kind == "ipc" => Ok(NamespaceMode::Bare),
         Some(other) => match other.strip_prefix("container:") {
             Some(name) if !name.is_empty() => Ok(NamespaceMode::Container(name.to_owned())),
-            _ => Err(CliError::usage(format!("--{kind}: invalid {} mode", kind.to_uppercase()))),
+            _ => {
+                let name = kind.trim_end_matches("ns").to_uppercase();
+                Err(CliError::usage(format!("--{kind}: invalid {name} mode")))
+            }
         },
     }
 }

@@ -7,6 +7,9 @@ use davit_test::Outcome;
 use super::{refuse, see};
 use crate::machine::Machine;
 
+const SUBPATH: &str =
+    "invalid mount config for type \"volume\": subpath must be a relative path within the volume";
+
 #[test]
 fn missing_directories_are_made_by_a_create_alone() {
     let Some(machine) = Machine::new() else { return };
@@ -26,6 +29,12 @@ fn missing_directories_are_made_by_a_create_alone() {
                 "invalid mount config for type \"volume\": invalid specification: destination can't be '/'",
             ),
             (&["--tmpfs", "rel"], "invalid mount config for type \"tmpfs\""),
+            (&["--mount", "src=a,dst=/a,volume-subpath=../.."], SUBPATH),
+            (&["--mount", "src=a,dst=/a,volume-subpath=b/../../c"], SUBPATH),
+            (&["--mount", "src=a,dst=/a,volume-subpath=/b"], SUBPATH),
+            (&["--storage-opt", "size=1m"], "--storage-opt size is not supported"),
+            (&["--storage-opt", "bogus=1"], "unknown option bogus"),
+            (&["--storage-opt", "xino=maybe"], "xino is on, off or auto"),
         ],
     );
     assert!(!missing.exists());

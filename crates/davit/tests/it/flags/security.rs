@@ -1,6 +1,6 @@
 //! Capabilities, privileges, devices, kernel parameters, filters.
 
-use super::{file, refuse, see};
+use super::{file, refuse, refuse_in, see};
 use crate::machine::Machine;
 
 /// Refuses to make directories, allows everything else.
@@ -47,6 +47,8 @@ fn privileged_means_everything() {
         &machine,
         &[
             (&["--privileged"], effective, bounding),
+            (&["--privileged", "--cap-drop", "ALL"], effective, bounding),
+            (&["--privileged", "--cap-drop", "SYS_ADMIN"], effective, bounding),
             (&["--privileged"], seccomp, "0"),
             (&["--privileged"], sys, "rw"),
             (&["--privileged"], "mkdir /m && mount -t tmpfs none /m && echo mounted", "mounted"),
@@ -164,6 +166,48 @@ fn kernel_parameters() {
             ),
         ],
     );
+}
+
+#[test]
+fn the_ipc_namespace_is_shared_by_those_that_say_so() {
+    let Some(machine) = Machine::new() else { return };
+    for mode in ["", "private", "none", "shareable", "host"] {
+        let name = format!("ipc-{mode}");
+        machine.ok(&["run", "-d", "--name", &name, "--ipc", mode, "busybox", "sleep", "600"]);
+    }
+    machine.ok(&[
+        "run",
+        "-d",
+        "--name",
+        "guest",
+        "--ipc",
+        "container:ipc-shareable",
+        "busybox",
+        "sleep",
+        "600",
+    ]);
+    let words = "non-shareable IPC";
+    refuse_in(
+        &machine,
+        &[
+            (&["--ipc", "container:ipc-"], words),
+            (&["--ipc", "container:ipc-private"], words),
+            (&["--ipc", "container:ipc-none"], words),
+        ],
+    );
+    let own = machine.ok(&["exec", "ipc-shareable", "readlink", "/proc/self/ns/ipc"]);
+    let line = "readlink /proc/self/ns/ipc";
+    let host = std::fs::read_link("/proc/self/ns/ipc").expect("own namespace");
+    see(
+        &machine,
+        &[
+            (&["--ipc", "container:ipc-shareable"], line, &own),
+            (&["--ipc", "container:guest"], line, &own),
+            (&["--ipc", "container:ipc-host"], line, host.to_str().expect("UTF-8")),
+        ],
+    );
+    let format = "{{.HostConfig.IpcMode}}";
+    assert_eq!(machine.ok(&["inspect", "-f", format, "ipc-shareable"]), "shareable");
 }
 
 #[test]
