@@ -5,7 +5,7 @@ mod load;
 mod save;
 
 use davit_image::Digest;
-use davit_layer::{MergeError, ReadError};
+use davit_layer::ReadError;
 use davit_store::{StoreError, archive::ArchiveError};
 
 pub use import::ImportRequest;
@@ -13,7 +13,7 @@ pub use load::{LoadRequest, Loaded};
 pub use save::SaveRequest;
 pub(crate) use save::built::SavedForm;
 
-use crate::{ChangeError, Hint, ImageError, error::is_no_space, pull::offer};
+use crate::{ChangeError, Hint, ImageError, UnusableLayers, error::is_no_space, pull::offer};
 
 /// Why an archive cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +68,7 @@ pub enum FileError {
         /// The image or archive.
         name: String,
         /// Cause.
-        source: MergeError,
+        source: UnusableLayers,
     },
     /// An image of the archive has nothing for the platform asked for.
     #[error("{name} has no image for {wanted}{}", offer(offered))]

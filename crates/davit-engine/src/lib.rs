@@ -47,6 +47,7 @@ pub use progress::{Event, Progress, Silent};
 pub use pull::{MOST_PARALLEL, PullError, PullRequest, Pulled};
 pub use push::{LayerCompression, PushError, PushRequest, Pushed};
 pub use registry::RegistryError;
+pub use rootfs::UnusableLayers;
 pub use system::{
     BuildCachePrune, BuildCacheUsage, CheckMode, ContainerUsage, DiskUsage, ImageUsage, SystemInfo,
     VolumeUsage,

@@ -8,10 +8,21 @@
 use davit_image::{DiffId, ImageId};
 use davit_layer::MergeError;
 use davit_snapshot::{
-    Form, Mountpoints, PrepareOptions, SnapshotError, SnapshotSettings, Snapshots, Stack,
+    Form, Mountpoints, PrepareOptions, SnapshotError, SnapshotSettings, Snapshots, Stack, erofs,
 };
 
 use crate::{Engine, Hint};
+
+/// Why layers can never be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum UnusableLayers {
+    /// They do not fit together.
+    #[error(transparent)]
+    Merge(MergeError),
+    /// No tree can hold what they make.
+    #[error(transparent)]
+    Write(erofs::WriteError),
+}
 
 impl Engine {
     /// The root filesystems of this root, in the form that the settings force or a probe chose.
@@ -55,12 +66,13 @@ impl Engine {
     /// runs it is told why.
     ///
     /// # Errors
-    /// [`MergeError`].
-    pub(crate) fn prepare_layers(&self, chain: &[DiffId]) -> Result<(), MergeError> {
+    /// [`UnusableLayers`].
+    pub(crate) fn prepare_layers(&self, chain: &[DiffId]) -> Result<(), UnusableLayers> {
         let options = PrepareOptions::new(Mountpoints::Container);
         match self.snapshots().and_then(|snapshots| snapshots.prepare(chain, &options)) {
             Ok(_) => Ok(()),
-            Err(SnapshotError::Merge(error)) => Err(error),
+            Err(SnapshotError::Merge(error)) => Err(UnusableLayers::Merge(error)),
+            Err(SnapshotError::Write(error)) => Err(UnusableLayers::Write(error)),
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "no root filesystem yet");
                 Ok(())
