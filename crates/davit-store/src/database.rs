@@ -15,8 +15,9 @@ use std::{
 
 use fs_err as fs;
 use rusqlite::{
-    Connection, OpenFlags, Transaction, TransactionBehavior, config::DbConfig, types::Type,
+    Connection, OpenFlags, Transaction, TransactionBehavior, config::DbConfig, ffi, types::Type,
 };
+use rustix::io::Errno;
 
 use crate::StoreError;
 
@@ -50,6 +51,7 @@ struct Session {
 impl Database {
     /// Opens or creates the database and brings its schema up to date.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        davit_sys::sqlite::allocate_maps();
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
@@ -173,7 +175,14 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 fn error(action: &'static str, path: &Path, source: rusqlite::Error) -> StoreError {
-    StoreError::Database { action, path: path.to_path_buf(), source }
+    let path = path.to_path_buf();
+    match source.sqlite_error().map(|error| error.extended_code) {
+        // The shared index cannot grow, for which SQLite has no other words.
+        Some(ffi::SQLITE_IOERR_SHMSIZE | ffi::SQLITE_IOERR_SHMMAP) => {
+            StoreError::NoSpace { action, path, source: Errno::NOSPC.into() }
+        }
+        _ => StoreError::Database { action, path, source },
+    }
 }
 
 /// SQLite's busy handler: pauses, for [`BUSY_LIMIT`] in all.

@@ -79,7 +79,7 @@ impl Store {
         for directory in layout.fixed() {
             make_dir(&directory)?;
         }
-        let database = Database::open(&layout.database())?;
+        let database = open_database(&layout)?;
         let boot = boot_id.map_or_else(BootId::current, Ok)?;
         let store = Self { database, layout, format, boot, run_root, swept: Once::new() };
         store.keep_reserve()?;
@@ -116,6 +116,15 @@ impl Store {
     /// When it cannot be made.
     pub fn make_dir(&self, path: &Path) -> Result<(), StoreError> {
         make_dir(path)
+    }
+}
+
+/// Opens the database, on a full disk in room that the reserve gives back.
+fn open_database(layout: &Layout) -> Result<Database, StoreError> {
+    let path = layout.database();
+    match Database::open(&path) {
+        Err(error) if error.is_no_space() && layout.shorten_reserve()? => Database::open(&path),
+        opened => opened,
     }
 }
 

@@ -16,6 +16,7 @@ pub mod release;
 pub mod sealed;
 pub mod seccomp;
 pub mod signals;
+pub mod sqlite;
 pub mod uncached;
 pub mod writeback;
 pub mod xattr;

@@ -1,7 +1,7 @@
 //! Room on the disk: what takes it is counted, and what failed for want of it gives it back.
 
 use davit_engine::image::{Digest, Platform};
-use davit_test::{Content, HttpServer, need_image, need_root, noise, tar_of};
+use davit_test::{Content, HttpServer, need_image, need_root, need_tool, noise, tar_of};
 
 use crate::{crash::in_namespace, davit};
 
@@ -100,4 +100,54 @@ fn a_container_that_fills_the_disk_can_be_removed() {
                     dead 1\ndead exited\n1\nTotal reclaimed space: some\nroom\n";
     assert_eq!(outcome.stdout, expected, "{}", outcome.stderr);
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+}
+
+/// The database's shared index is made anew by whoever opens it first: with every block taken.
+#[test]
+fn a_disk_without_a_free_block_can_be_emptied() {
+    let (true, Some(image)) = (need_root(), need_image("busybox-musl-amd64")) else { return };
+    let Some(_) = need_tool("mkfs.ext4") else { return };
+    let image = image.display();
+    // Where blocks are smaller than pages, a page can have a hole that nothing fills any more.
+    let disks = [
+        "mount -t tmpfs -o size=12m davit-test $0/disk",
+        "truncate -s 12M $0/file; mkfs.ext4 -q -b 1024 -F $0/file; mount -o loop $0/file $0/disk",
+    ];
+    for disk in disks {
+        let davit = davit();
+        let script = format!(
+            "mkdir $0/disk; {disk}
+             export DAVIT_ROOT=$0/disk/root
+             $1 copy -q oci:{image} store:busybox:latest >/dev/null
+             $1 run --network none --name done busybox true
+             fill() {{
+                 : > $DAVIT_ROOT/davit.db-shm
+                 head -c 12k /dev/zero > $0/disk/spare; sync -f $0/disk
+                 dd if=/dev/zero bs=1k oflag=append conv=notrunc of=$0/disk/fill 2>/dev/null || :
+                 rm $0/disk/spare
+             }}
+             fill; $1 ps -a --format '{{{{.Names}}}}'
+             fill; $1 ps -aq --filter name=none
+             fill; $1 container prune -f | head -n 1
+             for verb in 'rmi busybox' 'system prune -f' 'system check'; do
+                 : > $DAVIT_ROOT/davit.db-shm; $1 $verb >$0/out 2>&1 || {{ echo $?; cat $0/out; }}
+             done
+             rm -f $DAVIT_ROOT/reserve; fill
+             $1 ps -a 2>&1 || echo $?
+             rm $0/disk/fill; $1 ps -aq; stat -c %s $DAVIT_ROOT/reserve
+             $1 system reset --force >/dev/null 2>&1"
+        );
+        let outcome = in_namespace(&davit, &script);
+        let database = davit.dir().join("disk/root/davit.db");
+        let expected = format!(
+            "done\nDeleted Containers:\n\
+             error: cannot open the store at {root}\n\
+             caused by: no space left to open {database}\n\
+             caused by: No space left on device (os error 28)\n1\n1048576\n",
+            root = davit.dir().join("disk/root").display(),
+            database = database.display(),
+        );
+        assert_eq!(outcome.stdout, expected, "{disk}: {}", outcome.stderr);
+        assert_eq!(outcome.code, 0, "{disk}: {}", outcome.stderr);
+    }
 }
