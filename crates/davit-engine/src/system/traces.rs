@@ -1,5 +1,7 @@
 //! A root's traces on the machine beside its files: bridge, firewall table, cgroups.
 
+use std::time::Duration;
+
 use davit_runtime::{Cgroups, cgroup::CgroupError};
 use davit_store::ContainerFilter;
 
@@ -7,6 +9,9 @@ use crate::{
     ContainerError, Engine,
     container::{BUILT_IN_NETWORKS, RemoveRequest},
 };
+
+/// How long a reset waits for what it has killed: to free a tree of a million files takes seconds.
+const ENDING_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Engine {
     /// Removes networks that the user made and no container is attached to; their names.
@@ -71,10 +76,15 @@ impl Engine {
     }
 }
 
-/// Kills what still runs: monitors that settle, steps of builds.
+/// Kills what still runs (monitors that settle, steps of builds) and waits for its end.
 fn end_all(cgroups: &Cgroups, path: &str) -> Result<(), CgroupError> {
     match cgroups.open(path) {
         Err(error) if error.is_not_found() => Ok(()),
-        found => found?.kill(),
+        found => {
+            let found = found?;
+            found.kill()?;
+            // Whoever is left then is named by the error of removing the cgroup.
+            found.wait_until_empty(ENDING_PATIENCE).map(drop)
+        }
     }
 }

@@ -146,6 +146,25 @@ impl Cgroup {
         self.unified.is_populated()
     }
 
+    /// Waits until neither it nor one below it has members, at most so long; tells whether it has
+    /// come to that. Members that were killed stay while the kernel frees what they held.
+    ///
+    /// # Errors
+    /// [`CgroupError`].
+    pub fn wait_until_empty(&self, patience: Duration) -> Result<bool, CgroupError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let is_populated = match self.is_populated() {
+                Err(error) if error.is_not_found() => false,
+                result => result?,
+            };
+            if !is_populated || Instant::now() > deadline {
+                return Ok(!is_populated);
+            }
+            self.unified.wait_for_event(Duration::from_millis(100));
+        }
+    }
+
     /// Lets the members go on.
     ///
     /// # Errors

@@ -1,8 +1,15 @@
 //! What davit leaves on a machine: nothing after `system reset`, nothing idle after `system prune`.
 
-use std::{collections::BTreeSet, io::Write as _, path::Path, process::Stdio};
+use std::{
+    collections::BTreeSet,
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use davit_engine::{Config, Engine, Settings};
+use davit_test::need_tool;
 
 use crate::machine::{Machine, until};
 
@@ -101,6 +108,44 @@ fn a_reset_leaves_nothing() {
     // The same folder is a new store afterwards.
     assert_eq!(machine.ok(&["images", "-q"]), "");
     assert_ne!(root_id(&machine), id);
+}
+
+/// A disk that answers late holds a process that was killed for longer than its tree would.
+#[test]
+fn a_reset_waits_for_what_ends_late() {
+    let Some(machine) = Machine::new() else { return };
+    let (Some(_), Some(_)) = (need_tool("mkfs.ext4"), need_tool("fsfreeze")) else { return };
+    machine.ok(&["run", "-d", "busybox", "sleep", "600"]);
+    let groups = cgroups(&root_id(&machine)).into_iter();
+    let Some(members) = groups
+        .map(|group| Path::new(&group).join("monitors/cgroup.procs"))
+        .find(|members| members.with_file_name("cgroup.events").exists())
+    else {
+        return;
+    };
+    let disk = machine.davit().dir().join("disk");
+    let disk = disk.to_str().unwrap();
+    machine.tool(&format!("truncate -s 1M {disk}"));
+    machine.tool(&format!("mkfs.ext4 -q {disk}"));
+    machine.tool(&format!("mkdir {disk}-mounted"));
+    machine.tool(&format!("mount -o loop {disk} {disk}-mounted"));
+    machine.tool(&format!("fsfreeze -f {disk}-mounted"));
+    let script = "echo $$ >$0; exec mkdir $1-mounted/new";
+    let mut late = Command::new("sh");
+    let mut late = late.args(["-c", script, members.to_str().unwrap(), disk]).spawn().unwrap();
+    let status = format!("/proc/{}/stat", late.id());
+    until("it waits for the disk", || {
+        std::fs::read_to_string(&status).is_ok_and(|status| status.contains("(mkdir) D "))
+    });
+    let mut reset = machine.command(&["system", "reset", "--force"]);
+    let reset = reset.stderr(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    until("an impatient reset would have failed", || start.elapsed() > Duration::from_secs(3));
+    machine.tool(&format!("fsfreeze -u {disk}-mounted"));
+    late.wait().unwrap();
+    machine.tool(&format!("umount {disk}-mounted"));
+    let output = reset.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
