@@ -19,6 +19,7 @@ use crate::{
     durable,
     format::random_hex,
     lock::Lock,
+    regular,
     store::now,
 };
 
@@ -161,7 +162,7 @@ impl Store {
     /// [`StoreError::Digest`] when it is damaged.
     pub fn read_blob(&self, digest: &Digest, limit_bytes: u64) -> Result<Vec<u8>, StoreError> {
         let path = self.layout().blob(digest);
-        let file = match fs::File::open(&path) {
+        let file = match regular::open(&path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return Err(StoreError::not_found("blob", digest));
@@ -196,7 +197,7 @@ impl Store {
         } else {
             return Ok(None);
         };
-        let file = fs::File::open(&path).map_err(|e| StoreError::io("open", &path, e))?;
+        let file = regular::open(&path).map_err(|e| StoreError::io("open", &path, e))?;
         Ok(Some((file, size_bytes)))
     }
 

@@ -13,7 +13,7 @@ use fs_err as fs;
 
 use crate::{
     BlobRecord, BootId, LayerRow, Partials, Presence, Store, StoreError, TreeForm, TreeRow, blob,
-    layer,
+    layer, regular,
 };
 
 pub use repair::{CheckTable, Lacking, RebuildTable, Restore};
@@ -317,7 +317,7 @@ impl Store {
         };
         let detail = match fs::symlink_metadata(&path) {
             Ok(facts) if extracted && facts.is_dir() => return None,
-            Ok(facts) if !extracted && facts.len() == tree.size => return None,
+            Ok(facts) if !extracted && facts.is_file() && facts.len() == tree.size => return None,
             Ok(facts) => format!("has {} bytes, expected {}", facts.len(), tree.size),
             Err(error) => error.to_string(),
         };
@@ -393,7 +393,7 @@ enum Wrong {
 }
 
 fn examine(path: &Path, (digest, size_bytes): (Digest, u64)) -> Option<(Wrong, String)> {
-    let mut file = match fs::File::open(path) {
+    let mut file = match regular::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return Some((Wrong::Missing, e.to_string()));

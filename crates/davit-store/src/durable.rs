@@ -5,7 +5,7 @@ use std::path::Path;
 use fs_err as fs;
 use rustix::fs::{CWD, RenameFlags};
 
-use crate::StoreError;
+use crate::{StoreError, regular};
 
 /// When a committed thing must survive power loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Durability {
 
 /// Syncs a file's content and size.
 pub(crate) fn sync_file(path: &Path) -> Result<(), StoreError> {
-    let file = fs::File::open(path).map_err(|e| StoreError::io("open", path, e))?;
+    let file = regular::open(path).map_err(|e| StoreError::io("open", path, e))?;
     rustix::fs::fdatasync(&file).map_err(|e| StoreError::io("sync", path, e))
 }
 

@@ -438,7 +438,7 @@ fn file_size(path: &Path) -> Result<u64, StoreError> {
 
 /// Size and CRC-32C of a file.
 pub(crate) fn checksum(path: &Path) -> Result<(u64, u32), StoreError> {
-    let mut file = fs::File::open(path).map_err(|e| StoreError::io("open", path, e))?;
+    let mut file = crate::regular::open(path).map_err(|e| StoreError::io("open", path, e))?;
     let mut buffer = vec![0; 128 * 1024];
     let (mut size_bytes, mut crc) = (0, 0);
     loop {

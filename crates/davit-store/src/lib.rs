@@ -46,6 +46,7 @@ mod layout;
 mod lease;
 mod lock;
 mod network;
+mod regular;
 mod reserve;
 mod store;
 mod sweep;

@@ -113,6 +113,18 @@ const CASES: &[Case] = &[
         survives: true,
     },
     Case {
+        name: "pipes, whose writer never comes",
+        harm: |store, _| {
+            for path in [config(store), tar(store), table(store)] {
+                fs_err::remove_file(&path).unwrap();
+                let made = rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR);
+                made.unwrap();
+            }
+        },
+        expected: &[FaultKind::BlobUnreadable, FaultKind::TarUnreadable, FaultKind::TableDamaged],
+        survives: false,
+    },
+    Case {
         name: "a file that nobody names",
         harm: |store, _| {
             let stray = davit_image::Digest::of(b"stray");
