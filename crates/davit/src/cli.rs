@@ -1,6 +1,6 @@
 //! The command line: global options and the tree of verbs.
 
-use std::{ffi::OsString, io::IsTerminal as _, path::PathBuf, sync::Arc};
+use std::{ffi::OsString, path::PathBuf, sync::Arc};
 
 use clap::{Parser, Subcommand, error::ErrorKind as ClapKind};
 use davit_engine::{Config, Engine, Progress};
@@ -177,7 +177,7 @@ impl Context {
     /// Progress on standard error: bars on a terminal, else plain lines.
     #[must_use]
     pub(crate) fn progress(&self, mode: ProgressMode) -> Arc<dyn Progress> {
-        progress::open(mode, std::io::stderr().is_terminal())
+        progress::open(mode, printer::can_draw())
     }
 }
 

@@ -120,6 +120,13 @@ fn color_label(line: &str) -> String {
     line.to_owned()
 }
 
+/// Tells whether standard error shows bars: a terminal that is known to move its cursor (`TERM`).
+#[must_use]
+pub(crate) fn can_draw() -> bool {
+    let is_capable = |term: &std::ffi::OsString| term != "dumb";
+    io::stderr().is_terminal() && std::env::var_os("TERM").as_ref().is_some_and(is_capable)
+}
+
 /// Tells whether standard error may be coloured (`NO_COLOR`, `CLICOLOR_FORCE`, a terminal that is
 /// not `dumb`).
 #[must_use]

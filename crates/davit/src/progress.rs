@@ -28,14 +28,14 @@ pub(crate) enum ProgressMode {
     Quiet,
 }
 
-/// Opens a display for `mode`; `terminal` tells whether standard error is one.
+/// Opens a display for `mode`; `can_draw` tells whether standard error shows bars.
 #[must_use]
-pub(crate) fn open(mode: ProgressMode, terminal: bool) -> Arc<dyn Progress> {
+pub(crate) fn open(mode: ProgressMode, can_draw: bool) -> Arc<dyn Progress> {
     match mode {
         ProgressMode::Quiet => Arc::new(Silent),
         ProgressMode::Tty => Arc::new(Bars::new()),
         ProgressMode::Json => Arc::new(Json::default()),
-        ProgressMode::Auto if terminal => Arc::new(Bars::new()),
+        ProgressMode::Auto if can_draw => Arc::new(Bars::new()),
         ProgressMode::Auto | ProgressMode::Plain => Arc::new(Lines),
     }
 }
@@ -108,10 +108,10 @@ impl Progress for Json {
     }
 }
 
-/// One bar for each item.
+/// One bar for each item, in order of appearance.
 struct Bars {
     footer: Footer,
-    items: Mutex<HashMap<String, ProgressBar>>,
+    items: Mutex<Vec<(String, ProgressBar)>>,
 }
 
 impl Bars {
@@ -121,19 +121,36 @@ impl Bars {
 
     fn bar(&self, item: &str) -> ProgressBar {
         let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
-        let bar = items.entry(item.to_owned()).or_insert_with(|| {
-            let bar = self.footer.add();
-            bar.set_prefix(item.to_owned());
-            bar
-        });
-        bar.clone()
+        if let Some((_, bar)) = items.iter().find(|(name, _)| name == item) {
+            return bar.clone();
+        }
+        let bar = self.footer.add();
+        bar.set_prefix(item.to_owned());
+        items.push((item.to_owned(), bar.clone()));
+        bar
+    }
+
+    /// Makes lines of the bars once all have ended: what is said then is about the whole.
+    fn settle(&self) {
+        let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
+        if !items.iter().all(|(_, bar)| bar.is_finished()) {
+            return;
+        }
+        for (item, bar) in items.drain(..) {
+            bar.finish_and_clear();
+            self.footer.remove(&bar);
+            printer::note(&format!("{item}: {}", bar.message()));
+        }
     }
 }
 
 impl Progress for Bars {
     fn report(&self, event: Event<'_>) {
         match event {
-            Event::Message(text) => printer::note(text),
+            Event::Message(text) => {
+                self.settle();
+                printer::note(text);
+            }
             Event::Phase { item, phase, total_bytes } => {
                 let bar = self.bar(item);
                 bar.set_style(style(total_bytes.is_some()));

@@ -4,11 +4,11 @@ mod json;
 mod plain;
 mod tty;
 
-use std::{io::IsTerminal as _, sync::Arc};
+use std::sync::Arc;
 
 use davit_engine::build::{BuildEvent, Miss, StepId, StepInfo};
 
-use crate::format::visible;
+use crate::{format::visible, printer};
 
 /// `--progress`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -46,7 +46,7 @@ pub(super) fn open(progress: BuildProgress) -> Box<dyn Display> {
         BuildProgress::Quiet => Box::new(Nothing),
         BuildProgress::Rawjson => Box::new(json::Json::default()),
         BuildProgress::Tty => Box::new(tty::Tty::new()),
-        BuildProgress::Auto if std::io::stderr().is_terminal() => Box::new(tty::Tty::new()),
+        BuildProgress::Auto if printer::can_draw() => Box::new(tty::Tty::new()),
         BuildProgress::Auto | BuildProgress::Plain => Box::new(plain::Plain::default()),
     }
 }

@@ -3,9 +3,10 @@
 use std::process::Stdio;
 
 use davit_engine::image::{Digest, Platform};
-use davit_test::{Content, End, HttpServer, Outcome, Reply, noise, tar_of};
+use davit_test::{Content, End, HttpServer, Outcome, Reply, need_tool, noise, tar_of};
 
 use super::{blob_requests, davit, layer, serve};
+use crate::terminal::Terminal;
 
 #[test]
 fn an_image_is_pulled_once() {
@@ -32,6 +33,38 @@ fn an_image_is_pulled_once() {
     assert!(new.iter().all(|line| line.starts_with("HEAD ")), "{new:?}");
     assert_eq!(davit.ok(["pull", "-q", &name]), name);
     assert_eq!(davit.run(["pull", "-q", &name]).stderr, "");
+}
+
+/// Bars end as lines, above what is said about the whole; a terminal that cannot draw bars has the
+/// lines at once.
+#[test]
+fn a_terminal_shows_what_became_of_each_layer() {
+    if need_tool("setsid").is_none() {
+        return;
+    }
+    let mut content = Content::default();
+    let image = content.add_image("1", &Platform::host(), &[layer("a"), layer("b")]);
+    let server = serve(content);
+    let name = format!("{}/x:1", server.host());
+    for term in [Some("xterm"), Some("dumb"), None] {
+        let davit = davit();
+        let mut command = davit.command(["pull", &name]);
+        match term {
+            Some(term) => command.env("TERM", term),
+            None => command.env_remove("TERM"),
+        };
+        let terminal = Terminal::of(&command);
+        terminal.expect(&format!("for {name}\r\n{name}\r\n"));
+        let text = terminal.text();
+        let at = |words: &str| text.rfind(words).unwrap_or_else(|| panic!("{term:?}: {text:?}"));
+        let whole = at("Digest: ");
+        for layer in &image.layers {
+            let line = format!("{}: Pull complete\r\n", layer.digest.short_hex());
+            assert!(at(&line) < whole, "{term:?}: {text:?}");
+        }
+        assert_eq!(text.contains('\x1b'), term == Some("xterm"), "{text:?}");
+        assert_eq!(terminal.end(), 0);
+    }
 }
 
 #[test]
