@@ -9,6 +9,7 @@
     reason = "errors name both places in full; they are rare and cold"
 )]
 
+mod alone;
 mod place;
 mod sink;
 mod transfer;
@@ -29,6 +30,7 @@ use crate::{
 
 pub use self::place::{Place, PlaceError};
 use self::{
+    alone::Alone,
     sink::{ArchiveSink, FolderSink, LayoutSink, RegistrySink, Sink},
     transfer::Transfer,
 };
@@ -233,7 +235,10 @@ struct Copy<'a> {
 
 impl Copy<'_> {
     fn copy_to_store(&self, reference: &Reference) -> Result<Copied, CopyError> {
-        let origin = self.origin()?;
+        let source = self.origin()?;
+        let platform = self.request.platform.as_ref();
+        let alone = platform.map(|platform| Alone { origin: &*source, platform });
+        let origin = alone.as_ref().map_or(&*source, |alone| alone as &dyn Origin);
         if let Some(wanted) = reference.digest() {
             let found = origin.resolve().map_err(|e| self.source_error(e))?.digest;
             if found != *wanted {
@@ -247,12 +252,12 @@ impl Copy<'_> {
         };
         let pull = Pull {
             engine: self.engine,
-            origin: &*origin,
+            origin,
             name: self.request.source.to_string(),
             remote,
             // Who names a digest gives no tag.
             naming: Naming::of(reference),
-            platform: self.request.platform.as_ref(),
+            platform,
             parallel: 0,
             stop: Stop::default(),
             progress: self.progress,

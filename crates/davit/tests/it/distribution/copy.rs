@@ -72,6 +72,40 @@ fn the_one_image_of_an_index_that_is_here_goes_alone() {
     assert_eq!(id, ours.id.to_string());
 }
 
+/// Everywhere else an index is left behind too.
+#[test]
+fn the_store_takes_the_image_of_a_platform_without_its_index() {
+    let mut content = Content::default();
+    let host = Platform::host().to_string();
+    let ours = content.add_image("ours", &Platform::host(), &[layer("ours")]);
+    let theirs = content.add_image("theirs", &"linux/s390x".parse().unwrap(), &[layer("theirs")]);
+    let index = attested(&mut content, "two", &[(&host, &ours), ("linux/s390x", &theirs)]);
+    let server = serve(content);
+    let (davit, dir) = (davit(), TempDir::new());
+    let (remote, layout) = (
+        format!("docker://{}/x:two", server.host()),
+        format!("oci:{}", dir.join("layout").display()),
+    );
+    davit.ok(["copy", "-q", &remote, &layout]);
+    for source in [&remote, &layout] {
+        assert_eq!(davit.ok(["copy", "-q", source, "store:all"]), index.to_string());
+        for (platform, image) in [(&*host, &ours), ("linux/s390x", &theirs)] {
+            let digest = image.manifest.digest.to_string();
+            let copy = ["copy", "-q", "--platform", platform, source];
+            for name in ["store:one".to_owned(), format!("store:one@{digest}")] {
+                assert_eq!(davit.ok([&copy[..], &[&name]].concat()), digest, "{source} {name}");
+            }
+            let id = davit.ok(["images", "-q", "--no-trunc", "one"]);
+            assert_eq!(id, image.id.to_string());
+            let made = format!("oci:{}", dir.join(image.id.hex()).display());
+            assert_eq!(davit.ok(["copy", "-q", "one", &made]), digest);
+        }
+        let none = davit.run(["copy", "-q", "--platform", "linux/riscv64", source, "store:none"]);
+        let words = format!("has no image for linux/riscv64 (it has {host}, linux/s390x)");
+        assert!(none.code == 1 && none.stderr.contains(&words), "{}", none.stderr);
+    }
+}
+
 #[test]
 fn an_archive_takes_the_only_image_of_an_index_or_nothing() {
     let mut content = Content::default();
