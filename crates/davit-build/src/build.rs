@@ -165,7 +165,7 @@ impl Build<'_, '_> {
             let entry = serde_json::to_string(entry).expect("history is JSON");
             parts.push(format!("{entry} {node:?}"));
         }
-        parts.push(format!("epoch {:?}", self.request.source_date_epoch));
+        parts.push(format!("epoch {:?}", self.plan.epoch));
         Digest::of(parts.join("\n").as_bytes())
     }
 
@@ -229,7 +229,7 @@ impl Build<'_, '_> {
             context: self.context,
             scratch,
             policy: self.request.cache,
-            epoch: self.request.source_date_epoch,
+            epoch: self.plan.epoch,
             started: Timestamp::now(),
             events: &logged,
             log: &log,
@@ -275,7 +275,7 @@ impl Build<'_, '_> {
             sizes.insert(layer, size);
             layers.push((layer, size));
         }
-        let epoch = self.request.source_date_epoch;
+        let epoch = self.plan.epoch;
         let epoch = epoch.and_then(|seconds| Timestamp::from_unix_seconds(seconds).ok());
         let image: Image =
             assemble(target, &layers, epoch, |node: NodeId| done[node.0 as usize].layer.clone());

@@ -139,9 +139,9 @@ impl Copier<'_, '_> {
         self.job.owner.unwrap_or_default()
     }
 
-    /// Mode of directories that are made on the way.
+    /// Mode of directories that are made on the way: without the bits beyond permissions.
     fn parent_mode(&self) -> u16 {
-        self.mode.as_ref().and_then(Mode::octal).unwrap_or(0o755)
+        self.mode.as_ref().and_then(Mode::octal).map_or(0o755, |mode| mode & 0o777)
     }
 
     fn source(&mut self, source: &str) -> Result<(), CopyProblem> {

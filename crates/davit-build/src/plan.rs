@@ -9,6 +9,7 @@
 //! A node makes one layer (or is a stage's base) and reads the states of the nodes before it;
 //! `inputs[0]` is the state that it adds its layer to.
 
+mod images;
 pub(crate) mod planner;
 mod stage;
 mod steps;
@@ -33,6 +34,8 @@ pub struct Plan {
     pub nodes: Vec<Node>,
     /// What the build gives.
     pub target: Target,
+    /// `SOURCE_DATE_EPOCH`, in seconds: the newest time that the result holds.
+    pub epoch: Option<i64>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }

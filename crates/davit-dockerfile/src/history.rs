@@ -99,7 +99,7 @@ pub fn word(keyword: &str, word: &str) -> String {
     format!("{keyword} {word}")
 }
 
-/// `HEALTHCHECK`: the fields of the check as Go quotes them, the number of retries as a character.
+/// `HEALTHCHECK`: the fields of the check as Go prints them with their names.
 #[must_use]
 pub fn healthcheck(check: &Healthcheck) -> String {
     let test: Vec<&str> = match &check.test {
@@ -109,29 +109,15 @@ pub fn healthcheck(check: &Healthcheck) -> String {
             std::iter::once("CMD").chain(words.iter().map(|word| word.text.as_str())).collect()
         }
     };
-    let test: Vec<String> = test.into_iter().map(quote).collect();
-    let durations =
-        [check.interval_ns, check.timeout_ns, check.start_period_ns, check.start_interval_ns]
-            .map(|time| quote(&format_duration(time)));
-    let retries = char::from_u32(check.retries).unwrap_or(char::REPLACEMENT_CHARACTER);
     format!(
-        "HEALTHCHECK &{{[{}] {} {}}}",
+        "HEALTHCHECK {{Test:[{}] Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
         test.join(" "),
-        durations.join(" "),
-        quote_character(retries)
+        format_duration(check.interval_ns),
+        format_duration(check.timeout_ns),
+        format_duration(check.start_period_ns),
+        format_duration(check.start_interval_ns),
+        check.retries
     )
-}
-
-/// Quotes a character as Go's `%q` does.
-fn quote_character(c: char) -> String {
-    let mut quoted = String::from("'");
-    match c {
-        '\'' => quoted.push_str("\\'"),
-        '"' => quoted.push('"'),
-        _ => escape(c, &mut quoted),
-    }
-    quoted.push('\'');
-    quoted
 }
 
 /// Quotes a text as Go's `%q` does.
@@ -234,15 +220,9 @@ mod tests {
         };
         assert_eq!(
             healthcheck(&check),
-            r#"HEALTHCHECK &{["CMD-SHELL" "curl -f x"] "1m30s" "0s" "500ms" "0s" '\x03'}"#
+            "HEALTHCHECK {Test:[CMD-SHELL curl -f x] Interval:1m30s Timeout:0s StartPeriod:500ms \
+             StartInterval:0s Retries:3}"
         );
-    }
-
-    #[test]
-    fn quotes_characters_as_go() {
-        for (c, quoted) in [('\'', r"'\''"), ('"', "'\"'"), ('\n', r"'\n'"), ('a', "'a'")] {
-            assert_eq!(quote_character(c), quoted);
-        }
     }
 
     #[test]

@@ -96,7 +96,22 @@ impl Hint for BuildFailure {
     }
 }
 
+/// A base image is here for another platform alone, and cannot be had for the one that is wanted.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} is here for {own} and not for {wanted}")]
+struct OtherPlatform {
+    name: String,
+    own: Platform,
+    wanted: Platform,
+    /// What the registry said, if it was asked.
+    #[source]
+    source: Option<crate::PullError>,
+}
+
 fn base_hints(error: &(dyn Error + Send + Sync + 'static)) -> Vec<String> {
+    if let Some(OtherPlatform { own, .. }) = error.downcast_ref() {
+        return vec![format!("`FROM --platform={own}` takes what is here")];
+    }
     if let Some(error) = error.downcast_ref::<crate::PullError>() {
         return error.hints();
     }
@@ -218,20 +233,30 @@ impl BaseImages for Bases<'_> {
         {
             return Ok(image);
         }
+        let here = self.engine.open_image(&name).map(|image| image.row.platform);
+        let other = |own: &Platform, source| {
+            let (name, own) = (name.clone(), own.clone());
+            OtherPlatform { name, own, wanted: platform.clone(), source }
+        };
         if self.pull == PullPolicy::Never {
             // The same words as for any other name that is not here.
-            self.engine.open_image(&name)?;
-            return Err(format!("{name} is not here for {platform}").into());
+            return Err(other(&here?, None).into());
         }
-        let (reference, platform) = (reference.clone(), Some(platform.clone()));
+        let (reference, wanted) = (reference.clone(), Some(platform.clone()));
         let cancelled = Some(Arc::clone(self.cancelled));
-        let request = PullRequest { reference, platform, parallel: 0, cancelled };
+        let request = PullRequest { reference, platform: wanted, parallel: 0, cancelled };
         let pulled = if self.may_name(&name, request.platform.as_ref())? {
-            self.engine.pull(&request, self.progress)?
+            self.engine.pull(&request, self.progress)
         } else {
-            self.engine.pull_base(self.lease, &request, self.progress)?
+            self.engine.pull_base(self.lease, &request, self.progress)
         };
-        self.base(name, pulled.digest, pulled.image_id)
+        match (pulled, here) {
+            (Ok(pulled), _) => self.base(name, pulled.digest, pulled.image_id),
+            (Err(error), Ok(own)) if platform.rank(&own).is_none() => {
+                Err(other(&own, Some(error)).into())
+            }
+            (Err(error), _) => Err(error.into()),
+        }
     }
 }
 
@@ -250,7 +275,8 @@ impl Bases<'_> {
         }
     }
 
-    /// The image in the store, kept by the lease; `None` if it is not here for this platform.
+    /// The image in the store, kept by the lease: the one for this platform, or the only one that
+    /// the name stands for.
     fn local(
         &self,
         name: &str,
@@ -261,10 +287,12 @@ impl Bases<'_> {
             Err(ImageError::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        match self.engine.image_for(&target, platform)? {
-            Some(id) => self.base(name.to_owned(), target.digest, id).map(Some),
-            None => Ok(None),
-        }
+        let only = target.image_id.filter(|_| !target.media_type.is_index());
+        let found = match (self.engine.image_for(&target, platform)?, only) {
+            (None, Some(only)) => self.engine.store().image(&only)?.map(|row| row.id),
+            (found, _) => found,
+        };
+        found.map(|id| self.base(name.to_owned(), target.digest, id)).transpose()
     }
 
     fn base(

@@ -134,6 +134,9 @@ fn modes_and_owners_apply_to_what_is_made() {
     assert!(found.iter().all(|it| it.owner == wanted));
     spec.mode = Some("0751".to_owned());
     assert_eq!(modes(&outputs(&spec, &files, None, owner).unwrap()), [0o751, 0o751, 0o751, 0o777]);
+    // Directories on the way get no bits beyond permissions.
+    spec.mode = Some("3751".to_owned());
+    assert_eq!(modes(&outputs(&spec, &files, None, owner).unwrap()), [0o751, 0o751, 0o3751, 0o777]);
 }
 
 #[test]

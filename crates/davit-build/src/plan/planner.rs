@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use davit_dockerfile::{
-    Dockerfile, Escape, ExpandError, GlobalScope, Instruction, Kind, Lexer, Span, Stage,
-    VariableList, Variables, is_predefined, nearest,
+    ArgDefinition, Dockerfile, Escape, ExpandError, GlobalScope, Instruction, Kind, Lexer, Span,
+    Stage, VariableList, Variables, Word, is_predefined, nearest,
 };
-use davit_image::{Platform, Reference};
+use davit_image::Platform;
 
 use super::{
-    BaseImage, NodeId, Op, Plan, StageId, Target,
+    BaseImage, NodeId, Plan, Target,
+    images::ImageKey,
     stage::{StageBuilder, StageState},
 };
 use crate::{
@@ -17,8 +18,8 @@ use crate::{
     error::{BuildError, BuildErrorKind, Excerpt},
 };
 
-/// Images that are brought here at a time.
-const MOST_RESOLVED: usize = 8;
+/// The argument that bounds the times of a result.
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 /// What everything that makes a plan needs.
 pub(crate) struct Planner<'a> {
@@ -32,12 +33,11 @@ pub(crate) struct Planner<'a> {
     pub(crate) stages: Vec<Option<StageState>>,
     pub(crate) images: BTreeMap<ImageKey, (BaseImage, Option<NodeId>)>,
     pub(crate) warnings: Vec<String>,
+    /// `SOURCE_DATE_EPOCH`: the request's, else that of an `ARG` before the first `FROM`.
+    pub(crate) epoch: Option<i64>,
     /// Build arguments that an `ARG` took.
     pub(crate) consumed: BTreeSet<String>,
 }
-
-/// An image as a Dockerfile asks for it: normalised reference and platform.
-pub(crate) type ImageKey = (String, String);
 
 /// Where a stage begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,13 +75,14 @@ pub(crate) fn plan(
         globals: GlobalScope::new(
             &request.build_platform,
             &request.platform,
-            request.target.as_deref(),
+            request.target.as_deref().or_else(|| last_stage_name(dockerfile)),
             &request.build_args,
         ),
         nodes: Vec::new(),
         stages: Vec::new(),
         images: BTreeMap::new(),
         warnings: Vec::new(),
+        epoch: request.source_date_epoch,
         consumed: BTreeSet::new(),
     };
     planner.stages.resize_with(dockerfile.stages.len(), || None);
@@ -102,7 +103,8 @@ pub(crate) fn plan(
         labels.extend(request.labels.clone());
     }
     let target = Target { state: state.node, config, history: state.history };
-    Ok(Plan { nodes: planner.nodes, target, warnings: planner.warnings })
+    let Planner { nodes, warnings, epoch, .. } = planner;
+    Ok(Plan { nodes, target, epoch, warnings })
 }
 
 impl Planner<'_> {
@@ -169,7 +171,26 @@ impl Planner<'_> {
         }
         let names = self.globals.declared().filter(|name| given.contains_key(*name));
         self.consumed.extend(names.map(str::to_owned));
+        let epoch = self.globals.variables().value(EPOCH).filter(|value| !value.is_empty());
+        if let (None, Some(value)) = (self.epoch, epoch) {
+            let number = value.parse().map_err(|_| {
+                let message = format!("{EPOCH} `{value}` is no number of seconds since 1970");
+                self.fail(self.global_arg(EPOCH), message)
+            })?;
+            self.epoch = Some(number);
+        }
         Ok(())
+    }
+
+    /// Where an `ARG` before the first `FROM` last sets this name.
+    fn global_arg(&self, name: &str) -> Span {
+        let args = self.dockerfile.global_args.iter().rev();
+        let sets = |definitions: &[ArgDefinition]| {
+            definitions.iter().any(|definition| definition.name.text == name)
+        };
+        let mut args =
+            args.filter(|arg| matches!(&arg.kind, Kind::Arg(definitions) if sets(definitions)));
+        args.next().map_or_else(Span::default, |arg| arg.span)
     }
 
     fn target(&self) -> Result<usize, BuildError> {
@@ -239,20 +260,21 @@ impl Planner<'_> {
             Some(word) => {
                 let text = self.expand_global(&word.text, word.span, "the platform")?;
                 text.parse().map_err(|error: davit_image::PlatformError| {
-                    self.fail(word.span, error.to_string())
+                    self.hint_unset_in(self.fail(word.span, error.to_string()), word)
                 })?
             }
         };
         let name =
             self.expand_global(&stage.base.text, stage.base.span, "the base image's name")?;
-        if name == "scratch" {
-            return Ok((Base::Scratch, platform));
-        }
         if let Some(below) = self.stage_named(&name, index) {
             return Ok((Base::Stage(below), platform));
         }
+        if name == "scratch" {
+            return Ok((Base::Scratch, platform));
+        }
         let key = self.image_key(&name, &platform).map_err(|message| {
-            self.hint_stage(self.fail(stage.base.span, message), &name, index)
+            let error = self.hint_stage(self.fail(stage.base.span, message), &name, index);
+            self.hint_unset_in(error, &stage.base)
         })?;
         Ok((Base::Image(key), platform))
     }
@@ -271,14 +293,18 @@ impl Planner<'_> {
             .word(word, self.globals.variables())
             .map_err(|error| self.expand_failed(&error, span, self.globals.variables()))?;
         if expanded.text.is_empty() {
-            let error = self.fail(span, format!("{what} is empty"));
-            return Err(self.hint_unset_global(error, &expanded.unmatched));
+            let word = Word { text: word.to_owned(), span };
+            return Err(self.hint_unset_in(self.fail(span, format!("{what} is empty")), &word));
         }
         Ok(expanded.text)
     }
 
-    fn hint_unset_global(&self, error: BuildError, unset: &BTreeSet<String>) -> BuildError {
-        unset.iter().fold(error, |error, name| {
+    /// Adds, for each variable of a word of `FROM` that is not set, the nearest one that is.
+    pub(super) fn hint_unset_in(&self, error: BuildError, word: &Word) -> BuildError {
+        let Ok(expanded) = self.lexer.word(&word.text, self.globals.variables()) else {
+            return error;
+        };
+        expanded.unmatched.iter().fold(error, |error, name| {
             match nearest(name, self.globals.variables().names()) {
                 Some(near) => error.hint(format!("`{name}` is not set; did you mean `{near}`?")),
                 None => error.hint(format!(
@@ -288,18 +314,12 @@ impl Planner<'_> {
         })
     }
 
-    fn hint_stage(&self, error: BuildError, name: &str, before: usize) -> BuildError {
+    pub(super) fn hint_stage(&self, error: BuildError, name: &str, before: usize) -> BuildError {
         let earlier = stage_names(&self.dockerfile.stages[..before]);
         match nearest(name, earlier) {
             Some(near) => error.hint(format!("did you mean the stage `{near}`?")),
             None => error,
         }
-    }
-
-    pub(crate) fn image_key(&self, name: &str, platform: &Platform) -> Result<ImageKey, String> {
-        let reference: Reference =
-            name.parse().map_err(|error| format!("`{name}` is no image reference: {error}"))?;
-        Ok((reference.to_string(), platform.to_string()))
     }
 
     /// What a `COPY --from` reads.
@@ -311,6 +331,13 @@ impl Planner<'_> {
         let Kind::Copy(copy) = &instruction.kind else { return Ok(None) };
         let Some(word) = &copy.from else { return Ok(None) };
         let (name, span) = (word.text.as_str(), word.span);
+        if name.contains('$') {
+            let message = "variables are not expanded in --from";
+            return Err(self.fail(span, message).hint(format!(
+                "name a stage by `FROM {name} AS source`, with the ARG before the first FROM, and \
+                 copy from that"
+            )));
+        }
         if let Some(stage) = self.dockerfile.stage_index(name, index) {
             return Ok(Some((Base::Stage(stage), span)));
         }
@@ -365,57 +392,6 @@ impl Planner<'_> {
             .collect()
     }
 
-    /// Makes images present, several at a time.
-    fn resolve_images(
-        &mut self,
-        mut wanted: Vec<(ImageKey, Platform, Span)>,
-        images: &dyn BaseImages,
-    ) -> Result<(), BuildError> {
-        wanted.sort_by(|left, right| left.0.cmp(&right.0));
-        wanted.dedup_by(|left, right| left.0 == right.0);
-        wanted.retain(|(key, ..)| !self.images.contains_key(key));
-        let resolve = |(key, platform, _): &(ImageKey, Platform, Span)| {
-            let reference: Reference = key.0.parse().expect("a key holds a printed reference");
-            images.resolve(&reference, platform)
-        };
-        for some in wanted.chunks(MOST_RESOLVED) {
-            let resolved: Vec<_> = match some {
-                [one] => vec![resolve(one)],
-                many => std::thread::scope(|scope| {
-                    let threads: Vec<_> =
-                        many.iter().map(|one| scope.spawn(move || resolve(one))).collect();
-                    let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-                        thread.join().expect("resolving an image does not panic")
-                    };
-                    threads.into_iter().map(join).collect()
-                }),
-            };
-            for ((key, _, span), image) in some.iter().zip(resolved) {
-                let image = image.map_err(|source| {
-                    let kind = BuildErrorKind::Base { reference: key.0.clone(), source };
-                    let index = self.dockerfile.stages.len();
-                    let short = short_name(&self.request.dockerfile.bytes, *span);
-                    self.hint_stage(BuildError::new(kind).at(self.excerpt(*span)), &short, index)
-                })?;
-                self.images.insert(key.clone(), (image, None));
-            }
-        }
-        Ok(())
-    }
-
-    /// The node of an image that was resolved.
-    pub(crate) fn image_node(&mut self, key: &ImageKey, stage: StageId, name: String) -> NodeId {
-        let (image, node) = self.images.get(key).cloned().expect("outlining resolved the image");
-        if let Some(node) = node {
-            return node;
-        }
-        let node =
-            super::Node { op: Op::Image(image.clone()), inputs: vec![], stage, name, span: None };
-        let id = self.push(node);
-        self.images.insert(key.clone(), (image, Some(id)));
-        id
-    }
-
     pub(crate) fn push(&mut self, node: super::Node) -> NodeId {
         let id = NodeId(u32::try_from(self.nodes.len()).expect("a plan has few nodes"));
         self.nodes.push(node);
@@ -453,13 +429,12 @@ fn parse_trigger(text: &str, escape: Escape) -> Result<Instruction, String> {
     }
 }
 
-fn short_name(bytes: &[u8], span: Span) -> String {
-    let text = String::from_utf8_lossy(span.text(bytes)).into_owned();
-    text.strip_prefix("--from=").map_or(text.clone(), str::to_owned)
-}
-
 fn stage_names(stages: &[Stage]) -> impl Iterator<Item = &str> {
     stages.iter().filter_map(|stage| stage.name.as_ref()).map(|name| name.text.as_str())
+}
+
+fn last_stage_name(dockerfile: &Dockerfile) -> Option<&str> {
+    dockerfile.stages.last()?.name.as_ref().map(|name| name.text.as_str())
 }
 
 fn declared_args(dockerfile: &Dockerfile) -> Vec<String> {

@@ -172,7 +172,7 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
     }
 
     fn entry(&self, created_by: String) -> HistoryEntry {
-        let epoch = self.planner.request.source_date_epoch;
+        let epoch = self.planner.epoch;
         HistoryEntry {
             created: epoch.and_then(|seconds| Timestamp::from_unix_seconds(seconds).ok()),
             created_by: Some(created_by),
@@ -274,8 +274,10 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
             }
         }
         self.record(history::list("EXPOSE", &found));
-        let exposed = self.config().exposed_ports.get_or_insert_default();
-        exposed.extend(found.into_iter().map(|port| (port, Empty {})));
+        if !found.is_empty() {
+            let exposed = self.config().exposed_ports.get_or_insert_default();
+            exposed.extend(found.into_iter().map(|port| (port, Empty {})));
+        }
         Ok(())
     }
 
@@ -329,9 +331,6 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
 
     fn workdir(&mut self, word: &Word, text: &str, span: Span) -> Result<(), BuildError> {
         let path = self.expand(word)?;
-        if path.is_empty() {
-            return Err(self.planner.fail(word.span, "the working directory is empty"));
-        }
         let cleaned = absolute(&self.state.config.config.working_dir, &path);
         let directory = format!("/{cleaned}");
         self.config().working_dir.clone_from(&directory);
@@ -343,7 +342,7 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
         let op = Op::MakeDirectory(MakeDirectory {
             path: cleaned,
             owner: (!user.is_empty()).then_some(Ownership(user)),
-            epoch: self.planner.request.source_date_epoch,
+            epoch: self.planner.epoch,
         });
         let name = self.display(text);
         let created_by = history::word("WORKDIR", &directory);

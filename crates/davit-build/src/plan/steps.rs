@@ -169,7 +169,7 @@ impl StageBuilder<'_, '_> {
             sources.push(self.source(&path, word.span)?);
             written.push(path);
         }
-        let chmod = it.chmod.map(|word| self.expand(word)).transpose()?.unwrap_or_default();
+        let mode = it.chmod.map(|word| self.mode(word)).transpose()?.flatten();
         let files = it.sources.files.iter().map(|file| self.inline(file));
         let files: Vec<InlineFile> = files.collect::<Result<_, _>>()?;
         let names: Vec<String> = it.sources.files.iter().map(|file| file.name.clone()).collect();
@@ -180,7 +180,7 @@ impl StageBuilder<'_, '_> {
             keyword: it.keyword,
             parents: false,
             chown: owner.as_deref().unwrap_or_default(),
-            chmod: &chmod,
+            chmod: mode.as_deref().unwrap_or_default(),
             paths: &written,
             files: &names,
             destination: &target,
@@ -191,11 +191,11 @@ impl StageBuilder<'_, '_> {
             files,
             destination,
             owner: owner.map(Ownership),
-            mode: it.chmod.map(|word| self.mode(word)).transpose()?,
+            link: it.link && mode.is_none(),
+            mode,
             exclude: self.exclude(it.exclude)?,
-            link: it.link && it.chmod.is_none(),
             unpack: it.unpack,
-            epoch: self.planner.request.source_date_epoch,
+            epoch: self.planner.epoch,
         };
         let name = self.display(text);
         let from: Vec<NodeId> = it.from.into_iter().collect();
@@ -246,10 +246,12 @@ impl StageBuilder<'_, '_> {
         Destination { path, directory }
     }
 
-    fn mode(&self, word: &Word) -> Result<String, BuildError> {
+    /// A mode, checked; `None` if variables left nothing of it.
+    fn mode(&self, word: &Word) -> Result<Option<String>, BuildError> {
         let text = self.expand(word)?;
         match Mode::parse(&text) {
-            Some(_) => Ok(text),
+            _ if text.is_empty() => Ok(None),
+            Some(_) => Ok(Some(text)),
             None => Err(self
                 .planner
                 .fail(word.span, format!("`{text}` is no mode"))

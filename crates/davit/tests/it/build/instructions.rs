@@ -147,6 +147,48 @@ fn from_takes_platforms_and_variables() {
     }
 }
 
+#[test]
+fn a_build_knows_its_target() {
+    let Some(bench) = Bench::new(&[]) else { return };
+    let steps = "ARG TARGETSTAGE\nENV TARGET=$TARGETSTAGE\n";
+    for (last, args, target) in [
+        ("AS Fin", &[][..], "fin"),
+        ("", &[], "default"),
+        ("AS fin", &["--target", "low"], "low"),
+        ("AS fin", &["--target", "0"], "0"),
+    ] {
+        let stages = format!("FROM scratch AS low\n{steps}FROM scratch {last}\n{steps}");
+        bench.write("Dockerfile", &stages);
+        let config = bench.build(args);
+        let env = config["config"]["Env"].as_array().unwrap();
+        assert!(env.contains(&json!(format!("TARGET={target}"))), "{last} {args:?}: {env:?}");
+    }
+}
+
+/// A name that is here as one image alone is no question for a registry.
+#[test]
+fn a_base_for_another_platform_is_taken_with_a_warning() {
+    let Some(bench) = Bench::new(&[("f", "1")]) else { return };
+    bench.write("Dockerfile", "FROM scratch\nCOPY f /f\n");
+    bench.build(&["--platform", "linux/s390x", "-t", "other"]);
+    bench.build(&["-t", "own"]);
+    for (dockerfile, base, architecture) in [
+        ("FROM other\nCOPY f /g\n", "other", "linux/s390x"),
+        ("FROM --platform=linux/s390x own\nCOPY f /g\n", "own", "linux/s390x"),
+        ("FROM scratch\nCOPY --from=other /f /g\n", "other", "linux/s390x"),
+    ] {
+        bench.write("Dockerfile", dockerfile);
+        let outcome = bench.run(&[]);
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        let warning = format!("base image `docker.io/library/{base}:latest` is for linux/");
+        assert!(outcome.stderr.contains(&warning), "{dockerfile}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(architecture), "{dockerfile}: {}", outcome.stderr);
+    }
+    bench.write("Dockerfile", "FROM --platform=linux/s390x other\nCOPY f /g\n");
+    let outcome = bench.run(&[]);
+    assert!(!outcome.stderr.contains("base image"), "{}", outcome.stderr);
+}
+
 /// `UID:GID MODE` of a file that was exported.
 fn owner(path: &std::path::Path) -> String {
     let stat = path.symlink_metadata().unwrap();

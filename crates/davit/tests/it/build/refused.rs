@@ -109,16 +109,24 @@ fn an_error_says_what_helps() {
         ("ADD x.tar /", "../out", "`..`"),
         ("ARG A\nENV B=\"${A:?please set A}\"", "please set A", "--build-arg A=VALUE"),
         ("COPY readme.md /", "is not in the context", "did you mean `README.md`?"),
-        ("COPY http://host/f /", "source can't be a URL for COPY", "Dockerfile:2"),
+        ("COPY http://host/f /", "source can't be a URL for COPY", "Dockerfile:3"),
+        ("COPY --from=$FOO /a /b", "not expanded in --from", "`FROM $FOO AS source`"),
+        ("FROM img:${VERSON}", "`img:`", "did you mean `VERSION`?"),
+        ("FROM --platform=a/b/c/$VERSON/e scratch", "platform", "did you mean `VERSION`?"),
         ("COPY x.tar /f\nWORKDIR /f", "WORKDIR: `/f` is there and is no directory", ""),
     ] {
-        bench.write("Dockerfile", &format!("FROM scratch AS only\n{steps}\n"));
+        let first = "ARG VERSION=1\nFROM scratch AS only";
+        bench.write("Dockerfile", &format!("{first}\n{steps}\n"));
         let outcome = bench.run(&[]);
         assert_eq!(outcome.code, 1, "{steps}");
         assert!(outcome.stderr.contains(message), "{steps}: {}", outcome.stderr);
         assert!(outcome.stderr.contains(hint), "{steps}: {}", outcome.stderr);
         assert!(!outcome.stderr.contains("[only "), "a single stage is not named");
     }
+    bench.write("Dockerfile", "ARG A\nARG SOURCE_DATE_EPOCH=then\nFROM scratch\nWORKDIR /a\n");
+    let outcome = bench.run(&[]);
+    assert!(outcome.stderr.contains("SOURCE_DATE_EPOCH `then` is no"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("Dockerfile:2:"), "{}", outcome.stderr);
     let file = bench.context.join("Dockrfile").display().to_string();
     let outcome = bench.run(&["-f", &file]);
     assert!(outcome.stderr.contains("did you mean `-f "), "{}", outcome.stderr);

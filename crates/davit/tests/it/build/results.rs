@@ -81,6 +81,19 @@ fn an_epoch_does_not_depend_on_the_cache() {
 }
 
 #[test]
+fn an_epoch_may_stand_in_the_dockerfile() {
+    let dockerfile = "ARG SOURCE_DATE_EPOCH=700\nFROM scratch\nWORKDIR /w\nCOPY f /w/\n";
+    let Some(bench) = Bench::new(&[("f", "1"), ("Dockerfile", dockerfile)]) else { return };
+    let names = ["w", "w/f"];
+    assert_eq!(times(&bench, &names, &[]), [700; 2]);
+    assert_eq!(bench.build(&[])["created"], "1970-01-01T00:11:40Z");
+    let given = ["--build-arg", "SOURCE_DATE_EPOCH=800"];
+    assert_eq!(times(&bench, &names, &given), [800; 2]);
+    let none = ["--build-arg", "SOURCE_DATE_EPOCH="];
+    assert!(times(&bench, &names, &none).iter().all(|&time| time > 1_000_000));
+}
+
+#[test]
 fn a_reason_is_found_where_a_build_differs_from_the_last_one() {
     let dockerfile = "FROM scratch\nCOPY one /one\nCOPY s /s\n";
     let files = [("one", "1"), ("s/f", "1"), ("Dockerfile", dockerfile)];

@@ -35,11 +35,11 @@ fn image_of(davit: &Davit, container: &str) -> String {
     davit.ok(["inspect", "--format", "{{.Image}}", container])
 }
 
-fn build(davit: &Davit, dockerfile: &str) -> Outcome {
+fn build(davit: &Davit, dockerfile: &str, pull: &str) -> Outcome {
     let folder = davit.dir().join("context");
     fs_err::create_dir_all(&folder).unwrap();
     fs_err::write(folder.join("Dockerfile"), dockerfile).unwrap();
-    davit.run(["build", "-t", "built", folder.to_str().unwrap()])
+    davit.run(["build", &format!("--pull={pull}"), "-t", "built", folder.to_str().unwrap()])
 }
 
 #[test]
@@ -82,9 +82,22 @@ fn what_is_here_for_a_platform_is_taken() {
     let end = ") and no specific platform was requested\n";
     assert!(foreign.stderr.ends_with(end), "{}", foreign.stderr);
     // A build brings what is missing, and names nothing by it.
-    let built = build(&davit, &format!("FROM --platform=linux/riscv64 {name}\nCOPY . /new\n"));
+    let built =
+        build(&davit, &format!("FROM --platform=linux/riscv64 {name}\nCOPY . /new\n"), "missing");
     assert_eq!(built.code, 0, "{}", built.stderr);
     assert_eq!(id(&davit, &name), arm);
+    // Where there is no other, it says which one is here.
+    let local = name.replace("/x:all", "/local:1");
+    davit.ok(["tag", &name, &local]);
+    for policy in ["missing", "never"] {
+        let refused = build(&davit, &format!("FROM {local}\nCOPY . /new\n"), policy);
+        let told = format!("{local} is here for linux/arm64 and not for linux/");
+        assert_eq!(refused.code, 1, "{policy}");
+        for text in [&told, "`FROM --platform=linux/arm64`"] {
+            assert!(refused.stderr.contains(text), "{policy}: {}", refused.stderr);
+        }
+    }
+    davit.ok(["rmi", &local]);
     davit.ok(["pull", "-q", &name]);
     assert_eq!(id(&davit, &name), host);
     let own = davit.run(["create", &name, "x"]);
@@ -95,7 +108,7 @@ fn what_is_here_for_a_platform_is_taken() {
     assert_eq!(image_of(&davit, created.stdout.trim()), arm);
     for platform in ["linux/arm64", "linux/riscv64"] {
         let text = format!("FROM --platform={platform} {name}\nCOPY . /newer\n");
-        let built = build(&davit, &text);
+        let built = build(&davit, &text, "missing");
         assert_eq!(built.code, 0, "{platform}: {}", built.stderr);
     }
     assert_eq!(id(&davit, &name), host);
@@ -111,7 +124,8 @@ fn a_base_of_another_platform_gets_no_name() {
     }
     let (_server, name, _) = registry();
     let davit = davit();
-    let built = build(&davit, &format!("FROM --platform=linux/arm64 {name}\nCOPY . /new\n"));
+    let built =
+        build(&davit, &format!("FROM --platform=linux/arm64 {name}\nCOPY . /new\n"), "missing");
     assert_eq!(built.code, 0, "{}", built.stderr);
     let names = davit.ok(["images", "--format", "{{.Repository}}:{{.Tag}}"]);
     assert_eq!(names, "built:latest");
