@@ -44,7 +44,8 @@ pub enum ExportError {
 }
 
 /// Writes the files of `layers` into the directory `target`, which is made if it is missing. What
-/// it holds stays where the result has nothing of the same path.
+/// it holds stays where the result has nothing of the same path. All of it is the caller's, as with
+/// Docker's clients: people take files out, and a tar keeps the owners.
 ///
 /// Blocks; nothing is synced. Fails once `cancelled` is set.
 ///
@@ -77,8 +78,13 @@ pub fn export_directory(
             )
             .map_err(|errno| failed(&staging)(errno.into()))?,
         );
-        let options =
-            ExtractOptions { workers: 2, cancelled: Some(cancelled), ..ExtractOptions::default() };
+        let caller = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let options = ExtractOptions {
+            workers: 2,
+            owner: Some(caller),
+            cancelled: Some(cancelled),
+            ..ExtractOptions::default()
+        };
         extract(&merged, &tars, directory.as_fd(), &options)?;
         move_into(&staging, target, cancelled)
     };

@@ -33,6 +33,8 @@ pub struct ExtractOptions<'a> {
     pub workers: usize,
     /// What to do where the process lacks a privilege.
     pub privilege: Privilege,
+    /// User and group that own everything; `None` = those that the tree names.
+    pub owner: Option<(u32, u32)>,
     /// Set by another thread to end the work with an error.
     pub cancelled: Option<&'a AtomicBool>,
 }
@@ -175,9 +177,7 @@ impl Job<'_> {
         for node in self.merged.iter().rev().filter(|node| node.entry.kind.is_directory()) {
             let opened = self.open(node.entry.path, OFlags::RDONLY | OFlags::DIRECTORY);
             opened
-                .and_then(|directory| {
-                    node::finish_directory(&directory, &node, self.options.privilege)
-                })
+                .and_then(|directory| node::finish_directory(&directory, &node, self.options))
                 .map_err(|source| failed(&node, source))?;
         }
         Ok(())

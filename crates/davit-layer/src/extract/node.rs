@@ -32,7 +32,6 @@ pub(super) fn make_leaf(
 ) -> io::Result<()> {
     options.check()?;
     let entry = &node.entry;
-    let privilege = options.privilege;
     match entry.kind {
         Kind::File { size, extents } => {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
@@ -42,20 +41,20 @@ pub(super) fn make_leaf(
             let tar = tar.ok_or_else(|| io::Error::other("the tar of its layer is not given"))?;
             let content = Content { size, extents, tar };
             copy_content(&file, &content, options, buffer)?;
-            finish_file(&file, entry, privilege)
+            finish_file(&file, entry, options)
         }
         Kind::Symlink { target } => {
             rustix::fs::symlinkat(target, directory, name)?;
-            finish_name(directory, name, entry, privilege)
+            finish_name(directory, name, entry, options)
         }
-        Kind::Fifo => make_node(directory, name, FileType::Fifo, (0, 0), entry, privilege),
+        Kind::Fifo => make_node(directory, name, FileType::Fifo, (0, 0), entry, options),
         Kind::CharDevice { major, minor } => {
             let device = (major, minor);
-            make_node(directory, name, FileType::CharacterDevice, device, entry, privilege)
+            make_node(directory, name, FileType::CharacterDevice, device, entry, options)
         }
         Kind::BlockDevice { major, minor } => {
             let device = (major, minor);
-            make_node(directory, name, FileType::BlockDevice, device, entry, privilege)
+            make_node(directory, name, FileType::BlockDevice, device, entry, options)
         }
         Kind::Whiteout => {
             let kind = FileType::CharacterDevice;
@@ -72,13 +71,13 @@ fn make_node(
     kind: FileType,
     (major, minor): (u32, u32),
     entry: &Entry<'_>,
-    privilege: Privilege,
+    options: &ExtractOptions<'_>,
 ) -> io::Result<()> {
-    if privilege == Privilege::Unprivileged && kind != FileType::Fifo {
+    if options.privilege == Privilege::Unprivileged && kind != FileType::Fifo {
         return Ok(());
     }
     rustix::fs::mknodat(directory, name, kind, Mode::RUSR | Mode::WUSR, makedev(major, minor))?;
-    finish_name(directory, name, entry, privilege)
+    finish_name(directory, name, entry, options)
 }
 
 /// Where a file's content comes from.
@@ -113,13 +112,13 @@ fn copy_content(
     if end == size { Ok(()) } else { file.set_len(size) }
 }
 
-fn finish_file(file: &File, entry: &Entry<'_>, privilege: Privilege) -> io::Result<()> {
-    let (uid, gid) = owner(entry);
-    allow(rustix::fs::fchown(file, uid, gid), privilege)?;
+fn finish_file(file: &File, entry: &Entry<'_>, options: &ExtractOptions<'_>) -> io::Result<()> {
+    let (uid, gid) = owner(entry, options);
+    allow(rustix::fs::fchown(file, uid, gid), options.privilege)?;
     rustix::fs::fchmod(file, mode(entry))?;
     for (name, value) in entry.xattrs.iter() {
         let set = rustix::fs::fsetxattr(file, name, value, XattrFlags::empty());
-        allow(set, privilege)?;
+        allow(set, options.privilege)?;
     }
     Ok(rustix::fs::futimens(file, &times(entry))?)
 }
@@ -128,18 +127,18 @@ fn finish_file(file: &File, entry: &Entry<'_>, privilege: Privilege) -> io::Resu
 pub(super) fn finish_directory(
     directory: &OwnedFd,
     node: &Node<'_>,
-    privilege: Privilege,
+    options: &ExtractOptions<'_>,
 ) -> io::Result<()> {
     let entry = &node.entry;
-    let (uid, gid) = owner(entry);
-    allow(rustix::fs::fchown(directory, uid, gid), privilege)?;
+    let (uid, gid) = owner(entry, options);
+    allow(rustix::fs::fchown(directory, uid, gid), options.privilege)?;
     rustix::fs::fchmod(directory, mode(entry))?;
     for (name, value) in entry.xattrs.iter() {
         let set = rustix::fs::fsetxattr(directory, name, value, XattrFlags::empty());
-        allow(set, privilege)?;
+        allow(set, options.privilege)?;
     }
     if let Kind::Directory { opaque: true, .. } = entry.kind {
-        let name: &[u8] = match privilege {
+        let name: &[u8] = match options.privilege {
             Privilege::Full => b"trusted.overlay.opaque",
             Privilege::Unprivileged => b"user.overlay.opaque",
         };
@@ -153,11 +152,11 @@ fn finish_name(
     directory: BorrowedFd<'_>,
     name: &[u8],
     entry: &Entry<'_>,
-    privilege: Privilege,
+    options: &ExtractOptions<'_>,
 ) -> io::Result<()> {
-    let (uid, gid) = owner(entry);
+    let (uid, gid) = owner(entry, options);
     let flags = AtFlags::SYMLINK_NOFOLLOW;
-    allow(rustix::fs::chownat(directory, name, uid, gid, flags), privilege)?;
+    allow(rustix::fs::chownat(directory, name, uid, gid, flags), options.privilege)?;
     if !matches!(entry.kind, Kind::Symlink { .. }) {
         rustix::fs::chmodat(directory, name, mode(entry), AtFlags::empty())?;
     }
@@ -165,7 +164,7 @@ fn finish_name(
         let path = proc_path(directory, name);
         for (name, value) in entry.xattrs.iter() {
             let set = rustix::fs::lsetxattr(&path[..], name, value, XattrFlags::empty());
-            allow(set, privilege)?;
+            allow(set, options.privilege)?;
         }
     }
     Ok(rustix::fs::utimensat(directory, name, &times(entry), flags)?)
@@ -187,8 +186,9 @@ fn allow(result: Result<(), Errno>, privilege: Privilege) -> io::Result<()> {
     }
 }
 
-fn owner(entry: &Entry<'_>) -> (Option<Uid>, Option<Gid>) {
-    (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))
+fn owner(entry: &Entry<'_>, options: &ExtractOptions<'_>) -> (Option<Uid>, Option<Gid>) {
+    let (uid, gid) = options.owner.unwrap_or((entry.uid, entry.gid));
+    (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
 }
 
 fn mode(entry: &Entry<'_>) -> Mode {

@@ -5,7 +5,7 @@ use std::{
     io::Write as _,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -87,6 +87,21 @@ impl Bench {
         assert_eq!(outcome.code, 0, "{}", outcome.stderr);
         target
     }
+}
+
+/// What a build exports, its owners kept: they are in a tar alone.
+pub(crate) fn with_owners(davit: &Davit, build: impl Fn(&str) -> Outcome) -> Option<PathBuf> {
+    let tool = davit_test::need_tool("tar")?;
+    let target = davit.dir().join("owned");
+    let tar = davit.dir().join("owned.tar");
+    let outcome = build(&format!("type=tar,dest={}", tar.display()));
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let _absent = fs::remove_dir_all(&target);
+    fs::create_dir(&target).unwrap();
+    let mut command = Command::new(tool);
+    command.args(["--numeric-owner", "-xpf"]).arg(&tar).arg("-C").arg(&target);
+    assert!(command.status().unwrap().success());
+    Some(target)
 }
 
 /// Every path below a directory: `PATH MODE CONTENT`, directories with `/`, symlinks with `->`.

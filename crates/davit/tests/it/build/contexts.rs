@@ -10,7 +10,7 @@ use std::{
 
 use davit_test::need_tool;
 
-use super::bench::{Bench, list, tar_file};
+use super::bench::{Bench, list, tar_file, with_owners};
 
 /// Compresses by the program of that name.
 fn compressed(tool: &str, bytes: &[u8]) -> Option<Vec<u8>> {
@@ -109,9 +109,8 @@ fn files_of_a_tar_context_keep_their_owner() {
         .args(["--owner=1000", "--group=1001", "-cf", "-", "Dockerfile", "f", "d"])
         .output()
         .unwrap();
-    let target = bench.davit.dir().join("out");
-    let outcome = bench.feed(&output.stdout, &["-o", target.to_str().unwrap()]);
-    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let build = |spec: &str| bench.feed(&output.stdout, &["-o", spec]);
+    let Some(target) = with_owners(&bench.davit, build) else { return };
     let owner = |path: &str| {
         let stat = Path::new(&target).join(path).symlink_metadata().unwrap();
         (stat.uid(), stat.gid())
