@@ -22,7 +22,7 @@ pub(crate) struct LoginArgs {
     #[arg(short, long)]
     username: Option<String>,
     /// Password or access token; others may see it, --password-stdin is safer
-    #[arg(short, long, conflicts_with = "password_stdin")]
+    #[arg(short, long)]
     password: Option<String>,
     /// Read the password from standard input
     #[arg(long)]
@@ -118,14 +118,11 @@ fn registry(server: Option<&str>) -> String {
 
 /// The account to log in with: given, or asked for.
 fn account(args: LoginArgs, known: Option<&Account>) -> Result<Account, CliError> {
-    if args.password_stdin {
-        let username = args
-            .username
-            .ok_or_else(|| CliError::usage("--password-stdin needs --username as well"))?;
-        let mut password = String::new();
-        io::stdin().take(PASSWORD_BYTES).read_to_string(&mut password).map_err(io_error)?;
-        let password = Secret::new(password.trim_end_matches(['\r', '\n']));
-        return Ok(Account { username, password });
+    if args.password_stdin && args.password.is_some() {
+        return Err(CliError::user("--password and --password-stdin cannot be used together"));
+    }
+    if args.password_stdin && args.username.is_none() {
+        return Err(CliError::user("--password-stdin needs --username as well"));
     }
     if args.password.is_some() {
         printer::note("warning: others can see a password on the command line");
@@ -140,12 +137,20 @@ fn account(args: LoginArgs, known: Option<&Account>) -> Result<Account, CliError
     }
     let password = match args.password {
         Some(password) => password,
+        None if args.password_stdin => read_password()?,
         None => ask_secretly("Password: ")?,
     };
     if password.is_empty() {
         return Err(CliError::user("Password Required"));
     }
     Ok(Account { username, password: Secret::new(password) })
+}
+
+/// Reads standard input to its end.
+fn read_password() -> Result<String, CliError> {
+    let mut password = String::new();
+    io::stdin().take(PASSWORD_BYTES).read_to_string(&mut password).map_err(io_error)?;
+    Ok(password.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 /// Asks for the name; nothing means the one that is known.

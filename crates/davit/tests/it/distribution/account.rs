@@ -187,8 +187,17 @@ fn search_lists_what_a_registry_has() {
 #[test]
 fn login_needs_a_name_and_no_store() {
     let davit = davit();
-    assert_eq!(davit.run(["login", "--password-stdin"]).code, 125);
-    assert_eq!(davit.run(["login", "-p", "x", "--password-stdin"]).code, 125);
+    for (arguments, words) in [
+        (&["--password-stdin"][..], "--password-stdin needs --username"),
+        (&["-p", "x", "--password-stdin"], "cannot be used together"),
+        (&["-u", "alice", "-p", "x", "--password-stdin"], "cannot be used together"),
+        (&["-u", "alice", "--password-stdin"], "Password Required"),
+        (&["-u", "", "--password-stdin"], "Username Required"),
+    ] {
+        let outcome = davit.run([&["login", "localhost:1"], arguments].concat());
+        assert_eq!(outcome.code, 1, "{}", outcome.stderr);
+        assert!(outcome.stderr.contains(words), "{}", outcome.stderr);
+    }
     let outcome = davit.run(["login", "localhost:1"]);
     assert!(outcome.stderr.contains("standard input is no terminal"), "{}", outcome.stderr);
     assert!(!davit.root().exists());
