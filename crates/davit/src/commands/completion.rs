@@ -56,5 +56,11 @@ fn pages(mut verb: Command, folder: &Path) -> std::io::Result<()> {
     // The generator's own synopsis has every option, without its value.
     let usage = verb.render_usage().to_string();
     let usage = usage.trim_start_matches("Usage: ").to_owned();
-    clap_mangen::Man::new(verb.override_usage(usage)).generate_to(folder).map(drop)
+    clap_mangen::Man::new(verb.override_usage(usage))
+        // An empty field would not be written, and those behind it would take its place.
+        .date(" ")
+        .source(concat!("davit ", env!("CARGO_PKG_VERSION")))
+        .manual("davit manual")
+        .generate_to(folder)
+        .map(drop)
 }

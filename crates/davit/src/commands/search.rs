@@ -30,13 +30,15 @@ pub(crate) struct SearchArgs {
     format: ListFormat,
 }
 
+/// Fields in the order of Docker's JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Row {
-    name: String,
     description: String,
-    star_count: String,
+    is_automated: String,
     is_official: String,
+    name: String,
+    star_count: String,
 }
 
 impl Row {
@@ -46,15 +48,17 @@ impl Row {
             description = description.chars().take(DESCRIPTION_CHARACTERS - 1).collect();
             description.push('…');
         }
+        let flag = |is_set: bool| match (args.format.template(), is_set) {
+            (Some("json"), is_set) => is_set.to_string(),
+            (_, true) => "[OK]".to_owned(),
+            (_, false) => String::new(),
+        };
         Self {
-            name: entry.name.clone(),
             description,
+            is_automated: flag(entry.is_automated),
+            is_official: flag(entry.is_official),
+            name: entry.name.clone(),
             star_count: entry.star_count.to_string(),
-            is_official: match (args.format.template(), entry.is_official) {
-                (Some("json"), official) => official.to_string(),
-                (_, true) => "[OK]".to_owned(),
-                (_, false) => String::new(),
-            },
         }
     }
 }

@@ -127,6 +127,13 @@ fn manual_pages_are_written_for_every_verb() {
     davit.ok(["man", folder.to_str().unwrap()]);
     let page = fs_err::read_to_string(folder.join("davit-version.1")).unwrap();
     assert!(page.contains("davit\\-version"), "{page}");
+    // Title, section, date, source and manual.
+    let title = concat!(
+        ".TH davit-version 1 \" \" \"davit ",
+        env!("CARGO_PKG_VERSION"),
+        "\" \"davit manual\"\n"
+    );
+    assert!(page.contains(title), "{page}");
     let page = fs_err::read_to_string(folder.join("davit-container-run.1")).unwrap();
     let synopsis = ".SH SYNOPSIS\ndavit run [OPTIONS] IMAGE [COMMAND] [ARG...]\n";
     assert!(page.contains(synopsis), "{page}");

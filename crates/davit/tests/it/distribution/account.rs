@@ -181,6 +181,11 @@ fn search_lists_what_a_registry_has() {
     assert_eq!(lines.len(), 2);
     let names = davit.ok(["search", "--format", "{{.Name}}", &format!("{host}/")]);
     assert_eq!(names, format!("{host}/base/alpine\n{host}/app"));
+    let flags = ["search", "--format", "{{.Name}}:{{.IsOfficial}}:{{.IsAutomated}}"];
+    let flags = davit.ok([&flags[..], &[&format!("{host}/app")]].concat());
+    assert_eq!(flags, format!("{host}/app::"));
+    let json = davit.ok(["search", "--format", "json", &format!("{host}/app")]);
+    assert!(json.contains(r#""IsAutomated":"false","IsOfficial":"false""#), "{json}");
     assert_eq!(davit.run(["search", "--filter", "x", "y"]).code, 125);
 }
 
