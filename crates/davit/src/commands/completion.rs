@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Command, CommandFactory as _};
+use clap::{Command, CommandFactory as _, ValueEnum as _};
 use clap_complete::Shell;
 
 use crate::{
@@ -32,8 +32,19 @@ pub(crate) struct ManArgs {
 pub(crate) fn run(args: &CompletionArgs) -> Result<u8, CliError> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "davit", &mut script);
-    printer::data(&String::from_utf8_lossy(&script))?;
+    let mut script = String::from_utf8_lossy(&script).into_owned();
+    if args.shell == Shell::Fish {
+        script += &shells_for_fish();
+    }
+    printer::data(&script)?;
     Ok(0)
+}
+
+/// The generator offers fish no values of arguments; there is but one that has some.
+fn shells_for_fish() -> String {
+    let shells: Vec<_> = Shell::value_variants().iter().map(Shell::to_string).collect();
+    let verb = "__fish_davit_using_subcommand completion";
+    format!("complete -c davit -n \"{verb}\" -f -a \"{}\"\n", shells.join(" "))
 }
 
 /// Runs `davit man`.

@@ -118,6 +118,22 @@ fn completions_are_scripts_that_their_shell_accepts() {
     fs_err::write(&script, davit.ok(["completion", "bash"])).unwrap();
     let status = std::process::Command::new(bash).arg("-n").arg(&script).status().unwrap();
     assert!(status.success());
+
+    let Some(fish) = need_tool("fish") else { return };
+    let script = davit.dir().join("davit.fish");
+    fs_err::write(&script, davit.ok(["completion", "fish"])).unwrap();
+    let offer = |line: &str| {
+        let source = format!("source {}; complete -C '{line}'", script.display());
+        let mut command = std::process::Command::new(&fish);
+        command.args(["--no-config", "-c", &source]).current_dir(davit.dir());
+        command.env("HOME", davit.dir());
+        Outcome::from(command.output().unwrap()).stdout
+    };
+    assert_eq!(offer("davit completion "), "bash\nelvish\nfish\npowershell\nzsh\n");
+    assert!(
+        offer("davit man ").contains("davit.fish"),
+        "files are offered where they may be meant"
+    );
 }
 
 #[test]
