@@ -5,10 +5,11 @@
 //! fetched; only a name that still leads nowhere goes.
 
 mod repair;
+mod rows;
 
 use std::{io, path::Path};
 
-use davit_image::{Digest, Digester, Reference};
+use davit_image::{ChainId, Digest, Digester, Reference};
 use fs_err as fs;
 
 use crate::{
@@ -23,6 +24,8 @@ pub use repair::{CheckTable, Lacking, RebuildTable, Restore};
 pub enum FaultKind {
     /// The database's own check fails.
     DatabaseDamaged,
+    /// A row cannot be read, has lost its owner, or contradicts the content it was made of.
+    RowDamaged,
     /// A blob's file is not there.
     BlobMissing,
     /// A blob's file has another size than its row says.
@@ -64,6 +67,7 @@ impl std::fmt::Display for FaultKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::DatabaseDamaged => "damaged database",
+            Self::RowDamaged => "damaged row in",
             Self::BlobMissing => "missing blob",
             Self::BlobSize | Self::BlobDigest => "damaged blob",
             Self::BlobUnreadable => "unreadable blob",
@@ -200,10 +204,14 @@ impl Store {
             // What a damaged database says about the rest is worth nothing.
             return Ok(report);
         }
+        if !self.check_rows(options, &mut report)? {
+            return Ok(report);
+        }
         self.check_blobs(options, &mut report)?;
         self.check_layers(options, &mut report)?;
         self.check_trees(options, &mut report)?;
         self.check_volumes(&mut report)?;
+        self.check_image_rows(options, &mut report)?;
         if options.repair {
             self.restore(options, &mut report)?;
         }
@@ -277,7 +285,11 @@ impl Store {
                 continue;
             }
             if options.repair {
-                let repair = self.repair_layer(options, &row, &faults)?;
+                let is_row = |fault: &Fault| fault.kind == FaultKind::RowDamaged;
+                let repair = match faults.iter().all(is_row) {
+                    true => self.mark_full(&row.diff_id.to_string()).map(|()| Repair::Rebuilt)?,
+                    false => self.repair_layer(options, &row, &faults)?,
+                };
                 faults.iter_mut().for_each(|fault| fault.repair = repair);
             }
             report.faults.extend(faults);
@@ -316,6 +328,7 @@ impl Store {
             _ => (self.layout().tree(&tree.id), false),
         };
         let detail = match fs::symlink_metadata(&path) {
+            Ok(_) if has_other_layers(tree) => "its layers are not those of its chain".to_owned(),
             Ok(facts) if extracted && facts.is_dir() => return None,
             Ok(facts) if !extracted && facts.is_file() && facts.len() == tree.size => return None,
             Ok(facts) => format!("has {} bytes, expected {}", facts.len(), tree.size),
@@ -339,10 +352,10 @@ impl Store {
     pub(crate) fn verify_layer(&self, row: &LayerRow) -> Result<Vec<Fault>, StoreError> {
         let mut faults = Vec::new();
         let subject = row.diff_id.to_string();
-        if row.presence == Presence::Full {
-            let expected = (row.diff_id.digest(), row.tar_size);
-            if let Some((what, detail)) = examine(&self.layout().layer_tar(&row.diff_id), expected)
-            {
+        let expected = (row.diff_id.digest(), row.tar_size);
+        let found = examine(&self.layout().layer_tar(&row.diff_id), expected);
+        match (row.presence, found) {
+            (Presence::Full, Some((what, detail))) => {
                 let kind = match what {
                     Wrong::Missing => FaultKind::TarMissing,
                     Wrong::Size => FaultKind::TarSize,
@@ -351,6 +364,12 @@ impl Store {
                 };
                 faults.push(Fault::new(kind, subject.clone(), detail));
             }
+            (Presence::Partial, None) => {
+                let detail = "is marked partial, and all of it is here".to_owned();
+                let subject = format!("layers {subject}");
+                faults.push(Fault::new(FaultKind::RowDamaged, subject, detail));
+            }
+            (Presence::Full, None) | (Presence::Partial, Some(_)) => {}
         }
         let table = self.layout().layer_table(&row.diff_id);
         match layer::checksum(&table) {
@@ -382,6 +401,15 @@ impl Store {
             };
             Fault::new(kind, record.digest.to_string(), detail)
         }))
+    }
+}
+
+/// A tree from the bottom of a chain covers all of it; an init part may belong to no layer.
+fn has_other_layers(tree: &TreeRow) -> bool {
+    match tree.form {
+        TreeForm::Base => ChainId::of(&tree.layers) != tree.chain_id,
+        TreeForm::Init => false,
+        TreeForm::Step | TreeForm::Extracted => tree.chain_id.is_some() && tree.layers.is_empty(),
     }
 }
 

@@ -21,7 +21,7 @@ pub struct StoredDocument {
 pub(crate) struct Understood {
     pub(crate) digest: Digest,
     refs: Vec<Digest>,
-    config: Option<Box<ImageConfig>>,
+    pub(crate) config: Option<Box<ImageConfig>>,
 }
 
 impl StoredDocument {

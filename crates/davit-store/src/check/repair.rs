@@ -241,7 +241,7 @@ WITH RECURSIVE names(digest, reference, image_id) AS (
 SELECT 'manifest', digest, reference, digest, image_id FROM names
     WHERE digest NOT IN (SELECT digest FROM blobs)
 UNION SELECT 'config', digest, reference, image_id, image_id FROM names WHERE image_id IS NOT NULL
-    AND (image_id NOT IN (SELECT digest FROM blobs) OR image_id NOT IN (SELECT id FROM images))
+    AND image_id NOT IN (SELECT digest FROM blobs)
 UNION SELECT 'layer', digest, reference, diff_id, image_id
     FROM names JOIN image_layers USING (image_id)
     WHERE diff_id NOT IN (SELECT diff_id FROM layers)

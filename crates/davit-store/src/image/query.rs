@@ -114,7 +114,7 @@ pub(super) fn lost_blobs(c: &Connection, digest: &Digest) -> rusqlite::Result<Ve
     .collect()
 }
 
-pub(super) fn layers_of(c: &Connection, id: &ImageId) -> rusqlite::Result<Vec<DiffId>> {
+pub(crate) fn layers_of(c: &Connection, id: &ImageId) -> rusqlite::Result<Vec<DiffId>> {
     c.prepare_cached("SELECT diff_id FROM image_layers WHERE image_id = ? ORDER BY position")?
         .query_map([id.to_string()], |row| parsed(row, 0))?
         .collect()

@@ -1,5 +1,6 @@
 //! `check` names each fault, and repair mends it without touching what is healthy.
 
+use davit_image::ChainId;
 use davit_store::{
     CheckOptions, CheckReport, Durability, FaultKind, LayerRow, NewTree, NewVolume, Repair, Store,
     TreeForm,
@@ -139,17 +140,21 @@ fn prepare(temp: &TempDir) -> Store {
     let store = open(temp);
     tagged_image(&store, "harmed:1", &[b"one", b"shared"]);
     tagged_image(&store, "healthy:1", &[b"shared", b"two"]);
+    commit_tree(&store);
+    store
+}
+
+fn commit_tree(store: &Store) {
     let ingest = store.begin_tree().unwrap();
     fs_err::write(ingest.image_path(), b"erofs").unwrap();
     let tree = NewTree {
         id: "abcd".to_owned(),
         form: TreeForm::Base,
-        chain_id: None,
+        chain_id: ChainId::of(&[diff_id(b"two")]),
         layers: vec![diff_id(b"two")],
         spec: serde_json::Value::Null,
     };
     ingest.commit(&tree, 5).unwrap();
-    store
 }
 
 fn kinds(report: &CheckReport) -> Vec<FaultKind> {
@@ -286,4 +291,95 @@ fn a_damaged_database_is_named() {
     fs_err::write(&path, bytes).unwrap();
     let report = open(&temp).check(&CheckOptions::default()).unwrap();
     assert!(kinds(&report).contains(&FaultKind::DatabaseDamaged), "{report:?}");
+}
+
+/// What somebody did to the rows with another program, which enforces nothing.
+struct Edit {
+    sql: &'static str,
+    /// Subjects of the faults, in full or from their start.
+    expected: &'static [&'static str],
+    repair: Repair,
+}
+
+const EDITS: &[Edit] = &[
+    Edit {
+        sql: "DELETE FROM image_layers",
+        expected: &["images ", "images "],
+        repair: Repair::Rebuilt,
+    },
+    Edit {
+        sql: "UPDATE image_layers SET diff_id = (SELECT max(diff_id) FROM layers)",
+        expected: &["images ", "images "],
+        repair: Repair::Rebuilt,
+    },
+    Edit {
+        sql: "UPDATE image_layers SET diff_id = 'nonsense' WHERE position = 0",
+        expected: &["image_layers ", "image_layers "],
+        repair: Repair::Dropped,
+    },
+    Edit {
+        sql: "UPDATE images SET chain_id = NULL",
+        expected: &["images ", "images "],
+        repair: Repair::Rebuilt,
+    },
+    Edit {
+        sql: "DELETE FROM images; DELETE FROM image_layers",
+        expected: &["images ", "images "],
+        repair: Repair::Rebuilt,
+    },
+    Edit {
+        sql: "UPDATE layers SET presence = 'partial'",
+        expected: &["layers ", "layers ", "layers "],
+        repair: Repair::Rebuilt,
+    },
+    Edit { sql: "DELETE FROM trees", expected: &["tree_layers"], repair: Repair::Dropped },
+    Edit { sql: "DELETE FROM tree_layers", expected: &["abcd"], repair: Repair::Dropped },
+    Edit {
+        sql: "UPDATE tags SET digest = 'sha256:12' WHERE reference LIKE '%harmed%'",
+        expected: &["tags docker.io/library/harmed:1"],
+        repair: Repair::Rebuilt,
+    },
+    Edit {
+        sql: "UPDATE tags SET image_id = 'x' WHERE reference LIKE '%harmed%'",
+        expected: &["tags docker.io/library/harmed:1"],
+        repair: Repair::Rebuilt,
+    },
+    Edit {
+        sql:
+            "INSERT INTO tags SELECT 'No Name', digest, media_type, size, image_id, tagged FROM tags
+              LIMIT 1",
+        expected: &["tags No Name"],
+        repair: Repair::Dropped,
+    },
+];
+
+#[test]
+fn edited_rows_are_named_and_mended_from_the_content() {
+    for Edit { sql, expected, repair } in EDITS {
+        let temp = TempDir::new();
+        let store = prepare(&temp);
+        let connection = rusqlite::Connection::open(temp.join("root/davit.db")).unwrap();
+        connection.execute_batch(&format!("PRAGMA foreign_keys = OFF; {sql}")).unwrap();
+        let found = store.check(&CheckOptions::default()).unwrap();
+        let subjects: Vec<_> = found.faults.iter().map(|fault| &fault.subject).collect();
+        assert_eq!(subjects.len(), expected.len(), "{sql}: {subjects:?}");
+        for (subject, start) in subjects.iter().zip(*expected) {
+            assert!(subject.starts_with(start), "{sql}: {subject}");
+        }
+        let mended = store.check(&REPAIR).unwrap();
+        assert_eq!(mended.faults[0].repair, *repair, "{sql}: {:?}", mended.faults);
+        assert_eq!((mended.remaining(), &mended.dropped_names[..]), (0, &[][..]), "{sql}");
+        assert_eq!(store.check(&CheckOptions::default()).unwrap().faults, [], "{sql}");
+        for (name, layers) in
+            [("harmed:1", [b"one".as_slice(), b"shared"]), ("healthy:1", [b"shared", b"two"])]
+        {
+            let target = store.find_image(name).unwrap().target;
+            let expected = layers.map(diff_id);
+            assert_eq!(store.image_layers(&target.image_id.unwrap()).unwrap(), expected, "{sql}");
+            assert!(store.is_whole(&target).unwrap(), "{sql}: {name}");
+        }
+        if store.tree("abcd").unwrap().is_none() {
+            commit_tree(&store);
+        }
+    }
 }
