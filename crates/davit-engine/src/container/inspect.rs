@@ -2,11 +2,12 @@
 
 mod network;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use davit_image::Timestamp;
 use davit_network::{ExposedPorts, PortMapping};
 use davit_runtime::{
+    capability::Capability,
     monitor::{
         log::LogDriver,
         probe::{self, Probe},
@@ -29,6 +30,11 @@ const NEVER: &str = "0001-01-01T00:00:00Z";
 
 fn is_anonymous(mount: &MountSpec) -> bool {
     matches!(mount.source, MountSource::Volume { anonymous: true, .. })
+}
+
+/// Of `--tmpfs`, which is in `HostConfig.Tmpfs` alone.
+fn is_short_tmpfs(mount: &MountSpec) -> bool {
+    matches!(mount.source, MountSource::Tmpfs { listed: false, .. })
 }
 
 fn time(time: Option<Timestamp>) -> String {
@@ -70,7 +76,8 @@ impl Engine {
             "ExecIDs": null,
             "HostConfig": host_config(&container.spec),
             "GraphDriver": {"Name": "davit", "Data": {"UpperDir": file("upper"), "WorkDir": file("work")}},
-            "Mounts": container.spec.mounts.iter().map(|mount| self.mount_point(mount)).collect::<Vec<_>>(),
+            "Mounts": container.spec.mounts.iter().filter(|mount| !is_short_tmpfs(mount))
+                .map(|mount| self.mount_point(mount)).collect::<Vec<_>>(),
             "Config": config(&container),
             "NetworkSettings": self.network_settings(&container)?,
         });
@@ -136,7 +143,7 @@ impl Engine {
         let ports = if alive { self.store().ports(Some(&container.id))? } else { Vec::new() };
         let ports = mappings(ports.into_iter().map(|row| row.port));
         let mut value = json!({
-            "Bridge": "", "SandboxID": "", "SandboxKey": "",
+            "Bridge": "", "SandboxID": "", "SandboxKey": sandbox_key(container),
             "Ports": port_map(&container.spec, &ports, alive),
             "HairpinMode": false, "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0,
             "SecondaryIPAddresses": null, "SecondaryIPv6Addresses": null,
@@ -180,6 +187,14 @@ impl Engine {
             endpoint["GlobalIPv6PrefixLen"] = subnet.prefix().into();
         }
         Ok(())
+    }
+}
+
+/// Where a tool like `nsenter --net=` finds the network namespace of one that runs.
+fn sandbox_key(container: &Container) -> String {
+    match (&container.spec.network, container.status.process) {
+        (NetworkMode::Container(_), _) | (_, None) => String::new(),
+        (_, Some(process)) => format!("/proc/{}/ns/net", process.pid),
     }
 }
 
@@ -279,6 +294,16 @@ fn list_or_null<T: serde::Serialize>(list: &[T]) -> Value {
     if list.is_empty() { Value::Null } else { json!(list) }
 }
 
+/// Names as Docker's command line sends them: sorted, each once, and `ALL` alone.
+fn capabilities(names: &[String]) -> Value {
+    let full = |name: &String| match name.parse::<Capability>() {
+        Ok(known) => known.to_string(),
+        Err(_) => name.to_ascii_uppercase(),
+    };
+    let names: BTreeSet<String> = names.iter().map(full).collect();
+    if names.contains("ALL") { json!(["ALL"]) } else { list_or_null(&Vec::from_iter(names)) }
+}
+
 fn host_config(spec: &ContainerSpec) -> Value {
     let security = &spec.security;
     let (restart, retries) = match spec.restart {
@@ -303,8 +328,8 @@ fn host_config(spec: &ContainerSpec) -> Value {
         "RestartPolicy": {"Name": restart, "MaximumRetryCount": retries},
         "AutoRemove": spec.auto_remove.is_on(),
         "VolumeDriver": "", "VolumesFrom": null, "ConsoleSize": [0, 0],
-        "CapAdd": list_or_null(&security.cap_add),
-        "CapDrop": list_or_null(&security.cap_drop),
+        "CapAdd": capabilities(&security.cap_add),
+        "CapDrop": capabilities(&security.cap_drop),
         "CgroupnsMode": namespace(&spec.cgroup, "private"),
         "Dns": spec.dns, "DnsOptions": spec.dns_options, "DnsSearch": spec.dns_search,
         "ExtraHosts": list_or_null(&extra_hosts),
@@ -389,8 +414,7 @@ fn binds(spec: &ContainerSpec) -> Vec<String> {
 }
 
 fn tmpfs(spec: &ContainerSpec) -> Value {
-    let entries =
-        spec.mounts.iter().filter(|mount| matches!(mount.source, MountSource::Tmpfs { .. }));
+    let entries = spec.mounts.iter().filter(|mount| is_short_tmpfs(mount));
     let map: BTreeMap<&str, &str> =
         entries.map(|mount| (mount.target.as_str(), mount.mode.as_str())).collect();
     if map.is_empty() { Value::Null } else { json!(map) }

@@ -57,7 +57,7 @@ pub(crate) fn plan(
     around: &Surroundings<'_>,
 ) -> Result<Planned, ContainerError> {
     let arguments = spec.arguments();
-    if arguments.first().is_none_or(String::is_empty) {
+    if arguments.is_empty() {
         return Err(ContainerError::invalid("no command specified"));
     }
     let mut plan = Plan::container(arguments, around.cgroup.clone());
@@ -233,7 +233,7 @@ pub(super) fn mount(wish: &MountSpec, volume: &dyn Fn(&str) -> PathBuf) -> Mount
             };
             MountKind::Bind { source, recursive: true }
         }
-        MountSource::Tmpfs { size_bytes, mode, flags, options: more } => {
+        MountSource::Tmpfs { size_bytes, mode, flags, options: more, .. } => {
             tmpfs_flags(flags, &mut options);
             let (size_bytes, mode, options) = (*size_bytes, *mode, more.clone());
             MountKind::Tmpfs { size_bytes, mode, owner: None, options }

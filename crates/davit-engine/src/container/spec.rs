@@ -361,6 +361,9 @@ pub enum MountSource {
         /// More options of the filesystem (`uid`, `nr_inodes`, …), as they are.
         #[serde(default)]
         options: Vec<(String, String)>,
+        /// Whether `--mount` asked for it: Docker lists those of `--tmpfs` apart.
+        #[serde(default)]
+        listed: bool,
     },
 }
 

@@ -53,6 +53,17 @@ const FULL: [(&str, Field); 8] = [
     ("CMD", Field::Command),
 ];
 
+const SHORT: [(&str, Field); 4] =
+    [("PID", Field::Pid), ("TTY", Field::Terminal), ("TIME", Field::Time), ("CMD", Field::Name)];
+
+const BSD: [(&str, Field); 5] = [
+    ("PID", Field::Pid),
+    ("TTY", Field::Terminal),
+    ("STAT", Field::State),
+    ("TIME", Field::Time),
+    ("COMMAND", Field::Command),
+];
+
 const USER_ORIENTED: [(&str, Field); 11] = [
     ("USER", Field::User),
     ("PID", Field::Pid),
@@ -101,7 +112,7 @@ const COLUMNS: [Column; 28] = [
 
 impl Engine {
     /// Shows a running container's processes, those of `exec` included. `options` are those of
-    /// `ps`: `-ef` (also when empty), `aux`, or `-o` with names of columns.
+    /// `ps`: `-ef` (also when empty), `-e`, `aux`, `ax`, or `-o` (`axo`) with names of columns.
     ///
     /// Numbers and names of users are the host's; times are UTC.
     ///
@@ -135,33 +146,49 @@ impl Engine {
     }
 }
 
-/// Columns that `ps` options ask for.
+/// Columns that `ps` options ask for. Letters after a hyphen are those of Unix, without one BSD's;
+/// which processes are shown is not theirs to choose.
 fn columns(options: &[String]) -> Result<Vec<(String, Field)>, ContainerError> {
-    let owned = |list: &[(&str, Field)]| {
-        list.iter().map(|(title, field)| ((*title).to_owned(), *field)).collect()
-    };
     let mut words = options.iter().flat_map(|option| option.split_whitespace());
     let mut chosen: Vec<(String, Field)> = Vec::new();
-    let mut base: Vec<(String, Field)> = owned(&FULL);
+    let mut base: Option<&[(&str, Field)]> = None;
     while let Some(word) = words.next() {
-        match word {
-            "-e" | "-A" | "-f" | "-ef" | "-fe" => {}
-            "aux" | "-aux" | "u" => base = owned(&USER_ORIENTED),
-            _ => {
-                let list = ["-eo", "-Ao", "-o", "o", "--format="]
-                    .iter()
-                    .find_map(|flag| word.strip_prefix(flag))
-                    .ok_or_else(|| unknown(word))?;
-                let list = match list.trim_start_matches('=') {
-                    "" => words.next().ok_or_else(|| unknown(word))?,
-                    list => list,
-                };
-                parse_list(list, &mut chosen)?;
+        let (is_unix, letters) = match word.strip_prefix('-') {
+            // Many who mean BSD's write a hyphen.
+            Some("aux") => (false, "aux"),
+            Some(letters) => (true, letters),
+            None => (false, word),
+        };
+        let (letters, list) = match letters.strip_prefix("-format=") {
+            Some(list) => ("", Some(list)),
+            None => match letters.split_once('o') {
+                Some((letters, list)) => (letters, Some(list)),
+                None if letters.is_empty() => return Err(unknown(word)),
+                None => (letters, None),
+            },
+        };
+        for letter in letters.chars() {
+            match (is_unix, letter) {
+                (true, 'e' | 'A' | 'a' | 'd') => base = base.or(Some(&SHORT)),
+                (true, 'f') => base = Some(&FULL),
+                (false, 'a' | 'x') => base = base.or(Some(&BSD)),
+                (false, 'u') => base = Some(&USER_ORIENTED),
+                // Lines are never cut.
+                (_, 'w') => {}
+                _ => return Err(unknown(word)),
             }
+        }
+        if let Some(list) = list {
+            let list = match list.trim_start_matches('=') {
+                "" => words.next().ok_or_else(|| unknown(word))?,
+                list => list,
+            };
+            parse_list(list, &mut chosen)?;
         }
     }
     if chosen.is_empty() {
-        return Ok(base);
+        let base = base.unwrap_or(&FULL).iter();
+        return Ok(base.map(|(title, field)| ((*title).to_owned(), *field)).collect());
     }
     if !chosen.iter().any(|(_, field)| *field == Field::Pid) {
         return Err(ContainerError::invalid("Couldn't find PID field in ps output"));
@@ -187,7 +214,7 @@ fn parse_list(list: &str, chosen: &mut Vec<(String, Field)>) -> Result<(), Conta
 
 fn unknown(word: &str) -> ContainerError {
     ContainerError::invalid(format!(
-        "ps option {word:?} is not understood: use -ef, aux, or -o COLUMN[=TITLE],…"
+        "ps option {word:?} is not understood: use -ef, aux, ax, -e, or -o COLUMN[=TITLE],…"
     ))
 }
 
@@ -203,7 +230,11 @@ mod tests {
 
     #[test]
     fn options_choose_columns() {
-        let cases: [(&[&str], &str); 6] = [
+        let cases: [(&[&str], &str); 10] = [
+            (&["axo", "pid,comm"], "PID COMMAND"),
+            (&["auxww"], "USER PID %CPU %MEM VSZ RSS TTY STAT START TIME COMMAND"),
+            (&["ax"], "PID TTY STAT TIME COMMAND"),
+            (&["-e"], "PID TTY TIME CMD"),
             (&[], "UID PID PPID C STIME TTY TIME CMD"),
             (&["-ef"], "UID PID PPID C STIME TTY TIME CMD"),
             (&["aux"], "USER PID %CPU %MEM VSZ RSS TTY STAT START TIME COMMAND"),
@@ -218,7 +249,14 @@ mod tests {
 
     #[test]
     fn others_are_refused() {
-        for options in [&["-o", "comm"][..], &["-o", "pid,nothing"], &["-o"], &["--forest"]] {
+        for options in [
+            &["-o", "comm"][..],
+            &["-o", "pid,nothing"],
+            &["-o"],
+            &["--forest"],
+            &["-u", "root"],
+            &["-"],
+        ] {
             assert!(titles(options).is_err(), "{options:?}");
         }
     }

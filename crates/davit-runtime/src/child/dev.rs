@@ -28,14 +28,16 @@ const NODES: [(&CStr, u32, u32); 6] = [
 ];
 
 /// Links of every container: name, target.
-const LINKS: [(&CStr, &CStr); 6] = [
+const LINKS: [(&CStr, &CStr); 5] = [
     (c"fd", c"/proc/self/fd"),
     (c"stdin", c"/proc/self/fd/0"),
     (c"stdout", c"/proc/self/fd/1"),
     (c"stderr", c"/proc/self/fd/2"),
     (c"ptmx", c"pts/ptmx"),
-    (c"core", c"/proc/kcore"),
 ];
+
+/// The kernel's memory, which not every kernel shows.
+const KCORE: &CStr = c"/proc/kcore";
 
 /// `linux/magic.h` `DEVPTS_SUPER_MAGIC`.
 const DEVPTS_MAGIC: i64 = 0x1cd1;
@@ -49,6 +51,9 @@ pub(crate) fn populate(dev: &OwnedFd) -> Result<(), Errno> {
     }
     for (name, target) in LINKS {
         rustix::fs::symlinkat(target, dev, name)?;
+    }
+    if rustix::fs::access(KCORE, rustix::fs::Access::EXISTS).is_ok() {
+        rustix::fs::symlinkat(KCORE, dev, c"core")?;
     }
     for name in [c"pts", c"shm", c"mqueue"] {
         rustix::fs::mkdirat(dev, name, Mode::from_raw_mode(0o755))?;

@@ -26,6 +26,9 @@ use crate::error::Step;
 use crate::launch::mounts::{PreparedKind, PreparedMount};
 use crate::launch::prepare::Prepared;
 
+/// Where programs look for memory that they share.
+const SHARED_MEMORY: &CStr = c"dev/shm";
+
 /// Puts the root together and makes it the process's.
 pub(crate) fn build_root(prepared: &Prepared<'_>) -> Result<Option<Terminal>, Failure> {
     let root = prepared.root;
@@ -69,8 +72,12 @@ fn make_mount(root: BorrowedFd<'_>, mount: &PreparedMount) -> Result<(), Errno> 
     };
     match &mount.kind {
         PreparedKind::Fresh { filesystem, options } => {
-            let fresh =
-                new_filesystem(filesystem, options.iter().map(|(k, v)| (&**k, &**v)), attributes)?;
+            let fresh = new_filesystem(
+                filesystem,
+                filesystem,
+                options.iter().map(|(k, v)| (&**k, &**v)),
+                attributes,
+            )?;
             attach(&fresh, &target(Shape::Directory)?)
         }
         PreparedKind::Tmpfs { options, keeps_mode } => {
@@ -78,7 +85,8 @@ fn make_mount(root: BorrowedFd<'_>, mount: &PreparedMount) -> Result<(), Errno> 
             let covers = open_existing(root, &mount.target)?.is_some();
             let target = target(Shape::Directory)?;
             let pairs = options.iter().map(|(key, value)| (&**key, &**value));
-            let fresh = new_filesystem(c"tmpfs", pairs, attributes)?;
+            let source = if *mount.target == *SHARED_MEMORY { c"shm" } else { c"tmpfs" };
+            let fresh = new_filesystem(c"tmpfs", source, pairs, attributes)?;
             if *keeps_mode && covers {
                 copy_mode(&target, &fresh)?;
             }
@@ -86,7 +94,7 @@ fn make_mount(root: BorrowedFd<'_>, mount: &PreparedMount) -> Result<(), Errno> 
         }
         PreparedKind::Dev { size } => {
             let pairs = [(c"mode", c"755"), (c"size", &**size)];
-            let fresh = new_filesystem(c"tmpfs", pairs.into_iter(), attributes)?;
+            let fresh = new_filesystem(c"tmpfs", c"tmpfs", pairs.into_iter(), attributes)?;
             dev::populate(&fresh)?;
             attach(&fresh, &target(Shape::Directory)?)
         }
@@ -94,14 +102,15 @@ fn make_mount(root: BorrowedFd<'_>, mount: &PreparedMount) -> Result<(), Errno> 
     }
 }
 
-/// Makes a filesystem and a detached mount of it.
+/// Makes a filesystem and a detached mount of it; `source` is its name in `/proc/mounts`.
 fn new_filesystem<'a>(
     filesystem: &CStr,
+    source: &CStr,
     options: impl Iterator<Item = (&'a CStr, &'a CStr)>,
     attributes: MountAttrFlags,
 ) -> Result<OwnedFd, Errno> {
     let context = rustix::mount::fsopen(filesystem, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_set_string(context.as_fd(), c"source", filesystem)?;
+    rustix::mount::fsconfig_set_string(context.as_fd(), c"source", source)?;
     for (key, value) in options {
         if value.is_empty() {
             rustix::mount::fsconfig_set_flag(context.as_fd(), key)?;
@@ -188,7 +197,12 @@ fn mask(
             Some(first) => clone_tree(&*first, OpenTreeFlags::empty())?,
             None => {
                 let pairs = [(c"nr_inodes", c"2"), (c"size", c"4096"), (c"mode", c"755")];
-                new_filesystem(c"tmpfs", pairs.into_iter(), MountAttrFlags::MOUNT_ATTR_RDONLY)?
+                new_filesystem(
+                    c"tmpfs",
+                    c"tmpfs",
+                    pairs.into_iter(),
+                    MountAttrFlags::MOUNT_ATTR_RDONLY,
+                )?
             }
         };
         attach(&cover, &target)?;

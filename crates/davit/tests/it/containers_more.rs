@@ -93,6 +93,11 @@ fn top_shows_processes() {
     assert!(chosen.lines().any(|row| row.split_whitespace().eq([pid.as_str(), "sleep"])));
     assert!(chosen.lines().next().is_some_and(|row| row.split_whitespace().eq(["PID", "NAME"])));
     assert!(machine.ok(&["top", "busy", "aux"]).starts_with("USER"));
+    let bsd = machine.ok(&["top", "busy", "axo", "pid,comm"]);
+    assert!(bsd.lines().any(|row| row.split_whitespace().eq([pid.as_str(), "sleep"])), "{bsd}");
+    let key = machine.ok(&["inspect", "-f", "{{.NetworkSettings.SandboxKey}}", "busy"]);
+    let (known, inner) = (std::fs::read_link(key), format!("/proc/{pid}/ns/net"));
+    assert_eq!(known.expect("a namespace"), std::fs::read_link(inner).expect("a namespace"));
     let refused = machine.run(&["top", "busy", "-o", "pid,secrets"]);
     assert!(refused.code == 1 && refused.stderr.contains("\"secrets\""), "{}", refused.stderr);
     machine.ok(&["kill", "busy"]);

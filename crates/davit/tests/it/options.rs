@@ -33,7 +33,18 @@ fn what_run_and_create_take() {
     assert_eq!(shown(limits), "41943040 false 13 /proc/bus");
     assert_eq!(shown("{{json .Config.Volumes}}"), r#"{"/anon":{}}"#);
     assert_eq!(shown("{{range .Mounts}}[{{.Mode}}]{{end}}"), "[][z]");
-    machine.ok(&["create", "--tmpfs", "/t:size=1m", "--tmpfs", "/t", "busybox", "true"]);
+    let flags = ["--tmpfs", "/t:size=1m", "--tmpfs", "/t", "--mount", "type=tmpfs,dst=/m"];
+    let more = ["--cap-add", "net_admin", "--cap-drop", "cap_chown", "--cap-drop", "KILL"];
+    let listed =
+        machine
+            .ok(&[&["create", "--pids-limit", "-1"][..], &flags, &more, &["busybox", "true"]]
+                .concat());
+    let format = "{{range .Mounts}}{{.Destination}}{{end}} {{with .HostConfig}}{{.Tmpfs}} \
+                  {{.CapAdd}} {{.CapDrop}} {{json .PidsLimit}}{{end}}";
+    assert_eq!(
+        machine.ok(&["inspect", "-f", format, &listed]),
+        "/m map[/t:] [CAP_NET_ADMIN] [CAP_CHOWN CAP_KILL] null"
+    );
     machine.ok(&["create", "--name", "web", "busybox", "nothing"]);
     let refused = machine.run(&["rename", "web", "web"]);
     let words = "error: Renaming a container with the same name as its current name\n";
@@ -47,6 +58,10 @@ fn what_run_and_create_take() {
     let refused = machine.run(&["run", "--name", "nobody", "-u", "nobody-here", "busybox", "true"]);
     let state = machine.ok(&["inspect", "-f", "{{.State.ExitCode}}", "nobody"]);
     assert_eq!((refused.code, state.as_str()), (125, "128"));
+    let refused = machine.run(&["run", "--rm", "busybox", ""]);
+    let words = "exec: \"\": executable file not found in $PATH";
+    assert!(refused.code == 127 && refused.stderr.contains(words), "{}", refused.stderr);
+    assert_eq!(machine.run(&["run", "--rm", "--detach-keys", "", "busybox", "true"]).code, 0);
     let bare =
         ["run", "--rm", "--ipc", "none", "busybox", "grep", "-c", "/dev/shm", "/proc/mounts"];
     assert_eq!(machine.run(&bare).stdout, "0\n");

@@ -135,7 +135,8 @@ fn exec_has_a_terminal_of_its_own() {
 #[test]
 fn signals_go_to_the_container_or_end_the_command() {
     let Some(machine) = Machine::new() else { return };
-    let line = "trap 'exit 21' TERM; trap 'echo hup' HUP; echo up; while true; do sleep 0.02; done";
+    let line = "trap 'exit 21' TERM; trap 'echo hup' HUP; trap 'echo many' WINCH TSTP 40; \
+                trap 'echo urgent' URG; echo up; while true; do sleep 0.02; done";
     let start = |verb: &[&str], more: &[&str]| {
         let mut command = machine.command(&[verb, more].concat());
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("davit starts")
@@ -147,9 +148,15 @@ fn signals_go_to_the_container_or_end_the_command() {
     up("proxied");
     signal(child.id(), "HUP");
     until("the signal has arrived", || machine.run(&["logs", "proxied"]).stdout.contains("hup"));
+    let count = |word| machine.run(&["logs", "proxied"]).stdout.matches(word).count();
+    for (index, name) in ["WINCH", "TSTP", "40"].into_iter().enumerate() {
+        signal(child.id(), "URG");
+        signal(child.id(), name);
+        until("the signal has arrived", || count("many") == index + 1);
+    }
     signal(child.id(), "TERM");
     let ended = Outcome::from(child.wait_with_output().expect("it ends"));
-    assert_eq!((ended.code, ended.stdout.as_str()), (21, "up\nhup\n"));
+    assert_eq!((ended.code, ended.stdout.as_str()), (21, "up\nhup\nmany\nmany\nmany\n"));
     let child =
         start(&["run", "--sig-proxy=false", "--name", "own"], &["busybox", "sh", "-c", line]);
     up("own");

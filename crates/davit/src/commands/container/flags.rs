@@ -419,7 +419,7 @@ impl ContainerFlags {
         limits.cpu_quota_us = self.cpu_quota.filter(|quota| *quota != 0);
         limits.cpuset_cpus.clone_from(&self.cpuset_cpus);
         limits.cpuset_mems.clone_from(&self.cpuset_mems);
-        limits.pids = self.pids_limit.filter(|pids| *pids != 0);
+        limits.pids = self.pids_limit.filter(|pids| *pids > 0);
         if let Some(cpus) = &self.cpus {
             let nano = values::nano_cpus(cpus)?;
             spec.nano_cpus = nano;

@@ -35,6 +35,12 @@ pub(crate) fn parse(
     for text in mounts {
         all.push(long::mount(text)?);
     }
+    // An unnamed volume makes room for what has a name.
+    let is_unnamed = |mount: &MountSpec| matches!(&mount.source, MountSource::Volume { name, .. } if name.is_empty());
+    let (unnamed, named): (Vec<_>, Vec<_>) = all.iter().cloned().partition(is_unnamed);
+    all.retain(|mount| {
+        !unnamed.contains(mount) || !named.iter().any(|other| other.target == mount.target)
+    });
     for text in tmpfs {
         let mount = tmpfs::mount(text)?;
         // Of two on one path Docker takes the later one.

@@ -103,8 +103,10 @@ pub(crate) fn port(args: &PortArgs, context: &Context) -> Result<u8, CliError> {
     {
         return Err(CliError::user(format!("invalid port ({wanted})")));
     }
+    let mut ports: Vec<_> = ports.iter().flatten().collect();
+    ports.sort_by_key(|(port, _)| port.split('/').next().and_then(|it| it.parse::<u16>().ok()));
     let mut lines = Vec::new();
-    for (port, bindings) in ports.iter().flatten() {
+    for (port, bindings) in ports {
         for binding in bindings.as_array().into_iter().flatten() {
             let host = binding["HostIp"].as_str().unwrap_or_default();
             let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };

@@ -18,9 +18,9 @@ use crate::error::{CliError, io_error};
 
 const SIGCHLD: i32 = 17;
 const SIGWINCH: i32 = 28;
-/// Signals that are not passed on: they end or stop at once, tell of children or of a reader that
-/// left, or are the caller's own faults.
-const KEPT: [i32; 10] = [4, 7, 8, 9, 11, 13, 19, 20, 21, 22];
+/// Signals that are not passed on: they end or stop at once, tell of children, of a reader that
+/// left or of a socket, are what the terminal says to the background, or the caller's own faults.
+const KEPT: [i32; 10] = [4, 7, 8, 9, 11, 13, 19, 21, 22, 23];
 /// Signals that end this command: hang-up, interrupt, quit, terminate.
 const ENDING: [i32; 4] = [1, 2, 3, 15];
 const READ_BYTES: usize = 32 * 1024;
@@ -94,6 +94,8 @@ pub(crate) fn catch_signals(whose: Signals) -> Result<SignalFd, CliError> {
 /// # Errors
 /// Anything else.
 pub(crate) fn detach_keys(text: &str) -> Result<Vec<u8>, CliError> {
+    // Empty is as not given.
+    let text = if text.is_empty() { DETACH_KEYS } else { text };
     let invalid = || CliError::usage(format!("invalid detach keys ({text}) provided"));
     let key = |key: &str| match key.strip_prefix("ctrl-").map(str::as_bytes) {
         Some([letter @ b'a'..=b'z']) => Ok(letter - b'a' + 1),
@@ -230,7 +232,7 @@ impl Relay<'_> {
         let signals = self.signals.as_ref()?;
         while let Ok(Some(signal)) = signals.next() {
             match (signal, &self.process) {
-                (SIGWINCH, _) => {
+                (SIGWINCH, None) => {
                     if let Some((rows, columns)) = size() {
                         // The end of a monitor shows when its output is read.
                         drop(self.connection.send(&Request::Resize(rows, columns)));
@@ -351,7 +353,8 @@ mod tests {
     fn detach_keys_parse() {
         assert_eq!(detach_keys(DETACH_KEYS).unwrap(), [16, 17]);
         assert_eq!(detach_keys("a,ctrl-@,ctrl-_").unwrap(), [b'a', 0, 31]);
-        for bad in ["", "ctrl-", "ctrl-A", "ctrl-1", "ab"] {
+        assert_eq!(detach_keys("").unwrap(), [16, 17]);
+        for bad in [",", "ctrl-", "ctrl-A", "ctrl-1", "ab"] {
             assert!(detach_keys(bad).is_err(), "{bad:?}");
         }
     }

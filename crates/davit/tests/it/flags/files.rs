@@ -102,6 +102,8 @@ fn a_read_only_root() {
             (&["--read-only"], "touch /x 2>&1 | grep -c 'Read-only file system'", "1"),
             (&["--read-only", "--tmpfs", "/tmp"], "touch /tmp/x /dev/shm/x && echo both", "both"),
             (&["--read-only", "-v", "kept:/d"], "touch /d/x && echo written", "written"),
+            (&[], "grep ' /dev/shm ' /proc/mounts | cut -d' ' -f1", "shm"),
+            (&[], "test -e /proc/kcore || ! test -L /dev/core && echo whole", "whole"),
         ],
     );
 }
@@ -251,7 +253,10 @@ fn anonymous_volumes_go_with_their_container() {
         machine.ok(&["create", "--name", name, "-v", "/data", "-v", "named:/n", "busybox"])
     };
     create("first");
-    create("second");
+    // The image's volume, or an unnamed one, makes room for one with a name.
+    machine.ok(&[
+        "create", "--name", "second", "-v", "/data", "-v", "named:/n", "-v", "/n", "busybox",
+    ]);
     assert_eq!(machine.ok(&["volume", "ls", "-q"]).lines().count(), 3);
     machine.ok(&["rm", "first"]);
     assert_eq!(machine.ok(&["volume", "ls", "-q"]).lines().count(), 3, "without -v they stay");

@@ -227,11 +227,18 @@ fn ports_are_published_and_listed() {
         "90-91/udp",
         "-p",
         "127.0.0.1:8088:88",
+        "-p",
+        "127.0.0.1:7000:7000",
         "busybox",
         "sleep",
         "600",
     ]);
     let lines = machine.ok(&["port", "open"]);
+    let mut order: Vec<_> =
+        lines.lines().map(|line| line.split(' ').next().unwrap_or("")).collect();
+    // One line for each family.
+    order.dedup();
+    assert_eq!(order, ["80/tcp", "88/tcp", "90/udp", "91/udp", "7000/tcp"], "{lines}");
     for port in [
         "80/tcp -> 0.0.0.0:",
         "90/udp -> 0.0.0.0:",

@@ -173,6 +173,7 @@ fn source(fields: Fields) -> Result<MountSource, CliError> {
             mode: fields.mode,
             flags: Vec::new(),
             options: Vec::new(),
+            listed: true,
         }),
         "tmpfs" => Err(invalid(&config_of("tmpfs"), "field Source must not be specified")),
         other => Err(invalid(&config_of(other), "mount type unknown")),

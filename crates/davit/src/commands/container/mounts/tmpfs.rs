@@ -59,7 +59,7 @@ pub(super) fn mount(text: &str) -> Result<MountSpec, CliError> {
     }
     let target = absolute(target).map_err(|reason| invalid(&config_of("tmpfs"), &reason))?;
     Ok(MountSpec {
-        source: MountSource::Tmpfs { size_bytes, mode, flags, options },
+        source: MountSource::Tmpfs { size_bytes, mode, flags, options, listed: false },
         target,
         access: read_only.into(),
         propagation: String::new(),
