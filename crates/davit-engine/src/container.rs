@@ -57,7 +57,7 @@ pub use davit_runtime::{
         spec::RestartPolicy,
         state::Health,
     },
-    plan::Limits,
+    plan::{Limits, sysctl_namespace},
     process::{ExitStatus, Identity},
 };
 pub use davit_store::NetworkRow;
@@ -67,6 +67,7 @@ pub use list::{ContainerSummary, ListFilter, ListRequest};
 pub use logs::{LogFollow, LogRequest, Logs};
 pub(crate) use monitor::{monitor_helper, settle_helper};
 pub(crate) use network::BUILT_IN_NETWORKS;
+pub use plan::device_rule;
 pub use remove::RemoveRequest;
 pub(crate) use remove::written_bytes;
 pub use spec::{

@@ -30,7 +30,7 @@ use crate::{
 Exit status:
   0    done
   1    refused or failed; wrong number of arguments, unknown verb, malformed template
-  125  unknown option or malformed value; `run`, `create`: there is no container
+  125  unknown option or malformed value; `run`: there is no container
   126  `run`, `exec`: the command cannot be executed (127: not found), else its own status"
 )]
 pub(crate) struct Cli {

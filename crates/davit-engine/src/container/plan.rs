@@ -21,7 +21,8 @@ use davit_runtime::{
 use super::{
     ContainerError, ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode, propagation,
 };
-use device::{add_device, device_rule, devices_below};
+pub use device::device_rule;
+use device::{add_device, devices_below};
 
 const APPARMOR_ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

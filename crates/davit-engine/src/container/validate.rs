@@ -165,6 +165,12 @@ fn memory(limits: &Limits) -> Result<(), ContainerError> {
 
 fn cpu(spec: &ContainerSpec) -> Result<(), ContainerError> {
     let limits = &spec.limits;
+    // The kernel's own range, which it would take other values to.
+    match limits.cpu_shares {
+        Some(..2) => return refuse("the minimum allowed cpu-shares is 2"),
+        Some(262_145..) => return refuse("the maximum allowed cpu-shares is 262144"),
+        _ => {}
+    }
     if let Some(list) = &limits.cpuset_cpus {
         available(list, "CPUs", "/sys/devices/system/cpu/online")?;
     }

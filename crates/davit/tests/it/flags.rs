@@ -1,6 +1,7 @@
 //! Flags of `run` and `create`, one table for each theme: what the container sees, and what is
 //! refused in Docker's words (those of Docker 26 where none are davit's own).
 
+mod codes;
 mod files;
 mod limits;
 mod listing;

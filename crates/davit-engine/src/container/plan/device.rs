@@ -90,8 +90,11 @@ fn device(host: &Path, container: &str) -> Option<Device> {
     })
 }
 
-/// Parses `c 1:3 rwm`, as strictly as Docker.
-pub(super) fn device_rule(text: &str) -> Result<DeviceRule, ContainerError> {
+/// Parses `c 1:3 rwm` (`--device-cgroup-rule`), as strictly as Docker.
+///
+/// # Errors
+/// [`ContainerError::Invalid`]: no kind, two numbers or `*`, and letters of `rwm`.
+pub fn device_rule(text: &str) -> Result<DeviceRule, ContainerError> {
     let invalid = || ContainerError::Invalid(format!("invalid device cgroup format: {text:?}"));
     let words: Vec<&str> = text.split_whitespace().collect();
     let [kind, numbers, permissions] = words[..] else { return Err(invalid()) };

@@ -1,7 +1,9 @@
 //! The options that `run` and `create` share, with Docker's meaning.
 
 use davit_engine::{
-    container::{ContainerSpec, CreateRequest, InitMode, NamespaceMode, NetworkMode, StdinMode},
+    container::{
+        ContainerSpec, CreateRequest, InitMode, NamespaceMode, NetworkMode, StdinMode, device_rule,
+    },
     image::{ContainerConfig, Empty, HealthConfig},
 };
 
@@ -318,6 +320,9 @@ impl ContainerFlags {
                 ..HealthConfig::default()
             }));
         }
+        if self.health_retries.is_some_and(|retries| retries < 0) {
+            return Err(CliError::usage("--health-retries cannot be negative"));
+        }
         let time =
             |text: &Option<String>| text.as_deref().map_or(Ok(0), values::duration_nanoseconds);
         let health = HealthConfig {
@@ -341,6 +346,7 @@ impl ContainerFlags {
             (true, Attachment::Foreground) => StdinMode::Once,
             (true, Attachment::Detached) => StdinMode::Open,
         };
+        self.attach.iter().try_for_each(|name| values::stream(name).map(drop))?;
         spec.attach = self.attached(attachment);
         spec.auto_remove = self.rm.into();
         spec.init = if self.init { InitMode::Reaper } else { InitMode::Command };
@@ -392,7 +398,7 @@ impl ContainerFlags {
         spec.dns_options.clone_from(&self.dns_option);
         spec.addresses =
             self.ip.map(Into::into).into_iter().chain(self.ip6.map(Into::into)).collect();
-        spec.sysctls = values::pairs("sysctl", &self.sysctl)?;
+        spec.sysctls = values::sysctls(&self.sysctl)?;
         Ok(())
     }
 
@@ -412,6 +418,11 @@ impl ContainerFlags {
                 Some(i64::try_from(bytes).unwrap_or(i64::MAX))
             }
         };
+        if let Some(value) = self.memory_swappiness.filter(|value| !(-1..=100).contains(value)) {
+            return Err(CliError::usage(format!(
+                "invalid value: {value}, valid memory swappiness range is 0-100"
+            )));
+        }
         limits.memory_swappiness =
             self.memory_swappiness.and_then(|value| u64::try_from(value).ok());
         limits.cpu_shares = self.cpu_shares.filter(|shares| *shares > 0);
@@ -447,6 +458,9 @@ impl ContainerFlags {
         security.cap_add.clone_from(&self.cap_add);
         security.cap_drop.clone_from(&self.cap_drop);
         security.groups.clone_from(&self.group_add);
+        for rule in &self.device_cgroup_rule {
+            device_rule(rule).map_err(|error| CliError::usage(error.to_string()))?;
+        }
         security.device_rules.clone_from(&self.device_cgroup_rule);
         security.devices =
             self.device.iter().map(|text| values::device(text)).collect::<Result<_, _>>()?;

@@ -51,7 +51,7 @@ pub(crate) fn parse(
     }
     for (index, one) in all.iter().enumerate() {
         if all[..index].iter().any(|other| other.target == one.target) {
-            return Err(CliError::usage(format!("Duplicate mount point: {}", one.target)));
+            return Err(CliError::user(format!("Duplicate mount point: {}", one.target)));
         }
     }
     Ok(all)
@@ -75,18 +75,20 @@ fn volume(text: &str) -> Result<MountSpec, CliError> {
         [target] => ("", target, ""),
         [source, target] => (source, target, ""),
         [source, target, options] => (source, target, options),
-        _ => return Err(CliError::usage(format!("invalid volume specification: '{text}'"))),
+        _ => return Err(CliError::user(format!("invalid volume specification: '{text}'"))),
     };
     if (parts.len() > 1 && source.is_empty()) || target.is_empty() {
         return Err(CliError::usage(format!("invalid spec: {text}: empty section between colons")));
     }
     let kind = if is_path(source) { "bind" } else { "volume" };
-    let target = absolute(target).map_err(|reason| {
-        invalid(&format!("volume specification: '{text}': invalid {}", config_of(kind)), &reason)
-    })?;
+    let specification = |reason: &str| {
+        let config = config_of(kind);
+        CliError::user(format!("invalid volume specification: '{text}': {config}: {reason}"))
+    };
+    let target = absolute(target).map_err(|reason| specification(&reason))?;
     let mut options = Options::default();
     for option in given.split(',').filter(|option| !option.is_empty()) {
-        options.add(option).map_err(|()| CliError::usage(format!("invalid mode: {given}")))?;
+        options.add(option).map_err(|()| CliError::user(format!("invalid mode: {given}")))?;
     }
     let foreign = match kind {
         "bind" if options.no_copy => Some("VolumeOptions"),
@@ -94,11 +96,7 @@ fn volume(text: &str) -> Result<MountSpec, CliError> {
         _ => None,
     };
     if let Some(field) = foreign {
-        let reason = format!("field {field} must not be specified");
-        return Err(invalid(
-            &format!("volume specification: '{text}': invalid {}", config_of(kind)),
-            &reason,
-        ));
+        return Err(specification(&format!("field {field} must not be specified")));
     }
     let mode = given.to_owned();
     let source = if is_path(source) {
@@ -182,12 +180,17 @@ fn absolute(target: &str) -> Result<String, String> {
     Ok(format!("/{}", parts.join("/")))
 }
 
-/// What is invalid about a mount, in Docker's words.
+/// What is invalid about a mount, in the words of Docker's daemon.
 fn config_of(kind: &str) -> String {
-    format!("mount config for type {kind:?}")
+    format!("invalid mount config for type {kind:?}")
 }
 
-/// What is invalid, and why.
+/// A mount that nothing can make, where `create` ends with 1.
+fn refused(kind: &str, reason: &str) -> CliError {
+    CliError::user(format!("{}: {reason}", config_of(kind)))
+}
+
+/// A value that is none, and why.
 fn invalid(what: &str, reason: &str) -> CliError {
     CliError::usage(format!("invalid {what}: {reason}"))
 }

@@ -8,6 +8,7 @@ use davit_engine::{
 use super::{
     flags::{Attachment, ContainerFlags},
     stream::{self, DETACH_KEYS, DetachFilter, RawTerminal, Relay, SessionEnd},
+    values,
 };
 use crate::{
     cli::Context,
@@ -69,7 +70,8 @@ pub(crate) fn create(args: &CreateArgs, context: &Context) -> Result<u8, CliErro
 pub(crate) fn run(args: &RunArgs, context: &Context) -> Result<u8, CliError> {
     let (image, command) = args.image_and_command.split_first().expect("clap requires one");
     let attachment = if args.detach { Attachment::Detached } else { Attachment::Foreground };
-    let request = args.flags.request(image, command, attachment)?;
+    let request = args.flags.request(image, command, attachment);
+    let request = request.map_err(|error| error.with_code(125))?;
     if args.flags.tty && args.flags.interactive && !args.detach && !stream::stdin_is_terminal() {
         return Err(CliError::user("the input device is not a TTY"));
     }
@@ -229,16 +231,8 @@ fn coded(error: ContainerError) -> CliError {
 
 /// The streams that `-a` names; standard output and error, and input with `-i`, by default.
 fn streams(args: &RunArgs) -> Result<StreamSet, CliError> {
-    let mut all = StreamSet::default();
-    for name in args.flags.attached(Attachment::Foreground) {
-        all = all.with(match name.to_ascii_lowercase().as_str() {
-            "stdin" => StreamSet::STDIN,
-            "stdout" => StreamSet::STDOUT,
-            "stderr" => StreamSet::STDERR,
-            _ => return Err(CliError::usage("valid streams are STDIN, STDOUT and STDERR")),
-        });
-    }
-    Ok(all)
+    let names = args.flags.attached(Attachment::Foreground);
+    names.iter().try_fold(StreamSet::default(), |all, name| Ok(all.with(values::stream(name)?)))
 }
 
 fn foreground(args: &RunArgs, engine: &Engine, created: Created) -> Result<u8, CliError> {

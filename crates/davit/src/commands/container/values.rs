@@ -1,121 +1,22 @@
 //! Values of options in Docker's grammars.
 
+mod numbers;
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use davit_engine::{
     container::{
         DeviceSpec, ExposedPorts, LogConfig, LogDriver, PublishSpec, RestartPolicy, SecuritySpec,
+        StreamSet, sysctl_namespace,
     },
     image::Empty,
 };
 
+pub(crate) use self::numbers::{bytes, duration_nanoseconds, nano_cpus, size};
 use crate::error::{CliError, io_error};
 
 /// Most files of one log: each rotation renames all of them, and a reader opens all.
 const MOST_LOG_FILES: u32 = 500;
-
-/// Bytes as `512`, `64k`, `1.5g`, `10MiB`; units are binary.
-///
-/// # Errors
-/// Anything else.
-pub(crate) fn bytes(text: &str) -> Result<u64, CliError> {
-    let invalid = || CliError::usage(format!("invalid size: '{text}'"));
-    let lower = text.trim().to_ascii_lowercase();
-    let digits = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
-    let (number, unit) = lower.split_at(digits);
-    let shift = match unit.trim().trim_end_matches("ib").trim_end_matches('b') {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        "p" => 50,
-        _ => return Err(invalid()),
-    };
-    if let Ok(whole) = number.parse::<u64>() {
-        return whole.checked_mul(1 << shift).ok_or_else(invalid);
-    }
-    let value: f64 = number.parse().map_err(|_| invalid())?;
-    let scaled =
-        value * f64::from(1_u32 << (shift % 32)) * if shift >= 32 { 4_294_967_296.0 } else { 1.0 };
-    if !scaled.is_finite() || !(0.0..9e18).contains(&scaled) {
-        return Err(invalid());
-    }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "in range by the check above"
-    )]
-    Ok(scaled as u64)
-}
-
-/// Bytes of an option, which a refusal names.
-///
-/// # Errors
-/// As [`bytes`].
-pub(crate) fn size(flag: &str, text: &str) -> Result<u64, CliError> {
-    bytes(text).map_err(|_| {
-        CliError::usage(format!(
-            "invalid argument {text:?} for \"{flag}\" flag: invalid size: '{text}'"
-        ))
-    })
-}
-
-/// Go's durations (`1m30s`, `500ms`) in nanoseconds.
-///
-/// # Errors
-/// Anything else, negative ones too.
-pub(crate) fn duration_nanoseconds(text: &str) -> Result<i64, CliError> {
-    let invalid = || CliError::usage(format!("invalid duration: {text:?}"));
-    let (mut rest, mut total) = (text, 0_f64);
-    if rest == "0" {
-        return Ok(0);
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(invalid)?;
-        let (number, tail) = rest.split_at(digits);
-        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit_end);
-        let factor = match unit {
-            "ns" => 1.0,
-            "us" | "µs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
-            _ => return Err(invalid()),
-        };
-        total += number.parse::<f64>().map_err(|_| invalid())? * factor;
-        rest = tail;
-    }
-    if text.is_empty() || total >= 9e18 {
-        return Err(invalid());
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "below 9e18")]
-    Ok(total as i64)
-}
-
-/// `--cpus` in billionths.
-///
-/// # Errors
-/// No decimal number of at most nine places.
-pub(crate) fn nano_cpus(text: &str) -> Result<i64, CliError> {
-    let invalid = || CliError::usage(format!("failed to parse {text} as a rational number"));
-    let (negative, text) = text.strip_prefix('-').map_or((false, text), |text| (true, text));
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if fraction.len() > 9 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(invalid());
-    }
-    let whole: i64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
-    let fraction: i64 = format!("{fraction:0<9}").parse().map_err(|_| invalid())?;
-    whole
-        .checked_mul(1_000_000_000)
-        .and_then(|n| n.checked_add(fraction))
-        .filter(|n| *n >= 0)
-        // The engine knows which range this machine has.
-        .map(|n| if negative { -n } else { n })
-        .ok_or_else(invalid)
-}
 
 /// `NAME=value` as it is, a bare `NAME` with the caller's own value if it has one.
 ///
@@ -308,13 +209,19 @@ pub(crate) fn ulimit(text: &str) -> Result<(String, u64, u64), CliError> {
 /// Relative paths, unknown permissions.
 pub(crate) fn device(text: &str) -> Result<DeviceSpec, CliError> {
     let parts: Vec<&str> = text.split(':').collect();
-    let permissions =
-        |text: &str| !text.is_empty() && text.bytes().all(|byte| b"rwm".contains(&byte));
+    // Each letter once.
+    let permissions = |text: &str| {
+        let known = |(at, byte): (usize, u8)| {
+            b"rwm".contains(&byte) && !text[..at].contains(char::from(byte))
+        };
+        !text.is_empty() && text.bytes().enumerate().all(known)
+    };
     let (host, container, access) = match parts[..] {
         [host] => (host, host, "rwm"),
         [host, mode] if permissions(mode) => (host, host, mode),
         [host, container] => (host, container, "rwm"),
         [host, container, mode] if permissions(mode) => (host, container, mode),
+        [_, _, mode] => return Err(CliError::usage(format!("bad mode specified: {mode}"))),
         _ => return Err(CliError::usage(format!("invalid device specification: {text}"))),
     };
     if !host.starts_with('/') || !container.starts_with('/') {
@@ -339,13 +246,44 @@ pub(crate) fn restart(text: &str) -> Result<RestartPolicy, CliError> {
         ("always", None) => Ok(RestartPolicy::Always),
         ("unless-stopped", None) => Ok(RestartPolicy::UnlessStopped),
         ("on-failure", None) => Ok(RestartPolicy::OnFailure(0)),
-        ("on-failure", Some(count)) => count.parse().map(RestartPolicy::OnFailure).map_err(|_| {
-            CliError::usage("invalid restart policy format: maximum retry count must be an integer")
-        }),
-        (_, Some(_)) if matches!(name, "no" | "always" | "unless-stopped") => Err(CliError::usage(
+        ("on-failure", Some(count)) => {
+            let word = "invalid restart policy format: maximum retry count must be an integer";
+            let count: i64 = count.parse().map_err(|_| CliError::usage(word))?;
+            u32::try_from(count).map(RestartPolicy::OnFailure).map_err(|_| {
+                CliError::user(format!(
+                    "invalid restart policy: maximum retry count cannot be {count}"
+                ))
+            })
+        }
+        (_, Some(_)) if matches!(name, "no" | "always" | "unless-stopped") => Err(CliError::user(
             "invalid restart policy: maximum retry count can only be used with 'on-failure'",
         )),
-        _ => Err(CliError::usage(format!("invalid restart policy: unknown policy '{name}'"))),
+        _ => Err(CliError::user(format!("invalid restart policy: unknown policy '{name}'"))),
+    }
+}
+
+/// A stream of `-a`, in any case.
+///
+/// # Errors
+/// There are but three.
+pub(crate) fn stream(name: &str) -> Result<StreamSet, CliError> {
+    match name.to_ascii_lowercase().as_str() {
+        "stdin" => Ok(StreamSet::STDIN),
+        "stdout" => Ok(StreamSet::STDOUT),
+        "stderr" => Ok(StreamSet::STDERR),
+        _ => Err(CliError::usage("valid streams are STDIN, STDOUT and STDERR")),
+    }
+}
+
+/// Kernel parameters.
+///
+/// # Errors
+/// No pair, or a parameter that is no container's own.
+pub(crate) fn sysctls(texts: &[String]) -> Result<BTreeMap<String, String>, CliError> {
+    let parameters = pairs("sysctl", texts)?;
+    match parameters.keys().find(|name| sysctl_namespace(name).is_none()) {
+        Some(name) => Err(CliError::usage(format!("sysctl '{name}' is not allowed"))),
+        None => Ok(parameters),
     }
 }
 
@@ -428,7 +366,12 @@ pub(crate) fn security(options: &[String], security: &mut SecuritySpec) -> Resul
             }
             // Labels of SELinux, which Docker's daemon ignores too unless it is told to use them.
             ("label", value) if !value.is_empty() => {}
-            _ => return Err(CliError::usage(format!("invalid --security-opt: {option:?}"))),
+            _ => {
+                let text = format!("invalid --security-opt: {option:?}");
+                // With a value, it is Docker's daemon that does not know it.
+                let is_pair = option.contains(['=', ':']);
+                return Err(if is_pair { CliError::user(text) } else { CliError::usage(text) });
+            }
         }
     }
     security.options = options.to_vec();
@@ -438,46 +381,6 @@ pub(crate) fn security(options: &[String], security: &mut SecuritySpec) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes() {
-        let cases = [
-            ("0", 0),
-            ("512", 512),
-            ("64k", 65_536),
-            ("1.5g", 1_610_612_736),
-            ("10MiB", 10_485_760),
-            ("2GB", 2 << 30),
-            ("1T", 1 << 40),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(bytes(text).unwrap(), expected, "{text}");
-        }
-        for bad in ["", "x", "1x", "-1", "1..5k", "99999999999999999999"] {
-            assert!(bytes(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn durations_and_cpus() {
-        for (text, expected) in
-            [("1m30s", 90_000_000_000), ("500ms", 500_000_000), ("0", 0), ("1.5s", 1_500_000_000)]
-        {
-            assert_eq!(duration_nanoseconds(text).unwrap(), expected, "{text}");
-        }
-        for bad in ["", "5", "s", "-1s", "1x"] {
-            assert!(duration_nanoseconds(bad).is_err(), "{bad:?}");
-        }
-        for (text, expected) in
-            [("1", 1_000_000_000), ("1.5", 1_500_000_000), (".25", 250_000_000), ("0", 0)]
-        {
-            assert_eq!(nano_cpus(text).unwrap(), expected, "{text}");
-        }
-        assert_eq!(nano_cpus("-1").unwrap(), -1_000_000_000);
-        for bad in ["x", "1.2.3", "--1", "1.-2", "0.0000000001"] {
-            assert!(nano_cpus(bad).is_err(), "{bad:?}");
-        }
-    }
 
     #[test]
     fn limits_hosts_devices_and_policies() {

@@ -138,7 +138,9 @@ fn devices_of_the_host() {
             ),
             (&["--device", "/proc/self"], "not a device node"),
             (&["--device", "null"], "null is not an absolute path"),
-            (&["--device", "/dev/null:/dev/x:z"], "invalid device specification"),
+            (&["--device", "/dev/null:/dev/x:z"], "bad mode specified: z"),
+            (&["--device", "/dev/null:/dev/x:rwmr"], "bad mode specified: rwmr"),
+            (&["--device", "/a:/b:r:w"], "invalid device specification"),
             (&["--device-cgroup-rule", "c 1"], "invalid device cgroup format"),
         ],
     );

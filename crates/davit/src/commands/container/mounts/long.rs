@@ -2,7 +2,7 @@
 
 use davit_engine::container::{MountSource, MountSpec, VolumeMaking};
 
-use super::{PROPAGATIONS, absolute, config_of, invalid, tmpfs_mode};
+use super::{PROPAGATIONS, absolute, invalid, refused, tmpfs_mode};
 use crate::{commands::container::values, error::CliError};
 
 /// What happens to mounts below a bind mount.
@@ -57,7 +57,7 @@ pub(super) fn mount(text: &str) -> Result<MountSpec, CliError> {
             fields.kind
         )));
     }
-    let config = |reason: String| invalid(&config_of(&fields.kind), &reason);
+    let config = |reason: String| refused(&fields.kind, &reason);
     let target = absolute(&fields.target).map_err(config)?;
     let (access, propagation) = (fields.read_only.into(), fields.propagation.clone());
     Ok(MountSpec { source: source(fields)?, target, access, propagation, mode: String::new() })
@@ -95,7 +95,7 @@ fn set_bind(fields: &mut Fields, key: &str, value: Option<&str>) -> Result<(), C
             let propagation = needed(key, value)?;
             if !PROPAGATIONS.contains(&propagation.as_str()) {
                 let reason = format!("invalid propagation mode: {propagation}");
-                return Err(invalid(&config_of("bind"), &reason));
+                return Err(refused("bind", &reason));
             }
             fields.propagation = propagation;
         }
@@ -175,13 +175,13 @@ fn source(fields: Fields) -> Result<MountSource, CliError> {
             options: Vec::new(),
             listed: true,
         }),
-        "tmpfs" => Err(invalid(&config_of("tmpfs"), "field Source must not be specified")),
-        other => Err(invalid(&config_of(other), "mount type unknown")),
+        "tmpfs" => Err(refused("tmpfs", "field Source must not be specified")),
+        other => Err(refused(other, "mount type unknown")),
     }
 }
 
 fn bind(fields: Fields) -> Result<MountSource, CliError> {
-    let refuse = |reason: &str| Err(invalid(&config_of("bind"), reason));
+    let refuse = |reason: &str| Err(refused("bind", reason));
     if !std::path::Path::new(&fields.source).is_absolute() {
         return refuse(&format!(
             "invalid mount path: '{}' mount path must be absolute",

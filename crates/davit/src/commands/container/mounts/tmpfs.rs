@@ -2,7 +2,7 @@
 
 use davit_engine::container::{MountSource, MountSpec};
 
-use super::{absolute, config_of, invalid, tmpfs_mode};
+use super::{absolute, invalid, refused, tmpfs_mode};
 use crate::{commands::container::values, error::CliError};
 
 /// Flags of a mount; from `defaults` on they mean nothing to a tmpfs of its own.
@@ -54,10 +54,10 @@ pub(super) fn mount(text: &str) -> Result<MountSpec, CliError> {
             None if option == "ro" => read_only = true,
             None if option == "rw" => read_only = false,
             None if FLAGS.contains(&option) => flags.push(option.to_owned()),
-            _ => return Err(CliError::usage(format!("invalid tmpfs option {option:?}"))),
+            _ => return Err(CliError::user(format!("invalid tmpfs option {option:?}"))),
         }
     }
-    let target = absolute(target).map_err(|reason| invalid(&config_of("tmpfs"), &reason))?;
+    let target = absolute(target).map_err(|reason| refused("tmpfs", &reason))?;
     Ok(MountSpec {
         source: MountSource::Tmpfs { size_bytes, mode, flags, options, listed: false },
         target,
