@@ -111,8 +111,7 @@ fn devices_are_dockers() {
         |name: &str, numbers: &str| format!("{name} character special file 666 {numbers} {name}");
     let link = |name: &str, to: &str| format!("{name} symbolic link 777 0:0 '{name}' -> '{to}'");
     let directory = |name: &str, mode: &str| format!("{name} directory {mode} 0:0 {name}");
-    let mut expected = [
-        link("core", "/proc/kcore"),
+    let mut expected = vec![
         link("fd", "/proc/self/fd"),
         character("full", "1:7"),
         directory("mqueue", "1777"),
@@ -128,6 +127,10 @@ fn devices_are_dockers() {
         character("urandom", "1:9"),
         character("zero", "1:5"),
     ];
+    // Not every kernel shows its memory.
+    if std::path::Path::new("/proc/kcore").exists() {
+        expected.push(link("core", "/proc/kcore"));
+    }
     expected.sort();
     let mut found: Vec<String> = text.lines().map(|line| line.to_owned()).collect();
     for line in &mut found {
