@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use reqwest::{
     Method, Response, StatusCode, Url,
-    header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION},
+    header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION, WWW_AUTHENTICATE},
 };
 
 use crate::{
@@ -173,10 +173,17 @@ impl Transport {
         };
         let own_host = redirect::same_origin(&endpoint.base, &call.url);
         let mut proof = if own_host { endpoint.auth.proof(self, subject).await? } else { None };
+        let mut answered = Vec::new();
         for _ in 0..MOST_CHALLENGES {
             let mut reply = self.follow(endpoint, call, proof.as_ref()).await?;
             let from_us = redirect::same_origin(&endpoint.base, &reply.url);
             if reply.status() != StatusCode::UNAUTHORIZED || !from_us {
+                return Ok(reply);
+            }
+            let challenges: Vec<_> =
+                reply.headers().get_all(WWW_AUTHENTICATE).iter().cloned().collect();
+            // The same again: the proof that it asks for did not do.
+            if challenges == answered {
                 return Ok(reply);
             }
             let better =
@@ -185,7 +192,7 @@ impl Transport {
                 return Ok(reply);
             }
             reply.drain().await;
-            proof = better;
+            (proof, answered) = (better, challenges);
         }
         self.follow(endpoint, call, proof.as_ref()).await
     }

@@ -227,7 +227,7 @@ async fn an_insufficient_scope_is_asked_for_first() {
                 return content.serve(request);
             }
             let scope =
-                if counter.next() < 2 { "repository:a/b:pull" } else { "repository:base:pull" };
+                if counter.next() < 1 { "repository:a/b:pull" } else { "repository:base:pull" };
             Reply::status(401).header(
                 "WWW-Authenticate",
                 format!("Bearer realm=\"{realm}\",scope=\"{scope}\",error=\"insufficient_scope\""),
@@ -246,6 +246,22 @@ async fn an_insufficient_scope_is_asked_for_first() {
 #[tokio::test]
 async fn challenges_without_end_are_an_error() {
     let (server, tokens) = bearer(|_| Reply::ok(r#"{"token":"bad"}"#));
+    let error = session(&server).manifest(&tag()).await.unwrap_err();
+    assert!(error.is_denied(), "{error}");
+    assert_eq!(tokens.requests().len(), 1, "the same again is not answered");
+    // A HEAD, and the GET that brings the words, whose token may have ended meanwhile.
+    let error = session(&server).resolve(&tag()).await.unwrap_err();
+    assert!(error.is_denied(), "{error}");
+    assert_eq!(tokens.requests().len(), 1 + 2);
+
+    let counter = Counter::default();
+    let tokens = HttpServer::start(|_| Reply::ok(r#"{"token":"bad"}"#));
+    let realm = format!("http://{}/token", tokens.host());
+    let server = HttpServer::start(move |_| {
+        let scope = format!("repository:a{}:pull", counter.next());
+        let challenge = format!("Bearer realm=\"{realm}\",scope=\"{scope}\"");
+        Reply::status(401).header("WWW-Authenticate", challenge)
+    });
     let error = session(&server).manifest(&tag()).await.unwrap_err();
     assert!(error.is_denied(), "{error}");
     assert!(tokens.requests().len() <= 4);
