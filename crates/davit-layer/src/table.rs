@@ -76,6 +76,14 @@ impl Table {
         file::write(self, sink)
     }
 
+    /// Lets go of the memory of a mapped table; what is looked at again is mapped again. For long
+    /// passes over large tables, whose pages would all stay otherwise.
+    pub fn release_memory(&self) {
+        if let Some(map) = &self.map {
+            map.release();
+        }
+    }
+
     /// What it knows of the layer as a whole.
     #[must_use]
     pub const fn facts(&self) -> LayerFacts {

@@ -17,6 +17,10 @@ use crate::{
     upper,
 };
 
+/// Nodes after which the tables that they come from are let go of: beside the nodes of a large tree
+/// only the names in them are still looked at.
+const RELEASE_EVERY: u32 = 1 << 16;
+
 /// A tree to be written: what it covers, and its content.
 pub(crate) struct Make<'a> {
     pub(crate) store: &'a Store,
@@ -165,7 +169,11 @@ pub(crate) fn image(view: &Merged, devices: Vec<Device>, uuid: [u8; 16]) -> Imag
     let mut nodes = Vec::with_capacity(view.node_count());
     // The directories above the current path, with their positions.
     let mut above: Vec<(u32, &[u8])> = Vec::new();
+    let tables = view.all_layers();
     for node in view.iter() {
+        if node.id % RELEASE_EVERY == RELEASE_EVERY - 1 {
+            tables.iter().for_each(|table| table.release_memory());
+        }
         let entry = node.entry;
         while above.pop_if(|(_, directory)| !path::is_below(entry.path, directory)).is_some() {}
         let parent = above.last().map_or(0, |(position, _)| *position);

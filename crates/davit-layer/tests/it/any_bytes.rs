@@ -39,6 +39,8 @@ pub(crate) fn check(bytes: &[u8]) {
     table.write_to(&mut written).expect("memory takes it");
     let again = Table::open(&file_of(&written)).expect("what was made can be opened");
     assert!(again.iter().eq(table.iter()));
+    again.release_memory();
+    assert!(again.iter().eq(table.iter()));
     let tar = file_of(&tar);
     let from_headers = read_table(&tar, table.facts(), &LIMITS).expect("the tar was read before");
     assert!(from_headers.iter().eq(table.iter()));

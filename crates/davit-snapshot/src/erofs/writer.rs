@@ -290,10 +290,7 @@ impl Writer<'_, '_> {
         let plan = self.plan;
         let node = plan.node(position);
         let nid = |position: u32| plan.nids[position as usize];
-        let mut entries: Vec<(&[u8], u32, u8)> = vec![
-            (b".", nid(position), file_type::DIRECTORY),
-            (b"..", nid(node.parent), file_type::DIRECTORY),
-        ];
+        let mut entries: Vec<(&[u8], u32, u8)> = Vec::new();
         for child in plan.children(position) {
             let target = match plan.node(child).kind {
                 NodeKind::Link(target) => target,
@@ -301,8 +298,11 @@ impl Writer<'_, '_> {
             };
             entries.push((plan.node(child).name, nid(target), type_of(plan.node(target))));
         }
-        // Only the dots are out of place.
-        entries.sort_by_key(|(name, ..)| *name);
+        let dots: [(&[u8], u32); 2] = [(b".", nid(position)), (b"..", nid(node.parent))];
+        for (dot, nid) in dots {
+            let at = entries.partition_point(|(name, ..)| *name < dot);
+            entries.insert(at, (dot, nid, file_type::DIRECTORY));
+        }
         let mut packer = Packer::default();
         let mut first = 0;
         for (position, (name, ..)) in entries.iter().enumerate() {
