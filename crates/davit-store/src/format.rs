@@ -122,7 +122,10 @@ impl FormatFile {
         if let Some(format) = Self::read(&path)? {
             return Ok(format);
         }
-        refuse_foreign(root)?;
+        if let Err(foreign) = refuse_foreign(root) {
+            // Another first opener may have made it a store meanwhile.
+            return Self::read(&path)?.ok_or(foreign);
+        }
         Self::create(root, &path, davit_version)?;
         Self::read(&path)?.ok_or_else(|| StoreError::not_found("file", path.display()))
     }
@@ -237,6 +240,22 @@ mod tests {
         assert_eq!(first, second);
         assert_eq!(first.written_by, "0.1.0");
         assert_eq!(first.root_id.as_str().len(), 16);
+    }
+
+    #[test]
+    fn first_openers_at_once_all_find_a_store() {
+        for _ in 0..200 {
+            let temp = davit_test::TempDir::new();
+            let open = || {
+                let format = FormatFile::open(temp.path(), "0.1.0").unwrap();
+                drop(fs::create_dir(temp.join("blobs")));
+                format.root_id
+            };
+            let ids = std::thread::scope(|scope| {
+                [(); 4].map(|()| scope.spawn(open)).map(|opener| opener.join().unwrap())
+            });
+            assert!(ids.iter().all(|id| *id == ids[0]));
+        }
     }
 
     #[test]
