@@ -150,8 +150,11 @@ fn test_binary(message: &Value) -> Option<TestBinary> {
 }
 
 fn run_one(binary: &TestBinary, args: &TestArgs, skips: &Path) -> Result<Counts> {
-    let mut command = process::as_root(&binary.path);
+    // What starts a suite in the background has it ignore these, and davit would with it.
+    let mut command = process::as_root("env");
     command
+        .arg("--default-signal=HUP,INT,QUIT")
+        .arg(&binary.path)
         .args(&args.filter)
         .current_dir(&binary.folder)
         .env("CARGO_MANIFEST_DIR", &binary.folder)

@@ -12,7 +12,6 @@ use davit_runtime::{
     Cgroups, Identity, Process,
     cgroup::Cgroup,
     monitor::{protocol::Request, state::Summary},
-    plan::Limits,
 };
 use davit_store::ContainerRow;
 use davit_sys::process::{CStringArray, Handover, Session, Spawn, Spawned};
@@ -124,12 +123,8 @@ impl Engine {
 
     /// The cgroup of all monitors of this root, so that none ends with its caller's scope.
     fn monitor_cgroup(&self) -> Result<Option<Cgroup>, ContainerError> {
-        let cgroups = Cgroups::discover()?;
         let path = format!("{}/monitors", self.cgroup_root());
-        if let Ok(cgroup) = cgroups.open(&path) {
-            return Ok(Some(cgroup));
-        }
-        Ok(Some(cgroups.create(&path, &Limits::default())?))
+        Ok(Some(Cgroups::discover()?.open_or_create(&path)?))
     }
 
     /// Takes the lock of a container that does not run; `None` when another command has started

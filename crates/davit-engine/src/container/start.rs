@@ -3,7 +3,9 @@
 use std::{
     io,
     net::IpAddr,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use davit_image::ImageId;
@@ -31,6 +33,9 @@ use super::{
     plan::{self, Planned, Surroundings},
 };
 use crate::Engine;
+
+/// How long a monitor whose connection has ended may hold its lock.
+const LEAVING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How the command that starts a container goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,8 +166,7 @@ impl Engine {
 
     /// After a failed start: the row says why, or goes.
     fn abandon(&self, mut container: Container, error: &ContainerError) {
-        // Another command may start or remove it as soon as its monitor is gone.
-        let Ok(Some((_, _lock))) = self.lock_row(&container.id) else { return };
+        let Some(_lock) = self.lock_failed(&container.id) else { return };
         if let Err(error) = self.end_half_started(&container) {
             tracing::warn!(%error, "cannot end what a failed start left");
         }
@@ -176,6 +180,22 @@ impl Engine {
         };
         if let Err(error) = self.finish(container) {
             tracing::warn!(%error, "cannot record a failed start");
+        }
+    }
+
+    /// The lock of a container whose monitor has failed, or been killed, and may not have left yet;
+    /// `None` when another command has started or removed it since.
+    fn lock_failed(&self, id: &str) -> Option<OwnedFd> {
+        let monitor = || self.records(id).map(|records| Summary::of(&records).monitor).ok();
+        let (ours, deadline) = (monitor(), Instant::now() + LEAVING_PATIENCE);
+        loop {
+            match self.lock_row(id) {
+                Ok(Some((_, lock))) => return Some(lock),
+                Ok(None) if monitor() == ours && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                _ => return None,
+            }
         }
     }
 
