@@ -140,10 +140,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let folder = process::cache_folder()?.join(format!("bench-{}", std::process::id()));
     fs_err::create_dir_all(&folder)?;
     let setting = Setting { davit, corpus: Corpus::open(extent)?, folder, extent };
-    let result = run_all(&setting, &args.names);
+    let mut rows = Vec::new();
+    let outcome = run_all(&setting, &args.names, &mut rows);
+    // What was measured counts, also when a later workload fails.
+    report::write(&rows, args.quick)?;
     // The daemons of the workloads have ended with them; only files are left.
     process::run(process::as_root("rm").arg("-rf").arg(&setting.folder))?;
-    report::write(&result?, args.quick)
+    outcome
 }
 
 fn build(extent: Extent) -> Result<PathBuf> {
@@ -158,8 +161,7 @@ fn build(extent: Extent) -> Result<PathBuf> {
     }
 }
 
-fn run_all(setting: &Setting, names: &[String]) -> Result<Vec<report::Row>> {
-    let mut rows = Vec::new();
+fn run_all(setting: &Setting, names: &[String], rows: &mut Vec<report::Row>) -> Result<()> {
     for name in NAMES {
         if names.is_empty() || names.iter().any(|wanted| wanted == name) {
             let workload = workload(name, setting)?;
@@ -168,7 +170,7 @@ fn run_all(setting: &Setting, names: &[String]) -> Result<Vec<report::Row>> {
             rows.push(row);
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
 fn workload(name: &str, setting: &Setting) -> Result<Workload> {

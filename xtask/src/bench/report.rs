@@ -56,7 +56,7 @@ const HEAD: &str = "| workload | program | median | min–max | n | peak RSS MiB
 pub(crate) fn write(rows: &[Row], quick: bool) -> Result<()> {
     let table: String = rows.iter().map(ToString::to_string).collect();
     println!("\n{HEAD}{table}");
-    if quick {
+    if quick || rows.is_empty() {
         return Ok(());
     }
     let now = time::OffsetDateTime::now_utc();
