@@ -54,8 +54,7 @@ impl Push<'_> {
     ) -> Result<bool, PushError> {
         let store = self.engine.store();
         for entry in &index.manifests {
-            // What was met is here or there, else the gathering had ended.
-            if !met.insert(entry.digest) {
+            if met.contains(&entry.digest) {
                 continue;
             }
             let here = store.blob(&entry.digest).map_err(|e| self.store_error(e))?.is_some();
@@ -75,6 +74,8 @@ impl Push<'_> {
             if !is_here && !self.registry_has(entry)? {
                 return Ok(false);
             }
+            // Only what is here or there: what an index lacks that ended early is asked for again.
+            met.insert(entry.digest);
         }
         Ok(true)
     }
