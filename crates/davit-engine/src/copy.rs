@@ -9,7 +9,7 @@
     reason = "errors name both places in full; they are rare and cold"
 )]
 
-mod alone;
+mod choice;
 mod place;
 mod sink;
 mod transfer;
@@ -30,7 +30,7 @@ use crate::{
 
 pub use self::place::{Place, PlaceError};
 use self::{
-    alone::Alone,
+    choice::Choice,
     sink::{ArchiveSink, FolderSink, LayoutSink, RegistrySink, Sink},
     transfer::Transfer,
 };
@@ -235,16 +235,11 @@ struct Copy<'a> {
 
 impl Copy<'_> {
     fn copy_to_store(&self, reference: &Reference) -> Result<Copied, CopyError> {
-        let source = self.origin()?;
-        let platform = self.request.platform.as_ref();
-        let alone = platform.map(|platform| Alone { origin: &*source, platform });
-        let origin = alone.as_ref().map_or(&*source, |alone| alone as &dyn Origin);
-        if let Some(wanted) = reference.digest() {
-            let found = origin.resolve().map_err(|e| self.source_error(e))?.digest;
-            if found != *wanted {
-                let place = self.request.destination.clone();
-                return Err(CopyError::Digest { place, found });
-            }
+        let origin = self.origin()?;
+        let top = Choice { origin: &*origin, request: self.request, is_single: false }.top()?;
+        if reference.digest().is_some_and(|wanted| *wanted != top.digest) {
+            let place = self.request.destination.clone();
+            return Err(CopyError::Digest { place, found: top.digest });
         }
         let remote = match &self.request.source {
             Place::Registry(source) => Some(source),
@@ -252,17 +247,17 @@ impl Copy<'_> {
         };
         let pull = Pull {
             engine: self.engine,
-            origin,
+            origin: &*origin,
             name: self.request.source.to_string(),
             remote,
             // Who names a digest gives no tag.
             naming: Naming::of(reference),
-            platform,
+            platform: self.request.platform.as_ref(),
             parallel: 0,
             stop: Stop::default(),
             progress: self.progress,
         };
-        Ok(Copied { digest: pull.run()?.digest })
+        Ok(Copied { digest: pull.run_from(&top)?.digest })
     }
 
     fn transfer(&self) -> Result<Copied, CopyError> {

@@ -13,7 +13,7 @@ mod stored;
 
 use std::io::{self, Read, Seek as _, SeekFrom};
 
-use davit_image::{Descriptor, Digest, Document, DocumentError, Reference};
+use davit_image::{Descriptor, Digest, Document, DocumentError, Index, Manifest, Raw, Reference};
 use davit_store::{StoreError, archive::ArchiveError};
 
 pub(crate) use self::{
@@ -159,6 +159,24 @@ pub(crate) fn parse(
     let document = Document::parse(bytes, Some(&descriptor.media_type))
         .map_err(|source| OriginError::Document { digest: descriptor.digest, source })?;
     Ok((document, descriptor.clone()))
+}
+
+/// Goes down from a manifest or index to one manifest: `read` gives a document, `choose` says what
+/// to take of an index. Comes back with what `read` gave beside the manifest, or with nothing if
+/// the indexes are nested too deeply.
+pub(crate) fn descend<T, E>(
+    top: &Descriptor,
+    mut read: impl FnMut(&Descriptor) -> Result<(Document, T), E>,
+    choose: impl Fn(&Index) -> Result<Descriptor, E>,
+) -> Result<Option<(Raw<Manifest>, T)>, E> {
+    let mut next = top.clone();
+    for _ in 0..=MOST_NESTED {
+        match read(&next)? {
+            (Document::Index(index), _) => next = choose(index.value())?,
+            (Document::Manifest(manifest), found) => return Ok(Some((manifest, found))),
+        }
+    }
+    Ok(None)
 }
 
 /// Tells whether a name in an archive is the one that was asked for: a full reference, or a tag.

@@ -23,12 +23,13 @@ use std::{
 };
 
 use davit_distribution::Access;
-use davit_image::{Descriptor, DiffId, Digest, Document, ImageId, Platform, Reference, Repository};
+use davit_image::{Descriptor, DiffId, Digest, ImageId, Index, Platform, Reference, Repository};
 use davit_store::{ImageCommit, Lease, RepoDigest, StoreError, TagUpdate, Target};
 
 use crate::{
     Engine, Event, Progress,
-    origin::{MANIFEST_BYTES, MOST_NESTED, Origin, OriginError, Registry, Stop},
+    images::index::read_document,
+    origin::{Origin, OriginError, Registry, Stop, descend},
 };
 
 use self::document::Documents;
@@ -178,12 +179,17 @@ pub(crate) struct Brought {
 
 impl Pull<'_> {
     pub(crate) fn run(&self) -> Result<Brought, PullError> {
+        self.run_from(&self.origin.resolve().map_err(|e| self.origin_error(e))?)
+    }
+
+    /// Brings what a descriptor of the origin names, in place of what the origin's name does.
+    pub(crate) fn run_from(&self, top: &Descriptor) -> Result<Brought, PullError> {
         let store = self.engine.store();
         if let Naming::Nothing(lease) = self.naming {
-            return self.run_held(lease);
+            return self.run_held(lease, top);
         }
         let lease = store.lease("pull").map_err(|e| self.store_error(e))?;
-        let done = self.run_held(&lease);
+        let done = self.run_held(&lease, top);
         drop(lease);
         if done.as_ref().is_err_and(PullError::is_no_space) {
             // Layers that are whole, but that nothing names, only fill the disk.
@@ -192,19 +198,18 @@ impl Pull<'_> {
         done
     }
 
-    fn run_held(&self, lease: &Lease<'_>) -> Result<Brought, PullError> {
-        let top = self.origin.resolve().map_err(|e| self.origin_error(e))?;
+    fn run_held(&self, lease: &Lease<'_>, top: &Descriptor) -> Result<Brought, PullError> {
         if let Some(remote) = self.remote {
             // A digest decides; the tag beside it then means nothing.
             let tag = remote.tag().filter(|_| remote.digest().is_none());
             let tag = tag.map_or_else(|| top.digest.to_string(), ToString::to_string);
             self.message(&format!("{tag}: Pulling from {}", remote.repository().path()));
         }
-        let present = self.present(&top)?;
+        let present = self.present(top)?;
         if let (Some(image_id), Some(_)) = (present, self.tag()) {
             return Ok(Brought { digest: top.digest, image_id, is_new: false });
         }
-        let documents = self.documents(lease, &top)?;
+        let documents = self.documents(lease, top)?;
         self.layers(lease, &documents)?;
         self.make_ready(&documents)?;
         let image_id = documents.image_id();
@@ -263,20 +268,15 @@ impl Pull<'_> {
 
     /// The image that an index gives for the wanted platform, as far as its documents are here.
     fn chosen(&self, top: &Descriptor) -> Option<ImageId> {
-        let mut next = top.clone();
-        for _ in 0..=MOST_NESTED {
-            // Whatever is broken or not here, the pull itself brings.
-            let bytes = self.engine.store().read_blob(&next.digest, MANIFEST_BYTES).ok()?;
-            match Document::parse(bytes, Some(&next.media_type)).ok()? {
-                Document::Index(index) => {
-                    next = index.value().choose(&self.wanted_platform())?.clone();
-                }
-                Document::Manifest(manifest) => {
-                    return Some(ImageId::new(manifest.value().config.digest));
-                }
-            }
-        }
-        None
+        let platform = self.wanted_platform();
+        // Whatever is broken or not here, the pull itself brings.
+        let read = |descriptor: &Descriptor| match read_document(self.engine.store(), descriptor) {
+            Ok(Some(document)) => Ok((document, ())),
+            Ok(None) | Err(_) => Err(()),
+        };
+        let choose = |index: &Index| index.choose(&platform).cloned().ok_or(());
+        let (manifest, ()) = descend(top, read, choose).ok()??;
+        Some(ImageId::new(manifest.value().config.digest))
     }
 
     /// Syncs the layers, and meanwhile makes the tree that containers of the image mount.

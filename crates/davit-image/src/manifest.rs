@@ -1,6 +1,6 @@
 //! Image manifests and indexes of OCI and Docker (image-spec `manifest.md`, `image-index.md`).
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
@@ -114,20 +114,24 @@ impl Index {
         }
     }
 
-    /// Chooses the entry that runs best on `wanted`: the highest variant that it can run, the
-    /// first of equals. Entries without a platform fit any; attestations never do.
+    /// Chooses the entry that runs best on `wanted`, the first of [`Self::ranked`].
     #[must_use]
     pub fn choose(&self, wanted: &Platform) -> Option<&Descriptor> {
-        let mut best: Option<(u32, &Descriptor)> = None;
-        for entry in self.manifests.iter().filter(|entry| !entry.is_attestation()) {
-            let Some(rank) = entry.platform.as_ref().map_or(Some(0), |p| wanted.rank(p)) else {
-                continue;
-            };
-            if best.is_none_or(|(best_rank, _)| rank > best_rank) {
-                best = Some((rank, entry));
-            }
-        }
-        best.map(|(_, entry)| entry)
+        self.ranked(wanted).into_iter().next()
+    }
+
+    /// The entries that run on `wanted`, best first: the highest variant that it can run, equals
+    /// in the order of the index. Entries without a platform fit any; attestations never do.
+    #[must_use]
+    pub fn ranked(&self, wanted: &Platform) -> Vec<&Descriptor> {
+        let rank = |entry: &Descriptor| {
+            entry.platform.as_ref().map_or(Some(0), |platform| wanted.rank(platform))
+        };
+        let images = self.manifests.iter().filter(|entry| !entry.is_attestation());
+        let mut fitting: Vec<_> =
+            images.filter_map(|entry| Some((Reverse(rank(entry)?), entry))).collect();
+        fitting.sort_by_key(|(rank, _)| *rank);
+        fitting.into_iter().map(|(_, entry)| entry).collect()
     }
 }
 
@@ -351,5 +355,8 @@ mod tests {
         assert_eq!(chosen("linux/arm/v5"), None);
         assert_eq!(chosen("linux/arm64/v8"), Some(Digest::of(b"arm64")));
         assert_eq!(chosen("linux/s390x"), None);
+        let ranked = index.ranked(&"linux/arm/v7".parse().unwrap());
+        let digests: Vec<_> = ranked.iter().map(|entry| entry.digest).collect();
+        assert_eq!(digests, [Digest::of(b"v7"), Digest::of(b"v6")]);
     }
 }

@@ -9,16 +9,15 @@ use std::{
 
 use bytes::Bytes;
 use davit_distribution::{BlobSource, SourceError, SourceReader};
-use davit_image::{Descriptor, Digest, Document, ImageConfig, Index, Manifest, Platform};
+use davit_image::{Descriptor, Digest, Document};
 use davit_store::archive::ArchiveError;
 
 use crate::{
     Event, OriginError, Progress,
     origin::{MOST_NESTED, Origin, Stop},
-    pull::platforms,
 };
 
-use super::{Copied, CopyError, CopyRequest, sink::Sink};
+use super::{Copied, CopyError, CopyRequest, choice::Choice, sink::Sink};
 
 /// Blobs that are copied at a time.
 const PARALLEL: usize = 3;
@@ -64,8 +63,12 @@ pub(super) struct OriginBlob {
 
 impl Transfer<'_> {
     pub(super) fn run(&self) -> Result<Copied, CopyError> {
-        let top = self.origin.resolve().map_err(|e| self.source_error(e))?;
-        let top = self.choose(top)?;
+        let choice = Choice {
+            origin: &**self.origin,
+            request: self.request,
+            is_single: self.sink.is_single(),
+        };
+        let top = choice.top()?;
         let mut parts = Parts::default();
         self.collect(&top, 0, &mut parts)?;
         self.blobs(&parts.blobs)?;
@@ -75,70 +78,6 @@ impl Transfer<'_> {
         let top = parts.documents.last().expect("the top is a document");
         self.sink.finish(&top.descriptor, &top.bytes)?;
         Ok(Copied { digest: top.descriptor.digest })
-    }
-
-    /// What of the image goes: the manifest of the wanted platform, or the only image of an index
-    /// where no index can go.
-    fn choose(&self, top: Descriptor) -> Result<Descriptor, CopyError> {
-        let platform = self.request.platform.as_ref();
-        if platform.is_none() && !self.sink.is_single() {
-            return Ok(top);
-        }
-        let mut chosen = top;
-        for _ in 0..=MOST_NESTED {
-            let (document, found) =
-                self.origin.document(&chosen).map_err(|error| match (error, platform) {
-                    // The store has the index of a pull, and one of its images.
-                    (OriginError::Missing(_), Some(platform)) => {
-                        self.no_platform(platform, Vec::new())
-                    }
-                    (error, _) => self.source_error(error),
-                })?;
-            let index = match document {
-                Document::Index(index) => index.into_value(),
-                Document::Manifest(manifest) => {
-                    self.check_platform(manifest.value())?;
-                    return Ok(found);
-                }
-            };
-            chosen = match platform {
-                Some(platform) => index
-                    .choose(platform)
-                    .cloned()
-                    .ok_or_else(|| self.no_platform(platform, platforms(&index.manifests)))?,
-                None => self.only(&index)?,
-            };
-        }
-        Err(self.source_error(OriginError::Nested))
-    }
-
-    /// The only image of an index.
-    fn only(&self, index: &Index) -> Result<Descriptor, CopyError> {
-        let mut images = index.manifests.iter().filter(|entry| !entry.is_attestation());
-        match (images.next(), images.next()) {
-            (Some(only), None) => Ok(only.clone()),
-            _ => Err(CopyError::SinglePlatform { place: self.request.destination.clone() }),
-        }
-    }
-
-    /// A platform that was asked for must fit, as that of a pull.
-    fn check_platform(&self, manifest: &Manifest) -> Result<(), CopyError> {
-        let Some(wanted) = self.request.platform.as_ref().filter(|_| manifest.is_image()) else {
-            return Ok(());
-        };
-        let bytes = self.origin.bytes(&manifest.config).map_err(|e| self.source_error(e))?;
-        // What cannot be read is no image for any platform, yet may be copied as it is.
-        let Ok(config) = serde_json::from_slice::<ImageConfig>(&bytes) else { return Ok(()) };
-        let found = config.platform();
-        if wanted.rank(&found).is_some() || found.os.is_empty() {
-            return Ok(());
-        }
-        Err(self.no_platform(wanted, vec![found.to_string()]))
-    }
-
-    fn no_platform(&self, platform: &Platform, offered: Vec<String>) -> CopyError {
-        let (place, platform) = (self.request.source.clone(), platform.clone());
-        CopyError::Platform { place, platform, offered }
     }
 
     /// Gathers documents and blobs below a descriptor.

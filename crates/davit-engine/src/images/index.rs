@@ -24,42 +24,60 @@ pub(crate) fn find_manifest(
     top: &Descriptor,
     wanted: Wanted<'_>,
 ) -> Result<Option<(Descriptor, Raw<Manifest>)>, StoreError> {
-    find(store, top, wanted, (MOST_NESTED, &mut HashSet::new()))
+    let candidates = |index: &Index| match wanted {
+        Wanted::Image(_) => index.manifests.clone(),
+        // The next best would be another image than a pull of the same name gives.
+        Wanted::Platform(platform) => index.choose(platform).cloned().into_iter().collect(),
+    };
+    let take = |descriptor: &Descriptor, manifest: Raw<Manifest>| {
+        let fits = fits(store, manifest.value(), wanted)?;
+        Ok(fits.then(|| (descriptor.clone(), manifest)))
+    };
+    search(store, top, (&candidates, &take), (MOST_NESTED, &mut HashSet::new()))
 }
+
+/// What `take` makes of the best image for a platform that it takes, of the descriptor itself or
+/// below its index, as far as their manifests are here.
+pub(crate) fn find_best<T>(
+    store: &Store,
+    top: &Descriptor,
+    platform: &Platform,
+    take: impl Fn(ImageId) -> Result<Option<T>, StoreError>,
+) -> Result<Option<T>, StoreError> {
+    let candidates = |index: &Index| index.ranked(platform).into_iter().cloned().collect();
+    let take = |_: &Descriptor, manifest: Raw<Manifest>| {
+        take(ImageId::new(manifest.value().config.digest))
+    };
+    search(store, top, (&candidates, &take), (MOST_NESTED, &mut HashSet::new()))
+}
+
+/// What of an index to look at, in which order.
+type Candidates<'a> = &'a dyn Fn(&Index) -> Vec<Descriptor>;
+/// What to make of a manifest; nothing if it is not the one.
+type Take<'a, T> = &'a dyn Fn(&Descriptor, Raw<Manifest>) -> Result<Option<T>, StoreError>;
 
 /// Looks `depth` indexes deep; an index may name the same entry any number of times, and each is
 /// looked at once.
-fn find(
+fn search<T>(
     store: &Store,
     descriptor: &Descriptor,
-    wanted: Wanted<'_>,
+    (candidates, take): (Candidates<'_>, Take<'_, T>),
     (depth, met): (usize, &mut HashSet<Digest>),
-) -> Result<Option<(Descriptor, Raw<Manifest>)>, StoreError> {
+) -> Result<Option<T>, StoreError> {
     let index = match read_document(store, descriptor)? {
         None => return Ok(None),
-        Some(Document::Manifest(manifest)) => {
-            let fits = fits(store, manifest.value(), wanted)?;
-            return Ok(fits.then(|| (descriptor.clone(), manifest)));
-        }
+        Some(Document::Manifest(manifest)) => return take(descriptor, manifest),
         Some(Document::Index(_)) if depth == 0 => return Ok(None),
         Some(Document::Index(index)) => index.into_value(),
     };
-    for entry in candidates(&index, wanted) {
+    for entry in candidates(&index) {
         if met.insert(entry.digest)
-            && let Some(found) = find(store, entry, wanted, (depth - 1, &mut *met))?
+            && let Some(found) = search(store, &entry, (candidates, take), (depth - 1, &mut *met))?
         {
             return Ok(Some(found));
         }
     }
     Ok(None)
-}
-
-fn candidates<'i>(index: &'i Index, wanted: Wanted<'_>) -> Vec<&'i Descriptor> {
-    match wanted {
-        Wanted::Image(_) => index.manifests.iter().collect(),
-        // The next best would be another image than a pull of the same name gives.
-        Wanted::Platform(platform) => index.choose(platform).into_iter().collect(),
-    }
 }
 
 fn fits(store: &Store, manifest: &Manifest, wanted: Wanted<'_>) -> Result<bool, StoreError> {

@@ -1,11 +1,11 @@
 //! Manifests and configs of a pull: from what a reference names to one platform's image.
 
 use davit_image::{
-    Descriptor, DiffId, Document, ImageConfig, ImageId, Manifest, MediaType, Platform,
+    Descriptor, DiffId, Document, ImageConfig, ImageId, Index, Manifest, MediaType, Platform,
 };
 use davit_store::{Lease, StoreError, StoredDocument};
 
-use crate::origin::{CONFIG_BYTES, MANIFEST_BYTES, MOST_NESTED, OriginError};
+use crate::origin::{CONFIG_BYTES, MANIFEST_BYTES, OriginError, descend};
 
 use super::{Pull, PullError};
 
@@ -34,30 +34,26 @@ impl Pull<'_> {
         top: &Descriptor,
     ) -> Result<Documents, PullError> {
         let mut stored = Vec::new();
-        let mut next = top.clone();
-        for _ in 0..=MOST_NESTED {
-            let (document, known) = self.document(lease, &next)?;
+        let read = |descriptor: &Descriptor| {
+            let (document, known) = self.document(lease, descriptor)?;
             stored.push(known);
-            match document {
-                Document::Index(index) => {
-                    let platform = self.wanted_platform();
-                    let entry = index.value().choose(&platform);
-                    next = entry.cloned().ok_or_else(|| PullError::Platform {
-                        reference: self.name.clone(),
-                        wanted: platform,
-                        offered: platforms(&index.value().manifests),
-                    })?;
-                }
-                Document::Manifest(manifest) => {
-                    let (config, bytes) = self.config(lease, manifest.value())?;
-                    stored.push(bytes);
-                    let layers = self.pair_layers(manifest.value(), &config)?;
-                    let config = manifest.value().config.clone();
-                    return Ok(Documents { top: top.clone(), stored, layers, config });
-                }
-            }
-        }
-        Err(self.origin_error(OriginError::Nested))
+            Ok((document, ()))
+        };
+        let platform = self.wanted_platform();
+        let choose = |index: &Index| {
+            index.choose(&platform).cloned().ok_or_else(|| PullError::Platform {
+                reference: self.name.clone(),
+                wanted: platform.clone(),
+                offered: platforms(&index.manifests),
+            })
+        };
+        let found = descend(top, read, choose)?;
+        let (manifest, ()) = found.ok_or_else(|| self.origin_error(OriginError::Nested))?;
+        let (config, bytes) = self.config(lease, manifest.value())?;
+        stored.push(bytes);
+        let layers = self.pair_layers(manifest.value(), &config)?;
+        let config = manifest.into_value().config;
+        Ok(Documents { top: top.clone(), stored, layers, config })
     }
 
     /// A manifest or index: from the store if it is here, else from the registry.
