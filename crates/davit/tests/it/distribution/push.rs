@@ -2,7 +2,7 @@
 //! platforms.
 
 use davit_engine::image::{Descriptor, Index, Manifest, MediaType, Platform, Raw};
-use davit_test::{Access, Content, Registry, TempDir};
+use davit_test::{Access, Content, Davit, HttpServer, Registry, TempDir};
 
 use super::{davit, layer, serve};
 
@@ -36,6 +36,14 @@ fn nested(content: &mut Content) -> Descriptor {
     index("outer", [(&host, ours.manifest), (OTHER, inner)])
 }
 
+/// Copies all of `x:outer` into a layout that names it `x:1`.
+fn copy_outer(davit: &Davit, server: &HttpServer, dir: &TempDir) -> String {
+    let layout = dir.join("layout").display().to_string();
+    let source = format!("docker://{}/x:outer", server.host());
+    davit.ok(["copy", "-q", &source, &format!("oci:{layout}:docker.io/library/x:1")]);
+    layout
+}
+
 #[test]
 fn what_may_be_copied_may_be_pushed() {
     let Some(registry) = Registry::start(Access::Open) else { return };
@@ -43,9 +51,7 @@ fn what_may_be_copied_may_be_pushed() {
     let outer = nested(&mut content);
     let server = serve(content);
     let (davit, dir) = (davit(), TempDir::new());
-    let layout = dir.join("layout").display().to_string();
-    let source = format!("docker://{}/x:outer", server.host());
-    davit.ok(["copy", "-q", &source, &format!("oci:{layout}:docker.io/library/x:1")]);
+    let layout = copy_outer(&davit, &server, &dir);
     davit.ok(["load", "-q", "-i", &layout]);
     let name = |tag: &str| format!("{}/x:{tag}", registry.host());
     davit.ok(["tag", "x:1", &name("all")]);
@@ -95,22 +101,53 @@ fn an_index_that_names_the_same_again_and_again_is_walked_once() {
     }
     let server = serve(content);
     let (davit, dir) = (davit(), TempDir::new());
-    let layout = dir.join("layout").display().to_string();
-    let source = format!("docker://{}/x:outer", server.host());
-    davit.ok(["copy", "-q", &source, &format!("oci:{layout}:docker.io/library/x:1")]);
+    let layout = copy_outer(&davit, &server, &dir);
     davit.ok(["load", "-q", "-i", &layout]);
     let name = format!("{}/x:1", registry.host());
     davit.ok(["tag", "x:1", &name]);
     assert!(davit.ok(["push", &name]).contains(&named.digest.to_string()));
-    let platform = Platform::host().to_string();
-    davit.ok([
-        "save",
-        "--platform",
-        &platform,
-        "-o",
-        &dir.join("x.tar").display().to_string(),
-        "x:1",
-    ]);
+    let (platform, file) = (Platform::host().to_string(), dir.join("x.tar").display().to_string());
+    davit.ok(["save", "--platform", &platform, "-o", &file, "x:1"]);
     let missing = davit.run(["push", "--platform", OTHER, &name]);
     assert!(missing.stderr.contains("has no image for"), "{}", missing.stderr);
+}
+
+#[test]
+fn what_one_index_lacks_another_lacks_too() {
+    let Some(registry) = Registry::start(Access::Open) else { return };
+    let mut content = Content::default();
+    let (host, other) = (Platform::host(), OTHER.parse().unwrap());
+    let [ours, theirs] = [("ours", &host), ("theirs", &other)].map(|(tag, platform)| Descriptor {
+        platform: Some(platform.clone()),
+        ..content.add_image(tag, platform, &[layer(tag)]).manifest
+    });
+    let mut index = |tag: &str, entries: &[&Descriptor]| {
+        let index = Raw::write(Index::new(entries.iter().copied().cloned().collect()));
+        content.add_manifest(tag, MediaType::OCI_INDEX, index.bytes());
+        Descriptor::of(MediaType::OCI_INDEX, index.bytes())
+    };
+    let known = index("known", &[&theirs, &ours]);
+    let unknown = index("unknown", &[&ours, &theirs]);
+    index("outer", &[&ours, &known, &unknown]);
+    let server = serve(content);
+    let davit = davit();
+    let source = |tag: &str| format!("{}/x:{tag}", server.host());
+    let target = |tag: &str| format!("{}/x:{tag}", registry.host());
+    // The registry has one of the two indexes, but nobody what both name.
+    davit.ok([
+        "copy",
+        "-q",
+        &format!("docker://{}", source("known")),
+        &format!("docker://{}", target("known")),
+    ]);
+    let hex = theirs.digest.hex();
+    let blob = format!("docker/registry/v2/blobs/sha256/{}/{hex}", &hex[..2]);
+    fs_err::remove_dir_all(registry.storage().join(blob)).unwrap();
+    for tag in ["known", "unknown", "outer"] {
+        davit.ok(["pull", "-q", &source(tag)]);
+    }
+    davit.ok(["tag", &source("outer"), &target("outer")]);
+    let pushed = davit.run(["push", &target("outer")]);
+    let words = format!("only the image for {host} is here");
+    assert!(pushed.code == 0 && pushed.stderr.contains(&words), "{pushed:?}");
 }
