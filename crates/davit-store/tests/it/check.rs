@@ -351,6 +351,46 @@ const EDITS: &[Edit] = &[
         expected: &["tags No Name"],
         repair: Repair::Dropped,
     },
+    Edit {
+        sql: "INSERT INTO untagged SELECT 'x', media_type, size, image_id, 0 FROM tags LIMIT 1",
+        expected: &["untagged x"],
+        repair: Repair::Dropped,
+    },
+    Edit {
+        sql: "INSERT INTO untagged SELECT digest, media_type, size, 'x', 0 FROM tags LIMIT 1",
+        expected: &["untagged sha256:"],
+        repair: Repair::Dropped,
+    },
+    Edit {
+        sql: "INSERT INTO repo_digests (repository, digest, image_id, media_type, size) SELECT 'No Name', digest, image_id, media_type, size FROM tags LIMIT 1",
+        expected: &["repo_digests No Name@sha256:"],
+        repair: Repair::Dropped,
+    },
+    Edit {
+        sql: "INSERT INTO repo_digests (repository, digest, image_id, media_type, size) SELECT 'a/b', digest, 'x', media_type, size FROM tags LIMIT 1",
+        expected: &["repo_digests a/b@sha256:"],
+        repair: Repair::Dropped,
+    },
+    Edit {
+        sql: "INSERT INTO blobs VALUES ('x', 1, NULL, NULL, 0)",
+        expected: &["blobs x"],
+        repair: Repair::Dropped,
+    },
+    Edit {
+        sql: "INSERT INTO layers (diff_id, tar_size, table_size, table_crc32c, created) VALUES ('x', 1, 1, 1, 0)",
+        expected: &["layers x"],
+        repair: Repair::Dropped,
+    },
+    Edit {
+        sql: "INSERT INTO images (id, os, architecture, stored) VALUES ('x', '', '', 0)",
+        expected: &["images x"],
+        repair: Repair::Dropped,
+    },
+    Edit {
+        sql: "UPDATE tree_layers SET diff_id = 'x'",
+        expected: &["tree_layers abcd 0"],
+        repair: Repair::Dropped,
+    },
 ];
 
 #[test]
