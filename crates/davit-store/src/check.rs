@@ -211,6 +211,7 @@ impl Store {
         self.check_layers(options, &mut report)?;
         self.check_trees(options, &mut report)?;
         self.check_volumes(&mut report)?;
+        self.check_reference_rows(options, &mut report)?;
         self.check_image_rows(options, &mut report)?;
         if options.repair {
             self.restore(options, &mut report)?;

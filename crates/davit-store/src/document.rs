@@ -20,7 +20,7 @@ pub struct StoredDocument {
 #[derive(Debug)]
 pub(crate) struct Understood {
     pub(crate) digest: Digest,
-    refs: Vec<Digest>,
+    pub(crate) refs: Vec<Digest>,
     pub(crate) config: Option<Box<ImageConfig>>,
 }
 

@@ -1,8 +1,11 @@
 //! Rows that contradict themselves or the content that they were made of.
 //!
 //! SQLite keeps what was once written into it; who edits it by hand, or a bug, may leave words that
-//! are no digests, parts of what is gone, and images that are not what their configs say. A config
-//! is content with a digest of its own, so it is believed rather than its rows.
+//! are no digests, parts of what is gone, references that no longer keep what a manifest names, and
+//! images that are not what their configs say. A document is content with a digest of its own, so
+//! it is believed rather than its rows.
+
+use std::collections::HashSet;
 
 use davit_image::{Digest, ImageId, MediaType, Reference};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
@@ -137,6 +140,38 @@ impl Store {
         Ok(())
     }
 
+    /// Compares what manifests and indexes name with their rows, by which garbage is told.
+    pub(super) fn check_reference_rows(
+        &self,
+        options: &CheckOptions<'_>,
+        report: &mut CheckReport,
+    ) -> Result<(), StoreError> {
+        let sql = |e| self.database.error("check what documents name", e);
+        let documents =
+            self.database.read("check what documents name", |c| committed(c).map_err(sql))?;
+        for (digest, media_type) in documents {
+            // Of a blob that cannot be read another fault tells.
+            let Ok(bytes) = self.read_blob(&digest, MAX_DOCUMENT_BYTES) else { continue };
+            let document = StoredDocument { bytes, media_type, digest };
+            let Ok(document) = document.understand() else { continue };
+            let lacks = |c: &Connection| lacks_references(c, &document);
+            if !self.database.snapshot("check what documents name", |c| lacks(c).map_err(sql))? {
+                continue;
+            }
+            let detail = "the database lacks what it names".to_owned();
+            let subject = format!("blob_refs {digest}");
+            let mut fault = Fault::new(FaultKind::RowDamaged, subject, detail);
+            if options.repair {
+                self.database.write(Class::Full, "mend what a document names", |tx| {
+                    self.record_document(tx, &document)
+                })?;
+                fault.repair = Repair::Rebuilt;
+            }
+            report.faults.push(fault);
+        }
+        Ok(())
+    }
+
     /// Compares images with their configs, which were read and found right before.
     pub(super) fn check_image_rows(
         &self,
@@ -240,6 +275,35 @@ fn ownerless(c: &Connection) -> rusqlite::Result<Vec<Ownerless>> {
         })
     })?;
     rows.collect()
+}
+
+/// Manifests and indexes of committed images; before its commit one has no references yet.
+fn committed(c: &Connection) -> rusqlite::Result<Vec<(Digest, MediaType)>> {
+    let mut statement = c.prepare(
+        "SELECT digest, media_type FROM blobs
+         WHERE media_type IS NOT NULL AND durable_boot IS NULL",
+    )?;
+    let rows = statement.query_map([], |row| {
+        let media_type: String = row.get(1)?;
+        Ok((parsed(row, 0)?, MediaType::new(media_type)))
+    })?;
+    let is_kept =
+        |(_, media_type): &(_, MediaType)| media_type.is_manifest() || media_type.is_index();
+    rows.filter(|row| row.as_ref().map_or(true, is_kept)).collect()
+}
+
+/// Whether a document that is still here names more than its rows.
+fn lacks_references(c: &Connection, document: &Understood) -> rusqlite::Result<bool> {
+    let parent = document.digest.to_string();
+    let known: HashSet<String> = c
+        .prepare_cached("SELECT child FROM blob_refs WHERE parent = ?")?
+        .query_map([&parent], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    if document.refs.iter().all(|child| known.contains(&child.to_string())) {
+        return Ok(false);
+    }
+    // What another command removes meanwhile is not missed.
+    c.prepare_cached("SELECT 1 FROM blobs WHERE digest = ?")?.exists([&parent])
 }
 
 /// Images that something names or that are recorded, and whose config is here.

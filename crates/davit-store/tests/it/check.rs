@@ -332,6 +332,11 @@ const EDITS: &[Edit] = &[
         expected: &["layers ", "layers ", "layers "],
         repair: Repair::Rebuilt,
     },
+    Edit {
+        sql: "DELETE FROM blob_refs WHERE child IN (SELECT id FROM images)",
+        expected: &["blob_refs ", "blob_refs "],
+        repair: Repair::Rebuilt,
+    },
     Edit { sql: "DELETE FROM trees", expected: &["tree_layers"], repair: Repair::Dropped },
     Edit { sql: "DELETE FROM tree_layers", expected: &["abcd"], repair: Repair::Dropped },
     Edit {
