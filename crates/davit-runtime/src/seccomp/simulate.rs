@@ -223,8 +223,9 @@ fn libseccomp_decides_the_same() {
             String::from_utf8_lossy(&output.stdout).into_owned()
         }
         Ok(output) => {
-            let reason = String::from_utf8_lossy(&output.stderr).into_owned();
-            davit_test::skip(&format!("needs python3-seccomp: {}", reason.trim()));
+            let trace = String::from_utf8_lossy(&output.stderr).into_owned();
+            let reason = trace.lines().last().unwrap_or_default();
+            davit_test::skip(&format!("needs python3-seccomp: {reason}"));
             return;
         }
         Err(error) => {

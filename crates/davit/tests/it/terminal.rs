@@ -46,6 +46,7 @@ impl Terminal {
                 None => command.env_remove(name),
             };
         }
+        command.env("TERM", "xterm").env_remove("NO_COLOR");
         let side = || Stdio::from(slave.try_clone().expect("a copy"));
         let child = command.stdin(side()).stdout(side()).stderr(side()).spawn().expect("setsid");
         let master = File::from(master);
