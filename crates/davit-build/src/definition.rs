@@ -79,7 +79,8 @@ fn run(spec: &RunSpec) -> KeyBuilder {
 
 fn copy(spec: &CopySpec, context: &FileSet) -> KeyBuilder {
     let mut key = KeyBuilder::new("copy");
-    key.push("sources", list(&spec.sources));
+    let shown = |source: &str| if source.is_empty() { ".".to_owned() } else { source.to_owned() };
+    key.push("sources", list(&spec.sources.iter().map(|source| shown(source)).collect::<Vec<_>>()));
     let directory = if spec.destination.directory { "/" } else { "" };
     key.push("destination", format!("/{}{directory}", spec.destination.path));
     key.push("owner", spec.owner.as_ref().map_or("", |owner| &owner.0));
@@ -93,7 +94,7 @@ fn copy(spec: &CopySpec, context: &FileSet) -> KeyBuilder {
     }
     if spec.origin == CopyOrigin::Context {
         for source in &spec.sources {
-            key.push(format!("content of {source}"), source_digest(spec, source, context));
+            key.push(format!("content of {}", shown(source)), source_digest(spec, source, context));
         }
     }
     key

@@ -10,8 +10,8 @@ use std::{
 
 use davit_image::DiffId;
 use davit_layer::{
-    Change, ChangeKind, ExtractError, ExtractOptions, Kind, Merged, Opener, Source, WriteError,
-    WriteOptions, XattrPolicy, extract, write_layer,
+    Change, ChangeKind, ExtractError, ExtractOptions, Kind, Merged, Mtime, Opener, Source,
+    WriteError, WriteOptions, XattrPolicy, extract, write_layer,
 };
 use davit_store::{Lease, Store};
 
@@ -45,7 +45,8 @@ pub enum ExportError {
 
 /// Writes the files of `layers` into the directory `target`, which is made if it is missing. What
 /// it holds stays where the result has nothing of the same path. All of it is the caller's, as with
-/// Docker's clients: people take files out, and a tar keeps the owners.
+/// Docker's clients: people take files out, and a tar keeps the owners. `epoch` in seconds is the
+/// time of all, if it is given.
 ///
 /// Blocks; nothing is synced. Fails once `cancelled` is set.
 ///
@@ -55,6 +56,7 @@ pub fn export_directory(
     store: &Store,
     lease: &Lease<'_>,
     layers: &[DiffId],
+    epoch: Option<i64>,
     target: &Path,
     cancelled: &AtomicBool,
 ) -> Result<(), ExportError> {
@@ -82,6 +84,7 @@ pub fn export_directory(
         let options = ExtractOptions {
             workers: 2,
             owner: Some(caller),
+            mtime: epoch.map(Mtime::from_seconds),
             cancelled: Some(cancelled),
             ..ExtractOptions::default()
         };
@@ -115,7 +118,7 @@ fn move_into(from: &Path, to: &Path, cancelled: &AtomicBool) -> Result<(), Expor
     Ok(())
 }
 
-/// Writes the files of `layers` as one tar.
+/// Writes the files of `layers` as one tar; `epoch` in seconds is the time of all, if it is given.
 ///
 /// Blocks.
 ///
@@ -125,13 +128,15 @@ pub fn export_tar(
     store: &Store,
     lease: &Lease<'_>,
     layers: &[DiffId],
+    epoch: Option<i64>,
     sink: &mut dyn Write,
 ) -> Result<(), ExportError> {
     let (merged, tars) = open(store, lease, layers)?;
-    Ok(write_tree(&merged, &tars, sink)?)
+    Ok(write_tree(&merged, &tars, epoch, sink)?)
 }
 
-/// Writes all files that layers show as one tar; `tars` are those of the layers, bottom first.
+/// Writes all files that layers show as one tar; `tars` are those of the layers, bottom first, and
+/// `epoch` in seconds is the time of all, if it is given.
 ///
 /// Blocks.
 ///
@@ -140,6 +145,7 @@ pub fn export_tar(
 pub fn write_tree(
     merged: &Merged,
     tars: &[Arc<File>],
+    epoch: Option<i64>,
     sink: &mut dyn Write,
 ) -> Result<(), WriteError> {
     let source = |node: &davit_layer::Node<'_>| {
@@ -155,7 +161,8 @@ pub fn write_tree(
         .filter_map(|node| {
             let kind = change_kind(merged, &node, source(&node))?;
             let entry = node.entry;
-            let (mode, uid, gid, mtime) = (entry.mode, entry.uid, entry.gid, entry.mtime);
+            let (mode, uid, gid) = (entry.mode, entry.uid, entry.gid);
+            let mtime = epoch.map_or(entry.mtime, Mtime::from_seconds);
             let (path, xattrs) = (entry.path.to_vec(), entry.xattrs.to_map());
             Some(Change { path, kind, mode, uid, gid, mtime, xattrs })
         })

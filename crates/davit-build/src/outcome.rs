@@ -15,6 +15,8 @@ pub struct BuildOutcome {
     pub config: ImageConfig,
     /// Layers, bottom first.
     pub layers: Vec<BuiltLayer>,
+    /// `SOURCE_DATE_EPOCH` in seconds, of the request or the Dockerfile.
+    pub epoch: Option<i64>,
     /// Steps whose earlier result was used.
     pub cached_steps: usize,
     /// Steps in all.

@@ -34,7 +34,7 @@ pub struct Plan {
     pub nodes: Vec<Node>,
     /// What the build gives.
     pub target: Target,
-    /// `SOURCE_DATE_EPOCH`, in seconds: the newest time that the result holds.
+    /// `SOURCE_DATE_EPOCH`, in seconds.
     pub epoch: Option<i64>,
     /// What the user should know.
     pub warnings: Vec<String>,
@@ -169,7 +169,7 @@ pub struct CopySpec {
     pub link: bool,
     /// Whether archives are unpacked.
     pub unpack: Unpack,
-    /// Newest time of what it writes, in seconds.
+    /// Time of what it writes, in seconds; `None` = that of the sources.
     pub epoch: Option<i64>,
 }
 

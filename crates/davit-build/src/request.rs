@@ -27,8 +27,8 @@ pub struct BuildRequest {
     pub network: Network,
     /// Whether earlier results are used.
     pub cache: CachePolicy,
-    /// `SOURCE_DATE_EPOCH`, in seconds: the newest time that the result holds; `None` leaves it
-    /// to an `ARG` of the Dockerfile.
+    /// `SOURCE_DATE_EPOCH`, in seconds: when the image and its history were made, and the time of
+    /// what `WORKDIR` and `COPY` make; `None` leaves it to an `ARG` of the Dockerfile.
     pub source_date_epoch: Option<i64>,
     /// Hosts that `RUN` steps know beside those of the network, as (name, address).
     pub add_hosts: Vec<(String, String)>,

@@ -20,7 +20,7 @@ use std::{
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 
-use crate::{Kind, Merged, Node, NodeId, path, table::printable};
+use crate::{Kind, Merged, Mtime, Node, NodeId, path, table::printable};
 pub(crate) use node::proc_path;
 
 /// Nodes that a worker takes at once.
@@ -35,6 +35,8 @@ pub struct ExtractOptions<'a> {
     pub privilege: Privilege,
     /// User and group that own everything; `None` = those that the tree names.
     pub owner: Option<(u32, u32)>,
+    /// Time of everything; `None` = those that the tree names.
+    pub mtime: Option<Mtime>,
     /// Set by another thread to end the work with an error.
     pub cancelled: Option<&'a AtomicBool>,
 }

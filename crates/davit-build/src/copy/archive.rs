@@ -60,7 +60,8 @@ pub(super) fn unpack(
         }
         let within = join(base, path::parent(entry.path).unwrap_or_default());
         let parent = target.follow(&within)?;
-        target.make_directories(&parent, IMPLIED_MODE, owner.unwrap_or_default())?;
+        // `--chown` is for what the archive holds; what it only implies is root's.
+        target.make_directories(&parent, IMPLIED_MODE, Owner::default())?;
         let at = join(&parent, path::file_name(entry.path));
         let inode = match entry.kind {
             Kind::HardLink { index: Some(target), .. } => target,

@@ -87,6 +87,7 @@ impl Engine {
         let descriptor = Descriptor::of(MediaType::OCI_MANIFEST, &built.manifest.bytes);
         let target = Target::new(&descriptor, Some(built.outcome.image));
         let store = self.store();
+        let epoch = built.outcome.epoch;
         let layers: Vec<_> = built.outcome.layers.iter().map(|layer| layer.diff_id).collect();
         let is_saved = |output: &BuildOutput| {
             matches!(output, BuildOutput::Archive(..) | BuildOutput::Layout(..))
@@ -102,11 +103,11 @@ impl Engine {
                 BuildOutput::Image(new) => names.get_or_insert_default().extend(new),
                 BuildOutput::CacheOnly => {}
                 BuildOutput::Directory(path) => {
-                    export_directory(store, lease, &layers, &path, cancelled)?;
+                    export_directory(store, lease, &layers, epoch, &path, cancelled)?;
                 }
                 BuildOutput::Tar(mut sink) => {
                     let mut writer = Cancellable { inner: sink.writer(), cancelled };
-                    export_tar(store, lease, &layers, &mut writer)?;
+                    export_tar(store, lease, &layers, epoch, &mut writer)?;
                     sink.finish()?;
                 }
                 BuildOutput::Archive(names, mut sink) => {

@@ -182,7 +182,7 @@ impl Engine {
             image.tars.push(Arc::new(tar));
             image.merged = Merged::new(image.tables)?;
         }
-        let written = davit_build::write_tree(&image.merged, &image.tars, sink);
+        let written = davit_build::write_tree(&image.merged, &image.tars, None, sink);
         written.map_err(|source| ChangesError::Write { id: container.id.clone(), source })?;
         self.append_event(
             "container",

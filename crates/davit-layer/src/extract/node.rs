@@ -120,7 +120,7 @@ fn finish_file(file: &File, entry: &Entry<'_>, options: &ExtractOptions<'_>) -> 
         let set = rustix::fs::fsetxattr(file, name, value, XattrFlags::empty());
         allow(set, options.privilege)?;
     }
-    Ok(rustix::fs::futimens(file, &times(entry))?)
+    Ok(rustix::fs::futimens(file, &times(entry, options))?)
 }
 
 /// Gives a directory its metadata, and its opaque mark in a tree on a base.
@@ -144,7 +144,7 @@ pub(super) fn finish_directory(
         };
         rustix::fs::fsetxattr(directory, name, b"y", XattrFlags::empty())?;
     }
-    Ok(rustix::fs::futimens(directory, &times(entry))?)
+    Ok(rustix::fs::futimens(directory, &times(entry, options))?)
 }
 
 /// Metadata of what cannot be opened: by name, without following.
@@ -167,7 +167,7 @@ fn finish_name(
             allow(set, options.privilege)?;
         }
     }
-    Ok(rustix::fs::utimensat(directory, name, &times(entry), flags)?)
+    Ok(rustix::fs::utimensat(directory, name, &times(entry, options), flags)?)
 }
 
 /// A path for calls that take no directory descriptor.
@@ -195,7 +195,8 @@ fn mode(entry: &Entry<'_>) -> Mode {
     Mode::from_raw_mode(entry.mode.into())
 }
 
-fn times(entry: &Entry<'_>) -> Timestamps {
-    let mtime = Timespec { tv_sec: entry.mtime.seconds, tv_nsec: entry.mtime.nanoseconds.into() };
+fn times(entry: &Entry<'_>, options: &ExtractOptions<'_>) -> Timestamps {
+    let mtime = options.mtime.unwrap_or(entry.mtime);
+    let mtime = Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanoseconds.into() };
     Timestamps { last_access: mtime, last_modification: mtime }
 }

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::MetadataExt as _};
 
 use serde_json::json;
 
-use super::bench::{Bench, alpine, list, with_owners};
+use super::bench::{Bench, alpine, list, tar_file, with_owners};
 
 /// Builds and tags an image of this Dockerfile.
 fn tagged(bench: &Bench, tag: &str, dockerfile: &str) {
@@ -209,11 +209,13 @@ fn owners_are_numbers_or_names_of_the_stage() {
              COPY --chown=5:6 f /numbers\nCOPY --chown=web:7 f /mixed\n\
              COPY --chown=$U:$G f /variables\nCOPY --chown=${X:-8}:staff f /default\n\
              ADD --chown=web --chmod=4755 f /add\nCOPY --chmod=u=rwx,go=r f /letters\n\
-             COPY --chown=web --chmod=0400 <<EOF /new/inline\nx\nEOF\n",
+             COPY --chown=web --chmod=0400 <<EOF /new/inline\nx\nEOF\n\
+             ADD --chown=11:12 x.tar /made/\n",
         ),
     ]) else {
         return;
     };
+    fs::write(bench.context.join("x.tar"), tar_file("implied/dir/f", b"1")).unwrap();
     let Some(files) = with_owners(&bench.davit, |output| bench.run(&["-o", output])) else {
         return;
     };
@@ -229,6 +231,11 @@ fn owners_are_numbers_or_names_of_the_stage() {
         ("letters", "0:0 744"),
         ("new/inline", "33:34 400"),
         ("new", "33:34 400"),
+        ("made", "11:12 755"),
+        // The archive only implies it.
+        ("made/implied", "0:0 755"),
+        ("made/implied/dir", "0:0 755"),
+        ("made/implied/dir/f", "11:12 644"),
     ] {
         assert_eq!(owner(&files.join(name)), expected, "{name}");
     }

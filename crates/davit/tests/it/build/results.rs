@@ -1,6 +1,6 @@
 //! When an earlier result stands for a step that ran again: if nobody could tell the two apart.
 
-use std::{fs, os::unix::fs::MetadataExt as _};
+use std::{fs, os::unix::fs::MetadataExt as _, process::Command};
 
 use super::bench::{Bench, alpine, list, tar_file};
 
@@ -94,6 +94,26 @@ fn an_epoch_may_stand_in_the_dockerfile() {
 }
 
 #[test]
+fn every_file_that_is_put_out_has_the_epochs_time() {
+    let dockerfile = "FROM scratch\nADD x.tar /\nCOPY f /w/\n";
+    let Some(bench) = Bench::new(&[("f", "1"), ("Dockerfile", dockerfile)]) else { return };
+    fs::write(bench.context.join("x.tar"), tar_file("u", b"2")).unwrap();
+    let names = ["u", "w", "w/f"];
+    let arg = ["--build-arg", "SOURCE_DATE_EPOCH=900"];
+    assert_eq!(times(&bench, &names, &arg), [900; 3]);
+    let (file, folder) = (bench.context.join("out.tar"), bench.context.join("unpacked"));
+    fs::create_dir(&folder).unwrap();
+    let output = format!("type=tar,dest={}", file.display());
+    let outcome = bench.run(&[&arg[..], &["-o", &output]].concat());
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let unpack = Command::new("tar").arg("-C").arg(&folder).arg("-xf").arg(&file).status();
+    assert!(unpack.unwrap().success());
+    for name in names {
+        assert_eq!(folder.join(name).metadata().unwrap().mtime(), 900, "{name}");
+    }
+}
+
+#[test]
 fn a_reason_is_found_where_a_build_differs_from_the_last_one() {
     let dockerfile = "FROM scratch\nCOPY one /one\nCOPY s /s\n";
     let files = [("one", "1"), ("s/f", "1"), ("Dockerfile", dockerfile)];
@@ -108,6 +128,12 @@ fn a_reason_is_found_where_a_build_differs_from_the_last_one() {
     assert!(!outcome.stderr.contains("content of s"), "{}", outcome.stderr);
     assert!(!outcome.stderr.contains("s/f"), "{}", outcome.stderr);
     assert!(outcome.stderr.matches("COPY one").count() > 1, "{}", outcome.stderr);
+
+    bench.write("Dockerfile", "FROM scratch\nCOPY . /c/\n");
+    bench.build(&[]);
+    bench.write("one", "3");
+    let outcome = bench.run(&["--explain"]);
+    assert!(outcome.stderr.contains("content of . changed"), "{}", outcome.stderr);
 }
 
 #[test]
