@@ -258,7 +258,10 @@ const fn is_zero(number: &i64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::strategies::{check_json, check_refused, image_config};
 
     #[test]
     fn keeps_null_empty_and_absent_apart() {
@@ -308,15 +311,64 @@ mod tests {
 
     #[test]
     fn refuses_bad_configs() {
-        for json in [
+        check_refused::<ImageConfig>(&[
             "null",
             "[]",
             r#"{"created":"yesterday"}"#,
-            r#"{"rootfs":{"type":"layers","diff_ids":["sha256:xyz"]}}"#,
-            r#"{"config":{"Env":"A=b"}}"#,
+            r#"{"created":0}"#,
+            r#"{"author":["a"]}"#,
             r#"{"os":1}"#,
+            r#"{"architecture":[]}"#,
+            r#"{"variant":8}"#,
+            r#"{"os.version":10}"#,
+            r#"{"os.features":"win32k"}"#,
+            r#"{"rootfs":[]}"#,
+            r#"{"rootfs":{"type":1}}"#,
+            r#"{"rootfs":{"diff_ids":"DIGEST"}}"#,
+            r#"{"rootfs":{"diff_ids":[null]}}"#,
+            r#"{"rootfs":{"type":"layers","diff_ids":["sha256:xyz"]}}"#,
+            r#"{"history":{}}"#,
+            r#"{"history":["RUN x"]}"#,
+            r#"{"history":[{"created":"now"}]}"#,
+            r#"{"history":[{"created_by":1}]}"#,
+            r#"{"history":[{"empty_layer":"true"}]}"#,
+            r#"{"config":[]}"#,
+            r#"{"config":"x"}"#,
+        ]);
+        for field in [
+            r#""User":0"#,
+            r#""ExposedPorts":["80/tcp"]"#,
+            r#""ExposedPorts":{"80/tcp":1}"#,
+            r#""Env":"A=b""#,
+            r#""Env":{"A":"b"}"#,
+            r#""Cmd":1"#,
+            r#""Entrypoint":[1]"#,
+            r#""Healthcheck":["CMD"]"#,
+            r#""Healthcheck":{"Test":"CMD"}"#,
+            r#""Healthcheck":{"Interval":"30s"}"#,
+            r#""Healthcheck":{"Retries":1.5}"#,
+            r#""ArgsEscaped":"true""#,
+            r#""Volumes":["/x"]"#,
+            r#""WorkingDir":["/"]"#,
+            r#""OnBuild":"RUN x""#,
+            r#""Labels":["a=b"]"#,
+            r#""Labels":{"a":1}"#,
+            r#""StopSignal":15"#,
+            r#""StopTimeout":"10s""#,
+            r#""Shell":{}"#,
         ] {
-            assert!(serde_json::from_str::<ImageConfig>(json).is_err(), "{json}");
+            check_refused::<ImageConfig>(&[&format!(r#"{{"config":{{{field}}}}}"#)]);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+
+        #[test]
+        fn round_trips(config in image_config()) {
+            check_json(&config);
+            let platform = config.platform();
+            prop_assert_eq!(ImageConfig::new(&platform).platform(), platform);
         }
     }
 

@@ -249,6 +249,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::strategies;
 
     const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -284,16 +285,18 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(text.parse::<Digest>(), Err(expected), "{text}");
         }
+        strategies::check_refused::<Digest>(&["null", "1", "[]", "{}", "\"sha256\"", "\"\""]);
+        for text in ["", "sha", "SHA256", "sha384", "sha256 ", "md5"] {
+            assert!(text.parse::<Algorithm>().is_err(), "{text}");
+        }
     }
 
     proptest! {
         #[test]
-        fn display_round_trips(content: Vec<u8>, wide: bool) {
-            let algorithm = if wide { Algorithm::Sha512 } else { Algorithm::Sha256 };
-            let digest = Digest::of_with(algorithm, &content);
-            prop_assert_eq!(digest.to_string().parse(), Ok(digest));
-            let json = serde_json::to_string(&digest).unwrap();
-            prop_assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), digest);
+        fn round_trips(digest in strategies::digest()) {
+            strategies::check_text(&digest);
+            strategies::check_text(&digest.algorithm());
+            strategies::check_json(&digest);
         }
 
         #[test]

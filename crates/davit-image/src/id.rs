@@ -79,7 +79,10 @@ impl ChainId {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::strategies::{check_json, check_refused, check_text, digest};
 
     fn diff_id(content: &str) -> DiffId {
         DiffId::new(Digest::of(content.as_bytes()))
@@ -95,5 +98,50 @@ mod tests {
         let abc = Digest::of(format!("{ab} {c}").as_bytes());
         assert_eq!(ChainId::of(&[a, b, c]), Some(ChainId::new(abc)));
         assert_ne!(ChainId::of(&[b, a]), ChainId::of(&[a, b]));
+    }
+
+    #[test]
+    fn refuses_what_is_no_digest() {
+        const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let bad = [
+            String::new(),
+            HEX.to_owned(),
+            HEX[..12].to_owned(),
+            format!("sha256:{}", &HEX[1..]),
+            format!("sha256:{HEX}0"),
+            format!("sha256:{}", HEX.to_uppercase()),
+            format!("sha256-{HEX}"),
+            format!(" sha256:{HEX}"),
+            format!("sha256:{HEX}\n"),
+            format!("md5:{HEX}"),
+            format!("sha512:{HEX}"),
+        ];
+        for text in &bad {
+            let expected = text.parse::<Digest>().expect_err(text);
+            assert_eq!(text.parse::<DiffId>(), Err(expected.clone()), "{text}");
+            assert_eq!(text.parse::<ChainId>(), Err(expected.clone()), "{text}");
+            assert_eq!(text.parse::<ImageId>(), Err(expected), "{text}");
+        }
+        let mut json: Vec<String> = bad.iter().map(|text| format!("{text:?}")).collect();
+        json.extend(["null", "1", "[]", "{}"].map(str::to_owned));
+        let json: Vec<&str> = json.iter().map(String::as_str).collect();
+        check_refused::<DiffId>(&json);
+        check_refused::<ChainId>(&json);
+        check_refused::<ImageId>(&json);
+    }
+
+    proptest! {
+        #[test]
+        fn round_trips(digest in digest()) {
+            check_text(&DiffId::new(digest));
+            check_text(&ChainId::new(digest));
+            check_text(&ImageId::new(digest));
+            check_json(&DiffId::new(digest));
+            check_json(&ChainId::new(digest));
+            check_json(&ImageId::new(digest));
+            // An identity is written as the digest that it is.
+            prop_assert_eq!(DiffId::new(digest).to_string(), digest.to_string());
+            prop_assert_eq!(DiffId::new(digest).digest(), digest);
+        }
     }
 }

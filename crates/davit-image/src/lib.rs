@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Types follow the OCI image-spec 1.1 and Docker's image manifest version 2, schema 2; both are
-//! native. Anything with a grammar is a newtype whose only door is [`str::parse`]. Unknown JSON
-//! fields survive, and [`Raw`] keeps the received bytes, so that only received or once-written
+//! native. Anything with a grammar is a newtype whose only door is [`str::parse`]; only a [`MediaType`]
+//! takes any text, for it must be passed on as received. Unknown JSON fields survive, and [`Raw`] keeps the received bytes, so that only received or once-written
 //! bytes are ever hashed.
 //!
 //! **Invariant:** this crate does no IO.
@@ -22,6 +22,8 @@ mod media_type;
 mod platform;
 mod raw;
 mod reference;
+#[cfg(test)]
+mod strategies;
 mod timestamp;
 
 pub use config::{ContainerConfig, Empty, HealthConfig, HistoryEntry, ImageConfig, RootFs};

@@ -267,8 +267,13 @@ impl Probe {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::Digest;
+    use crate::{
+        Digest,
+        strategies::{check_json, check_refused, index, manifest},
+    };
 
     const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -324,10 +329,66 @@ mod tests {
     }
 
     #[test]
-    fn refuses_bad_descriptors() {
-        for size in ["-1", "1.5", "18446744073709551616", "\"2\"", "null"] {
-            let json = format!(r#"{{"mediaType":"a/b","digest":"{DIGEST}","size":{size}}}"#);
-            assert!(serde_json::from_str::<Descriptor>(&json).is_err(), "{size}");
+    fn refuses_fields_of_other_types() {
+        let common = [
+            r#""schemaVersion":"2""#,
+            r#""schemaVersion":2.5"#,
+            r#""schemaVersion":null"#,
+            r#""schemaVersion":-2"#,
+            r#""schemaVersion":2,"schemaVersion":2"#,
+            r#""schemaVersion":2,"mediaType":1"#,
+            r#""schemaVersion":2,"mediaType":[]"#,
+            r#""schemaVersion":2,"artifactType":{}"#,
+            r#""schemaVersion":2,"subject":"DIGEST""#,
+            r#""schemaVersion":2,"subject":{"digest":"DIGEST"}"#,
+            r#""schemaVersion":2,"annotations":[]"#,
+            r#""schemaVersion":2,"annotations":{"a":1}"#,
+            r#""schemaVersion":2,"annotations":{"a":null}"#,
+        ];
+        for fields in common {
+            check_refused::<Manifest>(&[&format!(r#"{{{CONFIG},"layers":[],{fields}}}"#)]);
+            check_refused::<Index>(&[&format!(r#"{{"manifests":[],{fields}}}"#)]);
+            for own in [CONFIG, r#""manifests":[]"#] {
+                let error = parse(&format!("{{{own},{fields}}}"), None).expect_err(fields);
+                assert!(matches!(error, DocumentError::Json(_)), "{fields}: {error}");
+            }
+        }
+        let documents = ["null", "[]", "{}", "2", r#""DIGEST""#, r#"{"layers":[],"manifests":[]}"#];
+        check_refused::<Manifest>(&documents);
+        check_refused::<Index>(&documents);
+        for entries in ["{}", "[null]", "[{}]", r#"["DIGEST"]"#, "1"] {
+            let manifest = format!(r#"{{"schemaVersion":2,{CONFIG},"layers":{entries}}}"#);
+            let index = format!(r#"{{"schemaVersion":2,"manifests":{entries}}}"#);
+            check_refused::<Manifest>(&[&manifest]);
+            check_refused::<Index>(&[&index]);
+            assert!(parse(&manifest, None).is_err() && parse(&index, None).is_err(), "{entries}");
+        }
+        for config in ["null", "{}", "[]", r#""DIGEST""#] {
+            let json = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[]}}"#);
+            check_refused::<Manifest>(&[&json]);
+            assert!(parse(&json, None).is_err(), "{config}");
+        }
+        check_refused::<Manifest>(&[r#"{"schemaVersion":2,"layers":[]}"#]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+
+        #[test]
+        fn round_trips(manifest in manifest(), index in index()) {
+            check_json(&manifest);
+            check_json(&index);
+        }
+
+        #[test]
+        fn documents_round_trip(mut manifest in manifest(), mut index in index()) {
+            (manifest.schema_version, manifest.media_type) = (2, Some(MediaType::OCI_MANIFEST));
+            (index.schema_version, index.media_type) = (2, None);
+            let (manifest, index) = (Raw::write(manifest), Raw::write(index));
+            let read = Document::parse(manifest.bytes().to_vec(), None).unwrap();
+            prop_assert_eq!(read, Document::Manifest(manifest));
+            let read = Document::parse(index.bytes().to_vec(), Some(&MediaType::OCI_INDEX)).unwrap();
+            prop_assert_eq!(read, Document::Index(index));
         }
     }
 

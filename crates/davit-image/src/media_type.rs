@@ -4,7 +4,12 @@ use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Serialize};
 
-/// A media type (RFC 6838); the image formats' own are associated constants.
+/// A media type as received; the image formats' own are associated constants.
+///
+/// Any text is one. RFC 6838 has a grammar, but registries hold documents that break it (empty
+/// types, types with parameters), image-spec `manifest.md` forbids to fail at a type that is not
+/// known, and what is passed on must keep its digest. So a type is kept to the letter and means
+/// something only where it equals a known one, letter case included.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MediaType(Cow<'static, str>);
@@ -147,7 +152,10 @@ impl fmt::Debug for MediaType {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::strategies::{check_json, check_refused, media_type};
 
     #[test]
     fn names_the_compression_of_layers() {
@@ -177,5 +185,48 @@ mod tests {
         assert!(MediaType::DOCKER_MANIFEST_V1_SIGNED.is_schema1());
         assert!(MediaType::DOCKER_FOREIGN_LAYER_GZIP.is_nondistributable());
         assert!(!MediaType::DOCKER_LAYER_GZIP.is_nondistributable());
+    }
+
+    #[test]
+    fn keeps_odd_texts_and_takes_them_for_nothing_known() {
+        let cases = [
+            "",
+            " ",
+            "/",
+            "tar",
+            "application/",
+            "text/html; charset=utf-8",
+            "application/json",
+            "application/vnd.cncf.helm.config.v1+json",
+            "application/vnd.in-toto+json",
+            "application/vnd.oci.image.manifest.v2+json",
+            "application/vnd.oci.image.manifest.v1+json ",
+            "application/vnd.oci.image.manifest.v1+json; charset=utf-8",
+            "APPLICATION/VND.OCI.IMAGE.INDEX.V1+JSON",
+            "application/vnd.docker.distribution.manifest.v1",
+            "application/vnd.oci.image.layer.v1.tar+",
+            "application/vnd.oci.image.layer.v1.tar+GZIP",
+            "application/vnd.docker.image.rootfs.diff.tarball",
+            "line\nbreak\0",
+            "é\u{202e}",
+        ];
+        for text in cases {
+            let odd = MediaType::new(text);
+            assert_eq!((odd.as_str(), odd.to_string().as_str()), (text, text));
+            check_json(&odd);
+            let known = [odd.is_manifest(), odd.is_index(), odd.is_schema1(), odd.is_config()];
+            assert_eq!(known, [false; 4], "{text}");
+            assert!(!odd.is_nondistributable(), "{text}");
+            assert_eq!(odd.layer_compression(), None, "{text}");
+        }
+        check_refused::<MediaType>(&["null", "1", "[]", "{}", r#"["a/b"]"#]);
+    }
+
+    proptest! {
+        #[test]
+        fn round_trips(media_type in media_type()) {
+            check_json(&media_type);
+            prop_assert_eq!(MediaType::new(media_type.to_string()), media_type);
+        }
     }
 }

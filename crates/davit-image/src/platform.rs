@@ -167,7 +167,10 @@ impl fmt::Display for Platform {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::strategies::{check_json, check_refused, check_text, platform, written_platform};
 
     #[test]
     fn normalises() {
@@ -199,6 +202,40 @@ mod tests {
             ["", "/", "linux/", "linux//v7", "a/b/c/d", "solaris9", "linux/am d64", "linux/é"]
         {
             assert!(text.parse::<Platform>().is_err(), "{text}");
+        }
+        check_refused::<Platform>(&[
+            "null",
+            "[]",
+            r#""linux/amd64""#,
+            "{}",
+            r#"{"os":"linux"}"#,
+            r#"{"architecture":"amd64"}"#,
+            r#"{"os":null,"architecture":"amd64"}"#,
+            r#"{"os":"linux","architecture":1}"#,
+            r#"{"os":"linux","architecture":"arm","variant":7}"#,
+            r#"{"os":"linux","architecture":"arm","os.version":10}"#,
+            r#"{"os":"linux","architecture":"arm","os.features":"win32k"}"#,
+            r#"{"os":"linux","architecture":"arm","os.features":[null]}"#,
+            r#"{"os":"linux","os":"linux","architecture":"arm"}"#,
+        ]);
+    }
+
+    proptest! {
+        #[test]
+        fn round_trips(written in written_platform(), document in platform()) {
+            let normal = written.normalized();
+            check_text(&normal);
+            prop_assert_eq!(normal.normalized(), normal.clone());
+            prop_assert_eq!(written.to_string().parse(), Ok(normal));
+            check_json(&written);
+            check_json(&document);
+        }
+
+        #[test]
+        fn never_panics(text: String) {
+            if let Ok(platform) = text.parse::<Platform>() {
+                check_text(&platform);
+            }
         }
     }
 

@@ -301,6 +301,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::strategies::check_text;
 
     const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -379,7 +380,9 @@ mod tests {
             let tag = tag.map(|tag| format!(":{tag}")).unwrap_or_default();
             let digest = if pinned { format!("@sha256:{HEX}") } else { String::new() };
             let reference: Reference = format!("{registry}/{path}{tag}{digest}").parse().unwrap();
-            prop_assert_eq!(reference.to_string().parse(), Ok(reference.clone()));
+            check_text(&reference);
+            check_text(reference.repository());
+            reference.tag().into_iter().for_each(check_text);
             prop_assert_eq!(reference.familiar().parse(), Ok(reference));
         }
 
