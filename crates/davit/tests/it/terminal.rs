@@ -40,13 +40,14 @@ impl Terminal {
         // `setsid` makes it the controlling terminal, so that a change of size is signalled.
         let mut command = Command::new("setsid");
         command.arg("--ctty").arg(inner.get_program()).args(inner.get_args());
+        // Not those of whoever runs the tests.
+        command.env("TERM", "xterm").env_remove("NO_COLOR");
         for (name, value) in inner.get_envs() {
             match value {
                 Some(value) => command.env(name, value),
                 None => command.env_remove(name),
             };
         }
-        command.env("TERM", "xterm").env_remove("NO_COLOR");
         let side = || Stdio::from(slave.try_clone().expect("a copy"));
         let child = command.stdin(side()).stdout(side()).stderr(side()).spawn().expect("setsid");
         let master = File::from(master);
