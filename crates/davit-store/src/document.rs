@@ -1,7 +1,7 @@
 //! Documents: manifests, indexes and configs, which are blobs that name other content.
 
 use davit_image::{Digest, Document, ImageConfig, ImageId, MediaType};
-use rusqlite::{Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use crate::{Store, StoreError, database::to_json, store::now};
 
@@ -22,6 +22,56 @@ pub(crate) struct Understood {
     pub(crate) digest: Digest,
     pub(crate) refs: Vec<Digest>,
     pub(crate) config: Option<Box<ImageConfig>>,
+}
+
+/// What an image's row repeats of its config.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ImageFacts {
+    chain_id: Option<String>,
+    /// In nanoseconds since 1970.
+    created: Option<i64>,
+    os: String,
+    architecture: String,
+    variant: String,
+    /// As JSON.
+    labels: String,
+}
+
+impl ImageFacts {
+    pub(crate) fn of(config: &ImageConfig) -> Self {
+        let created = config.created.map(|time| {
+            time.unix_seconds()
+                .saturating_mul(1_000_000_000)
+                .saturating_add(i64::from(time.nanoseconds()))
+        });
+        Self {
+            chain_id: config.chain_id().map(|chain| chain.to_string()),
+            created,
+            os: config.os.clone(),
+            architecture: config.architecture.clone(),
+            variant: config.variant.clone().unwrap_or_default(),
+            labels: to_json(&config.config.labels.clone().unwrap_or_default()),
+        }
+    }
+
+    /// Those of the image `id`, as the database has them.
+    pub(crate) fn find(c: &Connection, id: &ImageId) -> rusqlite::Result<Option<Self>> {
+        let read = |row: &rusqlite::Row<'_>| {
+            Ok(Self {
+                chain_id: row.get(0)?,
+                created: row.get(1)?,
+                os: row.get(2)?,
+                architecture: row.get(3)?,
+                variant: row.get(4)?,
+                labels: row.get(5)?,
+            })
+        };
+        c.prepare_cached(
+            "SELECT chain_id, created, os, architecture, variant, labels FROM images WHERE id = ?",
+        )?
+        .query_row([id.to_string()], read)
+        .optional()
+    }
 }
 
 impl StoredDocument {
@@ -91,11 +141,7 @@ impl Store {
         config: &ImageConfig,
     ) -> Result<(), StoreError> {
         let sql = |e| self.database.error("record an image", e);
-        let created = config.created.map(|time| {
-            time.unix_seconds()
-                .saturating_mul(1_000_000_000)
-                .saturating_add(i64::from(time.nanoseconds()))
-        });
+        let facts = ImageFacts::of(config);
         let added = tx
             .prepare_cached(
                 "INSERT OR IGNORE INTO images
@@ -105,13 +151,13 @@ impl Store {
             .and_then(|mut s| {
                 s.execute(params![
                     id.to_string(),
-                    config.chain_id().map(|chain| chain.to_string()),
-                    created,
-                    config.os,
-                    config.architecture,
-                    config.variant.as_deref().unwrap_or_default(),
+                    facts.chain_id,
+                    facts.created,
+                    facts.os,
+                    facts.architecture,
+                    facts.variant,
                     now(),
-                    to_json(&config.config.labels.clone().unwrap_or_default()),
+                    facts.labels,
                 ])
             })
             .map_err(sql)?;

@@ -14,8 +14,8 @@ use super::{CheckOptions, CheckReport, DroppedName, Fault, FaultKind, Repair};
 use crate::{
     Store, StoreError, StoredDocument,
     archive::MAX_DOCUMENT_BYTES,
-    database::{Class, parsed, parsed_option},
-    document::Understood,
+    database::{Class, parsed},
+    document::{ImageFacts, Understood},
     image,
 };
 
@@ -325,15 +325,11 @@ fn contradiction(
     config: &Understood,
 ) -> rusqlite::Result<Option<&'static str>> {
     let Some(config) = &config.config else { return Ok(None) };
-    let chain = c
-        .prepare_cached("SELECT chain_id FROM images WHERE id = ?")?
-        .query_row([id.to_string()], |row| parsed_option(row, 0))
-        .optional()?;
-    Ok(match chain {
+    Ok(match ImageFacts::find(c, id)? {
         // What another command removes meanwhile is not missed.
         None if !with_config(c)?.contains(id) => None,
         None => Some("is not there"),
-        Some(chain) if chain != config.chain_id() => Some("has another chain than its config"),
+        Some(facts) if facts != ImageFacts::of(config) => Some("is not what its config says"),
         Some(_) if image::layers_of(c, id)? != config.rootfs.diff_ids => {
             Some("has other layers than its config")
         }

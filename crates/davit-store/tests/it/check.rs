@@ -323,6 +323,16 @@ const EDITS: &[Edit] = &[
         repair: Repair::Rebuilt,
     },
     Edit {
+        sql: "UPDATE images SET architecture = 'pdp11'",
+        expected: &["images ", "images "],
+        repair: Repair::Rebuilt,
+    },
+    Edit {
+        sql: r#"UPDATE images SET labels = '{"a":"b"}', created = 7"#,
+        expected: &["images ", "images "],
+        repair: Repair::Rebuilt,
+    },
+    Edit {
         sql: "DELETE FROM images; DELETE FROM image_layers",
         expected: &["images ", "images "],
         repair: Repair::Rebuilt,
