@@ -16,6 +16,7 @@ use crate::{
     ClientConfig, Credential, Error, Mirror, Secret,
     auth::{Auth, Subject},
     endpoint::{self, Endpoint, Trust},
+    referrers::Unlisted,
     transport::{Call, Reply, Transport},
     wire::Scope,
 };
@@ -52,6 +53,8 @@ pub struct Session {
     access: Access,
     /// Shared by clones: a mirror served something wrong.
     distrusts: Arc<AtomicBool>,
+    /// Shared by clones: what is still to be listed under its subject.
+    pub(crate) unlisted: Unlisted,
 }
 
 /// What logging in brought.
@@ -79,6 +82,7 @@ impl Client {
             repository: repository.clone(),
             access,
             distrusts: Arc::default(),
+            unlisted: Unlisted::default(),
         }
     }
 
@@ -293,6 +297,7 @@ mod tests {
         assert_send(&session.manifest(&target));
         assert_send(&session.resolve(&target));
         assert_send(&session.upload_bytes(bytes::Bytes::new()));
+        assert_send(&session.list_referrers());
         assert_send(&session.tags());
         assert_send(&session.client.login("a", "b", Secret::default()));
         assert_send(&session.client.search("a", "b", 1));

@@ -103,6 +103,15 @@ pub enum Error {
         /// What the server did.
         problem: String,
     },
+    /// A manifest is at the registry, but in no list of its subject's referrers.
+    #[error("what refers to another manifest is there, but its list {tag} cannot be updated")]
+    Referrers {
+        /// Reference of the list.
+        tag: String,
+        /// Cause.
+        #[source]
+        source: Box<Self>,
+    },
     /// Stored credentials could not be read.
     #[error("credentials for {registry} cannot be read")]
     Credentials {

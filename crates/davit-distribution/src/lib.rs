@@ -24,6 +24,7 @@ mod error;
 mod list;
 mod manifest;
 mod redirect;
+mod referrers;
 mod retry;
 mod secret;
 mod tls;

@@ -13,6 +13,7 @@ use crate::{
     Error, Session,
     endpoint::Endpoint,
     redirect,
+    referrers::Referrer,
     transport::{Call, Payload},
     wire::{CONTENT_DIGEST, SUBJECT},
 };
@@ -150,7 +151,8 @@ impl Session {
 
     /// Puts a manifest or index whose parts are there already.
     ///
-    /// Idempotent. Tells whether the registry lists the manifest under its `subject`, if it has one.
+    /// Idempotent. One with a `subject` that the registry does not list there is listed by
+    /// [`Self::list_referrers`], when everything has arrived.
     ///
     /// # Errors
     /// [`Error::Digest`] if the registry stored something else, else what went wrong.
@@ -159,7 +161,7 @@ impl Session {
         target: &Target,
         media_type: &MediaType,
         bytes: Vec<u8>,
-    ) -> Result<bool, Error> {
+    ) -> Result<(), Error> {
         let origin = self.origin().await?;
         let expected = Digest::of(&bytes);
         let mut call = self.call(&origin, Method::PUT, &format!("manifests/{target}"));
@@ -168,7 +170,8 @@ impl Session {
             Error::Protocol { url: redirect::shown(&call.url), problem }
         })?;
         call.headers.insert(CONTENT_TYPE, content_type);
-        call.payload = Payload::Bytes(Bytes::from(bytes));
+        let bytes = Bytes::from(bytes);
+        call.payload = Payload::Bytes(bytes.clone());
         let mut reply = self.send(&origin, &call).await?.success().await?;
         reply.drain().await;
         let stored = reply.header(CONTENT_DIGEST).and_then(|text| text.parse::<Digest>().ok());
@@ -179,7 +182,12 @@ impl Session {
             let object = redirect::shown(&call.url);
             return Err(Error::Digest { object, expected, actual: Box::new(actual) });
         }
-        Ok(reply.header(SUBJECT).is_some())
+        if reply.header(SUBJECT).is_none()
+            && let Some(referrer) = Referrer::of(target, media_type, &bytes)
+        {
+            self.remember(&bytes, referrer);
+        }
+        Ok(())
     }
 }
 

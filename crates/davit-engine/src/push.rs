@@ -212,6 +212,8 @@ impl Push<'_> {
             let sent = self.push_target(&lease, &reference, &target)?;
             pushed.push(Pushed { reference, digest: sent.digest, size_bytes: sent.size });
         }
+        let listed = self.registries.wait(self.session.list_referrers());
+        listed.map_err(|e| self.registry_error(e))?;
         Ok(pushed)
     }
 
@@ -299,7 +301,7 @@ impl Push<'_> {
 
     fn put(&self, name: &RemoteTarget, sent: &Sent) -> Result<(), PushError> {
         let put = self.session.put_manifest(name, &sent.descriptor.media_type, sent.bytes.clone());
-        self.registries.wait(put).map(drop).map_err(|e| self.registry_error(e))
+        self.registries.wait(put).map_err(|e| self.registry_error(e))
     }
 
     fn registry_has(&self, entry: &Descriptor) -> Result<bool, PushError> {

@@ -10,6 +10,7 @@ mod names;
 mod platform;
 mod pull;
 mod push;
+mod referrers;
 mod sources;
 mod ways;
 

@@ -54,14 +54,14 @@ impl Sink for RegistrySink {
     fn put_document(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<(), CopyError> {
         let target = Target::Digest(descriptor.digest);
         let put = self.session.put_manifest(&target, &descriptor.media_type, bytes.to_vec());
-        self.wait(put).map(drop)
+        self.wait(put)
     }
 
     fn finish(&self, top: &Descriptor, bytes: &[u8]) -> Result<(), CopyError> {
-        if self.target == Target::Digest(top.digest) {
-            return Ok(());
+        if self.target != Target::Digest(top.digest) {
+            let put = self.session.put_manifest(&self.target, &top.media_type, bytes.to_vec());
+            self.wait(put)?;
         }
-        let put = self.session.put_manifest(&self.target, &top.media_type, bytes.to_vec());
-        self.wait(put).map(drop)
+        self.wait(self.session.list_referrers())
     }
 }
