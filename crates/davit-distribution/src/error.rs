@@ -148,6 +148,7 @@ impl Error {
         match self {
             Self::Transport { source, .. } => {
                 !source.is_certificate_error()
+                    && !source.is_plain_http()
                     && !source.is_refused()
                     && !source.is_unknown_name()
                     && !source.0.is_builder()
@@ -192,6 +193,12 @@ impl Error {
     #[must_use]
     pub fn is_certificate(&self) -> bool {
         matches!(self, Self::Transport { source, .. } if source.is_certificate_error())
+    }
+
+    /// Tells a server that answers without TLS where TLS was asked for.
+    #[must_use]
+    pub fn is_plain_http(&self) -> bool {
+        matches!(self, Self::Transport { source, .. } if source.is_plain_http())
     }
 
     /// When the server wants to be asked again.
@@ -250,12 +257,19 @@ impl ConnectionError {
     fn is_certificate_error(&self) -> bool {
         crate::tls::is_certificate_error(&self.0)
     }
+
+    fn is_plain_http(&self) -> bool {
+        crate::tls::is_no_tls(&self.0)
+    }
 }
 
 impl fmt::Display for ConnectionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_timeout() {
             return f.write_str("no answer in time");
+        }
+        if self.is_plain_http() {
+            return f.write_str("server gave HTTP response to HTTPS client");
         }
         let mut innermost: &dyn std::error::Error = &self.0;
         while let Some(cause) = innermost.source() {

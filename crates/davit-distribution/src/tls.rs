@@ -189,6 +189,12 @@ pub(crate) fn is_certificate_error(error: &reqwest::Error) -> bool {
     )
 }
 
+/// Tells whether the peer answered with something that is no TLS at all.
+pub(crate) fn is_no_tls(error: &reqwest::Error) -> bool {
+    use rustls::{Error as Tls, InvalidMessage};
+    matches!(find_tls_error(error), Some(Tls::InvalidMessage(InvalidMessage::InvalidContentType)))
+}
+
 fn find_tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     let mut cause: Option<&(dyn StdError + 'static)> = error.source();
     while let Some(error) = cause {

@@ -6,6 +6,7 @@ use davit_distribution::{
 
 use crate::{
     Config, Hint,
+    pull::plain_http_hint,
     registry::{self, Registries, RegistryError},
 };
 
@@ -73,6 +74,11 @@ impl Hint for LoginError {
             Self::Login { registry, source } if source.is_certificate() => vec![format!(
                 "put the registry's authority into /etc/davit/certs.d/{registry}/ca.crt"
             )],
+            Self::Login { registry, source } | Self::Search { registry, source }
+                if source.is_plain_http() =>
+            {
+                vec![plain_http_hint(registry)]
+            }
             _ => Vec::new(),
         }
     }

@@ -36,7 +36,7 @@ use self::document::Documents;
 pub use self::error::PullError;
 pub(crate) use self::{
     document::platforms,
-    error::{offer, registry_hints},
+    error::{offer, plain_http_hint, registry_hints},
 };
 
 /// Most layers of one image that are downloaded at a time.

@@ -147,6 +147,13 @@ pub(crate) fn offer(offered: &[String]) -> String {
     if offered.is_empty() { String::new() } else { format!(" (it has {})", offered.join(", ")) }
 }
 
+/// Advice where a registry speaks plain HTTP that is not known to.
+pub(crate) fn plain_http_hint(host: &str) -> String {
+    format!(
+        "set `insecure = true` for {host} in /etc/davit/config.toml, if it is to be spoken to without TLS"
+    )
+}
+
 /// Advice after a registry refused or was not reached.
 pub(crate) fn registry_hints(
     reference: &str,
@@ -169,6 +176,8 @@ pub(crate) fn registry_hints(
         hints.push(format!(
             "put the registry's authority into /etc/davit/certs.d/{host}/ca.crt, or set `insecure = true` for it in /etc/davit/config.toml"
         ));
+    } else if error.is_plain_http() {
+        hints.push(plain_http_hint(host));
     } else if error.is_rate_limit() {
         hints.push(format!("an account has a higher limit: davit login {host}"));
     }

@@ -75,6 +75,35 @@ fn another_try_is_told() {
     assert!(outcome.stderr.lines().any(warned), "{}", outcome.stderr);
 }
 
+/// 0.0.0.0 leads here, but is no loopback address.
+#[test]
+fn plain_http_where_tls_is_due_is_told_at_once() {
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let contacts = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&contacts);
+    // Ends with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            counted.fetch_add(1, Ordering::Relaxed);
+            let _refused = stream.read(&mut [0; 4096]).unwrap();
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").unwrap();
+        }
+    });
+    let davit = davit();
+    let name = format!("{host}/x:1");
+    for arguments in [&["pull", &name][..], &["login", "-u", "a", "-p", "b", &host]] {
+        let before = contacts.load(Ordering::Relaxed);
+        let outcome = run_with(&davit, &[], arguments);
+        assert_eq!(outcome.code, 1, "{}", outcome.stderr);
+        let told = "server gave HTTP response to HTTPS client";
+        assert!(outcome.stderr.contains(told), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("hint: set `insecure = true`"), "{}", outcome.stderr);
+        assert_eq!(contacts.load(Ordering::Relaxed) - before, 1, "{}", outcome.stderr);
+    }
+}
+
 /// Each text of a host is told once, by pull and by push.
 #[test]
 fn what_a_registry_warns_of_is_told() {
