@@ -213,6 +213,11 @@ fn a_million_entries_and_a_billion_bytes_of_names_are_bounded() {
             Ok(512)
         }
     }
+    // The bounds that everybody gets are the same in kind, but too large to be met here.
+    let TableLimits { entries, extents, name_bytes, xattr_bytes, path } = Limits::default().table;
+    assert_eq!((entries, extents), (2_000_000, 4_000_000));
+    assert_eq!((name_bytes, xattr_bytes), (1 << 30, 1 << 28));
+    assert_eq!((path.length, path.depth), (4096, 1024));
     // The first four bytes are read on their own, so headers begin four bytes late.
     let limits = Limits {
         table: TableLimits { entries: 20_000, ..TableLimits::default() },
