@@ -1,53 +1,58 @@
 //! `fsck.erofs` of erofs-utils 1.8 or later; Debian 12's 1.5 knows no 512-byte blocks.
 
-use std::{path::Path, process::Command};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
 
 /// The command, from PATH or from the cached trixie root; records a skip where there is none.
 pub(crate) fn command() -> Option<Command> {
+    static FOUND: OnceLock<Option<(PathBuf, Vec<OsString>)>> = OnceLock::new();
+    let Some((program, arguments)) = FOUND.get_or_init(find) else {
+        davit_test::skip("fsck.erofs 1.8 or later is neither on PATH nor in the cache");
+        return None;
+    };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    Some(command)
+}
+
+/// The program and its first arguments.
+fn find() -> Option<(PathBuf, Vec<OsString>)> {
     let root = davit_test::cache_dir().join("erofs-trixie");
     let cached = root.join("usr/bin/fsck.erofs");
-    let own = davit_test::find_tool("fsck.erofs").map(Command::new).filter(is_new);
-    if own.is_none() {
-        make(&root);
+    if let Some(own) = davit_test::find_tool("fsck.erofs").filter(|program| is_new(program)) {
+        return Some((own, Vec::new()));
     }
-    let from_cache = || {
-        let mut command = Command::new(root.join("usr/lib64/ld-linux-x86-64.so.2"));
-        command.arg("--library-path").arg(root.join("usr/lib/x86_64-linux-gnu")).arg(&cached);
-        command
-    };
-    let cached = cached.exists().then(from_cache);
-    let found = own.or(cached);
-    if found.is_none() {
-        davit_test::skip("fsck.erofs 1.8 or later is neither on PATH nor in the cache");
-    }
-    found
+    make(&root);
+    let libraries = root.join("usr/lib/x86_64-linux-gnu").into_os_string();
+    let arguments = vec!["--library-path".into(), libraries, cached.clone().into_os_string()];
+    cached.exists().then(|| (root.join("usr/lib64/ld-linux-x86-64.so.2"), arguments))
 }
 
 /// Makes a root of Debian trixie with erofs-utils, once for all runs; fails quietly without the
 /// tool or a mirror.
 fn make(root: &Path) {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let Some(mmdebstrap) = davit_test::find_tool("mmdebstrap").filter(|_| !root.exists())
-        else {
-            return;
-        };
-        let partial = root.with_extension(std::process::id().to_string());
-        let made = Command::new(mmdebstrap)
-            .args(["--variant=apt", "--include=erofs-utils", "trixie"])
-            .arg(&partial)
-            .output();
-        if made.is_ok_and(|output| output.status.success()) {
-            let _another_was_first = fs_err::rename(&partial, root);
-        }
-        if partial.exists() {
-            let _best_effort = fs_err::remove_dir_all(&partial);
-        }
-    });
+    let Some(mmdebstrap) = davit_test::find_tool("mmdebstrap").filter(|_| !root.exists()) else {
+        return;
+    };
+    let partial = root.with_extension(std::process::id().to_string());
+    let made = Command::new(mmdebstrap)
+        .args(["--variant=apt", "--include=erofs-utils", "trixie"])
+        .arg(&partial)
+        .output();
+    if made.is_ok_and(|output| output.status.success()) {
+        let _another_was_first = fs_err::rename(&partial, root);
+    }
+    if partial.exists() {
+        let _best_effort = fs_err::remove_dir_all(&partial);
+    }
 }
 
-fn is_new(command: &Command) -> bool {
-    let output = Command::new(command.get_program()).arg("--version").output();
+fn is_new(program: &Path) -> bool {
+    let output = Command::new(program).arg("--version").output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
     let version = text.ok().and_then(|text| {
         let number =
