@@ -6,14 +6,14 @@ mod save;
 
 use davit_image::Digest;
 use davit_layer::ReadError;
-use davit_store::{StoreError, archive::ArchiveError};
+use davit_store::{StoreError, archive::ArchiveError, is_no_space};
 
 pub use import::ImportRequest;
 pub use load::{LoadRequest, Loaded};
 pub use save::SaveRequest;
 pub(crate) use save::built::SavedForm;
 
-use crate::{ChangeError, Hint, ImageError, UnusableLayers, error::is_no_space, pull::offer};
+use crate::{ChangeError, Hint, ImageError, UnusableLayers, pull::offer};
 
 /// Why an archive cannot be read or written.
 #[derive(Debug, thiserror::Error)]

@@ -20,7 +20,7 @@ pub use davit_build::{
 };
 use davit_image::{Digest, ImageId, Platform, Reference};
 use davit_runtime::Cgroups;
-use davit_store::{Lease, StoreError};
+use davit_store::{Lease, StoreError, is_no_space};
 
 pub use self::output::{BuildOutput, BuildSink};
 use crate::{
@@ -87,6 +87,10 @@ impl Hint for BuildFailure {
                 let mut hints = error.hints.clone();
                 if let BuildErrorKind::Base { source, .. } = &error.kind {
                     hints.extend(base_hints(source.as_ref()));
+                }
+                let more_room = "davit system prune".to_owned();
+                if is_no_space(&error.kind) && !hints.contains(&more_room) {
+                    hints.push(more_room);
                 }
                 hints
             }

@@ -18,11 +18,10 @@ use std::sync::Arc;
 
 use davit_distribution::Access;
 use davit_image::{Digest, Platform, Reference};
-use davit_store::{Lease, StoreError, archive::ArchiveError};
+use davit_store::{Lease, StoreError, archive::ArchiveError, is_no_space};
 
 use crate::{
     Engine, Event, Hint, LayerCompression, Progress, PullError, PushError, PushRequest,
-    error::is_no_space,
     origin::{DockerArchive, Folder, Layout, Origin, OriginError, Registry, Stop, Stored},
     pull::{Naming, Pull, offer, registry_hints},
     registry::{Registries, RegistryError},

@@ -18,20 +18,3 @@ impl Hint for davit_store::StoreError {
         vec![hint.to_owned()]
     }
 }
-
-/// Tells whether a full disk or quota is at the bottom of an error.
-pub(crate) fn is_no_space(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<std::io::Error>()
-            && matches!(
-                io.kind(),
-                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
-            )
-        {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
-}

@@ -1,6 +1,7 @@
 //! What can go wrong in the store.
 
 use std::{
+    error::Error,
     io,
     path::{Path, PathBuf},
 };
@@ -132,13 +133,7 @@ impl StoreError {
     /// Tells whether freeing disk space would help.
     #[must_use]
     pub fn is_no_space(&self) -> bool {
-        match self {
-            Self::NoSpace { .. } => true,
-            Self::Database { source, .. } => {
-                source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
-            }
-            _ => false,
-        }
+        is_no_space(self)
     }
 
     /// Tells whether something that was stored is gone or not what it was.
@@ -175,4 +170,17 @@ impl StoreError {
     pub const fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
     }
+}
+
+/// Tells whether a full disk, quota or database file is at the bottom of an error.
+#[must_use]
+pub fn is_no_space(error: &(dyn Error + 'static)) -> bool {
+    let is_full = |error: &(dyn Error + 'static)| {
+        let by_system = error.downcast_ref().map(io::Error::kind).is_some_and(|kind| {
+            matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        });
+        let by_database = error.downcast_ref().and_then(rusqlite::Error::sqlite_error_code);
+        by_system || by_database == Some(rusqlite::ErrorCode::DiskFull)
+    };
+    std::iter::successors(Some(error), |error| (**error).source()).any(is_full)
 }

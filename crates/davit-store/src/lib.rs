@@ -66,7 +66,7 @@ pub use container::{
 };
 pub use document::StoredDocument;
 pub use durable::Durability;
-pub use error::StoreError;
+pub use error::{StoreError, is_no_space};
 pub use event::{Event, NewEvent};
 pub use flight::{Flight, FlightGuard, FlightWait};
 pub use format::{FORMAT_VERSION, FormatError, FormatFile, RootId};

@@ -10,7 +10,7 @@ use davit_build::{
     BuildError, BuildErrorKind, Built, Cancellable, ExportError, export_directory, export_tar,
 };
 use davit_image::{Descriptor, MediaType, Reference};
-use davit_store::{ImageCommit, Lease, TagUpdate, Target, archive::WholeFile};
+use davit_store::{ImageCommit, Lease, TagUpdate, Target, archive::WholeFile, is_no_space};
 
 use super::BuildFailure;
 use crate::{Engine, FileError, archive::SavedForm};
@@ -134,7 +134,11 @@ impl Engine {
             self.commit_built(lease, built, ImageCommit { tags, untagged, ..Default::default() })?;
         }
         if is_saved || names.is_some() {
-            built.remember(store, lease)?;
+            match built.remember(store, lease) {
+                // The result is there and named; only the next build has more to do.
+                Err(error) if is_no_space(&error.kind) => {}
+                remembered => remembered?,
+            }
         }
         Ok(())
     }

@@ -2,9 +2,9 @@
 
 use davit_image::{Digest, Platform};
 use davit_layer::ReadError;
-use davit_store::StoreError;
+use davit_store::{StoreError, is_no_space};
 
-use crate::{Hint, error::is_no_space, origin::OriginError, registry::RegistryError};
+use crate::{Hint, origin::OriginError, registry::RegistryError};
 
 /// Why a pull failed.
 #[derive(Debug, thiserror::Error)]

@@ -18,6 +18,7 @@ mod eio;
 mod flags;
 mod formats;
 mod forms;
+mod full_disk;
 mod image_words;
 mod images;
 mod kill;
