@@ -9,7 +9,7 @@ use davit_image::{
 
 use super::{
     ArchiveError, DockerImage,
-    docker::{check_layout_file, checked_name_of, parse_name},
+    docker::{check_layout_file, name_of, parse_name},
 };
 use crate::{LayerBlob, StoredDocument, Target};
 
@@ -121,7 +121,7 @@ impl ArchiveContents {
         descriptor: &Descriptor,
         wanted: &Platform,
     ) -> Result<ArchiveImage, ArchiveError> {
-        let references = checked_name_of(descriptor)?.into_iter().collect();
+        let references = name_of(descriptor).into_iter().collect();
         let mut walk = Walk {
             contents: self,
             seen: BTreeSet::new(),

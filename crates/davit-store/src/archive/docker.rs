@@ -74,20 +74,13 @@ pub(super) fn parse_name(name: &str) -> Result<Reference, ArchiveError> {
     name.parse().map_err(|source| ArchiveError::Name { name: name.to_owned(), source })
 }
 
-/// [`name_of`]; a full name that breaks the grammar is refused.
-pub(super) fn checked_name_of(descriptor: &Descriptor) -> Result<Option<Reference>, ArchiveError> {
-    match descriptor.annotations.get(CONTAINERD_NAME) {
-        Some(name) => parse_name(name).map(Some),
-        None => Ok(name_of(descriptor)),
-    }
-}
-
-/// The name that an archive's index gives to an image. A bare tag is none: it lacks the repository.
+/// The name that an archive's index gives to an image. A bare tag is none: it lacks the repository;
+/// nor is what breaks the grammar, since some tools write the place that an image came from.
 #[must_use]
 pub fn name_of(descriptor: &Descriptor) -> Option<Reference> {
     let annotations = &descriptor.annotations;
-    if let Some(name) = annotations.get(CONTAINERD_NAME) {
-        return name.parse().ok();
+    if let Some(Ok(name)) = annotations.get(CONTAINERD_NAME).map(|name| name.parse()) {
+        return Some(name);
     }
     let name = annotations.get(REF_NAME)?;
     if name.contains([':', '/']) { name.parse().ok() } else { None }

@@ -5,8 +5,8 @@ use davit_image::{
     Platform, Raw,
 };
 use davit_store::archive::{
-    ArchiveContents, ArchiveError, ArchiveLayer, LayoutDir, LayoutDirWriter, layout_file, name_of,
-    named_descriptor,
+    ArchiveContents, ArchiveError, ArchiveLayer, CONTAINERD_NAME, LayoutDir, LayoutDirWriter,
+    REF_NAME, layout_file, name_of, named_descriptor,
 };
 use davit_test::TempDir;
 
@@ -95,18 +95,30 @@ fn a_docker_archive_of_old_gets_a_manifest() {
 
 #[test]
 fn names_of_both_formats_meet() {
-    let mut contents = ArchiveContents::default();
-    let descriptor = add_image(&mut contents, "amd64", &[b"one"]);
     let config = config("amd64", &[b"one"]);
-    add_layout(&mut contents, vec![descriptor]);
     let manifest = format!(
         r#"[{{"Config":"{}","RepoTags":["app:1"],"Layers":["{}"]}}]"#,
         path(&config.digest()),
         path(&Digest::of(b"one"))
     );
-    contents.add_document("manifest.json", manifest.into_bytes()).unwrap();
-    let images = contents.images(&platform()).unwrap();
-    assert_eq!((images.len(), images[0].references.len()), (1, 1));
+    // The place that an image was copied from is no name.
+    let place = (CONTAINERD_NAME, "ocidir:///srv/layout:1");
+    for (annotations, names) in [
+        (vec![], vec!["app:1"]),
+        (vec![place], vec!["app:1"]),
+        (vec![place, (REF_NAME, "example.org/b:2")], vec!["example.org/b:2", "app:1"]),
+        (vec![(CONTAINERD_NAME, "example.org/b:2")], vec!["example.org/b:2", "app:1"]),
+    ] {
+        let mut contents = ArchiveContents::default();
+        let mut descriptor = add_image(&mut contents, "amd64", &[b"one"]);
+        let texts = annotations.iter().map(|(key, value)| (key.to_string(), value.to_string()));
+        descriptor.annotations = texts.collect();
+        add_layout(&mut contents, vec![descriptor]);
+        contents.add_document("manifest.json", manifest.clone().into_bytes()).unwrap();
+        let images = contents.images(&platform()).unwrap();
+        let names: Vec<_> = names.into_iter().map(reference).collect();
+        assert_eq!((images.len(), &images[0].references), (1, &names), "{annotations:?}");
+    }
 }
 
 #[test]
