@@ -147,13 +147,14 @@ impl<'a> Accounts<'a> {
             .map_err(|source| LoginError::Credentials { registry: registry.to_owned(), source })
     }
 
-    /// Forgets the credential for a registry; tells whether there was one.
+    /// Forgets the credential for a registry, if there is one.
     ///
     /// # Errors
     /// [`LoginError::Credentials`].
-    pub fn logout(&self, registry: &str) -> Result<bool, LoginError> {
+    pub fn logout(&self, registry: &str) -> Result<(), LoginError> {
         self.credentials()
             .erase(registry)
+            .map(drop)
             .map_err(|source| LoginError::Credentials { registry: registry.to_owned(), source })
     }
 

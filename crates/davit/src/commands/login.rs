@@ -10,6 +10,8 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use crate::{cli::Context, error::CliError, error::io_error, printer};
 
+/// What `docker logout` calls Docker Hub where no server is given.
+const HUB_KEY: &str = "https://index.docker.io/v1/";
 /// Longest password that is read.
 const PASSWORD_BYTES: u64 = 64 << 10;
 
@@ -95,25 +97,25 @@ fn is_still_good(
 pub(crate) fn logout(args: &LogoutArgs, context: &Context) -> Result<u8, CliError> {
     let registry = registry(args.server.as_deref());
     let config = context.config()?;
-    let text = if Accounts::new(&config).logout(&registry)? {
-        format!("Removing login credentials for {registry}")
-    } else {
-        format!("Not logged in to {registry}")
-    };
-    printer::line(&text)?;
+    let shown = args.server.as_deref().map(host).filter(|host| !host.is_empty());
+    printer::line(&format!("Removing login credentials for {}", shown.unwrap_or(HUB_KEY)))?;
+    Accounts::new(&config).logout(&registry)?;
     Ok(0)
 }
 
 /// The registry's host: without the scheme and path that people copy along.
 fn registry(server: Option<&str>) -> String {
-    let Some(server) = server.filter(|server| !server.is_empty()) else {
-        return DEFAULT_REGISTRY.to_owned();
-    };
-    let server = server.split_once("://").map_or(server, |(_, rest)| rest);
-    match server.split('/').next().unwrap_or(server) {
-        "index.docker.io" | "registry-1.docker.io" | "docker.io" => DEFAULT_REGISTRY.to_owned(),
+    match server.map(host).unwrap_or_default() {
+        "" | "index.docker.io" | "registry-1.docker.io" | "docker.io" => {
+            DEFAULT_REGISTRY.to_owned()
+        }
         host => host.to_owned(),
     }
+}
+
+fn host(server: &str) -> &str {
+    let server = server.split_once("://").map_or(server, |(_, rest)| rest);
+    server.split('/').next().unwrap_or(server)
 }
 
 /// The account to log in with: given, or asked for.
