@@ -209,9 +209,7 @@ impl Engine {
 
     /// The bridge network, made where it is missing.
     fn build_network(&self) -> Result<BridgeNetwork, ContainerError> {
-        let row = self.bridge_row()?;
-        let bridge = self.bridge(&row)?;
-        self.ensure_bridge(&bridge)?;
+        let (row, bridge) = self.ensure_bridge()?;
         Ok(BridgeNetwork { id: row.network.id, bridge })
     }
 }

@@ -128,11 +128,7 @@ impl Ipv6Subnet {
     /// The 40-bit global id is a digest of the id, so that two machines rarely share one.
     #[must_use]
     pub fn unique_local(root_id: &str, number: u16) -> Self {
-        let mut global = 0xcbf2_9ce4_8422_2325_u64;
-        for byte in root_id.bytes() {
-            global = (global ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        let global = u128::from((global >> 24) & 0xff_ffff_ffff);
+        let global = u128::from((fingerprint(root_id) >> 24) & 0xff_ffff_ffff);
         let network = (0xfd_u128 << 120) | (global << 80) | (u128::from(number) << 64);
         Self { network: Ipv6Addr::from(network), prefix: 64 }
     }
@@ -225,6 +221,13 @@ impl FromStr for Mac {
         }
         Ok(Self(bytes))
     }
+}
+
+/// FNV-1a of a root's id: what is chosen by it is the same in every version.
+pub(crate) fn fingerprint(root_id: &str) -> u64 {
+    root_id.bytes().fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
+        (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 macro_rules! text_conversions {

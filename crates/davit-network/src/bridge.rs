@@ -21,7 +21,7 @@ pub struct Bridge {
     pub mtu: Option<u32>,
 }
 
-/// Whether [`Bridge::ensure`] found the network or had to make it.
+/// Whether [`Bridge::ensure`] found the firewall table or had to make it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ensured {
     /// Bridge and firewall table were there.
@@ -45,18 +45,58 @@ impl Bridge {
         }
     }
 
-    /// Makes whatever is missing of the bridge, its addresses, the forwarding settings and the
-    /// firewall table, in the calling thread's network namespace.
+    /// Whether the calling thread's network namespace has a bridge of this name, and it is up: one
+    /// netlink round trip.
     ///
-    /// Idempotent and safe against a second process doing the same; costs two netlink round trips
+    /// # Errors
+    ///
+    /// Fails when the kernel cannot be asked.
+    pub fn is_up(name: &str) -> Result<bool, NetworkError> {
+        link::is_up(name)
+    }
+
+    /// Who has IPv4 addresses of the bridge by the machine's routes, in words: to be asked before
+    /// [`Bridge::raise`], since the subnet may have been chosen long ago.
+    ///
+    /// A wider route, as a VPN's to all private addresses, is no rival: the bridge's own comes
+    /// first, and every pool may lie under it.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the routes cannot be read.
+    pub fn rival(&self) -> Result<Option<String>, NetworkError> {
+        let routes = link::ipv4_routes(&self.name)?;
+        let rival = routes.into_iter().find(|route| {
+            route.subnet.overlaps(&self.ipv4) && route.subnet.prefix() >= self.ipv4.prefix()
+        });
+        Ok(rival.map(|route| match route.interface.and_then(link::name_of) {
+            Some(name) => format!("interface {name}"),
+            None => format!("the route to {}", route.subnet),
+        }))
+    }
+
+    /// Makes the bridge with its addresses and sets it up, in the calling thread's network
+    /// namespace. Idempotent.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the kernel refuses the interface, an address or a setting.
+    pub fn raise(&self) -> Result<(), NetworkError> {
+        link::raise_bridge(self)?;
+        forward::enable(self)
+    }
+
+    /// Makes whatever is missing of the forwarding settings and the firewall table of a bridge that
+    /// is up.
+    ///
+    /// Idempotent and safe against a second process doing the same; costs a netlink round trip
     /// when everything is there.
     ///
     /// # Errors
     ///
-    /// Fails when the kernel refuses an interface, an address, a setting or the table.
+    /// Fails when the kernel refuses a setting or the table.
     pub fn ensure(&self) -> Result<Ensured, NetworkError> {
-        let link_made = link::ensure_bridge(self)?;
-        if link_made || !forward::enabled(self) {
+        if !forward::enabled(self) {
             forward::enable(self)?;
         }
         if firewall::ensure(self)? { Ok(Ensured::Created) } else { Ok(Ensured::Present) }

@@ -5,7 +5,7 @@
 //! an [`Endpoint`] one container in it:
 //!
 //! ```text
-//! choose_pool -> Bridge::ensure -> Endpoint::new -> Bridge::attach ... Bridge::unpublish
+//! choose_pool -> Bridge::raise -> Bridge::ensure -> Endpoint::new -> Bridge::attach ... Bridge::unpublish
 //! ```
 //!
 //! Which address and which ports an endpoint has is decided by rows of the store, not here.
@@ -25,6 +25,7 @@ mod nft;
 mod pool;
 mod port;
 mod reserve;
+mod turn;
 
 pub use address::{InvalidMac, InvalidSubnet, Ipv4Subnet, Ipv6Subnet, Mac, both_families};
 pub use bridge::{Bridge, Ensured};
@@ -34,3 +35,4 @@ pub use link::{loopback_up, loopback_up_in};
 pub use pool::{choose_pool, ipv6_available};
 pub use port::{ExposedPorts, InvalidPort, PortMapping, PortRequest, Protocol, PublishSpec};
 pub use reserve::{Reservation, reserve};
+pub use turn::Turn;

@@ -68,12 +68,20 @@ fn link_header(index: u32, flags: u32) -> [u8; 16] {
     header
 }
 
-/// Makes the bridge unless it is there and up; whether it had to be made.
-pub(crate) fn ensure_bridge(bridge: &Bridge) -> Result<bool, NetworkError> {
+/// Whether there is an interface of this name that is up.
+pub(crate) fn is_up(name: &str) -> Result<bool, NetworkError> {
+    Ok(find(&Socket::route()?, name)?.is_some_and(|link| link.up))
+}
+
+/// The name of an interface that may be gone by now.
+pub(crate) fn name_of(index: u32) -> Option<String> {
+    let socket = Socket::route().ok()?;
+    rustix::net::netdevice::index_to_name(&socket, index).ok()
+}
+
+/// Makes the bridge, or what is missing of one that is there.
+pub(crate) fn raise_bridge(bridge: &Bridge) -> Result<(), NetworkError> {
     let socket = Socket::route()?;
-    if find(&socket, &bridge.name)?.is_some_and(|link| link.up) {
-        return Ok(false);
-    }
     let mut batch = Batch::default();
     batch.message(NEW_LINK, CREATE | EXCL, &link_header(0, 0), |link| {
         link.text(LINK_NAME, &bridge.name);
@@ -104,8 +112,7 @@ pub(crate) fn ensure_bridge(bridge: &Bridge) -> Result<bool, NetworkError> {
     // Alone, since the kernel goes on after a refusal: one that is up counts as made.
     let mut batch = Batch::default();
     batch.message(NEW_LINK, 0, &link_header(index, UP), |_| {});
-    configure(&batch)?;
-    Ok(true)
+    configure(&batch)
 }
 
 /// Makes the veth pair with its far end inside `netns` and configures that end.
@@ -227,9 +234,17 @@ pub(crate) fn remove(name: &str) -> Result<(), NetworkError> {
     }
 }
 
+/// Where packets to a subnet go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Route {
+    pub(crate) subnet: Ipv4Subnet,
+    /// Index of the interface; a route that drops packets, or has several ways, has none.
+    pub(crate) interface: Option<u32>,
+}
+
 /// Every IPv4 destination of every routing table, the machine's own addresses among them, except
 /// default routes and routes over `own`.
-pub(crate) fn ipv4_routes(own: &str) -> Result<Vec<Ipv4Subnet>, NetworkError> {
+pub(crate) fn ipv4_routes(own: &str) -> Result<Vec<Route>, NetworkError> {
     let socket = Socket::route()?;
     let own = find(&socket, own)?.map(|link| link.index);
     let mut routes = Vec::new();
@@ -247,7 +262,7 @@ pub(crate) fn ipv4_routes(own: &str) -> Result<Vec<Ipv4Subnet>, NetworkError> {
     Ok(routes)
 }
 
-fn parse_route(route: &[u8], own: Option<u32>) -> Option<Ipv4Subnet> {
+fn parse_route(route: &[u8], own: Option<u32>) -> Option<Route> {
     let (header, attributes) = route.split_at_checked(12)?;
     let interface = netlink::attribute(attributes, ROUTE_INTERFACE).and_then(netlink::number);
     if own.is_some() && interface == own {
@@ -256,7 +271,8 @@ fn parse_route(route: &[u8], own: Option<u32>) -> Option<Ipv4Subnet> {
     let address: [u8; 4] = netlink::attribute(attributes, ROUTE_DESTINATION)?.try_into().ok()?;
     // A wider route than /8 (a VPN's halves of the address space) leaves no pool; as with the
     // default route, the more specific bridge wins.
-    Ipv4Subnet::new(Ipv4Addr::from(address), header[1].min(30))
+    let subnet = Ipv4Subnet::new(Ipv4Addr::from(address), header[1].min(30))?;
+    Some(Route { subnet, interface })
 }
 
 #[derive(Debug, Clone, Copy)]

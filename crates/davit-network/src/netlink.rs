@@ -11,7 +11,7 @@ use rustix::{
         socket_with, sockopt,
     },
 };
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::NetworkError;
 
@@ -202,6 +202,12 @@ impl Refusal {
 /// A netlink socket of the network namespace it was opened in.
 #[derive(Debug)]
 pub(crate) struct Socket(OwnedFd);
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl Socket {
     /// Opens a socket for links, addresses and routes.

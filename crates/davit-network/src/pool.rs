@@ -2,30 +2,36 @@
 
 use std::net::Ipv4Addr;
 
-use crate::{Ipv4Subnet, NetworkError, link};
+use crate::{Bridge, Ipv4Subnet, NetworkError, address::fingerprint, link};
 
-/// Chooses the first default subnet that overlaps neither a route of the machine nor `taken`.
+/// Chooses the first default subnet of a root that overlaps no route of the machine; `root_id` is
+/// `None` for the machine's default root.
 ///
-/// The order is Docker's: 172.17.0.0/16 to 172.31.0.0/16, then /20s of 192.168.0.0/16. Routes over
-/// the interface `own` do not count.
+/// The default root's order is Docker's: 172.17.0.0/16 to 172.31.0.0/16, then /20s of
+/// 192.168.0.0/16. Another root begins both rows at a place of its own, so that two whose bridges
+/// are absent seldom choose the same; it is the one who raises the bridge that must look again, by
+/// [`Bridge::rival`]. Routes over the root's own bridge do not count.
 ///
 /// # Errors
 ///
 /// Fails when the routes cannot be read or every pool is taken.
-pub fn choose_pool(own: &str, taken: &[Ipv4Subnet]) -> Result<Ipv4Subnet, NetworkError> {
-    first_beside(&[&link::ipv4_routes(own)?, taken]).ok_or(NetworkError::PoolExhausted)
+pub fn choose_pool(root_id: Option<&str>) -> Result<Ipv4Subnet, NetworkError> {
+    let (own, _) = Bridge::names(root_id);
+    let used: Vec<_> = link::ipv4_routes(&own)?.into_iter().map(|route| route.subnet).collect();
+    first_beside(root_id, &used).ok_or(NetworkError::PoolExhausted)
 }
 
-/// The first default pool that overlaps none of what is used.
-fn first_beside(used: &[&[Ipv4Subnet]]) -> Option<Ipv4Subnet> {
-    defaults().find(|pool| !used.iter().copied().flatten().any(|used| used.overlaps(pool)))
+/// A root's first default pool that overlaps none of what is used.
+fn first_beside(root_id: Option<&str>, used: &[Ipv4Subnet]) -> Option<Ipv4Subnet> {
+    defaults(root_id).find(|pool| !used.iter().any(|used| used.overlaps(pool)))
 }
 
-fn defaults() -> impl Iterator<Item = Ipv4Subnet> {
-    let sixteens =
-        (17..=31).filter_map(|second| Ipv4Subnet::new(Ipv4Addr::new(172, second, 0, 0), 16));
-    let twenties = (0..=15).filter_map(|n| Ipv4Subnet::new(Ipv4Addr::new(192, 168, n * 16, 0), 20));
-    sixteens.chain(twenties)
+fn defaults(root_id: Option<&str>) -> impl Iterator<Item = Ipv4Subnet> {
+    // Never 0: the first pool is left to the default root, and to Docker.
+    let start = root_id.map_or(0, |id| 1 + u8::try_from(fingerprint(id) % 14).unwrap_or_default());
+    let sixteens = (0..15).map(move |n| (Ipv4Addr::new(172, 17 + (start + n) % 15, 0, 0), 16));
+    let twenties = (0..16).map(move |n| (Ipv4Addr::new(192, 168, (start + n) % 16 * 16, 0), 20));
+    sixteens.chain(twenties).filter_map(|(network, prefix)| Ipv4Subnet::new(network, prefix))
 }
 
 /// Whether the calling thread's namespace has IPv6 and does not disable it.
@@ -41,7 +47,7 @@ mod tests {
 
     #[test]
     fn default_pools_are_dockers() {
-        let pools: Vec<_> = defaults().map(|pool| pool.to_string()).collect();
+        let pools: Vec<_> = defaults(None).map(|pool| pool.to_string()).collect();
         assert_eq!(pools.len(), 31);
         assert_eq!(pools[0], "172.17.0.0/16");
         assert_eq!(pools[14], "172.31.0.0/16");
@@ -51,11 +57,30 @@ mod tests {
 
     #[test]
     fn taken_pools_are_passed_over() {
-        let all: Vec<_> = defaults().collect();
-        assert!(matches!(choose_pool("davit0", &all), Err(NetworkError::PoolExhausted)));
-        let (head, tail) = (&all[..7], &all[8..]);
-        assert_eq!(first_beside(&[head, tail]), Some(all[7]));
-        assert_eq!(first_beside(&[head]), Some(all[7]));
-        assert_eq!(first_beside(&[&["172.16.0.0/12".parse().expect("a subnet")]]), Some(all[15]));
+        for root_id in [None, Some("00f3a9c1d2e4b5a6")] {
+            let all: Vec<_> = defaults(root_id).collect();
+            assert_eq!(first_beside(root_id, &all), None);
+            let (head, tail) = (&all[..7], &all[8..]);
+            assert_eq!(first_beside(root_id, &[head, tail].concat()), Some(all[7]));
+            assert_eq!(first_beside(root_id, head), Some(all[7]));
+            let sixteens = "172.16.0.0/12".parse().expect("a subnet");
+            assert_eq!(first_beside(root_id, &[sixteens]), Some(all[15]));
+        }
+    }
+
+    #[test]
+    fn roots_begin_at_places_of_their_own() {
+        let dockers: Vec<_> = defaults(None).collect();
+        let mut first = std::collections::BTreeSet::new();
+        for number in 0..256_u64 {
+            let pools: Vec<_> = defaults(Some(&format!("{number:016x}"))).collect();
+            assert_ne!(pools[0], dockers[0]);
+            first.insert(pools[0]);
+            let mut sorted = pools.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, dockers, "all of them, once");
+            assert_eq!(pools[15].prefix(), 20, "the larger ones first");
+        }
+        assert_eq!(first.len(), 14, "every place but the default root's");
     }
 }

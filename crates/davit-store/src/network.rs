@@ -186,6 +186,18 @@ impl Store {
         })
     }
 
+    /// Gives a network a pool in place of its ones of the same family. Containers that hold an
+    /// address there hold one of the new pool instead, as long as it has any; the pools must not
+    /// overlap.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn move_network(&self, network_id: &str, pool: &Pool) -> Result<(), StoreError> {
+        let sql = |e| self.database.error("move a network", e);
+        self.database
+            .write(Class::Normal, "move a network", |tx| move_to(tx, network_id, pool).map_err(sql))
+    }
+
     /// Addresses held on a network.
     ///
     /// # Errors
@@ -239,18 +251,40 @@ fn insert(tx: &Transaction<'_>, network: &NewNetwork) -> rusqlite::Result<()> {
             now(),
         ],
     )?;
-    for pool in &network.pools {
+    network.pools.iter().try_for_each(|pool| insert_pool(tx, &network.id, pool))
+}
+
+fn insert_pool(tx: &Transaction<'_>, network_id: &str, pool: &Pool) -> rusqlite::Result<()> {
+    tx.execute(
+        "INSERT INTO network_pools (network_id, subnet, prefix, gateway, first, last)
+         VALUES (?, ?, ?, ?, ?, ?)",
+        params![
+            network_id,
+            octets(pool.subnet),
+            pool.prefix,
+            octets(pool.gateway),
+            octets(pool.first),
+            octets(pool.last),
+        ],
+    )
+    .map(drop)
+}
+
+fn move_to(tx: &Transaction<'_>, network_id: &str, pool: &Pool) -> rusqlite::Result<()> {
+    tx.execute(
+        "DELETE FROM network_pools WHERE network_id = ? AND length(subnet) = length(?)",
+        params![network_id, octets(pool.subnet)],
+    )?;
+    insert_pool(tx, network_id, pool)?;
+    let held = addresses(tx, "network_id", network_id)?.into_iter().map(|row| row.address);
+    let held = held.filter(|held| held.is_ipv4() == pool.subnet.is_ipv4());
+    let free = (number(pool.first)..=number(pool.last))
+        .map(|number| from_number(number, pool.first))
+        .filter(|free| *free != pool.gateway);
+    for (old, new) in held.zip(free) {
         tx.execute(
-            "INSERT INTO network_pools (network_id, subnet, prefix, gateway, first, last)
-             VALUES (?, ?, ?, ?, ?, ?)",
-            params![
-                network.id,
-                octets(pool.subnet),
-                pool.prefix,
-                octets(pool.gateway),
-                octets(pool.first),
-                octets(pool.last),
-            ],
+            "UPDATE addresses SET address = ? WHERE network_id = ? AND address = ?",
+            params![octets(new), network_id, octets(old)],
         )?;
     }
     Ok(())

@@ -68,6 +68,19 @@ pub enum ContainerError {
     /// The network cannot be made.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// While the bridge was away, somebody else got its addresses.
+    #[error(
+        "the addresses {subnet} of network bridge are those of {rival} by now, and container {} \
+         has one of them", container.get(..12).unwrap_or(container)
+    )]
+    PoolLost {
+        /// Of the network.
+        subnet: String,
+        /// Who has it.
+        rival: String,
+        /// Id of a container that runs.
+        container: String,
+    },
     /// The runtime failed.
     #[error(transparent)]
     Runtime(#[from] davit_runtime::LaunchError),
@@ -158,6 +171,13 @@ impl Hint for ContainerError {
             // The monitor, which mounts, has words alone to tell it by.
             Self::Start { reason, .. } if reason.starts_with(NO_ROOTFS) => {
                 vec!["davit system check --repair".to_owned()]
+            }
+            Self::PoolLost { subnet, rival, container } => {
+                let container = container.get(..12).unwrap_or(container);
+                vec![
+                    format!("davit stop {container}, and the network gets other addresses"),
+                    format!("or take {subnet} from {rival} (`ip address`, `ip route`)"),
+                ]
             }
             Self::Network(NetworkError::PortTaken { .. }) => {
                 vec!["publish another port, or find its holder with `ss -tulpn`".to_owned()]

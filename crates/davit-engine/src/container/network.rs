@@ -3,15 +3,19 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use davit_network::{
-    Bridge, Endpoint, Ensured, Ipv4Subnet, Ipv6Subnet, PortMapping, Protocol, both_families,
+    Bridge, Endpoint, Ensured, Ipv4Subnet, Ipv6Subnet, PortMapping, Protocol, Turn, both_families,
     choose_pool,
 };
+use davit_runtime::monitor::state::Summary;
 use davit_store::{
     AddressClaim, Claimed, NetworkRow, NewNetwork, Pool, PortClaim, PortProtocol, PublishedPort,
     StoreError,
 };
 
-use super::{Container, ContainerError, ContainerSpec, NetworkMode, name};
+use super::{
+    Container, ContainerError, ContainerSpec, NetworkMode, name,
+    status::{LockHolder, lock_holder},
+};
 use crate::Engine;
 
 const DEFAULT_ROOT: &str = "/var/lib/davit";
@@ -60,15 +64,7 @@ impl Engine {
     }
 
     fn new_bridge(&self) -> Result<NewNetwork, ContainerError> {
-        let (interface, _) = Bridge::names(self.kernel_id());
-        let ipv4 = choose_pool(&interface, &[])?;
-        let mut pools = vec![Pool {
-            subnet: ipv4.network().into(),
-            prefix: ipv4.prefix(),
-            gateway: ipv4.gateway().into(),
-            first: next4(ipv4.gateway()).into(),
-            last: previous4(ipv4.broadcast()).into(),
-        }];
+        let mut pools = vec![pool4(choose_pool(self.kernel_id())?)];
         if davit_network::ipv6_available() {
             pools.push(pool6(Ipv6Subnet::unique_local(self.store().format().root_id.as_str(), 0)));
         }
@@ -111,12 +107,67 @@ impl Engine {
         Ok(rows.swap_remove(index))
     }
 
-    /// Makes the bridge unless it is there. After its firewall table was lost, the ports of running
-    /// containers are published again.
-    pub(crate) fn ensure_bridge(&self, bridge: &Bridge) -> Result<(), ContainerError> {
-        if bridge.ensure()? == Ensured::Present {
+    /// The bridge network with its bridge, which is made unless it is there; that may move the
+    /// network, with the addresses that are held, to another pool. After its firewall table was
+    /// lost, the ports of running containers are published again.
+    pub(crate) fn ensure_bridge(&self) -> Result<(NetworkRow, Bridge), ContainerError> {
+        if !Bridge::is_up(&Bridge::names(self.kernel_id()).0)? {
+            self.raise_bridge()?;
+        }
+        // Read now: as long as the bridge is up the network does not move.
+        let row = self.bridge_row()?;
+        let bridge = self.bridge(&row)?;
+        if bridge.ensure()? == Ensured::Created {
+            self.publish_again(&bridge)?;
+        }
+        Ok((row, bridge))
+    }
+
+    fn raise_bridge(&self) -> Result<(), ContainerError> {
+        let _turn = Turn::take()?;
+        let row = self.bridge_row()?;
+        let mut bridge = self.bridge(&row)?;
+        if Bridge::is_up(&bridge.name)? {
+            // Another process was faster.
             return Ok(());
         }
+        if let Some(rival) = bridge.rival()? {
+            self.give_way(&row.network, &bridge, rival)?;
+            bridge = self.bridge(&self.bridge_row()?)?;
+        }
+        Ok(bridge.raise()?)
+    }
+
+    /// Moves the network to a pool that nobody has.
+    fn give_way(
+        &self,
+        network: &NewNetwork,
+        bridge: &Bridge,
+        rival: String,
+    ) -> Result<(), ContainerError> {
+        for held in self.store().network_addresses(&network.id)? {
+            let container = held.container_id;
+            if self.was_attached(&container)? {
+                let subnet = bridge.ipv4.to_string();
+                return Err(ContainerError::PoolLost { subnet, rival, container });
+            }
+        }
+        let pool = pool4(choose_pool(self.kernel_id())?);
+        // The firewall table knows the old pool.
+        bridge.remove()?;
+        Ok(self.store().move_network(&network.id, &pool)?)
+    }
+
+    /// Whether a container runs, or is about to again, with the addresses it holds; one that is
+    /// only being started asks for them once the bridge is up.
+    fn was_attached(&self, id: &str) -> Result<bool, ContainerError> {
+        // Not [`Engine::examine`], which may start a container: that wants this turn, too.
+        let lock = self.store().layout().run_container(id).join("lock");
+        let is_watched = lock_holder(&lock)? == LockHolder::Somebody;
+        Ok(is_watched && Summary::of(&self.records(id)?).process().is_some())
+    }
+
+    fn publish_again(&self, bridge: &Bridge) -> Result<(), ContainerError> {
         for row in self.store().containers(&davit_store::ContainerFilter {
             status: Some("running".to_owned()),
             ..Default::default()
@@ -157,6 +208,16 @@ fn simple_network(name: &str) -> Result<NewNetwork, ContainerError> {
         pools: Vec::new(),
         spec: serde_json::json!({}),
     })
+}
+
+fn pool4(subnet: Ipv4Subnet) -> Pool {
+    Pool {
+        subnet: subnet.network().into(),
+        prefix: subnet.prefix(),
+        gateway: subnet.gateway().into(),
+        first: next4(subnet.gateway()).into(),
+        last: previous4(subnet.broadcast()).into(),
+    }
 }
 
 fn next4(address: Ipv4Addr) -> Ipv4Addr {

@@ -2,13 +2,14 @@
 
 use std::{
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use davit_image::ImageId;
+use davit_network::Bridge;
 use davit_runtime::{
     Identity,
     monitor::{
@@ -20,7 +21,7 @@ use davit_runtime::{
 use davit_snapshot::{
     Durability as UpperDurability, InodeNumbers, Mountpoints, OverlayOptions, PrepareOptions,
 };
-use davit_store::{Claimed, Durability};
+use davit_store::{ClaimError, Claimed, Durability};
 
 use super::{
     Connection, Container, ContainerError, ContainerSpec, CreateRequest, Created, NetworkMode,
@@ -261,7 +262,7 @@ impl Engine {
         let run_directory = self.store().layout().run_container(id);
         let Planned { plan, joins } = self.plan(spec, id)?;
         let joins = self.join_paths(&joins)?;
-        let network = self.network(spec, claimed)?;
+        let network = self.network(container, claimed)?;
         let addresses: Vec<IpAddr> = match &network {
             Network::Bridge { ipv4, ipv6, .. } => {
                 std::iter::once((*ipv4).into()).chain(ipv6.map(Into::into)).collect()
@@ -359,22 +360,41 @@ impl Engine {
         plan::plan(spec, &around)
     }
 
-    fn network(&self, spec: &ContainerSpec, claimed: &Claimed) -> Result<Network, ContainerError> {
-        match spec.network {
+    fn network(&self, container: &Container, claimed: &Claimed) -> Result<Network, ContainerError> {
+        match container.spec.network {
             NetworkMode::Host | NetworkMode::Container(_) => Ok(Network::Shared),
             NetworkMode::None => Ok(Network::Loopback),
             NetworkMode::Bridge => {
-                let bridge = self.bridge(&self.bridge_row()?)?;
-                self.ensure_bridge(&bridge)?;
-                let (ipv4, ipv6) = davit_network::both_families(&claimed_addresses(claimed))
-                    .ok_or_else(|| {
-                        ContainerError::Conflict("the network gave no address".to_owned())
-                    })?;
+                let (row, bridge) = self.ensure_bridge()?;
+                let claimed_ones = davit_network::both_families(&claimed_addresses(claimed));
+                let (ipv4, ipv6) = match claimed_ones {
+                    Some(addresses) if bridge.ipv4.contains(addresses.0) => addresses,
+                    _ => self.moved_addresses(container, &row.network.id, &bridge)?,
+                };
                 let ipv6 = ipv6.filter(|_| bridge.ipv6.is_some());
                 let ports = mappings(claimed.ports.iter().copied());
                 Ok(Network::Bridge { bridge: Box::new(bridge), ipv4, ipv6, ports })
             }
         }
+    }
+
+    /// What a container holds since its network has moved.
+    fn moved_addresses(
+        &self,
+        container: &Container,
+        network: &str,
+        bridge: &Bridge,
+    ) -> Result<(Ipv4Addr, Option<Ipv6Addr>), ContainerError> {
+        let lost = |address: &&IpAddr| match address {
+            IpAddr::V4(address) => !bridge.ipv4.contains(*address),
+            IpAddr::V6(_) => false,
+        };
+        if let Some(&address) = container.spec.addresses.iter().find(lost) {
+            return Err(ClaimError::NoPool { network: network.to_owned(), address }.into());
+        }
+        let held = self.endpoint(&container.id)?.filter(|held| bridge.ipv4.contains(held.ipv4));
+        held.map(|held| (held.ipv4, held.ipv6))
+            .ok_or_else(|| ContainerError::Conflict("the network gave no address".to_owned()))
     }
 
     fn join_paths(&self, joins: &[(String, &'static str)]) -> Result<Vec<PathBuf>, ContainerError> {

@@ -90,7 +90,7 @@ pub struct Status {
 const ORPHANED: i32 = 137;
 
 /// Who holds a container's lock.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LockHolder {
     /// Its monitor, or a command that is starting or removing it.
     Somebody,

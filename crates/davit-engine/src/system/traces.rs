@@ -33,7 +33,7 @@ impl Engine {
     }
 
     /// Takes bridge, firewall table and empty cgroups off the machine unless a container runs. The
-    /// next container makes them again, with the same subnet.
+    /// next container makes them again, with the same subnet unless somebody has it by then.
     ///
     /// # Errors
     /// What the kernel refuses.

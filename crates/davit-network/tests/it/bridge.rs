@@ -7,8 +7,7 @@ use std::{
 };
 
 use davit_network::{
-    Bridge, Endpoint, Ensured, Ipv4Subnet, Ipv6Subnet, NetworkError, PortMapping, Protocol,
-    choose_pool,
+    Bridge, Endpoint, Ensured, Ipv6Subnet, NetworkError, PortMapping, Protocol, choose_pool,
 };
 use davit_test::need_tool;
 
@@ -36,10 +35,13 @@ impl World {
             namespace.run("ip link set wan up");
         }
         let (name, table) = Bridge::names(Some("0123456789abcdef"));
-        let ipv4 = host.inside(|| choose_pool(&name, &[])).expect("a pool");
+        let ipv4 = host.inside(|| choose_pool(Some("0123456789abcdef"))).expect("a pool");
         let ipv6 = Some(Ipv6Subnet::unique_local("0123456789abcdef", 0));
         let bridge = Bridge { name, table, ipv4, ipv6, mtu: None };
-        let ensured = host.inside(|| bridge.ensure()).expect("the bridge");
+        assert!(!host.inside(|| Bridge::is_up(&bridge.name)).expect("an answer"));
+        let raise = || bridge.raise().and_then(|()| bridge.ensure());
+        let ensured = host.inside(raise).expect("the bridge");
+        assert!(host.inside(|| Bridge::is_up(&bridge.name)).expect("an answer"));
         assert_eq!(ensured, Ensured::Created);
         let mut world = Self { host, outside, containers: Vec::new(), bridge };
         for ports in ports {
@@ -307,13 +309,25 @@ fn pools_avoid_the_machines_routes() {
     if need_tool("ip").is_none() {
         return;
     }
-    let choose =
-        || namespace.inside(|| choose_pool("davit0", &[])).map(|pool| pool.to_string()).ok();
+    let choose = || namespace.inside(|| choose_pool(None)).map(|pool| pool.to_string()).ok();
     assert_eq!(choose().as_deref(), Some("172.17.0.0/16"));
     namespace.run("ip route add 172.17.4.0/24 dev lo");
     namespace.run("ip route add 172.18.0.0/15 dev lo");
     assert_eq!(choose().as_deref(), Some("172.20.0.0/16"));
-    let taken: Ipv4Subnet = "172.20.0.0/16".parse().expect("a subnet");
-    let next = namespace.inside(|| choose_pool("davit0", &[taken])).expect("a pool");
-    assert_eq!(next.to_string(), "172.21.0.0/16");
+    let (name, table) = Bridge::names(None);
+    let rival = |ipv4: &str| {
+        let ipv4 = ipv4.parse().expect("a subnet");
+        let (name, table) = (name.clone(), table.clone());
+        namespace.inside(|| Bridge { name, table, ipv4, ipv6: None, mtu: None }.rival())
+    };
+    namespace.run("ip route add blackhole 172.22.3.0/24");
+    namespace.run("ip route add blackhole 172.24.0.0/13");
+    for (subnet, expected) in [
+        ("172.17.0.0/16", Some("interface lo")),
+        ("172.20.0.0/16", None),
+        ("172.26.0.0/16", None),
+        ("172.22.0.0/16", Some("the route to 172.22.3.0/24")),
+    ] {
+        assert_eq!(rival(subnet).expect("an answer").as_deref(), expected, "{subnet}");
+    }
 }

@@ -102,6 +102,35 @@ fn a_lease_holds_addresses_as_long_as_it_lives() {
 }
 
 #[test]
+fn a_network_moves_with_what_is_held_on_it() {
+    let temp = TempDir::new();
+    let store = open(&temp);
+    let net = network(&store, "10.9.0.9");
+    for id in ["a1", "a2", "a3"] {
+        create(&store, id, &net, &[]).unwrap();
+    }
+    store.remove_container(&"a1".repeat(32), Durability::Durable).unwrap();
+    let mut pool = store.network(&net).unwrap().network.pools[0];
+    for (address, new) in [
+        (&mut pool.subnet, "10.10.0.0"),
+        (&mut pool.gateway, "10.10.0.1"),
+        (&mut pool.first, "10.10.0.1"),
+        (&mut pool.last, "10.10.0.9"),
+    ] {
+        *address = ip(new);
+    }
+    store.move_network(&net, &pool).unwrap();
+    let pools = store.network(&net).unwrap().network.pools;
+    assert_eq!(pools[0], pool);
+    assert_eq!((pools.len(), pools[1].subnet), (2, ip("fd00:9::")), "the other family stays");
+    let held = store.network_addresses(&net).unwrap().into_iter().map(|row| row.address);
+    let held: Vec<_> = held.collect();
+    assert_eq!(held, [ip("10.10.0.2"), ip("10.10.0.3"), ip("fd00:9::3"), ip("fd00:9::4")]);
+    let next = create(&store, "a4", &net, &[]).unwrap();
+    assert_eq!(next.addresses[0].1, ip("10.10.0.4"));
+}
+
+#[test]
 fn an_image_that_is_gone_gets_no_container() {
     let temp = TempDir::new();
     let store = open(&temp);

@@ -38,14 +38,22 @@ impl Machine {
         if !need_root() {
             return None;
         }
-        let (unshare, _nsenter) = (need_tool("unshare")?, need_tool("nsenter")?);
+        let (mut unshare, _nsenter) = (Command::new(need_tool("unshare")?), need_tool("nsenter")?);
+        unshare.args(["--net", "--kill-child", "sh", "-c"]);
+        Self::held_by(unshare.arg("ip link set lo up; exec sleep 900"))
+    }
+
+    /// Other roots in the same network namespace.
+    pub(crate) fn beside(&self) -> Option<Self> {
+        let mut enter = Command::new("nsenter");
+        Self::held_by(
+            enter.arg(format!("--net={}", self.namespace().display())).args(["sleep", "900"]),
+        )
+    }
+
+    fn held_by(command: &mut Command) -> Option<Self> {
         let image = need_image("busybox-musl-amd64")?;
-        let holder = Command::new(unshare)
-            .args(["--net", "--kill-child", "sh", "-c"])
-            .arg("ip link set lo up; exec sleep 900")
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("unshare starts");
+        let holder = command.stdin(Stdio::null()).spawn().expect("the holder starts");
         let machine = Self { davit: crate::davit(), holder };
         machine.wait_for_namespace();
         machine.load(&image);
@@ -55,7 +63,7 @@ impl Machine {
     fn wait_for_namespace(&self) {
         let own = std::fs::read_link("/proc/self/ns/net").expect("own namespace");
         let path = format!("/proc/{}/ns/net", self.holder.id());
-        until("unshare has made a namespace", || {
+        until("the holder is in its namespace", || {
             std::fs::read_link(&path).is_ok_and(|link| link != own)
         });
     }

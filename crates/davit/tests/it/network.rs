@@ -4,6 +4,9 @@ use davit_test::need_tool;
 
 use crate::machine::{Machine, until};
 
+#[path = "network/pools.rs"]
+mod pools;
+
 #[test]
 fn published_ports_are_reached_and_freed() {
     let Some(machine) = Machine::new() else { return };
