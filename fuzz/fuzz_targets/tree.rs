@@ -1,6 +1,12 @@
 //! Whatever nodes are given, the writer refuses them or writes what the strict reader accepts and
-//! reads back the same. The bytes themselves, read as a tree, are refused without a panic.
+//! reads back the same, and `fsck.erofs` too where it is found. The bytes themselves, read as a tree,
+//! are refused without a panic.
 #![no_main]
+
+#[path = "../../crates/davit-snapshot/tests/it/fsck.rs"]
+mod fsck;
+
+use std::sync::LazyLock;
 
 use davit_image::{DiffId, Digest};
 use davit_layer::{Extent, Extents, Mtime, XattrMap, Xattrs};
@@ -26,6 +32,11 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     sizes.sort_unstable();
     expected.sort_unstable();
     assert_eq!(sizes, expected);
+    // A process takes as long as hundreds of inputs, so the tree's bytes decide whether it starts: a
+    // finding stays one.
+    if Digest::of(&written).bytes()[0] % 16 == 0 && *HAS_FSCK {
+        judge(&image, &written);
+    }
     // A damaged tree is refused or still whole; never a panic.
     if let [.., at, value] = bytes {
         let at = usize::from(*at) * 37 % written.len();
@@ -33,6 +44,19 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         let _either: Result<_, _> = Tree::parse(&written);
     }
 });
+
+/// Its absence is told once, not for each input.
+static HAS_FSCK: LazyLock<bool> = LazyLock::new(|| fsck::command().is_some());
+
+/// Panics unless `fsck.erofs` accepts the tree; fuzzed trees are never mounted.
+fn judge(image: &Image<'_>, written: &[u8]) {
+    let directory = davit_test::TempDir::new();
+    let [tree, tar] = ["tree.erofs", "tar"].map(|name| directory.path().join(name));
+    fs_err::write(&tree, written).expect("the tree is kept for the judge");
+    let size_bytes = image.devices[0].size_bytes;
+    fs_err::File::create(&tar).and_then(|tar| tar.set_len(size_bytes)).expect("an empty tar");
+    fsck::check(&tree, &[&tar]);
+}
 
 /// A node in words that it can borrow from.
 struct Recipe {
