@@ -14,7 +14,7 @@ use fs_err as fs;
 
 use crate::{
     BlobRecord, BootId, LayerRow, Partials, Presence, Store, StoreError, TreeForm, TreeRow, blob,
-    layer, regular,
+    layer, regular, tree,
 };
 
 pub use repair::{CheckTable, Lacking, RebuildTable, Restore};
@@ -314,6 +314,11 @@ impl Store {
             if self.tree(&tree.id)?.is_none() {
                 continue;
             }
+            if self.is_of_earlier_boot(tree.boot.as_ref()) {
+                self.drop_tree(&tree.id)?;
+                report.leftovers += 1;
+                continue;
+            }
             if options.repair {
                 self.drop_tree(&tree.id)?;
                 fault.repair = Repair::Dropped;
@@ -328,11 +333,20 @@ impl Store {
             TreeForm::Extracted => (self.layout().extracted(&tree.id), true),
             _ => (self.layout().tree(&tree.id), false),
         };
+        let is_it = |facts: &std::fs::Metadata| match extracted {
+            true => facts.is_dir(),
+            false => facts.is_file() && facts.len() == tree.size,
+        };
         let detail = match fs::symlink_metadata(&path) {
             Ok(_) if has_other_layers(tree) => "its layers are not those of its chain".to_owned(),
-            Ok(facts) if extracted && facts.is_dir() => return None,
-            Ok(facts) if !extracted && facts.is_file() && facts.len() == tree.size => return None,
-            Ok(facts) => format!("has {} bytes, expected {}", facts.len(), tree.size),
+            Ok(facts) if !is_it(&facts) => {
+                format!("has {} bytes, expected {}", facts.len(), tree.size)
+            }
+            Ok(_) => match tree::checksum(tree.form, &path) {
+                Ok(found) if tree.crc32c.is_none_or(|expected| found == expected) => return None,
+                Ok(_) => "differs from what was written".to_owned(),
+                Err(error) => error.to_string(),
+            },
             Err(error) => error.to_string(),
         };
         Some(Fault::new(FaultKind::TreeDamaged, tree.id.clone(), detail))

@@ -1,15 +1,17 @@
 //! Trees: derived, disposable images of runs of layers, under `trees/` and `dirs/`.
 
+mod checksum;
+
 use std::path::{Path, PathBuf};
 
 use davit_image::{ChainId, DiffId};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use crate::{
-    Store, StoreError,
+    BootId, Store, StoreError,
     database::{Class, json, parsed, parsed_option, size, to_json, to_sql_size},
     durable,
-    layer::{UnknownWord, column_enum},
+    layer::{self, UnknownWord, column_enum},
     lock::Lock,
     store::now,
 };
@@ -58,6 +60,10 @@ pub struct TreeRow {
     pub layers: Vec<DiffId>,
     /// Size of the file in bytes, or of all files of an extracted tree.
     pub size: u64,
+    /// CRC-32C of what was written, unless an earlier version wrote it.
+    pub crc32c: Option<u32>,
+    /// The boot in which it was written: it is never synced.
+    pub boot: Option<BootId>,
     /// What else its maker wants to find again.
     pub spec: serde_json::Value,
 }
@@ -86,9 +92,11 @@ impl Store {
     /// What the database says.
     pub fn tree(&self, id: &str) -> Result<Option<TreeRow>, StoreError> {
         self.database.read("look up a tree", |c| {
-            c.prepare_cached("SELECT id, form, chain_id, size, spec FROM trees WHERE id = ?")
-                .and_then(|mut s| s.query_row([id], |row| of_row(c, row)).optional())
-                .map_err(|e| self.database.error("look up a tree", e))
+            c.prepare_cached(
+                "SELECT id, form, chain_id, size, spec, crc32c, boot FROM trees WHERE id = ?",
+            )
+            .and_then(|mut s| s.query_row([id], |row| of_row(c, row)).optional())
+            .map_err(|e| self.database.error("look up a tree", e))
         })
     }
 
@@ -102,7 +110,7 @@ impl Store {
             let mut found = Vec::new();
             let mut statement = c
                 .prepare_cached(
-                    "SELECT id, form, chain_id, size, spec FROM trees WHERE chain_id = ?
+                    "SELECT id, form, chain_id, size, spec, crc32c, boot FROM trees WHERE chain_id = ?
                      ORDER BY created, id",
                 )
                 .map_err(sql)?;
@@ -125,7 +133,9 @@ impl Store {
         let sql = |e| self.database.error("list the trees", e);
         self.database.snapshot("list the trees", |c| {
             let mut statement = c
-                .prepare_cached("SELECT id, form, chain_id, size, spec FROM trees ORDER BY id")
+                .prepare_cached(
+                    "SELECT id, form, chain_id, size, spec, crc32c, boot FROM trees ORDER BY id",
+                )
                 .map_err(sql)?;
             let rows = statement.query_map([], |row| of_row(c, row)).map_err(sql)?;
             rows.collect::<Result<_, _>>().map_err(sql)
@@ -208,8 +218,9 @@ impl TreeIngest<'_> {
             rustix::fs::chmod(&from, rustix::fs::Mode::RUSR)
                 .map_err(|e| StoreError::io("protect", &from, e))?;
         }
+        let crc32c = checksum(tree.form, &from)?;
         let lock = self.lock.take().expect("only commit and drop take the lock");
-        let published = self.store.publish_tree((&from, &to), tree, size_bytes);
+        let published = self.store.publish_tree((&from, &to), tree, (size_bytes, crc32c));
         self.store.discard(lock)?;
         published
     }
@@ -232,12 +243,12 @@ impl Store {
         &self,
         (from, to): (&Path, &Path),
         tree: &NewTree,
-        size_bytes: u64,
+        (size_bytes, crc32c): (u64, u32),
     ) -> Result<(), StoreError> {
         let sql = |e| self.database.error("record a tree", e);
         self.database.write(Class::Normal, "record a tree", |tx| {
             for diff_id in &tree.layers {
-                if crate::layer::find(&self.database, tx, diff_id)?.is_none() {
+                if layer::find(&self.database, tx, diff_id)?.is_none() {
                     return Err(StoreError::MissingLayer(*diff_id));
                 }
             }
@@ -252,15 +263,31 @@ impl Store {
                 self.move_to_trash(to)?;
             }
             durable::rename_new(from, to)?;
-            insert(tx, tree, size_bytes).map_err(sql)
+            insert(tx, tree, (size_bytes, crc32c), self.boot_id()).map_err(sql)
         })
     }
 }
 
-fn insert(tx: &Transaction<'_>, tree: &NewTree, size_bytes: u64) -> rusqlite::Result<()> {
+/// CRC-32C of a tree as it lies there.
+pub(crate) fn checksum(form: TreeForm, path: &Path) -> Result<u32, StoreError> {
+    match form {
+        TreeForm::Extracted => {
+            checksum::extracted(path).map_err(|e| StoreError::io("read", path, e))
+        }
+        _ => layer::checksum(path).map(|(_, crc32c)| crc32c),
+    }
+}
+
+fn insert(
+    tx: &Transaction<'_>,
+    tree: &NewTree,
+    (size_bytes, crc32c): (u64, u32),
+    boot: &BootId,
+) -> rusqlite::Result<()> {
     tx.execute("DELETE FROM trees WHERE id = ?", [&tree.id])?;
     tx.execute(
-        "INSERT INTO trees (id, form, chain_id, size, spec, created) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO trees (id, form, chain_id, size, spec, created, crc32c, boot)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         params![
             tree.id,
             tree.form.to_string(),
@@ -268,6 +295,8 @@ fn insert(tx: &Transaction<'_>, tree: &NewTree, size_bytes: u64) -> rusqlite::Re
             to_sql_size(size_bytes),
             to_json(&tree.spec),
             now(),
+            crc32c,
+            boot.as_str(),
         ],
     )?;
     for (position, diff_id) in (0_u32..).zip(&tree.layers) {
@@ -290,6 +319,8 @@ fn of_row(c: &Connection, row: &rusqlite::Row<'_>) -> rusqlite::Result<TreeRow> 
         chain_id: parsed_option(row, 2)?,
         size: size(row, 3)?,
         spec: json(row, 4)?,
+        crc32c: row.get(5)?,
+        boot: row.get::<_, Option<String>>(6)?.as_deref().map(BootId::new),
         layers,
         id,
     })

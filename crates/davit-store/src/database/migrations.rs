@@ -11,8 +11,12 @@ use rusqlite::{Connection, ErrorCode};
 use super::{Class, Database};
 use crate::StoreError;
 
-const STEPS: &[&str] =
-    &[include_str!("step_001.sql"), include_str!("step_002.sql"), include_str!("step_003.sql")];
+const STEPS: &[&str] = &[
+    include_str!("step_001.sql"),
+    include_str!("step_002.sql"),
+    include_str!("step_003.sql"),
+    include_str!("step_004.sql"),
+];
 
 /// Brings the schema up to date; tells whether anything was to be done.
 pub(super) fn run(database: &Database) -> Result<bool, StoreError> {
@@ -97,6 +101,7 @@ mod tests {
         include_str!("recorded/version_1.sql"),
         include_str!("recorded/version_2.sql"),
         include_str!("recorded/version_3.sql"),
+        include_str!("recorded/version_4.sql"),
     ];
 
     /// Steps that a later davit may add.

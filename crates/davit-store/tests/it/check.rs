@@ -114,6 +114,18 @@ const CASES: &[Case] = &[
         survives: true,
     },
     Case {
+        name: "a flipped bit in a tree",
+        harm: |store, _| overwrite(&store.layout().tree("abcd"), b"erofr"),
+        expected: &[FaultKind::TreeDamaged],
+        survives: true,
+    },
+    Case {
+        name: "an edited file of an extracted tree",
+        harm: |store, _| fs_err::write(store.layout().extracted("ab-c").join("d/f"), "3").unwrap(),
+        expected: &[FaultKind::TreeDamaged],
+        survives: true,
+    },
+    Case {
         name: "pipes, whose writer never comes",
         harm: |store, _| {
             for path in [config(store), tar(store), table(store)] {
@@ -145,16 +157,20 @@ fn prepare(temp: &TempDir) -> Store {
 }
 
 fn commit_tree(store: &Store) {
-    let ingest = store.begin_tree().unwrap();
-    fs_err::write(ingest.image_path(), b"erofs").unwrap();
-    let tree = NewTree {
-        id: "abcd".to_owned(),
-        form: TreeForm::Base,
+    let new = |id: &str, form| NewTree {
+        id: id.to_owned(),
+        form,
         chain_id: ChainId::of(&[diff_id(b"two")]),
         layers: vec![diff_id(b"two")],
         spec: serde_json::Value::Null,
     };
-    ingest.commit(&tree, 5).unwrap();
+    let ingest = store.begin_tree().unwrap();
+    fs_err::write(ingest.image_path(), b"erofs").unwrap();
+    ingest.commit(&new("abcd", TreeForm::Base), 5).unwrap();
+    let ingest = store.begin_tree().unwrap();
+    fs_err::create_dir_all(ingest.extracted_path().join("d")).unwrap();
+    fs_err::write(ingest.extracted_path().join("d/f"), b"2").unwrap();
+    ingest.commit(&new("ab-c", TreeForm::Extracted), 1).unwrap();
 }
 
 fn kinds(report: &CheckReport) -> Vec<FaultKind> {
@@ -348,7 +364,7 @@ const EDITS: &[Edit] = &[
         repair: Repair::Rebuilt,
     },
     Edit { sql: "DELETE FROM trees", expected: &["tree_layers"], repair: Repair::Dropped },
-    Edit { sql: "DELETE FROM tree_layers", expected: &["abcd"], repair: Repair::Dropped },
+    Edit { sql: "DELETE FROM tree_layers", expected: &["ab-c", "abcd"], repair: Repair::Dropped },
     Edit {
         sql: "UPDATE tags SET digest = 'sha256:12' WHERE reference LIKE '%harmed%'",
         expected: &["tags docker.io/library/harmed:1"],
@@ -403,7 +419,7 @@ const EDITS: &[Edit] = &[
     },
     Edit {
         sql: "UPDATE tree_layers SET diff_id = 'x'",
-        expected: &["tree_layers abcd 0"],
+        expected: &["tree_layers ab-c 0", "tree_layers abcd 0"],
         repair: Repair::Dropped,
     },
 ];
