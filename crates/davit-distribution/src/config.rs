@@ -137,6 +137,8 @@ pub struct CredentialConfig {
     pub docker_config: Option<PathBuf>,
     /// Podman's `auth.json` files, asked in order where the former has no entry.
     pub auth_files: Vec<PathBuf>,
+    /// `~/.dockercfg`, as Docker wrote it before 1.7: entries without `auths`; asked last.
+    pub legacy_file: Option<PathBuf>,
 }
 
 /// How long to wait for what.

@@ -2,7 +2,7 @@
 //!
 //! Order, as the tools themselves have it: `credHelpers[host]`, else `credsStore`, else `auths` of
 //! Docker's file; where that knows nothing, Podman's files, whose keys may name a path too and
-//! where the most specific one counts. Only Docker's file is written.
+//! where the most specific one counts; `~/.dockercfg` at last. Only Docker's file is written.
 
 mod file;
 mod helper;
@@ -130,7 +130,10 @@ impl CredentialStore {
                 return Ok(Some(found));
             }
         }
-        Ok(None)
+        match &self.config.legacy_file {
+            Some(file) => AuthFile::read_legacy(file)?.find(&host_names(registry)),
+            None => Ok(None),
+        }
     }
 
     /// Keeps a credential for `registry`: with a helper if one is set, else in Docker's file

@@ -17,6 +17,10 @@ pub struct Config {
     pub docker_config: Option<PathBuf>,
     /// Podman's `auth.json` files, the first found counts.
     pub auth_files: Vec<PathBuf>,
+    /// Docker's first credential file (`~/.dockercfg`), asked last.
+    pub legacy_auth_file: Option<PathBuf>,
+    /// Podman's folder of certificates by host (`~/.config/containers/certs.d`).
+    pub certificates_by_host: Option<PathBuf>,
     /// PEM bundles of trusted authorities (`$SSL_CERT_FILE`), instead of the system's.
     pub certificate_file: Option<PathBuf>,
     /// Folder of trusted authorities (`$SSL_CERT_DIR`).
@@ -36,6 +40,8 @@ impl Config {
             executable: PathBuf::new(),
             docker_config: None,
             auth_files: Vec::new(),
+            legacy_auth_file: None,
+            certificates_by_host: None,
             certificate_file: None,
             certificate_dir: None,
             proxies: Vec::new(),

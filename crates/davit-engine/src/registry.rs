@@ -12,7 +12,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::{Config, Engine};
 
-/// Folders of certificates by host, besides the one in Docker's configuration folder.
+/// Folders of certificates by host, besides those of the user.
 const CERTIFICATE_DIRECTORIES: [&str; 3] =
     ["/etc/davit/certs.d", "/etc/docker/certs.d", "/etc/containers/certs.d"];
 
@@ -108,11 +108,13 @@ pub(crate) fn credentials(config: &Config) -> CredentialConfig {
     CredentialConfig {
         docker_config: config.docker_config.as_ref().map(|folder| folder.join("config.json")),
         auth_files: config.auth_files.clone(),
+        legacy_file: config.legacy_auth_file.clone(),
     }
 }
 
 fn certificate_directories(config: &Config) -> Vec<PathBuf> {
-    let own = config.docker_config.iter().map(|folder| folder.join("certs.d"));
+    let docker = config.docker_config.iter().map(|folder| folder.join("certs.d"));
+    let own = docker.chain(config.certificates_by_host.clone());
     CERTIFICATE_DIRECTORIES.iter().map(PathBuf::from).chain(own).collect()
 }
 

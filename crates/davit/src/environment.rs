@@ -32,6 +32,9 @@ pub(crate) fn config(global: &Global) -> Result<Config, CliError> {
             .or_else(|| variable("DOCKER_CONFIG").map(PathBuf::from))
             .or_else(|| home.as_ref().map(|home| home.join(".docker"))),
         auth_files: auth_files(home.as_deref()),
+        legacy_auth_file: home.as_ref().map(|home| home.join(".dockercfg")),
+        certificates_by_host: configuration_folder(home.as_deref())
+            .map(|dir| dir.join("containers/certs.d")),
         certificate_file: variable("SSL_CERT_FILE").map(PathBuf::from),
         certificate_dir: variable("SSL_CERT_DIR").map(PathBuf::from),
         proxies: proxies(),
@@ -97,11 +100,13 @@ pub(crate) fn variable_text(name: &str) -> Option<String> {
 fn auth_files(home: Option<&Path>) -> Vec<PathBuf> {
     let explicit = variable("REGISTRY_AUTH_FILE").map(PathBuf::from);
     let run = variable("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join("containers/auth.json"));
-    let config = variable("XDG_CONFIG_HOME")
-        .map(PathBuf::from)
-        .or_else(|| home.map(|home| home.join(".config")))
-        .map(|dir| dir.join("containers/auth.json"));
+    let config = configuration_folder(home).map(|dir| dir.join("containers/auth.json"));
     explicit.into_iter().chain(run).chain(config).collect()
+}
+
+/// `~/.config`, or where it is said to be.
+fn configuration_folder(home: Option<&Path>) -> Option<PathBuf> {
+    variable("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| home.map(|home| home.join(".config")))
 }
 
 fn proxies() -> Vec<(String, String)> {
@@ -117,10 +122,7 @@ fn proxies() -> Vec<(String, String)> {
 /// The configuration file that counts: the user's, else the system's.
 pub(crate) fn settings_file() -> Option<PathBuf> {
     let home = variable("HOME").map(PathBuf::from);
-    let user = variable("XDG_CONFIG_HOME")
-        .map(PathBuf::from)
-        .or_else(|| home.map(|home| home.join(".config")))
-        .map(|dir| dir.join("davit/config.toml"));
+    let user = configuration_folder(home.as_deref()).map(|dir| dir.join("davit/config.toml"));
     let system = Some(PathBuf::from(SYSTEM_SETTINGS));
     [user, system].into_iter().flatten().find(|path| path.exists())
 }

@@ -38,6 +38,14 @@ impl AuthFile {
         Ok(Self { root, ..empty() })
     }
 
+    /// Reads a file that is all entries, without `auths` around them; one that does not exist is
+    /// empty.
+    pub(super) fn read_legacy(path: &Path) -> Result<Self, CredentialError> {
+        let Self { path, root, changed } = Self::read(path)?;
+        let root = Map::from_iter([("auths".to_owned(), Value::Object(root))]);
+        Ok(Self { path, root, changed })
+    }
+
     /// Name of the helper that is responsible for `key`.
     pub(super) fn helper(&self, key: &str) -> Option<&str> {
         let host = bare(key);

@@ -18,6 +18,7 @@ fn store(dir: &TempDir, docker: &str, podman: &str) -> CredentialStore {
     CredentialStore::new(CredentialConfig {
         docker_config: Some(dir.join("config.json")),
         auth_files: vec![dir.join("absent.json"), dir.join("auth.json")],
+        legacy_file: Some(dir.join(".dockercfg")),
     })
 }
 
@@ -71,6 +72,13 @@ fn podmans_files_count_where_dockers_has_nothing() {
     assert_eq!(find("a/c"), Some(password("bob", "two")));
     assert_eq!(find("ab"), Some(password("alice", "one")));
     assert_eq!(store.find("g", "x").unwrap(), Some(password("alice", "one")));
+    let legacy = r#"{
+        "https://h/v1/":{"auth":"Ym9iOnR3bw==","email":"bob@h"},
+        "https://index.docker.io/v1/":{"auth":"Y2Fyb2w6dGhyZWU="}}"#;
+    assert_eq!(store.find("docker.io", "a/b").unwrap(), None);
+    fs_err::write(dir.join(".dockercfg"), legacy).unwrap();
+    assert_eq!(find("ab"), Some(password("alice", "one")));
+    assert_eq!(store.find("docker.io", "a/b").unwrap(), Some(password("carol", "three")));
 }
 
 #[test]
@@ -116,7 +124,10 @@ fn saving_keeps_other_settings_and_mode_0600() {
 fn a_first_login_makes_the_folder_and_a_link_stays_one() {
     let dir = TempDir::new();
     let at = |path: std::path::PathBuf| {
-        CredentialStore::new(CredentialConfig { docker_config: Some(path), auth_files: Vec::new() })
+        CredentialStore::new(CredentialConfig {
+            docker_config: Some(path),
+            ..CredentialConfig::default()
+        })
     };
     let file = dir.join("new/.docker/config.json");
     at(file.clone()).save("h", &password("a", "b")).unwrap();

@@ -248,6 +248,8 @@ fn a_prune_removes_unused_networks() {
         executable: "/bin/false".into(),
         docker_config: None,
         auth_files: Vec::new(),
+        legacy_auth_file: None,
+        certificates_by_host: None,
         certificate_file: None,
         certificate_dir: None,
         proxies: Vec::new(),

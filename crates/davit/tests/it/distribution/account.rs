@@ -167,14 +167,20 @@ fn a_known_account_is_asked_for_again_only_if_it_is_refused() {
 }
 
 #[test]
-fn podmans_file_is_read() {
+fn podmans_file_and_dockers_first_one_are_read() {
     let server = guarded();
     let davit = davit();
-    let file = davit.dir().join("auth.json");
     let host = server.host();
+    let name = format!("{host}/x:1");
+    let legacy = davit.dir().join(".dockercfg");
+    let text = format!(r#"{{"https://{host}/v1/":{{"auth":"YWxpY2U6d29uZGVybGFuZA=="}}}}"#);
+    fs_err::write(&legacy, text).unwrap();
+    davit.ok(["pull", "-q", &name]);
+    fs_err::remove_file(legacy).unwrap();
+    let file = davit.dir().join("auth.json");
     let text = format!(r#"{{"auths":{{"{host}/x":{{"auth":"YWxpY2U6d29uZGVybGFuZA=="}}}}}}"#);
     fs_err::write(&file, text).unwrap();
-    let mut command = davit.command(["pull", "-q", &format!("{host}/x:1")]);
+    let mut command = davit.command(["pull", "-q", &name]);
     let outcome = Outcome::from(command.env("REGISTRY_AUTH_FILE", &file).output().unwrap());
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
 }

@@ -213,7 +213,7 @@ fn https_goes_through_a_tunnel() {
     let davit = davit();
     // Nobody but the proxy knows where that is.
     let host = "registry.invalid:65000";
-    let folder = davit.dir().join(".docker/certs.d").join(host);
+    let folder = davit.dir().join(".config/containers/certs.d").join(host);
     fs_err::create_dir_all(&folder).unwrap();
     fs_err::copy(registry.ca_file(), folder.join("ca.crt")).unwrap();
     let variables = [("HTTPS_PROXY", &*format!("http://{address}"))];
