@@ -50,6 +50,12 @@ enum Source {
     Foreign(Url),
 }
 
+impl Source {
+    fn is_mirror(&self) -> bool {
+        matches!(self, Self::Endpoint(endpoint) if endpoint.is_mirror())
+    }
+}
+
 impl Session {
     /// Opens a blob at `offset`; what lies before it is taken to be there already.
     ///
@@ -241,7 +247,8 @@ impl BlobReader {
         self.body = None;
         // A body that ends early is like a broken connection.
         let early = matches!(&error, Error::Size { actual, .. } if *actual == self.offset);
-        if self.offset - self.failed_at >= PROGRESS_BYTES {
+        let moved = self.offset - self.failed_at;
+        if moved >= PROGRESS_BYTES {
             self.failures = 0;
         }
         self.failed_at = self.offset;
@@ -250,8 +257,13 @@ impl BlobReader {
         // A registry that is restarted in the middle of a download comes back.
         let gone = self.offset > 0 && error.is_refused();
         let again = (early || gone || error.is_transient()) && self.failures < config.attempts;
+        // A mirror that sends nothing has had its chance; one that breaks off is resumed.
+        let again = again && (moved > 0 || !self.sources[self.current].is_mirror());
         if again && retry::pause(config, self.failures, &error).await {
             return Ok(());
+        }
+        if let Source::Endpoint(endpoint) = &self.sources[self.current] {
+            endpoint.note_failure(&error);
         }
         if self.current + 1 >= self.sources.len() {
             return Err(error);

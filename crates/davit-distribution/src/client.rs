@@ -155,6 +155,7 @@ impl Client {
                 credential_host: endpoint::host_and_port(&base),
                 namespace: Some(registry.to_owned()),
                 auth: Auth::default(),
+                failed: AtomicBool::new(false),
                 base,
             }))
         })
@@ -185,6 +186,7 @@ impl Client {
             credential_host: registry.to_owned(),
             namespace: None,
             auth: Auth::default(),
+            failed: AtomicBool::new(false),
             base,
         })
     }
@@ -209,7 +211,7 @@ impl Session {
         &self.repository
     }
 
-    /// Where to read from: mirrors in order, then the registry itself.
+    /// Where to read from: mirrors in order unless they failed, then the registry itself.
     pub(crate) async fn sources(&self) -> Result<Vec<Arc<Endpoint>>, Error> {
         let registry = self.repository.registry();
         let mut sources = Vec::new();
@@ -218,7 +220,10 @@ impl Session {
             && let Some(settings) = self.client.config().registries.get(registry)
         {
             for mirror in &settings.mirrors {
-                sources.push(self.client.mirror(registry, mirror).await?);
+                let mirror = self.client.mirror(registry, mirror).await?;
+                if !mirror.failed.load(Ordering::Relaxed) {
+                    sources.push(mirror);
+                }
             }
         }
         sources.push(self.client.endpoint(registry).await?);

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use reqwest::{NoProxy, Proxy, Url, redirect::Policy};
@@ -34,9 +37,24 @@ pub(crate) struct Endpoint {
     pub(crate) auth: Auth,
     /// The registry that a mirror is asked about (`?ns=`).
     pub(crate) namespace: Option<String>,
+    /// Whether a mirror failed: it only saves time, so it gets no second chance.
+    pub(crate) failed: AtomicBool,
 }
 
 impl Endpoint {
+    /// Whether this is a mirror.
+    pub(crate) const fn is_mirror(&self) -> bool {
+        self.namespace.is_some()
+    }
+
+    /// Passes a mirror over from now on, if it is out of order; one that lacks something may have
+    /// the next thing.
+    pub(crate) fn note_failure(&self, error: &Error) {
+        if self.is_mirror() && (error.is_transient() || error.is_connection()) {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// A URL below `/v2/`.
     pub(crate) fn url(&self, path: &str) -> Url {
         let mut url = self.base.clone();

@@ -165,6 +165,11 @@ impl Error {
         matches!(self, Self::Transport { source, .. } if source.is_refused())
     }
 
+    /// Tells that no connection came about, or that it broke.
+    pub(crate) const fn is_connection(&self) -> bool {
+        matches!(self, Self::Transport { .. })
+    }
+
     /// Tells that the manifest, blob or repository is not there.
     #[must_use]
     pub const fn is_not_found(&self) -> bool {

@@ -90,7 +90,7 @@ impl Session {
             Ok(reply) if reply.status() == StatusCode::NOT_FOUND => {
                 return Err(reply.into_error().await);
             }
-            Err(error) if !error.is_transient() => return Err(error),
+            Err(error) if source.is_mirror() || !error.is_transient() => return Err(error),
             Ok(reply) if reply.status().is_success() => reply,
             Ok(_) | Err(_) => return Ok(self.manifest_at(source, target).await?.descriptor),
         };
@@ -191,9 +191,10 @@ impl Session {
     }
 }
 
-/// Says that a mirror failed, since the registry's own error is the one that is returned.
+/// Says that a mirror failed, since the registry's own error is the one that is returned; notes it.
 fn log_mirror(source: &Arc<Endpoint>, error: Error) -> Error {
-    if source.namespace.is_some() {
+    source.note_failure(&error);
+    if source.is_mirror() {
         tracing::warn!("mirror {}: {error}", redirect::shown(&source.base));
     }
     error

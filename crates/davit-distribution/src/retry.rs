@@ -18,12 +18,18 @@ pub(crate) const fn is_transient_status(status: u16) -> bool {
 #[derive(Debug)]
 pub(crate) struct Backoff<'a> {
     config: &'a RetryConfig,
+    attempts: u32,
     failures: u32,
 }
 
 impl<'a> Backoff<'a> {
     pub(crate) const fn new(config: &'a RetryConfig) -> Self {
-        Self { config, failures: 0 }
+        Self { config, attempts: config.attempts, failures: 0 }
+    }
+
+    /// One try alone.
+    pub(crate) const fn single(config: &'a RetryConfig) -> Self {
+        Self { config, attempts: 1, failures: 0 }
     }
 
     /// Waits before the next try.
@@ -32,7 +38,7 @@ impl<'a> Backoff<'a> {
     /// The given error, where another try is pointless.
     pub(crate) async fn wait(&mut self, error: Error) -> Result<(), Error> {
         self.failures += 1;
-        let again = error.is_transient() && self.failures < self.config.attempts;
+        let again = error.is_transient() && self.failures < self.attempts;
         if again && pause(self.config, self.failures, &error).await { Ok(()) } else { Err(error) }
     }
 }

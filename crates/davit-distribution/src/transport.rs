@@ -102,9 +102,15 @@ impl Transport {
             .map_err(|source| Error::Credentials { registry, source })
     }
 
+    /// A series of tries; a mirror gets one.
+    fn backoff(&self, endpoint: &Endpoint) -> Backoff<'_> {
+        let retry = &self.config.retry;
+        if endpoint.is_mirror() { Backoff::single(retry) } else { Backoff::new(retry) }
+    }
+
     /// Sends a request until there is an answer that is not transient. Any status is an answer.
     pub(crate) async fn send(&self, endpoint: &Endpoint, call: &Call) -> Result<Reply, Error> {
-        let mut backoff = Backoff::new(&self.config.retry);
+        let mut backoff = self.backoff(endpoint);
         loop {
             match self.send_once(endpoint, call).await {
                 Ok(reply) if reply.is_transient() => backoff.wait(reply.into_error().await).await?,
@@ -121,7 +127,7 @@ impl Transport {
         call: &Call,
         limit: u64,
     ) -> Result<(HeaderMap, Bytes), Error> {
-        let mut backoff = Backoff::new(&self.config.retry);
+        let mut backoff = self.backoff(endpoint);
         loop {
             let result = async {
                 let mut reply = self.send_once(endpoint, call).await?.success().await?;

@@ -2,7 +2,7 @@
 
 use davit_distribution::{Access, ClientConfig, RegistryConfig, Target};
 use davit_image::{MediaType, Tag};
-use davit_test::{End, HttpServer, Reply};
+use davit_test::{End, HttpServer, Reply, Request};
 
 use crate::fixture::{Content, blob_descriptor, config, manifest, noise, read, session_with};
 
@@ -12,13 +12,15 @@ fn with_mirror(server: &HttpServer, mirror: &HttpServer) -> ClientConfig {
     ClientConfig { registries: [(server.host(), registry)].into(), ..config() }
 }
 
-/// A mirror that serves `content` below `/proxy`.
+/// What `content` answers below `/proxy`.
+fn serve_below(content: &Content, request: &Request) -> Reply {
+    let mut request = request.clone();
+    request.path = request.path.strip_prefix("/proxy").unwrap().to_owned();
+    content.serve(&request)
+}
+
 fn mirror(content: Content, end: End) -> HttpServer {
-    HttpServer::start(move |request| {
-        let mut request = request.clone();
-        request.path = request.path.strip_prefix("/proxy").unwrap().to_owned();
-        content.serve(&request).end(end)
-    })
+    HttpServer::start(move |request| serve_below(&content, request).end(end))
 }
 
 #[tokio::test]
@@ -52,6 +54,38 @@ async fn a_mirror_that_fails_is_passed_over() {
         session.manifest(&Target::Tag(Tag::latest())).await.unwrap();
         assert_eq!(read(&session, &blob_descriptor(&layer)).await.unwrap(), layer);
         assert!(!server.requests().is_empty());
+    }
+}
+
+/// A mirror saves time or nothing: it gets one try, for the manifest or for a blob.
+#[tokio::test]
+async fn a_mirror_out_of_order_is_asked_once() {
+    let (raw, layers) = (manifest(), [noise(2000), noise(3000)]);
+    let content = || {
+        let content = Content::default();
+        content.manifest("latest", MediaType::OCI_MANIFEST, raw.bytes())
+    };
+    for broken in ["", "/blobs/"] {
+        for reply in [Reply::status(503), Reply::status(429), Reply::default().end(End::NoReply)] {
+            let own = content();
+            let mirror = HttpServer::start(move |request| {
+                if request.path.contains(broken) {
+                    reply.clone()
+                } else {
+                    serve_below(&own, request)
+                }
+            });
+            let content = content().blob(&layers[0]).blob(&layers[1]);
+            let server = HttpServer::start(move |request| content.serve(request));
+            let config = with_mirror(&server, &mirror);
+            let session = session_with(config, &server.host(), Access::Pull);
+            session.manifest(&Target::Tag(Tag::latest())).await.unwrap();
+            for layer in &layers {
+                assert_eq!(read(&session, &blob_descriptor(layer)).await.unwrap(), *layer);
+            }
+            let asked = mirror.lines();
+            assert_eq!(asked.iter().filter(|line| line.contains(broken)).count(), 1, "{asked:?}");
+        }
     }
 }
 
