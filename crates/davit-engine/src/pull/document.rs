@@ -3,7 +3,7 @@
 use davit_image::{
     Descriptor, DiffId, Document, ImageConfig, ImageId, Index, Manifest, MediaType, Platform,
 };
-use davit_store::{Lease, StoreError, StoredDocument};
+use davit_store::{BlobBegin, Durability, Lease, StoreError, StoredDocument};
 
 use crate::origin::{CONFIG_BYTES, MANIFEST_BYTES, OriginError, descend};
 
@@ -86,14 +86,47 @@ impl Pull<'_> {
             let kind = manifest.artifact_type.as_ref().unwrap_or(&descriptor.media_type);
             return Err(self.unusable(format!("it is an artifact of type `{kind}`")));
         }
-        let bytes = match self.local(lease, descriptor, CONFIG_BYTES)? {
-            Some(bytes) => bytes,
-            None => self.origin.bytes(descriptor).map_err(|e| self.origin_error(e))?,
-        };
+        let bytes = self.config_bytes(lease, descriptor)?;
         let config: ImageConfig = serde_json::from_slice(&bytes)
             .map_err(|error| self.unusable(format!("its config is malformed ({error})")))?;
         self.check_platform(&config)?;
         Ok((config, stored(descriptor, bytes)))
+    }
+
+    /// A config that is here, or from the origin: once for all processes that want it.
+    fn config_bytes(
+        &self,
+        lease: &Lease<'_>,
+        descriptor: &Descriptor,
+    ) -> Result<Vec<u8>, PullError> {
+        let fetch = || self.origin.bytes(descriptor).map_err(|e| self.origin_error(e));
+        if descriptor.size > CONFIG_BYTES {
+            return fetch();
+        }
+        while !self.stop.is_set() {
+            if let Some(bytes) = self.local(lease, descriptor, CONFIG_BYTES)? {
+                return Ok(bytes);
+            }
+            let begun = self.engine.store().begin_blob(lease, &descriptor.digest, descriptor.size);
+            let mut ingest = match begun.map_err(|e| self.store_error(e))? {
+                BlobBegin::Owner(ingest) => ingest,
+                BlobBegin::Busy(wait) => {
+                    self.wait(&descriptor.digest.short_hex(), descriptor, &wait)?;
+                    continue;
+                }
+                // It has just come, or it is damaged.
+                BlobBegin::Present(_) => {
+                    return self.local(lease, descriptor, CONFIG_BYTES)?.map_or_else(fetch, Ok);
+                }
+            };
+            let bytes = fetch()?;
+            let kept = ingest.restart().and_then(|()| ingest.append(&bytes)).and_then(|()| {
+                let media_type = Some(&descriptor.media_type);
+                ingest.commit(&descriptor.digest, media_type, Durability::Lazy)
+            });
+            return kept.map(|_| bytes).map_err(|e| self.store_error(e));
+        }
+        Err(self.origin_error(OriginError::Stopped))
     }
 
     /// Bytes that are here already; damaged ones are fetched anew.

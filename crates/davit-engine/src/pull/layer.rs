@@ -118,7 +118,12 @@ impl Pull<'_> {
     }
 
     /// Waits while another process downloads the blob, and shows how far it is.
-    fn wait(&self, item: &str, blob: &Descriptor, wait: &BlobWait) -> Result<(), PullError> {
+    pub(super) fn wait(
+        &self,
+        item: &str,
+        blob: &Descriptor,
+        wait: &BlobWait,
+    ) -> Result<(), PullError> {
         let total_bytes = Some(blob.size);
         let phase = "Waiting for another process";
         self.progress.report(Event::Phase { item, phase, total_bytes });

@@ -268,8 +268,8 @@ fn two_processes_download_each_blob_once() {
         assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     }
     let asked = blob_requests(&server);
-    for layer in &image.layers {
-        let path = format!("/v2/x/blobs/{}", layer.digest);
+    for digest in image.layers.iter().map(|layer| layer.digest).chain([image.id]) {
+        let path = format!("/v2/x/blobs/{digest}");
         assert_eq!(asked.iter().filter(|request| **request == path).count(), 1, "{asked:?}");
     }
 }
