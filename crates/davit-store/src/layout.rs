@@ -131,7 +131,12 @@ impl Layout {
     /// Run-time directory of a container: lock and socket of its monitor.
     #[must_use]
     pub fn run_container(&self, id: &str) -> PathBuf {
-        self.run.join("c").join(id)
+        self.run_containers().join(id)
+    }
+
+    /// Run-time directories of containers.
+    pub(crate) fn run_containers(&self) -> PathBuf {
+        self.run.join("c")
     }
 
     /// Run-time directory of trees: holder files and mount points.

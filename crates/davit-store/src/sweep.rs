@@ -82,7 +82,7 @@ impl Store {
 
     /// [`Self::sweep`], then removes files that no row names: those of a process killed between
     /// rename and commit, or between commit and removal. Reads all names under `blobs/`, `layers/`,
-    /// `trees/`, `dirs/` and `volumes/`.
+    /// `trees/`, `dirs/` and `volumes/`, and run-time directories of containers.
     ///
     /// # Errors
     /// What the disk or the database says.
@@ -93,8 +93,36 @@ impl Store {
             candidates.extend(list(&directory)?);
         }
         candidates.extend(self.removed_volumes()?);
-        report.orphans = self.remove_unnamed(&candidates)?;
+        report.orphans = self.remove_unnamed(&candidates)? + self.remove_unnamed_runs()?;
         Ok(report)
+    }
+
+    /// Removes run-time directories of containers that have no row, as a command leaves them that
+    /// is killed before it writes one. While it lives, it or the monitor holds the lock.
+    fn remove_unnamed_runs(&self) -> Result<u64, StoreError> {
+        let mut removed = 0;
+        for directory in list(&self.layout().run_containers())? {
+            let Some(id) = directory.file_name().and_then(|name| name.to_str()) else { continue };
+            // Before the lock is asked for: whoever looks would take this for its monitor.
+            if self.has_container(id)? {
+                continue;
+            }
+            if let Some(lock) = Lock::try_existing(&directory.join("lock"))?
+                && !self.has_container(id)?
+            {
+                remove_any(&directory)?;
+                drop(lock);
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    fn has_container(&self, id: &str) -> Result<bool, StoreError> {
+        match self.container(id) {
+            Err(error) if error.is_not_found() => Ok(false),
+            found => found.map(|_| true),
+        }
     }
 
     /// Sweeps before the first write of this process; a failure is not the caller's.
