@@ -77,6 +77,9 @@ const fn failed_code() -> u8 {
 
 /// Everything that concerns the container rather than its process. Returns the private procfs.
 fn prepare_container(prepared: &Prepared<'_>, channel: &ChildEnd) -> Result<OwnedFd, Failure> {
+    // A parent that is gone already is noticed at the first barrier.
+    let signal = Some(rustix::process::Signal::KILL);
+    rustix::process::set_parent_process_death_signal(signal).at(Step::Descriptors)?;
     sys::reset_signals();
     rustix::process::umask(Mode::empty());
     join_namespaces(&prepared.joined)?;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use davit_sys::process::{
-    CloneOptions, Cloned, NamespaceKind, NewNamespaces, clone, pidfd_namespace,
+    CloneOptions, Cloned, NamespaceKind, NewNamespaces, clone, close_copy, pidfd_namespace,
 };
 use rustix::{
     fs::{CWD, Mode, OFlags},
@@ -204,7 +204,13 @@ fn clone_first(
     let (parent_end, child_end) = channel().map_err(|errno| failed("the start channel", errno))?;
     child::hide_from_tracers().map_err(|errno| failed("the calling process", errno))?;
     let options = CloneOptions { namespaces, cgroup: Some(cgroup.as_fd()) };
-    let clone = || clone(options, || child::first_process(prepared, &child_end));
+    let clone = || {
+        clone(options, || {
+            // Its own copy would hide that the parent is gone.
+            close_copy(parent_end.as_fd());
+            child::first_process(prepared, &child_end)
+        })
+    };
     let cloned = match plan.namespaces.pid {
         Namespace::Join(number) => {
             let space =

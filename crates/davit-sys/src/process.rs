@@ -432,6 +432,13 @@ pub fn pidfd_namespace(pidfd: impl AsFd, kind: NamespaceKind) -> Result<OwnedFd,
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Closes a descriptor that a cloned child has a copy of and no use for. For cloned children only:
+/// the parent's value must not be used, or dropped, there.
+pub fn close_copy(descriptor: BorrowedFd<'_>) {
+    // SAFETY: a plain number; in this process nobody uses it again.
+    unsafe { libc::syscall(libc::SYS_close, descriptor.as_raw_fd()) };
+}
+
 /// Makes `number` refer to what `descriptor` refers to, without close-on-exec. For cloned children
 /// only: whatever was open as `number` is closed.
 ///

@@ -53,6 +53,7 @@ impl Newborn {
         let given = serde_json::to_vec(birth)
             .map_err(io::Error::from)
             .and_then(|json| connection.greet(wishes).and_then(|()| write_all(&orders, &json)));
+        let given = unless_gone(given);
         // If it could not be executed, that is why it could not be told.
         monitor.executed().and(given).map_err(no_monitor)?;
         Ok(connection)
@@ -95,7 +96,7 @@ impl Engine {
         let mut line = serde_json::to_vec(&foundation)
             .map_err(|source| ContainerError::Row { id: id.to_owned(), source })?;
         line.push(b'\n');
-        write_all(&newborn.orders, &line).map_err(no_monitor)?;
+        unless_gone(write_all(&newborn.orders, &line)).map_err(no_monitor)?;
         Ok(Some(newborn))
     }
 
@@ -212,6 +213,22 @@ impl Engine {
     }
 }
 
+/// A monitor that has ended already says nothing either when it is asked for its first word, and
+/// that is what is told.
+fn unless_gone(given: io::Result<()>) -> io::Result<()> {
+    match given {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+            ) =>
+        {
+            Ok(())
+        }
+        given => given,
+    }
+}
+
 fn no_monitor(source: io::Error) -> ContainerError {
     ContainerError::io("start", "davit __monitor", source)
 }
@@ -229,7 +246,6 @@ pub(crate) fn told(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file)
 }
 
-/// Writes everything.
 /// Whether an open file is still the one at `path`.
 fn is_at(file: &OwnedFd, path: &Path) -> bool {
     let same =
@@ -237,6 +253,7 @@ fn is_at(file: &OwnedFd, path: &Path) -> bool {
     matches!((rustix::fs::fstat(file), rustix::fs::stat(path)), (Ok(open), Ok(there)) if same(open, there))
 }
 
+/// Writes everything.
 fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         let written = rustix::io::retry_on_intr(|| rustix::io::write(file, bytes))?;

@@ -45,11 +45,10 @@ pub(crate) fn finish(
     let is_users_reaper = process.reaper && process.uid.as_raw() != 0;
     let kept = if is_users_reaper { CapabilitySet::empty() } else { process.capabilities };
     set_capabilities(kept).at(Step::Capability)?;
-    if process.dies_with_parent {
-        // A change of user takes it away again, so it stands here.
-        let signal = Some(rustix::process::Signal::KILL);
-        rustix::process::set_parent_process_death_signal(signal).at(Step::Capability)?;
-    }
+    // Until here every first process dies with its parent. A change of user takes that away, so
+    // those that go on so get it here.
+    let signal = process.dies_with_parent.then_some(rustix::process::Signal::KILL);
+    rustix::process::set_parent_process_death_signal(signal).at(Step::Capability)?;
     if !entered {
         try_enter(process).at(Step::WorkingDirectory)?;
     }

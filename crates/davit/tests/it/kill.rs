@@ -75,25 +75,78 @@ fn what_a_killed_monitor_watched_runs_again_by_its_policy() {
     assert_eq!(machine.ok(&["ps", "-q"]), "");
 }
 
+/// Starts the container `half` and kills whoever makes a system call for the n-th time (`bpf:2`).
+/// Its exit code and what it said.
+fn killed_at(machine: &Machine, instant: &str) -> Option<(Option<i32>, String)> {
+    let (timeout, strace) = (need_tool("timeout")?, need_tool("strace")?);
+    let (call, number) = instant.split_once(':').expect("CALL:NUMBER");
+    let run = ["run", "-d", "--name", "half", "-p", "8081:80", "busybox", "sleep", "5"];
+    let inner = machine.command(&run);
+    let mut command = std::process::Command::new(timeout);
+    // A process that nobody ends would keep strace, and the streams.
+    command.args(["-s", "KILL", "60"]).arg(strace).args(["-f", "-qqq", "-o", "/dev/null", "-e"]);
+    command.args([format!("trace={call}"), "-e".to_owned()]);
+    command.arg(format!("inject={call}:signal=KILL:when={number}"));
+    command.arg(inner.get_program()).args(inner.get_args());
+    command.envs(inner.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let path = machine.davit().dir().join("words");
+    let words = std::fs::File::create(&path).expect("a file");
+    let null = std::process::Stdio::null;
+    let status = command.stdin(null()).stdout(null()).stderr(words).status().expect("it starts");
+    Some((status.code(), std::fs::read_to_string(path).expect("readable")))
+}
+
 #[test]
 fn killing_the_monitor_in_a_start_leaves_nothing() {
     let Some(machine) = Machine::new() else { return };
-    let Some(strace) = need_tool("strace") else { return };
     let before = machine.settled();
-    // The container lives when its monitor begins to listen; that it does, nobody was told.
-    let inner = machine.command(&["run", "-d", "--name", "half", "busybox", "sleep", "5"]);
-    let mut command = std::process::Command::new(strace);
-    command.args(["-f", "-qqq", "-o", "/dev/null", "-e", "trace=bind"]);
-    command.args(["-e", "inject=bind:signal=KILL:when=1"]);
-    command.arg(inner.get_program()).args(inner.get_args());
-    command.envs(inner.get_envs().filter_map(|(key, value)| Some((key, value?))));
-    let outcome = davit_test::Outcome::from(command.output().expect("strace starts"));
-    assert_eq!(outcome.code, 125, "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("its monitor ended without a word"), "{}", outcome.stderr);
-    assert_eq!(machine.ok(&["ps", "-a", "--format", "{{.Names}} {{.State}}"]), "half created");
-    // The kernel takes the namespace's interface away in the background.
+    // Before its child, beside it, and with a container that lives, which nobody was told.
+    for instant in ["mount:1", "bind:1", "bpf:1", "bpf:2", "setns:3", "recvmsg:1", "listen:1"] {
+        let Some((code, words)) = killed_at(&machine, instant) else { return };
+        assert_eq!(code, Some(125), "{instant}: {words}");
+        assert!(words.contains("its monitor ended without a word"), "{instant}: {words}");
+        let state = machine.ok(&["ps", "-a", "--format", "{{.Names}} {{.State}}"]);
+        assert_eq!(state, "half created", "{instant}");
+        // The kernel takes the namespace's interface away in the background.
+        machine.await_traces(&before);
+        machine.ok(&["rm", "half"]);
+    }
+}
+
+#[test]
+fn killing_the_first_process_in_a_start_leaves_nothing() {
+    let Some(machine) = Machine::new() else { return };
+    let before = machine.settled();
+    for instant in ["move_mount:6", "pivot_root:1", "sethostname:1"] {
+        let Some((code, words)) = killed_at(&machine, instant) else { return };
+        assert_eq!(code, Some(125), "{instant}: {words}");
+        let state = machine.ok(&["ps", "-a", "--format", "{{.Names}} {{.State}}"]);
+        assert_eq!(state, "half created", "{instant}");
+        machine.await_traces(&before);
+        machine.ok(&["rm", "half"]);
+    }
+}
+
+#[test]
+fn killing_the_command_in_a_start_leaves_nothing() {
+    let Some(machine) = Machine::new() else { return };
+    let before = machine.settled();
+    // Its monitor is next: the lock is there, the row is not.
+    let Some((code, words)) = killed_at(&machine, "clone3:1") else { return };
+    assert_ne!(code, Some(0), "{words}");
+    assert_eq!(machine.ok(&["ps", "-aq"]), "");
     machine.await_traces(&before);
-    machine.ok(&["rm", "half"]);
+    let kept = machine.ok(&["run", "-d", "busybox", "sleep", "600"]);
+    let directories = || {
+        let stores = std::fs::read_dir(machine.davit().run_root()).expect("RUN_ROOT");
+        let here = stores.flatten().map(|store| store.path().join("c"));
+        let entries = here.filter_map(|here| std::fs::read_dir(here).ok()).flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(directories().len(), 2);
+    machine.ok(&["system", "prune", "-f"]);
+    assert_eq!(directories(), [kept]);
 }
 
 #[test]
