@@ -19,6 +19,7 @@ mod blob;
 mod client;
 mod config;
 mod credentials;
+mod download;
 mod endpoint;
 mod error;
 mod list;
@@ -40,6 +41,7 @@ pub use config::{
     TimeoutConfig, TlsConfig,
 };
 pub use credentials::{Credential, CredentialError, CredentialStore, Saved};
+pub use download::Download;
 pub use error::{ConfigError, ConnectionError, Error};
 pub use manifest::{Fetched, Target};
 pub use secret::Secret;

@@ -20,7 +20,11 @@ pub(crate) fn same_origin(a: &Url, b: &Url) -> bool {
 /// # Errors
 /// What is wrong with it.
 pub(crate) fn follow(from: &Url, location: &str) -> Result<Url, String> {
-    let to = from.join(location).map_err(|_| "points to a malformed location".to_owned())?;
+    let malformed = || "points to a malformed location".to_owned();
+    // An account in the first address is for that address alone.
+    let mut base = from.clone();
+    base.set_username("").and_then(|()| base.set_password(None)).map_err(|()| malformed())?;
+    let to = base.join(location).map_err(|_| malformed())?;
     check(from, &to)?;
     Ok(to)
 }

@@ -1,5 +1,6 @@
 //! Images as files: `save`, `load`, `import`.
 
+mod fetch;
 mod import;
 mod load;
 mod save;
@@ -13,7 +14,7 @@ pub use load::{LoadRequest, Loaded};
 pub use save::SaveRequest;
 pub(crate) use save::built::SavedForm;
 
-use crate::{ChangeError, Hint, ImageError, UnusableLayers, pull::offer};
+use crate::{ChangeError, Hint, ImageError, RegistryError, UnusableLayers, pull::offer};
 
 /// Why an archive cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +41,17 @@ pub enum FileError {
     /// The stream cannot be read.
     #[error("cannot read the archive")]
     Read(#[source] std::io::Error),
+    /// The archive does not come over the network, or not whole.
+    #[error("cannot fetch {name}")]
+    Fetch {
+        /// Its address.
+        name: String,
+        /// Cause.
+        source: davit_distribution::Error,
+    },
+    /// The network side cannot be set up.
+    #[error(transparent)]
+    Network(#[from] RegistryError),
     /// An image is refused.
     #[error(transparent)]
     Image(#[from] ImageError),

@@ -50,8 +50,8 @@ pub(crate) struct LoadArgs {
 // Arguments of `davit import`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImportArgs {
-    /// Archive of a root file system; - is standard input
-    #[arg(value_name = "FILE|-")]
+    /// Archive of a root file system: a file, an HTTP address, or - for standard input
+    #[arg(value_name = "FILE|URL|-")]
     source: PathBuf,
     /// Name of the image
     #[arg(value_name = "REPOSITORY[:TAG]")]
@@ -139,12 +139,9 @@ fn print_loaded(image: &Loaded) -> Result<(), CliError> {
 /// An archive or a change that is refused.
 pub(crate) fn import(args: &ImportArgs, context: &Context) -> Result<u8, CliError> {
     let text = args.source.to_string_lossy();
-    if text.starts_with("http://") || text.starts_with("https://") {
-        return Err(CliError::user("`davit import` reads files and standard input only")
-            .hint(format!("curl -fsSL {text} | davit import -")));
-    }
+    let is_address = text.starts_with("http://") || text.starts_with("https://");
     let request = ImportRequest {
-        source: text.into_owned(),
+        source: if is_address { without_account(&text) } else { text.clone().into_owned() },
         reference: args.name.as_deref().map(reference::new_name).transpose()?,
         changes: args.change.clone(),
         message: args.message.clone(),
@@ -152,7 +149,9 @@ pub(crate) fn import(args: &ImportArgs, context: &Context) -> Result<u8, CliErro
     };
     let engine = context.engine()?;
     let progress = context.progress(args.progress);
-    let id = if args.source.as_os_str() == "-" {
+    let id = if is_address {
+        engine.import_address(&text, &request, &*progress)
+    } else if text == "-" {
         engine.import_image(&mut io::stdin(), &request, &*progress)
     } else {
         let mut file = fs::File::open(&args.source).map_err(io_error)?;
@@ -161,4 +160,11 @@ pub(crate) fn import(args: &ImportArgs, context: &Context) -> Result<u8, CliErro
     drop(progress);
     printer::line(&id?.to_string())?;
     Ok(0)
+}
+
+/// An address for others to read: an image's history is no place for a password.
+fn without_account(address: &str) -> String {
+    let Some((scheme, rest)) = address.split_once("://") else { return address.to_owned() };
+    let (server, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    format!("{scheme}://{}{path}", server.rsplit('@').next().unwrap_or(server))
 }

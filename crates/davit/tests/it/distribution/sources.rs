@@ -3,13 +3,48 @@
 use std::process::{Command, Stdio};
 
 use davit_engine::image::{Descriptor, Digest, Index, MediaType, Platform, Raw};
-use davit_test::{Content, Davit, Outcome, noise, tar_of};
+use davit_test::{Content, Davit, End, HttpServer, Outcome, Reply, gzip, noise, tar_of};
 
 use super::{configure, davit, layer, serve};
 
 fn id(davit: &Davit, name: &str) -> Option<String> {
     let outcome = davit.run(["inspect", "--type", "image", "--format", "{{.Id}}", name]);
     (outcome.code == 0).then(|| outcome.stdout.trim().to_owned())
+}
+
+/// As a file would be, with a redirect on the way; what does not come leaves nothing.
+#[test]
+fn an_archive_is_imported_from_a_web_server() {
+    let tar = gzip(&tar_of(&[("noise", &noise(300_000))]));
+    let body = tar.clone();
+    let server = HttpServer::start(move |request| match request.path.as_str() {
+        "/moved" => Reply::status(302).header("Location", "/root.tgz"),
+        "/root.tgz" => Reply::ok(body.clone()),
+        "/cut" => Reply::ok(body.clone()).end(End::Cut(100_000)),
+        "/page" => Reply::ok("<html>"),
+        "/endless" => Reply::status(302).header("Location", "/endless"),
+        _ => Reply::status(404),
+    });
+    let (davit, host) = (davit(), server.host());
+    let id = davit.ok(["import", &format!("http://a:secret@{host}/moved?x"), "web:1"]);
+    let file = davit.dir().join("root.tgz");
+    fs_err::write(&file, tar).unwrap();
+    davit.ok(["import", "-m", "by hand", file.to_str().unwrap(), "file:1"]);
+    let layers = |name: &str| davit.ok(["inspect", "-f", "{{json .RootFS.Layers}}", name]);
+    assert_eq!(layers(&id), layers("file:1"));
+    let told = davit.ok(["history", "--no-trunc", "--format", "{{.Comment}}", "web:1"]);
+    assert_eq!(told, format!("Imported from http://{host}/moved?x"));
+    for (path, words) in [
+        ("cut", format!("http://{host}/cut")),
+        ("none", format!("http://{host}/none does not exist")),
+        ("page", "the layer".to_owned()),
+        ("endless", "redirects more than".to_owned()),
+    ] {
+        let refused = davit.run(["import", &format!("http://{host}/{path}"), "no:1"]);
+        assert_eq!(refused.code, 1, "{path}: {}", refused.stderr);
+        assert!(refused.stderr.contains(&words), "{path}: {}", refused.stderr);
+    }
+    assert_eq!(davit.ok(["images", "-q", "no"]), "");
 }
 
 /// A digest in the destination checks what comes; no name moves.
