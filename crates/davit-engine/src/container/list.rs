@@ -280,7 +280,7 @@ impl Filter {
             value.parse().is_ok_and(|wanted: ExposedPorts| {
                 let fits = |port: &PortMapping| {
                     port.protocol == wanted.protocol
-                        && (wanted.first..=wanted.last).contains(&port.container_port)
+                        && (wanted.first..=wanted.last).contains(&port.host_port)
                 };
                 ports.iter().any(fits)
             })

@@ -253,6 +253,14 @@ fn ports_are_published_and_listed() {
         let refused = machine.run(&["port", "open", port]);
         assert!(refused.code == 1 && refused.stderr.contains(words), "{port}: {}", refused.stderr);
     }
+    let named = |filter: &str| machine.ok(&["ps", "-f", filter, "--format", "{{.Names}}"]);
+    let by_host = ["publish=8088", "publish=8088/tcp", "publish=8000-9000"];
+    for filter in [&by_host[..], &["expose=88", "expose=88/tcp", "expose=85-90"]].concat() {
+        assert_eq!(named(filter), "open", "{filter}");
+    }
+    for filter in ["publish=88", "publish=8088/udp", "publish=85-90", "expose=8088"] {
+        assert_eq!(named(filter), "", "{filter}");
+    }
     refuse_ports(&machine);
     let words = "Published ports are discarded when using host network mode";
     for (network, count) in [("host", 1), ("none", 0)] {
