@@ -424,6 +424,7 @@ fn add_volumes(spec: &mut ContainerSpec) {
                 subpath: None,
                 anonymous: true,
                 making: VolumeMaking::default(),
+                listed: false,
             },
             target,
             access: false.into(),

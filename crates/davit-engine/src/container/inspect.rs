@@ -1,5 +1,6 @@
 //! `davit inspect` of a container, volume or network, in Docker's shape.
 
+mod mounts;
 mod network;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,11 +31,6 @@ const NEVER: &str = "0001-01-01T00:00:00Z";
 
 fn is_anonymous(mount: &MountSpec) -> bool {
     matches!(mount.source, MountSource::Volume { anonymous: true, .. })
-}
-
-/// Of `--tmpfs`, which is in `HostConfig.Tmpfs` alone.
-fn is_short_tmpfs(mount: &MountSpec) -> bool {
-    matches!(mount.source, MountSource::Tmpfs { listed: false, .. })
 }
 
 fn time(time: Option<Timestamp>) -> String {
@@ -76,7 +72,7 @@ impl Engine {
             "ExecIDs": null,
             "HostConfig": host_config(&container.spec),
             "GraphDriver": {"Name": "davit", "Data": {"UpperDir": file("upper"), "WorkDir": file("work")}},
-            "Mounts": container.spec.mounts.iter().filter(|mount| !is_short_tmpfs(mount))
+            "Mounts": container.spec.mounts.iter().filter(|mount| !mounts::is_short_tmpfs(mount))
                 .map(|mount| self.mount_point(mount)).collect::<Vec<_>>(),
             "Config": config(&container),
             "NetworkSettings": self.network_settings(&container)?,
@@ -320,7 +316,7 @@ fn host_config(spec: &ContainerSpec) -> Value {
     let extra_hosts: Vec<String> =
         spec.extra_hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect();
     let mut value = json!({
-        "Binds": list_or_null(&binds(spec)),
+        "Binds": list_or_null(&mounts::binds(spec)),
         "ContainerIDFile": "",
         "LogConfig": {"Type": driver, "Config": spec.log_options},
         "NetworkMode": network_name(&spec.network),
@@ -346,6 +342,10 @@ fn host_config(spec: &ContainerSpec) -> Value {
     let more = resources(spec);
     if let (Value::Object(value), Value::Object(more)) = (&mut value, more) {
         value.extend(more);
+    }
+    let listed = mounts::listed(spec);
+    if !listed.is_empty() {
+        value["Mounts"] = listed.into();
     }
     value
 }
@@ -395,29 +395,9 @@ fn resources(spec: &ContainerSpec) -> Value {
         "PidsLimit": limits.pids,
         "Ulimits": list_or_null(&ulimits),
         "Sysctls": if spec.sysctls.is_empty() { Value::Null } else { json!(spec.sysctls) },
-        "Tmpfs": tmpfs(spec),
+        "Tmpfs": mounts::tmpfs(spec),
         "Init": spec.init.is_on().then_some(true),
     })
-}
-
-fn binds(spec: &ContainerSpec) -> Vec<String> {
-    let text = |mount: &MountSpec| {
-        let source = match &mount.source {
-            MountSource::Bind { path, .. } => path,
-            MountSource::Volume { name, anonymous: false, .. } => name,
-            _ => return None,
-        };
-        let mode = if mount.mode.is_empty() { String::new() } else { format!(":{}", mount.mode) };
-        Some(format!("{source}:{}{mode}", mount.target))
-    };
-    spec.mounts.iter().filter_map(text).collect()
-}
-
-fn tmpfs(spec: &ContainerSpec) -> Value {
-    let entries = spec.mounts.iter().filter(|mount| is_short_tmpfs(mount));
-    let map: BTreeMap<&str, &str> =
-        entries.map(|mount| (mount.target.as_str(), mount.mode.as_str())).collect();
-    if map.is_empty() { Value::Null } else { json!(map) }
 }
 
 fn asked_ports(spec: &ContainerSpec) -> Value {

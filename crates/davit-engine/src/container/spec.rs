@@ -332,7 +332,8 @@ pub enum MountSource {
         /// Whether these stay writable where the mount itself is read-only.
         #[serde(default)]
         writable_below: bool,
-        /// Whether a missing one is made a directory when the container is created (`--volume`).
+        /// Whether a missing one is made a directory when the container is created: `--volume`
+        /// asked for it, not `--mount`.
         #[serde(default)]
         made: bool,
     },
@@ -349,6 +350,9 @@ pub enum MountSource {
         /// How it is made if it is not there (`--mount volume-…`).
         #[serde(default)]
         making: VolumeMaking,
+        /// Whether `--mount` asked for it: Docker lists those of `--volume` apart.
+        #[serde(default)]
+        listed: bool,
     },
     /// A tmpfs.
     Tmpfs {
@@ -365,6 +369,17 @@ pub enum MountSource {
         #[serde(default)]
         listed: bool,
     },
+}
+
+impl MountSource {
+    /// Whether `--mount` asked for it.
+    #[must_use]
+    pub fn is_listed(&self) -> bool {
+        match self {
+            Self::Bind { made, .. } => !made,
+            Self::Volume { listed, .. } | Self::Tmpfs { listed, .. } => *listed,
+        }
+    }
 }
 
 impl ContainerSpec {

@@ -45,6 +45,7 @@ fn what_run_and_create_take() {
         machine.ok(&["inspect", "-f", format, &listed]),
         "/m map[/t:] [CAP_NET_ADMIN] [CAP_CHOWN CAP_KILL] null"
     );
+    flags_of_mounts_are_told_apart(&machine);
     machine.ok(&["create", "--name", "web", "busybox", "nothing"]);
     let refused = machine.run(&["rename", "web", "web"]);
     let words = "error: Renaming a container with the same name as its current name\n";
@@ -70,6 +71,36 @@ fn what_run_and_create_take() {
     machine.ok(&["commit", &id, "kept"]);
     let kept = machine.ok(&["image", "inspect", "-f", "{{json .Config.Volumes}}", "kept"]);
     assert_eq!(kept, r#"{"/anon":{}}"#);
+}
+
+/// `--mount` in `Mounts`, `--volume` in `Binds`, and each with what was said alone.
+fn flags_of_mounts_are_told_apart(machine: &Machine) {
+    let listed = [
+        ("type=tmpfs,dst=/t", r#"{"Type":"tmpfs","Target":"/t"}"#),
+        ("type=bind,src=/tmp,dst=/u", r#"{"Type":"bind","Source":"/tmp","Target":"/u"}"#),
+        ("dst=/w", r#"{"Type":"volume","Target":"/w"}"#),
+        (
+            "type=bind,src=/tmp,dst=/b,ro,bind-propagation=private,bind-recursive=writable",
+            r#"{"Type":"bind","Source":"/tmp","Target":"/b","ReadOnly":true,"BindOptions":{"Propagation":"private","ReadOnlyNonRecursive":true}}"#,
+        ),
+        (
+            "src=data,dst=/v,volume-nocopy,volume-label=k=v,volume-driver=local",
+            r#"{"Type":"volume","Source":"data","Target":"/v","VolumeOptions":{"NoCopy":true,"Labels":{"k":"v"},"DriverConfig":{"Name":"local"}}}"#,
+        ),
+        (
+            "type=tmpfs,dst=/m,tmpfs-size=1m,tmpfs-mode=700",
+            r#"{"Type":"tmpfs","Target":"/m","TmpfsOptions":{"SizeBytes":1048576,"Mode":448}}"#,
+        ),
+    ];
+    let mut create = vec!["create", "-v", "/tmp:/x:ro", "-v", "data:/y", "--tmpfs", "/z"];
+    create.extend(listed.iter().flat_map(|(flag, _)| ["--mount", flag]));
+    let id = machine.ok(&[&create[..], &["busybox", "true"]].concat());
+    let shown = |format: &str| machine.ok(&["inspect", "-f", format, &id]);
+    // In the order of the command line.
+    let expected = listed.map(|(_, value)| value).join(",");
+    assert_eq!(shown("{{json .HostConfig.Mounts}}"), format!("[{expected}]"));
+    let others = "{{json .HostConfig.Binds}}{{json .HostConfig.Tmpfs}}";
+    assert_eq!(shown(others), r#"["/tmp:/x:ro","data:/y"]{"/z":""}"#);
 }
 
 #[test]

@@ -109,6 +109,7 @@ fn volume(text: &str) -> Result<MountSpec, CliError> {
             subpath: None,
             anonymous: source.is_empty(),
             making: VolumeMaking::default(),
+            listed: false,
         }
     };
     let (access, propagation) = (options.read_only.into(), options.propagation);

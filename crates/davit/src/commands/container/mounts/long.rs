@@ -167,6 +167,7 @@ fn source(fields: Fields) -> Result<MountSource, CliError> {
             copy_up: !fields.no_copy,
             subpath: fields.subpath,
             making: fields.making,
+            listed: true,
         }),
         "tmpfs" if fields.source.is_empty() => Ok(MountSource::Tmpfs {
             size_bytes: fields.size,
