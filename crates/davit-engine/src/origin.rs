@@ -17,7 +17,12 @@ use davit_image::{Descriptor, Digest, Document, DocumentError, Index, Manifest, 
 use davit_store::{StoreError, archive::ArchiveError};
 
 pub(crate) use self::{
-    docker_archive::DockerArchive, folder::Folder, layout::Layout, registry::Registry, stop::Stop,
+    docker_archive::DockerArchive,
+    fetch::{Download, Pieces},
+    folder::Folder,
+    layout::Layout,
+    registry::Registry,
+    stop::Stop,
     stored::Stored,
 };
 

@@ -12,8 +12,11 @@ use super::{BlobRead, OriginError, Stop};
 /// Pieces on their way; one is at most some 400 KiB.
 const PIECES: usize = 6;
 
-/// A blob's bytes from some offset on. Dropping it ends the download.
-pub(super) struct Download {
+/// What comes over the network, in pieces.
+pub(crate) type Pieces = mpsc::Sender<Result<Bytes, Error>>;
+
+/// Bytes as they come over the network. Dropping it ends the download.
+pub(crate) struct Download {
     pieces: mpsc::Receiver<Result<Bytes, Error>>,
     current: Bytes,
     runtime: Handle,
@@ -22,38 +25,45 @@ pub(super) struct Download {
 }
 
 impl Download {
-    pub(super) fn start(
+    /// A blob from some offset on.
+    pub(super) fn of_blob(
         runtime: &Handle,
         session: &Session,
         (descriptor, offset): (&Descriptor, u64),
         stop: &Stop,
     ) -> Self {
-        let (sender, pieces) = mpsc::channel(PIECES);
         let (session, descriptor) = (session.clone(), descriptor.clone());
-        runtime.spawn(async move { download(session, descriptor, offset, sender).await });
+        Self::start(runtime, stop, |sender| async move {
+            let mut blob = session.blob(&descriptor, offset).await?;
+            while let Some(piece) = blob.next_chunk().await? {
+                if sender.send(Ok(piece)).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// What `send` sends, until it ends or fails; a send that fails has lost its reader.
+    pub(crate) fn start<F>(runtime: &Handle, stop: &Stop, send: impl FnOnce(Pieces) -> F) -> Self
+    where
+        F: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        let (sender, pieces) = mpsc::channel(PIECES);
+        let sent = send(sender.clone());
+        runtime.spawn(async move {
+            if let Err(error) = sent.await {
+                // A reader that has gone does not want to know.
+                drop(sender.send(Err(error)).await);
+            }
+        });
         let (runtime, stop) = (runtime.clone(), stop.clone());
         Self { pieces, current: Bytes::new(), runtime, stop, failure: None }
     }
-}
 
-async fn download(
-    session: Session,
-    descriptor: Descriptor,
-    offset: u64,
-    sender: mpsc::Sender<Result<Bytes, Error>>,
-) {
-    let failed = async {
-        let mut blob = session.blob(&descriptor, offset).await?;
-        while let Some(piece) = blob.next_chunk().await? {
-            if sender.send(Ok(piece)).await.is_err() {
-                break;
-            }
-        }
-        Ok(())
-    };
-    if let Err(error) = failed.await {
-        // A reader that has gone does not want to know.
-        drop(sender.send(Err(error)).await);
+    /// The error that ended it, if the network did.
+    pub(crate) fn into_failure(self) -> Option<Error> {
+        self.failure
     }
 }
 

@@ -63,7 +63,7 @@ impl Origin for Registry {
         stop: &Stop,
     ) -> Result<Box<dyn BlobRead>, OriginError> {
         let blob = (descriptor, offset);
-        Ok(Box::new(Download::start(&self.runtime, &self.session, blob, stop)))
+        Ok(Box::new(Download::of_blob(&self.runtime, &self.session, blob, stop)))
     }
 
     fn distrust(&self) -> bool {
