@@ -241,6 +241,15 @@ impl Mount {
         draft.finish()
     }
 
+    /// What a value names in `from`, which no variable can change; `None` where it is of no use.
+    #[must_use]
+    pub fn origin(text: &str) -> Option<String> {
+        let fields = fields(text)?;
+        let mut pairs = fields.iter().filter_map(|field| field.split_once('='));
+        let from = pairs.rfind(|(key, _)| key.eq_ignore_ascii_case("from"));
+        from.map(|(_, value)| value.to_owned()).filter(|value| !value.is_empty())
+    }
+
     fn empty() -> Self {
         Self {
             kind: MountKind::Bind,
@@ -423,6 +432,15 @@ mod tests {
         assert!(read("type=secret,id=a,required").unwrap().required);
         assert_eq!(read("type=secret,id=a,env=A").unwrap().environment.as_deref(), Some("A"));
         assert_eq!(read("type=bind,from=,target=/x").unwrap().from, None);
+        for (text, origin) in [
+            ("type=$t,From=base,target=/x", Some("base")),
+            ("from=a,from=b", Some("b")),
+            ("from=a,from=", None),
+            ("source=from,target=/x", None),
+            ("\"", None),
+        ] {
+            assert_eq!(Mount::origin(text).as_deref(), origin, "{text}");
+        }
     }
 
     #[test]
