@@ -8,7 +8,7 @@ use std::{
 
 use fs_err as fs;
 
-use crate::{Store, StoreError, sweep};
+use crate::{Store, StoreError, format::random_hex, sweep};
 
 /// Files of each kind that are kept.
 const KEPT_FILES: usize = 50;
@@ -22,7 +22,39 @@ struct BuildFile {
     modified: SystemTime,
 }
 
+/// Bytes of the salt of secrets.
+const SALT_BYTES: usize = 32;
+
 impl Store {
+    /// Random bytes of this store, the same each time: digests of secrets are made with them, and
+    /// nobody without them can try values. They never leave the machine.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn secret_salt(&self) -> Result<Vec<u8>, StoreError> {
+        let path = self.layout().cache().join("secret-salt");
+        self.make_dir(&self.layout().cache())?;
+        loop {
+            match fs::read(&path) {
+                Ok(salt) if salt.len() == SALT_BYTES => return Ok(salt),
+                // A power loss took it.
+                Ok(_) => sweep::remove_any(&path)?,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(StoreError::io("read", &path, error)),
+            }
+            let new = self.layout().tmp().join(format!("salt-{}", random_hex(8)));
+            let lock = self.make_locked_file(&new)?;
+            let salt = random_hex(SALT_BYTES / 2).into_bytes();
+            let written = fs::write(&new, salt).and_then(|()| match fs::hard_link(&new, &path) {
+                // Another process was faster.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+                linked => linked,
+            });
+            lock.remove_file()?;
+            written.map_err(|error| StoreError::io("write", &path, error))?;
+        }
+    }
+
     /// Bytes on disk of logs and digests.
     ///
     /// # Errors
@@ -132,6 +164,19 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn the_salt_is_of_the_store_and_stays() {
+        let open = |temp: &davit_test::TempDir| {
+            let options = crate::StoreOptions::new(temp.join("root"), temp.join("run"));
+            Store::open(options).unwrap()
+        };
+        let (one, two) = (davit_test::TempDir::new(), davit_test::TempDir::new());
+        let salt = open(&one).secret_salt().unwrap();
+        assert_eq!((salt.len(), open(&one).secret_salt().unwrap()), (SALT_BYTES, salt.clone()));
+        assert_ne!(open(&two).secret_salt().unwrap(), salt);
+        assert_eq!(sweep::list(&open(&one).layout().tmp()).unwrap(), Vec::<PathBuf>::new());
+    }
 
     #[test]
     fn the_newest_files_within_both_bounds_stay() {

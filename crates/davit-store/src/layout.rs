@@ -128,6 +128,12 @@ impl Layout {
         self.root.join("cache")
     }
 
+    /// Named cache mounts.
+    #[must_use]
+    pub fn cache_mounts(&self) -> PathBuf {
+        self.cache().join("mounts")
+    }
+
     /// Run-time directory of a container: lock and socket of its monitor.
     #[must_use]
     pub fn run_container(&self, id: &str) -> PathBuf {

@@ -57,6 +57,29 @@ impl Lock {
         Ok(None)
     }
 
+    /// Locks an existing directory, alone or beside others.
+    pub(crate) fn try_directory(path: &Path, company: Company) -> Result<Attempt, StoreError> {
+        loop {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let file = match rustix::fs::open(path, flags, Mode::empty()) {
+                Ok(fd) => fs::File::from_parts(std::fs::File::from(fd), path),
+                Err(Errno::NOENT) => return Ok(Attempt::Missing),
+                Err(e) => return Err(StoreError::io("open", path, e)),
+            };
+            let operation = match company {
+                Company::Alone => FlockOperation::NonBlockingLockExclusive,
+                Company::Shared => FlockOperation::NonBlockingLockShared,
+            };
+            if !flock(&file, path, operation)? {
+                return Ok(Attempt::Busy);
+            }
+            // Removed meanwhile, and perhaps made again.
+            if is_current(&file, path)? {
+                return Ok(Attempt::Held(Self { path: path.to_path_buf(), file }));
+            }
+        }
+    }
+
     /// The locked file.
     pub(crate) const fn file(&self) -> &fs::File {
         &self.file
@@ -76,9 +99,28 @@ impl Lock {
     }
 }
 
+/// Whether others may hold a lock at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Company {
+    Alone,
+    Shared,
+}
+
+/// What came of an attempt to lock.
+#[derive(Debug)]
+pub(crate) enum Attempt {
+    Held(Lock),
+    Busy,
+    Missing,
+}
+
 fn try_flock(file: &fs::File, path: &Path) -> Result<bool, StoreError> {
+    flock(file, path, FlockOperation::NonBlockingLockExclusive)
+}
+
+fn flock(file: &fs::File, path: &Path, operation: FlockOperation) -> Result<bool, StoreError> {
     loop {
-        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        match rustix::fs::flock(file, operation) {
             Ok(()) => return Ok(true),
             Err(Errno::WOULDBLOCK) => return Ok(false),
             Err(Errno::INTR) => {}
