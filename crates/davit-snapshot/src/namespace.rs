@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::PathBuf,
 };
 
 use davit_sys::mount::{self, Extent, FsContext, MountAttributes};
@@ -103,6 +104,29 @@ impl MountNamespace {
             Upper::Copy(directory) => return copy::mount(lowers, directory, options.durability),
         };
         overlay::mount(lowers, &writable, options)
+    }
+
+    /// Attaches a mount where this process finds it by path, under a name that nothing else here
+    /// has; until [`Self::detach`].
+    ///
+    /// # Errors
+    /// [`SnapshotError::Mount`], [`SnapshotError::File`].
+    pub fn attach(&self, name: &str, mount: &OwnedFd) -> Result<PathBuf, SnapshotError> {
+        let target = self.location.mounts().join(name);
+        rustix::fs::mkdir(&target, Mode::RWXU)
+            .map_err(|errno| SnapshotError::file("create", &target, errno))?;
+        mount::attach(mount, &target).map_err(|source| SnapshotError::mount("a view", source))?;
+        Ok(target)
+    }
+
+    /// Takes away what was attached under this name; copies of the mount stay.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Mount`], [`SnapshotError::File`].
+    pub fn detach(&self, name: &str) -> Result<(), SnapshotError> {
+        let target = self.location.mounts().join(name);
+        mount::detach(&target).map_err(|source| SnapshotError::mount("a view", source))?;
+        rustix::fs::rmdir(&target).map_err(|errno| SnapshotError::file("remove", &target, errno))
     }
 
     /// Takes every tree of `stack` that is not here yet from live holders, where there are any.
