@@ -6,6 +6,7 @@ use davit_image::{ImageId, Reference, Timestamp};
 use davit_store::{ContainerFilter, ImageSizes, StoreError};
 use serde::{Serialize, Serializer};
 
+use super::build_cache::CACHE_MOUNT;
 use crate::{
     Engine,
     container::{inspect::from_nanoseconds, written_bytes},
@@ -27,7 +28,7 @@ pub struct DiskUsage {
     pub containers: Vec<ContainerUsage>,
     /// Volumes by name.
     pub volumes: Vec<VolumeUsage>,
-    /// Build records, least recently used first.
+    /// Build records, least recently used first, and cache mounts.
     pub build_cache: Vec<BuildCacheUsage>,
     /// Bytes that only the build cache keeps.
     pub build_cache_size: u64,
@@ -86,6 +87,8 @@ pub struct BuildCacheUsage {
     pub key: String,
     /// What it is a key of.
     pub kind: String,
+    /// What people call it: the name of a cache mount.
+    pub description: String,
     /// Bytes that it names.
     pub size: u64,
     /// How often it was used.
@@ -122,17 +125,36 @@ impl Engine {
             let size = tree_size(&store.layout().volume_data(&name));
             usage.volumes.push(VolumeUsage { name, links: row.containers.len(), size });
         }
-        for record in store.build_records()? {
-            usage.build_cache.push(BuildCacheUsage {
-                key: record.key,
-                kind: record.kind,
-                size: record.size,
-                uses: record.uses,
-                created: from_nanoseconds(record.created),
-                last_used: from_nanoseconds(record.last_used),
-            });
-        }
+        usage.build_cache = self.build_cache_usage()?;
+        let mounts = usage.build_cache.iter().filter(|record| record.kind == CACHE_MOUNT);
+        usage.build_cache_size += mounts.map(|mount| mount.size).sum::<u64>();
         Ok(usage)
+    }
+
+    /// Build records, least recently used first, and cache mounts, which are walked.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn build_cache_usage(&self) -> Result<Vec<BuildCacheUsage>, StoreError> {
+        let records = self.store().build_records()?.into_iter().map(|record| BuildCacheUsage {
+            key: record.key,
+            kind: record.kind,
+            description: String::new(),
+            size: record.size,
+            uses: record.uses,
+            created: from_nanoseconds(record.created),
+            last_used: from_nanoseconds(record.last_used),
+        });
+        let mounts = self.store().cache_mounts()?.into_iter().map(|mount| BuildCacheUsage {
+            key: mount.key,
+            kind: CACHE_MOUNT.to_owned(),
+            description: mount.name,
+            size: mount.size,
+            uses: 0,
+            created: from_nanoseconds(mount.created),
+            last_used: from_nanoseconds(mount.last_used),
+        });
+        Ok(records.chain(mounts).collect())
     }
 
     fn image_usage(&self) -> Result<DiskUsage, StoreError> {

@@ -1,12 +1,13 @@
-//! `davit builder build|prune`
+//! `davit builder build|du|prune`
 
 use davit_engine::{BuildCache, BuildCachePrune, GcReport};
 
-use super::{build, container::values};
+use super::{build, container::values, system::df};
 use crate::{
     cli::Context,
     error::CliError,
     filter::{Filters, help, point_in_time},
+    format::ListFormat,
     printer, units,
 };
 
@@ -18,14 +19,23 @@ const FILTERS: [&str; 4] = ["id", "type", "until", "unused-for"];
 pub(crate) enum BuilderCommand {
     /// Build an image from a Dockerfile
     Build(Box<build::BuildArgs>),
+    /// Show build cache and cache mounts
+    Du(DuArgs),
     /// Remove build cache
     Prune(PruneArgs),
+}
+
+// Arguments of `davit builder du`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DuArgs {
+    #[command(flatten)]
+    format: ListFormat,
 }
 
 // Arguments of `davit builder prune`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PruneArgs {
-    /// Remove all build cache, that of existing images, too
+    /// Remove all build cache, that of existing images and cache mounts, too
     #[arg(short, long, conflicts_with = "keep_storage")]
     all: bool,
     #[arg(
@@ -47,6 +57,10 @@ pub(crate) struct PruneArgs {
 pub(crate) fn run(command: BuilderCommand, context: &Context) -> Result<u8, CliError> {
     match command {
         BuilderCommand::Build(args) => build::run(*args, context),
+        BuilderCommand::Du(args) => {
+            df::print_cache(&args.format, &context.engine()?.build_cache_usage()?)?;
+            Ok(0)
+        }
         BuilderCommand::Prune(args) => prune(&args, context),
     }
 }
@@ -66,7 +80,12 @@ fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
     let engine = context.engine()?;
     let report = match &filtered {
         Some(request) => engine.prune_build_cache(request)?,
-        None => engine.prune_store(what)?,
+        None => {
+            let mut report = engine.prune_store(what)?;
+            let request = BuildCachePrune { all: args.all, ..BuildCachePrune::default() };
+            engine.prune_cache_mounts(&request, &mut report)?;
+            report
+        }
     };
     print_deleted(&report)?;
     printer::line(&format!("Total reclaimed space: {}", units::exact_size(report.freed_bytes)))?;

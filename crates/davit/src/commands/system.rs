@@ -1,6 +1,6 @@
 //! `davit system df|check|info|prune|reset`
 
-mod df;
+pub(crate) mod df;
 mod reset;
 
 use davit_engine::{BuildCache, CheckMode, CheckReport, Engine, ImagePrune, Repair};

@@ -30,6 +30,7 @@ const IMAGES: &str = "table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}
 const CONTAINERS: &str = "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}";
 const VOLUMES: &str = "table {{.Name}}\t{{.Links}}\t{{.Size}}";
 const CACHE: &str = "table {{.ID}}\t{{.CacheType}}\t{{.Size}}\t{{.CreatedSince}}\t{{.LastUsedSince}}\t{{.UsageCount}}\t{{.Shared}}";
+const CACHE_WITH_NAMES: &str = "table {{.ID}}\t{{.CacheType}}\t{{.Size}}\t{{.CreatedSince}}\t{{.LastUsedSince}}\t{{.UsageCount}}\t{{.Description}}";
 const CACHE_HEADS: &[(&str, &str)] = &[
     ("ID", "CACHE ID"),
     ("CacheType", "CACHE TYPE"),
@@ -132,6 +133,16 @@ fn usage_row(raw: &RawUsage) -> UsageRow {
     }
 }
 
+/// Prints build records and cache mounts.
+///
+/// # Errors
+/// A malformed template; when standard output cannot be written.
+pub(crate) fn print_cache(asked: &ListFormat, records: &[BuildCacheUsage]) -> Result<(), CliError> {
+    let width = if asked.is_table() { Width::Cut } else { Width::Whole };
+    let rows: Vec<CacheRow> = records.iter().map(|record| cache_row(record, width)).collect();
+    List { table: CACHE_WITH_NAMES, heads: CACHE_HEADS }.print(asked, &rows, records)
+}
+
 /// A build record as Docker's templates see it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -139,7 +150,7 @@ struct CacheRow {
     cache_type: String,
     created_at: String,
     created_since: String,
-    description: &'static str,
+    description: String,
     #[serde(rename = "ID")]
     id: String,
     in_use: &'static str,
@@ -238,7 +249,7 @@ fn cache_row(record: &BuildCacheUsage, width: Width) -> CacheRow {
         cache_type: record.kind.clone(),
         created_at: units::date(Some(record.created)),
         created_since: units::ago(Some(record.created)),
-        description: "",
+        description: record.description.clone(),
         id: match width {
             // Keys begin with what they are keys of.
             Width::Cut => width.id(record.key.rsplit([':', '/']).next().unwrap_or_default()),
