@@ -89,6 +89,11 @@ fn build_whole(
     frontend::check(request)?;
     let dockerfile = Dockerfile::parse(&request.dockerfile.bytes)
         .map_err(|error| parse_failed(request, error))?;
+    if request.sandbox.needs_salt() {
+        // Random bytes that stay in the store: without them nobody guesses a value from a key.
+        let salt = environment.store.secret_salt().map_err(store_failed)?;
+        request.sandbox.salt(&salt);
+    }
     let plan = planner::plan(request, &dockerfile, environment.images)?;
     keep_images(&plan, environment)?;
     let steps = step_infos(&plan);
@@ -237,6 +242,7 @@ impl Build<'_, '_> {
             cancelled: environment.cancelled,
             stopped: AtomicBool::new(false),
             run: environment.run,
+            sandbox: &self.request.sandbox,
             networks: StepNetworks::new(environment.lease, environment.network),
             supervisor: std::sync::OnceLock::new(),
             family: family(self.request),

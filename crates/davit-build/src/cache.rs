@@ -154,6 +154,42 @@ impl Cache<'_> {
         self.store.put_build_records(&records)
     }
 
+    /// Remembers a layer by its content alone.
+    pub(crate) fn remember_content(
+        &self,
+        content: ContentKey,
+        step: &StepRecord,
+        cost_us: u64,
+    ) -> Result<(), StoreError> {
+        self.remember_layer(("content", content.0), "content", step, cost_us)
+    }
+
+    /// Remembers the result of a command under one more key.
+    pub(crate) fn remember_step(
+        &self,
+        key: DefinitionKey,
+        step: &StepRecord,
+        cost_us: u64,
+    ) -> Result<(), StoreError> {
+        self.remember_layer(("step", key.0), "run", step, cost_us)
+    }
+
+    fn remember_layer(
+        &self,
+        (space, key): (&str, Digest),
+        kind: &str,
+        step: &StepRecord,
+        cost_us: u64,
+    ) -> Result<(), StoreError> {
+        self.store.put_build_records(&[NewBuildRecord {
+            key: format!("{space}/{key}"),
+            kind: kind.to_owned(),
+            spec: json(step),
+            items: vec![step.layer.digest()],
+            cost_us,
+        }])
+    }
+
     /// Remembers what a plan gave; `items` are its documents.
     pub(crate) fn remember_image(
         &self,

@@ -140,7 +140,8 @@ fn ranges_of<'a>(entry: &FileEntry, layer: &'a OpenLayer) -> Option<Ranges<'a>> 
     Some(Ranges::new(&layer.tar, entry.size, extents))
 }
 
-fn digest_archived(
+/// Computes the digest of a regular file that lies in a layer, if it is not known.
+pub(crate) fn digest_archived(
     entry: &mut FileEntry,
     layer: &OpenLayer,
     cancelled: &AtomicBool,

@@ -1,5 +1,7 @@
 //! Definition keys of a plan's nodes.
 
+mod run;
+
 use davit_dockerfile::Glob;
 use davit_image::{Algorithm, Digest, Digester};
 
@@ -7,7 +9,7 @@ use crate::{
     copy::{Keeps, selection_key},
     files::{FileSet, Unresolved},
     key::{Component, DefinitionKey, KeyBuilder},
-    plan::{CopyOrigin, CopySpec, Node, Op, RunSpec},
+    plan::{CopyOrigin, CopySpec, Node, Op},
     symbolic_mode::Mode,
 };
 
@@ -23,7 +25,7 @@ pub(crate) fn components(node: &Node, context: &FileSet) -> KeyBuilder {
             key.push("layers", layers.map(ToString::to_string).collect::<Vec<_>>().join(" "));
             key
         }
-        Op::Run(spec) => run(spec),
+        Op::Run(spec) => run::components(spec, context),
         Op::Copy(spec) => copy(spec, context),
         Op::MakeDirectory(spec) => {
             let mut key = KeyBuilder::new("directory");
@@ -54,27 +56,6 @@ fn input_label(index: usize) -> String {
 pub(crate) fn input_number(label: &str) -> Option<usize> {
     let number = label.strip_prefix("source ").and_then(|number| number.parse().ok());
     number.or_else(|| (label == input_label(0)).then_some(0))
-}
-
-fn run(spec: &RunSpec) -> KeyBuilder {
-    let mut key = KeyBuilder::new("run");
-    key.push("command", list(&spec.args));
-    for variable in &spec.env {
-        let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
-        key.push(format!("variable {name}"), value);
-    }
-    key.push("working directory", &spec.working_dir);
-    key.push("user", &spec.user);
-    key.push("network", spec.network.to_string());
-    for script in &spec.scripts {
-        key.push(format!("script {}", script.name), &script.content);
-    }
-    if !spec.hosts.is_empty() {
-        let names: Vec<String> = spec.hosts.iter().map(|(name, _)| name.clone()).collect();
-        key.push("added hosts", list(&names));
-    }
-    key.push("platform", spec.platform.to_string());
-    key
 }
 
 fn copy(spec: &CopySpec, context: &FileSet) -> KeyBuilder {
@@ -137,42 +118,4 @@ pub(crate) fn selected(source: &str, files: &FileSet) -> Vec<(Vec<u8>, usize)> {
 
 fn list(items: &[String]) -> String {
     serde_json::to_string(items).expect("strings are JSON")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Miss, Network};
-
-    #[test]
-    fn an_added_host_is_the_reason_however_many_there_are() {
-        let components = |hosts: &[(&str, &str)]| {
-            let owned = |(name, address): &(&str, &str)| (name.to_string(), address.to_string());
-            let spec = RunSpec {
-                args: vec!["make".to_owned()],
-                env: Vec::new(),
-                proxy_env: Vec::new(),
-                working_dir: "/".to_owned(),
-                user: String::new(),
-                network: Network::Default,
-                scripts: Vec::new(),
-                hosts: hosts.iter().map(owned).collect(),
-                platform: davit_image::Platform::host(),
-            };
-            run(&spec).finish().1
-        };
-        let before = components(&[("a", "10.0.0.1"), ("b", "10.0.0.2")]);
-        let same = components(&[("a", "10.0.0.9"), ("b", "10.0.0.2")]);
-        assert_eq!(Miss::between(&before, &same), None, "the address is in no key");
-        for now in [&[("a", "10.0.0.1"), ("c", "10.0.0.2")][..], &[("a", "10.0.0.1")]] {
-            let miss = Miss::between(&before, &components(now)).unwrap();
-            let Miss::Component { label, before: Some(before), now: Some(now) } = miss else {
-                panic!("{miss:?}");
-            };
-            assert_eq!((label.as_str(), before.as_str()), ("added hosts", r#"["a","b"]"#));
-            assert_ne!(before, now);
-        }
-        let none = Miss::between(&before, &components(&[])).unwrap();
-        assert!(matches!(none, Miss::Component { label, now: None, .. } if label == "added hosts"));
-    }
 }

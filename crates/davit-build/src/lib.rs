@@ -39,6 +39,7 @@ mod outcome;
 mod plan;
 mod request;
 mod run;
+mod sandbox;
 mod selection;
 mod step;
 mod symbolic_mode;
@@ -54,8 +55,9 @@ pub use key::{Component, ContentKey, DefinitionKey, KeyBuilder, Miss};
 pub use layers::LayerError;
 pub use outcome::{BuildOutcome, BuiltLayer};
 pub use plan::{
-    BaseImage, CopyOrigin, CopySpec, Destination, InlineFile, MakeDirectory, Network, Node, NodeId,
-    Op, Ownership, Plan, RunSpec, ScriptFile, StageId, Target, Unpack,
+    BaseImage, BindOrigin, CacheMount, ClientMount, CopyOrigin, CopySpec, Destination, InlineFile,
+    MakeDirectory, MountAccess, MountSource, Network, Node, NodeId, Op, Ownership, Plan, RunMount,
+    RunSpec, ScriptFile, SecretVariable, StageId, Target, Unpack,
 };
 pub use request::{
     BaseImages, BuildRequest, CachePolicy, ContextSource, DockerfileText, IgnoreText, PullPolicy,
@@ -63,7 +65,12 @@ pub use request::{
 };
 pub use run::{
     RunError, RunSettings,
+    agent::{
+        Agent,
+        keys::{KeyError, Keys},
+    },
     network::{BridgeNetwork, FindNetwork, StepNetworkError},
     supervisor::supervise,
 };
+pub use sandbox::{Entitlement, Invalidation, Sandbox, Secret};
 pub use writer::LayerWriteError;

@@ -10,14 +10,21 @@
 //! `inputs[0]` is the state that it adds its layer to.
 
 mod images;
+mod mounts;
 pub(crate) mod planner;
+mod run;
 mod stage;
 mod steps;
 
 use std::fmt;
 
-use davit_dockerfile::Span;
+use davit_dockerfile::{Security, Span};
 use davit_image::{Digest, HistoryEntry, ImageConfig, Platform};
+use davit_runtime::plan::Rlimit;
+
+pub use self::mounts::{
+    BindOrigin, CacheMount, ClientMount, MountAccess, MountSource, RunMount, SecretVariable,
+};
 
 /// Index of a node in its plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -108,6 +115,18 @@ pub struct RunSpec {
     pub user: String,
     /// Network.
     pub network: Network,
+    /// Sandbox.
+    pub security: Security,
+    /// Mounts, parents before their children.
+    pub mounts: Vec<RunMount>,
+    /// Variables that hold secrets; their values are in no key.
+    pub secrets: Vec<SecretVariable>,
+    /// Size of `/dev/shm` in bytes; `None` = 64 MiB.
+    pub shm_size_bytes: Option<u64>,
+    /// Resource limits of processes.
+    pub ulimits: Vec<Rlimit>,
+    /// Cgroup below which it runs; `None` = davit's own.
+    pub cgroup_parent: Option<String>,
     /// Scripts that the process finds below `/dev/pipes`.
     pub scripts: Vec<ScriptFile>,
     /// Hosts that it knows, as (name, address); the address is in no key.

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, error::Error, fmt, io::Read, path::PathBuf};
 
 use davit_image::{Platform, Reference};
 
-use crate::plan::{BaseImage, Network};
+use crate::{
+    plan::{BaseImage, Network},
+    sandbox::Sandbox,
+};
 
 /// One build, complete: nothing else is read from the environment.
 #[derive(Debug)]
@@ -32,6 +35,8 @@ pub struct BuildRequest {
     pub source_date_epoch: Option<i64>,
     /// Hosts that `RUN` steps know beside those of the network, as (name, address).
     pub add_hosts: Vec<(String, String)>,
+    /// Limits, entitlements, secrets and agents of `RUN` steps.
+    pub sandbox: Sandbox,
     /// Whether the first difference of every miss is looked for, down to the file.
     pub explain: bool,
     /// Largest number of steps at a time; 0 = one per core.

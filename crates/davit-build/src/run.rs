@@ -4,15 +4,18 @@
 //! build (see [`supervisor`](crate::supervise)) mounts and clones; it dies with the connection,
 //! and every command of the build dies with it.
 
+pub(crate) mod agent;
+pub(crate) mod mounts;
 pub(crate) mod network;
+mod plan;
 pub(crate) mod protocol;
+pub(crate) mod stubs;
 pub(crate) mod supervisor;
 
 use std::{
     collections::HashMap,
     ffi::OsString,
     io::{self, Read},
-    net::{IpAddr, Ipv4Addr},
     os::{
         fd::OwnedFd,
         unix::{net::UnixStream, process::CommandExt as _},
@@ -28,24 +31,16 @@ use std::{
     time::Duration,
 };
 
-use davit_runtime::plan::{
-    Access, BindSource, Mount, MountKind, MountOptions, Namespace, Plan, UserChoice,
-};
+use davit_runtime::plan::Limits;
 use davit_snapshot::{Stack, Upper};
 
 use self::{
+    mounts::StepMount,
     network::Place,
-    protocol::{Reply, Request},
+    protocol::{Reply, Request, RunRequest},
 };
-use crate::{
-    event::LogStream,
-    plan::{Network, RunSpec},
-};
+use crate::{event::LogStream, plan::RunSpec};
 
-/// Host name inside a `RUN`, as BuildKit's.
-const HOSTNAME: &str = "buildkitsandbox";
-/// Stands for the machine's address in `--add-host`, as Docker's.
-const HOST_GATEWAY: &str = "host-gateway";
 /// How soon a cancelled build is noticed while a command runs.
 const CANCEL_POLL: Duration = Duration::from_millis(50);
 /// Replies of a command that wait to be shown, of 64 KiB at most; a command that writes more than
@@ -102,6 +97,10 @@ pub(crate) struct StepCommand<'a> {
     pub(crate) directory: &'a Path,
     /// Its place in the network, if it is to be in one.
     pub(crate) place: Option<&'a Place<'a>>,
+    pub(crate) mounts: Vec<StepMount>,
+    /// Variables that hold secrets, as `NAME=value`.
+    pub(crate) secrets: &'a [String],
+    pub(crate) limits: &'a Limits,
 }
 
 /// Who waits for replies; `None` once there are no more.
@@ -155,20 +154,21 @@ impl Supervisor {
     /// Runs a command to its end and gives its exit code; what it writes goes to `output`.
     pub(crate) fn run(
         &self,
-        command: &StepCommand<'_>,
+        command: StepCommand<'_>,
         output: &mut dyn FnMut(LogStream, &[u8]),
         cancelled: &dyn Fn() -> bool,
     ) -> Result<i32, RunError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let plan = self.plan(command, id).map_err(RunError::Files)?;
+        let plan = self.plan(&command, id).map_err(RunError::Files)?;
         let replies = self.register(id)?;
-        let request = Request::Run {
+        let request = Request::Run(Box::new(RunRequest {
             id,
             stack: command.stack.clone(),
             upper: command.upper.clone(),
-            plan: Box::new(plan),
-            network: command.place.map(|place| Box::new(place.attachment())),
-        };
+            plan,
+            mounts: command.mounts,
+            network: command.place.map(Place::attachment),
+        }));
         let sent = self.send(&request);
         let outcome = sent.and_then(|()| {
             thread::scope(|scope| {
@@ -197,40 +197,6 @@ impl Supervisor {
     fn send(&self, request: &Request) -> Result<(), RunError> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         protocol::write_request(&mut *writer, request).map_err(|_broken| RunError::Gone)
-    }
-
-    /// The runtime's plan, and the files that it binds.
-    fn plan(&self, command: &StepCommand<'_>, id: u32) -> io::Result<Plan> {
-        let spec = command.spec;
-        let mut plan = Plan::container(spec.args.clone(), format!("{}-{id}", self.cgroup));
-        plan.process.env = spec.env.iter().chain(&spec.proxy_env).cloned().collect();
-        plan.process.cwd.clone_from(&spec.working_dir);
-        // Root, too, has the groups that the image gives it.
-        plan.process.user = UserChoice::Named { user: spec.user.clone(), groups: Vec::new() };
-        // Nobody could follow it any more.
-        plan.process.dies_with_parent = true;
-        plan.hostname = Some(HOSTNAME.to_owned());
-        let [private, shared] = &self.resolv_conf;
-        let resolv_conf = if spec.network == Network::Host { shared } else { private };
-        if spec.network == Network::Host {
-            // Parameters of a shared network namespace are the host's.
-            plan.namespaces.network = Namespace::Host;
-            plan.sysctls.retain(|name, _| !name.starts_with("net."));
-        }
-        let mut bind = |name: &str, content: &[u8], mode, target: String| -> io::Result<()> {
-            let path = command.directory.join(name);
-            write_file(&path, content, mode)?;
-            plan.mounts.push(bind_read_only(path, target));
-            Ok(())
-        };
-        let gateway = command.place.map(Place::gateway);
-        bind("hosts", hosts(spec, gateway).as_bytes(), 0o644, "/etc/hosts".to_owned())?;
-        bind("resolv.conf", resolv_conf, 0o644, "/etc/resolv.conf".to_owned())?;
-        for (index, script) in spec.scripts.iter().enumerate() {
-            let target = format!("/dev/pipes/{}", script.name);
-            bind(&format!("script-{index}"), script.content.as_bytes(), 0o755, target)?;
-        }
-        Ok(plan)
     }
 }
 
@@ -293,36 +259,6 @@ fn follow(
             Err(RecvTimeoutError::Disconnected) => return Err(RunError::Gone),
         }
     }
-}
-
-fn bind_read_only(source: PathBuf, target: String) -> Mount {
-    Mount {
-        target,
-        kind: MountKind::Bind { source: BindSource::Path(source), recursive: false },
-        options: MountOptions { access: Access::ReadOnly, ..MountOptions::default() },
-    }
-}
-
-fn write_file(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs_err::write(path, content)?;
-    // The process's umask must not show inside.
-    fs_err::set_permissions(path, std::fs::Permissions::from_mode(mode))
-}
-
-/// What commands find in `/etc/hosts`; `gateway` is where they reach the machine, by themselves
-/// without one.
-fn hosts(spec: &RunSpec, gateway: Option<IpAddr>) -> String {
-    let mut text =
-        format!("127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    let gateway = gateway.unwrap_or(Ipv4Addr::LOCALHOST.into()).to_string();
-    for (name, address) in &spec.hosts {
-        text.push_str(if address == HOST_GATEWAY { &gateway } else { address });
-        text.push('\t');
-        text.push_str(name);
-        text.push('\n');
-    }
-    text
 }
 
 #[cfg(test)]

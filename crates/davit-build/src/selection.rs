@@ -60,7 +60,7 @@ fn unselected(set: &FileSet, source: &str, selectors: &Selectors) -> Vec<String>
 }
 
 /// Writes a path as a pattern that matches nothing else, with a pattern below it.
-fn pattern(path: &[u8], rest: &str) -> String {
+pub(crate) fn pattern(path: &[u8], rest: &str) -> String {
     let mut pattern = String::with_capacity(path.len());
     for character in String::from_utf8_lossy(path).chars() {
         if matches!(character, '*' | '?' | '[' | '\\') {

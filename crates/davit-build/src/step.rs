@@ -1,6 +1,9 @@
 //! Does one step: finds its earlier result, or makes its layer.
 
+mod caches;
+mod content;
 mod copy;
+mod mounts;
 mod run;
 
 use std::{
@@ -26,6 +29,7 @@ use crate::{
     log::BuildLog,
     plan::{Node, NodeId, Op, Plan},
     run::{RunSettings, Supervisor, network::StepNetworks},
+    sandbox::Sandbox,
     writer::Writer,
 };
 
@@ -52,6 +56,7 @@ pub(crate) struct Session<'b, 's> {
     /// A step failed: the others stop.
     pub(crate) stopped: AtomicBool,
     pub(crate) run: &'b RunSettings,
+    pub(crate) sandbox: &'b Sandbox,
     pub(crate) networks: StepNetworks<'b, 's>,
     pub(crate) supervisor: OnceLock<Mutex<Option<Arc<Supervisor>>>>,
     /// Distinguishes this Dockerfile's steps from those of others, for explanations.
@@ -109,18 +114,20 @@ impl Session<'_, '_> {
         let states: Vec<String> = inputs.iter().map(|input| input.state.key()).collect();
         let (key, parts) = definition_key(components(node, self.context.set()), &states);
         let below = &inputs[0].state;
-        if let Some(record) = self.find(key)? {
+        let cached = |record: StepRecord, cause| {
             (self.events)(BuildEvent::Cached(StepId(id.0)));
-            let state = below.push(record.layer);
-            return Ok(Done { state, layer: Some(record), cached: true, cause: id });
+            Done { state: below.push(record.layer), layer: Some(record), cached: true, cause }
+        };
+        if let Some(record) = self.find(key)? {
+            return Ok(cached(record, id));
+        }
+        let by_content = self.content_definition(node, inputs)?;
+        if let Some(found) = self.find_by_content(key, by_content)? {
+            return Ok(cached(found, id));
         }
         let (miss, cause) = self.miss((node, id), inputs, &parts)?;
         let _guard = match self.claim(key)? {
-            Claim::Found(record) => {
-                (self.events)(BuildEvent::Cached(StepId(id.0)));
-                let state = below.push(record.layer);
-                return Ok(Done { state, layer: Some(record), cached: true, cause });
-            }
+            Claim::Found(record) => return Ok(cached(record, cause)),
             Claim::Ours(guard) => guard,
         };
         (self.events)(BuildEvent::Missed(StepId(id.0), miss));
@@ -129,6 +136,10 @@ impl Session<'_, '_> {
         let layer = self.make(node, id, inputs)?;
         let cost_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.remember(node, id, (key, &parts), &layer, cost_us)?;
+        if let Some(by_content) = by_content {
+            let record = &layer.record;
+            self.cache().remember_step(by_content, record, cost_us).map_err(store_failed)?;
+        }
         if layer.same {
             (self.events)(BuildEvent::SameResult(StepId(id.0)));
         }
@@ -142,6 +153,20 @@ impl Session<'_, '_> {
             CachePolicy::Ignore => Ok(None),
             CachePolicy::Use => self.cache().step(key).map_err(store_failed),
         }
+    }
+
+    /// A result of a step that saw the same, which is this step's from now on.
+    fn find_by_content(
+        &self,
+        key: DefinitionKey,
+        by_content: Option<DefinitionKey>,
+    ) -> Result<Option<StepRecord>, BuildError> {
+        let Some(by_content) = by_content else { return Ok(None) };
+        let found = self.find(by_content)?;
+        if let Some(record) = &found {
+            self.cache().remember_step(key, record, 0).map_err(store_failed)?;
+        }
+        Ok(found)
     }
 
     /// Waits until no other process does the same step.
@@ -231,7 +256,7 @@ impl Session<'_, '_> {
     fn make(&self, node: &Node, id: NodeId, inputs: &[&Done]) -> Result<Layer, BuildError> {
         let below = &inputs[0].state;
         match &node.op {
-            Op::Run(spec) => self.run(node, id, spec, below),
+            Op::Run(spec) => self.run(node, id, spec, inputs),
             Op::Copy(spec) => self.copy(node, id, spec, inputs),
             Op::MakeDirectory(spec) => self.directory((node, id), spec, below),
             Op::Scratch | Op::Image(_) => unreachable!("bases make no layer"),
@@ -293,4 +318,10 @@ fn failed(node: &Node, source: impl std::error::Error + Send + Sync + 'static) -
 pub(crate) fn store_failed(source: davit_store::StoreError) -> BuildError {
     let what = "use the store";
     BuildError::new(BuildErrorKind::Result { what, source: Box::new(source) })
+}
+
+impl From<davit_store::StoreError> for BuildError {
+    fn from(source: davit_store::StoreError) -> Self {
+        store_failed(source)
+    }
 }

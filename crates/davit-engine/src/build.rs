@@ -10,16 +10,18 @@ use std::{
     },
 };
 
+pub use davit_build::{
+    Agent, BuildError, BuildErrorKind, BuildEvent, BuildOutcome, BuildRequest, CachePolicy,
+    Component, ContextSource, DockerfileText, Entitlement, Excerpt, IgnoreText, Invalidation,
+    KeyError, Keys, LogStream, Miss, Network, PullPolicy, Sandbox, Secret, StepId, StepInfo,
+    TarStream, looks_like_archive,
+};
 use davit_build::{
     BaseImage, BaseImages, BridgeNetwork, BuildEnvironment, ExportError, RunSettings,
 };
-pub use davit_build::{
-    BuildError, BuildErrorKind, BuildEvent, BuildOutcome, BuildRequest, CachePolicy, Component,
-    ContextSource, DockerfileText, Excerpt, IgnoreText, LogStream, Miss, Network, PullPolicy,
-    StepId, StepInfo, TarStream, looks_like_archive,
-};
 use davit_image::{Digest, ImageId, Platform, Reference};
 use davit_runtime::Cgroups;
+pub use davit_runtime::plan::{Limits, Origin, Rlimit};
 use davit_store::{Lease, StoreError, is_no_space};
 
 pub use self::output::{BuildOutput, BuildSink};

@@ -96,6 +96,11 @@ pub(crate) fn variable_text(name: &str) -> Option<String> {
     env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
+/// The value of a variable, even if it is empty.
+pub(crate) fn variable_bytes(name: &str) -> Option<OsString> {
+    if name.is_empty() || name.contains(['=', '\0']) { None } else { env::var_os(name) }
+}
+
 /// Podman's places, in its order (containers-auth.json(5)).
 fn auth_files(home: Option<&Path>) -> Vec<PathBuf> {
     let explicit = variable("REGISTRY_AUTH_FILE").map(PathBuf::from);

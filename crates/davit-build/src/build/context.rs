@@ -17,8 +17,9 @@ use crate::{
     error::{BuildError, BuildErrorKind, Excerpt},
     files::{FileSet, join, split_wildcards},
     missing,
-    plan::{CopyOrigin, CopySpec, Node, Op, Plan},
+    plan::{BindOrigin, CopyOrigin, MountSource, Node, Op, Plan},
     request::{ContextSource, IgnoreText},
+    selection,
     step::store_failed,
 };
 
@@ -48,11 +49,19 @@ fn tar_failed(source: std::io::Error) -> BuildError {
     BuildError::new(BuildErrorKind::Context { path: "-".into(), source })
 }
 
-fn context_copies(plan: &Plan) -> impl Iterator<Item = (&Node, &CopySpec)> {
-    plan.nodes.iter().filter_map(|node| match &node.op {
-        Op::Copy(spec) if spec.origin == CopyOrigin::Context => Some((node, spec)),
-        _ => None,
-    })
+/// What a node reads of the context: patterns.
+fn context_sources(node: &Node) -> Vec<String> {
+    match &node.op {
+        Op::Copy(spec) if spec.origin == CopyOrigin::Context => spec.sources.clone(),
+        Op::Run(spec) => {
+            let paths = spec.mounts.iter().filter_map(|mount| match &mount.source {
+                MountSource::Bind { origin: BindOrigin::Context, path, .. } => Some(path),
+                _ => None,
+            });
+            paths.map(|path| selection::pattern(path.as_bytes(), "")).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 pub(super) fn open_context(
@@ -61,8 +70,7 @@ pub(super) fn open_context(
     environment: &BuildEnvironment<'_, '_>,
     archive: Option<Archive>,
 ) -> Result<ContextFiles, BuildError> {
-    let sources: Vec<String> =
-        context_copies(plan).flat_map(|(_, spec)| spec.sources.iter().cloned()).collect();
+    let sources: Vec<String> = plan.nodes.iter().flat_map(context_sources).collect();
     let ignore = ignore_file(request)?;
     let patterns = match &ignore {
         Some(text) => Some(Patterns::read(&text.bytes).map_err(|error| {
@@ -83,8 +91,8 @@ pub(super) fn open_context(
     };
     let mut context = ContextFiles::open(&request.context, options, archive)?;
     let mut ranges: Vec<Range<usize>> = Vec::new();
-    for (node, spec) in context_copies(plan) {
-        for source in &spec.sources {
+    for node in &plan.nodes {
+        for source in &context_sources(node) {
             let found = selected(source, context.set());
             // What a pattern matches may be nothing, but only where the directory is there.
             if found.is_empty() && context.set().matches(source).is_err() {
@@ -125,6 +133,7 @@ impl Lost<'_> {
     fn error(&self, patterns: Option<&Patterns>, set: &FileSet) -> BuildError {
         let step = match &self.node.op {
             Op::Copy(spec) if spec.unpack == crate::plan::Unpack::Archives => "ADD",
+            Op::Run(_) => "RUN --mount",
             _ => "COPY",
         };
         let source = self.source;

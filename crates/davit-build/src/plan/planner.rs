@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use davit_dockerfile::{
-    ArgDefinition, Dockerfile, Escape, ExpandError, GlobalScope, Instruction, Kind, Lexer, Span,
-    Stage, VariableList, Variables, Word, is_predefined, nearest,
+    ArgDefinition, Dockerfile, Escape, ExpandError, GlobalScope, Instruction, Kind, Lexer, Mount,
+    Span, Stage, VariableList, Variables, Word, is_predefined, nearest,
 };
 use davit_image::Platform;
 
@@ -237,12 +237,14 @@ impl Planner<'_> {
                 }
                 let stage = &self.dockerfile.stages[index];
                 for instruction in triggers.iter().chain(&stage.instructions) {
-                    match self.copies_from(index, instruction)? {
-                        Some((Base::Stage(other), _)) => queue.push_back(other),
-                        Some((Base::Image(key), span)) => {
-                            wanted.push((key, self.request.platform.clone(), span));
+                    for (from, span) in self.origins(index, instruction)? {
+                        match from {
+                            Base::Stage(other) => queue.push_back(other),
+                            Base::Image(key) => {
+                                wanted.push((key, self.request.platform.clone(), span));
+                            }
+                            Base::Scratch => {}
                         }
-                        Some((Base::Scratch, _)) | None => {}
                     }
                 }
                 outlines.insert(index, Outline { base, platform, triggers });
@@ -322,6 +324,37 @@ impl Planner<'_> {
         }
     }
 
+    /// What an instruction reads beside its stage and the context.
+    fn origins(
+        &self,
+        index: usize,
+        instruction: &Instruction,
+    ) -> Result<Vec<(From, Span)>, BuildError> {
+        let Kind::Run(run) = &instruction.kind else {
+            return Ok(self.copies_from(index, instruction)?.into_iter().collect());
+        };
+        let from = |word: &Word| {
+            let from = self.mounts_from(index, word)?;
+            Ok(from.map(|from| (from, word.span)))
+        };
+        run.mounts.iter().filter_map(|word| from(word).transpose()).collect()
+    }
+
+    /// What the `from` of a mount names.
+    pub(crate) fn mounts_from(
+        &self,
+        index: usize,
+        word: &Word,
+    ) -> Result<Option<From>, BuildError> {
+        let Some(name) = Mount::origin(&word.text) else { return Ok(None) };
+        let all = self.dockerfile.stages.len();
+        // A stage may be called so.
+        if name == "scratch" && self.dockerfile.stage_index(&name, all).is_none() {
+            return Ok(Some(Base::Scratch));
+        }
+        self.origin(index, (&name, word.span), "mount from").map(Some)
+    }
+
     /// What a `COPY --from` reads.
     pub(crate) fn copies_from(
         &self,
@@ -338,17 +371,27 @@ impl Planner<'_> {
                  copy from that"
             )));
         }
+        Ok(Some((self.origin(index, (name, span), "copy from")?, span)))
+    }
+
+    /// The stage or image that a name stands for in the stage `index`.
+    fn origin(
+        &self,
+        index: usize,
+        (name, span): (&str, Span),
+        verb: &str,
+    ) -> Result<From, BuildError> {
         if let Some(stage) = self.dockerfile.stage_index(name, index) {
-            return Ok(Some((Base::Stage(stage), span)));
+            return Ok(Base::Stage(stage));
         }
         let all = self.dockerfile.stages.len();
         if let Some(later) = self.dockerfile.stage_index(name, all) {
             let problem = if later == index {
-                format!("a stage cannot copy from itself (`{name}`)")
+                format!("a stage cannot {verb} itself (`{name}`)")
             } else {
                 format!("stage `{name}` is defined after this one")
             };
-            return Err(self.fail(span, problem).hint("--from takes stages that stand above"));
+            return Err(self.fail(span, problem).hint("only stages that stand above can be named"));
         }
         if name.parse::<usize>().is_ok() {
             let message = format!("there is no stage number {name}");
@@ -357,7 +400,7 @@ impl Planner<'_> {
         let key = self
             .image_key(name, &self.request.platform)
             .map_err(|message| self.hint_stage(self.fail(span, message), name, index))?;
-        Ok(Some((Base::Image(key), span)))
+        Ok(Base::Image(key))
     }
 
     /// The instructions that a stage's base wants to run first.

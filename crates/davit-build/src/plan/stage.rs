@@ -2,7 +2,7 @@
 
 use davit_dockerfile::{
     ArgDefinition, CommandForm, CommandLine, ExpandError, ExposedPorts, HealthTest, Healthcheck,
-    Instruction, KeyValue, Kind, Span, StageScope, Word, history,
+    Instruction, KeyValue, Kind, Span, StageScope, VariableList, Word, history,
 };
 use davit_image::{
     ContainerConfig, Empty, HealthConfig, HistoryEntry, ImageConfig, Platform, Timestamp,
@@ -169,6 +169,11 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
         self.state.node = id;
         self.state.history.push((self.entry(text.created_by), Some(id)));
         id
+    }
+
+    /// The empty file system as a node of its own.
+    pub(crate) fn empty_state(&mut self) -> NodeId {
+        self.planner.push(scratch_node(self.index))
     }
 
     fn entry(&self, created_by: String) -> HistoryEntry {
@@ -352,6 +357,11 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
 
     /// An instruction as people read it: variables that are set expanded, quotes kept.
     pub(crate) fn display(&self, text: &str) -> String {
+        self.display_in(text, self.state.scope.variables())
+    }
+
+    /// The same with other variables.
+    pub(crate) fn display_in(&self, text: &str, variables: &VariableList) -> String {
         let lexer = davit_dockerfile::Lexer {
             quotes: davit_dockerfile::Quotes::KeepAll,
             unset: davit_dockerfile::Unset::Keep,
@@ -359,7 +369,7 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
         };
         let (keyword, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         let rest = rest.trim_start();
-        let expanded = lexer.word(rest, self.state.scope.variables());
+        let expanded = lexer.word(rest, variables);
         let rest = expanded.map_or_else(|_| rest.to_owned(), |expanded| expanded.text);
         format!("{} {rest}", keyword.to_ascii_uppercase())
     }

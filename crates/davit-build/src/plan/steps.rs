@@ -1,22 +1,16 @@
-//! Plans `RUN`, `COPY` and `ADD`.
+//! Plans `COPY` and `ADD`.
 
 use davit_dockerfile::{
-    Add, BuildArguments, CommandForm, Copy, Glob, Heredoc, InlineFile as InlineText, Lexer,
-    Patterns, Run, Security, Sources, Span, Word,
+    Add, Copy, Glob, InlineFile as InlineText, Lexer, Patterns, Sources, Span, Word,
     history::{self, CopyWords},
-    proxy_variables,
 };
 
 use super::{
-    CopyOrigin, CopySpec, Destination, InlineFile, Network, NodeId, Op, Ownership, RunSpec,
-    ScriptFile, Unpack,
+    CopyOrigin, CopySpec, Destination, InlineFile, NodeId, Op, Ownership, Unpack,
     planner::Base,
     stage::{LayerText, StageBuilder, absolute},
 };
 use crate::{error::BuildError, symbolic_mode::Mode};
-
-/// Directory of the scripts of heredocs that begin with `#!`.
-const PIPES: &str = "/dev/pipes";
 
 /// What `COPY` and `ADD` have in common.
 struct Transfer<'a> {
@@ -32,65 +26,6 @@ struct Transfer<'a> {
 }
 
 impl StageBuilder<'_, '_> {
-    pub(super) fn run(&mut self, run: &Run, text: &str, span: Span) -> Result<(), BuildError> {
-        self.refuse_run_flags(run, span)?;
-        let mut scripts = Vec::new();
-        let args = match &run.command.form {
-            CommandForm::Exec(words) => words.iter().map(|word| word.text.clone()).collect(),
-            CommandForm::Shell(line) => {
-                let line = shell_line(&line.text, &run.command.heredocs, &mut scripts);
-                self.with_shell(&line)
-            }
-        };
-        if args.is_empty() {
-            return Err(self.planner.fail(span, "RUN has no command"));
-        }
-        let request = self.planner.request;
-        let network = match run.network {
-            davit_dockerfile::Network::Default => request.network,
-            davit_dockerfile::Network::None => Network::None,
-            davit_dockerfile::Network::Host => Network::Host,
-        };
-        let config = &self.state.config.config;
-        let working_dir = if config.working_dir.is_empty() { "/" } else { &config.working_dir };
-        let spec = RunSpec {
-            env: self.state.scope.variables().to_entries(),
-            proxy_env: proxies(&request.build_args),
-            working_dir: working_dir.to_owned(),
-            user: config.user.clone(),
-            network,
-            scripts,
-            hosts: request.add_hosts.clone(),
-            platform: self.state.platform.clone(),
-            args,
-        };
-        let created_by = history::run(&self.state.scope.history_arguments(), &spec.args);
-        let name = self.run_name(text, &run.command.heredocs);
-        self.layer(Op::Run(spec), &[], LayerText { name, created_by, span });
-        Ok(())
-    }
-
-    fn run_name(&self, text: &str, heredocs: &[Heredoc]) -> String {
-        let name = self.display(text);
-        let Some(first) = heredocs.first() else { return name };
-        let line = first.content.lines().next().unwrap_or_default();
-        let more = if first.content.lines().nth(1).is_some() { "..." } else { "" };
-        format!("{name} ({line}{more})")
-    }
-
-    fn refuse_run_flags(&self, run: &Run, span: Span) -> Result<(), BuildError> {
-        if let Some(mount) = run.mounts.first() {
-            return Err(self.planner.fail(mount.span, "RUN --mount is not supported yet"));
-        }
-        if let Some(device) = run.devices.first() {
-            return Err(self.planner.fail(device.span, "RUN --device is not supported yet"));
-        }
-        if run.security == Security::Insecure {
-            return Err(self.planner.fail(span, "RUN --security=insecure is not supported yet"));
-        }
-        Ok(())
-    }
-
     pub(super) fn copy(&mut self, copy: &Copy, text: &str, span: Span) -> Result<(), BuildError> {
         if copy.parents {
             return Err(self.planner.fail(span, "COPY --parents is not supported yet"));
@@ -260,87 +195,7 @@ impl StageBuilder<'_, '_> {
     }
 }
 
-/// The proxy settings among the build arguments, as `NAME=value`.
-fn proxies(given: &BuildArguments) -> Vec<String> {
-    proxy_variables(given).into_iter().map(|(name, value)| format!("{name}={value}")).collect()
-}
-
-/// The line that the shell gets: heredocs are its own business, except one that is all there is.
-fn shell_line(line: &str, heredocs: &[Heredoc], scripts: &mut Vec<ScriptFile>) -> String {
-    match heredocs {
-        [] => line.to_owned(),
-        [only] if is_only_heredoc(line) => {
-            let content = body(only);
-            if !content.starts_with("#!") {
-                return content;
-            }
-            scripts.push(ScriptFile { name: only.name.clone(), content });
-            format!("{PIPES}/{}", only.name)
-        }
-        all => {
-            let mut full = line.to_owned();
-            for heredoc in all {
-                full.push('\n');
-                full.push_str(&heredoc.content);
-                full.push_str(&heredoc.name);
-            }
-            full
-        }
-    }
-}
-
-/// Whether a line is a heredoc and nothing else: `<<EOF`, `3<<-"EOF"`.
-fn is_only_heredoc(line: &str) -> bool {
-    let rest = line.trim().trim_start_matches(|c: char| c.is_ascii_digit());
-    let Some(rest) = rest.strip_prefix("<<") else { return false };
-    let rest = rest.strip_prefix('-').unwrap_or(rest).trim_start();
-    !rest.is_empty()
-        && !rest.contains(|c: char| c.is_whitespace() || matches!(c, '<' | '>' | '|' | ';' | '&'))
-}
-
-fn body(heredoc: &Heredoc) -> String {
-    if !heredoc.strip_tabs {
-        return heredoc.content.clone();
-    }
-    heredoc.content.split_inclusive('\n').map(|line| line.trim_start_matches('\t')).collect()
-}
-
 /// Whether `ADD` would fetch the source: a URL or a git repository.
 fn is_remote(source: &str) -> bool {
     ["http://", "https://", "git://", "ssh://", "git@"].iter().any(|it| source.starts_with(it))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tells_a_lone_heredoc_from_a_line_with_one() {
-        for line in ["<<EOF", " <<-EOF ", "<<\"EOF\"", "3<<EOF", "<< EOF"] {
-            assert!(is_only_heredoc(line), "{line}");
-        }
-        for line in ["cat <<EOF", "<<EOF cat", "<<EOF | sh", "<<", "<<A <<B", "echo"] {
-            assert!(!is_only_heredoc(line), "{line}");
-        }
-    }
-
-    #[test]
-    fn gives_heredocs_to_the_shell() {
-        let heredoc = |content: &str, strip_tabs| Heredoc {
-            name: "EOF".to_owned(),
-            descriptor: 0,
-            expand: true,
-            strip_tabs,
-            content: content.to_owned(),
-            span: Span::default(),
-        };
-        let mut scripts = Vec::new();
-        let plain = [heredoc("\techo a\n\techo b\n", true)];
-        assert_eq!(shell_line("<<-EOF", &plain, &mut scripts), "echo a\necho b\n");
-        let script = [heredoc("#!/bin/x\ny\n", false)];
-        assert_eq!(shell_line("<<EOF", &script, &mut scripts), "/dev/pipes/EOF");
-        assert_eq!(scripts.len(), 1);
-        let line = shell_line("cat <<EOF >x", &[heredoc("a\n", false)], &mut scripts);
-        assert_eq!(line, "cat <<EOF >x\na\nEOF");
-    }
 }

@@ -10,7 +10,7 @@ use davit_runtime::Plan;
 use davit_snapshot::{Stack, Upper};
 use serde::{Deserialize, Serialize};
 
-use super::network::Attachment;
+use super::{mounts::StepMount, network::Attachment};
 use crate::event::LogStream;
 
 /// Longest message in bytes.
@@ -20,10 +20,22 @@ const HEADER: usize = 5;
 /// What a build asks of its supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Mount the stack with this upper directory and run the plan in it, connected to a network.
-    Run { id: u32, stack: Stack, upper: Upper, plan: Box<Plan>, network: Option<Box<Attachment>> },
+    /// Run a command.
+    Run(Box<RunRequest>),
     /// Kill a command; its end is reported as always.
     Kill { id: u32 },
+}
+
+/// A command: mount the stack with this upper directory, add the mounts to the plan, and run that,
+/// connected to a network.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RunRequest {
+    pub(crate) id: u32,
+    pub(crate) stack: Stack,
+    pub(crate) upper: Upper,
+    pub(crate) plan: Plan,
+    pub(crate) mounts: Vec<StepMount>,
+    pub(crate) network: Option<Attachment>,
 }
 
 /// What a supervisor tells of a command.

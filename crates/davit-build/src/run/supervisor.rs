@@ -14,17 +14,18 @@ use std::{
 };
 
 use davit_runtime::{
-    Cgroups, Launch, Plan, Running, StdioPlan, Streams, launch, launch::StdinPlan, plan::Namespace,
+    Cgroups, Launch, Running, StdioPlan, Streams, launch, launch::StdinPlan, plan::Namespace,
 };
-use davit_snapshot::{Durability, MountNamespace, OverlayOptions, Stack, Upper};
+use davit_snapshot::{Durability, MountNamespace, OverlayOptions, SnapshotError, Stack, Upper};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
 };
 
 use super::{
+    mounts,
     network::Attachment,
-    protocol::{self, Reply, Request},
+    protocol::{self, Reply, Request, RunRequest},
 };
 use crate::event::LogStream;
 
@@ -128,21 +129,19 @@ impl State {
 
     fn handle(&mut self, request: Request) -> io::Result<()> {
         match request {
-            Request::Run { id, stack, upper, plan, network } => {
-                match self.start((&stack, &upper), &plan, network.as_deref()) {
-                    Ok(step) => {
-                        self.steps.insert(id, step);
-                        Ok(())
-                    }
-                    Err(reply) => {
-                        let removed = self.cgroups.remove(&plan.cgroup.path);
-                        if let Err(error) = removed {
-                            tracing::debug!(%error, "cannot remove the cgroup of a failed launch");
-                        }
-                        protocol::write_reply(&mut self.connection, id, &reply)
-                    }
+            Request::Run(mut request) => match self.start(&mut request) {
+                Ok(step) => {
+                    self.steps.insert(request.id, step);
+                    Ok(())
                 }
-            }
+                Err(reply) => {
+                    let removed = self.cgroups.remove(&request.plan.cgroup.path);
+                    if let Err(error) = removed {
+                        tracing::debug!(%error, "cannot remove the cgroup of a failed launch");
+                    }
+                    protocol::write_reply(&mut self.connection, request.id, &reply)
+                }
+            },
             Request::Kill { id } => {
                 if let Some(step) = self.steps.get(&id) {
                     kill(step);
@@ -152,17 +151,15 @@ impl State {
         }
     }
 
-    fn start(
-        &mut self,
-        (stack, upper): (&Stack, &Upper),
-        plan: &Plan,
-        network: Option<&Attachment>,
-    ) -> Result<Step, Reply> {
-        let mounted = self.mount(stack, upper);
-        let root = mounted.map_err(|error| match error.is_stale() {
+    fn start(&mut self, request: &mut RunRequest) -> Result<Step, Reply> {
+        let refused = |error: SnapshotError| match error.is_stale() {
             true => Reply::Stale(chain(&error)),
             false => Reply::Failed(chain(&error)),
-        })?;
+        };
+        let RunRequest { id, stack, upper, plan, mounts, network } = request;
+        let namespace = entered(&mut self.namespace, stack).map_err(refused)?;
+        let root = overlay(namespace, stack, upper).map_err(refused)?;
+        let attached = mounts::add(namespace, *id, mounts, plan).map_err(refused)?;
         let failed = |error: &dyn Error| Reply::Failed(chain(error));
         let mut launched = launch(Launch {
             plan,
@@ -174,6 +171,8 @@ impl State {
             sharing: None,
         })
         .map_err(|error| failed(&error))?;
+        // The launch has copies.
+        drop(attached);
         // The command's first process mounts meanwhile.
         let namespace = launched.network_namespace();
         let wired = match network {
@@ -193,20 +192,6 @@ impl State {
             _ => Vec::new(),
         };
         Ok(Step { running, cgroup: plan.cgroup.path.clone(), streams, exit: None })
-    }
-
-    fn mount(
-        &mut self,
-        stack: &Stack,
-        upper: &Upper,
-    ) -> Result<OwnedFd, davit_snapshot::SnapshotError> {
-        let namespace = match &mut self.namespace {
-            Some(namespace) => namespace,
-            none => none.insert(MountNamespace::enter(stack.location.clone())?),
-        };
-        let lowers = namespace.lowers(stack)?;
-        let options = OverlayOptions { durability: Durability::Volatile, ..Default::default() };
-        namespace.overlay(&lowers, upper, options)
     }
 
     fn note_exit(&mut self, id: u32) -> io::Result<()> {
@@ -265,6 +250,28 @@ impl State {
             }
         }
     }
+}
+
+/// The mount namespace, entered when the first command needs it.
+fn entered<'n>(
+    namespace: &'n mut Option<MountNamespace>,
+    stack: &Stack,
+) -> Result<&'n mut MountNamespace, SnapshotError> {
+    match namespace {
+        Some(namespace) => Ok(namespace),
+        none => Ok(none.insert(MountNamespace::enter(stack.location.clone())?)),
+    }
+}
+
+/// Mounts a stack with an upper directory that need not survive a power loss.
+pub(super) fn overlay(
+    namespace: &mut MountNamespace,
+    stack: &Stack,
+    upper: &Upper,
+) -> Result<OwnedFd, SnapshotError> {
+    let lowers = namespace.lowers(stack)?;
+    let options = OverlayOptions { durability: Durability::Volatile, ..Default::default() };
+    namespace.overlay(&lowers, upper, options)
 }
 
 fn kill(step: &Step) {

@@ -22,7 +22,7 @@ use crate::{
 };
 
 impl Session<'_, '_> {
-    fn owner(
+    pub(super) fn owner(
         &self,
         owner: Option<&Ownership>,
         state: &State,
@@ -74,7 +74,9 @@ impl Session<'_, '_> {
         let owner_state = if spec.link { State::image(Vec::new()) } else { Arc::clone(state) };
         let owner = self.owner(spec.owner.as_ref(), &owner_state, merged.as_deref())?;
         let from = match (spec.origin, inputs.get(1)) {
-            (CopyOrigin::Input, Some(from)) => Some(self.source_files(node, spec, &from.state)?),
+            (CopyOrigin::Input, Some(from)) => {
+                Some(self.source_files(node, &spec.sources, &from.state)?)
+            }
             _ => None,
         };
         let context_open = |entry: &_| self.context.open_file(entry, self.scratch);
@@ -99,10 +101,10 @@ impl Session<'_, '_> {
     }
 
     /// The files of another state that a copy reaches, and the layers that hold them.
-    fn source_files(
+    pub(super) fn source_files(
         &self,
         node: &Node,
-        spec: &CopySpec,
+        sources: &[String],
         state: &State,
     ) -> Result<(FileSet, Vec<Arc<crate::layers::OpenLayer>>), BuildError> {
         let error = |error: LayerError| failed(node, error);
@@ -113,7 +115,7 @@ impl Session<'_, '_> {
         };
         let layers = state.layers.iter().map(|layer| self.layers.open(*layer));
         let layers = layers.collect::<Result<_, _>>().map_err(error)?;
-        let set = crate::selection::select(&spec.sources, |selectors| {
+        let set = crate::selection::select(sources, |selectors| {
             Ok::<_, std::convert::Infallible>(files_of(&merged, selectors))
         });
         let set = match set {
@@ -198,11 +200,11 @@ impl Session<'_, '_> {
 }
 
 /// Opens the context's files for the layer writer.
-struct ContextOpener<'a> {
-    context: &'a ContextFiles,
-    files: &'a FileSet,
-    positions: &'a [Option<usize>],
-    scratch: &'a Path,
+pub(super) struct ContextOpener<'a> {
+    pub(super) context: &'a ContextFiles,
+    pub(super) files: &'a FileSet,
+    pub(super) positions: &'a [Option<usize>],
+    pub(super) scratch: &'a Path,
 }
 
 impl Opener for ContextOpener<'_> {
@@ -213,7 +215,7 @@ impl Opener for ContextOpener<'_> {
     }
 }
 
-fn copy_failed(keyword: &'static str, problem: &CopyProblem) -> BuildError {
+pub(super) fn copy_failed(keyword: &'static str, problem: &CopyProblem) -> BuildError {
     BuildError::new(BuildErrorKind::Copy { step: keyword, problem: problem.message() })
 }
 

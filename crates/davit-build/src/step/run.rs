@@ -10,14 +10,14 @@ use davit_image::Timestamp;
 use davit_layer::{Lower, Merged, WriteOptions};
 use davit_snapshot::{Mountpoints, PrepareOptions, Upper};
 
-use super::{Layer, Session, failed, store_failed};
+use super::{Done, Layer, Session, failed, mounts::ReadyMounts, store_failed};
 use crate::{
     BuildEvent, StepId,
     copy::Times,
     error::{BuildError, BuildErrorKind},
     layers::State,
     plan::{Network, Node, NodeId, RunSpec},
-    run::{RunError, StepCommand, Supervisor},
+    run::{RunError, StepCommand, Supervisor, stubs::remove_stubs},
 };
 
 /// How often trees are prepared for one command.
@@ -31,8 +31,9 @@ impl Session<'_, '_> {
         node: &Node,
         id: NodeId,
         spec: &RunSpec,
-        state: &Arc<State>,
+        inputs: &[&Done],
     ) -> Result<Layer, BuildError> {
+        let state = &inputs[0].state;
         let merged = self.layers.merged(state).map_err(|error| failed(node, error))?;
         let scratch = self.store.begin_layer(self.lease).map_err(store_failed)?;
         let upper = self.snapshots.upper(scratch.dir().to_path_buf());
@@ -41,19 +42,24 @@ impl Session<'_, '_> {
         let pid = supervisor.pid();
         let in_memory = matches!(upper, Upper::Tmpfs { .. });
         let written = Written {
-            scratch: scratch.dir(),
+            scratch: scratch.dir().to_path_buf(),
             memory: in_memory.then(|| upper.directory(self.snapshots.location(), pid)),
         };
+        let job = Job { node, id, spec, state, merged: &merged, directory: scratch.dir() };
+        let mounts = self.ready_mounts(&job, inputs, pid)?;
         let begun = file_clock_seconds();
-        self.run_command(node, id, (spec, state, &merged), &upper, scratch.dir())?;
+        self.run_command(&job, &upper, &mounts)?;
+        drop(mounts);
         let times = Times::Made(begun, Timestamp::now().unix_seconds());
         let tars = self.layers.tars(state).map_err(|error| failed(node, error))?;
         let xattrs = WriteOptions::default().xattrs;
         let lower = Lower { merged: &merged, tars: &tars, xattrs };
         let changes = self.snapshots.changes((&upper, pid), &lower, Mountpoints::Build);
         let changes = changes.map_err(|error| failed(node, error))?;
-        let changes =
+        let mut changes =
             changes.ok_or_else(|| failed(node, io::Error::from(io::ErrorKind::NotFound)))?;
+        let targets = spec.mounts.iter().map(|mount| mount.target.as_str());
+        remove_stubs(&mut changes.changes, &merged, targets);
         let stored = self.store_changes(node, &changes.changes, &changes, Some(times));
         drop(written);
         stored
@@ -61,12 +67,11 @@ impl Session<'_, '_> {
 
     fn run_command(
         &self,
-        node: &Node,
-        id: NodeId,
-        (spec, state, merged): (&RunSpec, &State, &Arc<Merged>),
+        job: &Job<'_>,
         upper: &Upper,
-        directory: &Path,
+        mounts: &ReadyMounts,
     ) -> Result<(), BuildError> {
+        let &Job { node, id, spec, state, merged, directory } = job;
         let supervisor = self.supervisor().map_err(|error| failed(node, error))?;
         let place = match spec.network {
             Network::Default => Some(self.networks.place()),
@@ -92,8 +97,11 @@ impl Session<'_, '_> {
                 upper: upper.clone(),
                 directory,
                 place: place.as_ref(),
+                mounts: self.step_mounts(node, mounts)?,
+                secrets: &mounts.secrets,
+                limits: &self.sandbox.limits,
             };
-            match supervisor.run(&command, &mut output, &|| self.is_cancelled()) {
+            match supervisor.run(command, &mut output, &|| self.is_cancelled()) {
                 Err(RunError::Stale(_)) if attempts < MOUNT_ATTEMPTS => {}
                 Err(RunError::Cancelled) => {
                     return Err(BuildError::new(BuildErrorKind::Cancelled));
@@ -118,6 +126,18 @@ impl Session<'_, '_> {
     }
 }
 
+/// A command that is to run, and what it stands upon.
+#[derive(Clone, Copy)]
+pub(super) struct Job<'a> {
+    pub(super) node: &'a Node,
+    pub(super) id: NodeId,
+    pub(super) spec: &'a RunSpec,
+    pub(super) state: &'a State,
+    pub(super) merged: &'a Arc<Merged>,
+    /// A directory of the step, which goes with it.
+    pub(super) directory: &'a Path,
+}
+
 /// The time that a file system would give now: it lags behind that of programs.
 fn file_clock_seconds() -> i64 {
     rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse).tv_sec
@@ -126,19 +146,19 @@ fn file_clock_seconds() -> i64 {
 /// What a command wrote, removed when the layer is made or the command has failed: on a tmpfs
 /// since the supervisor has that memory mounted as long as the build runs, and on a volume. A
 /// directory of the store goes with the scratch directory.
-struct Written<'a> {
-    scratch: &'a Path,
-    memory: Option<PathBuf>,
+pub(super) struct Written {
+    pub(super) scratch: PathBuf,
+    pub(super) memory: Option<PathBuf>,
 }
 
-impl Drop for Written<'_> {
+impl Drop for Written {
     fn drop(&mut self) {
         if let Some(memory) = &self.memory
             && let Err(error) = fs_err::remove_dir_all(memory.join("upper"))
         {
             tracing::debug!(%error, "what a command wrote stays in memory until the build ends");
         }
-        if let Err(error) = Upper::discard(self.scratch) {
+        if let Err(error) = Upper::discard(&self.scratch) {
             tracing::warn!(%error, "what a command wrote stays on the volume");
         }
     }

@@ -4,6 +4,7 @@ mod display;
 mod excerpt;
 mod ignored;
 mod output;
+mod sandbox;
 
 use std::{
     collections::BTreeMap,
@@ -98,6 +99,8 @@ pub(crate) struct BuildArgs {
     /// Steps that run at a time (default: one per core)
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     jobs: usize,
+    #[command(flatten)]
+    sandbox: sandbox::SandboxArgs,
     #[command(flatten)]
     ignored: ignored::Ignored,
 }
@@ -217,6 +220,7 @@ fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
         args.tags.iter().map(|name| parse_tag(name)).collect::<Result<_, _>>()?;
     let add_hosts = args.add_hosts.iter().map(|host| parse_host(host));
     let add_hosts = add_hosts.collect::<Result<_, _>>()?;
+    let sandbox = args.sandbox.read()?;
     // What is typed is right; from here on it is a build, which may fail.
     if let Some(path) = &args.iidfile {
         remove_stale(path)?;
@@ -239,6 +243,7 @@ fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
         cache: if args.no_cache { CachePolicy::Ignore } else { CachePolicy::Use },
         source_date_epoch,
         add_hosts,
+        sandbox,
         explain: args.explain,
         jobs: args.jobs,
     };

@@ -2,12 +2,15 @@
 
 pub(crate) mod bench;
 mod cache;
+mod cache_mounts;
 mod cancel;
 mod contexts;
 mod instructions;
+mod mounts;
 mod outputs;
 mod refused;
 mod results;
+mod sandbox;
 
 use std::{
     fs,
@@ -237,7 +240,7 @@ fn errors_show_the_place_and_help() {
         ("ARG IMAGE=x\nFROM $IMGAE\n", "is empty", "did you mean `IMAGE`?"),
         ("FROM scratch\nCOPY --chown=web dist* /\n", "there is no user `web`", "give its number"),
         ("FROM scratch\nCOPY --chmod=9 dist* /\n", "is no mode", "octal"),
-        ("FROM scratch\nRUN --mount=type=cache,target=/c x\n", "not supported yet", ""),
+        ("FROM scratch\nRUN --device=vendor.com/a=b x\n", "not supported yet", ""),
     ];
     symlink("../outside", bench.context.join("out")).unwrap();
     for (dockerfile, message, hint) in cases {

@@ -35,8 +35,6 @@ pub(super) struct Ignored {
     #[arg(long, hide = true)]
     cpuset_mems: Vec<String>,
     #[arg(long, hide = true)]
-    cgroup_parent: Vec<String>,
-    #[arg(long, hide = true)]
     isolation: Vec<String>,
     #[arg(long, hide = true)]
     security_opt: Vec<String>,

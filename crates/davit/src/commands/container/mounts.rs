@@ -1,6 +1,6 @@
 //! `--volume`, `--mount` and `--tmpfs`.
 
-mod long;
+pub(crate) mod long;
 mod tmpfs;
 
 use std::collections::BTreeMap;

@@ -204,7 +204,7 @@ fn bind(fields: Fields) -> Result<MountSource, CliError> {
 }
 
 /// Splits at commas outside double quotes (RFC 4180).
-fn split_csv(text: &str) -> Vec<String> {
+pub(crate) fn split_csv(text: &str) -> Vec<String> {
     let (mut fields, mut quoted) = (vec![String::new()], false);
     let mut characters = text.chars().peekable();
     while let Some(character) = characters.next() {

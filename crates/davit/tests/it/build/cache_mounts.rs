@@ -1,0 +1,118 @@
+//! `RUN --mount=type=cache`: what stays, who shares it, and how it goes.
+
+use std::fs;
+
+use super::bench::{Bench, alpine};
+
+const BASE: &str = "FROM scratch AS alpine\nADD alpine.tar.gz /\n";
+
+/// Builds a Dockerfile on Alpine and gives what its last command wrote to `/out`.
+fn out(bench: &Bench, steps: &str, args: &[&str]) -> String {
+    bench.write("Dockerfile", &format!("{BASE}{steps}\nFROM scratch\nCOPY --from=alpine /out /\n"));
+    fs::read_to_string(bench.files(args).join("out")).unwrap()
+}
+
+fn cache(bench: &Bench) -> Vec<String> {
+    let format = "{{.CacheType}} {{.Description}}";
+    let all = bench.davit.ok(["builder", "du", "--format", format]);
+    let mounts = all.lines().filter_map(|line| line.strip_prefix("exec.cachemount "));
+    mounts.map(str::to_owned).collect()
+}
+
+#[test]
+fn a_cache_outlives_builds_and_whatever_does_not_ask_for_it() {
+    let Some(bench) = alpine("") else { return };
+    let count = "RUN --mount=type=cache,target=/c echo x >>/c/n && wc -l </c/n >/out";
+    assert_eq!(out(&bench, count, &[]), "1\n");
+    assert_eq!(out(&bench, count, &["--no-cache"]), "2\n");
+    for words in ["system prune --all --force --volumes", "builder prune --force"] {
+        bench.davit.ok(words.split(' '));
+    }
+    assert_eq!(out(&bench, count, &["--no-cache"]), "3\n");
+    // The id is the target unless there is one, and a namespace keeps projects apart.
+    let by_id = "RUN --mount=type=cache,id=/c,target=/other/ wc -l </other/n >/out";
+    assert_eq!(out(&bench, by_id, &[]), "3\n");
+    let own = "RUN --mount=type=cache,target=/c ls -A /c | wc -l >/out";
+    assert_eq!(out(&bench, own, &["--build-arg", "BUILDKIT_CACHE_MOUNT_NS=p"]), "0\n");
+    let read = "RUN --mount=type=cache,target=/c,ro ! touch /c/x 2>/dev/null && echo ro >/out";
+    assert_eq!(out(&bench, read, &[]), "ro\n");
+    assert_eq!(cache(&bench), ["p//c", "//c"]);
+    assert!(bench.davit.ok(["system", "check"]).contains("no faults"));
+    let prune = |filter: &str| {
+        let args = ["builder", "prune", "--force", "--filter", "type=exec.cachemount"];
+        bench.davit.ok(args.iter().chain(&["--filter", filter]))
+    };
+    assert!(prune("until=24h").ends_with(": 0B"), "it was used since");
+    let pruned = prune("id=p/");
+    assert!(pruned.contains("exec.cachemount p//c\n") && !pruned.ends_with(": 0B"), "{pruned}");
+    assert_eq!(cache(&bench), ["//c"]);
+    let pruned = bench.davit.ok(["builder", "prune", "--all", "--force"]);
+    assert!(pruned.contains("exec.cachemount //c\n"), "{pruned}");
+    assert_eq!(cache(&bench), [""; 0]);
+    assert_eq!(out(&bench, count, &[]), "1\n");
+}
+
+#[test]
+fn a_new_cache_is_the_users_or_what_it_is_asked_to_be() {
+    let Some(bench) = alpine("") else { return };
+    let stat = |target: &str| format!("stat -c '%u:%g %a' {target}");
+    let asked = format!(
+        "RUN --mount=type=cache,target=/m,uid=1001,gid=1002,mode=0751 {} >/out\n\
+         RUN --mount=type=cache,target=/m,uid=1003 {} >>/out\n\
+         RUN --mount=type=cache,target=/m {} >>/out",
+        stat("/m"),
+        stat("/m"),
+        stat("/m")
+    );
+    // They are of the one cache, not names of several.
+    assert_eq!(out(&bench, &asked, &[]), "1001:1002 751\n1003:1002 751\n1003:1002 751\n");
+    let user = format!(
+        "RUN install -d -m 2770 /shown && touch /out && chmod 666 /out\nUSER guest\n\
+         RUN --mount=type=cache,target=/u {} >/out && touch /u/mine\n\
+         RUN --mount=type=cache,target=/shown {} >>/out",
+        stat("/u"),
+        stat("/shown")
+    );
+    let guest = "405:100";
+    assert_eq!(out(&bench, &user, &[]), format!("{guest} 755\n{guest} 2770\n"));
+    let seeded = "RUN mkdir /seed && echo s >/seed/f && chown 7:8 /seed/f\n\
+                  FROM alpine AS seeded\n\
+                  RUN --mount=type=cache,id=seed,from=alpine,source=/seed,target=/c \
+                      cat /c/f >/o && stat -c %u:%g /c/f >>/o && echo t >/c/f\n\
+                  RUN --mount=type=cache,id=seed,target=/c cat /c/seed/f >>/o";
+    bench.write("Dockerfile", &format!("{BASE}{seeded}\nFROM scratch\nCOPY --from=seeded /o /\n"));
+    let files = bench.files(&[]);
+    assert_eq!(fs::read_to_string(files.join("o")).unwrap(), "s\n7:8\nt\n");
+}
+
+/// Commands that wait for each other: they end only if they run at the same time.
+#[test]
+fn steps_share_a_cache_as_they_ask() {
+    let Some(bench) = alpine("") else { return };
+    let meet = |own: &str, other: &str| {
+        format!(
+            "touch /r/{own} && for i in $(seq 600); do [ -e /r/{other} ] && break; sleep 0.05; \
+             done && [ -e /r/{other} ]"
+        )
+    };
+    let stage = |own: &str, other: &str| {
+        let meet = meet(own, other);
+        format!(
+            "FROM alpine AS {own}\n\
+             RUN --mount=type=cache,id=r,target=/r \
+                 --mount=type=cache,id=p,sharing=private,target=/p \
+                 {meet} && touch /p/{own} && ls /p >/ls-{own} && touch /r/done-{own} \
+                 && for i in $(seq 600); do [ -e /r/done-{other} ] && break; sleep 0.05; done\n\
+             RUN --mount=type=cache,id=l,sharing=locked,target=/l \
+                 mkdir /l/busy && for i in $(seq 200); do ls /l >/dev/null; done && rmdir /l/busy\n"
+        )
+    };
+    let last = "FROM scratch\nCOPY --from=a /ls-a /\nCOPY --from=b /ls-b /\n";
+    bench.write("Dockerfile", &format!("{BASE}{}{}{last}", stage("a", "b"), stage("b", "a")));
+    let files = bench.files(&["--jobs", "2"]);
+    for name in ["a", "b"] {
+        let seen = fs::read_to_string(files.join(format!("ls-{name}"))).unwrap();
+        assert_eq!(seen, format!("{name}\n"), "each has its own");
+    }
+    assert_eq!(cache(&bench).iter().filter(|name| *name == "/p").count(), 2);
+}
