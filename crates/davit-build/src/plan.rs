@@ -12,7 +12,7 @@
 mod images;
 mod mounts;
 pub(crate) mod planner;
-mod run;
+pub(crate) mod run;
 mod stage;
 mod steps;
 
@@ -115,6 +115,8 @@ pub struct RunSpec {
     pub user: String,
     /// Network.
     pub network: Network,
+    /// Host name.
+    pub hostname: String,
     /// Sandbox.
     pub security: Security,
     /// Mounts, parents before their children.

@@ -7,7 +7,7 @@ use crate::{
     copy::{Keeps, selection_key},
     files::FileSet,
     key::KeyBuilder,
-    plan::{BindOrigin, ClientMount, MountAccess, MountSource, RunSpec},
+    plan::{BindOrigin, ClientMount, MountAccess, MountSource, RunSpec, run::HOSTNAME},
 };
 
 /// Everything that a command depends on but the states that it reads.
@@ -44,6 +44,9 @@ pub(super) fn components(spec: &RunSpec, context: &FileSet) -> KeyBuilder {
 
 /// What is not as usual.
 fn sandbox(key: &mut KeyBuilder, spec: &RunSpec) {
+    if spec.hostname != HOSTNAME {
+        key.push("host name", &spec.hostname);
+    }
     if spec.security == Security::Insecure {
         key.push("security", "insecure");
     }
@@ -117,6 +120,7 @@ mod tests {
             working_dir: "/".to_owned(),
             user: String::new(),
             network: Network::Default,
+            hostname: HOSTNAME.to_owned(),
             security: Security::Sandbox,
             mounts: Vec::new(),
             secrets: Vec::new(),

@@ -12,6 +12,8 @@ use crate::{error::BuildError, sandbox::Entitlement};
 
 /// Directory of the scripts of heredocs that begin with `#!`.
 const PIPES: &str = "/dev/pipes";
+/// Host name inside a `RUN`, as BuildKit's.
+pub(crate) const HOSTNAME: &str = "buildkitsandbox";
 /// Where programs find the socket of their agent.
 const AGENT_VARIABLE: &str = "SSH_AUTH_SOCK";
 
@@ -52,6 +54,7 @@ impl StageBuilder<'_, '_> {
             working_dir: working_dir.to_owned(),
             user: config.user.clone(),
             network,
+            hostname: hostname(&request.build_args),
             security: run.security,
             mounts: mounts.mounts,
             secrets: mounts.secrets,
@@ -100,6 +103,12 @@ impl StageBuilder<'_, '_> {
         let more = if first.content.lines().nth(1).is_some() { "..." } else { "" };
         format!("{name} ({line}{more})")
     }
+}
+
+/// The host name of commands: BuildKit's, or that of its own build argument.
+fn hostname(given: &BuildArguments) -> String {
+    let own = given.get("BUILDKIT_SANDBOX_HOSTNAME").filter(|name| !name.is_empty());
+    own.map_or(HOSTNAME, String::as_str).to_owned()
 }
 
 /// The proxy settings among the build arguments, as `NAME=value`.

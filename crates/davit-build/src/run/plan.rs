@@ -15,8 +15,6 @@ use davit_runtime::plan::{
 use super::{StepCommand, Supervisor, network::Place};
 use crate::plan::{Network, RunSpec};
 
-/// Host name inside a `RUN`, as BuildKit's.
-const HOSTNAME: &str = "buildkitsandbox";
 /// Stands for the machine's address in `--add-host`, as Docker's.
 const HOST_GATEWAY: &str = "host-gateway";
 /// Where programs share memory.
@@ -48,7 +46,7 @@ impl Supervisor {
         // Nobody could follow it any more.
         plan.process.dies_with_parent = true;
         plan.process.rlimits.clone_from(&spec.ulimits);
-        plan.hostname = Some(HOSTNAME.to_owned());
+        plan.hostname = Some(spec.hostname.clone());
         plan.cgroup.limits = command.limits.clone();
         set_shared_memory(&mut plan, spec.shm_size_bytes);
         let [private, shared] = &self.resolv_conf;
@@ -146,8 +144,9 @@ fn write_file(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 /// What commands find in `/etc/hosts`; `gateway` is where they reach the machine, by themselves
 /// without one.
 fn hosts(spec: &RunSpec, gateway: Option<IpAddr>) -> String {
+    let own = &spec.hostname;
     let mut text =
-        format!("127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+        format!("127.0.0.1\tlocalhost {own}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     let gateway = gateway.unwrap_or(Ipv4Addr::LOCALHOST.into()).to_string();
     for (name, address) in &spec.hosts {
         text.push_str(if address == HOST_GATEWAY { &gateway } else { address });

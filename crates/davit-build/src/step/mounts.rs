@@ -1,6 +1,10 @@
 //! Gets ready what the mounts of a command show.
 
-use std::{io, path::PathBuf, time::Instant};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use davit_image::DiffId;
 use davit_layer::{Mtime, WriteOptions};
@@ -17,8 +21,9 @@ use super::{
 use crate::{
     CachePolicy,
     copy::{Content, CopyJob, Finished, NoArchives, Output, Times, content_key, copy},
+    definition::selected,
     error::{BuildError, BuildErrorKind},
-    files::FileSet,
+    files::{FileKind, FileSet},
     layers::source_of,
     plan::{
         BindOrigin, ClientMount, CopyOrigin, CopySpec, Destination, MountAccess, MountSource, Node,
@@ -97,6 +102,7 @@ impl Session<'_, '_> {
                     let used = ready.caches.iter().find(|(name, _)| *name == cache.name);
                     let root = used.expect("all were claimed").1.data().to_path_buf();
                     self.dress(job, cache, &root)?;
+                    check_inside(&root, &cache.path)?;
                     let (path, access) = (cache.path.clone(), cache.access);
                     ready.directories.push(Directory { target, root, path, access });
                 }
@@ -208,6 +214,13 @@ impl Session<'_, '_> {
         let job =
             CopyJob { spec: &spec, files, below: None, owner: None, archives: &NoArchives, now: 0 };
         let mut outputs = copy(&job).map_err(|problem| copy_failed(KEYWORD, &problem))?.outputs;
+        if let Some((_, index)) = selected(&spec.sources[0], files).pop()
+            && files.entries[index].kind == FileKind::Directory
+            && let Some(top) = outputs.iter_mut().find(|output| output.path == path.as_bytes())
+        {
+            // A copy makes a new directory for what it copies.
+            top.mode = files.entries[index].mode;
+        }
         round_up_times(&mut outputs, files);
         let content = content_key(&outputs, Times::EXACT);
         if let (Some(content), CachePolicy::Use) = (content, self.policy)
@@ -279,6 +292,24 @@ impl Session<'_, '_> {
         let socket = AgentSocket::listen(agent, (job.directory, &name), owner);
         socket.map(Some).map_err(|error| failed(job.node, error))
     }
+}
+
+/// Fails if a path does not exist below a cache, whose links cannot lead out of it.
+fn check_inside(root: &Path, path: &str) -> Result<(), BuildError> {
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+    if path.is_empty() {
+        return Ok(());
+    }
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let found = openat(CWD, root, flags | OFlags::DIRECTORY, Mode::empty())
+        .and_then(|root| openat2(root, path, flags, Mode::empty(), inside));
+    // Whatever else is wrong the launch tells.
+    if matches!(found, Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR)) {
+        let problem = format!("source `/{path}` does not exist in the cache");
+        return Err(BuildError::new(BuildErrorKind::Copy { step: KEYWORD, problem }));
+    }
+    Ok(())
 }
 
 impl ReadyMounts {

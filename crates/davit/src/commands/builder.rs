@@ -7,7 +7,7 @@ use crate::{
     cli::Context,
     error::CliError,
     filter::{Filters, help, point_in_time},
-    format::ListFormat,
+    format::{ListFormat, visible},
     printer, units,
 };
 
@@ -101,7 +101,7 @@ pub(crate) fn print_deleted(report: &GcReport) -> Result<(), CliError> {
         return Ok(());
     }
     printer::line("Deleted build cache objects:")?;
-    report.build_records.iter().try_for_each(|key| printer::line(key))?;
+    report.build_records.iter().try_for_each(|key| printer::line(&visible(key)))?;
     printer::line("")
 }
 

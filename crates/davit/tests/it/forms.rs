@@ -7,7 +7,7 @@ use crate::{
     machine::{Machine, until},
 };
 
-const FORMS: [&str; 4] = ["erofs", "dirs", "dirs-volume", "copy"];
+pub(crate) const FORMS: [&str; 4] = ["erofs", "dirs", "dirs-volume", "copy"];
 
 fn configure(davit: &Davit, text: &str) {
     let folder = davit.dir().join(".config/davit");
@@ -15,7 +15,7 @@ fn configure(davit: &Davit, text: &str) {
     fs_err::write(folder.join("config.toml"), text).unwrap();
 }
 
-fn force(davit: &Davit, form: &str) {
+pub(crate) fn force(davit: &Davit, form: &str) {
     let volume = davit.dir().join("volume");
     let upper = format!("upper = {:?}\n", volume.display().to_string());
     configure(davit, &format!("[store]\nsnapshot = {form:?}\n{upper}"));

@@ -38,6 +38,15 @@ fn a_cache_outlives_builds_and_whatever_does_not_ask_for_it() {
     assert_eq!(out(&bench, read, &[]), "ro\n");
     assert_eq!(cache(&bench), ["p//c", "//c"]);
     assert!(bench.davit.ok(["system", "check"]).contains("no faults"));
+    // A name is the Dockerfile's; it is not the terminal's.
+    let coloured = "RUN --mount=type=cache,id=\u{1b}[31m,target=/c echo 1 >/out";
+    assert_eq!(out(&bench, coloured, &[]), "1\n");
+    for words in
+        ["builder du", "builder prune --force --filter type=exec.cachemount --filter id=/\u{1b}"]
+    {
+        let told = bench.davit.ok(words.split(' '));
+        assert!(told.contains("[31m") && !told.contains('\u{1b}'), "{told:?}");
+    }
     let prune = |filter: &str| {
         let args = ["builder", "prune", "--force", "--filter", "type=exec.cachemount"];
         bench.davit.ok(args.iter().chain(&["--filter", filter]))

@@ -2,10 +2,12 @@
 
 use std::{
     fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
     time::{Duration, SystemTime},
 };
 
-use super::bench::{alpine, list};
+use super::bench::{alpine, list, tar_file};
+use crate::forms::{FORMS, force};
 
 /// DiffID of a layer without entries.
 const EMPTY: &str = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef";
@@ -13,7 +15,8 @@ const EMPTY: &str = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddf
 #[test]
 fn commands_see_files_of_the_context_stages_and_images() {
     let Some(bench) = alpine(
-        "RUN mkdir -p /out/sub /etc/kept && echo made >/out/sub/f && ln -s /out /link\n\
+        "RUN mkdir -p /out/sub && echo made >/out/sub/f && ln -s /out /link\n\
+         FROM alpine AS made\n\
          FROM alpine AS on\n\
          WORKDIR /work\n\
          ARG T=arg\n\
@@ -23,7 +26,7 @@ fn commands_see_files_of_the_context_stages_and_images() {
          RUN --mount=source=src/a,target=/tmp/one --mount=source=/,target=/tmp/all \
              cat /tmp/one /tmp/all/src/a >/2\n\
          RUN --mount=type=bind,source=src,dst=/$T,rw echo b >>/arg/a && cat /arg/a >/3\n\
-         RUN --mount=source=src,target=/arg cat /arg/a >>/3\n\
+         RUN --mount=source=src,target=/arg cat /arg/a >>/3 && stat -c %a /arg >>/3\n\
          RUN --mount=from=alpine,source=link/sub,target=${D}/deep/x,readonly \
              cat /env/deep/x/f >/4 && ! rm /env/deep/x/f 2>/dev/null\n\
          RUN --mount=from=base:1,source=/etc,target=/image cat /image/alpine-release >/5\n\
@@ -35,23 +38,30 @@ fn commands_see_files_of_the_context_stages_and_images() {
              ls /twice | wc -l >/8\n\
          RUN for i in /arg /env /image /linked /twice; do [ ! -e $i ] || exit 1; done; \
              ls -A /tmp /work >/left\n\
+         FROM alpine AS parent\n\
+         ONBUILD RUN --mount=source=src,target=/x --mount=from=made,source=/out/sub,target=/y \
+             --mount=type=cache,target=/c cat /x/a /y/f >/9 && hostname >>/9\n\
+         FROM parent AS child\n\
          FROM scratch\n\
-         COPY --from=on /1 /2 /3 /4 /5 /6 /7 /8 /left /\n",
+         COPY --from=on /1 /2 /3 /4 /5 /6 /7 /8 /left /\n\
+         COPY --from=child /9 /\n",
     ) else {
         return;
     };
     bench.write("src/a", "a\n");
     bench.write("ignored", "");
     bench.write(".dockerignore", "ignored\n");
-    std::os::unix::fs::symlink("src/a", bench.context.join("to-a")).unwrap();
+    fs::set_permissions(bench.context.join("src"), fs::Permissions::from_mode(0o711)).unwrap();
+    symlink("src/a", bench.context.join("to-a")).unwrap();
     bench.build(&["--target", "alpine", "-t", "base:1"]);
-    let files = bench.files(&["--pull=never"]);
+    let files = bench.files(&["--pull=never", "--build-arg", "BUILDKIT_SANDBOX_HOSTNAME=own"]);
     let read = |name: &str| fs::read_to_string(files.join(name)).unwrap();
     let found: Vec<String> = ["1", "2", "3", "4", "5", "6", "7", "8", "left"].map(read).to_vec();
     let expected =
-        ["a\n0:0 644\n", "a\na\n", "a\nb\na\n", "made\n", "3.20.3\n", "a\n", "1\n", "0\n"];
+        ["a\n0:0 644\n", "a\na\n", "a\nb\na\n711\n", "made\n", "3.20.3\n", "a\n", "1\n", "0\n"];
     assert_eq!(found[..8], expected);
     assert_eq!(found[8], "/tmp:\n\n/work:\n", "mount points are gone");
+    assert_eq!(read("9"), "a\nmade\nown\n", "a trigger mounts as any other");
 }
 
 #[test]
@@ -103,6 +113,38 @@ fn a_mount_point_is_not_in_the_layer() {
 }
 
 #[test]
+fn mounts_are_the_same_in_every_form() {
+    let Some(bench) = alpine(
+        "RUN mkdir /out && echo s >/out/f\n\
+         FROM alpine\n\
+         RUN --mount=target=/a/b --mount=from=alpine,source=out,target=/o,rw \
+             --mount=type=tmpfs,target=/t --mount=type=cache,target=/etc/c \
+             --mount=type=secret,id=s echo x >>/o/f && touch /etc/c/f /t/f \
+             && cat /a/b/f /o/f /run/secrets/s | tr '\\n' ,\n\
+         RUN --mount=from=alpine,source=out,target=/o cat /o/f && echo kept >/f\n",
+    ) else {
+        return;
+    };
+    bench.write("f", "f\n");
+    let secret = bench.davit.dir().join("secret");
+    fs::write(&secret, "secret\n").unwrap();
+    let secret = format!("id=s,src={}", secret.display());
+    let info = bench.davit.ok(["info"]);
+    let best = FORMS.iter().position(|form| info.contains(&format!("Snapshot form: {form}\n")));
+    for form in &FORMS[best.unwrap()..] {
+        force(&bench.davit, form);
+        let outcome = bench.run(&["--no-cache", "--secret", &secret]);
+        assert_eq!(outcome.code, 0, "{form}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(" f,s,x,secret,"), "{form}: {}", outcome.stderr);
+        let config = bench.config(&outcome);
+        let layers = config["rootfs"]["diff_ids"].as_array().unwrap();
+        assert_eq!((layers.len(), layers[2].as_str()), (4, Some(EMPTY)), "{form}");
+        let left = fs::read_dir(bench.davit.dir().join("volume"));
+        assert_eq!(left.map_or(0, Iterator::count), 0, "{form}");
+    }
+}
+
+#[test]
 fn a_bind_is_keyed_by_what_it_shows_and_shows_the_times_of_now() {
     let dockerfile = |n: u32| {
         format!(
@@ -138,6 +180,18 @@ fn a_bind_is_keyed_by_what_it_shows_and_shows_the_times_of_now() {
     bench.write("src/f", "2");
     let changed = bench.run(&["--explain"]);
     assert!(changed.stderr.contains("content of /s"), "{}", changed.stderr);
+    // A context that is a tar holds times and content of its own.
+    bench.write("Dockerfile", &dockerfile(3).replace("stat -c %Y", "cat"));
+    let mut tar = Vec::new();
+    for name in ["Dockerfile", "alpine.tar.gz", "src/f"] {
+        tar.extend(tar_file(name, &fs::read(bench.context.join(name)).unwrap()));
+    }
+    tar.extend([0; 1024]);
+    let target = bench.davit.dir().join("from-tar");
+    let spec = format!("type=local,dest={}", target.display());
+    let outcome = bench.feed(&tar, &["-o", &spec]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert_eq!(fs::read_to_string(target.join("time3")).unwrap(), "2");
 }
 
 #[test]
@@ -186,5 +240,5 @@ fn a_link_of_the_image_leads_nowhere_else() {
     bench.write("Dockerfile", &format!("FROM scratch AS alpine\nADD alpine.tar.gz /\n{steps}"));
     let outcome = bench.run(&[]);
     assert_eq!(outcome.code, 1, "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("bind source sel"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("`/sel` does not exist in the cache"), "{}", outcome.stderr);
 }
