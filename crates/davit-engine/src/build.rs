@@ -177,6 +177,9 @@ impl Engine {
             if let Err(error) = self.collect_build_cache() {
                 tracing::warn!(%error, "the build cache may be over its budget");
             }
+            if let Err(error) = self.collect_cache_mounts() {
+                tracing::warn!(%error, "cache mounts may be over their budget");
+            }
             self.sweep_cgroups();
         }
         Ok(built.outcome)

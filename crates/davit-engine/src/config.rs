@@ -93,6 +93,8 @@ pub enum KeepBlobs {
 pub struct GcSettings {
     /// Bytes that the build cache may take; 20 % of the file system where not set.
     pub keep_storage: Option<u64>,
+    /// Bytes that cache mounts may take; as many as they like where not set.
+    pub keep_cache_mounts: Option<u64>,
 }
 
 /// `[registry."HOST"]`: how one registry is reached.

@@ -66,6 +66,28 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Brings cache mounts under their budget, if they have one: those that were not used for
+    /// longest go, unless a step uses them.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) fn collect_cache_mounts(&self) -> Result<(), StoreError> {
+        let Some(budget) = self.config().settings.gc.keep_cache_mounts else { return Ok(()) };
+        let mounts = self.store().cache_mounts()?;
+        let mut total: u64 = mounts.iter().map(|mount| mount.size).sum();
+        for mount in mounts {
+            if total <= budget {
+                break;
+            }
+            if self.store().remove_cache_mount(&mount)? {
+                total -= mount.size;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl BuildCachePrune {
     fn selects_mount(&self, mount: &CacheMount) -> bool {
         let asked = self.kinds.iter().any(|kind| kind == CACHE_MOUNT);

@@ -34,6 +34,11 @@ const KEYS: &[(&str, &str, &str)] = &[
         "bytes that the build cache may take before the least useful records go",
     ),
     (
+        "gc.keep_cache_mounts",
+        "no limit",
+        "bytes that cache mounts (RUN --mount=type=cache) may take before those go that were not used for longest; they are measured after each build that ran a step",
+    ),
+    (
         "registry.\"HOST\".insecure",
         "false",
         "whether plain HTTP and unverified TLS are accepted from that registry (the loopback needs no such leave, unless certs.d names an authority for it)",

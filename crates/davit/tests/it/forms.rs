@@ -9,7 +9,7 @@ use crate::{
 
 pub(crate) const FORMS: [&str; 4] = ["erofs", "dirs", "dirs-volume", "copy"];
 
-fn configure(davit: &Davit, text: &str) {
+pub(crate) fn configure(davit: &Davit, text: &str) {
     let folder = davit.dir().join(".config/davit");
     fs_err::create_dir_all(&folder).unwrap();
     fs_err::write(folder.join("config.toml"), text).unwrap();

@@ -3,6 +3,7 @@
 use std::fs;
 
 use super::bench::{Bench, alpine};
+use crate::forms::configure;
 
 const BASE: &str = "FROM scratch AS alpine\nADD alpine.tar.gz /\n";
 
@@ -92,6 +93,26 @@ fn a_new_cache_is_the_users_or_what_it_is_asked_to_be() {
     bench.write("Dockerfile", &format!("{BASE}{seeded}\nFROM scratch\nCOPY --from=seeded /o /\n"));
     let files = bench.files(&[]);
     assert_eq!(fs::read_to_string(files.join("o")).unwrap(), "s\n7:8\nt\n");
+}
+
+#[test]
+fn caches_keep_within_their_own_budget() {
+    let Some(bench) = alpine("") else { return };
+    let write = |id: u32| {
+        let steps = format!(
+            "RUN --mount=type=cache,id={id},target=/c head -c 1m /dev/zero >/c/f && \\\n\
+                 du -s /c | cut -f1 >/out"
+        );
+        out(&bench, &steps, &["--no-cache"]);
+    };
+    configure(&bench.davit, "[gc]\nkeep_storage = 1\n");
+    for id in [1, 2, 1, 3] {
+        write(id);
+    }
+    assert_eq!(cache(&bench), ["/2", "/1", "/3"], "they are no build records");
+    configure(&bench.davit, "[gc]\nkeep_cache_mounts = 2500000\n");
+    write(3);
+    assert_eq!(cache(&bench), ["/1", "/3"]);
 }
 
 /// Commands that wait for each other: they end only if they run at the same time.

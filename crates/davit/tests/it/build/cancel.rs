@@ -12,7 +12,7 @@ use davit_engine::image::Platform;
 use davit_test::{Content, End, HttpServer, Outcome, noise, tar_of};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::bench::{Bench, tar_file};
+use super::bench::{Bench, alpine, tar_file};
 
 /// Waits until the build is where it is to be interrupted, interrupts it once, and sees its end.
 fn interrupt(mut child: Child, is_there: impl Fn(&Child) -> bool) -> Outcome {
@@ -122,4 +122,48 @@ fn a_context_without_end_does_not_hold_it() {
     let outcome = interrupt(child, |_| has_begun.try_recv().is_ok());
     assert_eq!(outcome.code, 130, "{}", outcome.stderr);
     writer.join().unwrap();
+}
+
+#[test]
+fn a_cache_of_another_build_is_waited_for_until_that_is_gone() {
+    let cache = "RUN --mount=type=cache,id=l,sharing=locked,target=/c";
+    let Some(bench) = alpine(&format!("{cache} touch /c/there && sleep 900\n")) else { return };
+    let mounts = bench.davit.root().join("cache/mounts");
+    let held = || {
+        let directories = fs::read_dir(&mounts).into_iter().flatten().flatten();
+        directories.map(|it| it.path()).find(|path| path.join("data/there").exists())
+    };
+    let spawn = || {
+        let context = bench.context.to_str().unwrap();
+        let fixed = ["build", "--progress", "plain", "--network", "none", context];
+        let mut command = bench.davit.command(fixed);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let mut first = spawn();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while held().is_none() {
+        assert!(Instant::now() < deadline, "the first build does not come so far");
+        std::thread::yield_now();
+    }
+    let directory = held().unwrap();
+    let dockerfile = fs::read_to_string(bench.context.join("Dockerfile")).unwrap();
+    let other = dockerfile.replace("touch /c/there && sleep 900", "ls /c");
+    bench.write("Dockerfile", &other);
+    let tries = |child: &Child| {
+        let files = fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap();
+        files.flatten().any(|file| fs::read_link(file.path()).is_ok_and(|it| it == directory))
+    };
+    let outcome = interrupt(spawn(), tries);
+    assert_eq!(outcome.code, 130, "{}", outcome.stderr);
+    let mut pruned = bench.davit.ok(["builder", "prune", "--all", "--force"]);
+    assert!(!pruned.contains("exec.cachemount"), "it is in use: {pruned}");
+    // Whoever is killed gives back what it has.
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let outcome = bench.run(&[]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains(" there\n"), "{}", outcome.stderr);
+    pruned = bench.davit.ok(["builder", "prune", "--all", "--force"]);
+    assert!(pruned.contains("exec.cachemount"), "{pruned}");
+    assert!(!directory.exists());
 }
