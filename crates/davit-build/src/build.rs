@@ -19,15 +19,15 @@ use davit_store::{Lease, Store, StoredDocument};
 
 use self::context::{open_context, read_tar_context};
 use crate::{
-    BaseImages, BuildEvent, BuildOutcome, BuildRequest, BuiltLayer, CachePolicy, EventSink, StepId,
-    StepInfo,
+    BaseImages, BuildEvent, BuildOutcome, BuildRequest, BuiltLayer, CachePolicy, EventSink,
+    Sources, StepId, StepInfo,
     cache::{Cache, ImageRecord},
-    context_files::ContextFiles,
     definition::components,
     error::{BuildError, BuildErrorKind, Excerpt},
     executor::execute,
     frontend,
     image::{Image, assemble},
+    inputs::{FetchedSources, Inputs, fetch_sources},
     layers::Layers,
     log::BuildLog,
     plan::{NodeId, Op, Plan, planner},
@@ -51,6 +51,8 @@ pub struct BuildEnvironment<'b, 's> {
     pub snapshots: &'b Snapshots<'s>,
     /// Base images.
     pub images: &'b dyn BaseImages,
+    /// What lies elsewhere.
+    pub sources: &'b dyn Sources,
     /// How commands are launched.
     pub run: &'b RunSettings,
     /// The network of commands.
@@ -102,10 +104,12 @@ fn build_whole(
         (environment.events)(BuildEvent::Warning(warning.clone()));
     }
     let context = open_context(request, &plan, environment, archive)?;
-    let build = Build { request, plan: &plan, context: &context, environment, begun };
+    let sources = fetch_sources(&plan, request, environment, FetchedSources::new())?;
+    let inputs = Inputs { context, sources };
+    let build = Build { request, plan: &plan, inputs: &inputs, environment, begun };
     std::thread::scope(|scope| {
         // The next build can use the digests even if this one fails.
-        scope.spawn(|| context.save());
+        scope.spawn(|| inputs.context.save());
         let key = build.key();
         let found = match request.cache {
             CachePolicy::Use => build.find(key, &steps)?,
@@ -150,7 +154,7 @@ impl Built {
 struct Build<'b, 's> {
     request: &'b BuildRequest,
     plan: &'b Plan,
-    context: &'b ContextFiles,
+    inputs: &'b Inputs,
     environment: &'b BuildEnvironment<'b, 's>,
     begun: Instant,
 }
@@ -160,7 +164,7 @@ impl Build<'_, '_> {
     fn key(&self) -> Digest {
         let mut parts = Vec::new();
         for node in &self.plan.nodes {
-            let (key, _) = components(node, self.context.set()).finish();
+            let (key, _) = components(node, self.inputs).finish();
             parts.push(format!("{} {:?}", key.0, node.inputs));
         }
         let target = &self.plan.target;
@@ -232,7 +236,7 @@ impl Build<'_, '_> {
             snapshots: environment.snapshots,
             layers: Layers::new(environment.store, environment.lease),
             plan: self.plan,
-            context: self.context,
+            inputs: self.inputs,
             scratch,
             policy: self.request.cache,
             epoch: self.plan.epoch,
@@ -289,7 +293,7 @@ impl Build<'_, '_> {
         let layer = |&(diff_id, size_bytes): &(_, u64)| BuiltLayer { diff_id, size_bytes };
         // A base image is there in any case, which is not the cache's doing.
         let from_cache = |node: &crate::plan::Node| match node.op {
-            Op::Scratch => false,
+            Op::Scratch | Op::Source(_) => false,
             Op::Image(_) => self.request.cache == CachePolicy::Use,
             _ => true,
         };
@@ -342,7 +346,8 @@ fn keep_images(plan: &Plan, environment: &BuildEnvironment<'_, '_>) -> Result<()
 }
 
 fn step_infos(plan: &Plan) -> Arc<[StepInfo]> {
-    let steps = (0..).zip(&plan.nodes).filter(|(_, node)| !matches!(node.op, Op::Scratch));
+    let is_step = |node: &crate::plan::Node| !matches!(node.op, Op::Scratch | Op::Source(_));
+    let steps = (0..).zip(&plan.nodes).filter(|(_, node)| is_step(node));
     steps
         .map(|(id, node)| StepInfo {
             id: StepId(id),

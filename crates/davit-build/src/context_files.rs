@@ -164,7 +164,7 @@ pub(crate) fn digest_archived(
 }
 
 /// A file of an archive as a file of its own, for what must seek in it.
-fn extract(entry: &FileEntry, layer: &OpenLayer, scratch: &Path) -> io::Result<File> {
+pub(crate) fn extract(entry: &FileEntry, layer: &OpenLayer, scratch: &Path) -> io::Result<File> {
     let mut file = crate::archives::unnamed(scratch)?;
     if let Some(mut content) = ranges_of(entry, layer) {
         io::copy(&mut content, &mut file)?;

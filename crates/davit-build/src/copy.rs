@@ -49,6 +49,8 @@ pub(crate) struct CopyJob<'a> {
     pub(crate) spec: &'a CopySpec,
     /// The files that its sources name.
     pub(crate) files: &'a FileSet,
+    /// The copies of its remote sources.
+    pub(crate) remotes: &'a [Self],
     /// The state below; `None` if there is none or it counts for nothing.
     pub(crate) below: Option<&'a Merged>,
     /// `--chown`, looked up.
@@ -103,8 +105,16 @@ pub(crate) fn copy(job: &CopyJob<'_>) -> Result<Copied, CopyProblem> {
     let mode = job.spec.mode.as_deref().and_then(Mode::parse);
     let target = Target::new(job.below, job.now, job.files.entries.len());
     let mut copier = Copier { job, mode, target, group: 0, unpacked: false };
-    for source in &job.spec.sources {
-        copier.source(source)?;
+    let mut remotes = job.spec.remotes.iter().zip(job.remotes).peekable();
+    for position in 0..=job.spec.sources.len() {
+        while let Some((_, remote)) = remotes.next_if(|(it, _)| it.after <= position) {
+            copier.job = remote;
+            copier.source(&remote.spec.sources[0])?;
+        }
+        copier.job = job;
+        if let Some(source) = job.spec.sources.get(position) {
+            copier.source(source)?;
+        }
     }
     for file in &job.spec.files {
         copier.inline(&file.name, &file.content)?;
@@ -126,6 +136,7 @@ pub(crate) fn make_directory(
 }
 
 struct Copier<'a, 'j> {
+    /// What the present source belongs to.
     job: &'j CopyJob<'a>,
     mode: Option<Mode>,
     target: Target<'a>,

@@ -8,6 +8,7 @@ use davit_image::{Algorithm, Digest, Digester};
 use crate::{
     copy::{Keeps, selection_key},
     files::{FileSet, Unresolved},
+    inputs::Inputs,
     key::{Component, DefinitionKey, KeyBuilder},
     plan::{CopyOrigin, CopySpec, Node, Op},
     symbolic_mode::Mode,
@@ -15,8 +16,8 @@ use crate::{
 
 /// The components of a node that do not depend on the states below it.
 ///
-/// `context` has the digests of all that copies read of it.
-pub(crate) fn components(node: &Node, context: &FileSet) -> KeyBuilder {
+/// `inputs` have the digests of all that copies read of the context.
+pub(crate) fn components(node: &Node, inputs: &Inputs) -> KeyBuilder {
     match &node.op {
         Op::Scratch => KeyBuilder::new("scratch"),
         Op::Image(image) => {
@@ -25,8 +26,13 @@ pub(crate) fn components(node: &Node, context: &FileSet) -> KeyBuilder {
             key.push("layers", layers.map(ToString::to_string).collect::<Vec<_>>().join(" "));
             key
         }
-        Op::Run(spec) => run::components(spec, context),
-        Op::Copy(spec) => copy(spec, context),
+        Op::Source(source) => {
+            let mut key = KeyBuilder::new("source");
+            key.push("layer", inputs.layer(source).to_string());
+            key
+        }
+        Op::Run(spec) => run::components(spec, inputs.set()),
+        Op::Copy(spec) => copy(spec, inputs.set()),
         Op::MakeDirectory(spec) => {
             let mut key = KeyBuilder::new("directory");
             key.push("path", &spec.path);
@@ -70,6 +76,11 @@ fn copy(spec: &CopySpec, context: &FileSet) -> KeyBuilder {
     key.push("link", spec.link.to_string());
     key.push("unpack", format!("{:?}", spec.unpack));
     key.push("epoch", spec.epoch.map_or_else(String::new, |epoch| epoch.to_string()));
+    for remote in &spec.remotes {
+        let (after, copied) = (remote.after, &remote.spec);
+        let form = format!("{} after {after} {:?}", list(&copied.sources), copied.unpack);
+        key.push(format!("form of {}", input_label(remote.input)), form);
+    }
     for file in &spec.files {
         key.push(format!("file {}", file.name), Digest::of(file.content.as_bytes()).to_string());
     }

@@ -95,6 +95,15 @@ pub enum BuildErrorKind {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
+    /// A source that lies elsewhere cannot be had.
+    #[error("cannot fetch `{name}`")]
+    Source {
+        /// The source, without what may be secret.
+        name: String,
+        /// What its server said.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// The context cannot be read.
     #[error("cannot read the build context at {}", path.display())]
     Context {

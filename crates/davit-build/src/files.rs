@@ -81,7 +81,7 @@ pub(crate) struct FileEntry {
 }
 
 /// A sorted set of files.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct FileSet {
     pub(crate) entries: Vec<FileEntry>,
 }

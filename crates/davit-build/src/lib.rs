@@ -31,6 +31,7 @@ mod export;
 mod files;
 mod frontend;
 mod image;
+mod inputs;
 mod key;
 mod layers;
 mod log;
@@ -41,6 +42,7 @@ mod request;
 mod run;
 mod sandbox;
 mod selection;
+mod source;
 mod step;
 mod symbolic_mode;
 mod writer;
@@ -56,8 +58,8 @@ pub use layers::LayerError;
 pub use outcome::{BuildOutcome, BuiltLayer};
 pub use plan::{
     BaseImage, BindOrigin, CacheMount, ClientMount, CopyOrigin, CopySpec, Destination, InlineFile,
-    MakeDirectory, MountAccess, MountSource, Network, Node, NodeId, Op, Ownership, Plan, RunMount,
-    RunSpec, ScriptFile, SecretVariable, StageId, Target, Unpack,
+    MakeDirectory, MountAccess, MountSource, Network, Node, NodeId, Op, Ownership, Plan,
+    RemoteCopy, RunMount, RunSpec, ScriptFile, SecretVariable, StageId, Target, Unpack,
 };
 pub use request::{
     BaseImages, BuildRequest, CachePolicy, ContextSource, DockerfileText, IgnoreText, PullPolicy,
@@ -73,4 +75,8 @@ pub use run::{
     supervisor::supervise,
 };
 pub use sandbox::{Entitlement, Invalidation, Sandbox, Secret};
+pub use source::{
+    FetchedSource, GitMtime, GitReferenceError, GitSource, HttpSource, RemoteSource, Sources,
+    host_name, public_address,
+};
 pub use writer::LayerWriteError;

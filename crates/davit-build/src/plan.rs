@@ -12,6 +12,7 @@
 mod images;
 mod mounts;
 pub(crate) mod planner;
+mod remote;
 pub(crate) mod run;
 mod stage;
 mod steps;
@@ -25,6 +26,8 @@ use davit_runtime::plan::Rlimit;
 pub use self::mounts::{
     BindOrigin, CacheMount, ClientMount, MountAccess, MountSource, RunMount, SecretVariable,
 };
+
+use crate::source::RemoteSource;
 
 /// Index of a node in its plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,6 +84,8 @@ pub enum Op {
     Scratch,
     /// An image's file system.
     Image(BaseImage),
+    /// What was fetched from elsewhere.
+    Source(RemoteSource),
     /// Runs a command.
     Run(RunSpec),
     /// Copies files.
@@ -175,6 +180,8 @@ pub struct CopySpec {
     pub origin: CopyOrigin,
     /// Paths and patterns, cleaned, without leading `/`; empty = the root.
     pub sources: Vec<String>,
+    /// Sources that lie elsewhere.
+    pub remotes: Vec<RemoteCopy>,
     /// Files that stand in the Dockerfile.
     pub files: Vec<InlineFile>,
     /// Where it copies to.
@@ -192,6 +199,17 @@ pub struct CopySpec {
     pub unpack: Unpack,
     /// Time of what it writes, in seconds; `None` = that of the sources.
     pub epoch: Option<i64>,
+}
+
+/// A source of an `ADD` that lies elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteCopy {
+    /// How many of the other sources are copied before it.
+    pub after: usize,
+    /// Index among the node's inputs of the state that holds it.
+    pub input: usize,
+    /// How it is copied: the one source is a path in that state.
+    pub spec: CopySpec,
 }
 
 /// Where the sources of a `COPY` are.

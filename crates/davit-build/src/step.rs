@@ -20,10 +20,10 @@ use davit_store::{Flight, Lease, Store};
 use crate::{
     BuildEvent, CachePolicy, EventSink, StepId,
     cache::{Cache, Made, StepRecord},
-    context_files::ContextFiles,
     copy::{Times, same_content, shape_key},
     definition::{components, definition_key, input_number},
     error::{BuildError, BuildErrorKind},
+    inputs::Inputs,
     key::{Component, ContentKey, DefinitionKey, Miss},
     layers::{LayerError, Layers, State},
     log::BuildLog,
@@ -44,7 +44,7 @@ pub(crate) struct Session<'b, 's> {
     pub(crate) snapshots: &'b Snapshots<'s>,
     pub(crate) layers: Layers<'s>,
     pub(crate) plan: &'b Plan,
-    pub(crate) context: &'b ContextFiles,
+    pub(crate) inputs: &'b Inputs,
     /// A directory of the build for what has no other place.
     pub(crate) scratch: &'b Path,
     pub(crate) policy: CachePolicy,
@@ -109,10 +109,11 @@ impl Session<'_, '_> {
                 (self.events)(BuildEvent::Cached(StepId(id.0)));
                 return Ok(base(image.config.rootfs.diff_ids.clone()));
             }
+            Op::Source(source) => return Ok(base(vec![self.inputs.layer(source)])),
             _ => {}
         }
         let states: Vec<String> = inputs.iter().map(|input| input.state.key()).collect();
-        let (key, parts) = definition_key(components(node, self.context.set()), &states);
+        let (key, parts) = definition_key(components(node, self.inputs), &states);
         let below = &inputs[0].state;
         let cached = |record: StepRecord, cause| {
             (self.events)(BuildEvent::Cached(StepId(id.0)));
@@ -259,7 +260,7 @@ impl Session<'_, '_> {
             Op::Run(spec) => self.run(node, id, spec, inputs),
             Op::Copy(spec) => self.copy(node, id, spec, inputs),
             Op::MakeDirectory(spec) => self.directory((node, id), spec, below),
-            Op::Scratch | Op::Image(_) => unreachable!("bases make no layer"),
+            Op::Scratch | Op::Image(_) | Op::Source(_) => unreachable!("bases make no layer"),
         }
     }
 

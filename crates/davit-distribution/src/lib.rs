@@ -41,7 +41,7 @@ pub use config::{
     TimeoutConfig, TlsConfig,
 };
 pub use credentials::{Credential, CredentialError, CredentialStore, Saved};
-pub use download::Download;
+pub use download::{Download, Wanted};
 pub use error::{ConfigError, ConnectionError, Error};
 pub use manifest::{Fetched, Target};
 pub use secret::Secret;

@@ -147,6 +147,20 @@ impl Transport {
         self.follow_from(&http, call, None).await
     }
 
+    /// Sends a request to a host that is no endpoint, until there is an answer that is not
+    /// transient. The proof goes to that host alone.
+    pub(crate) async fn send_to(&self, call: &Call, proof: Option<&Proof>) -> Result<Reply, Error> {
+        let http = self.connections.to(&call.url, self.verify_for(&call.url))?;
+        let mut backoff = Backoff::new(&self.config.retry);
+        loop {
+            match self.follow_from(&http, call, proof).await {
+                Ok(reply) if reply.is_transient() => backoff.wait(reply.into_error().await).await?,
+                Ok(reply) => return Ok(reply),
+                Err(error) => backoff.wait(error).await?,
+            }
+        }
+    }
+
     /// Sends a request to a host that is no endpoint, without proof and redirects.
     pub(crate) async fn fetch_unproved(&self, call: &Call, limit: u64) -> Result<Bytes, Error> {
         let mut backoff = Backoff::new(&self.config.retry);

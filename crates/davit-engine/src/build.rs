@@ -1,11 +1,12 @@
 //! `build`: from a Dockerfile to an image in the store, a file or a directory.
 
 mod output;
+mod sources;
 
 use std::{
     error::Error,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -25,6 +26,7 @@ pub use davit_runtime::plan::{Limits, Origin, Rlimit};
 use davit_store::{Lease, StoreError, is_no_space};
 
 pub use self::output::{BuildOutput, BuildSink};
+use self::sources::Fetcher;
 use crate::{
     Engine, Hint, ImageError, Progress, PullRequest,
     container::{ContainerError, files},
@@ -89,6 +91,9 @@ impl Hint for BuildFailure {
                 let mut hints = error.hints.clone();
                 if let BuildErrorKind::Base { source, .. } = &error.kind {
                     hints.extend(base_hints(source.as_ref()));
+                }
+                if let BuildErrorKind::Source { source, .. } = &error.kind {
+                    hints.extend(sources::hints(source.as_ref()));
                 }
                 let more_room = "davit system prune".to_owned();
                 if is_no_space(&error.kind) && !hints.contains(&more_room) {
@@ -155,12 +160,21 @@ impl Engine {
         let lease = store.lease("build")?;
         let snapshots = self.snapshots()?;
         let images = Bases { engine: self, lease: &lease, pull: command.pull, progress, cancelled };
+        let sources = Fetcher {
+            engine: self,
+            lease: &lease,
+            progress,
+            cancelled,
+            secrets: &|_| None,
+            registries: OnceLock::new(),
+        };
         let run = self.run_settings();
         let environment = BuildEnvironment {
             store,
             lease: &lease,
             snapshots: &snapshots,
             images: &images,
+            sources: &sources,
             run: &run,
             network: &|| Ok(self.build_network()?),
             events,

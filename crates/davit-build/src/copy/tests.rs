@@ -42,6 +42,7 @@ fn spec(sources: &[&str], destination: &str) -> CopySpec {
     CopySpec {
         origin: CopyOrigin::Context,
         sources: sources.iter().map(|&it| it.to_owned()).collect(),
+        remotes: Vec::new(),
         files: Vec::new(),
         destination: Destination { path, directory: destination.ends_with('/') },
         owner: None,
@@ -59,8 +60,8 @@ fn outputs(
     below: Option<&Merged>,
     owner: Option<Owner>,
 ) -> Result<Vec<Output>, CopyProblem> {
-    copy(&CopyJob { spec, files, below, owner, archives: &NoArchives, now: 100 })
-        .map(|it| it.outputs)
+    let (remotes, archives) = (&[][..], &NoArchives);
+    copy(&CopyJob { spec, files, remotes, below, owner, archives, now: 100 }).map(|it| it.outputs)
 }
 
 fn paths(outputs: &[Output]) -> Vec<String> {

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     BaseImages, BuildRequest,
     error::{BuildError, BuildErrorKind, Excerpt},
+    source::RemoteSource,
 };
 
 /// The argument that bounds the times of a result.
@@ -32,6 +33,8 @@ pub(crate) struct Planner<'a> {
     /// States of the stages that are planned.
     pub(crate) stages: Vec<Option<StageState>>,
     pub(crate) images: BTreeMap<ImageKey, (BaseImage, Option<NodeId>)>,
+    /// Nodes of what is fetched from elsewhere.
+    pub(crate) sources: BTreeMap<RemoteSource, NodeId>,
     pub(crate) warnings: Vec<String>,
     /// `SOURCE_DATE_EPOCH`: the request's, else that of an `ARG` before the first `FROM`.
     pub(crate) epoch: Option<i64>,
@@ -81,6 +84,7 @@ pub(crate) fn plan(
         nodes: Vec::new(),
         stages: Vec::new(),
         images: BTreeMap::new(),
+        sources: BTreeMap::new(),
         warnings: Vec::new(),
         epoch: request.source_date_epoch,
         consumed: BTreeSet::new(),

@@ -382,7 +382,7 @@ pub(crate) struct LayerText {
     pub(crate) span: Span,
 }
 
-fn stage_id(index: usize) -> StageId {
+pub(super) fn stage_id(index: usize) -> StageId {
     StageId(u32::try_from(index).expect("a Dockerfile has few stages"))
 }
 

@@ -8,6 +8,7 @@ use davit_dockerfile::{
 use super::{
     CopyOrigin, CopySpec, Destination, InlineFile, NodeId, Op, Ownership, Unpack,
     planner::Base,
+    remote::{RemoteFlags, Remotes},
     stage::{LayerText, StageBuilder, absolute},
 };
 use crate::{error::BuildError, symbolic_mode::Mode};
@@ -23,17 +24,14 @@ struct Transfer<'a> {
     unpack: Unpack,
     /// The state that `--from` names.
     from: Option<NodeId>,
+    /// Flags for sources that lie elsewhere; `None` for `COPY`, which takes none.
+    remote: Option<RemoteFlags<'a>>,
 }
 
 impl StageBuilder<'_, '_> {
     pub(super) fn copy(&mut self, copy: &Copy, text: &str, span: Span) -> Result<(), BuildError> {
         if copy.parents {
             return Err(self.planner.fail(span, "COPY --parents is not supported yet"));
-        }
-        for word in &copy.sources.paths {
-            if ["http://", "https://"].iter().any(|it| word.text.starts_with(it)) {
-                return Err(self.planner.fail(word.span, "source can't be a URL for COPY"));
-            }
         }
         let from = self.copy_from(copy)?;
         let transfer = Transfer {
@@ -45,6 +43,7 @@ impl StageBuilder<'_, '_> {
             link: copy.link,
             unpack: Unpack::Never,
             from,
+            remote: None,
         };
         self.transfer(&transfer, text, span)
     }
@@ -72,17 +71,7 @@ impl StageBuilder<'_, '_> {
     }
 
     pub(super) fn add(&mut self, add: &Add, text: &str, span: Span) -> Result<(), BuildError> {
-        for word in &add.sources.paths {
-            let path = self.expand(word)?;
-            if is_remote(&path) {
-                let message = format!("ADD of a remote source (`{path}`) is not supported yet");
-                return Err(self.planner.fail(word.span, message));
-            }
-        }
-        if let Some(checksum) = &add.checksum {
-            let message = "--checksum is for remote sources, which are not supported yet";
-            return Err(self.planner.fail(checksum.span, message));
-        }
+        self.check_checksum(add)?;
         let transfer = Transfer {
             keyword: "ADD",
             sources: &add.sources,
@@ -92,16 +81,21 @@ impl StageBuilder<'_, '_> {
             link: add.link,
             unpack: if add.unpack == Some(false) { Unpack::Never } else { Unpack::Archives },
             from: None,
+            remote: Some(RemoteFlags::of(add)),
         };
         self.transfer(&transfer, text, span)
     }
 
     fn transfer(&mut self, it: &Transfer<'_>, text: &str, span: Span) -> Result<(), BuildError> {
-        let mut sources = Vec::new();
+        let from: Vec<NodeId> = it.from.into_iter().collect();
+        let (mut sources, mut remotes) = (Vec::new(), Remotes::default());
         let mut written = Vec::new();
         for word in &it.sources.paths {
             let path = self.expand(word)?;
-            sources.push(self.source(&path, word.span)?);
+            let place = (sources.len(), 1 + from.len());
+            if !self.remote(it.remote, (&path, word.span), place, &mut remotes)? {
+                sources.push(self.source(&path, word.span)?);
+            }
             written.push(path);
         }
         let mode = it.chmod.map(|word| self.mode(word)).transpose()?.flatten();
@@ -120,9 +114,10 @@ impl StageBuilder<'_, '_> {
             files: &names,
             destination: &target,
         });
-        let spec = CopySpec {
+        let mut spec = CopySpec {
             origin: if it.from.is_some() { CopyOrigin::Input } else { CopyOrigin::Context },
             sources,
+            remotes: Vec::new(),
             files,
             destination,
             owner: owner.map(Ownership),
@@ -132,9 +127,10 @@ impl StageBuilder<'_, '_> {
             unpack: it.unpack,
             epoch: self.planner.epoch,
         };
+        spec.remotes = remotes.copies(&spec);
         let name = self.display(text);
-        let from: Vec<NodeId> = it.from.into_iter().collect();
-        self.layer(Op::Copy(spec), &from, LayerText { name, created_by, span });
+        let inputs: Vec<NodeId> = from.into_iter().chain(remotes.nodes).collect();
+        self.layer(Op::Copy(spec), &inputs, LayerText { name, created_by, span });
         Ok(())
     }
 
@@ -193,9 +189,4 @@ impl StageBuilder<'_, '_> {
                 .hint("write it in octal (`0755`) or as for chmod(1) (`u=rwX,go=rX`)")),
         }
     }
-}
-
-/// Whether `ADD` would fetch the source: a URL or a git repository.
-fn is_remote(source: &str) -> bool {
-    ["http://", "https://", "git://", "ssh://", "git@"].iter().any(|it| source.starts_with(it))
 }

@@ -40,7 +40,7 @@ impl Session<'_, '_> {
         if !by_content {
             return Ok(None);
         }
-        let (key, _) = definition_key(components(node, self.context.set()), &states);
+        let (key, _) = definition_key(components(node, self.inputs), &states);
         Ok(Some(key))
     }
 

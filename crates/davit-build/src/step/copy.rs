@@ -1,6 +1,6 @@
 //! `COPY`, `ADD` and `WORKDIR`: layers made of tables, without a mount.
 
-use std::{fs::File, io, path::Path, sync::Arc};
+use std::{borrow::Cow, fs::File, io, path::Path, sync::Arc};
 
 use davit_layer::{Change, Merged, Opener};
 
@@ -8,16 +8,16 @@ use super::{Done, Layer, Session, failed, store_failed};
 use crate::{
     BuildEvent, CachePolicy, StepId,
     archives::FileArchives,
-    context_files::ContextFiles,
+    context_files::{ContextFiles, extract},
     copy::{
-        Archives, CopyJob, CopyProblem, Finished, NoArchives, Output, Owner, OwnerError, Times,
-        content_key, copy, files_of, make_directory, resolve_owner, reuse,
+        CopyJob, CopyProblem, Finished, Output, Owner, OwnerError, Times, content_key, copy,
+        files_of, make_directory, resolve_owner, reuse,
     },
     definition::components,
     error::{BuildError, BuildErrorKind},
     explain::first_difference,
-    files::FileSet,
-    layers::{LayerError, State, StateFiles, source_of},
+    files::{Data, FileEntry, FileSet},
+    layers::{LayerError, OpenLayer, State, StateFiles, source_of},
     plan::{CopyOrigin, CopySpec, MakeDirectory, Node, NodeId, Ownership, Unpack},
 };
 
@@ -73,40 +73,75 @@ impl Session<'_, '_> {
         let merged = if spec.link { None } else { self.below(state).map_err(error)? };
         let owner_state = if spec.link { State::image(Vec::new()) } else { Arc::clone(state) };
         let owner = self.owner(spec.owner.as_ref(), &owner_state, merged.as_deref())?;
-        let from = match (spec.origin, inputs.get(1)) {
-            (CopyOrigin::Input, Some(from)) => {
-                Some(self.source_files(node, &spec.sources, &from.state)?)
-            }
-            _ => None,
-        };
-        let context_open = |entry: &_| self.context.open_file(entry, self.scratch);
-        let unpacker = FileArchives { open: &context_open, directory: self.scratch };
-        let archives: &dyn Archives = match spec.unpack {
-            Unpack::Archives => &unpacker,
-            Unpack::Never => &NoArchives,
-        };
-        let files = from.as_ref().map_or_else(|| self.context.set(), |(files, _)| files);
-        let now = self.now();
-        let below = merged.as_deref();
-        let copied = copy(&CopyJob { spec, files, below, owner, archives, now });
+        let read = self.copied_files(node, spec, inputs)?;
+        let open = |entry: &FileEntry| self.open_copied(entry, &read.layers);
+        let archives = &FileArchives { open: &open, directory: self.scratch };
+        let (now, below) = (self.now(), merged.as_deref());
+        let job =
+            |(spec, files)| CopyJob { spec, files, remotes: &[], below, owner, archives, now };
+        let remotes = spec.remotes.iter().map(|remote| &remote.spec).zip(&read.remotes);
+        let remotes: Vec<CopyJob<'_>> = remotes.map(job).collect();
+        let files = &*read.files;
+        let copied = copy(&CopyJob { remotes: &remotes, ..job((spec, files)) });
         let keyword = if spec.unpack == Unpack::Never { "COPY" } else { "ADD" };
         let copied = copied.map_err(|problem| copy_failed(keyword, &problem))?;
-        let layers = from.as_ref().map_or_else(|| self.context.layers(), |(_, layers)| layers);
         let times = match (copied.unpacked, self.epoch) {
             (false, epoch) => Times::Copied { epoch },
             (true, Some(_)) => Times::EXACT,
             (true, None) => Times::Made(now, now),
         };
-        self.store_outputs((node, id), (copied.outputs, times), files, layers)
+        self.store_outputs((node, id), (copied.outputs, times), files, &read.layers)
     }
 
-    /// The files of another state that a copy reaches, and the layers that hold them.
+    /// The files of all sources of a copy.
+    fn copied_files(
+        &self,
+        node: &Node,
+        spec: &CopySpec,
+        inputs: &[&Done],
+    ) -> Result<CopiedFiles<'_>, BuildError> {
+        let context = &self.inputs.context;
+        let mut read = match (spec.origin, inputs.get(1)) {
+            (CopyOrigin::Input, Some(from)) => {
+                let (files, layers) = self.source_files(node, &spec.sources, &from.state)?;
+                CopiedFiles { files: Cow::Owned(files), remotes: Vec::new(), layers }
+            }
+            _ => {
+                let (files, layers) = (Cow::Borrowed(context.set()), context.layers().to_vec());
+                CopiedFiles { files, remotes: Vec::new(), layers }
+            }
+        };
+        for remote in &spec.remotes {
+            let state = &inputs[remote.input].state;
+            let (mut files, layers) = self.source_files(node, &remote.spec.sources, state)?;
+            // All layers that are read make one list.
+            let before = u32::try_from(read.layers.len()).expect("layers are few");
+            for entry in &mut files.entries {
+                if let Data::Layer { layer, .. } = &mut entry.data {
+                    *layer += before;
+                }
+            }
+            read.remotes.push(files);
+            read.layers.extend(layers);
+        }
+        Ok(read)
+    }
+
+    /// Opens a file of the sources of a copy.
+    fn open_copied(&self, entry: &FileEntry, layers: &[Arc<OpenLayer>]) -> io::Result<File> {
+        match entry.data {
+            Data::Layer { layer, .. } => extract(entry, &layers[layer as usize], self.scratch),
+            _ => self.inputs.context.open_file(entry, self.scratch),
+        }
+    }
+
+    /// The files of another state that sources reach, and the layers that hold them.
     pub(super) fn source_files(
         &self,
         node: &Node,
         sources: &[String],
         state: &State,
-    ) -> Result<(FileSet, Vec<Arc<crate::layers::OpenLayer>>), BuildError> {
+    ) -> Result<(FileSet, Vec<Arc<OpenLayer>>), BuildError> {
         let error = |error: LayerError| failed(node, error);
         let merged = self.layers.merged(state).map_err(error)?;
         let merged = match merged.base() {
@@ -131,7 +166,7 @@ impl Session<'_, '_> {
         (node, id): (&Node, NodeId),
         (mut outputs, times): (Vec<Output>, Times),
         files: &FileSet,
-        layers: &[Arc<crate::layers::OpenLayer>],
+        layers: &[Arc<OpenLayer>],
     ) -> Result<Layer, BuildError> {
         let content = content_key(&outputs, times);
         if let (Some(content), CachePolicy::Use) = (content, self.policy)
@@ -144,7 +179,7 @@ impl Session<'_, '_> {
         let finished =
             Finished::new(outputs, |layer, entry| source_of(&layers[layer as usize], entry));
         let opener = ContextOpener {
-            context: self.context,
+            context: &self.inputs.context,
             files,
             positions: &finished.files,
             scratch: self.scratch,
@@ -186,7 +221,7 @@ impl Session<'_, '_> {
         opener: &dyn Opener,
     ) -> Result<(), BuildError> {
         let family = self.cache().family(self.family_of(node, id)).map_err(store_failed)?;
-        let (_, parts) = components(node, self.context.set()).finish();
+        let (_, parts) = components(node, self.inputs).finish();
         let nearest = family.nearest(&parts);
         let Some(before) = nearest.and_then(|record| self.layers.open(record.layer).ok()) else {
             return Ok(());
@@ -197,6 +232,16 @@ impl Session<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// What a copy reads.
+struct CopiedFiles<'a> {
+    /// Those of paths.
+    files: Cow<'a, FileSet>,
+    /// Those of each remote source.
+    remotes: Vec<FileSet>,
+    /// The layers that they lie in.
+    layers: Vec<Arc<OpenLayer>>,
 }
 
 /// Opens the context's files for the layer writer.

@@ -201,6 +201,7 @@ impl Session<'_, '_> {
         let spec = CopySpec {
             origin: CopyOrigin::Context,
             sources: vec![selection::pattern(path.as_bytes(), "")],
+            remotes: Vec::new(),
             files: Vec::new(),
             destination: Destination { path: path.to_owned(), directory: false },
             owner: None,
@@ -210,9 +211,17 @@ impl Session<'_, '_> {
             unpack: Unpack::Never,
             epoch: None,
         };
-        let files = self.context.set();
-        let job =
-            CopyJob { spec: &spec, files, below: None, owner: None, archives: &NoArchives, now: 0 };
+        let context = &self.inputs.context;
+        let (files, archives) = (context.set(), &NoArchives);
+        let job = CopyJob {
+            spec: &spec,
+            files,
+            remotes: &[],
+            below: None,
+            owner: None,
+            archives,
+            now: 0,
+        };
         let mut outputs = copy(&job).map_err(|problem| copy_failed(KEYWORD, &problem))?.outputs;
         if let Some((_, index)) = selected(&spec.sources[0], files).pop()
             && files.entries[index].kind == FileKind::Directory
@@ -228,12 +237,11 @@ impl Session<'_, '_> {
         {
             return Ok(record.layer);
         }
-        let layers = self.context.layers();
+        let layers = context.layers();
         let finished =
             Finished::new(outputs, |layer, entry| source_of(&layers[layer as usize], entry));
         let positions = &finished.files;
-        let opener =
-            ContextOpener { context: self.context, files, positions, scratch: self.scratch };
+        let opener = ContextOpener { context, files, positions, scratch: self.scratch };
         let options = WriteOptions { readers: self.threads, ..WriteOptions::default() };
         let written = self.writer().write(&finished.changes, &opener, &options);
         let written = written.map_err(|error| failed(node, error))?;

@@ -5,6 +5,7 @@
 mod auth;
 mod blob;
 mod credentials;
+mod download;
 mod fixture;
 mod list;
 mod manifest;

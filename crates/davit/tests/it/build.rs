@@ -5,10 +5,12 @@ mod cache;
 mod cache_mounts;
 mod cancel;
 mod contexts;
+mod git_server;
 mod instructions;
 mod mounts;
 mod outputs;
 mod refused;
+mod remote;
 mod results;
 mod sandbox;
 

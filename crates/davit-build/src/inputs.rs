@@ -1,0 +1,83 @@
+//! What a plan reads beside base images: the context, and sources that were fetched.
+
+use std::{collections::BTreeMap, error::Error};
+
+use davit_image::DiffId;
+
+use crate::{
+    BuildEnvironment, BuildRequest,
+    context_files::ContextFiles,
+    error::{BuildError, BuildErrorKind, Excerpt},
+    files::FileSet,
+    plan::{Node, Op, Plan},
+    source::{FetchedSource, RemoteSource},
+};
+
+/// Sources that are fetched at a time.
+const MOST_FETCHED: usize = 8;
+
+/// All that a plan's nodes read from outside.
+pub(crate) struct Inputs {
+    pub(crate) context: ContextFiles,
+    pub(crate) sources: FetchedSources,
+}
+
+/// Sources that are here.
+pub(crate) type FetchedSources = BTreeMap<RemoteSource, FetchedSource>;
+
+impl Inputs {
+    /// The files of the context that copies reach.
+    pub(crate) const fn set(&self) -> &FileSet {
+        self.context.set()
+    }
+
+    /// The layer of a source of the plan.
+    pub(crate) fn layer(&self, source: &RemoteSource) -> DiffId {
+        self.sources[source].layer
+    }
+}
+
+/// Fetches all sources of a plan, several at a time, beside those that are here already.
+pub(crate) fn fetch_sources(
+    plan: &Plan,
+    request: &BuildRequest,
+    environment: &BuildEnvironment<'_, '_>,
+    mut fetched: FetchedSources,
+) -> Result<FetchedSources, BuildError> {
+    let wanted = plan.nodes.iter().filter_map(|node| match &node.op {
+        Op::Source(source) if !fetched.contains_key(source) => Some((node, source)),
+        _ => None,
+    });
+    let wanted: Vec<(&Node, &RemoteSource)> = wanted.collect();
+    let sources = environment.sources;
+    for some in wanted.chunks(MOST_FETCHED) {
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let wanted = some.iter().map(|(_, remote)| *remote);
+            let threads: Vec<_> =
+                wanted.map(|remote| scope.spawn(move || sources.fetch(remote))).collect();
+            let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+                thread.join().expect("fetching a source does not panic")
+            };
+            threads.into_iter().map(join).collect()
+        });
+        for ((node, remote), result) in some.iter().zip(results) {
+            let source = result.map_err(|source| {
+                let text = &request.dockerfile;
+                let error = source_failed(remote, source);
+                match node.span {
+                    Some(span) => error.at(Excerpt::new(&text.name, &text.bytes, span, "")),
+                    None => error,
+                }
+            })?;
+            fetched.insert((*remote).clone(), source);
+        }
+    }
+    Ok(fetched)
+}
+
+pub(crate) fn source_failed(
+    remote: &RemoteSource,
+    source: Box<dyn Error + Send + Sync>,
+) -> BuildError {
+    BuildError::new(BuildErrorKind::Source { name: remote.to_string(), source })
+}

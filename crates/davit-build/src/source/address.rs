@@ -1,0 +1,89 @@
+//! Addresses taken apart as text: `SCHEME://[ACCOUNT@]HOST[/PATH][?QUERY][#FRAGMENT]`.
+
+/// The parts of an address; what it lacks is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Parts<'a> {
+    pub(crate) scheme: &'a str,
+    pub(crate) account: &'a str,
+    /// With the port.
+    pub(crate) host: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) query: &'a str,
+    pub(crate) fragment: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    /// Takes an address apart; `None` for what is none, and for one with blanks or control
+    /// characters in it.
+    pub(crate) fn split(text: &'a str) -> Option<Self> {
+        let (scheme, rest) = text.split_once("://")?;
+        let is_scheme = !scheme.is_empty() && scheme.bytes().all(|it| it.is_ascii_alphanumeric());
+        if !is_scheme || text.chars().any(|it| it.is_control() || it.is_whitespace()) {
+            return None;
+        }
+        let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let end = rest.find('/').unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        let (account, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+        (!host.is_empty()).then_some(Self { scheme, account, host, path, query, fragment })
+    }
+}
+
+/// An address without account, query and fragment: what may be shown.
+#[must_use]
+pub fn public_address(address: &str) -> String {
+    match Parts::split(address) {
+        Some(Parts { scheme, host, path, .. }) => format!("{scheme}://{host}{path}"),
+        None => address.to_owned(),
+    }
+}
+
+/// Name or address of an address's host, without port and brackets.
+#[must_use]
+pub fn host_name(address: &str) -> Option<&str> {
+    let host = Parts::split(address)?.host;
+    match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map(|(host, _)| host),
+        None => Some(host.split_once(':').map_or(host, |(host, _)| host)),
+    }
+}
+
+/// Percent escapes resolved; a text that would not be UTF-8 then stays as it is.
+pub(crate) fn decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let pair = bytes.get(at + 1..at + 3).filter(|_| byte == b'%');
+        let value = pair
+            .filter(|pair| pair.iter().all(u8::is_ascii_hexdigit))
+            .and_then(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+        decoded.push(value.unwrap_or(byte));
+        at += if value.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8(decoded).unwrap_or_else(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_addresses_apart() {
+        let parts = Parts::split("https://u:p@h:1/a/b?c=d?e#f#g").unwrap();
+        assert_eq!((parts.scheme, parts.account, parts.host), ("https", "u:p", "h:1"));
+        assert_eq!((parts.path, parts.query, parts.fragment), ("/a/b", "c=d?e", "f#g"));
+        let parts = Parts::split("git://h#x").unwrap();
+        assert_eq!((parts.host, parts.path, parts.fragment), ("h", "", "x"));
+        for (address, host) in
+            [("http://u@h.x:80/f", "h.x"), ("https://[::1]:1/f", "::1"), ("git://h", "h")]
+        {
+            assert_eq!(host_name(address), Some(host));
+        }
+        for other in ["", "://h", "a+b://h", "x:/h", "http://u@/x", "http://a\u{1b}b", "http://a b"]
+        {
+            assert_eq!(Parts::split(other), None, "{other:?}");
+        }
+    }
+}

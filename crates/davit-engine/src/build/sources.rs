@@ -1,0 +1,143 @@
+//! What a build fetches from elsewhere: files of web servers and git repositories.
+//!
+//! Each becomes a layer; a build record leads from what was asked for to the layer that it gave,
+//! so that the next build asks only whether that is still so.
+
+mod git;
+mod http;
+mod layer;
+
+use std::{
+    error::Error,
+    io,
+    sync::{Arc, OnceLock, atomic::AtomicBool},
+    time::Instant,
+};
+
+use davit_build::{FetchedSource, RemoteSource, Sources};
+use davit_image::{DiffId, Digest};
+use davit_store::{Lease, NewBuildRecord, StoreError};
+use serde::{Serialize, de::DeserializeOwned};
+
+use self::git::GitError;
+use crate::{Engine, Hint, Progress, RegistryError, Secret, origin::Stop, registry::Registries};
+
+/// Finds what the caller of a build gave as a secret.
+pub(super) type FindSecret<'a> = &'a (dyn Fn(&str) -> Option<Secret> + Sync);
+
+/// Why a source cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SourceError {
+    /// The network side cannot be set up.
+    #[error(transparent)]
+    Network(#[from] RegistryError),
+    /// The web server does not give it.
+    #[error(transparent)]
+    Http(#[from] davit_distribution::Error),
+    /// git does not give it.
+    #[error(transparent)]
+    Git(#[from] GitError),
+    /// It is another file than the one that is wanted.
+    #[error("its digest is {found}, not {wanted}")]
+    Checksum {
+        /// What it has to be.
+        wanted: Digest,
+        /// What it is.
+        found: Digest,
+    },
+    /// It cannot be kept.
+    #[error("cannot keep it")]
+    Keep(#[source] io::Error),
+    /// It makes no layer.
+    #[error("it makes no layer")]
+    Layer(#[from] davit_layer::WriteError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Nobody wants it any more.
+    #[error("it was stopped")]
+    Stopped,
+}
+
+impl Hint for SourceError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Git(error) => error.hints(),
+            Self::Store(error) => error.hints(),
+            Self::Http(davit_distribution::Error::Denied { .. }) => {
+                vec!["a secret named HTTP_AUTH_TOKEN_HOST is sent to HOST".to_owned()]
+            }
+            Self::Checksum { found, .. } => {
+                vec![format!("if this is the file that you want: `--checksum={found}`")]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// The hints of an error of [`Fetcher`].
+pub(super) fn hints(error: &(dyn Error + Send + Sync + 'static)) -> Vec<String> {
+    error.downcast_ref::<SourceError>().map(Hint::hints).unwrap_or_default()
+}
+
+/// Fetches the sources of one build.
+pub(super) struct Fetcher<'e> {
+    pub(super) engine: &'e Engine,
+    pub(super) lease: &'e Lease<'e>,
+    pub(super) progress: &'e dyn Progress,
+    pub(super) cancelled: &'e Arc<AtomicBool>,
+    pub(super) secrets: FindSecret<'e>,
+    pub(super) registries: OnceLock<Registries>,
+}
+
+impl Sources for Fetcher<'_> {
+    fn fetch(&self, source: &RemoteSource) -> Result<FetchedSource, Box<dyn Error + Send + Sync>> {
+        let item = source.to_string();
+        let fetched = match source {
+            RemoteSource::Http(source) => self.file(source, &item),
+            RemoteSource::Git(source) => self.checkout(source, &item),
+        };
+        Ok(FetchedSource { layer: fetched? })
+    }
+}
+
+impl Fetcher<'_> {
+    fn stop(&self) -> Stop {
+        Stop::with(Some(self.cancelled))
+    }
+
+    fn registries(&self) -> Result<&Registries, SourceError> {
+        if let Some(registries) = self.registries.get() {
+            return Ok(registries);
+        }
+        let registries = self.engine.registries()?;
+        Ok(self.registries.get_or_init(|| registries))
+    }
+
+    /// What is known of a key, its layer kept by the lease.
+    fn known<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, SourceError> {
+        let record = self.engine.store().use_build_record(self.lease, key)?;
+        // A record of another version of davit is as good as none.
+        Ok(record.and_then(|record| serde_json::from_value(record.spec).ok()))
+    }
+
+    fn remember<T: Serialize>(
+        &self,
+        (key, kind): (String, &str),
+        record: &T,
+        layer: DiffId,
+        begun: Instant,
+    ) -> Result<(), SourceError> {
+        let spec = serde_json::to_value(record).expect("records hold nothing that JSON cannot");
+        let cost_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let items = vec![layer.digest()];
+        let record = NewBuildRecord { key, kind: kind.to_owned(), spec, items, cost_us };
+        Ok(self.engine.store().put_build_records(&[record])?)
+    }
+}
+
+/// Digest of words, so that no two lists of them are written alike.
+fn digest_of(words: &[&str]) -> Digest {
+    let text = serde_json::to_vec(words).expect("strings are JSON");
+    Digest::of(&text)
+}

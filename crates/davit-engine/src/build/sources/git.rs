@@ -1,0 +1,326 @@
+//! Checkouts of git repositories.
+//!
+//! ```text
+//! reference -- ls-remote --> commit -- known? --> layer
+//!                              '-- fetch (that commit alone) -- checkout -- submodules --> layer
+//! ```
+//!
+//! A commit that is named in full is not asked for again once its layer is here.
+
+mod program;
+mod refs;
+
+use std::{io, path::PathBuf, time::Instant};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use davit_build::{GitMtime, GitSource};
+use davit_image::{DiffId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use self::{
+    program::Program,
+    refs::{Resolved, resolve},
+};
+use super::{Fetcher, SourceError, digest_of, layer::GitDirectory};
+use crate::{Event, Hint};
+
+/// Secrets that a repository's host is shown: a header as it is, and a token; each also with
+/// `.HOST` behind it.
+const HEADER: &str = "GIT_AUTH_HEADER";
+const TOKEN: &str = "GIT_AUTH_TOKEN";
+/// Where one token is for all repositories.
+const GITHUB: &str = "https://github.com/";
+/// Account of a token.
+const TOKEN_ACCOUNT: &str = "x-access-token";
+
+/// Why git gives no checkout.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::build) enum GitError {
+    /// There is no git.
+    #[error("git is not installed")]
+    Missing,
+    /// git cannot be run.
+    #[error("cannot run git")]
+    Run(#[source] io::Error),
+    /// git failed.
+    #[error("git says: {0}")]
+    Failed(String),
+    /// The reference does not exist.
+    #[error("the repository has no {0}")]
+    NoReference(String),
+    /// The commit is not the wanted one.
+    #[error("its commit is {found}, which does not begin with {wanted}")]
+    Checksum {
+        /// What it must begin with.
+        wanted: String,
+        /// What it is.
+        found: String,
+    },
+    /// The commit does not have the directory.
+    #[error("the commit has no directory `{0}`")]
+    NoDirectory(String),
+    /// Nothing gives access by ssh.
+    #[error("repositories are not fetched over ssh")]
+    Ssh,
+    /// Nobody wants it any more.
+    #[error("git was stopped")]
+    Stopped,
+}
+
+impl Hint for GitError {
+    fn hints(&self) -> Vec<String> {
+        let hint = match self {
+            Self::Missing => "install git, e.g. `apt-get install git`",
+            Self::Ssh => "name the repository by its https address",
+            Self::NoReference(_) => "a commit is named in full, by 40 or 64 digits",
+            Self::Failed(text) if text.contains("could not read Username") => {
+                "if the repository is private: a secret named GIT_AUTH_TOKEN is sent to its host"
+            }
+            _ => return Vec::new(),
+        };
+        vec![hint.to_owned()]
+    }
+}
+
+/// What a checkout gave.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct GitRecord {
+    layer: DiffId,
+}
+
+impl Fetcher<'_> {
+    /// Makes a checkout present as a layer.
+    pub(super) fn checkout(&self, source: &GitSource, item: &str) -> Result<DiffId, SourceError> {
+        if !source.remote.contains("://") || source.remote.starts_with("ssh:") {
+            return Err(GitError::Ssh.into());
+        }
+        let begun = Instant::now();
+        let scratch = self.engine.store().begin_layer(self.lease)?;
+        let tree = scratch.dir().join("tree");
+        fs_err::create_dir(&tree).map_err(SourceError::Keep)?;
+        let program = Program {
+            scratch: scratch.dir(),
+            settings: self.settings(source),
+            environment: self.network(),
+            cancelled: self.cancelled,
+        };
+        let repository = Repository { program: &program, source, tree };
+        let resolved = repository.resolve()?;
+        repository.check(&resolved)?;
+        let key = format!("git/{}", source_key(source, &resolved));
+        if let Some(GitRecord { layer }) = self.known(&key)? {
+            return Ok(layer);
+        }
+        self.progress.report(Event::Phase { item, phase: "Downloading", total_bytes: None });
+        repository.fetch(&resolved)?;
+        repository.check_out(&resolved.commit)?;
+        let git = repository.keeps_git();
+        if git == GitDirectory::Keep {
+            repository.clean_git_directory()?;
+        }
+        let mtime = match source.mtime {
+            GitMtime::Checkout => Timestamp::now().unix_seconds(),
+            GitMtime::Commit => repository.commit_time(&resolved.commit)?,
+        };
+        let layer = self.tree_layer(&repository.directory()?, git, mtime)?;
+        self.progress.report(Event::Done { item, status: "Download complete" });
+        self.remember((key, "git"), &GitRecord { layer }, layer, begun)?;
+        Ok(layer)
+    }
+
+    /// Settings that give access: to the repository alone, and through no redirect.
+    fn settings(&self, source: &GitSource) -> Vec<(String, String)> {
+        let Some(header) = self.git_authorization(&source.remote) else { return Vec::new() };
+        let scope = if source.remote.starts_with(GITHUB) { GITHUB } else { &source.remote };
+        vec![
+            (format!("http.{scope}.extraHeader"), format!("Authorization: {header}")),
+            // git would show the header to the host that it is sent to.
+            (format!("http.{scope}.followRedirects"), "false".to_owned()),
+        ]
+    }
+
+    fn git_authorization(&self, remote: &str) -> Option<String> {
+        if !remote.starts_with("http") {
+            return None;
+        }
+        let host = davit_build::host_name(remote)?;
+        let find = |name: &str| {
+            let secret = (self.secrets)(name)?;
+            let text = secret.expose().trim_end_matches(['\r', '\n']);
+            // A second line would be a second header.
+            (!text.contains(|it: char| it.is_control())).then(|| text.to_owned())
+        };
+        let basic = |token: String| basic(TOKEN_ACCOUNT, &token);
+        find(&format!("{HEADER}.{host}"))
+            .or_else(|| find(&format!("{TOKEN}.{host}")).map(basic))
+            .or_else(|| find(HEADER))
+            .or_else(|| find(TOKEN).map(basic))
+    }
+
+    /// Proxies and certificates, as git's own variables.
+    fn network(&self) -> Vec<(String, String)> {
+        let config = self.engine.config();
+        let mut variables = config.proxies.clone();
+        let paths = [
+            ("GIT_SSL_CAINFO", &config.certificate_file),
+            ("GIT_SSL_CAPATH", &config.certificate_dir),
+        ];
+        for (name, path) in paths {
+            if let Some(path) = path.as_ref().and_then(|path| path.to_str()) {
+                variables.push((name.to_owned(), path.to_owned()));
+            }
+        }
+        variables
+    }
+}
+
+/// Basic authentication (RFC 7617).
+fn basic(account: &str, password: &str) -> String {
+    format!("basic {}", BASE64.encode(format!("{account}:{password}")))
+}
+
+/// Everything that a checkout depends on.
+fn source_key(source: &GitSource, resolved: &Resolved) -> String {
+    let keeps_git = source.keep_git_dir == Some(true) && source.directory.is_none();
+    // What `.git` holds names reference and repository.
+    let git = if keeps_git {
+        format!("{} {:?} {:?}", source.remote, resolved.reference, resolved.tag)
+    } else {
+        String::new()
+    };
+    // The same commit of another repository has other submodules, where they are relative.
+    let submodules = if source.submodules { source.remote.as_str() } else { "" };
+    let directory = source.directory.as_deref().unwrap_or_default();
+    let mtime = format!("{:?}", source.mtime);
+    digest_of(&[&resolved.commit, directory, submodules, &mtime, &git]).to_string()
+}
+
+/// One repository on its way into a work tree.
+struct Repository<'a> {
+    program: &'a Program<'a>,
+    source: &'a GitSource,
+    tree: PathBuf,
+}
+
+impl Repository<'_> {
+    /// Finds the commit; asks the server, unless it is named in full.
+    fn resolve(&self) -> Result<Resolved, GitError> {
+        if let Some(commit) = self.source.commit() {
+            return Ok(Resolved { commit: commit.to_owned(), tag: None, reference: None });
+        }
+        let wanted = self.source.reference.as_deref();
+        let mut args = vec!["ls-remote".to_owned(), "--symref".to_owned(), "--".to_owned()];
+        args.push(self.source.remote.clone());
+        args.extend(refs::patterns(wanted));
+        let list = self.program.run(args)?;
+        resolve(&list, wanted).ok_or_else(|| {
+            let what = wanted.map_or_else(|| "HEAD".to_owned(), |name| format!("`{name}`"));
+            GitError::NoReference(what)
+        })
+    }
+
+    fn check(&self, resolved: &Resolved) -> Result<(), GitError> {
+        let Some(wanted) = &self.source.checksum else { return Ok(()) };
+        let mut names = std::iter::once(&resolved.commit).chain(&resolved.tag);
+        if names.any(|name| name.starts_with(wanted)) {
+            return Ok(());
+        }
+        Err(GitError::Checksum { wanted: wanted.clone(), found: resolved.commit.clone() })
+    }
+
+    /// Brings the commit into a new repository, without its history if the server can do that.
+    fn fetch(&self, resolved: &Resolved) -> Result<(), GitError> {
+        let mut init = vec!["init", "--quiet", "--template="];
+        if resolved.commit.len() == 64 {
+            init.push("--object-format=sha256");
+        }
+        self.program.run(init)?;
+        self.program.run(["config", "remote.origin.url", &self.source.remote])?;
+        if let Some(name) = &resolved.reference {
+            // It may have moved since, which the server is asked about no second time.
+            let refspec = format!("+{name}:{name}");
+            let fetched = self.fetch_one(&refspec);
+            if fetched.is_ok() && self.has(&resolved.commit) {
+                return Ok(());
+            }
+            if let Err(error @ (GitError::Stopped | GitError::Missing)) = fetched {
+                return Err(error);
+            }
+        }
+        match self.fetch_one(&resolved.commit) {
+            Ok(()) if self.has(&resolved.commit) => return Ok(()),
+            Err(error @ (GitError::Stopped | GitError::Missing)) => return Err(error),
+            _ => {}
+        }
+        // Not every server gives what no reference names: all of them, with their history.
+        let all = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
+        let args = ["fetch", "--quiet", "--no-tags", "origin"];
+        self.program.run(args.into_iter().chain(all))?;
+        if self.has(&resolved.commit) {
+            return Ok(());
+        }
+        Err(GitError::NoReference(format!("commit {}", resolved.commit)))
+    }
+
+    fn fetch_one(&self, refspec: &str) -> Result<(), GitError> {
+        let args = ["fetch", "--quiet", "--no-tags", "--depth=1", "--update-head-ok", "origin"];
+        self.program.run(args.into_iter().chain([refspec])).map(drop)
+    }
+
+    fn has(&self, commit: &str) -> bool {
+        self.program.run(["cat-file", "-e", &format!("{commit}^{{commit}}")]).is_ok()
+    }
+
+    fn check_out(&self, commit: &str) -> Result<(), GitError> {
+        self.program.run(["checkout", "--quiet", "--force", "--detach", commit])?;
+        if self.source.submodules && self.tree.join(".gitmodules").symlink_metadata().is_ok() {
+            let update = ["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"];
+            self.program.run(update)?;
+        }
+        Ok(())
+    }
+
+    fn commit_time(&self, commit: &str) -> Result<i64, GitError> {
+        let text = self.program.run(["show", "-s", "--format=%ct", commit])?;
+        let time = text.trim().parse();
+        time.map_err(|_| GitError::Failed(format!("`{}` is no time of a commit", text.trim())))
+    }
+
+    fn keeps_git(&self) -> GitDirectory {
+        if self.source.keep_git_dir == Some(true) && self.source.directory.is_none() {
+            GitDirectory::Keep
+        } else {
+            GitDirectory::Drop
+        }
+    }
+
+    /// Removes from `.git` what is not of the commit: accounts, and what this fetch left.
+    fn clean_git_directory(&self) -> Result<(), SourceError> {
+        let public = davit_build::public_address(&self.source.remote);
+        self.program.run(["config", "remote.origin.url", &public])?;
+        let git = self.tree.join(".git");
+        for name in ["FETCH_HEAD", "ORIG_HEAD", "logs"] {
+            let path = git.join(name);
+            let removed = match path.symlink_metadata() {
+                Ok(facts) if facts.is_dir() => fs_err::remove_dir_all(path),
+                Ok(_) => fs_err::remove_file(path),
+                Err(_) => Ok(()),
+            };
+            removed.map_err(SourceError::Keep)?;
+        }
+        Ok(())
+    }
+
+    /// The directory whose content is wanted; symlinks lead nowhere outside of the work tree.
+    fn directory(&self) -> Result<PathBuf, SourceError> {
+        let Some(wanted) = &self.source.directory else { return Ok(self.tree.clone()) };
+        let missing = || GitError::NoDirectory(wanted.clone());
+        let root = fs_err::canonicalize(&self.tree).map_err(SourceError::Keep)?;
+        let found = fs_err::canonicalize(root.join(wanted)).map_err(|_| missing())?;
+        let within = found.strip_prefix(&root).map_err(|_| missing())?;
+        if within.starts_with(".git") || !found.is_dir() {
+            return Err(missing().into());
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,152 @@
+//! Files of web servers.
+
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    time::Instant,
+};
+
+use davit_build::HttpSource;
+use davit_distribution::{Download as Body, Wanted};
+use davit_image::{Algorithm, DiffId, Digest, Digester};
+use serde::{Deserialize, Serialize};
+
+use super::{Fetcher, SourceError, digest_of, layer::OneFile};
+use crate::{
+    Event, Secret,
+    origin::{Download, Pieces},
+};
+
+/// Prefixes of the secrets that are sent to a host: as they are, and as a bearer token.
+const HEADER: &str = "HTTP_AUTH_HEADER_";
+const TOKEN: &str = "HTTP_AUTH_TOKEN_";
+const BUFFER: usize = 256 << 10;
+
+/// What a server gave for an address.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct HttpRecord {
+    layer: DiffId,
+    /// Digest of the file.
+    content: Digest,
+    etag: Option<String>,
+    modified: Option<String>,
+}
+
+impl Fetcher<'_> {
+    /// Makes a file present as a layer.
+    pub(super) fn file(&self, source: &HttpSource, item: &str) -> Result<DiffId, SourceError> {
+        let key = format!("http/{}", digest_of(&[&source.url, &source.file_name]));
+        let known: Option<HttpRecord> = self.known(&key)?;
+        let comparable = |known: &HttpRecord| {
+            source.checksum.is_none_or(|it| it.algorithm() == known.content.algorithm())
+        };
+        let known = known.filter(comparable);
+        if let (Some(known), Some(checksum)) = (&known, source.checksum)
+            && known.content == checksum
+        {
+            return Ok(known.layer);
+        }
+        let begun = Instant::now();
+        let wanted = Wanted {
+            address: source.url.clone(),
+            authorization: self.authorization(&source.url),
+            etag: known.as_ref().and_then(|known| known.etag.clone()),
+            modified: known.as_ref().and_then(|known| known.modified.clone()),
+        };
+        let registries = self.registries()?;
+        let asked = self.stop();
+        let found = registries.wait(asked.unless(registries.client.find(&wanted)));
+        let record = match (found.map_err(|_| SourceError::Stopped)??, known) {
+            (None, Some(known)) => known,
+            (None, None) => unreachable!("only what is known can be the same"),
+            (Some(body), _) => {
+                let record = self.download(source, body, item)?;
+                self.remember((key, "http"), &record, record.layer, begun)?;
+                record
+            }
+        };
+        match source.checksum {
+            Some(wanted) if wanted != record.content => {
+                Err(SourceError::Checksum { wanted, found: record.content })
+            }
+            _ => Ok(record.layer),
+        }
+    }
+
+    /// What the address's host is shown: a header as it is, or else a token.
+    fn authorization(&self, url: &str) -> Option<Secret> {
+        let host = davit_build::host_name(url)?;
+        let line = |secret: Secret| secret.expose().trim_end_matches(['\r', '\n']).to_owned();
+        let token = (self.secrets)(&format!("{TOKEN}{host}"))
+            .map(|token| format!("Bearer {}", line(token)));
+        let header = token.or_else(|| (self.secrets)(&format!("{HEADER}{host}")).map(line));
+        header.map(Secret::new)
+    }
+
+    fn download(
+        &self,
+        source: &HttpSource,
+        body: Body,
+        item: &str,
+    ) -> Result<HttpRecord, SourceError> {
+        let (etag, modified, mtime) = (body.etag(), body.strong_modified(), body.modified());
+        let scratch = self.engine.store().begin_layer(self.lease)?;
+        let path = scratch.dir().join("download");
+        let file = fs_err::OpenOptions::new().read(true).write(true).create_new(true).open(path);
+        let file = file.map_err(SourceError::Keep)?.into_parts().0;
+        let algorithm = source.checksum.map_or(Algorithm::Sha256, |it| it.algorithm());
+        let (size, content) = self.receive(body, &file, algorithm, item)?;
+        if let Some(wanted) = source.checksum.filter(|wanted| *wanted != content) {
+            return Err(SourceError::Checksum { wanted, found: content });
+        }
+        let file = OneFile {
+            name: &source.file_name,
+            size,
+            // As if it had been there since the beginning of time.
+            mtime: mtime.unwrap_or(0),
+            content: &file,
+        };
+        Ok(HttpRecord { layer: self.file_layer(&file)?, content, etag, modified })
+    }
+
+    /// Writes a body to a file; gives its size and digest.
+    fn receive(
+        &self,
+        mut body: Body,
+        mut file: &File,
+        algorithm: Algorithm,
+        item: &str,
+    ) -> Result<(u64, Digest), SourceError> {
+        let total_bytes = body.length();
+        self.progress.report(Event::Phase { item, phase: "Downloading", total_bytes });
+        let send = |pieces: Pieces| async move {
+            while let Some(piece) = body.next_chunk().await? {
+                if pieces.send(Ok(piece)).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        let stop = self.stop();
+        let mut stream = Download::start(self.registries()?.handle(), &stop, send);
+        let mut digester = Digester::new(algorithm);
+        let (mut buffer, mut bytes) = (vec![0; BUFFER], 0);
+        loop {
+            let length = match stream.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(length) => length,
+                Err(_) if stop.is_cancelled() => return Err(SourceError::Stopped),
+                Err(error) => {
+                    let failure = stream.into_failure();
+                    return Err(failure.map_or(SourceError::Keep(error), SourceError::Http));
+                }
+            };
+            digester.update(&buffer[..length]);
+            file.write_all(&buffer[..length]).map_err(SourceError::Keep)?;
+            bytes += length as u64;
+            self.progress.report(Event::Position { item, bytes });
+        }
+        self.progress.report(Event::Done { item, status: "Download complete" });
+        Ok((bytes, digester.finish()))
+    }
+}
