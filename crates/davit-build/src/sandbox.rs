@@ -91,6 +91,12 @@ impl Secret {
     pub const fn new(value: Vec<u8>, invalidation: Invalidation) -> Self {
         Self { value, invalidation, fingerprint: None }
     }
+
+    /// The value, to be used and not kept.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.value
+    }
 }
 
 impl fmt::Debug for Secret {

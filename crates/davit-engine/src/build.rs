@@ -165,7 +165,7 @@ impl Engine {
             lease: &lease,
             progress,
             cancelled,
-            secrets: &|_| None,
+            secrets: command.request.sandbox.secrets.clone(),
             registries: OnceLock::new(),
         };
         let run = self.run_settings();

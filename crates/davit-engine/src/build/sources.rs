@@ -8,6 +8,7 @@ mod http;
 mod layer;
 
 use std::{
+    collections::BTreeMap,
     error::Error,
     io,
     sync::{Arc, OnceLock, atomic::AtomicBool},
@@ -20,10 +21,7 @@ use davit_store::{Lease, NewBuildRecord, StoreError};
 use serde::{Serialize, de::DeserializeOwned};
 
 use self::git::GitError;
-use crate::{Engine, Hint, Progress, RegistryError, Secret, origin::Stop, registry::Registries};
-
-/// Finds what the caller of a build gave as a secret.
-pub(super) type FindSecret<'a> = &'a (dyn Fn(&str) -> Option<Secret> + Sync);
+use crate::{Engine, Hint, Progress, RegistryError, origin::Stop, registry::Registries};
 
 /// Why a source cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +63,7 @@ impl Hint for SourceError {
             Self::Git(error) => error.hints(),
             Self::Store(error) => error.hints(),
             Self::Http(davit_distribution::Error::Denied { .. }) => {
-                vec!["a secret named HTTP_AUTH_TOKEN_HOST is sent to HOST".to_owned()]
+                vec!["`--secret id=HTTP_AUTH_TOKEN_HOST,env=TOKEN` is sent to HOST".to_owned()]
             }
             Self::Checksum { found, .. } => {
                 vec![format!("if this is the file that you want: `--checksum={found}`")]
@@ -86,7 +84,8 @@ pub(super) struct Fetcher<'e> {
     pub(super) lease: &'e Lease<'e>,
     pub(super) progress: &'e dyn Progress,
     pub(super) cancelled: &'e Arc<AtomicBool>,
-    pub(super) secrets: FindSecret<'e>,
+    /// What the caller gave, by id.
+    pub(super) secrets: BTreeMap<String, davit_build::Secret>,
     pub(super) registries: OnceLock<Registries>,
 }
 
@@ -104,6 +103,14 @@ impl Sources for Fetcher<'_> {
 impl Fetcher<'_> {
     fn stop(&self) -> Stop {
         Stop::with(Some(self.cancelled))
+    }
+
+    /// A secret that is one line of text.
+    fn secret(&self, id: &str) -> Option<String> {
+        let text = std::str::from_utf8(self.secrets.get(id)?.expose()).ok()?;
+        let line = text.trim_end_matches(['\r', '\n']);
+        // A second line would be a second header.
+        (!line.contains(|it: char| it.is_control())).then(|| line.to_owned())
     }
 
     fn registries(&self) -> Result<&Registries, SourceError> {

@@ -74,7 +74,7 @@ impl Hint for GitError {
             Self::Ssh => "name the repository by its https address",
             Self::NoReference(_) => "a commit is named in full, by 40 or 64 digits",
             Self::Failed(text) if text.contains("could not read Username") => {
-                "if the repository is private: a secret named GIT_AUTH_TOKEN is sent to its host"
+                "if the repository is private: `--secret id=GIT_AUTH_TOKEN,env=TOKEN` is sent to it"
             }
             _ => return Vec::new(),
         };
@@ -144,17 +144,11 @@ impl Fetcher<'_> {
             return None;
         }
         let host = davit_build::host_name(remote)?;
-        let find = |name: &str| {
-            let secret = (self.secrets)(name)?;
-            let text = secret.expose().trim_end_matches(['\r', '\n']);
-            // A second line would be a second header.
-            (!text.contains(|it: char| it.is_control())).then(|| text.to_owned())
-        };
         let basic = |token: String| basic(TOKEN_ACCOUNT, &token);
-        find(&format!("{HEADER}.{host}"))
-            .or_else(|| find(&format!("{TOKEN}.{host}")).map(basic))
-            .or_else(|| find(HEADER))
-            .or_else(|| find(TOKEN).map(basic))
+        self.secret(&format!("{HEADER}.{host}"))
+            .or_else(|| self.secret(&format!("{TOKEN}.{host}")).map(basic))
+            .or_else(|| self.secret(HEADER))
+            .or_else(|| self.secret(TOKEN).map(basic))
     }
 
     /// Proxies and certificates, as git's own variables.

@@ -76,11 +76,8 @@ impl Fetcher<'_> {
     /// What the address's host is shown: a header as it is, or else a token.
     fn authorization(&self, url: &str) -> Option<Secret> {
         let host = davit_build::host_name(url)?;
-        let line = |secret: Secret| secret.expose().trim_end_matches(['\r', '\n']).to_owned();
-        let token = (self.secrets)(&format!("{TOKEN}{host}"))
-            .map(|token| format!("Bearer {}", line(token)));
-        let header = token.or_else(|| (self.secrets)(&format!("{HEADER}{host}")).map(line));
-        header.map(Secret::new)
+        let token = self.secret(&format!("{TOKEN}{host}")).map(|token| format!("Bearer {token}"));
+        token.or_else(|| self.secret(&format!("{HEADER}{host}"))).map(Secret::new)
     }
 
     fn download(

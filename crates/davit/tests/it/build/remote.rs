@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     sync::{
         Arc,
@@ -358,4 +359,72 @@ fn times_of_a_checkout() {
     assert!(checkout > MODIFIED_SECONDS);
     assert_eq!(time(""), checkout, "it was not checked out again");
     assert_eq!(time("?mtime=commit"), MODIFIED_SECONDS);
+}
+
+/// Secrets are shown to the host that they are for: to none that it sends the client to, and to
+/// none that the Dockerfile names beside it.
+#[test]
+fn secrets_go_to_their_own_host() {
+    let other = HttpServer::start_at(Ipv4Addr::new(127, 0, 0, 2), |_| Reply::ok("other"));
+    let elsewhere = format!("http://{}/f", other.host());
+    let server = HttpServer::start(move |request| match request.path.as_str() {
+        "/away" => Reply::status(302).header("Location", &elsewhere),
+        _ if request.header("authorization") == Some("Bearer t0ken") => Reply::ok("own"),
+        _ => Reply::status(401),
+    });
+    let Some(bench) = Bench::new(&[]) else { return };
+    let (own, there) = (server.host(), other.host());
+    let add = format!("ADD http://{own}/f http://{own}/away http://{there}/g /d/\n");
+    bench.write("Dockerfile", &format!("FROM scratch\n{add}"));
+    let refused = bench.run(&[]);
+    assert!(refused.code == 1 && refused.stderr.contains("HTTP_AUTH_TOKEN"), "{}", refused.stderr);
+    let file = bench.davit.dir().join("token");
+    fs::write(&file, "t0ken\n").unwrap();
+    let secret = format!("id=HTTP_AUTH_TOKEN_127.0.0.1,src={}", file.display());
+    let files = bench.files(&["--secret", &secret]);
+    assert_eq!(fs::read_to_string(files.join("d/f")).unwrap(), "own");
+    let shown = |server: &HttpServer| {
+        server.requests().iter().any(|request| request.header("authorization").is_some())
+    };
+    assert!(shown(&server) && !shown(&other));
+    assert_eq!(other.requests().len(), 4, "twice in each build");
+}
+
+#[test]
+fn private_repositories_are_read_with_a_secret() {
+    // x-access-token:t0ken
+    const BASIC: &str = "basic eC1hY2Nlc3MtdG9rZW46dDBrZW4=";
+    let allow = |request: &Request| request.header("authorization") == Some(BASIC);
+    let Some(git) = GitServer::start(allow) else { return };
+    let Some(bench) = Bench::new(&[]) else { return };
+    git.repository("r.git").commit("f", "one");
+    let url = git.url("r.git");
+    bench.write("Dockerfile", &format!("FROM scratch\nADD {url} /r/\n"));
+    let refused = bench.run(&[]);
+    assert!(refused.code == 1 && refused.stderr.contains("GIT_AUTH_TOKEN"), "{}", refused.stderr);
+    let (token, header) = (bench.davit.dir().join("token"), bench.davit.dir().join("header"));
+    fs::write(&token, "t0ken").unwrap();
+    fs::write(&header, format!("{BASIC}\n")).unwrap();
+    let (token, header) = (token.display().to_string(), header.display().to_string());
+    for secret in [
+        format!("id=GIT_AUTH_TOKEN,src={token}"),
+        format!("id=GIT_AUTH_TOKEN.127.0.0.1,src={token}"),
+        format!("id=GIT_AUTH_HEADER,src={header}"),
+    ] {
+        bench.davit.ok(["builder", "prune", "-af"]);
+        assert_eq!(list(&bench.files(&["--secret", &secret])), ["r/ 755", "r/f 644 one"]);
+    }
+    let secret = format!("id=GIT_AUTH_TOKEN,src={token}");
+    // A host that sends git elsewhere gets no second chance to see it.
+    let other = HttpServer::start_at(Ipv4Addr::new(127, 0, 0, 2), |_| Reply::status(404));
+    let there = other.host();
+    let server = HttpServer::start(move |request| {
+        let to = format!("http://{there}{}?{}", request.path, request.query);
+        Reply::status(302).header("Location", to)
+    });
+    bench.write("Dockerfile", &format!("FROM scratch\nADD http://{}/r.git /r/\n", server.host()));
+    assert_eq!(bench.run(&["--secret", &secret]).code, 1);
+    assert!(other.requests().is_empty(), "{:?}", other.requests());
+    assert_eq!(bench.run(&[]).code, 1);
+    assert!(!other.requests().is_empty(), "without a secret a redirect is followed");
 }
