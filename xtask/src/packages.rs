@@ -20,6 +20,7 @@ const SUITE: &[(&str, &str)] = &[
     ("libcap2-bin", "/sbin/setcap"),
     ("mmdebstrap", "/usr/bin/mmdebstrap"),
     ("nftables", "/usr/sbin/nft"),
+    ("openssh-client", "/usr/bin/ssh-keygen"),
     ("openssl", "/usr/bin/openssl"),
     ("podman", "/usr/bin/podman"),
     ("procps", "/bin/kill"),
