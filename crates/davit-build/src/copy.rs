@@ -13,21 +13,26 @@ mod archive;
 mod key;
 mod outputs;
 mod owner;
+mod part;
 mod reuse;
 mod source;
 mod target;
 
 use std::sync::Arc;
 
-use davit_dockerfile::{Glob, Patterns};
+use davit_dockerfile::Glob;
 use davit_layer::{Merged, Mtime, XattrMap};
 
 use self::target::Target;
 pub(crate) use self::{
     archive::{Archive, Archives, NoArchives},
-    key::{Keeps, Ranges, Times, content_key, same_content, same_file, selection_key, shape_key},
+    key::{
+        Keeps, Ranges, Times, content_key, parts_key, same_content, same_file, selection_key,
+        shape_key,
+    },
     outputs::{Content, Finished, Output},
     owner::{OwnerError, PasswdFiles, resolve_owner},
+    part::{Part, Role, Selection},
     reuse::reuse,
     source::files_of,
 };
@@ -109,11 +114,11 @@ pub(crate) fn copy(job: &CopyJob<'_>) -> Result<Copied, CopyProblem> {
     for position in 0..=job.spec.sources.len() {
         while let Some((_, remote)) = remotes.next_if(|(it, _)| it.after <= position) {
             copier.job = remote;
-            copier.source(&remote.spec.sources[0])?;
+            copier.source(0)?;
         }
         copier.job = job;
-        if let Some(source) = job.spec.sources.get(position) {
-            copier.source(source)?;
+        if position < job.spec.sources.len() {
+            copier.source(position)?;
         }
     }
     for file in &job.spec.files {
@@ -155,27 +160,32 @@ impl Copier<'_, '_> {
         self.mode.as_ref().and_then(Mode::octal).map_or(0o755, |mode| mode & 0o777)
     }
 
-    fn source(&mut self, source: &str) -> Result<(), CopyProblem> {
-        let files = self.job.files;
+    fn source(&mut self, position: usize) -> Result<(), CopyProblem> {
+        let (files, spec) = (self.job.files, self.job.spec);
+        let source = &spec.sources[position];
         let unresolved = |error: Unresolved| match error {
-            Unresolved::Missing(_) => CopyProblem::Missing { source: source.to_owned() },
-            Unresolved::Loop => CopyProblem::Loop { path: source.to_owned() },
+            Unresolved::Missing(_) => CopyProblem::Missing { source: spec.shown(position) },
+            Unresolved::Loop => CopyProblem::Loop { path: source.clone() },
         };
+        let selection = Selection::new(spec, position);
         if !Glob::has_wildcards(source) {
             let path = Glob::unescape(source);
             let index = files.resolve(path.as_bytes()).map_err(unresolved)?;
-            return self.one(file_name(path.as_bytes()), index);
+            if spec.is_required(position) && selection.is_empty(files, index) {
+                return Err(CopyProblem::Missing { source: spec.shown(position) });
+            }
+            return self.one(file_name(path.as_bytes()), index, &selection);
         }
         for matched in files.matches(source).map_err(unresolved)? {
             let path = &files.entries[matched].path;
             let index = files.resolve(path).map_err(unresolved)?;
-            self.one(file_name(path), index)?;
+            self.one(file_name(path), index, &selection)?;
         }
         Ok(())
     }
 
     /// Copies one file, or the content of one directory; `name` is what it is called.
-    fn one(&mut self, name: &[u8], index: usize) -> Result<(), CopyProblem> {
+    fn one(&mut self, name: &[u8], index: usize, selection: &Selection) -> Result<(), CopyProblem> {
         self.group += 1;
         let files = self.job.files;
         let entry = &files.entries[index];
@@ -191,7 +201,7 @@ impl Copier<'_, '_> {
         }
         if entry.kind == FileKind::Directory {
             self.target.make_directories(&base, self.parent_mode(), self.owner())?;
-            return self.directory(&base, index);
+            return self.directory(&base, index, selection);
         }
         let path = if destination.directory || self.target.is_directory(&base) {
             self.target.make_directories(&base, self.parent_mode(), self.owner())?;
@@ -205,18 +215,33 @@ impl Copier<'_, '_> {
         self.put(path, index, entry)
     }
 
-    fn directory(&mut self, base: &[u8], index: usize) -> Result<(), CopyProblem> {
+    fn directory(
+        &mut self,
+        base: &[u8],
+        index: usize,
+        selection: &Selection,
+    ) -> Result<(), CopyProblem> {
         let files = self.job.files;
         let root = files.entries[index].path.len();
         let skip = if root == 0 { 0 } else { root + 1 };
-        let exclude = Exclusion::new(&self.job.spec.exclude);
-        let subtree = &files.subtree(index)[1..];
-        for (at, entry) in (index + 1..).zip(subtree) {
-            let relative = &entry.path[skip..];
-            if exclude.excludes(relative, entry.kind, subtree, skip) {
-                continue;
+        match selection.parts(files, index) {
+            None => {
+                for (at, entry) in (index + 1..).zip(&files.subtree(index)[1..]) {
+                    self.put(join(base, &entry.path[skip..]), at, entry)?;
+                }
             }
-            self.put(join(base, relative), at, entry)?;
+            Some(parts) => {
+                for Part { index, role } in parts {
+                    let entry = &files.entries[index];
+                    let path = join(base, &entry.path[skip..]);
+                    if role == Role::Way && self.target.is_directory(&path) {
+                        // What is there keeps its owner and time.
+                        self.target.set_mode(&path, entry.mode);
+                    } else {
+                        self.put(path, index, entry)?;
+                    }
+                }
+            }
         }
         // The root of a context has no time of its own.
         if root == 0 {
@@ -261,28 +286,6 @@ impl Copier<'_, '_> {
             mtime: Mtime::from_seconds(self.job.now),
             xattrs: XattrMap::new(),
         })
-    }
-}
-
-/// What `--exclude` leaves out below a source.
-struct Exclusion(Option<Patterns>);
-
-impl Exclusion {
-    fn new(patterns: &[String]) -> Self {
-        Self(Patterns::new(patterns).ok().filter(|patterns| !patterns.is_empty()))
-    }
-
-    /// Whether an entry goes; an excluded directory stays as the way to what a `!` brings back.
-    fn excludes(&self, path: &[u8], kind: FileKind, all: &[FileEntry], skip: usize) -> bool {
-        let Some(matcher) = &self.0 else { return false };
-        if !matcher.matches(path) {
-            return false;
-        }
-        let comes_back = |entry: &FileEntry| {
-            crate::files::is_below(&entry.path[skip..], path)
-                && !matcher.matches(&entry.path[skip..])
-        };
-        !(kind == FileKind::Directory && matcher.has_negated() && all.iter().any(comes_back))
     }
 }
 

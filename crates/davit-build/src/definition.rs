@@ -2,15 +2,17 @@
 
 mod run;
 
+use std::ops::Range;
+
 use davit_dockerfile::Glob;
 use davit_image::{Algorithm, Digest, Digester};
 
 use crate::{
-    copy::{Keeps, selection_key},
-    files::{FileSet, Unresolved},
+    copy::{Keeps, Role, Selection, parts_key, selection_key},
+    files::{FileKind, FileSet, Unresolved},
     inputs::Inputs,
     key::{Component, DefinitionKey, KeyBuilder},
-    plan::{CopyOrigin, CopySpec, Node, Op},
+    plan::{CopyOrigin, CopySpec, Node, Op, Ownership},
     symbolic_mode::Mode,
 };
 
@@ -43,6 +45,12 @@ pub(crate) fn components(node: &Node, inputs: &Inputs) -> KeyBuilder {
     }
 }
 
+/// Whether the layer of a node is the same upon every state: of a `--link` without names of owners.
+pub(crate) fn stands_alone(op: &Op) -> bool {
+    let Op::Copy(spec) = op else { return false };
+    spec.link && spec.owner.as_ref().is_none_or(Ownership::is_numeric)
+}
+
 /// The key of a node upon states; `inputs` are their keys.
 pub(crate) fn definition_key(
     mut key: KeyBuilder,
@@ -66,8 +74,11 @@ pub(crate) fn input_number(label: &str) -> Option<usize> {
 
 fn copy(spec: &CopySpec, context: &FileSet) -> KeyBuilder {
     let mut key = KeyBuilder::new("copy");
-    let shown = |source: &str| if source.is_empty() { ".".to_owned() } else { source.to_owned() };
-    key.push("sources", list(&spec.sources.iter().map(|source| shown(source)).collect::<Vec<_>>()));
+    let shown: Vec<String> = (0..spec.sources.len()).map(|at| spec.shown(at)).collect();
+    key.push("sources", list(&shown));
+    if !spec.parents.is_empty() {
+        key.push("parents", "true");
+    }
     let directory = if spec.destination.directory { "/" } else { "" };
     key.push("destination", format!("/{}{directory}", spec.destination.path));
     key.push("owner", spec.owner.as_ref().map_or("", |owner| &owner.0));
@@ -85,18 +96,32 @@ fn copy(spec: &CopySpec, context: &FileSet) -> KeyBuilder {
         key.push(format!("file {}", file.name), Digest::of(file.content.as_bytes()).to_string());
     }
     if spec.origin == CopyOrigin::Context {
-        for source in &spec.sources {
-            key.push(format!("content of {}", shown(source)), source_digest(spec, source, context));
+        for (position, shown) in shown.iter().enumerate() {
+            let digest = source_digest(spec, position, context);
+            key.push(format!("content of {shown}"), digest);
         }
     }
     key
 }
 
 /// Digest of what a source selects; a source that selects nothing is told from every other.
-fn source_digest(spec: &CopySpec, source: &str, context: &FileSet) -> String {
+fn source_digest(spec: &CopySpec, position: usize, context: &FileSet) -> String {
     let octal = spec.mode.as_deref().and_then(Mode::parse).and_then(|mode| mode.octal());
     let keeps = Keeps { mode: octal.is_none(), owner: spec.owner.is_none() };
-    let digest_of = |index: usize| selection_key(context.subtree(index), keeps);
+    let selection = Selection::new(spec, position);
+    let digest_of = |index: usize| {
+        let root = context.entries[index].path.len();
+        let Some(parts) = selection.parts(context, index) else {
+            return selection_key(context.subtree(index), keeps);
+        };
+        // A directory on the way keeps its mode whatever is asked for.
+        let way = parts.iter().any(|part| part.role == Role::Way);
+        let keeps = Keeps { mode: keeps.mode || way, ..keeps };
+        let file = Some(index).filter(|_| context.entries[index].kind != FileKind::Directory);
+        let taken = file.into_iter().chain(parts.iter().map(|part| part.index));
+        parts_key(taken.map(|index| &context.entries[index]), root, keeps)
+    };
+    let source = &spec.sources[position];
     let found = selected(source, context);
     match &found[..] {
         [(_, index)] if !Glob::has_wildcards(source) => digest_of(*index).to_string(),
@@ -110,6 +135,19 @@ fn source_digest(spec: &CopySpec, source: &str, context: &FileSet) -> String {
             digester.finish().to_string()
         }
     }
+}
+
+/// Positions of what a copy takes of the context for the source at `position`.
+pub(crate) fn taken(spec: &CopySpec, position: usize, context: &FileSet) -> Vec<Range<usize>> {
+    let selection = Selection::new(spec, position);
+    let ranges = |(_, index): (Vec<u8>, usize)| match selection.parts(context, index) {
+        None => std::iter::once(index..context.subtree_end(index)).collect::<Vec<_>>(),
+        Some(parts) => {
+            let one = |index: usize| index..index + 1;
+            std::iter::once(one(index)).chain(parts.iter().map(|part| one(part.index))).collect()
+        }
+    };
+    selected(&spec.sources[position], context).into_iter().flat_map(ranges).collect()
 }
 
 /// What a source names: under which path, and the entry behind all symlinks.

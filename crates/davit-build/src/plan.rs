@@ -190,6 +190,9 @@ pub struct CopySpec {
     pub owner: Option<Ownership>,
     /// `--chmod`, octal or symbolic, checked.
     pub mode: Option<String>,
+    /// With `--parents`, for each source the pattern of what is copied below it together with the
+    /// directories on the way; else empty.
+    pub parents: Vec<String>,
     /// Patterns of what is left out below each source.
     pub exclude: Vec<String>,
     /// Whether the layers below count for nothing: no symlink of theirs is followed, and parent
@@ -261,6 +264,14 @@ pub struct MakeDirectory {
     pub owner: Option<Ownership>,
     /// Time of what it makes, in seconds; `None` = that of the build.
     pub epoch: Option<i64>,
+}
+
+impl Ownership {
+    /// Whether it holds numbers alone, so that no `/etc/passwd` is asked.
+    #[must_use]
+    pub fn is_numeric(&self) -> bool {
+        self.0.split(':').all(|part| part.is_empty() || part.parse::<u32>().is_ok())
+    }
 }
 
 impl Plan {

@@ -21,7 +21,7 @@ use crate::{
     BuildEvent, CachePolicy, EventSink, StepId,
     cache::{Cache, Made, StepRecord},
     copy::{Times, same_content, shape_key},
-    definition::{components, definition_key, input_number},
+    definition::{components, definition_key, input_number, stands_alone},
     error::{BuildError, BuildErrorKind},
     inputs::Inputs,
     key::{Component, ContentKey, DefinitionKey, Miss},
@@ -112,7 +112,10 @@ impl Session<'_, '_> {
             Op::Source(source) => return Ok(base(vec![self.inputs.layer(source)])),
             _ => {}
         }
-        let states: Vec<String> = inputs.iter().map(|input| input.state.key()).collect();
+        let mut states: Vec<String> = inputs.iter().map(|input| input.state.key()).collect();
+        if stands_alone(&node.op) {
+            "any".clone_into(&mut states[0]);
+        }
         let (key, parts) = definition_key(components(node, self.inputs), &states);
         let below = &inputs[0].state;
         let cached = |record: StepRecord, cause| {

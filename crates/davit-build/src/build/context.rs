@@ -13,9 +13,9 @@ use crate::{
     context::ContextOptions,
     context_files::{ContextFiles, read_archived},
     copy::Archive,
-    definition::selected,
+    definition::{selected, taken},
     error::{BuildError, BuildErrorKind, Excerpt},
-    files::{FileSet, join, split_wildcards},
+    files::{FileKind, FileSet, join, split_wildcards},
     missing,
     plan::{BindOrigin, CopyOrigin, MountSource, Node, Op, Plan},
     request::{ContextSource, IgnoreText},
@@ -52,7 +52,7 @@ fn tar_failed(source: std::io::Error) -> BuildError {
 /// What a node reads of the context: patterns.
 fn context_sources(node: &Node) -> Vec<String> {
     match &node.op {
-        Op::Copy(spec) if spec.origin == CopyOrigin::Context => spec.sources.clone(),
+        Op::Copy(spec) if spec.origin == CopyOrigin::Context => spec.selectors(),
         Op::Run(spec) => {
             let paths = spec.mounts.iter().filter_map(|mount| match &mount.source {
                 MountSource::Bind { origin: BindOrigin::Context, path, .. } => Some(path),
@@ -92,18 +92,36 @@ pub(super) fn open_context(
     let mut context = ContextFiles::open(&request.context, options, archive)?;
     let mut ranges: Vec<Range<usize>> = Vec::new();
     for node in &plan.nodes {
-        for source in &context_sources(node) {
-            let found = selected(source, context.set());
-            // What a pattern matches may be nothing, but only where the directory is there.
-            if found.is_empty() && context.set().matches(source).is_err() {
-                let lost = Lost { request, node, source, ignore: ignore.as_ref() };
+        for (source, found) in reads(node, context.set()) {
+            let Some(found) = found else {
+                let lost = Lost { request, node, source: &source, ignore: ignore.as_ref() };
                 return Err(lost.error(patterns.as_ref(), context.set()));
-            }
-            ranges.extend(found.iter().map(|(_, at)| *at..context.set().subtree_end(*at)));
+            };
+            ranges.extend(found);
         }
     }
     context.digest(&ranges, environment.cancelled)?;
     Ok(context)
+}
+
+/// Each path that a node reads of the context, and where that is in the set; nothing if it is lost.
+/// What a pattern matches may be nothing, but only where the directory is there.
+fn reads(node: &Node, set: &FileSet) -> Vec<(String, Option<Vec<Range<usize>>>)> {
+    let whole = |source: &str| {
+        let found = selected(source, set);
+        let ranges = found.iter().map(|(_, at)| *at..set.subtree_end(*at)).collect();
+        (!found.is_empty() || set.matches(source).is_ok()).then_some(ranges)
+    };
+    let Op::Copy(spec) = &node.op else {
+        return context_sources(node).into_iter().map(|it| (it.clone(), whole(&it))).collect();
+    };
+    let positions = 0..if spec.origin == CopyOrigin::Context { spec.sources.len() } else { 0 };
+    let copied = |position: usize| {
+        let here = whole(&spec.sources[position]).map(|_| taken(spec, position, set));
+        let found = here.filter(|found| found.len() > 1 || !spec.is_required(position));
+        (spec.whole(position), found)
+    };
+    positions.map(copied).collect()
 }
 
 /// The ignore file: the one beside the Dockerfile, else the context's own. A tar has none: whoever
@@ -143,6 +161,9 @@ impl Lost<'_> {
                 format!("source {source:?} is excluded by {}:{}", file.name, pattern.line)
             }
             _ => match set.get(source.as_bytes()) {
+                Some(found) if found.kind != FileKind::Symlink => {
+                    format!("source {source:?} is excluded by --exclude")
+                }
                 Some(link) => format!(
                     "source {source:?} is a symlink to {:?}, which is not in the context",
                     String::from_utf8_lossy(&link.target)
@@ -159,7 +180,7 @@ impl Lost<'_> {
         }
         let near = match &self.request.context {
             // The directory is there: no name near the pattern was meant.
-            _ if self.directory().is_some() => None,
+            _ if self.directory().is_some() || set.get(source.as_bytes()).is_some() => None,
             ContextSource::Directory(root) => missing::near_in_directory(root, source),
             _ => missing::near_in_set(set, source),
         };

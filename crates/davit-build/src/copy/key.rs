@@ -93,12 +93,21 @@ pub(crate) struct Keeps {
     pub(crate) owner: bool,
 }
 
-/// Digest of the entries that one source selects, by their paths below it.
+/// Digest of the entries that one source selects, the first and all below it, by their paths below
+/// it.
 ///
 /// What the copy overwrites makes no difference.
 pub(crate) fn selection_key(entries: &[FileEntry], keeps: Keeps) -> Digest {
+    parts_key(entries, entries.first().map_or(0, |entry| entry.path.len()), keeps)
+}
+
+/// Digest of entries by their paths behind the first `root` bytes.
+pub(crate) fn parts_key<'a>(
+    entries: impl IntoIterator<Item = &'a FileEntry>,
+    root: usize,
+    keeps: Keeps,
+) -> Digest {
     let mut sink = Sink::new("selection/1");
-    let root = entries.first().map_or(0, |entry| entry.path.len());
     for entry in entries {
         sink.bytes(&entry.path[root..]);
         let mode = if keeps.mode && entry.kind != FileKind::Symlink { entry.mode } else { 0 };

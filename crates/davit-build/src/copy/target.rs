@@ -208,6 +208,12 @@ impl<'a> Target<'a> {
         self.set(Output { mtime, ..output });
     }
 
+    /// Gives a directory that is there a mode.
+    pub(crate) fn set_mode(&mut self, path: &[u8], mode: u16) {
+        let output = self.output(path).cloned().unwrap_or_else(|| existing(self.below, path));
+        self.set(Output { mode, ..output });
+    }
+
     /// The outputs in order, with the directories above them as they are.
     pub(crate) fn finish(self) -> Vec<Output> {
         let below = self.below;

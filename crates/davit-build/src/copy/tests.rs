@@ -47,6 +47,7 @@ fn spec(sources: &[&str], destination: &str) -> CopySpec {
         destination: Destination { path, directory: destination.ends_with('/') },
         owner: None,
         mode: None,
+        parents: Vec::new(),
         exclude: Vec::new(),
         link: false,
         unpack: Unpack::Never,
@@ -147,6 +148,22 @@ fn exclusions_are_relative_to_the_source() {
     spec.exclude = vec!["**/*.log".to_owned(), "!keep.log".to_owned()];
     let found = outputs(&spec, &files, None, None).unwrap();
     assert_eq!(paths(&found), ["o/", "o/keep.log", "o/s/", "o/x"]);
+}
+
+#[test]
+fn parents_have_their_own_time_and_keep_what_is_there() {
+    let mut files = set(&["d/", "d/s/", "d/s/x", "d/y"]);
+    files.entries.iter_mut().for_each(|entry| entry.mtime_ns = 5_000_000_000);
+    let mut spec = spec(&[""], "/o/");
+    spec.parents = vec!["d/s/x".to_owned()];
+    let below = state(&["o/", "o/d/"]);
+    let found = outputs(&spec, &files, Some(&below), None).unwrap();
+    assert_eq!(paths(&found), ["o/", "o/d/", "o/d/s/", "o/d/s/x"]);
+    let facts: Vec<_> = found.iter().map(|it| (it.mode, it.owner.uid, it.mtime.seconds)).collect();
+    assert_eq!(facts, [(0o711, 7, 9), (0o755, 7, 9), (0o755, 0, 5), (0o644, 0, 5)]);
+    spec.parents = vec!["d/s/z".to_owned()];
+    let missing = outputs(&spec, &files, None, None).unwrap_err();
+    assert_eq!(missing, CopyProblem::Missing { source: "d/s/z".to_owned() });
 }
 
 #[test]

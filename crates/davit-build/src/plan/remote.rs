@@ -59,6 +59,7 @@ impl Remotes {
     pub(super) fn copies(&self, local: &CopySpec) -> Vec<RemoteCopy> {
         let copy = |remote: &Remote| {
             let spec = CopySpec {
+                parents: Vec::new(),
                 origin: CopyOrigin::Input,
                 sources: vec![remote.path.clone()],
                 files: Vec::new(),

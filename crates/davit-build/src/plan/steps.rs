@@ -20,6 +20,7 @@ struct Transfer<'a> {
     chown: Option<&'a Word>,
     chmod: Option<&'a Word>,
     exclude: &'a [Word],
+    parents: bool,
     link: bool,
     unpack: Unpack,
     /// The state that `--from` names.
@@ -30,9 +31,6 @@ struct Transfer<'a> {
 
 impl StageBuilder<'_, '_> {
     pub(super) fn copy(&mut self, copy: &Copy, text: &str, span: Span) -> Result<(), BuildError> {
-        if copy.parents {
-            return Err(self.planner.fail(span, "COPY --parents is not supported yet"));
-        }
         let from = self.copy_from(copy)?;
         let transfer = Transfer {
             keyword: "COPY",
@@ -40,6 +38,7 @@ impl StageBuilder<'_, '_> {
             chown: copy.chown.as_ref(),
             chmod: copy.chmod.as_ref(),
             exclude: &copy.exclude,
+            parents: copy.parents,
             link: copy.link,
             unpack: Unpack::Never,
             from,
@@ -78,6 +77,7 @@ impl StageBuilder<'_, '_> {
             chown: add.chown.as_ref(),
             chmod: add.chmod.as_ref(),
             exclude: &add.exclude,
+            parents: false,
             link: add.link,
             unpack: if add.unpack == Some(false) { Unpack::Never } else { Unpack::Archives },
             from: None,
@@ -88,12 +88,17 @@ impl StageBuilder<'_, '_> {
 
     fn transfer(&mut self, it: &Transfer<'_>, text: &str, span: Span) -> Result<(), BuildError> {
         let from: Vec<NodeId> = it.from.into_iter().collect();
-        let (mut sources, mut remotes) = (Vec::new(), Remotes::default());
+        let (mut sources, mut parents) = (Vec::new(), Vec::new());
+        let mut remotes = Remotes::default();
         let mut written = Vec::new();
         for word in &it.sources.paths {
             let path = self.expand(word)?;
             let place = (sources.len(), 1 + from.len());
-            if !self.remote(it.remote, (&path, word.span), place, &mut remotes)? {
+            if it.parents {
+                let (source, pattern) = path.split_once("/./").unwrap_or(("", &path));
+                sources.push(self.source(source, word.span)?);
+                parents.push(self.pattern(pattern, word.span)?);
+            } else if !self.remote(it.remote, (&path, word.span), place, &mut remotes)? {
                 sources.push(self.source(&path, word.span)?);
             }
             written.push(path);
@@ -107,7 +112,7 @@ impl StageBuilder<'_, '_> {
         let owner = it.chown.map(|word| self.expand(word)).transpose()?.filter(|it| !it.is_empty());
         let created_by = history::copy(&CopyWords {
             keyword: it.keyword,
-            parents: false,
+            parents: it.parents,
             chown: owner.as_deref().unwrap_or_default(),
             chmod: mode.as_deref().unwrap_or_default(),
             paths: &written,
@@ -123,6 +128,7 @@ impl StageBuilder<'_, '_> {
             owner: owner.map(Ownership),
             link: it.link && mode.is_none(),
             mode,
+            parents,
             exclude: self.exclude(it.exclude)?,
             unpack: it.unpack,
             epoch: self.planner.epoch,
@@ -150,6 +156,16 @@ impl StageBuilder<'_, '_> {
             Ok(cleaned)
         } else {
             Err(self.planner.fail(span, format!("`{path}` is no valid pattern")))
+        }
+    }
+
+    /// A pattern of `--parents`, relative to the source.
+    fn pattern(&self, pattern: &str, span: Span) -> Result<String, BuildError> {
+        let cleaned = crate::files::clean(pattern.as_bytes());
+        let cleaned = String::from_utf8(cleaned).expect("components of text are text");
+        match Patterns::new([&cleaned]) {
+            Ok(_) => Ok(cleaned),
+            Err(_) => Err(self.planner.fail(span, format!("`{pattern}` is no valid pattern"))),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::{
         CopyJob, CopyProblem, Finished, Output, Owner, OwnerError, Times, content_key, copy,
         files_of, make_directory, resolve_owner, reuse,
     },
-    definition::components,
+    definition::{components, stands_alone},
     error::{BuildError, BuildErrorKind},
     explain::first_difference,
     files::{Data, FileEntry, FileSet},
@@ -70,13 +70,17 @@ impl Session<'_, '_> {
     ) -> Result<Layer, BuildError> {
         let state = &inputs[0].state;
         let error = |error: LayerError| failed(node, error);
-        let merged = if spec.link { None } else { self.below(state).map_err(error)? };
-        let owner_state = if spec.link { State::image(Vec::new()) } else { Arc::clone(state) };
-        let owner = self.owner(spec.owner.as_ref(), &owner_state, merged.as_deref())?;
+        let merged =
+            if stands_alone(&node.op) { None } else { self.below(state).map_err(error)? };
+        let owner = match &merged {
+            None => self.owner(spec.owner.as_ref(), &State::default(), None)?,
+            Some(merged) => self.owner(spec.owner.as_ref(), state, Some(merged))?,
+        };
         let read = self.copied_files(node, spec, inputs)?;
         let open = |entry: &FileEntry| self.open_copied(entry, &read.layers);
         let archives = &FileArchives { open: &open, directory: self.scratch };
-        let (now, below) = (self.now(), merged.as_deref());
+        // Names of owners are looked up below a `--link`, too; nothing else is.
+        let (now, below) = (self.now(), merged.as_deref().filter(|_| !spec.link));
         let job =
             |(spec, files)| CopyJob { spec, files, remotes: &[], below, owner, archives, now };
         let remotes = spec.remotes.iter().map(|remote| &remote.spec).zip(&read.remotes);
@@ -103,7 +107,7 @@ impl Session<'_, '_> {
         let context = &self.inputs.context;
         let mut read = match (spec.origin, inputs.get(1)) {
             (CopyOrigin::Input, Some(from)) => {
-                let (files, layers) = self.source_files(node, &spec.sources, &from.state)?;
+                let (files, layers) = self.source_files(node, &spec.selectors(), &from.state)?;
                 CopiedFiles { files: Cow::Owned(files), remotes: Vec::new(), layers }
             }
             _ => {

@@ -206,6 +206,7 @@ impl Session<'_, '_> {
             destination: Destination { path: path.to_owned(), directory: false },
             owner: None,
             mode: None,
+            parents: Vec::new(),
             exclude: Vec::new(),
             link: true,
             unpack: Unpack::Never,

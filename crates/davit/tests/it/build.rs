@@ -5,6 +5,7 @@ mod cache;
 mod cache_mounts;
 mod cancel;
 mod contexts;
+mod copies;
 mod git_server;
 mod instructions;
 mod mounts;
