@@ -11,7 +11,8 @@ use davit_image::{
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use query::{
-    find_by_prefix, find_by_reference, list, lost_blobs, reachable_blobs, tag_key, target_of_row,
+    find_by_prefix, find_by_reference, layers_below, list, lost_blobs, reachable_blobs, tag_key,
+    target_of_row,
 };
 pub(crate) use query::{layers_of, repo_targets, row_of_image};
 
@@ -331,6 +332,7 @@ impl Store {
                     layers.extend(layers_of(c, id).map_err(sql)?);
                     blobs.push(id.digest());
                 }
+                layers.extend(layers_below(c, &target.digest).map_err(sql)?);
                 blobs.extend(reachable_blobs(c, &target.digest).map_err(sql)?);
             }
             Ok(())

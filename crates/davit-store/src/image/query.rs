@@ -102,6 +102,18 @@ pub(super) fn reachable_blobs(c: &Connection, digest: &Digest) -> rusqlite::Resu
     .collect()
 }
 
+/// Layers that are here of all images below a manifest or index.
+pub(super) fn layers_below(c: &Connection, digest: &Digest) -> rusqlite::Result<Vec<DiffId>> {
+    c.prepare_cached(
+        "WITH RECURSIVE below(digest) AS (VALUES (?1) UNION
+         SELECT child FROM blob_refs JOIN below ON parent = below.digest)
+         SELECT DISTINCT diff_id FROM below JOIN image_layers ON image_id = below.digest
+         JOIN layers USING (diff_id)",
+    )?
+    .query_map([digest.to_string()], |row| parsed(row, 0))?
+    .collect()
+}
+
 /// Compressed layers below a manifest or index that were kept here and are gone.
 pub(super) fn lost_blobs(c: &Connection, digest: &Digest) -> rusqlite::Result<Vec<Digest>> {
     c.prepare_cached(
