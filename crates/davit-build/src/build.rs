@@ -30,7 +30,7 @@ use crate::{
     inputs::{FetchedSources, Inputs, fetch_sources},
     layers::Layers,
     log::BuildLog,
-    plan::{NodeId, Op, Plan, planner},
+    plan::{NodeId, Op, Plan, Target, platforms},
     request::ContextSource,
     run::{
         RunSettings,
@@ -63,8 +63,8 @@ pub struct BuildEnvironment<'b, 's> {
     pub cancelled: &'b AtomicBool,
 }
 
-/// Builds an image: its layers are in the store, committed lazily; its documents are returned and
-/// not stored yet.
+/// Builds an image for each platform, in the order of the request: their layers are in the store,
+/// committed lazily; their documents are returned and not stored yet.
 ///
 /// Blocks until done.
 ///
@@ -73,7 +73,7 @@ pub struct BuildEnvironment<'b, 's> {
 pub fn build(
     request: &mut BuildRequest,
     environment: &BuildEnvironment<'_, '_>,
-) -> Result<Built, BuildError> {
+) -> Result<Vec<Built>, BuildError> {
     build_whole(request, environment).map_err(|error| {
         // Whatever was given up for it.
         let cancelled = environment.cancelled.load(Ordering::Relaxed);
@@ -84,7 +84,7 @@ pub fn build(
 fn build_whole(
     request: &mut BuildRequest,
     environment: &BuildEnvironment<'_, '_>,
-) -> Result<Built, BuildError> {
+) -> Result<Vec<Built>, BuildError> {
     let begun = Instant::now();
     let scratch = environment.store.begin_layer(environment.lease).map_err(store_failed)?;
     let archive = read_tar_context(request, &scratch, environment.cancelled)?;
@@ -96,10 +96,14 @@ fn build_whole(
         let salt = environment.store.secret_salt().map_err(store_failed)?;
         request.sandbox.salt(&salt);
     }
-    let plan = planner::plan(request, &dockerfile, environment.images)?;
+    let plan = platforms::plan(request, &dockerfile, environment.images)?;
     keep_images(&plan, environment)?;
     let steps = step_infos(&plan);
     (environment.events)(BuildEvent::Planned(steps.clone()));
+    if request.rewrite_timestamp && plan.epoch.is_none() {
+        let text = "rewrite-timestamp has no effect without SOURCE_DATE_EPOCH".to_owned();
+        (environment.events)(BuildEvent::Warning(text));
+    }
     for warning in &plan.warnings {
         (environment.events)(BuildEvent::Warning(warning.clone()));
     }
@@ -110,14 +114,13 @@ fn build_whole(
     std::thread::scope(|scope| {
         // The next build can use the digests even if this one fails.
         scope.spawn(|| inputs.context.save());
-        let key = build.key();
         let found = match request.cache {
-            CachePolicy::Use => build.find(key, &steps)?,
-            CachePolicy::Ignore => None,
+            CachePolicy::Use if plan.fresh.is_empty() => build.find_all(&steps)?,
+            _ => None,
         };
         match found {
             Some(built) => Ok(built),
-            None => build.run(key, &steps, scratch.dir()),
+            None => build.run(&steps, scratch.dir()),
         }
     })
 }
@@ -160,14 +163,13 @@ struct Build<'b, 's> {
 }
 
 impl Build<'_, '_> {
-    /// Key of the whole plan: everything that the image depends on.
-    fn key(&self) -> Digest {
+    /// Key of the whole plan: everything that an image of it depends on.
+    fn key(&self, target: &Target) -> Digest {
         let mut parts = Vec::new();
         for node in &self.plan.nodes {
             let (key, _) = components(node, self.inputs).finish();
             parts.push(format!("{} {:?}", key.0, node.inputs));
         }
-        let target = &self.plan.target;
         parts.push(format!("target {}", target.state.0));
         parts.push(serde_json::to_string(&target.config).expect("a config is JSON"));
         for (entry, node) in &target.history {
@@ -175,7 +177,25 @@ impl Build<'_, '_> {
             parts.push(format!("{entry} {node:?}"));
         }
         parts.push(format!("epoch {:?}", self.plan.epoch));
+        if self.request.rewrite_timestamp {
+            parts.push("rewritten".to_owned());
+        }
         Digest::of(parts.join("\n").as_bytes())
+    }
+
+    /// The images that the same plan gave before, if all of them are here.
+    fn find_all(&self, steps: &[StepInfo]) -> Result<Option<Vec<Built>>, BuildError> {
+        let mut all = Vec::new();
+        for target in self.plan.targets() {
+            match self.find(self.key(target), steps)? {
+                Some(built) => all.push(built),
+                None => return Ok(None),
+            }
+        }
+        for step in steps {
+            (self.environment.events)(BuildEvent::Cached(step.id));
+        }
+        Ok(Some(all))
     }
 
     /// The image that the same plan gave before.
@@ -189,9 +209,6 @@ impl Build<'_, '_> {
             return Ok(None);
         };
         let Ok(parsed) = serde_json::from_slice(&config) else { return Ok(None) };
-        for step in steps {
-            (self.environment.events)(BuildEvent::Cached(step.id));
-        }
         let layer = |&(diff_id, size_bytes): &(_, u64)| BuiltLayer { diff_id, size_bytes };
         Ok(Some(Built {
             outcome: BuildOutcome {
@@ -211,7 +228,7 @@ impl Build<'_, '_> {
         }))
     }
 
-    fn run(&self, key: Digest, steps: &[StepInfo], scratch: &Path) -> Result<Built, BuildError> {
+    fn run(&self, steps: &[StepInfo], scratch: &Path) -> Result<Vec<Built>, BuildError> {
         let environment = self.environment;
         let id = environment.lease.id().to_owned();
         // The next build tries again.
@@ -256,18 +273,18 @@ impl Build<'_, '_> {
         let jobs = if self.request.jobs == 0 { cores() } else { self.request.jobs };
         let done = execute(&session, &self.request.dockerfile, jobs);
         log.flush();
-        self.finish(key, &session, &done?, steps.len(), &log)
+        let done = done?;
+        let finish = |target| self.finish(target, &session, &done, steps.len());
+        self.plan.targets().map(finish).collect()
     }
 
     fn finish(
         &self,
-        key: Digest,
+        target: &Target,
         session: &Session<'_, '_>,
         done: &[Done],
         steps: usize,
-        log: &BuildLog,
     ) -> Result<Built, BuildError> {
-        let target = &self.plan.target;
         let state = &done[target.state.0 as usize].state;
         let mut sizes: BTreeMap<_, u64> = done
             .iter()
@@ -287,6 +304,13 @@ impl Build<'_, '_> {
             layers.push((layer, size));
         }
         let epoch = self.plan.epoch;
+        if let Some(epoch) = epoch.filter(|_| self.request.rewrite_timestamp) {
+            let base = self.plan.base_of(target);
+            let kept = base.map_or(0, |base| base.config.rootfs.diff_ids.len());
+            for layer in layers.iter_mut().skip(kept) {
+                *layer = session.clamp(*layer, epoch)?;
+            }
+        }
         let epoch = epoch.and_then(|seconds| Timestamp::from_unix_seconds(seconds).ok());
         let image: Image =
             assemble(target, &layers, epoch, |node: NodeId| done[node.0 as usize].layer.clone());
@@ -308,11 +332,11 @@ impl Build<'_, '_> {
                 epoch: self.plan.epoch,
                 cached_steps: cached,
                 steps,
-                log: Some(log.path().to_path_buf()),
+                log: Some(session.log.path().to_path_buf()),
             },
             config: image.config_document,
             manifest: image.manifest,
-            key,
+            key: self.key(target),
             cost_us: u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX),
         })
     }

@@ -1,6 +1,7 @@
 //! A result as files: a directory or one tar, without config and history.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::{self, Write},
     os::fd::AsFd as _,
@@ -11,12 +12,13 @@ use std::{
 use davit_image::DiffId;
 use davit_layer::{
     Change, ChangeKind, ExtractError, ExtractOptions, Kind, Merged, Mtime, Opener, Source,
-    WriteError, WriteOptions, XattrPolicy, extract, write_layer,
+    WriteError, WriteOptions, XattrMap, XattrPolicy, extract, write_layer,
 };
 use davit_store::{Lease, Store};
 
 use crate::{
     cancel::check,
+    files::{compare_paths, join},
     layers::{LayerError, Layers, State},
 };
 
@@ -41,9 +43,24 @@ pub enum ExportError {
     /// The tar cannot be written.
     #[error("cannot write the tar of the result")]
     Tar(#[from] WriteError),
+    /// Two platforms have something else at one path, and both would stand there.
+    #[error("two platforms have /{path}, and platform-split=false puts both at one place")]
+    Conflict {
+        /// The path.
+        path: String,
+    },
 }
 
-/// Writes the files of `layers` into the directory `target`, which is made if it is missing. What
+/// The files of one image among those that are exported.
+#[derive(Clone, Debug)]
+pub struct ExportPart {
+    /// Name of the folder that they go to; `None` for the destination itself.
+    pub folder: Option<String>,
+    /// Layers, bottom first.
+    pub layers: Vec<DiffId>,
+}
+
+/// Writes the files of images into the directory `target`, which is made if it is missing. What
 /// it holds stays where the result has nothing of the same path. All of it is the caller's, as with
 /// Docker's clients: people take files out, and a tar keeps the owners. `epoch` in seconds is the
 /// time of all, if it is given.
@@ -55,9 +72,52 @@ pub enum ExportError {
 pub fn export_directory(
     store: &Store,
     lease: &Lease<'_>,
-    layers: &[DiffId],
+    parts: &[ExportPart],
     epoch: Option<i64>,
     target: &Path,
+    cancelled: &AtomicBool,
+) -> Result<(), ExportError> {
+    let mut paths = Paths::default();
+    let mut opened = Vec::new();
+    for part in parts {
+        let (merged, tars) = open(store, lease, &part.layers)?;
+        if parts.len() > 1 && part.folder.is_none() {
+            paths.add(&merged)?;
+        }
+        opened.push((part, merged, tars));
+    }
+    for (part, merged, tars) in opened {
+        let target =
+            part.folder.as_ref().map_or_else(|| target.to_path_buf(), |it| target.join(it));
+        let staging = target.join(format!(".davit-export-{}", lease.id()));
+        extract_to((&*merged, &tars[..]), (&target, &staging), epoch, cancelled)?;
+    }
+    Ok(())
+}
+
+/// What several parts have at one place: whether it is a directory.
+#[derive(Debug, Default)]
+struct Paths(HashMap<Vec<u8>, bool>);
+
+impl Paths {
+    /// Refuses what would replace something of an earlier part.
+    fn add(&mut self, merged: &Merged) -> Result<(), ExportError> {
+        for node in merged.iter() {
+            let is_directory = matches!(node.entry.kind, Kind::Directory { .. });
+            let before = self.0.insert(node.entry.path.to_vec(), is_directory);
+            if before.is_some_and(|before| !(before && is_directory)) {
+                let path = String::from_utf8_lossy(node.entry.path).into_owned();
+                return Err(ExportError::Conflict { path });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn extract_to(
+    (merged, tars): (&Merged, &[Arc<File>]),
+    (target, staging): (&Path, &Path),
+    epoch: Option<i64>,
     cancelled: &AtomicBool,
 ) -> Result<(), ExportError> {
     let failed = |path: &Path| {
@@ -65,20 +125,18 @@ pub fn export_directory(
         move |source| ExportError::Write { path, source }
     };
     fs_err::create_dir_all(target).map_err(failed(target))?;
-    let (merged, tars) = open(store, lease, layers)?;
     // Files are made anew below a directory that is empty, and only then take their places.
-    let staging = target.join(format!(".davit-export-{}", lease.id()));
-    fs_err::create_dir(&staging).map_err(failed(&staging))?;
+    fs_err::create_dir(staging).map_err(failed(staging))?;
     let moved = || -> Result<(), ExportError> {
         let directory = File::from(
             rustix::fs::open(
-                &staging,
+                staging,
                 rustix::fs::OFlags::RDONLY
                     | rustix::fs::OFlags::DIRECTORY
                     | rustix::fs::OFlags::CLOEXEC,
                 rustix::fs::Mode::empty(),
             )
-            .map_err(|errno| failed(&staging)(errno.into()))?,
+            .map_err(|errno| failed(staging)(errno.into()))?,
         );
         let caller = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let options = ExtractOptions {
@@ -88,11 +146,11 @@ pub fn export_directory(
             cancelled: Some(cancelled),
             ..ExtractOptions::default()
         };
-        extract(&merged, &tars, directory.as_fd(), &options)?;
-        move_into(&staging, target, cancelled)
+        extract(merged, tars, directory.as_fd(), &options)?;
+        move_into(staging, target, cancelled)
     };
     let outcome = moved();
-    let removed = fs_err::remove_dir_all(&staging).map_err(failed(&staging));
+    let removed = fs_err::remove_dir_all(staging).map_err(failed(staging));
     outcome.and(removed)
 }
 
@@ -118,7 +176,7 @@ fn move_into(from: &Path, to: &Path, cancelled: &AtomicBool) -> Result<(), Expor
     Ok(())
 }
 
-/// Writes the files of `layers` as one tar; `epoch` in seconds is the time of all, if it is given.
+/// Writes the files of images as one tar; `epoch` in seconds is the time of all, if it is given.
 ///
 /// Blocks.
 ///
@@ -127,12 +185,38 @@ fn move_into(from: &Path, to: &Path, cancelled: &AtomicBool) -> Result<(), Expor
 pub fn export_tar(
     store: &Store,
     lease: &Lease<'_>,
-    layers: &[DiffId],
+    parts: &[ExportPart],
     epoch: Option<i64>,
     sink: &mut dyn Write,
 ) -> Result<(), ExportError> {
-    let (merged, tars) = open(store, lease, layers)?;
-    Ok(write_tree(&merged, &tars, epoch, sink)?)
+    let (mut paths, mut changes) = (Paths::default(), Vec::new());
+    for part in parts {
+        let (merged, tars) = open(store, lease, &part.layers)?;
+        if parts.len() > 1 && part.folder.is_none() {
+            paths.add(&merged)?;
+        }
+        let folder = part.folder.as_deref().unwrap_or_default().as_bytes();
+        if !folder.is_empty() {
+            changes.push(folder_of(folder, epoch));
+        }
+        changes.extend(changes_of(&merged, &tars, epoch, folder));
+    }
+    changes.sort_by(|one, other| compare_paths(&one.path, &other.path));
+    changes.dedup_by(|one, other| one.path == other.path);
+    Ok(write_changes(&changes, sink)?)
+}
+
+/// The folder of a platform.
+fn folder_of(name: &[u8], epoch: Option<i64>) -> Change {
+    Change {
+        path: name.to_vec(),
+        kind: ChangeKind::Directory,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        mtime: epoch.map_or(Mtime::EPOCH, Mtime::from_seconds),
+        xattrs: XattrMap::new(),
+    }
 }
 
 /// Writes all files that layers show as one tar; `tars` are those of the layers, bottom first, and
@@ -148,6 +232,22 @@ pub fn write_tree(
     epoch: Option<i64>,
     sink: &mut dyn Write,
 ) -> Result<(), WriteError> {
+    write_changes(&changes_of(merged, tars, epoch, b""), sink)
+}
+
+fn write_changes(changes: &[Change], sink: &mut dyn Write) -> Result<(), WriteError> {
+    let options = WriteOptions { xattrs: XattrPolicy::All, readers: 2, ..WriteOptions::default() };
+    write_layer(changes, &NoFiles, sink, &options)?;
+    Ok(())
+}
+
+/// All files that layers show, below `folder`.
+fn changes_of(
+    merged: &Merged,
+    tars: &[Arc<File>],
+    epoch: Option<i64>,
+    folder: &[u8],
+) -> Vec<Change> {
     let source = |node: &davit_layer::Node<'_>| {
         let extents = match merged.layer(node.layer).at(node.index).kind {
             Kind::File { extents, .. } => extents.iter().collect(),
@@ -155,21 +255,23 @@ pub fn write_tree(
         };
         Source::Tar { tar: Arc::clone(&tars[node.layer]), extents }
     };
-    let changes: Vec<Change> = merged
+    merged
         .iter()
         .filter(|node| !node.entry.path.is_empty())
         .filter_map(|node| {
-            let kind = change_kind(merged, &node, source(&node))?;
+            let kind = match change_kind(merged, &node, source(&node))? {
+                ChangeKind::HardLink { target } => {
+                    ChangeKind::HardLink { target: join(folder, &target) }
+                }
+                kind => kind,
+            };
             let entry = node.entry;
             let (mode, uid, gid) = (entry.mode, entry.uid, entry.gid);
             let mtime = epoch.map_or(entry.mtime, Mtime::from_seconds);
-            let (path, xattrs) = (entry.path.to_vec(), entry.xattrs.to_map());
+            let (path, xattrs) = (join(folder, entry.path), entry.xattrs.to_map());
             Some(Change { path, kind, mode, uid, gid, mtime, xattrs })
         })
-        .collect();
-    let options = WriteOptions { xattrs: XattrPolicy::All, readers: 2, ..WriteOptions::default() };
-    write_layer(&changes, &NoFiles, sink, &options)?;
-    Ok(())
+        .collect()
 }
 
 fn change_kind(

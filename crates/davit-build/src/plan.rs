@@ -12,12 +12,13 @@
 mod images;
 mod mounts;
 pub(crate) mod planner;
+pub(crate) mod platforms;
 mod remote;
 pub(crate) mod run;
 mod stage;
 mod steps;
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use davit_dockerfile::{Security, Span};
 use davit_image::{Digest, HistoryEntry, ImageConfig, Platform};
@@ -44,6 +45,10 @@ pub struct Plan {
     pub nodes: Vec<Node>,
     /// What the build gives.
     pub target: Target,
+    /// What it gives for further platforms, in their order.
+    pub more_targets: Vec<Target>,
+    /// Stages whose steps run again whatever the cache has.
+    pub fresh: BTreeSet<StageId>,
     /// `SOURCE_DATE_EPOCH`, in seconds.
     pub epoch: Option<i64>,
     /// What the user should know.
@@ -282,5 +287,23 @@ impl Plan {
     #[must_use]
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0 as usize]
+    }
+
+    /// What the build gives, the first platform's image first.
+    pub fn targets(&self) -> impl Iterator<Item = &Target> {
+        std::iter::once(&self.target).chain(&self.more_targets)
+    }
+
+    /// The image that a target stands upon, if it stands upon one.
+    #[must_use]
+    pub fn base_of(&self, target: &Target) -> Option<&BaseImage> {
+        let mut node = self.node(target.state);
+        loop {
+            match (&node.op, node.inputs.first()) {
+                (Op::Image(image), _) => return Some(image),
+                (_, Some(below)) => node = self.node(*below),
+                (_, None) => return None,
+            }
+        }
     }
 }

@@ -24,15 +24,21 @@ pub struct BuildRequest {
     pub labels: BTreeMap<String, String>,
     /// What the result runs on.
     pub platform: Platform,
+    /// Further platforms to build for, each once; every one gives an image of its own.
+    pub more_platforms: Vec<Platform>,
     /// What the build runs on.
     pub build_platform: Platform,
     /// Network of `RUN` steps that name none.
     pub network: Network,
     /// Whether earlier results are used.
     pub cache: CachePolicy,
+    /// Stages, by name or number, whose steps run again whatever the cache has.
+    pub no_cache_stages: Vec<String>,
     /// `SOURCE_DATE_EPOCH`, in seconds: when the image and its history were made, and the time of
     /// what `WORKDIR` and `COPY` make; `None` leaves it to an `ARG` of the Dockerfile.
     pub source_date_epoch: Option<i64>,
+    /// Whether no time in the layers that the build adds may be later than `SOURCE_DATE_EPOCH`.
+    pub rewrite_timestamp: bool,
     /// Hosts that `RUN` steps know beside those of the network, as (name, address).
     pub add_hosts: Vec<(String, String)>,
     /// Limits, entitlements, secrets and agents of `RUN` steps.

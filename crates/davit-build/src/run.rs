@@ -5,6 +5,7 @@
 //! and every command of the build dies with it.
 
 pub(crate) mod agent;
+pub(crate) mod emulation;
 pub(crate) mod mounts;
 pub(crate) mod network;
 mod plan;

@@ -1,6 +1,7 @@
 //! Does one step: finds its earlier result, or makes its layer.
 
 mod caches;
+mod clamp;
 mod content;
 mod copy;
 mod mounts;
@@ -122,15 +123,15 @@ impl Session<'_, '_> {
             (self.events)(BuildEvent::Cached(StepId(id.0)));
             Done { state: below.push(record.layer), layer: Some(record), cached: true, cause }
         };
-        if let Some(record) = self.find(key)? {
+        if let Some(record) = self.find(node, key)? {
             return Ok(cached(record, id));
         }
         let by_content = self.content_definition(node, inputs)?;
-        if let Some(found) = self.find_by_content(key, by_content)? {
+        if let Some(found) = self.find_by_content(node, key, by_content)? {
             return Ok(cached(found, id));
         }
         let (miss, cause) = self.miss((node, id), inputs, &parts)?;
-        let _guard = match self.claim(key)? {
+        let _guard = match self.claim(node, key)? {
             Claim::Found(record) => return Ok(cached(record, cause)),
             Claim::Ours(guard) => guard,
         };
@@ -152,8 +153,13 @@ impl Session<'_, '_> {
         Ok(Done { state, layer: Some(layer.record), cached: false, cause })
     }
 
-    fn find(&self, key: DefinitionKey) -> Result<Option<StepRecord>, BuildError> {
-        match self.policy {
+    /// Whether earlier results count for a node.
+    fn policy(&self, node: &Node) -> CachePolicy {
+        if self.plan.fresh.contains(&node.stage) { CachePolicy::Ignore } else { self.policy }
+    }
+
+    fn find(&self, node: &Node, key: DefinitionKey) -> Result<Option<StepRecord>, BuildError> {
+        match self.policy(node) {
             CachePolicy::Ignore => Ok(None),
             CachePolicy::Use => self.cache().step(key).map_err(store_failed),
         }
@@ -162,11 +168,12 @@ impl Session<'_, '_> {
     /// A result of a step that saw the same, which is this step's from now on.
     fn find_by_content(
         &self,
+        node: &Node,
         key: DefinitionKey,
         by_content: Option<DefinitionKey>,
     ) -> Result<Option<StepRecord>, BuildError> {
         let Some(by_content) = by_content else { return Ok(None) };
-        let found = self.find(by_content)?;
+        let found = self.find(node, by_content)?;
         if let Some(record) = &found {
             self.cache().remember_step(key, record, 0).map_err(store_failed)?;
         }
@@ -174,8 +181,8 @@ impl Session<'_, '_> {
     }
 
     /// Waits until no other process does the same step.
-    fn claim(&self, key: DefinitionKey) -> Result<Claim, BuildError> {
-        if self.policy == CachePolicy::Ignore {
+    fn claim(&self, node: &Node, key: DefinitionKey) -> Result<Claim, BuildError> {
+        if self.policy(node) == CachePolicy::Ignore {
             return Ok(Claim::Ours(None));
         }
         loop {
@@ -183,7 +190,7 @@ impl Session<'_, '_> {
             match flight.map_err(store_failed)? {
                 Flight::Owner(guard) => {
                     // The one before may have ended between the two looks.
-                    let found = self.find(key)?;
+                    let found = self.find(node, key)?;
                     return Ok(found.map_or(Claim::Ours(Some(guard)), Claim::Found));
                 }
                 Flight::Busy(wait) => {
@@ -191,7 +198,7 @@ impl Session<'_, '_> {
                     if self.is_cancelled() {
                         return Err(BuildError::new(BuildErrorKind::Cancelled));
                     }
-                    if let Some(record) = self.find(key)? {
+                    if let Some(record) = self.find(node, key)? {
                         return Ok(Claim::Found(record));
                     }
                 }
@@ -213,7 +220,7 @@ impl Session<'_, '_> {
         inputs: &[&Done],
         parts: &[Component],
     ) -> Result<(Miss, NodeId), BuildError> {
-        if self.policy == CachePolicy::Ignore {
+        if self.policy(node) == CachePolicy::Ignore {
             return Ok((Miss::NotAsked, id));
         }
         let family = self.cache().family(self.family_of(node, id)).map_err(store_failed)?;
@@ -291,7 +298,7 @@ impl Session<'_, '_> {
         times: Option<Times>,
     ) -> Result<Layer, BuildError> {
         let shape = times.map(|times| shape_key(changes, times));
-        if let (Some(shape), CachePolicy::Use) = (shape, self.policy) {
+        if let (Some(shape), CachePolicy::Use) = (shape, self.policy(node)) {
             for record in self.cache().shape(shape).map_err(store_failed)? {
                 let candidate = self.layers.open(record.layer).map_err(|e| failed(node, e))?;
                 if same_content(changes, opener, &candidate).map_err(|e| failed(node, e))? {

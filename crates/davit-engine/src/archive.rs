@@ -12,7 +12,7 @@ use davit_store::{StoreError, archive::ArchiveError, is_no_space};
 pub use import::ImportRequest;
 pub use load::{LoadRequest, Loaded};
 pub use save::SaveRequest;
-pub(crate) use save::built::SavedForm;
+pub(crate) use save::built::{BuiltImages, SavedForm};
 
 use crate::{ChangeError, Hint, ImageError, RegistryError, UnusableLayers, pull::offer};
 

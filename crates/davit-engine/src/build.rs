@@ -1,6 +1,8 @@
 //! `build`: from a Dockerfile to an image in the store, a file or a directory.
 
+mod form;
 mod output;
+mod pack;
 mod sources;
 
 use std::{
@@ -25,8 +27,13 @@ use davit_runtime::Cgroups;
 pub use davit_runtime::plan::{Limits, Origin, Rlimit};
 use davit_store::{Lease, StoreError, is_no_space};
 
-pub use self::output::{BuildOutput, BuildSink};
+pub(crate) use self::form::Formed;
 use self::sources::Fetcher;
+pub use self::{
+    form::{Annotation, AnnotationLevel, FormError, ImageForm, MediaTypes},
+    output::{BuildOutput, BuildSink, Exported, ImageOutput, ImagePlace, PlatformFolders},
+    pack::PackError,
+};
 use crate::{
     Engine, Hint, ImageError, Progress, PullRequest,
     container::{ContainerError, files},
@@ -47,6 +54,15 @@ pub struct BuildCommand {
     pub outputs: Vec<BuildOutput>,
 }
 
+/// What a build gave.
+#[derive(Clone, Debug)]
+pub struct BuildReport {
+    /// The images, one for each platform, in the order asked for.
+    pub images: Vec<BuildOutcome>,
+    /// Where the first output that is an image went; `None` if none is one.
+    pub exported: Option<Exported>,
+}
+
 /// Why a build gave no image.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildFailure {
@@ -56,9 +72,18 @@ pub enum BuildFailure {
     /// Its result cannot be exported.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// Its result cannot have the form that an output asks for.
+    #[error(transparent)]
+    Form(#[from] FormError),
+    /// Its layers cannot be compressed.
+    #[error(transparent)]
+    Pack(#[from] PackError),
     /// Its result cannot be saved.
     #[error(transparent)]
     Save(#[from] crate::FileError),
+    /// A registry does not take it.
+    #[error(transparent)]
+    Push(#[from] crate::PushError),
     /// Containers' file systems cannot be made here.
     #[error(transparent)]
     Snapshot(#[from] davit_snapshot::SnapshotError),
@@ -101,6 +126,7 @@ impl Hint for BuildFailure {
                 }
                 hints
             }
+            Self::Push(error) => error.hints(),
             Self::Store(error) if error.is_no_space() => vec!["davit system prune".to_owned()],
             _ => Vec::new(),
         }
@@ -155,7 +181,14 @@ impl Engine {
         events: &(dyn Fn(BuildEvent) + Sync),
         progress: &dyn Progress,
         cancelled: &Arc<AtomicBool>,
-    ) -> Result<BuildOutcome, BuildFailure> {
+    ) -> Result<BuildReport, BuildFailure> {
+        let platforms: Vec<Platform> = std::iter::once(&command.request.platform)
+            .chain(&command.request.more_platforms)
+            .cloned()
+            .collect();
+        for output in &command.outputs {
+            output.form().map_or(Ok(()), |form| form.check(&platforms))?;
+        }
         let store = self.store();
         let lease = store.lease("build")?;
         let snapshots = self.snapshots()?;
@@ -181,12 +214,20 @@ impl Engine {
             cancelled,
         };
         let built = davit_build::build(&mut command.request, &environment)?;
-        self.deliver(&lease, &built, command.outputs, cancelled).map_err(|error| {
+        let delivery = output::Delivery {
+            lease: &lease,
+            built: &built,
+            platforms: &platforms,
+            progress,
+            cancelled,
+        };
+        let exported = self.deliver(delivery, command.outputs).map_err(|error| {
             let cancelled = cancelled.load(Ordering::Relaxed);
             if cancelled { BuildError::new(BuildErrorKind::Cancelled).into() } else { error }
         })?;
         drop(lease);
-        if built.outcome.cached_steps < built.outcome.steps {
+        let images: Vec<BuildOutcome> = built.into_iter().map(|built| built.outcome).collect();
+        if images.iter().any(|image| image.cached_steps < image.steps) {
             // The image is there; a cache that is too big is the next build's matter again.
             if let Err(error) = self.collect_build_cache() {
                 tracing::warn!(%error, "the build cache may be over its budget");
@@ -196,7 +237,7 @@ impl Engine {
             }
             self.sweep_cgroups();
         }
-        Ok(built.outcome)
+        Ok(BuildReport { images, exported })
     }
 
     fn run_settings(&self) -> RunSettings {

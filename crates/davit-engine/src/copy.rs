@@ -21,7 +21,7 @@ use davit_image::{Digest, Platform, Reference};
 use davit_store::{Lease, StoreError, archive::ArchiveError, is_no_space};
 
 use crate::{
-    Engine, Event, Hint, LayerCompression, Progress, PullError, PushError, PushRequest,
+    Engine, Event, Hint, LayerCompression, Progress, PullError, PushError, PushRequest, RemoteName,
     origin::{DockerArchive, Folder, Layout, Origin, OriginError, Registry, Stop, Stored},
     pull::{Naming, Pull, offer, registry_hints},
     registry::{Registries, RegistryError},
@@ -216,6 +216,7 @@ impl Engine {
             all_tags: false,
             platform: request.platform.clone(),
             compression: LayerCompression::default(),
+            name: RemoteName::Tag,
         };
         let pushed = self.push(&request, progress)?;
         let only = pushed.first().expect("a push of one tag yields one");

@@ -45,7 +45,7 @@ pub use login::{Account, Accounts, DEFAULT_REGISTRY, LoginError};
 pub use origin::OriginError;
 pub use progress::{Event, Progress, Silent};
 pub use pull::{MOST_PARALLEL, PullError, PullRequest, Pulled};
-pub use push::{LayerCompression, PushError, PushRequest, Pushed};
+pub use push::{CompressionScope, LayerCompression, PushError, PushRequest, Pushed, RemoteName};
 pub use registry::RegistryError;
 pub use rootfs::UnusableLayers;
 pub use system::{

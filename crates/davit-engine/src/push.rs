@@ -9,8 +9,9 @@
 //! What was received is pushed as received, so that its digest is the same everywhere. What a tar
 //! compresses to is remembered, so that the next push of it is a HEAD.
 
+pub(crate) mod built;
 mod index;
-mod layer;
+pub(crate) mod layer;
 mod source;
 
 use davit_distribution::{Access, Session, Target as RemoteTarget};
@@ -46,6 +47,18 @@ pub struct PushRequest {
     pub platform: Option<Platform>,
     /// How plain layers are compressed.
     pub compression: LayerCompression,
+    /// What the registry is told to call it.
+    pub name: RemoteName,
+}
+
+/// What a registry calls what is pushed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RemoteName {
+    /// The tag of the reference.
+    #[default]
+    Tag,
+    /// Nothing: it is found by its digest alone.
+    Digest,
 }
 
 /// How plain layers are compressed on their way out.
@@ -55,11 +68,23 @@ pub struct LayerCompression {
     pub format: Compression,
     /// Level; the format's default where none is given.
     pub level: Option<u32>,
+    /// Which layers of a build are compressed so.
+    pub scope: CompressionScope,
+}
+
+/// Which layers of a build are compressed as asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CompressionScope {
+    /// Those that are not here as they were received.
+    #[default]
+    New,
+    /// All.
+    All,
 }
 
 impl Default for LayerCompression {
     fn default() -> Self {
-        Self { format: Compression::Gzip, level: None }
+        Self { format: Compression::Gzip, level: None, scope: CompressionScope::New }
     }
 }
 
@@ -269,7 +294,7 @@ impl Push<'_> {
         loaded: &Loaded,
     ) -> Result<Descriptor, PushError> {
         let sent = self.push_manifest(lease, loaded, Rewrite::Allowed)?;
-        self.name(lease, reference, &RemoteTarget::of(reference), sent)
+        self.name(lease, reference, sent)
     }
 
     /// Moves the tag and remembers the digest.
@@ -277,10 +302,13 @@ impl Push<'_> {
         &self,
         lease: &Lease<'_>,
         reference: &Reference,
-        name: &RemoteTarget,
         sent: Sent,
     ) -> Result<Descriptor, PushError> {
-        self.put(name, &sent)?;
+        let name = match self.request.name {
+            RemoteName::Tag => RemoteTarget::of(reference),
+            RemoteName::Digest => RemoteTarget::Digest(sent.descriptor.digest),
+        };
+        self.put(&name, &sent)?;
         let descriptor = sent.descriptor;
         if self.request.source.is_some() {
             // A copy changes nothing here.

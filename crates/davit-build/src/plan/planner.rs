@@ -100,6 +100,7 @@ pub(crate) fn plan(
         planner.stages[*index] = Some(state);
     }
     planner.warn_of_unused();
+    let fresh = planner.fresh_stages();
     let state = planner.stages[target].take().expect("the target is among the outlines");
     let mut config = state.config;
     if !request.labels.is_empty() {
@@ -108,7 +109,7 @@ pub(crate) fn plan(
     }
     let target = Target { state: state.node, config, history: state.history };
     let Planner { nodes, warnings, epoch, .. } = planner;
-    Ok(Plan { nodes, target, epoch, warnings })
+    Ok(Plan { nodes, target, more_targets: Vec::new(), fresh, epoch, warnings })
 }
 
 impl Planner<'_> {
@@ -476,7 +477,7 @@ fn parse_trigger(text: &str, escape: Escape) -> Result<Instruction, String> {
     }
 }
 
-fn stage_names(stages: &[Stage]) -> impl Iterator<Item = &str> {
+pub(super) fn stage_names(stages: &[Stage]) -> impl Iterator<Item = &str> {
     stages.iter().filter_map(|stage| stage.name.as_ref()).map(|name| name.text.as_str())
 }
 

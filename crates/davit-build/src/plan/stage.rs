@@ -71,7 +71,7 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
                 if image.config.rootfs.diff_ids.is_empty() {
                     from_image(image.config, planner.push(scratch_node(index)), platform)
                 } else {
-                    let position = position(planner, index, (1, steps));
+                    let position = position((planner, index), platform, (1, steps));
                     let name = format!("[{position}] FROM {}", image.name);
                     let node = planner.image_node(&key, stage_id(index), name);
                     from_image(image.config, node, platform)
@@ -160,7 +160,8 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
     /// Adds a node upon the present state and its history entry.
     pub(crate) fn layer(&mut self, op: Op, more: &[NodeId], text: LayerText) -> NodeId {
         self.step += 1;
-        let position = position(self.planner, self.index, (self.step, self.steps));
+        let steps = (self.step, self.steps);
+        let position = position((self.planner, self.index), &self.state.platform, steps);
         let name = format!("[{position}] {}", text.name);
         let mut inputs = vec![self.state.node];
         inputs.extend_from_slice(more);
@@ -396,10 +397,21 @@ fn stage_label(planner: &Planner<'_>, index: usize) -> String {
     }
 }
 
-/// `1/4`, with the stage's name where there are several.
-fn position(planner: &Planner<'_>, index: usize, (step, steps): (usize, usize)) -> String {
+/// `1/4`, with the stage's name where there are several, and its platform where it is built for more
+/// than one.
+fn position(
+    (planner, index): (&Planner<'_>, usize),
+    platform: &Platform,
+    (step, steps): (usize, usize),
+) -> String {
     let label = stage_label(planner, index);
-    if label.is_empty() { format!("{step}/{steps}") } else { format!("{label} {step}/{steps}") }
+    let mut words = Vec::new();
+    if !planner.request.more_platforms.is_empty() {
+        words.push(platform.to_string());
+    }
+    words.extend((!label.is_empty()).then_some(label));
+    words.push(format!("{step}/{steps}"));
+    words.join(" ")
 }
 
 fn scratch_node(index: usize) -> Node {

@@ -173,7 +173,7 @@ impl Session<'_, '_> {
         layers: &[Arc<OpenLayer>],
     ) -> Result<Layer, BuildError> {
         let content = content_key(&outputs, times);
-        if let (Some(content), CachePolicy::Use) = (content, self.policy)
+        if let (Some(content), CachePolicy::Use) = (content, self.policy(node))
             && let Some(record) = self.cache().content(content).map_err(store_failed)?
         {
             return Ok(Layer { record, content: Some(content), shape: None, same: true });
@@ -204,7 +204,7 @@ impl Session<'_, '_> {
 
     /// Lets a copy take what did not change from the layer that it made before.
     fn reuse(&self, (node, id): (&Node, NodeId), outputs: &mut [Output]) -> Result<(), BuildError> {
-        if self.policy == CachePolicy::Ignore {
+        if self.policy(node) == CachePolicy::Ignore {
             return Ok(());
         }
         let family = self.cache().family(self.family_of(node, id)).map_err(store_failed)?;

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use davit_image::Timestamp;
+use davit_image::{Platform, Timestamp};
 use davit_layer::{Lower, Merged, WriteOptions};
 use davit_snapshot::{Mountpoints, PrepareOptions, Upper};
 
@@ -17,7 +17,7 @@ use crate::{
     error::{BuildError, BuildErrorKind},
     layers::State,
     plan::{Network, Node, NodeId, RunSpec},
-    run::{RunError, StepCommand, Supervisor, stubs::remove_stubs},
+    run::{RunError, StepCommand, Supervisor, emulation::can_run, stubs::remove_stubs},
 };
 
 /// How often trees are prepared for one command.
@@ -34,6 +34,9 @@ impl Session<'_, '_> {
         inputs: &[&Done],
     ) -> Result<Layer, BuildError> {
         let state = &inputs[0].state;
+        if !can_run(&spec.platform) {
+            return Err(no_emulator(&spec.platform));
+        }
         let merged = self.layers.merged(state).map_err(|error| failed(node, error))?;
         let scratch = self.store.begin_layer(self.lease).map_err(store_failed)?;
         let upper = self.snapshots.upper(scratch.dir().to_path_buf());
@@ -207,4 +210,14 @@ fn command_failed(spec: &RunSpec, code: i32, tail: &Tail) -> BuildError {
 fn unconnected(node: &Node, source: impl std::error::Error + Send + Sync + 'static) -> BuildError {
     failed(node, source)
         .hint("--network none builds without a network, --network host with the machine's own")
+}
+
+fn no_emulator(platform: &Platform) -> BuildError {
+    let host = Platform::host();
+    let problem =
+        format!("a command for {platform} cannot run here, on {host}, without an emulator");
+    BuildError::new(BuildErrorKind::Plan(problem)).hint(format!(
+        "register one for {} with the flag F in binfmt_misc; Debian's qemu-user-binfmt does it",
+        platform.architecture
+    ))
 }

@@ -8,7 +8,7 @@ pub(crate) mod built;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use davit_image::{
@@ -39,6 +39,8 @@ pub struct SaveRequest {
 struct Plan {
     /// New documents by digest; all other content comes from the store.
     made: BTreeMap<Digest, Vec<u8>>,
+    /// Layers that are not in the store.
+    files: BTreeMap<Digest, PathBuf>,
     blobs: BTreeSet<Digest>,
     index: Vec<Descriptor>,
     docker: Vec<DockerImage>,
@@ -264,6 +266,11 @@ impl Engine {
             let found = self.store().open_content(digest)?;
             let (mut file, size) = found
                 .ok_or_else(|| StoreError::NotFound { kind: "blob", name: digest.to_string() })?;
+            tar.add_file(&blob_path(digest), size, &mut file)?;
+        }
+        for (digest, path) in &plan.files {
+            let mut file = fs_err::File::open(path).map_err(FileError::Read)?;
+            let size = file.metadata().map_err(FileError::Read)?.len();
             tar.add_file(&blob_path(digest), size, &mut file)?;
         }
         let index = Raw::write(Index::new(plan.index.clone()));

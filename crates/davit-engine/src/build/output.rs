@@ -1,19 +1,28 @@
 //! Where a build's result goes: into the store, a file or a directory.
 
 use std::{
+    collections::{BTreeMap, HashMap},
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use davit_build::{
-    BuildError, BuildErrorKind, Built, Cancellable, ExportError, export_directory, export_tar,
+    BuildError, BuildErrorKind, Built, Cancellable, ExportError, ExportPart, export_directory,
+    export_tar,
 };
-use davit_image::{Descriptor, MediaType, Reference};
+use davit_image::{Descriptor, Platform, Reference};
 use davit_store::{ImageCommit, Lease, TagUpdate, Target, archive::WholeFile, is_no_space};
 
-use super::BuildFailure;
-use crate::{Engine, FileError, archive::SavedForm};
+use super::{
+    BuildFailure,
+    form::{Formed, ImageForm},
+    pack::Packer,
+};
+use crate::{
+    Engine, FileError, Progress, PushRequest, RemoteName,
+    archive::{BuiltImages, SavedForm},
+};
 
 /// As Docker's: everyone may read it, as far as the umask goes.
 const FILE_MODE: u32 = 0o666;
@@ -22,18 +31,73 @@ const BUFFER: usize = 1 << 20;
 /// Where a result goes.
 #[expect(missing_debug_implementations, reason = "a stream has nothing to show")]
 pub enum BuildOutput {
-    /// Into the store, under these names; without one it is kept all the same.
-    Image(Vec<Reference>),
+    /// Into the store, to registries, or both.
+    Image(ImageOutput),
     /// A tar that Docker loads and that is an OCI layout as well, with these names in it.
-    Archive(Vec<Reference>, BuildSink),
+    Archive(Vec<Reference>, ImageForm, BuildSink),
     /// An OCI layout directory, with these names in its index.
-    Layout(Vec<Reference>, PathBuf),
+    Layout(Vec<Reference>, ImageForm, PathBuf),
     /// Its files, into a directory.
-    Directory(PathBuf),
+    Directory(PathBuf, PlatformFolders),
     /// Its files, as a tar.
-    Tar(BuildSink),
+    Tar(BuildSink, PlatformFolders),
     /// Nowhere: only the cache is filled.
     CacheOnly,
+}
+
+impl BuildOutput {
+    /// The form that it asks for, if it is an image.
+    pub(super) const fn form(&self) -> Option<&ImageForm> {
+        match self {
+            Self::Image(image) => Some(&image.form),
+            Self::Archive(_, form, _) | Self::Layout(_, form, _) => Some(form),
+            Self::Directory(..) | Self::Tar(..) | Self::CacheOnly => None,
+        }
+    }
+}
+
+/// An image that the store or registries get.
+#[derive(Clone, Debug, Default)]
+pub struct ImageOutput {
+    /// Its names; without one it is kept all the same.
+    pub names: Vec<Reference>,
+    /// What its documents look like.
+    pub form: ImageForm,
+    /// Who gets it.
+    pub place: ImagePlace,
+}
+
+/// Who gets an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ImagePlace {
+    /// The store alone.
+    #[default]
+    Store,
+    /// The registries of its names, and the store.
+    StoreAndRegistry(RemoteName),
+    /// The registries alone.
+    Registry(RemoteName),
+}
+
+/// Whether the files of each platform go to a folder of its name, as `linux_arm64`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PlatformFolders {
+    /// Where there are several.
+    #[default]
+    Several,
+    /// Yes.
+    Always,
+    /// No.
+    Never,
+}
+
+/// What became of the image of a build.
+#[derive(Clone, Debug)]
+pub struct Exported {
+    /// What names it where it went: at the registry, if it was pushed.
+    pub descriptor: Descriptor,
+    /// Its names there.
+    pub names: Vec<Reference>,
 }
 
 /// What a tar is written to.
@@ -75,66 +139,204 @@ impl BuildSink {
     }
 }
 
-impl Engine {
-    /// Puts a result where it is to go; names come last, when nothing can fail any more.
-    pub(super) fn deliver(
-        &self,
-        lease: &Lease<'_>,
-        built: &Built,
-        outputs: Vec<BuildOutput>,
-        cancelled: &AtomicBool,
-    ) -> Result<(), BuildFailure> {
-        let descriptor = Descriptor::of(MediaType::OCI_MANIFEST, &built.manifest.bytes);
-        let target = Target::new(&descriptor, Some(built.outcome.image));
-        let store = self.store();
-        let epoch = built.outcome.epoch;
-        let layers: Vec<_> = built.outcome.layers.iter().map(|layer| layer.diff_id).collect();
-        let is_saved = |output: &BuildOutput| {
-            matches!(output, BuildOutput::Archive(..) | BuildOutput::Layout(..))
+/// What outputs need of the build.
+#[derive(Clone, Copy)]
+pub(super) struct Delivery<'a> {
+    pub(super) lease: &'a Lease<'a>,
+    pub(super) built: &'a [Built],
+    pub(super) platforms: &'a [Platform],
+    pub(super) progress: &'a dyn Progress,
+    pub(super) cancelled: &'a AtomicBool,
+}
+
+impl Delivery<'_> {
+    fn parts(&self, folders: PlatformFolders) -> Vec<ExportPart> {
+        let split = match folders {
+            PlatformFolders::Several => self.built.len() > 1,
+            PlatformFolders::Always => true,
+            PlatformFolders::Never => false,
         };
-        let is_saved = outputs.iter().any(is_saved);
-        if is_saved {
-            // What goes to a file is the file's alone.
-            self.commit_built(lease, built, ImageCommit::default())?;
-        }
-        let mut names: Option<Vec<Reference>> = None;
-        for output in outputs {
-            match output {
-                BuildOutput::Image(new) => names.get_or_insert_default().extend(new),
-                BuildOutput::CacheOnly => {}
-                BuildOutput::Directory(path) => {
-                    export_directory(store, lease, &layers, epoch, &path, cancelled)?;
-                }
-                BuildOutput::Tar(mut sink) => {
-                    let mut writer = Cancellable { inner: sink.writer(), cancelled };
-                    export_tar(store, lease, &layers, epoch, &mut writer)?;
-                    sink.finish()?;
-                }
-                BuildOutput::Archive(names, mut sink) => {
-                    let mut writer = Cancellable { inner: sink.writer(), cancelled };
-                    self.save_built(lease, &target, names, SavedForm::Tar(&mut writer))?;
-                    sink.finish()?;
-                }
-                BuildOutput::Layout(names, path) => {
-                    self.save_built(lease, &target, names, SavedForm::Layout(&path, cancelled))?;
-                }
-            }
-        }
-        // The last moment at which nothing is named yet.
-        if cancelled.load(Ordering::Relaxed) {
+        let part = |(built, platform): (&Built, &Platform)| ExportPart {
+            folder: split.then(|| platform.to_string().replace('/', "_")),
+            layers: built.outcome.layers.iter().map(|layer| layer.diff_id).collect(),
+        };
+        self.built.iter().zip(self.platforms).map(part).collect()
+    }
+
+    fn epoch(&self) -> Option<i64> {
+        self.built.first().and_then(|built| built.outcome.epoch)
+    }
+
+    /// The last moment at which nothing is named yet.
+    fn check(&self) -> Result<(), BuildFailure> {
+        if self.cancelled.load(Ordering::Relaxed) {
             return Err(BuildError::new(BuildErrorKind::Cancelled).into());
         }
-        if let Some(names) = &names {
-            let update = |reference: &Reference| TagUpdate {
-                reference: reference.clone(),
-                target: target.clone(),
-            };
-            let untagged = if names.is_empty() { vec![target.clone()] } else { Vec::new() };
-            let tags = names.iter().map(update).collect();
-            self.commit_built(lease, built, ImageCommit { tags, untagged, ..Default::default() })?;
+        Ok(())
+    }
+}
+
+impl Engine {
+    /// Puts a result where it is to go; names in the store come last, when nothing can fail any
+    /// more. Yields what the first output that is an image gave.
+    pub(super) fn deliver(
+        &self,
+        delivery: Delivery<'_>,
+        outputs: Vec<BuildOutput>,
+    ) -> Result<Option<Exported>, BuildFailure> {
+        let Delivery { lease, cancelled, .. } = delivery;
+        let (store, epoch) = (self.store(), delivery.epoch());
+        let is_image = |output: &BuildOutput| {
+            use BuildOutput::{Archive, Image, Layout};
+            matches!(output, Image(_) | Archive(..) | Layout(..))
+        };
+        let is_image = outputs.iter().any(is_image);
+        let (mut exported, mut images) = (None, Vec::new());
+        for output in outputs {
+            match output {
+                BuildOutput::CacheOnly => {}
+                BuildOutput::Directory(path, folders) => {
+                    let parts = delivery.parts(folders);
+                    export_directory(store, lease, &parts, epoch, &path, cancelled)?;
+                }
+                BuildOutput::Tar(mut sink, folders) => {
+                    let mut writer = Cancellable { inner: sink.writer(), cancelled };
+                    export_tar(store, lease, &delivery.parts(folders), epoch, &mut writer)?;
+                    sink.finish()?;
+                }
+                BuildOutput::Archive(names, form, mut sink) => {
+                    let mut writer = Cancellable { inner: sink.writer(), cancelled };
+                    let saved = self.save(delivery, (names, &form), SavedForm::Tar(&mut writer))?;
+                    sink.finish()?;
+                    exported.get_or_insert(saved);
+                }
+                BuildOutput::Layout(names, form, path) => {
+                    let layout = SavedForm::Layout(&path, cancelled);
+                    let saved = self.save(delivery, (names, &form), layout)?;
+                    exported.get_or_insert(saved);
+                }
+                BuildOutput::Image(image) => images.push(image),
+            }
         }
-        if is_saved || names.is_some() {
-            match built.remember(store, lease) {
+        let mut formed = Vec::new();
+        for image in &images {
+            let (whole, pushed) = self.push_image(delivery, image)?;
+            let names = image.names.clone();
+            let descriptor = pushed.unwrap_or_else(|| whole.descriptor.clone());
+            exported.get_or_insert(Exported { descriptor, names });
+            formed.push(whole);
+        }
+        delivery.check()?;
+        for (image, whole) in images.iter().zip(&formed) {
+            if !matches!(image.place, ImagePlace::Registry(_)) {
+                self.name_image(lease, &image.names, whole)?;
+            }
+        }
+        if is_image {
+            self.remember(delivery)?;
+        }
+        Ok(exported)
+    }
+
+    /// Writes an archive or a layout.
+    fn save(
+        &self,
+        delivery: Delivery<'_>,
+        (names, form): (Vec<Reference>, &ImageForm),
+        saved: SavedForm<'_>,
+    ) -> Result<Exported, BuildFailure> {
+        let Delivery { lease, built, platforms, cancelled, .. } = delivery;
+        let mut formed = Formed::new(built, platforms, form);
+        let scratch = self.store().begin_layer(lease)?;
+        let mut files = BTreeMap::new();
+        if let Some(compression) = form.compression {
+            let mut packer = Packer {
+                engine: self,
+                directory: scratch.dir(),
+                cancelled,
+                compression,
+                known: HashMap::new(),
+                files,
+            };
+            formed = packer.pack(formed, built, form)?;
+            files = packer.files;
+        }
+        let descriptor = formed.descriptor.clone();
+        let images = BuiltImages { formed: &formed, files, names: names.clone() };
+        self.save_built(lease, images, saved)?;
+        Ok(Exported { descriptor, names })
+    }
+
+    /// Brings an image into its form and sends it where it is to go; yields what the registry has.
+    fn push_image(
+        &self,
+        delivery: Delivery<'_>,
+        image: &ImageOutput,
+    ) -> Result<(Formed, Option<Descriptor>), BuildFailure> {
+        let Delivery { lease, built, platforms, progress, .. } = delivery;
+        let formed = Formed::new(built, platforms, &image.form);
+        let (name, keeps) = match image.place {
+            ImagePlace::Store => return Ok((formed, None)),
+            ImagePlace::StoreAndRegistry(name) => (name, true),
+            ImagePlace::Registry(name) => (name, false),
+        };
+        // A push reads documents out of the store.
+        self.commit(lease, &formed, ImageCommit::default())?;
+        let target = target_of(&formed);
+        let mut pushed = None;
+        for reference in &image.names {
+            delivery.check()?;
+            let request = PushRequest {
+                reference: reference.clone(),
+                source: (!keeps).then(|| reference.clone()),
+                all_tags: false,
+                platform: None,
+                compression: image.form.compression.unwrap_or_default(),
+                name,
+            };
+            let sent = self.push_built(lease, &target, &request, progress)?;
+            let whole = formed.descriptor.clone();
+            pushed.get_or_insert(Descriptor { digest: sent.digest, size: sent.size, ..whole });
+        }
+        Ok((formed, pushed))
+    }
+
+    fn name_image(
+        &self,
+        lease: &Lease<'_>,
+        names: &[Reference],
+        formed: &Formed,
+    ) -> Result<(), BuildFailure> {
+        let target = target_of(formed);
+        let update = |reference: &Reference| TagUpdate {
+            reference: reference.clone(),
+            target: target.clone(),
+        };
+        let untagged = if names.is_empty() { vec![target.clone()] } else { Vec::new() };
+        let tags = names.iter().map(update).collect();
+        self.commit(lease, formed, ImageCommit { tags, untagged, ..ImageCommit::default() })
+    }
+
+    fn commit(
+        &self,
+        lease: &Lease<'_>,
+        formed: &Formed,
+        commit: ImageCommit,
+    ) -> Result<(), BuildFailure> {
+        let documents = formed.documents();
+        self.store().commit_images(lease, &ImageCommit { documents, ..commit })?;
+        Ok(())
+    }
+
+    /// Lets the next build of the same find the images.
+    fn remember(&self, delivery: Delivery<'_>) -> Result<(), BuildFailure> {
+        let Delivery { lease, built, .. } = delivery;
+        let documents = built.iter().flat_map(|it| [it.config.clone(), it.manifest.clone()]);
+        let documents = documents.collect();
+        let commit = ImageCommit { documents, ..ImageCommit::default() };
+        self.store().commit_images(lease, &commit)?;
+        for built in built {
+            match built.remember(self.store(), lease) {
                 // The result is there and named; only the next build has more to do.
                 Err(error) if is_no_space(&error.kind) => {}
                 remembered => remembered?,
@@ -142,15 +344,9 @@ impl Engine {
         }
         Ok(())
     }
+}
 
-    fn commit_built(
-        &self,
-        lease: &Lease<'_>,
-        built: &Built,
-        commit: ImageCommit,
-    ) -> Result<(), BuildFailure> {
-        let documents = vec![built.config.clone(), built.manifest.clone()];
-        self.store().commit_images(lease, &ImageCommit { documents, ..commit })?;
-        Ok(())
-    }
+/// What names an image in the store.
+fn target_of(formed: &Formed) -> Target {
+    Target::new(&formed.descriptor, Some(formed.own().id))
 }

@@ -1,6 +1,6 @@
 //! An index on its way out: with all that it names, or the one image of it that is here.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use davit_distribution::Target as RemoteTarget;
 use davit_image::{Descriptor, Digest, Document, Index, Raw, Reference};
@@ -8,6 +8,27 @@ use davit_store::{Lease, Target};
 
 use super::{Loaded, Push, PushError, Rewrite, Sent};
 use crate::{images::index::Wanted, origin::MOST_NESTED};
+
+/// An index that names other manifests where those were replaced; `None` if it names none of them.
+///
+/// An image of a build has plain layers here and compressed ones at the registry.
+fn with_replaced(index: &Index, replaced: &HashMap<Digest, Descriptor>) -> Option<Raw<Index>> {
+    let replace = |entry: &Descriptor| match replaced.get(&entry.digest) {
+        Some(new) => Descriptor { digest: new.digest, size: new.size, ..entry.clone() },
+        None => entry.clone(),
+    };
+    let manifests: Vec<Descriptor> = index.manifests.iter().map(replace).collect();
+    (manifests != index.manifests).then(|| Raw::write(Index { manifests, ..index.clone() }))
+}
+
+impl Loaded {
+    /// Whether all layers are named by their plain tars: as those of an image that was built here.
+    fn is_plain(&self) -> bool {
+        let Some(config) = &self.image else { return false };
+        let layers = self.manifest.value().layers.iter();
+        layers.zip(&config.rootfs.diff_ids).all(|(layer, own)| layer.digest == own.digest())
+    }
+}
 
 /// A part of an index that is here.
 enum Part {
@@ -29,19 +50,36 @@ impl Push<'_> {
         if !self.gather(index.value(), (MOST_NESTED, &mut met), &mut parts)? {
             return self.push_only_image(lease, reference, target);
         }
+        let mut replaced = HashMap::new();
+        // An index that came from elsewhere keeps its digest, as does one that others name.
+        let is_known = |known: &Reference| known.digest() == Some(&target.digest);
+        let is_own = parts.iter().all(|part| matches!(part, Part::Manifest(_)))
+            && !self.images.iter().flat_map(|image| &image.repo_digests).any(is_known);
         for part in &parts {
             let made;
             let sent = match part {
                 Part::Manifest(loaded) => {
-                    made = self.push_manifest(lease, loaded, Rewrite::Refused)?;
+                    let rewrite = match is_own && loaded.is_plain() {
+                        true => Rewrite::Allowed,
+                        false => Rewrite::Refused,
+                    };
+                    made = self.push_manifest(lease, loaded, rewrite)?;
+                    replaced.insert(loaded.descriptor.digest, made.descriptor.clone());
                     &made
                 }
                 Part::Index(index) => &**index,
             };
             self.put(&RemoteTarget::Digest(sent.descriptor.digest), sent)?;
         }
-        let sent = Sent::index(target.descriptor(), index, target.image_id);
-        self.name(lease, reference, &RemoteTarget::of(reference), sent)
+        let sent = match with_replaced(index.value(), &replaced) {
+            None => Sent::index(target.descriptor(), index, target.image_id),
+            Some(second) => {
+                let media_type = target.media_type.clone();
+                let descriptor = Descriptor::of(media_type, second.bytes());
+                Sent { is_new: true, ..Sent::index(descriptor, &second, target.image_id) }
+            }
+        };
+        self.name(lease, reference, sent)
     }
 
     /// Gathers what an index names and what is here, children before parents; false if something

@@ -15,7 +15,9 @@ use davit_store::{Durability, LayerBlob, Lease};
 
 use crate::Event;
 
-use super::{CompressedTar, Loaded, PARALLEL, Push, PushError, Rewrite, Sent, StoredBlob};
+use super::{
+    CompressedTar, CompressionScope, Loaded, PARALLEL, Push, PushError, Rewrite, Sent, StoredBlob,
+};
 
 /// How a layer is to be sent.
 enum Form {
@@ -111,7 +113,7 @@ impl Push<'_> {
         let held = lease.keep(&[layer.digest, diff_id.digest()]);
         held.map_err(|e| self.store_error(e))?;
         let item = diff_id.digest().short_hex();
-        let form = self.form(layer, diff_id, rewrite)?;
+        let form = self.form((layer, diff_id), manifest, rewrite)?;
         match form {
             Form::Foreign => {
                 self.done(&item, "Skipped foreign layer");
@@ -141,8 +143,8 @@ impl Push<'_> {
     /// plain tar is what the manifest names; else compressed.
     fn form(
         &self,
-        layer: &Descriptor,
-        diff_id: DiffId,
+        (layer, diff_id): (&Descriptor, DiffId),
+        manifest: &Manifest,
         rewrite: Rewrite,
     ) -> Result<Form, PushError> {
         let store = self.engine.store();
@@ -155,13 +157,13 @@ impl Push<'_> {
         }
         let forms = store.layer_blobs(&diff_id).map_err(|e| self.store_error(e))?;
         let is_plain = layer.digest == diff_id.digest();
-        if is_plain {
+        if is_plain && self.request.compression.scope == CompressionScope::New {
             for form in forms.iter().filter(|form| form.encoding.is_empty()) {
                 if store.blob(&form.digest).map_err(|e| self.store_error(e))?.is_some() {
-                    return Ok(Form::Blob(described(form)));
+                    return Ok(Form::Blob(received(form, is_docker(manifest))));
                 }
             }
-        } else if self.registry_has_blob(layer, diff_id)? {
+        } else if !is_plain && self.registry_has_blob(layer, diff_id)? {
             return Ok(Form::Blob(layer.clone()));
         }
         let encoding = compressor_name(&self.compress_options());
@@ -205,9 +207,8 @@ impl Push<'_> {
             .map_err(|e| self.store_error(e))?
             .ok_or_else(|| self.missing(diff_id.digest()))?;
         let sent = self.send(item, &source, known)?;
-        let is_docker = manifest.media_type.as_ref() == Some(&MediaType::DOCKER_MANIFEST);
-        let blob =
-            Descriptor::new(layer_type(options.compression, is_docker), sent.digest, sent.size);
+        let media_type = layer_type(options.compression, is_docker(manifest));
+        let blob = Descriptor::new(media_type, sent.digest, sent.size);
         let form = LayerBlob {
             digest: blob.digest,
             diff_id,
@@ -266,7 +267,19 @@ fn described(form: &LayerBlob) -> Descriptor {
     Descriptor::new(form.media_type.clone(), form.digest, form.size)
 }
 
-fn layer_type(compression: Compression, is_docker: bool) -> MediaType {
+fn is_docker(manifest: &Manifest) -> bool {
+    manifest.media_type.as_ref() == Some(&MediaType::DOCKER_MANIFEST)
+}
+
+/// A layer as it was received, for a manifest of these media types.
+pub(crate) fn received(form: &LayerBlob, is_docker: bool) -> Descriptor {
+    let compression = form.media_type.layer_compression();
+    let own = !form.media_type.is_nondistributable();
+    let media_type = compression.filter(|_| own).map(|it| layer_type(it, is_docker));
+    Descriptor::new(media_type.unwrap_or(form.media_type.clone()), form.digest, form.size)
+}
+
+pub(crate) fn layer_type(compression: Compression, is_docker: bool) -> MediaType {
     match (compression, is_docker) {
         (Compression::None, false) => MediaType::OCI_LAYER,
         (Compression::Gzip, false) => MediaType::OCI_LAYER_GZIP,

@@ -3,7 +3,9 @@
 mod display;
 mod excerpt;
 mod ignored;
+mod metadata;
 mod output;
+mod outputs;
 mod sandbox;
 
 use std::{
@@ -19,14 +21,13 @@ use std::{
 use davit_engine::{
     Engine,
     build::{
-        BuildCommand, BuildEvent, BuildFailure, BuildOutput, BuildRequest, CachePolicy,
-        ContextSource, DockerfileText, IgnoreText, Network, PullPolicy, TarStream,
-        looks_like_archive,
+        BuildCommand, BuildEvent, BuildFailure, BuildRequest, CachePolicy, ContextSource,
+        DockerfileText, IgnoreText, Network, PullPolicy, TarStream, looks_like_archive,
     },
     image::{Platform, Reference},
 };
 
-use self::{display::BuildProgress, output::OutputSpec};
+use self::{display::BuildProgress, outputs::OutputArgs};
 use crate::{
     cli::Context,
     error::{CliError, ErrorKind, io_error},
@@ -64,26 +65,18 @@ pub(crate) struct BuildArgs {
     /// Run every step again
     #[arg(long)]
     no_cache: bool,
+    /// Run the steps of these stages again
+    #[arg(long, value_name = "STAGE,...", value_delimiter = ',')]
+    no_cache_filter: Vec<String>,
     /// Look for newer base images: always (also for a bare --pull), missing or never
     #[arg(long, value_enum, num_args = 0..=1, require_equals = true,
           default_value = "missing", default_missing_value = "always", hide_default_value = true)]
     pull: Pull,
-    /// Write the image's id to a file
-    #[arg(long, value_name = "FILE")]
-    iidfile: Option<PathBuf>,
     /// Network of RUN steps
     #[arg(long, value_enum, default_value = "default")]
     network: BuildNetwork,
-    /// Platform to build for, as os/architecture[/variant]
-    #[arg(long, env = "DOCKER_DEFAULT_PLATFORM", hide_env = true, value_parser = one_platform)]
-    platform: Option<Platform>,
-    /// Where the result goes: type=image|docker|oci|local|tar|cacheonly[,dest=PATH][,name=NAME], or a
-    /// directory; names are --tag's if there are any
-    #[arg(short, long = "output", value_name = "SPEC")]
-    outputs: Vec<OutputSpec>,
-    /// Into the store (as without --output)
-    #[arg(long)]
-    load: bool,
+    #[command(flatten)]
+    outputs: OutputArgs,
     /// Let RUN steps know a host
     #[arg(long = "add-host", value_name = "HOST:IP")]
     add_hosts: Vec<String>,
@@ -151,31 +144,17 @@ pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
     };
     let outcome = engine.build(command, &show, &*pulls, &cancelled);
     display.end();
-    let outcome = outcome.map_err(|error| failed(error, signal.load(Ordering::Relaxed)))?;
-    if let Some(path) = &args.iidfile {
-        fs_err::write(path, outcome.image.to_string()).map_err(io_error)?;
-    }
+    let report = outcome.map_err(|error| failed(error, signal.load(Ordering::Relaxed)))?;
+    args.outputs.report(&report)?;
+    let id = outputs::id(&report);
     if quiet {
-        printer::line(&outcome.image.to_string())?;
+        printer::line(&id)?;
     } else if args.progress != BuildProgress::Rawjson {
-        printer::note(&format!(
-            "Built {} ({} of {} steps cached)",
-            outcome.image, outcome.cached_steps, outcome.steps
-        ));
+        let (cached, steps) =
+            report.images.first().map_or((0, 0), |it| (it.cached_steps, it.steps));
+        printer::note(&format!("Built {id} ({cached} of {steps} steps cached)"));
     }
     Ok(0)
-}
-
-/// Nobody is to take the id of an earlier build for that of one that failed. What is no file of
-/// its own, as `/dev/stdout`, stays.
-fn remove_stale(iidfile: &Path) -> Result<(), CliError> {
-    if !iidfile.symlink_metadata().is_ok_and(|facts| facts.is_file()) {
-        return Ok(());
-    }
-    match fs_err::remove_file(iidfile) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(error)),
-        _ => Ok(()),
-    }
 }
 
 fn failed(error: BuildFailure, signal: u8) -> CliError {
@@ -221,19 +200,20 @@ fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
     let add_hosts = args.add_hosts.iter().map(|host| parse_host(host));
     let add_hosts = add_hosts.collect::<Result<_, _>>()?;
     let sandbox = args.sandbox.read()?;
+    let result = args.outputs.plan(&tags)?;
     // What is typed is right; from here on it is a build, which may fail.
-    if let Some(path) = &args.iidfile {
-        remove_stale(path)?;
-    }
+    args.outputs.remove_stale()?;
     let (dockerfile, context) = sources(args)?;
     let host = Platform::host();
+    let mut platforms = args.outputs.platforms().into_iter();
     let request = BuildRequest {
         dockerfile,
         context,
         target: args.target.clone().filter(|target| !target.is_empty()),
         build_args,
         labels,
-        platform: args.platform.clone().unwrap_or_else(|| host.clone()),
+        platform: platforms.next().unwrap_or_else(|| host.clone()),
+        more_platforms: platforms.collect(),
         build_platform: host,
         network: match args.network {
             BuildNetwork::Default => Network::Default,
@@ -241,7 +221,9 @@ fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
             BuildNetwork::Host => Network::Host,
         },
         cache: if args.no_cache { CachePolicy::Ignore } else { CachePolicy::Use },
-        source_date_epoch,
+        no_cache_stages: args.no_cache_filter.clone(),
+        source_date_epoch: result.epoch.or(source_date_epoch),
+        rewrite_timestamp: result.rewrite_timestamp,
         add_hosts,
         sandbox,
         explain: args.explain,
@@ -252,11 +234,7 @@ fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
         Pull::Missing => PullPolicy::Missing,
         Pull::Never => PullPolicy::Never,
     };
-    let outputs = args.outputs.iter().map(|spec| spec.open(&tags));
-    let mut outputs: Vec<BuildOutput> = outputs.collect::<Result<_, _>>()?;
-    if args.load || outputs.is_empty() {
-        outputs.push(BuildOutput::Image(tags));
-    }
+    let outputs = result.open(&tags)?;
     Ok(BuildCommand { request, pull, outputs })
 }
 
@@ -292,13 +270,6 @@ fn parse_epoch(value: &str) -> Result<i64, CliError> {
     value.parse().map_err(|_| {
         CliError::usage(format!("SOURCE_DATE_EPOCH `{value}` is no number of seconds since 1970"))
     })
-}
-
-fn one_platform(text: &str) -> Result<Platform, String> {
-    if text.contains(',') {
-        return Err("build one platform at a time".to_owned());
-    }
-    text.parse().map_err(|error: <Platform as std::str::FromStr>::Err| error.to_string())
 }
 
 fn parse_host(text: &str) -> Result<(String, String), CliError> {

@@ -1,7 +1,7 @@
 //! `davit push`
 
 use davit_engine::{
-    LayerCompression, PushRequest,
+    CompressionScope, LayerCompression, PushRequest, RemoteName,
     image::{Compression, Platform},
 };
 
@@ -81,7 +81,12 @@ pub(crate) fn run(args: &PushArgs, context: &Context) -> Result<u8, CliError> {
         source: None,
         all_tags: args.all_tags,
         platform: args.platform.clone(),
-        compression: LayerCompression { format, level: args.compression_level },
+        compression: LayerCompression {
+            format,
+            level: args.compression_level,
+            scope: CompressionScope::New,
+        },
+        name: RemoteName::Tag,
     };
     let mode = if args.quiet { ProgressMode::Quiet } else { args.progress };
     let pushed = engine.push(&request, &*context.progress(mode))?;

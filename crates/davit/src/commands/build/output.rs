@@ -1,5 +1,8 @@
 //! `--output`: where a result goes.
 
+pub(super) mod annotation;
+mod image;
+
 use std::{
     io::{self, IsTerminal as _},
     path::PathBuf,
@@ -7,10 +10,11 @@ use std::{
 };
 
 use davit_engine::{
-    build::{BuildOutput, BuildSink},
+    build::{Annotation, BuildOutput, BuildSink, ImageForm, ImageOutput, PlatformFolders},
     image::Reference,
 };
 
+use self::image::ImageKeys;
 use crate::error::CliError;
 
 /// One `--output`, read.
@@ -18,7 +22,9 @@ use crate::error::CliError;
 pub(super) struct OutputSpec {
     kind: Kind,
     destination: Option<PathBuf>,
-    names: Vec<Reference>,
+    image: ImageKeys,
+    folders: PlatformFolders,
+    epoch: Option<i64>,
     /// Whether an archive is one file, not a directory.
     is_tar: bool,
 }
@@ -34,7 +40,7 @@ enum Kind {
 }
 
 impl Kind {
-    const fn has_names(self) -> bool {
+    const fn is_image(self) -> bool {
         matches!(self, Self::Image | Self::Docker | Self::Oci)
     }
 }
@@ -54,7 +60,7 @@ impl FromStr for OutputSpec {
         let kind = fields.iter().find(|(key, _)| key == "type");
         let mut spec = Self::new(match kind.map(|(_, value)| value.as_str()) {
             None => return Err("the type is missing".to_owned()),
-            Some("image") => Kind::Image,
+            Some("image" | "registry") => Kind::Image,
             Some("docker") => Kind::Docker,
             Some("oci") => Kind::Oci,
             Some("local") => Kind::Local,
@@ -62,13 +68,17 @@ impl FromStr for OutputSpec {
             Some("cacheonly") => Kind::CacheOnly,
             Some(other) => {
                 return Err(format!(
-                    "type `{other}` is none of image, docker, oci, local, tar, cacheonly"
+                    "type `{other}` is none of image, registry, docker, oci, local, tar, cacheonly"
                 ));
             }
         });
+        if kind.is_some_and(|(_, kind)| kind == "registry") {
+            spec.image.push();
+        }
         for (key, value) in &fields {
             spec.set(key, value)?;
         }
+        spec.image.check()?;
         Ok(spec)
     }
 }
@@ -93,58 +103,130 @@ fn fields(text: &str) -> Result<Vec<(String, String)>, String> {
     Ok(fields)
 }
 
+/// The value of a key that is true or false.
+fn switch(key: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(format!("`{key}={value}` is neither true nor false")),
+    }
+}
+
 impl OutputSpec {
-    const fn new(kind: Kind) -> Self {
-        Self { kind, destination: None, names: Vec::new(), is_tar: true }
+    fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            destination: None,
+            image: ImageKeys::default(),
+            folders: PlatformFolders::default(),
+            epoch: None,
+            is_tar: true,
+        }
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
-        let switch = || match value {
-            "true" | "1" => Ok(true),
-            "false" | "0" => Ok(false),
-            _ => Err(format!("`{key}={value}` is neither true nor false")),
-        };
+        let is_files = matches!(self.kind, Kind::Local | Kind::Tar);
         match key {
             "type" => {}
             "dest" if value.is_empty() => return Err("`dest` names nothing".to_owned()),
-            "dest" => self.destination = Some(value.into()),
-            "name" if self.kind.has_names() => {
-                let name = |name: &str| {
-                    name.parse::<Reference>().map_err(|error| format!("name `{name}`: {error}"))
-                };
-                self.names = value.split(',').map(name).collect::<Result<_, _>>()?;
+            "dest" if matches!(self.kind, Kind::Image | Kind::CacheOnly) => {
+                return Err("`dest` is for outputs that are files".to_owned());
             }
-            "tar" if matches!(self.kind, Kind::Docker | Kind::Oci) => self.is_tar = switch()?,
-            "push" if self.kind == Kind::Image => {
-                if switch()? {
-                    let advice = "build with name=NAME, then `davit push NAME`";
-                    return Err(format!("push=true is not supported: {advice}"));
+            "dest" => self.destination = Some(value.into()),
+            "tar" if matches!(self.kind, Kind::Docker | Kind::Oci) => {
+                self.is_tar = switch(key, value)?;
+            }
+            "platform-split" if is_files => {
+                self.folders = match switch(key, value)? {
+                    true => PlatformFolders::Always,
+                    false => PlatformFolders::Never,
+                };
+            }
+            // Nothing is attested.
+            "attestation-prefix" if is_files => {}
+            "mode" if self.kind == Kind::Local => {
+                if value != "copy" {
+                    return Err(format!("mode `{value}` is not supported, only `copy` is"));
                 }
             }
+            "source-date-epoch" if self.kind != Kind::CacheOnly => {
+                let wrong = || format!("`{value}` is no number of seconds since 1970");
+                self.epoch = Some(value.parse().map_err(|_| wrong())?);
+            }
+            _ if self.kind.is_image() && self.image.set(self.kind, key, value)? => {}
             _ => return Err(format!("`{key}` is not supported")),
         }
         Ok(())
     }
 
+    /// Sends the image to a registry too, if it is one; `false` if it is none.
+    pub(super) fn push(&mut self) -> bool {
+        let is_image = self.kind == Kind::Image;
+        if is_image {
+            self.image.push();
+        }
+        is_image
+    }
+
+    /// An image in the store, that registries get as well.
+    pub(super) fn pushed() -> Self {
+        let mut spec = Self::new(Kind::Image);
+        spec.image.push();
+        spec
+    }
+
+    /// `SOURCE_DATE_EPOCH` as the output has it.
+    pub(super) const fn epoch(&self) -> Option<i64> {
+        self.epoch
+    }
+
+    /// Whether times in layers are rewritten; `None` if it has no layers.
+    pub(super) fn rewrite_timestamp(&self) -> Option<bool> {
+        self.kind.is_image().then_some(self.image.rewrite_timestamp)
+    }
+
+    /// Refuses a push of what has no name.
+    pub(super) fn check_names(&self, tags: &[Reference]) -> Result<(), CliError> {
+        if self.image.is_pushed() && self.image.names.is_empty() && tags.is_empty() {
+            let error = CliError::usage("a push needs a name");
+            return Err(error.hint("give it by -t NAME, or name=NAME in --output"));
+        }
+        Ok(())
+    }
+
+    /// The form of an image with these annotations beside its own.
+    pub(super) fn form(&self, annotations: &[Annotation]) -> ImageForm {
+        self.image.form(annotations)
+    }
+
     /// Opens the destination; `tags` take the place of the output's own names.
-    pub(super) fn open(&self, tags: &[Reference]) -> Result<BuildOutput, CliError> {
-        let names = if tags.is_empty() { self.names.clone() } else { tags.to_vec() };
+    pub(super) fn open(
+        &self,
+        tags: &[Reference],
+        annotations: &[Annotation],
+    ) -> Result<BuildOutput, CliError> {
+        let names = if tags.is_empty() { self.image.names.clone() } else { tags.to_vec() };
+        let form = self.image.form(annotations);
+        let image = |names, form| {
+            BuildOutput::Image(ImageOutput { names, form, place: self.image.place() })
+        };
         Ok(match self.kind {
-            Kind::Image => BuildOutput::Image(names),
+            Kind::Image => image(names, form),
             Kind::CacheOnly => BuildOutput::CacheOnly,
             Kind::Local => {
                 let path = self.destination.clone();
-                BuildOutput::Directory(path.ok_or_else(|| needs("local", "dest=DIRECTORY"))?)
+                let path = path.ok_or_else(|| needs("local", "dest=DIRECTORY"))?;
+                BuildOutput::Directory(path, self.folders)
             }
-            Kind::Tar => BuildOutput::Tar(self.stream()?),
+            Kind::Tar => BuildOutput::Tar(self.stream()?, self.folders),
             Kind::Docker | Kind::Oci if !self.is_tar => {
                 let path = self.destination.clone();
                 let path = path.ok_or_else(|| needs("oci,tar=false", "dest=DIRECTORY"))?;
-                BuildOutput::Layout(names, path)
+                BuildOutput::Layout(names, form, path)
             }
             // Docker's engine is davit itself: without a destination, the image is in its store.
-            Kind::Docker if self.destination.is_none() => BuildOutput::Image(names),
-            Kind::Docker | Kind::Oci => BuildOutput::Archive(names, self.stream()?),
+            Kind::Docker if self.destination.is_none() => image(names, form),
+            Kind::Docker | Kind::Oci => BuildOutput::Archive(names, form, self.stream()?),
         })
     }
 
@@ -178,9 +260,11 @@ mod tests {
         assert_eq!("-".parse(), spec(Kind::Tar, Some("-")));
         assert_eq!("type=oci,dest=a.tar".parse(), spec(Kind::Oci, Some("a.tar")));
         assert_eq!("type=image,push=false".parse(), spec(Kind::Image, None));
+        assert_eq!("type=registry".parse(), Ok(OutputSpec::pushed()));
+        assert_eq!("type=image,push=true".parse(), Ok(OutputSpec::pushed()));
         let named: OutputSpec = "type=image,\"name=foo:4,foo:5\"".parse().unwrap();
         assert_eq!(
-            named.names.iter().map(Reference::familiar).collect::<Vec<_>>(),
+            named.image.names.iter().map(Reference::familiar).collect::<Vec<_>>(),
             ["foo:4", "foo:5"]
         );
         let layout: OutputSpec = "\"dest=a,b\",type=oci,tar=false,name=x".parse().unwrap();
@@ -194,8 +278,21 @@ mod tests {
             "type=tar,dest=",
             "type=oci,dest",
             "type=image,name=A",
-            "type=image,push=true",
             "type=image,push=maybe",
+            "type=image,dest=a",
+            "type=image,compression=lzma",
+            "type=image,compression-level=23",
+            "type=image,compression-level=10",
+            "type=image,push-by-digest=true",
+            "type=image,store=false",
+            "type=registry,registry.insecure=true",
+            "type=image,annotation-other.a=b",
+            "type=image,bogus=1",
+            "type=oci,push=true",
+            "type=local,compression=gzip",
+            "type=local,mode=delete,dest=a",
+            "type=oci,platform-split=true",
+            "type=cacheonly,dest=a",
             "type=local,name=a",
             "type=oci,\"dest=a\"b",
         ] {

@@ -113,9 +113,9 @@ fn names_go_where_the_result_goes() {
         assert_eq!(other.ok(["images", "-q", "--no-trunc", name]).lines().count(), 1);
     }
     for (flags, words) in [
-        (&["-o", "type=image,name=a,push=true"][..], "`davit push NAME`"),
-        (&["-o", "type=oci,tar=false"], "dest=DIRECTORY"),
-        (&["--platform", "linux/amd64,linux/arm64"], "build one platform at a time"),
+        (&["-o", "type=oci,tar=false"][..], "dest=DIRECTORY"),
+        (&["-o", "type=image,bogus=1"], "`bogus` is not supported"),
+        (&["--platform", "linux/amd64,a/b/c/d"], "a/b/c/d"),
         (&["-t", "BAD:tag:x"], "\"BAD:tag:x\" for \"-t, --tag\" flag: repository name `BAD`"),
     ] {
         let refused = bench.run(flags);

@@ -1,0 +1,137 @@
+//! Layers of a result, compressed for a file.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::{BufWriter, Write as _},
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+    thread,
+};
+
+use davit_build::{Built, Cancellable};
+use davit_image::{Compression, Descriptor, DiffId, Digest};
+use davit_layer::{CompressError, CompressOptions, compress};
+use davit_store::StoreError;
+
+use super::{
+    BuildFailure,
+    form::{Formed, ImageForm},
+};
+use crate::{
+    CompressionScope, Engine, LayerCompression,
+    push::layer::{layer_type, received},
+};
+
+const BUFFER: usize = 1 << 20;
+
+/// Why layers cannot be compressed.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// The layer is not in the store any more.
+    #[error("layer {0} is not in the store")]
+    Missing(DiffId),
+    /// It cannot be read, or what it compresses to cannot be written.
+    #[error("cannot compress layer {diff_id}")]
+    Compress {
+        /// The layer.
+        diff_id: DiffId,
+        /// Cause.
+        #[source]
+        source: CompressError,
+    },
+    /// What it compresses to cannot be written.
+    #[error("cannot write layer {diff_id}, compressed")]
+    Write {
+        /// The layer.
+        diff_id: DiffId,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Where compressed layers are put, each once.
+pub(super) struct Packer<'a> {
+    pub(super) engine: &'a Engine,
+    /// A directory of the build's own.
+    pub(super) directory: &'a Path,
+    pub(super) cancelled: &'a AtomicBool,
+    pub(super) compression: LayerCompression,
+    pub(super) known: HashMap<DiffId, Descriptor>,
+    pub(super) files: BTreeMap<Digest, PathBuf>,
+}
+
+impl Packer<'_> {
+    /// Lets the manifests name compressed layers.
+    pub(super) fn pack(
+        &mut self,
+        formed: Formed,
+        built: &[Built],
+        form: &ImageForm,
+    ) -> Result<Formed, BuildFailure> {
+        let mut images = formed.images;
+        for (image, built) in images.iter_mut().zip(built) {
+            let is_docker = image.is_docker();
+            for (layer, built) in image.manifest.layers.iter_mut().zip(&built.outcome.layers) {
+                *layer = self.layer(built.diff_id, is_docker)?;
+            }
+        }
+        Ok(Formed::of(images, form))
+    }
+
+    fn layer(&mut self, diff_id: DiffId, is_docker: bool) -> Result<Descriptor, PackError> {
+        if let Some(known) = self.known.get(&diff_id) {
+            return Ok(known.clone());
+        }
+        let as_received = match self.compression.scope {
+            CompressionScope::New => self.received(diff_id, is_docker)?,
+            CompressionScope::All => None,
+        };
+        let descriptor = match as_received {
+            Some(received) => received,
+            None => self.compress(diff_id, is_docker)?,
+        };
+        self.known.insert(diff_id, descriptor.clone());
+        Ok(descriptor)
+    }
+
+    /// The layer as it came, if that is still here.
+    fn received(&self, diff_id: DiffId, is_docker: bool) -> Result<Option<Descriptor>, PackError> {
+        let store = self.engine.store();
+        for form in store.layer_blobs(&diff_id)? {
+            if form.encoding.is_empty() && store.blob(&form.digest)?.is_some() {
+                return Ok(Some(received(&form, is_docker)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn compress(&mut self, diff_id: DiffId, is_docker: bool) -> Result<Descriptor, PackError> {
+        let store = self.engine.store();
+        let row = store.layer(&diff_id)?.ok_or(PackError::Missing(diff_id))?;
+        let format = self.compression.format;
+        if format == Compression::None {
+            let media_type = layer_type(format, is_docker);
+            return Ok(Descriptor::new(media_type, diff_id.digest(), row.tar_size));
+        }
+        let options = CompressOptions {
+            compression: format,
+            level: self.compression.level,
+            threads: thread::available_parallelism().map_or(1, usize::from),
+        };
+        let failed = |source| PackError::Write { diff_id, source };
+        let tar = fs_err::File::open(store.layout().layer_tar(&diff_id)).map_err(failed)?;
+        let path = self.directory.join(format!("packed-{}", self.files.len()));
+        let file = fs_err::File::create_new(&path).map_err(failed)?;
+        let inner = BufWriter::with_capacity(BUFFER, file);
+        let mut sink = Cancellable { inner, cancelled: self.cancelled };
+        let made = compress(tar.file(), &mut sink, &options)
+            .map_err(|source| PackError::Compress { diff_id, source })?;
+        sink.inner.flush().map_err(failed)?;
+        self.files.insert(made.digest, path);
+        Ok(Descriptor::new(layer_type(format, is_docker), made.digest, made.size))
+    }
+}

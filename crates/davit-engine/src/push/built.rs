@@ -1,0 +1,30 @@
+//! What a build made on its way out: nothing here has to have the name that it goes to.
+
+use davit_distribution::Access;
+use davit_image::Descriptor;
+use davit_store::{Lease, Target};
+
+use super::{Push, PushError, PushRequest};
+use crate::{Engine, Progress};
+
+impl Engine {
+    /// Pushes a manifest or index whose documents are in the store; yields what the registry has.
+    pub(crate) fn push_built(
+        &self,
+        lease: &Lease<'_>,
+        target: &Target,
+        request: &PushRequest,
+        progress: &dyn Progress,
+    ) -> Result<Descriptor, PushError> {
+        let reference = request.reference.to_string();
+        let setup = |source| PushError::Setup { reference: reference.clone(), source };
+        let registries = self.registries().map_err(setup)?;
+        let session = registries.client.session(request.reference.repository(), Access::Push);
+        let store_error = |source| PushError::Store { reference: reference.clone(), source };
+        let images = self.store().images().map_err(store_error)?;
+        let push =
+            Push { engine: self, registries: &registries, session, request, progress, images };
+        push.message(&format!("Pushing {}", request.reference.familiar()));
+        push.push_target(lease, &request.reference, target)
+    }
+}

@@ -1,0 +1,122 @@
+//! Keys of an `--output` that is an image: its names, its form, and who gets it.
+
+use davit_engine::{
+    CompressionScope, LayerCompression, RemoteName,
+    build::{Annotation, ImageForm, ImagePlace, MediaTypes},
+    image::{Compression, Reference},
+};
+
+use super::{Kind, annotation, switch};
+
+/// What an output says of its image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct ImageKeys {
+    pub(super) names: Vec<Reference>,
+    annotations: Vec<Annotation>,
+    types: MediaTypes,
+    compression: Option<Compression>,
+    level: Option<u32>,
+    force_compression: bool,
+    push: bool,
+    by_digest: bool,
+    unstored: bool,
+    pub(super) rewrite_timestamp: bool,
+}
+
+impl ImageKeys {
+    /// Takes a key; `false` if it is none of an image.
+    pub(super) fn set(&mut self, kind: Kind, key: &str, value: &str) -> Result<bool, String> {
+        let on = || switch(key, value);
+        match key {
+            "name" => {
+                let name = |name: &str| {
+                    name.parse::<Reference>().map_err(|error| format!("name `{name}`: {error}"))
+                };
+                self.names = value.split(',').map(name).collect::<Result<_, _>>()?;
+            }
+            "push" if kind == Kind::Image => self.push = on()?,
+            "push-by-digest" if kind == Kind::Image => self.by_digest = on()?,
+            "store" if kind == Kind::Image => self.unstored = !on()?,
+            // An image can be mounted at once, a digest leads to it, and nothing is attested.
+            "unpack" | "name-canonical" if kind == Kind::Image => drop(on()?),
+            "oci-artifact" | "attestation-inline" => drop(on()?),
+            "registry.insecure" if kind == Kind::Image => {
+                if on()? {
+                    let advice = "name the registry in certs.d or the configuration";
+                    return Err(format!("`registry.insecure=true` is not supported: {advice}"));
+                }
+            }
+            "oci-mediatypes" => {
+                self.types = if on()? { MediaTypes::Oci } else { MediaTypes::Docker };
+            }
+            "compression" => self.compression = Some(compression(value)?),
+            "compression-level" => {
+                let level = value.parse().ok().filter(|level| *level <= 22);
+                let wrong = || format!("`{value}` is no level of compression: 0 to 22");
+                self.level = Some(level.ok_or_else(wrong)?);
+            }
+            "force-compression" => self.force_compression = on()?,
+            "rewrite-timestamp" => self.rewrite_timestamp = on()?,
+            _ => match annotation::of_key(key, value)? {
+                Some(found) => self.annotations.push(found),
+                None => return Ok(false),
+            },
+        }
+        Ok(true)
+    }
+
+    /// Refuses keys that do not fit together.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let gzip = !matches!(self.compression, Some(Compression::Zstd));
+        match self.level {
+            Some(level) if gzip && level > 9 => {
+                Err(format!("`compression-level={level}` is none of gzip: 0 to 9"))
+            }
+            _ if self.by_digest && !self.push => Err("`push-by-digest` needs push=true".to_owned()),
+            _ if self.unstored && !self.push => {
+                Err("`store=false` without push=true leaves nothing; cacheonly does so".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) const fn is_pushed(&self) -> bool {
+        self.push
+    }
+
+    pub(super) fn push(&mut self) {
+        self.push = true;
+    }
+
+    pub(super) fn form(&self, more: &[Annotation]) -> ImageForm {
+        let annotations = more.iter().chain(&self.annotations).cloned().collect();
+        let asked = self.compression.is_some() || self.level.is_some() || self.force_compression;
+        let compression = asked.then(|| LayerCompression {
+            format: self.compression.unwrap_or(Compression::Gzip),
+            level: self.level,
+            scope: match self.force_compression {
+                true => CompressionScope::All,
+                false => CompressionScope::New,
+            },
+        });
+        ImageForm { annotations, types: self.types, compression }
+    }
+
+    pub(super) const fn place(&self) -> ImagePlace {
+        let name = if self.by_digest { RemoteName::Digest } else { RemoteName::Tag };
+        match (self.push, self.unstored) {
+            (false, _) => ImagePlace::Store,
+            (true, false) => ImagePlace::StoreAndRegistry(name),
+            (true, true) => ImagePlace::Registry(name),
+        }
+    }
+}
+
+fn compression(value: &str) -> Result<Compression, String> {
+    match value {
+        "uncompressed" => Ok(Compression::None),
+        "gzip" => Ok(Compression::Gzip),
+        "zstd" => Ok(Compression::Zstd),
+        _ => Err(format!("compression `{value}` is none of uncompressed, gzip, zstd")),
+    }
+}
