@@ -1,6 +1,7 @@
 //! One build from beginning to end.
 
 mod context;
+mod remote;
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +18,10 @@ use davit_image::{Digest, Timestamp};
 use davit_snapshot::Snapshots;
 use davit_store::{Lease, Store, StoredDocument};
 
-use self::context::{open_context, read_tar_context};
+use self::{
+    context::{open_contexts, read_tar_context},
+    remote::read_remote,
+};
 use crate::{
     BaseImages, BuildEvent, BuildOutcome, BuildRequest, BuiltLayer, CachePolicy, EventSink,
     Sources, StepId, StepInfo,
@@ -27,7 +31,7 @@ use crate::{
     executor::execute,
     frontend,
     image::{Image, assemble},
-    inputs::{FetchedSources, Inputs, fetch_sources},
+    inputs::{Inputs, fetch_sources},
     layers::Layers,
     log::BuildLog,
     plan::{NodeId, Op, Plan, Target, platforms},
@@ -87,7 +91,11 @@ fn build_whole(
 ) -> Result<Vec<Built>, BuildError> {
     let begun = Instant::now();
     let scratch = environment.store.begin_layer(environment.lease).map_err(store_failed)?;
-    let archive = read_tar_context(request, &scratch, environment.cancelled)?;
+    let remote = read_remote(request, environment, scratch.dir())?;
+    let archive = match remote.archive {
+        Some(archive) => Some(archive),
+        None => read_tar_context(request, &scratch, environment.cancelled)?,
+    };
     frontend::check(request)?;
     let dockerfile = Dockerfile::parse(&request.dockerfile.bytes)
         .map_err(|error| parse_failed(request, error))?;
@@ -107,13 +115,13 @@ fn build_whole(
     for warning in &plan.warnings {
         (environment.events)(BuildEvent::Warning(warning.clone()));
     }
-    let context = open_context(request, &plan, environment, archive)?;
-    let sources = fetch_sources(&plan, request, environment, FetchedSources::new())?;
-    let inputs = Inputs { context, sources };
+    let contexts = open_contexts(request, &plan, environment, archive)?;
+    let sources = fetch_sources(&plan, request, environment, remote.sources)?;
+    let inputs = Inputs { contexts, sources };
     let build = Build { request, plan: &plan, inputs: &inputs, environment, begun };
     std::thread::scope(|scope| {
         // The next build can use the digests even if this one fails.
-        scope.spawn(|| inputs.context.save());
+        scope.spawn(|| inputs.save());
         let found = match request.cache {
             CachePolicy::Use if plan.fresh.is_empty() => build.find_all(&steps)?,
             _ => None,
@@ -406,6 +414,7 @@ fn family(request: &BuildRequest) -> String {
         ContextSource::Directory(path) => {
             fs_err::canonicalize(path).unwrap_or_else(|_| path.clone()).display().to_string()
         }
+        ContextSource::Remote(source) => source.to_string(),
         _ => "-".to_owned(),
     };
     format!("{context}\0{}", request.dockerfile.name)

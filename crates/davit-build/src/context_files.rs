@@ -36,14 +36,12 @@ impl ContextFiles {
         archive: Option<Archive>,
     ) -> Result<Self, BuildErrorKind> {
         match source {
-            ContextSource::Directory(path) => {
-                Context::open(ContextOptions { path, ..options }).map(Self::Directory)
-            }
+            ContextSource::Directory(path) => Self::directory(path, options),
             ContextSource::Tar(_) if archive.is_some() => {
                 Self::archive(archive.expect("it was looked at"), options.ignore)
                     .map_err(|source| BuildErrorKind::Context { path: "-".into(), source })
             }
-            ContextSource::Tar(_) | ContextSource::Empty => {
+            ContextSource::Tar(_) | ContextSource::Remote(_) | ContextSource::Empty => {
                 let merged = Merged::new(Vec::new()).map_err(|error| {
                     let source = io::Error::other(error);
                     BuildErrorKind::Context { path: "-".into(), source }
@@ -51,6 +49,14 @@ impl ContextFiles {
                 Ok(Self::Empty(files_of(&merged, &Selectors::new([""]))))
             }
         }
+    }
+
+    /// Opens a directory as far as the sources reach.
+    pub(crate) fn directory(
+        path: &Path,
+        options: ContextOptions<'_>,
+    ) -> Result<Self, BuildErrorKind> {
+        Context::open(ContextOptions { path, ..options }).map(Self::Directory)
     }
 
     fn archive(archive: Archive, ignore: Option<&Patterns>) -> io::Result<Self> {

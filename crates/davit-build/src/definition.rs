@@ -18,7 +18,7 @@ use crate::{
 
 /// The components of a node that do not depend on the states below it.
 ///
-/// `inputs` have the digests of all that copies read of the context.
+/// `inputs` have the digests of all that copies read of contexts.
 pub(crate) fn components(node: &Node, inputs: &Inputs) -> KeyBuilder {
     match &node.op {
         Op::Scratch => KeyBuilder::new("scratch"),
@@ -33,8 +33,8 @@ pub(crate) fn components(node: &Node, inputs: &Inputs) -> KeyBuilder {
             key.push("layer", inputs.layer(source).to_string());
             key
         }
-        Op::Run(spec) => run::components(spec, inputs.set()),
-        Op::Copy(spec) => copy(spec, inputs.set()),
+        Op::Run(spec) => run::components(spec, inputs),
+        Op::Copy(spec) => copy(spec, inputs),
         Op::MakeDirectory(spec) => {
             let mut key = KeyBuilder::new("directory");
             key.push("path", &spec.path);
@@ -72,7 +72,7 @@ pub(crate) fn input_number(label: &str) -> Option<usize> {
     number.or_else(|| (label == input_label(0)).then_some(0))
 }
 
-fn copy(spec: &CopySpec, context: &FileSet) -> KeyBuilder {
+fn copy(spec: &CopySpec, inputs: &Inputs) -> KeyBuilder {
     let mut key = KeyBuilder::new("copy");
     let shown: Vec<String> = (0..spec.sources.len()).map(|at| spec.shown(at)).collect();
     key.push("sources", list(&shown));
@@ -95,7 +95,8 @@ fn copy(spec: &CopySpec, context: &FileSet) -> KeyBuilder {
     for file in &spec.files {
         key.push(format!("file {}", file.name), Digest::of(file.content.as_bytes()).to_string());
     }
-    if spec.origin == CopyOrigin::Context {
+    if let CopyOrigin::Context(context) = spec.origin {
+        let context = inputs.context(context).set();
         for (position, shown) in shown.iter().enumerate() {
             let digest = source_digest(spec, position, context);
             key.push(format!("content of {shown}"), digest);

@@ -5,6 +5,7 @@ use davit_dockerfile::{Span, detect_syntax};
 use crate::{
     BuildRequest,
     error::{BuildError, BuildErrorKind, Excerpt},
+    request::{NamedContext, NamedSource, context_name},
 };
 
 /// Build argument that names the frontend, too.
@@ -18,7 +19,7 @@ pub(crate) fn check(request: &BuildRequest) -> Result<(), BuildError> {
         return Ok(());
     };
     let image = syntax.split_whitespace().next().unwrap_or_default();
-    if is_dockerfile(image) {
+    if is_dockerfile(image) || is_replaced(request, image) {
         return Ok(());
     }
     let message = format!("the frontend `{image}` is not supported: davit reads Dockerfiles alone");
@@ -28,6 +29,17 @@ pub(crate) fn check(request: &BuildRequest) -> Result<(), BuildError> {
         None => error,
     };
     Err(error.hint("if it is a plain Dockerfile, remove the syntax directive"))
+}
+
+/// Whether a named context puts Docker's frontend in the place of an image.
+fn is_replaced(request: &BuildRequest, image: &str) -> bool {
+    let name = context_name(image);
+    let replaces = |context: &NamedContext| match &context.source {
+        NamedSource::Image(source) => is_dockerfile(&source.to_string()),
+        _ => false,
+    };
+    let mut named = request.named_contexts.iter().filter(|it| Some(&it.name) == name.as_ref());
+    named.any(replaces)
 }
 
 /// Whether an image is Docker's frontend, of whatever registry: `docker/dockerfile:1-labs`.

@@ -1,4 +1,4 @@
-//! What a plan reads beside base images: the context, and sources that were fetched.
+//! What a plan reads beside base images: contexts, and sources that were fetched.
 
 use std::{collections::BTreeMap, error::Error};
 
@@ -8,8 +8,7 @@ use crate::{
     BuildEnvironment, BuildRequest,
     context_files::ContextFiles,
     error::{BuildError, BuildErrorKind, Excerpt},
-    files::FileSet,
-    plan::{Node, Op, Plan},
+    plan::{ContextId, Node, Op, Plan},
     source::{FetchedSource, RemoteSource},
 };
 
@@ -17,8 +16,9 @@ use crate::{
 const MOST_FETCHED: usize = 8;
 
 /// All that a plan's nodes read from outside.
+#[derive(Default)]
 pub(crate) struct Inputs {
-    pub(crate) context: ContextFiles,
+    pub(crate) contexts: BTreeMap<ContextId, ContextFiles>,
     pub(crate) sources: FetchedSources,
 }
 
@@ -26,9 +26,14 @@ pub(crate) struct Inputs {
 pub(crate) type FetchedSources = BTreeMap<RemoteSource, FetchedSource>;
 
 impl Inputs {
-    /// The files of the context that copies reach.
-    pub(crate) const fn set(&self) -> &FileSet {
-        self.context.set()
+    /// The files of a context of the plan that copies reach.
+    pub(crate) fn context(&self, context: ContextId) -> &ContextFiles {
+        &self.contexts[&context]
+    }
+
+    /// Remembers digests for the next build.
+    pub(crate) fn save(&self) {
+        self.contexts.values().for_each(ContextFiles::save);
     }
 
     /// The layer of a source of the plan.
@@ -45,14 +50,16 @@ pub(crate) fn fetch_sources(
     mut fetched: FetchedSources,
 ) -> Result<FetchedSources, BuildError> {
     let wanted = plan.nodes.iter().filter_map(|node| match &node.op {
-        Op::Source(source) if !fetched.contains_key(source) => Some((node, source)),
+        Op::Source(source) if !fetched.contains_key(source) => Some((source, node)),
         _ => None,
     });
-    let wanted: Vec<(&Node, &RemoteSource)> = wanted.collect();
+    // Platforms may want one source each by a node of its own.
+    let wanted: BTreeMap<&RemoteSource, &Node> = wanted.collect();
+    let wanted: Vec<(&RemoteSource, &Node)> = wanted.into_iter().collect();
     let sources = environment.sources;
     for some in wanted.chunks(MOST_FETCHED) {
         let results: Vec<_> = std::thread::scope(|scope| {
-            let wanted = some.iter().map(|(_, remote)| *remote);
+            let wanted = some.iter().map(|(remote, _)| *remote);
             let threads: Vec<_> =
                 wanted.map(|remote| scope.spawn(move || sources.fetch(remote))).collect();
             let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
@@ -60,7 +67,7 @@ pub(crate) fn fetch_sources(
             };
             threads.into_iter().map(join).collect()
         });
-        for ((node, remote), result) in some.iter().zip(results) {
+        for ((remote, node), result) in some.iter().zip(results) {
             let source = result.map_err(|source| {
                 let text = &request.dockerfile;
                 let error = source_failed(remote, source);

@@ -57,13 +57,14 @@ pub use key::{Component, ContentKey, DefinitionKey, KeyBuilder, Miss};
 pub use layers::LayerError;
 pub use outcome::{BuildOutcome, BuiltLayer};
 pub use plan::{
-    BaseImage, BindOrigin, CacheMount, ClientMount, CopyOrigin, CopySpec, Destination, InlineFile,
-    MakeDirectory, MountAccess, MountSource, Network, Node, NodeId, Op, Ownership, Plan,
-    RemoteCopy, RunMount, RunSpec, ScriptFile, SecretVariable, StageId, Target, Unpack,
+    BaseImage, BindOrigin, CacheMount, ClientMount, ContextId, CopyOrigin, CopySpec, Destination,
+    InlineFile, MakeDirectory, MountAccess, MountSource, Network, Node, NodeId, Op, Ownership,
+    Plan, RemoteCopy, RunMount, RunSpec, ScriptFile, SecretVariable, StageId, Target, Unpack,
 };
 pub use request::{
-    BaseImages, BuildRequest, CachePolicy, ContextSource, DockerfileText, IgnoreText, PullPolicy,
-    TarStream,
+    BaseImages, BuildRequest, CachePolicy, ContextSource, DockerfilePlace, DockerfileText,
+    IgnoreText, ImageSource, LayoutImage, NamedContext, NamedSource, PullPolicy, TarStream,
+    context_name,
 };
 pub use run::{
     RunError, RunSettings,

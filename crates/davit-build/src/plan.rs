@@ -9,6 +9,7 @@
 //! A node makes one layer (or is a stage's base) and reads the states of the nodes before it;
 //! `inputs[0]` is the state that it adds its layer to.
 
+mod contexts;
 mod images;
 mod mounts;
 pub(crate) mod planner;
@@ -37,6 +38,11 @@ pub struct NodeId(pub u32);
 /// Index of a stage in its Dockerfile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StageId(pub u32);
+
+/// A context that is a directory, a tar or nothing: the main one, or a directory among the named
+/// ones of the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContextId(u32);
 
 /// Everything that one build does; nodes stand behind those they read.
 #[derive(Clone, Debug)]
@@ -223,8 +229,8 @@ pub struct RemoteCopy {
 /// Where the sources of a `COPY` are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CopyOrigin {
-    /// The build context.
-    Context,
+    /// A context.
+    Context(ContextId),
     /// The state of the node's second input.
     Input,
 }
@@ -276,6 +282,21 @@ impl Ownership {
     #[must_use]
     pub fn is_numeric(&self) -> bool {
         self.0.split(':').all(|part| part.is_empty() || part.parse::<u32>().is_ok())
+    }
+}
+
+impl ContextId {
+    /// The context that has no name.
+    pub const MAIN: Self = Self(0);
+
+    /// The context at this position of the request's named ones.
+    pub(crate) fn named(position: usize) -> Self {
+        Self(u32::try_from(position + 1).expect("contexts are few"))
+    }
+
+    /// Its position among the request's named contexts; `None` for the main one.
+    pub(crate) fn position(self) -> Option<usize> {
+        self.0.checked_sub(1).map(|position| position as usize)
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, error::Error, fmt, io::Read, path::PathBuf};
 
-use davit_image::{Platform, Reference};
+use davit_image::{Digest, Platform, Reference};
 
 use crate::{
     plan::{BaseImage, Network},
     sandbox::Sandbox,
+    source::{HttpSource, RemoteSource},
 };
 
 /// One build, complete: nothing else is read from the environment.
@@ -16,6 +17,8 @@ pub struct BuildRequest {
     pub dockerfile: DockerfileText,
     /// What `COPY` and `ADD` read.
     pub context: ContextSource,
+    /// Contexts by name, which take the place of stages and images of that name.
+    pub named_contexts: Vec<NamedContext>,
     /// Stage to build, by name or number; `None` = the last one.
     pub target: Option<String>,
     /// `--build-arg`; a name without a value has been looked up by the caller.
@@ -56,10 +59,22 @@ pub struct DockerfileText {
     pub name: String,
     /// The bytes.
     pub bytes: Vec<u8>,
-    /// Whether the name is a path in the context, a tar, and the bytes are read from there.
-    pub in_context: bool,
+    /// Where the bytes are, if not here.
+    pub place: DockerfilePlace,
     /// The ignore file that stands beside it (`NAME.dockerignore`), which wins over the context's.
     pub ignore: Option<IgnoreText>,
+}
+
+/// Where the bytes of a Dockerfile are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DockerfilePlace {
+    /// Here.
+    #[default]
+    Given,
+    /// In the context, a tar or a remote one; the name is a path there.
+    Context,
+    /// On a web server.
+    Remote(HttpSource),
 }
 
 /// An ignore file's text and where it comes from.
@@ -78,8 +93,75 @@ pub enum ContextSource {
     Directory(PathBuf),
     /// A tar, compressed or not; read once, from the present position.
     Tar(TarStream),
+    /// A git repository, or what a web server has: an archive, or a Dockerfile.
+    Remote(RemoteSource),
     /// Nothing (a Dockerfile on standard input).
     Empty,
+}
+
+/// A context with a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedContext {
+    /// Its name in the form of [`context_name`].
+    pub name: String,
+    /// The platform that it is for; `None` = each that has none of its own.
+    pub platform: Option<Platform>,
+    /// What it holds.
+    pub source: NamedSource,
+}
+
+/// What a named context holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedSource {
+    /// A directory, with an ignore file of its own.
+    Directory(PathBuf),
+    /// An image.
+    Image(ImageSource),
+    /// Nothing.
+    Scratch,
+    /// A git repository, or a file of a web server, which is named `context`.
+    Remote(RemoteSource),
+}
+
+/// An image and where it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ImageSource {
+    /// In the store or a registry.
+    Reference(Reference),
+    /// In an OCI layout directory.
+    Layout(LayoutImage),
+}
+
+/// An image of an OCI layout directory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LayoutImage {
+    /// The directory.
+    pub path: PathBuf,
+    /// Its name there; without name and digest `latest`, or the only one.
+    pub name: Option<String>,
+    /// Digest of its manifest or index, which decides.
+    pub digest: Option<Digest>,
+}
+
+impl fmt::Display for ImageSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reference(reference) => reference.fmt(f),
+            Self::Layout(LayoutImage { path, name, digest }) => {
+                write!(f, "oci-layout://{}", path.display())?;
+                name.as_ref().map_or(Ok(()), |name| write!(f, ":{name}"))?;
+                digest.as_ref().map_or(Ok(()), |digest| write!(f, "@{digest}"))
+            }
+        }
+    }
+}
+
+/// The one form of a context's name that all ways to write it share (`docker.io/library/a:latest`
+/// is `a`); `None` if it can be none.
+#[must_use]
+pub fn context_name(text: &str) -> Option<String> {
+    let name = text.parse::<Reference>().ok()?.familiar();
+    Some(name.strip_suffix(":latest").map_or_else(|| name.clone(), str::to_owned))
 }
 
 /// A stream that holds an archive.
@@ -120,10 +202,32 @@ pub trait BaseImages: Sync {
     /// Makes the image present (config and layers) for as long as the build's lease lives.
     ///
     /// # Errors
-    /// What the store or the registry says.
+    /// What the store, the registry or the layout says.
     fn resolve(
         &self,
-        reference: &Reference,
+        image: &ImageSource,
         platform: &Platform,
     ) -> Result<BaseImage, Box<dyn Error + Send + Sync>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_contexts_have_one_form() {
+        for (text, name) in [
+            ("base", Some("base")),
+            ("base:latest", Some("base")),
+            ("docker.io/library/alpine", Some("alpine")),
+            ("alpine:3.20", Some("alpine:3.20")),
+            ("docker/dockerfile:1", Some("docker/dockerfile:1")),
+            ("host:5000/a", Some("host:5000/a")),
+            ("Base", None),
+            ("", None),
+            ("a b", None),
+        ] {
+            assert_eq!(context_name(text).as_deref(), name, "{text}");
+        }
+    }
 }

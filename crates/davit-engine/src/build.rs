@@ -1,41 +1,38 @@
 //! `build`: from a Dockerfile to an image in the store, a file or a directory.
 
+mod bases;
 mod form;
 mod output;
 mod pack;
 mod sources;
 
-use std::{
-    error::Error,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
 };
 
 pub use davit_build::{
     Agent, BuildError, BuildErrorKind, BuildEvent, BuildOutcome, BuildRequest, CachePolicy,
-    Component, ContextSource, DockerfileText, Entitlement, Excerpt, IgnoreText, Invalidation,
-    KeyError, Keys, LogStream, Miss, Network, PullPolicy, Sandbox, Secret, StepId, StepInfo,
-    TarStream, looks_like_archive,
+    Component, ContextSource, DockerfilePlace, DockerfileText, Entitlement, Excerpt,
+    GitReferenceError, GitSource, HttpSource, IgnoreText, ImageSource, Invalidation, KeyError,
+    Keys, LayoutImage, LogStream, Miss, NamedContext, NamedSource, Network, PullPolicy,
+    RemoteSource, Sandbox, Secret, StepId, StepInfo, TarStream, context_name, looks_like_archive,
 };
-use davit_build::{
-    BaseImage, BaseImages, BridgeNetwork, BuildEnvironment, ExportError, RunSettings,
-};
-use davit_image::{Digest, ImageId, Platform, Reference};
+use davit_build::{BridgeNetwork, BuildEnvironment, ExportError, RunSettings};
+use davit_image::Platform;
 use davit_runtime::Cgroups;
 pub use davit_runtime::plan::{Limits, Origin, Rlimit};
-use davit_store::{Lease, StoreError, is_no_space};
+use davit_store::{StoreError, is_no_space};
 
 pub(crate) use self::form::Formed;
-use self::sources::Fetcher;
+use self::{bases::Bases, sources::Fetcher};
 pub use self::{
     form::{Annotation, AnnotationLevel, FormError, ImageForm, MediaTypes},
     output::{BuildOutput, BuildSink, Exported, ImageOutput, ImagePlace, PlatformFolders},
     pack::PackError,
 };
 use crate::{
-    Engine, Hint, ImageError, Progress, PullRequest,
+    Engine, Hint, Progress,
     container::{ContainerError, files},
 };
 
@@ -115,7 +112,7 @@ impl Hint for BuildFailure {
             Self::Build(error) => {
                 let mut hints = error.hints.clone();
                 if let BuildErrorKind::Base { source, .. } = &error.kind {
-                    hints.extend(base_hints(source.as_ref()));
+                    hints.extend(bases::hints(source.as_ref()));
                 }
                 if let BuildErrorKind::Source { source, .. } = &error.kind {
                     hints.extend(sources::hints(source.as_ref()));
@@ -131,28 +128,6 @@ impl Hint for BuildFailure {
             _ => Vec::new(),
         }
     }
-}
-
-/// A base image is here for another platform alone, and cannot be had for the one that is wanted.
-#[derive(Debug, thiserror::Error)]
-#[error("{name} is here for {own} and not for {wanted}")]
-struct OtherPlatform {
-    name: String,
-    own: Platform,
-    wanted: Platform,
-    /// What the registry said, if it was asked.
-    #[source]
-    source: Option<crate::PullError>,
-}
-
-fn base_hints(error: &(dyn Error + Send + Sync + 'static)) -> Vec<String> {
-    if let Some(OtherPlatform { own, .. }) = error.downcast_ref() {
-        return vec![format!("`FROM --platform={own}` takes what is here")];
-    }
-    if let Some(error) = error.downcast_ref::<crate::PullError>() {
-        return error.hints();
-    }
-    error.downcast_ref::<ImageError>().map(Hint::hints).unwrap_or_default()
 }
 
 /// Serves one build on standard input until it ends.
@@ -271,102 +246,5 @@ impl Engine {
     fn build_network(&self) -> Result<BridgeNetwork, ContainerError> {
         let (row, bridge) = self.ensure_bridge()?;
         Ok(BridgeNetwork { id: row.network.id, bridge })
-    }
-}
-
-/// Base images: from the store, else from the registry.
-struct Bases<'e> {
-    engine: &'e Engine,
-    lease: &'e Lease<'e>,
-    pull: PullPolicy,
-    progress: &'e dyn Progress,
-    cancelled: &'e Arc<AtomicBool>,
-}
-
-impl BaseImages for Bases<'_> {
-    fn resolve(
-        &self,
-        reference: &Reference,
-        platform: &Platform,
-    ) -> Result<BaseImage, Box<dyn Error + Send + Sync>> {
-        let name = reference.to_string();
-        if self.pull != PullPolicy::Always
-            && let Some(image) = self.local(&name, platform)?
-        {
-            return Ok(image);
-        }
-        let here = self.engine.open_image(&name).map(|image| image.row.platform);
-        let other = |own: &Platform, source| {
-            let (name, own) = (name.clone(), own.clone());
-            OtherPlatform { name, own, wanted: platform.clone(), source }
-        };
-        if self.pull == PullPolicy::Never {
-            // The same words as for any other name that is not here.
-            return Err(other(&here?, None).into());
-        }
-        let (reference, wanted) = (reference.clone(), Some(platform.clone()));
-        let cancelled = Some(Arc::clone(self.cancelled));
-        let request = PullRequest { reference, platform: wanted, parallel: 0, cancelled };
-        let pulled = if self.may_name(&name, request.platform.as_ref())? {
-            self.engine.pull(&request, self.progress)
-        } else {
-            self.engine.pull_base(self.lease, &request, self.progress)
-        };
-        match (pulled, here) {
-            (Ok(pulled), _) => self.base(name, pulled.digest, pulled.image_id),
-            (Err(error), Ok(own)) if platform.rank(&own).is_none() => {
-                Err(other(&own, Some(error)).into())
-            }
-            (Err(error), _) => Err(error.into()),
-        }
-    }
-}
-
-impl Bases<'_> {
-    /// Whether a pull may move the tag: what `FROM` asks for a moment must not turn a name, now
-    /// or later, to an image of another machine.
-    fn may_name(&self, name: &str, platform: Option<&Platform>) -> Result<bool, ImageError> {
-        let host = Platform::host();
-        if platform.is_some_and(|platform| *platform != host) {
-            return Ok(false);
-        }
-        match self.engine.open_image(name) {
-            Ok(image) => Ok(host.rank(&image.row.platform).is_some()),
-            Err(ImageError::NotFound { .. }) => Ok(true),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The image in the store, kept by the lease: the one for this platform, or the only one that
-    /// the name stands for.
-    fn local(
-        &self,
-        name: &str,
-        platform: &Platform,
-    ) -> Result<Option<BaseImage>, Box<dyn Error + Send + Sync>> {
-        let target = match self.engine.find_image(name) {
-            Ok(find) => find.target,
-            Err(ImageError::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let only = target.image_id.filter(|_| !target.media_type.is_index());
-        let found = match (self.engine.image_for(&target, platform)?, only) {
-            (None, Some(only)) => self.engine.store().image(&only)?.map(|row| row.id),
-            (found, _) => found,
-        };
-        found.map(|id| self.base(name.to_owned(), target.digest, id)).transpose()
-    }
-
-    fn base(
-        &self,
-        name: String,
-        manifest: Digest,
-        id: ImageId,
-    ) -> Result<BaseImage, Box<dyn Error + Send + Sync>> {
-        let config = self.engine.stored_config(&id)?;
-        let layers = config.rootfs.diff_ids.iter().map(|layer| layer.digest());
-        let kept: Vec<_> = layers.chain([manifest, id.digest()]).collect();
-        self.lease.keep(&kept)?;
-        Ok(BaseImage { name, manifest, config })
     }
 }

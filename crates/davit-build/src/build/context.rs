@@ -1,6 +1,12 @@
-//! The context of a build: the tar it may be, the ignore file, and what its copies need of it.
+//! The contexts of a build: the tar one may be, ignore files, and what copies need of them.
 
-use std::{ops::Range, os::unix::ffi::OsStrExt as _, path::Path, sync::atomic::AtomicBool};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    os::unix::ffi::OsStrExt as _,
+    path::Path,
+    sync::atomic::AtomicBool,
+};
 
 use davit_dockerfile::{Glob, Pattern, Patterns, Span};
 use davit_store::LayerIngest;
@@ -17,8 +23,8 @@ use crate::{
     error::{BuildError, BuildErrorKind, Excerpt},
     files::{FileKind, FileSet, join, split_wildcards},
     missing,
-    plan::{BindOrigin, CopyOrigin, MountSource, Node, Op, Plan},
-    request::{ContextSource, IgnoreText},
+    plan::{BindOrigin, ContextId, CopyOrigin, MountSource, Node, Op, Plan},
+    request::{ContextSource, DockerfilePlace, IgnoreText, NamedContext, NamedSource},
     selection,
     step::store_failed,
 };
@@ -33,45 +39,109 @@ pub(super) fn read_tar_context(
     let mut stream = Cancellable { inner: &mut *stream.0, cancelled };
     let archive = read_archive(&mut stream, scratch.dir())
         .map_err(|error| tar_failed(std::io::Error::other(error)))?;
-    if request.dockerfile.in_context {
-        let names = [request.dockerfile.name.clone(), request.dockerfile.name.to_lowercase()];
-        let found = names.iter().find_map(|name| read_archived(&archive, name).transpose());
-        let Some(bytes) = found.transpose().map_err(tar_failed)? else {
-            let message = format!("the context holds no `{}`", request.dockerfile.name);
-            return Err(BuildError::new(BuildErrorKind::Plan(message)));
-        };
-        request.dockerfile.bytes = bytes;
-    }
+    read_dockerfile(request, &archive)?;
     Ok(Some(archive))
+}
+
+/// Reads the Dockerfile out of the context, if it is there.
+pub(super) fn read_dockerfile(
+    request: &mut BuildRequest,
+    context: &Archive,
+) -> Result<(), BuildError> {
+    if request.dockerfile.place != DockerfilePlace::Context {
+        return Ok(());
+    }
+    let names = [request.dockerfile.name.clone(), request.dockerfile.name.to_lowercase()];
+    let found = names.iter().find_map(|name| read_archived(context, name).transpose());
+    let Some(bytes) = found.transpose().map_err(tar_failed)? else {
+        let message = format!("the context holds no `{}`", request.dockerfile.name);
+        return Err(BuildError::new(BuildErrorKind::Plan(message)));
+    };
+    request.dockerfile.bytes = bytes;
+    Ok(())
 }
 
 fn tar_failed(source: std::io::Error) -> BuildError {
     BuildError::new(BuildErrorKind::Context { path: "-".into(), source })
 }
 
-/// What a node reads of the context: patterns.
-fn context_sources(node: &Node) -> Vec<String> {
+/// What a node reads of contexts: patterns.
+fn context_sources(node: &Node) -> Vec<(ContextId, String)> {
     match &node.op {
-        Op::Copy(spec) if spec.origin == CopyOrigin::Context => spec.selectors(),
+        Op::Copy(spec) => match spec.origin {
+            CopyOrigin::Context(context) => {
+                spec.selectors().into_iter().map(|source| (context, source)).collect()
+            }
+            CopyOrigin::Input => Vec::new(),
+        },
         Op::Run(spec) => {
             let paths = spec.mounts.iter().filter_map(|mount| match &mount.source {
-                MountSource::Bind { origin: BindOrigin::Context, path, .. } => Some(path),
+                MountSource::Bind { origin: BindOrigin::Context(context), path, .. } => {
+                    Some((*context, selection::pattern(path.as_bytes(), "")))
+                }
                 _ => None,
             });
-            paths.map(|path| selection::pattern(path.as_bytes(), "")).collect()
+            paths.collect()
         }
         _ => Vec::new(),
     }
 }
 
-pub(super) fn open_context(
+/// Opens the main context and all others that the plan reads.
+pub(super) fn open_contexts(
     request: &BuildRequest,
+    plan: &Plan,
+    environment: &BuildEnvironment<'_, '_>,
+    mut archive: Option<Archive>,
+) -> Result<BTreeMap<ContextId, ContextFiles>, BuildError> {
+    let read = plan.nodes.iter().flat_map(context_sources).map(|(context, _)| context);
+    let all: BTreeSet<ContextId> = std::iter::once(ContextId::MAIN).chain(read).collect();
+    let open = |id: ContextId| {
+        let named = id.position().map(|position| &request.named_contexts[position]);
+        let which = Which { id, named, request };
+        Ok::<_, BuildError>((id, open_context(&which, plan, environment, archive.take())?))
+    };
+    all.into_iter().map(open).collect()
+}
+
+/// One of the contexts.
+struct Which<'a> {
+    id: ContextId,
+    /// `None` for the main one.
+    named: Option<&'a NamedContext>,
+    request: &'a BuildRequest,
+}
+
+impl Which<'_> {
+    /// The directory that it is, if it is one.
+    fn directory(&self) -> Option<&Path> {
+        match (self.named.map(|named| &named.source), &self.request.context) {
+            (Some(NamedSource::Directory(path)), _) | (None, ContextSource::Directory(path)) => {
+                Some(path)
+            }
+            _ => None,
+        }
+    }
+
+    /// What messages call it.
+    fn shown(&self) -> String {
+        match self.named {
+            Some(named) => format!("the context `{}`", named.name),
+            None => "the context".to_owned(),
+        }
+    }
+}
+
+fn open_context(
+    which: &Which<'_>,
     plan: &Plan,
     environment: &BuildEnvironment<'_, '_>,
     archive: Option<Archive>,
 ) -> Result<ContextFiles, BuildError> {
-    let sources: Vec<String> = plan.nodes.iter().flat_map(context_sources).collect();
-    let ignore = ignore_file(request)?;
+    let read = plan.nodes.iter().flat_map(context_sources);
+    let sources = read.filter(|(context, _)| *context == which.id).map(|(_, source)| source);
+    let sources: Vec<String> = sources.collect();
+    let ignore = ignore_file(which)?;
     let patterns = match &ignore {
         Some(text) => Some(Patterns::read(&text.bytes).map_err(|error| {
             let kind = BuildErrorKind::Ignore { file: text.name.clone(), source: error };
@@ -89,12 +159,15 @@ pub(super) fn open_context(
         threads: cores(),
         cancelled: environment.cancelled,
     };
-    let mut context = ContextFiles::open(&request.context, options, archive)?;
+    let mut context = match which.directory() {
+        Some(path) => ContextFiles::directory(path, options)?,
+        None => ContextFiles::open(&which.request.context, options, archive)?,
+    };
     let mut ranges: Vec<Range<usize>> = Vec::new();
     for node in &plan.nodes {
-        for (source, found) in reads(node, context.set()) {
+        for (source, found) in reads(node, which.id, context.set()) {
             let Some(found) = found else {
-                let lost = Lost { request, node, source: &source, ignore: ignore.as_ref() };
+                let lost = Lost { which, node, source: &source, ignore: ignore.as_ref() };
                 return Err(lost.error(patterns.as_ref(), context.set()));
             };
             ranges.extend(found);
@@ -104,18 +177,24 @@ pub(super) fn open_context(
     Ok(context)
 }
 
-/// Each path that a node reads of the context, and where that is in the set; nothing if it is lost.
+/// Each path that a node reads of a context, and where that is in the set; nothing if it is lost.
 /// What a pattern matches may be nothing, but only where the directory is there.
-fn reads(node: &Node, set: &FileSet) -> Vec<(String, Option<Vec<Range<usize>>>)> {
+fn reads(
+    node: &Node,
+    context: ContextId,
+    set: &FileSet,
+) -> Vec<(String, Option<Vec<Range<usize>>>)> {
     let whole = |source: &str| {
         let found = selected(source, set);
         let ranges = found.iter().map(|(_, at)| *at..set.subtree_end(*at)).collect();
         (!found.is_empty() || set.matches(source).is_ok()).then_some(ranges)
     };
     let Op::Copy(spec) = &node.op else {
-        return context_sources(node).into_iter().map(|it| (it.clone(), whole(&it))).collect();
+        let sources = context_sources(node).into_iter().filter(|(from, _)| *from == context);
+        return sources.map(|(_, it)| (it.clone(), whole(&it))).collect();
     };
-    let positions = 0..if spec.origin == CopyOrigin::Context { spec.sources.len() } else { 0 };
+    let is_read = spec.origin == CopyOrigin::Context(context);
+    let positions = 0..if is_read { spec.sources.len() } else { 0 };
     let copied = |position: usize| {
         let here = whole(&spec.sources[position]).map(|_| taken(spec, position, set));
         let found = here.filter(|found| found.len() > 1 || !spec.is_required(position));
@@ -124,16 +203,21 @@ fn reads(node: &Node, set: &FileSet) -> Vec<(String, Option<Vec<Range<usize>>>)>
     positions.map(copied).collect()
 }
 
-/// The ignore file: the one beside the Dockerfile, else the context's own. A tar has none: whoever
-/// packs it leaves out what is not wanted, and Docker copies all that is in it.
-fn ignore_file(request: &BuildRequest) -> Result<Option<IgnoreText>, BuildError> {
-    if let Some(ignore) = &request.dockerfile.ignore {
+/// The ignore file: the one beside the Dockerfile for the main context, else the context's own. Only
+/// a directory has one: whoever packs a tar leaves out what is not wanted, and Docker copies all
+/// that is in it.
+fn ignore_file(which: &Which<'_>) -> Result<Option<IgnoreText>, BuildError> {
+    if let (None, Some(ignore)) = (which.named, &which.request.dockerfile.ignore) {
         return Ok(Some(ignore.clone()));
     }
-    let ContextSource::Directory(path) = &request.context else { return Ok(None) };
-    let path = path.join(".dockerignore");
+    let Some(directory) = which.directory() else { return Ok(None) };
+    let path = directory.join(".dockerignore");
+    let name = match which.named {
+        Some(_) => path.display().to_string(),
+        None => ".dockerignore".to_owned(),
+    };
     match fs_err::read(&path) {
-        Ok(bytes) => Ok(Some(IgnoreText { name: ".dockerignore".to_owned(), bytes })),
+        Ok(bytes) => Ok(Some(IgnoreText { name, bytes })),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(BuildError::new(BuildErrorKind::Context { path, source })),
     }
@@ -141,7 +225,7 @@ fn ignore_file(request: &BuildRequest) -> Result<Option<IgnoreText>, BuildError>
 
 /// A source that is not in the context.
 struct Lost<'a> {
-    request: &'a BuildRequest,
+    which: &'a Which<'a>,
     node: &'a Node,
     source: &'a str,
     ignore: Option<&'a IgnoreText>,
@@ -154,7 +238,7 @@ impl Lost<'_> {
             Op::Run(_) => "RUN --mount",
             _ => "COPY",
         };
-        let source = self.source;
+        let (source, context) = (self.source, self.which.shown());
         let excluded = patterns.and_then(|patterns| self.excluded(patterns));
         let problem = match (excluded, self.ignore) {
             (Some(pattern), Some(file)) => {
@@ -165,24 +249,24 @@ impl Lost<'_> {
                     format!("source {source:?} is excluded by --exclude")
                 }
                 Some(link) => format!(
-                    "source {source:?} is a symlink to {:?}, which is not in the context",
+                    "source {source:?} is a symlink to {:?}, which is not in {context}",
                     String::from_utf8_lossy(&link.target)
                 ),
                 None if Glob::has_wildcards(source) => {
-                    format!("source {source:?} matches nothing in the context")
+                    format!("source {source:?} matches nothing in {context}")
                 }
-                None => format!("source {source:?} is not in the context"),
+                None => format!("source {source:?} is not in {context}"),
             },
         };
         let mut error = BuildError::new(BuildErrorKind::Copy { step, problem });
         if let Some(span) = self.node.span {
             error = error.at(self.excerpt(span));
         }
-        let near = match &self.request.context {
+        let near = match self.which.directory() {
             // The directory is there: no name near the pattern was meant.
             _ if self.directory().is_some() || set.get(source.as_bytes()).is_some() => None,
-            ContextSource::Directory(root) => missing::near_in_directory(root, source),
-            _ => missing::near_in_set(set, source),
+            Some(root) => missing::near_in_directory(root, source),
+            None => missing::near_in_set(set, source),
         };
         match (excluded, near) {
             (Some(pattern), _) => error.hint(format!(
@@ -210,14 +294,14 @@ impl Lost<'_> {
 
     /// What a pattern is matched with, if it is there.
     fn directory(&self) -> Option<fs_err::ReadDir> {
-        let ContextSource::Directory(root) = &self.request.context else { return None };
+        let root = self.which.directory()?;
         let (path, rest) = split_wildcards(self.source);
         // Hints are for people: a path that leads elsewhere only gives a poor one.
         if rest.is_empty() { None } else { fs_err::read_dir(root.join(path)).ok() }
     }
 
     fn excerpt(&self, span: Span) -> Excerpt {
-        let text = &self.request.dockerfile;
+        let text = &self.which.request.dockerfile;
         // The source itself is what is wrong, not the whole instruction.
         let whole = Excerpt::new(&text.name, &text.bytes, span, "");
         let part = &whole.text[whole.range.clone()];

@@ -5,7 +5,7 @@ use davit_layer::{Change, ChangeKind, Opener, Source, WriteOptions, write_layer}
 use super::*;
 use crate::{
     files::tests::set,
-    plan::{CopyOrigin, Destination},
+    plan::{ContextId, CopyOrigin, Destination},
 };
 
 struct NoFiles;
@@ -40,7 +40,7 @@ fn state(lines: &[&str]) -> Merged {
 fn spec(sources: &[&str], destination: &str) -> CopySpec {
     let path = destination.trim_matches('/').to_owned();
     CopySpec {
-        origin: CopyOrigin::Context,
+        origin: CopyOrigin::Context(ContextId::MAIN),
         sources: sources.iter().map(|&it| it.to_owned()).collect(),
         remotes: Vec::new(),
         files: Vec::new(),

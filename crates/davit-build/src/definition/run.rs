@@ -6,12 +6,13 @@ use super::{list, selected};
 use crate::{
     copy::{Keeps, selection_key},
     files::FileSet,
+    inputs::Inputs,
     key::KeyBuilder,
     plan::{BindOrigin, ClientMount, MountAccess, MountSource, RunSpec, run::HOSTNAME},
 };
 
 /// Everything that a command depends on but the states that it reads.
-pub(super) fn components(spec: &RunSpec, context: &FileSet) -> KeyBuilder {
+pub(super) fn components(spec: &RunSpec, inputs: &Inputs) -> KeyBuilder {
     let mut key = KeyBuilder::new("run");
     key.push("command", list(&spec.args));
     for variable in &spec.env {
@@ -31,7 +32,7 @@ pub(super) fn components(spec: &RunSpec, context: &FileSet) -> KeyBuilder {
     key.push("platform", spec.platform.to_string());
     sandbox(&mut key, spec);
     for mount in &spec.mounts {
-        push_mount(&mut key, &mount.target, &mount.source, context);
+        push_mount(&mut key, &mount.target, &mount.source, inputs);
     }
     for secret in &spec.secrets {
         let required = if secret.required { " required" } else { "" };
@@ -61,12 +62,13 @@ fn sandbox(key: &mut KeyBuilder, spec: &RunSpec) {
     }
 }
 
-fn push_mount(key: &mut KeyBuilder, target: &str, source: &MountSource, context: &FileSet) {
+fn push_mount(key: &mut KeyBuilder, target: &str, source: &MountSource, inputs: &Inputs) {
     let label = format!("mount {target}");
     match source {
         // What the context holds there counts, not where it is.
-        MountSource::Bind { origin: BindOrigin::Context, path, access } => {
+        MountSource::Bind { origin: BindOrigin::Context(context), path, access } => {
             key.push(label, format!("bind {}", word(*access)));
+            let context = inputs.context(*context).set();
             key.push(format!("content of {target}"), content(path, context));
         }
         MountSource::Bind { origin: BindOrigin::Input(number), path, access } => {
@@ -135,7 +137,7 @@ mod tests {
 
     fn key(source: MountSource) -> DefinitionKey {
         let mounts = vec![RunMount { target: "/m".to_owned(), source }];
-        super::components(&RunSpec { mounts, ..spec() }, &FileSet::default()).finish().0
+        super::components(&RunSpec { mounts, ..spec() }, &Inputs::default()).finish().0
     }
 
     #[test]
@@ -179,7 +181,7 @@ mod tests {
         let components = |hosts: &[(&str, &str)]| {
             let owned = |(name, address): &(&str, &str)| (name.to_string(), address.to_string());
             let spec = RunSpec { hosts: hosts.iter().map(owned).collect(), ..spec() };
-            super::components(&spec, &FileSet::default()).finish().1
+            super::components(&spec, &Inputs::default()).finish().1
         };
         let before = components(&[("a", "10.0.0.1"), ("b", "10.0.0.2")]);
         let same = components(&[("a", "10.0.0.9"), ("b", "10.0.0.2")]);

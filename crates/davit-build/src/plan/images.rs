@@ -7,19 +7,20 @@ use super::{NodeId, Op, StageId, planner::Planner};
 use crate::{
     BaseImages,
     error::{BuildError, BuildErrorKind},
+    request::ImageSource,
 };
 
 /// Images that are brought here at a time.
 const MOST_RESOLVED: usize = 8;
 
-/// An image as a Dockerfile asks for it: normalised reference and platform.
-pub(crate) type ImageKey = (String, String);
+/// An image as a Dockerfile asks for it: where it is, and its platform.
+pub(crate) type ImageKey = (ImageSource, String);
 
 impl Planner<'_> {
     pub(crate) fn image_key(&self, name: &str, platform: &Platform) -> Result<ImageKey, String> {
         let reference: Reference =
             name.parse().map_err(|error| format!("`{name}` is no image reference: {error}"))?;
-        Ok((reference.to_string(), platform.to_string()))
+        Ok((ImageSource::Reference(reference), platform.to_string()))
     }
 
     /// Makes images present, several at a time.
@@ -31,10 +32,8 @@ impl Planner<'_> {
         wanted.sort_by(|left, right| left.0.cmp(&right.0));
         wanted.dedup_by(|left, right| left.0 == right.0);
         wanted.retain(|(key, ..)| !self.images.contains_key(key));
-        let resolve = |(key, platform, _): &(ImageKey, Platform, Span)| {
-            let reference: Reference = key.0.parse().expect("a key holds a printed reference");
-            images.resolve(&reference, platform)
-        };
+        let resolve =
+            |(key, platform, _): &(ImageKey, Platform, Span)| images.resolve(&key.0, platform);
         for some in wanted.chunks(MOST_RESOLVED) {
             let resolved: Vec<_> = match some {
                 [one] => vec![resolve(one)],
@@ -50,7 +49,7 @@ impl Planner<'_> {
             for ((key, platform, span), image) in some.iter().zip(resolved) {
                 let image = image.map_err(|source| {
                     self.unresolved(
-                        BuildErrorKind::Base { reference: key.0.clone(), source },
+                        BuildErrorKind::Base { reference: key.0.to_string(), source },
                         *span,
                     )
                 })?;

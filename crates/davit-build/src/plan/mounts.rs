@@ -3,8 +3,8 @@
 use davit_dockerfile::{Mount, MountError, MountKind, Sharing, Word};
 
 use super::{
-    NodeId,
-    planner::{Base, From},
+    ContextId, NodeId,
+    contexts::Place,
     stage::{StageBuilder, absolute},
 };
 use crate::error::BuildError;
@@ -57,8 +57,8 @@ pub enum MountSource {
 /// Where the files of a bind mount are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BindOrigin {
-    /// The build context.
-    Context,
+    /// A context.
+    Context(ContextId),
     /// The state of the node's input with this number.
     Input(usize),
 }
@@ -182,10 +182,11 @@ impl StageBuilder<'_, '_> {
         let target = self.target(mount.target.as_deref().unwrap_or_default(), word)?;
         let access = access(mount);
         let path = clean(mount.source.as_deref().unwrap_or_default());
-        let input = match &mount.from {
-            Some(_) if mount.kind == MountKind::Tmpfs => None,
-            Some(_) => self.mounted_state(word)?.map(|node| to.input(node)),
-            None => None,
+        let from = match &mount.from {
+            Some(_) if mount.kind != MountKind::Tmpfs => {
+                self.planner.mounts_from(self.index, word)?
+            }
+            _ => None,
         };
         let source = match mount.kind {
             MountKind::Tmpfs => MountSource::Tmpfs { size_bytes: mount.size_bytes, access },
@@ -197,36 +198,23 @@ impl StageBuilder<'_, '_> {
                 mode: mount.mode,
                 uid: mount.uid,
                 gid: mount.gid,
-                seed: input,
+                seed: from
+                    .map(|from| to.input(self.planner.state_of(&from, self.index, word.span))),
             }),
             _ => {
-                let origin = input.map_or(BindOrigin::Context, BindOrigin::Input);
+                let place = match from {
+                    Some(from) => self.planner.place(&from, self.index, word.span),
+                    None => self.planner.main_context(self.index, word.span),
+                };
+                let origin = match place {
+                    Place::Context(context) => BindOrigin::Context(context),
+                    Place::State(node) => BindOrigin::Input(to.input(node)),
+                };
                 MountSource::Bind { origin, path, access }
             }
         };
         to.mounts.push(RunMount { target, source });
         Ok(())
-    }
-
-    /// The state that `from` names.
-    fn mounted_state(&mut self, word: &Word) -> Result<Option<NodeId>, BuildError> {
-        let Some(from) = self.planner.mounts_from(self.index, word)? else { return Ok(None) };
-        Ok(Some(self.state_of(&from)))
-    }
-
-    fn state_of(&mut self, from: &From) -> NodeId {
-        match from {
-            Base::Scratch => self.empty_state(),
-            Base::Stage(stage) => {
-                let stage = self.planner.stages[*stage].as_ref();
-                stage.expect("stages are planned in order").node
-            }
-            Base::Image(key) => {
-                let name = format!("FROM {}", self.planner.images[key].0.name);
-                let stage = super::StageId(u32::try_from(self.index).unwrap_or(u32::MAX));
-                self.planner.image_node(key, stage, name)
-            }
-        }
     }
 
     fn target(&self, written: &str, word: &Word) -> Result<String, BuildError> {

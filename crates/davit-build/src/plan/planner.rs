@@ -9,7 +9,7 @@ use davit_dockerfile::{
 use davit_image::Platform;
 
 use super::{
-    BaseImage, NodeId, Plan, Target,
+    BaseImage, ContextId, NodeId, Plan, Target,
     images::ImageKey,
     stage::{StageBuilder, StageState},
 };
@@ -32,9 +32,13 @@ pub(crate) struct Planner<'a> {
     pub(crate) nodes: Vec<super::Node>,
     /// States of the stages that are planned.
     pub(crate) stages: Vec<Option<StageState>>,
+    /// Stages in whose place a named context is.
+    pub(crate) replaced: BTreeSet<usize>,
     pub(crate) images: BTreeMap<ImageKey, (BaseImage, Option<NodeId>)>,
     /// Nodes of what is fetched from elsewhere.
     pub(crate) sources: BTreeMap<RemoteSource, NodeId>,
+    /// States that hold a whole context.
+    pub(crate) context_states: BTreeMap<ContextId, NodeId>,
     pub(crate) warnings: Vec<String>,
     /// `SOURCE_DATE_EPOCH`: the request's, else that of an `ARG` before the first `FROM`.
     pub(crate) epoch: Option<i64>,
@@ -48,6 +52,10 @@ pub(crate) enum Base {
     Scratch,
     Stage(usize),
     Image(ImageKey),
+    /// A directory among the named contexts.
+    Context(ContextId),
+    /// What is fetched from elsewhere.
+    Source(RemoteSource),
 }
 
 /// Where the files of a `COPY --from` come from.
@@ -83,8 +91,10 @@ pub(crate) fn plan(
         ),
         nodes: Vec::new(),
         stages: Vec::new(),
+        replaced: BTreeSet::new(),
         images: BTreeMap::new(),
         sources: BTreeMap::new(),
+        context_states: BTreeMap::new(),
         warnings: Vec::new(),
         epoch: request.source_date_epoch,
         consumed: BTreeSet::new(),
@@ -236,19 +246,24 @@ impl Planner<'_> {
             self.resolve_images(wanted, images)?;
             let mut wanted = Vec::new();
             for (index, base, platform) in found {
-                let triggers = self.triggers(index, &base)?;
+                let triggers = if self.replacement(index, &platform).is_some() {
+                    self.replaced.insert(index);
+                    Vec::new()
+                } else {
+                    self.triggers(index, &base)?
+                };
                 if let Base::Stage(below) = base {
                     queue.push_back(below);
                 }
-                let stage = &self.dockerfile.stages[index];
-                for instruction in triggers.iter().chain(&stage.instructions) {
+                let own = self.instructions(index);
+                for instruction in triggers.iter().chain(own) {
                     for (from, span) in self.origins(index, instruction)? {
                         match from {
                             Base::Stage(other) => queue.push_back(other),
                             Base::Image(key) => {
                                 wanted.push((key, self.request.platform.clone(), span));
                             }
-                            Base::Scratch => {}
+                            Base::Scratch | Base::Context(_) | Base::Source(_) => {}
                         }
                     }
                 }
@@ -262,28 +277,42 @@ impl Planner<'_> {
     /// Reads the `FROM` of a stage.
     fn base(&self, index: usize) -> Result<(Base, Platform), BuildError> {
         let stage = &self.dockerfile.stages[index];
-        let platform = match &stage.platform {
-            None => self.request.platform.clone(),
-            Some(word) => {
-                let text = self.expand_global(&word.text, word.span, "the platform")?;
-                text.parse().map_err(|error: davit_image::PlatformError| {
-                    self.hint_unset_in(self.fail(word.span, error.to_string()), word)
-                })?
-            }
-        };
+        let platform = self.platform_of(stage)?;
+        if let Some(base) = self.replacement(index, &platform) {
+            return Ok((base, platform));
+        }
         let name =
             self.expand_global(&stage.base.text, stage.base.span, "the base image's name")?;
         if let Some(below) = self.stage_named(&name, index) {
-            return Ok((Base::Stage(below), platform));
+            return Ok((self.stage_or_replacement(below)?, platform));
         }
         if name == "scratch" {
             return Ok((Base::Scratch, platform));
+        }
+        if let Some(base) = self.named(&name, &platform) {
+            return Ok((base, platform));
         }
         let key = self.image_key(&name, &platform).map_err(|message| {
             let error = self.hint_stage(self.fail(stage.base.span, message), &name, index);
             self.hint_unset_in(error, &stage.base)
         })?;
         Ok((Base::Image(key), platform))
+    }
+
+    fn platform_of(&self, stage: &Stage) -> Result<Platform, BuildError> {
+        let Some(word) = &stage.platform else { return Ok(self.request.platform.clone()) };
+        let text = self.expand_global(&word.text, word.span, "the platform")?;
+        text.parse().map_err(|error: davit_image::PlatformError| {
+            self.hint_unset_in(self.fail(word.span, error.to_string()), word)
+        })
+    }
+
+    fn stage_or_replacement(&self, stage: usize) -> Result<Base, BuildError> {
+        if self.request.named_contexts.is_empty() {
+            return Ok(Base::Stage(stage));
+        }
+        let platform = self.platform_of(&self.dockerfile.stages[stage])?;
+        Ok(self.replacement(stage, &platform).unwrap_or(Base::Stage(stage)))
     }
 
     /// A stage before `before` with this name; `FROM` knows no numbers.
@@ -387,9 +416,12 @@ impl Planner<'_> {
         verb: &str,
     ) -> Result<From, BuildError> {
         if let Some(stage) = self.dockerfile.stage_index(name, index) {
-            return Ok(Base::Stage(stage));
+            return self.stage_or_replacement(stage);
         }
         let all = self.dockerfile.stages.len();
+        if let Some(named) = self.named(name, &self.request.platform) {
+            return Ok(named);
+        }
         if let Some(later) = self.dockerfile.stage_index(name, all) {
             let problem = if later == index {
                 format!("a stage cannot {verb} itself (`{name}`)")
@@ -411,7 +443,7 @@ impl Planner<'_> {
     /// The instructions that a stage's base wants to run first.
     fn triggers(&self, index: usize, base: &Base) -> Result<Vec<Instruction>, BuildError> {
         let texts: Vec<String> = match base {
-            Base::Scratch => Vec::new(),
+            Base::Scratch | Base::Context(_) | Base::Source(_) => Vec::new(),
             Base::Stage(below) => self.dockerfile.stages[*below]
                 .instructions
                 .iter()

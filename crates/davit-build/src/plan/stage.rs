@@ -48,8 +48,8 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
         platform: &Platform,
         triggers: &[Instruction],
     ) -> Result<Self, BuildError> {
-        let stage = &planner.dockerfile.stages[index];
-        let all = triggers.iter().chain(&stage.instructions);
+        let own = planner.instructions(index);
+        let all = triggers.iter().chain(own);
         let layers = all.filter(|instruction| makes_layer(&instruction.kind)).count();
         // Only an image with files of its own is a step.
         let own = match &base {
@@ -65,7 +65,11 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
                 state.scope = state.scope.child(environment(&state.config));
                 state
             }
-            Base::Scratch => scratch(planner, index, platform),
+            Base::Scratch => bare(planner.push(scratch_node(index)), platform),
+            Base::Context(_) | Base::Source(_) => {
+                let span = planner.dockerfile.stages[index].base.span;
+                bare(planner.state_of(&base, index, span), platform)
+            }
             Base::Image(key) => {
                 let image = planner.images[&key].0.clone();
                 if image.config.rootfs.diff_ids.is_empty() {
@@ -89,7 +93,7 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
             let span = stage.span;
             self.dispatch(&trigger.kind, &trigger.text, span)?;
         }
-        for instruction in &stage.instructions {
+        for instruction in self.planner.instructions(self.index) {
             self.dispatch(&instruction.kind, &instruction.text, instruction.span)?;
         }
         Ok(self.state)
@@ -170,11 +174,6 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
         self.state.node = id;
         self.state.history.push((self.entry(text.created_by), Some(id)));
         id
-    }
-
-    /// The empty file system as a node of its own.
-    pub(crate) fn empty_state(&mut self) -> NodeId {
-        self.planner.push(scratch_node(self.index))
     }
 
     fn entry(&self, created_by: String) -> HistoryEntry {
@@ -414,13 +413,13 @@ fn position(
     words.join(" ")
 }
 
-fn scratch_node(index: usize) -> Node {
+pub(super) fn scratch_node(index: usize) -> Node {
     let name = String::from("FROM scratch");
     Node { op: Op::Scratch, inputs: vec![], stage: stage_id(index), name, span: None }
 }
 
-fn scratch(planner: &mut Planner<'_>, index: usize, platform: &Platform) -> StageState {
-    let node = planner.push(scratch_node(index));
+/// A stage upon files that no image's config belongs to.
+fn bare(node: NodeId, platform: &Platform) -> StageState {
     let mut config = ImageConfig::new(platform);
     config.config.working_dir = "/".to_owned();
     from_image(config, node, platform)

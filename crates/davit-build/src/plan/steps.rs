@@ -7,7 +7,7 @@ use davit_dockerfile::{
 
 use super::{
     CopyOrigin, CopySpec, Destination, InlineFile, NodeId, Op, Ownership, Unpack,
-    planner::Base,
+    contexts::Place,
     remote::{RemoteFlags, Remotes},
     stage::{LayerText, StageBuilder, absolute},
 };
@@ -23,15 +23,15 @@ struct Transfer<'a> {
     parents: bool,
     link: bool,
     unpack: Unpack,
-    /// The state that `--from` names.
-    from: Option<NodeId>,
+    /// Where its paths are.
+    from: Place,
     /// Flags for sources that lie elsewhere; `None` for `COPY`, which takes none.
     remote: Option<RemoteFlags<'a>>,
 }
 
 impl StageBuilder<'_, '_> {
     pub(super) fn copy(&mut self, copy: &Copy, text: &str, span: Span) -> Result<(), BuildError> {
-        let from = self.copy_from(copy)?;
+        let from = self.copy_from(copy, span)?;
         let transfer = Transfer {
             keyword: "COPY",
             sources: &copy.sources,
@@ -47,7 +47,7 @@ impl StageBuilder<'_, '_> {
         self.transfer(&transfer, text, span)
     }
 
-    fn copy_from(&mut self, copy: &Copy) -> Result<Option<NodeId>, BuildError> {
+    fn copy_from(&mut self, copy: &Copy, span: Span) -> Result<Place, BuildError> {
         let instruction = davit_dockerfile::Instruction {
             kind: davit_dockerfile::Kind::Copy(copy.clone()),
             keyword: Word::default(),
@@ -56,16 +56,8 @@ impl StageBuilder<'_, '_> {
             comments: Vec::new(),
         };
         Ok(match self.planner.copies_from(self.index, &instruction)? {
-            None | Some((Base::Scratch, _)) => None,
-            Some((Base::Stage(stage), _)) => {
-                let stage = self.planner.stages[stage].as_ref();
-                Some(stage.expect("stages are planned in order").node)
-            }
-            Some((Base::Image(key), _)) => {
-                let name = format!("FROM {}", self.planner.images[&key].0.name);
-                let stage = super::StageId(u32::try_from(self.index).unwrap_or(u32::MAX));
-                Some(self.planner.image_node(&key, stage, name))
-            }
+            None => self.planner.main_context(self.index, span),
+            Some((from, span)) => self.planner.place(&from, self.index, span),
         })
     }
 
@@ -80,25 +72,30 @@ impl StageBuilder<'_, '_> {
             parents: false,
             link: add.link,
             unpack: if add.unpack == Some(false) { Unpack::Never } else { Unpack::Archives },
-            from: None,
+            from: self.planner.main_context(self.index, span),
             remote: Some(RemoteFlags::of(add)),
         };
         self.transfer(&transfer, text, span)
     }
 
     fn transfer(&mut self, it: &Transfer<'_>, text: &str, span: Span) -> Result<(), BuildError> {
-        let from: Vec<NodeId> = it.from.into_iter().collect();
+        let (origin, from) = match it.from {
+            Place::Context(context) => (CopyOrigin::Context(context), None),
+            Place::State(node) => (CopyOrigin::Input, Some(node)),
+        };
         let (mut sources, mut parents) = (Vec::new(), Vec::new());
         let mut remotes = Remotes::default();
         let mut written = Vec::new();
         for word in &it.sources.paths {
             let path = self.expand(word)?;
-            let place = (sources.len(), 1 + from.len());
-            if it.parents {
+            let place = (sources.len(), 1 + usize::from(from.is_some()));
+            if self.remote(it.remote, (&path, word.span), place, &mut remotes)? {
+                // It is planned.
+            } else if it.parents {
                 let (source, pattern) = path.split_once("/./").unwrap_or(("", &path));
                 sources.push(self.source(source, word.span)?);
                 parents.push(self.pattern(pattern, word.span)?);
-            } else if !self.remote(it.remote, (&path, word.span), place, &mut remotes)? {
+            } else {
                 sources.push(self.source(&path, word.span)?);
             }
             written.push(path);
@@ -120,7 +117,7 @@ impl StageBuilder<'_, '_> {
             destination: &target,
         });
         let mut spec = CopySpec {
-            origin: if it.from.is_some() { CopyOrigin::Input } else { CopyOrigin::Context },
+            origin,
             sources,
             remotes: Vec::new(),
             files,

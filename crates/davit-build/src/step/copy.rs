@@ -1,6 +1,6 @@
 //! `COPY`, `ADD` and `WORKDIR`: layers made of tables, without a mount.
 
-use std::{borrow::Cow, fs::File, io, path::Path, sync::Arc};
+use std::{borrow::Cow, fs::File, io, sync::Arc};
 
 use davit_layer::{Change, Merged, Opener};
 
@@ -8,7 +8,7 @@ use super::{Done, Layer, Session, failed, store_failed};
 use crate::{
     BuildEvent, CachePolicy, StepId,
     archives::FileArchives,
-    context_files::{ContextFiles, extract},
+    context_files::extract,
     copy::{
         CopyJob, CopyProblem, Finished, Output, Owner, OwnerError, Times, content_key, copy,
         files_of, make_directory, resolve_owner, reuse,
@@ -18,7 +18,7 @@ use crate::{
     explain::first_difference,
     files::{Data, FileEntry, FileSet},
     layers::{LayerError, OpenLayer, State, StateFiles, source_of},
-    plan::{CopyOrigin, CopySpec, MakeDirectory, Node, NodeId, Ownership, Unpack},
+    plan::{ContextId, CopyOrigin, CopySpec, MakeDirectory, Node, NodeId, Ownership, Unpack},
 };
 
 impl Session<'_, '_> {
@@ -58,7 +58,7 @@ impl Session<'_, '_> {
         let outputs = make_directory(spec, merged, owner, self.now())
             .map_err(|problem| copy_failed("WORKDIR", &problem))?;
         let times = Times::Copied { epoch: self.epoch };
-        self.store_outputs((node, id), (outputs, times), &FileSet::default(), &[])
+        self.store_outputs((node, id), (outputs, times), &CopiedFiles::none())
     }
 
     pub(super) fn copy(
@@ -77,7 +77,7 @@ impl Session<'_, '_> {
             Some(merged) => self.owner(spec.owner.as_ref(), state, Some(merged))?,
         };
         let read = self.copied_files(node, spec, inputs)?;
-        let open = |entry: &FileEntry| self.open_copied(entry, &read.layers);
+        let open = |entry: &FileEntry| self.open_copied(entry, &read);
         let archives = &FileArchives { open: &open, directory: self.scratch };
         // Names of owners are looked up below a `--link`, too; nothing else is.
         let (now, below) = (self.now(), merged.as_deref().filter(|_| !spec.link));
@@ -94,7 +94,7 @@ impl Session<'_, '_> {
             (true, Some(_)) => Times::EXACT,
             (true, None) => Times::Made(now, now),
         };
-        self.store_outputs((node, id), (copied.outputs, times), files, &read.layers)
+        self.store_outputs((node, id), (copied.outputs, times), &read)
     }
 
     /// The files of all sources of a copy.
@@ -104,16 +104,14 @@ impl Session<'_, '_> {
         spec: &CopySpec,
         inputs: &[&Done],
     ) -> Result<CopiedFiles<'_>, BuildError> {
-        let context = &self.inputs.context;
-        let mut read = match (spec.origin, inputs.get(1)) {
-            (CopyOrigin::Input, Some(from)) => {
-                let (files, layers) = self.source_files(node, &spec.selectors(), &from.state)?;
-                CopiedFiles { files: Cow::Owned(files), remotes: Vec::new(), layers }
+        let mut read = match spec.origin {
+            CopyOrigin::Input => {
+                let from = &inputs[1].state;
+                let (files, layers) = self.source_files(node, &spec.selectors(), from)?;
+                let (origin, files) = (spec.origin, Cow::Owned(files));
+                CopiedFiles { origin, files, remotes: Vec::new(), layers }
             }
-            _ => {
-                let (files, layers) = (Cow::Borrowed(context.set()), context.layers().to_vec());
-                CopiedFiles { files, remotes: Vec::new(), layers }
-            }
+            CopyOrigin::Context(context) => self.files_of_context(context),
         };
         for remote in &spec.remotes {
             let state = &inputs[remote.input].state;
@@ -131,11 +129,24 @@ impl Session<'_, '_> {
         Ok(read)
     }
 
+    /// The files of a context.
+    pub(super) fn files_of_context(&self, context: ContextId) -> CopiedFiles<'_> {
+        let origin = CopyOrigin::Context(context);
+        let context = self.inputs.context(context);
+        let (files, layers) = (Cow::Borrowed(context.set()), context.layers().to_vec());
+        CopiedFiles { origin, files, remotes: Vec::new(), layers }
+    }
+
     /// Opens a file of the sources of a copy.
-    fn open_copied(&self, entry: &FileEntry, layers: &[Arc<OpenLayer>]) -> io::Result<File> {
-        match entry.data {
-            Data::Layer { layer, .. } => extract(entry, &layers[layer as usize], self.scratch),
-            _ => self.inputs.context.open_file(entry, self.scratch),
+    fn open_copied(&self, entry: &FileEntry, read: &CopiedFiles<'_>) -> io::Result<File> {
+        match (entry.data, read.origin) {
+            (Data::Layer { layer, .. }, _) => {
+                extract(entry, &read.layers[layer as usize], self.scratch)
+            }
+            (_, CopyOrigin::Context(context)) => {
+                self.inputs.context(context).open_file(entry, self.scratch)
+            }
+            (_, CopyOrigin::Input) => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
@@ -169,8 +180,7 @@ impl Session<'_, '_> {
         &self,
         (node, id): (&Node, NodeId),
         (mut outputs, times): (Vec<Output>, Times),
-        files: &FileSet,
-        layers: &[Arc<OpenLayer>],
+        read: &CopiedFiles<'_>,
     ) -> Result<Layer, BuildError> {
         let content = content_key(&outputs, times);
         if let (Some(content), CachePolicy::Use) = (content, self.policy(node))
@@ -181,13 +191,8 @@ impl Session<'_, '_> {
         let digests: Vec<_> = outputs.iter().map(|output| output.content.digest()).collect();
         self.reuse((node, id), &mut outputs)?;
         let finished =
-            Finished::new(outputs, |layer, entry| source_of(&layers[layer as usize], entry));
-        let opener = ContextOpener {
-            context: &self.inputs.context,
-            files,
-            positions: &finished.files,
-            scratch: self.scratch,
-        };
+            Finished::new(outputs, |layer, entry| source_of(&read.layers[layer as usize], entry));
+        let opener = ContextOpener { session: self, read, positions: &finished.files };
         if self.explain {
             self.explain_files((node, id), &finished.changes, &opener)?;
         }
@@ -239,28 +244,37 @@ impl Session<'_, '_> {
 }
 
 /// What a copy reads.
-struct CopiedFiles<'a> {
+pub(super) struct CopiedFiles<'a> {
+    /// Where those of paths are.
+    origin: CopyOrigin,
     /// Those of paths.
-    files: Cow<'a, FileSet>,
+    pub(super) files: Cow<'a, FileSet>,
     /// Those of each remote source.
     remotes: Vec<FileSet>,
     /// The layers that they lie in.
-    layers: Vec<Arc<OpenLayer>>,
+    pub(super) layers: Vec<Arc<OpenLayer>>,
+}
+
+impl CopiedFiles<'_> {
+    /// Of a step that copies nothing.
+    fn none() -> Self {
+        let files = Cow::Owned(FileSet::default());
+        Self { origin: CopyOrigin::Input, files, remotes: Vec::new(), layers: Vec::new() }
+    }
 }
 
 /// Opens the context's files for the layer writer.
-pub(super) struct ContextOpener<'a> {
-    pub(super) context: &'a ContextFiles,
-    pub(super) files: &'a FileSet,
+pub(super) struct ContextOpener<'a, 'b, 's> {
+    pub(super) session: &'a Session<'b, 's>,
+    pub(super) read: &'a CopiedFiles<'a>,
     pub(super) positions: &'a [Option<usize>],
-    pub(super) scratch: &'a Path,
 }
 
-impl Opener for ContextOpener<'_> {
+impl Opener for ContextOpener<'_, '_, '_> {
     fn open(&self, position: usize, _change: &Change) -> io::Result<File> {
         let index = self.positions.get(position).copied().flatten();
         let index = index.ok_or(io::ErrorKind::NotFound)?;
-        self.context.open_file(&self.files.entries[index], self.scratch)
+        self.session.open_copied(&self.read.files.entries[index], self.read)
     }
 }
 

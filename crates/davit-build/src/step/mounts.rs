@@ -26,8 +26,8 @@ use crate::{
     files::{FileKind, FileSet},
     layers::source_of,
     plan::{
-        BindOrigin, ClientMount, CopyOrigin, CopySpec, Destination, MountAccess, MountSource, Node,
-        Unpack,
+        BindOrigin, ClientMount, ContextId, CopyOrigin, CopySpec, Destination, MountAccess,
+        MountSource, Node, Unpack,
     },
     run::{
         agent::AgentSocket,
@@ -90,7 +90,9 @@ impl Session<'_, '_> {
             match &mount.source {
                 MountSource::Bind { origin, path, access } => {
                     let layers = match origin {
-                        BindOrigin::Context => vec![self.context_layer(job.node, path)?],
+                        BindOrigin::Context(context) => {
+                            vec![self.context_layer(job.node, *context, path)?]
+                        }
                         BindOrigin::Input(number) => self.mounted(job, inputs[*number], path)?,
                     };
                     let number = ready.views.len();
@@ -194,12 +196,17 @@ impl Session<'_, '_> {
         Ok((upper, Written { scratch, memory }))
     }
 
-    /// A layer of what a path of the context holds, times included: what a command makes of files
+    /// A layer of what a path of a context holds, times included: what a command makes of files
     /// may depend on them, though its key does not.
-    fn context_layer(&self, node: &Node, path: &str) -> Result<DiffId, BuildError> {
+    fn context_layer(
+        &self,
+        node: &Node,
+        context: ContextId,
+        path: &str,
+    ) -> Result<DiffId, BuildError> {
         let begun = Instant::now();
         let spec = CopySpec {
-            origin: CopyOrigin::Context,
+            origin: CopyOrigin::Context(context),
             sources: vec![selection::pattern(path.as_bytes(), "")],
             remotes: Vec::new(),
             files: Vec::new(),
@@ -212,8 +219,8 @@ impl Session<'_, '_> {
             unpack: Unpack::Never,
             epoch: None,
         };
-        let context = &self.inputs.context;
-        let (files, archives) = (context.set(), &NoArchives);
+        let read = self.files_of_context(context);
+        let (files, archives) = (&*read.files, &NoArchives);
         let job = CopyJob {
             spec: &spec,
             files,
@@ -238,11 +245,9 @@ impl Session<'_, '_> {
         {
             return Ok(record.layer);
         }
-        let layers = context.layers();
-        let finished =
-            Finished::new(outputs, |layer, entry| source_of(&layers[layer as usize], entry));
-        let positions = &finished.files;
-        let opener = ContextOpener { context, files, positions, scratch: self.scratch };
+        let source = |layer: u32, entry| source_of(&read.layers[layer as usize], entry);
+        let finished = Finished::new(outputs, source);
+        let opener = ContextOpener { session: self, read: &read, positions: &finished.files };
         let options = WriteOptions { readers: self.threads, ..WriteOptions::default() };
         let written = self.writer().write(&finished.changes, &opener, &options);
         let written = written.map_err(|error| failed(node, error))?;

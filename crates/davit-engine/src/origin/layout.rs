@@ -1,8 +1,8 @@
 //! An OCI layout directory as origin.
 
-use std::path::Path;
+use std::{io::Read as _, path::Path};
 
-use davit_image::{Descriptor, Digest, Index};
+use davit_image::{Descriptor, Digest, Document, Index};
 use davit_store::archive::{ArchiveError, CONTAINERD_NAME, LayoutDir, REF_NAME};
 use fs_err::File;
 
@@ -23,6 +23,28 @@ impl Layout {
         let index = directory.read_file("index.json", super::MANIFEST_BYTES)?;
         let index = index.ok_or_else(|| ArchiveError::Layout("it has no index.json".to_owned()))?;
         let top = choose(&index, name)?;
+        Ok(Self { directory, top })
+    }
+
+    /// Opens the image whose manifest or index has this digest, listed or not.
+    pub(crate) fn open_digest(path: &Path, digest: &Digest) -> Result<Self, OriginError> {
+        let directory = LayoutDir::open(path)?;
+        directory.check_version()?;
+        let blob = directory.open_blob(digest)?.ok_or(OriginError::Missing(*digest))?;
+        let mut bytes = Vec::new();
+        let limited = blob.take(super::MANIFEST_BYTES + 1).read_to_end(&mut bytes);
+        limited.map_err(ArchiveError::Read)?;
+        if bytes.len() as u64 > super::MANIFEST_BYTES {
+            let what = "bytes in a document";
+            return Err(ArchiveError::TooLarge { what, limit: super::MANIFEST_BYTES }.into());
+        }
+        if Digest::of_with(digest.algorithm(), &bytes) != *digest {
+            return Err(OriginError::Wrong(*digest));
+        }
+        let size = bytes.len() as u64;
+        let document = Document::parse(bytes, None)
+            .map_err(|source| OriginError::Document { digest: *digest, source })?;
+        let top = Descriptor::new(document.media_type(), *digest, size);
         Ok(Self { directory, top })
     }
 

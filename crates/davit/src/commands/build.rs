@@ -1,5 +1,6 @@
 //! `davit build`
 
+mod contexts;
 mod display;
 mod excerpt;
 mod ignored;
@@ -10,8 +11,7 @@ mod sandbox;
 
 use std::{
     collections::BTreeMap,
-    io::{self, Read},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, Ordering},
@@ -21,8 +21,7 @@ use std::{
 use davit_engine::{
     Engine,
     build::{
-        BuildCommand, BuildEvent, BuildFailure, BuildRequest, CachePolicy, ContextSource,
-        DockerfileText, IgnoreText, Network, PullPolicy, TarStream, looks_like_archive,
+        BuildCommand, BuildEvent, BuildFailure, BuildRequest, CachePolicy, Network, PullPolicy,
     },
     image::{Platform, Reference},
 };
@@ -30,27 +29,23 @@ use davit_engine::{
 use self::{display::BuildProgress, outputs::OutputArgs};
 use crate::{
     cli::Context,
-    error::{CliError, ErrorKind, io_error},
+    error::{CliError, io_error},
     printer,
     progress::ProgressMode,
     reference,
 };
 
-/// Bytes that tell an archive from a Dockerfile.
-const HEAD: usize = 512;
-/// Largest Dockerfile or ignore file in bytes: what BuildKit's messages hold.
-const TEXT_LIMIT: u64 = 16 << 20;
-
 // Arguments of `davit build`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BuildArgs {
-    /// Directory of the context, or - for a Dockerfile or tar on standard input
-    #[arg(value_name = "PATH|-")]
+    /// The context: a directory, a git repository or the URL of a Dockerfile or tar; - for a
+    /// Dockerfile or tar on standard input
+    #[arg(value_name = "PATH|URL|-")]
     path: PathBuf,
     /// Name the image
     #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
     tags: Vec<String>,
-    /// Dockerfile (default PATH/Dockerfile), or - for standard input
+    /// Dockerfile (default PATH/Dockerfile), its URL, or - for standard input
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Stage to build
@@ -59,6 +54,10 @@ pub(crate) struct BuildArgs {
     /// Set a build argument; without a value, that of the environment
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
     build_args: Vec<String>,
+    /// Name a further context, for FROM, --from and mounts: a directory, docker-image://IMAGE,
+    /// oci-layout://DIRECTORY[:TAG|@DIGEST], a git repository or a URL
+    #[arg(long = "build-context", value_name = "NAME=VALUE")]
+    build_contexts: Vec<String>,
     /// Label the image
     #[arg(long = "label", value_name = "NAME[=VALUE]")]
     labels: Vec<String>,
@@ -187,7 +186,9 @@ fn cancel_on_interrupt() -> Result<(Arc<AtomicBool>, Arc<AtomicU8>), CliError> {
 }
 
 fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
-    check_sources(args)?;
+    let place = contexts::Place::of(args)?;
+    let named_contexts = args.build_contexts.iter().map(|text| contexts::named(text));
+    let named_contexts = named_contexts.collect::<Result<_, _>>()?;
     let build_args = pairs(&args.build_args, crate::environment::variable_text)?;
     let epoch = match build_args.get("SOURCE_DATE_EPOCH").filter(|value| !value.is_empty()) {
         Some(value) => Some(value.clone()),
@@ -203,12 +204,13 @@ fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
     let result = args.outputs.plan(&tags)?;
     // What is typed is right; from here on it is a build, which may fail.
     args.outputs.remove_stale()?;
-    let (dockerfile, context) = sources(args)?;
+    let (dockerfile, context) = contexts::sources(args, place)?;
     let host = Platform::host();
     let mut platforms = args.outputs.platforms().into_iter();
     let request = BuildRequest {
         dockerfile,
         context,
+        named_contexts,
         target: args.target.clone().filter(|target| !target.is_empty()),
         build_args,
         labels,
@@ -283,118 +285,6 @@ fn parse_host(text: &str) -> Result<(String, String), CliError> {
         (!name.is_empty()).then(|| (name.to_owned(), address))
     });
     parsed.ok_or_else(|| CliError::usage(format!("`{text}` is not of the form HOST:IP")))
-}
-
-/// Refuses a context that can be none.
-fn check_sources(args: &BuildArgs) -> Result<(), CliError> {
-    if args.path != Path::new("-") {
-        return check_context(&args.path);
-    }
-    if args.file.as_deref() == Some(Path::new("-")) {
-        return Err(CliError::usage("standard input cannot be both Dockerfile and context"));
-    }
-    Ok(())
-}
-
-/// The Dockerfile and the context.
-fn sources(args: &BuildArgs) -> Result<(DockerfileText, ContextSource), CliError> {
-    let stdin_file = args.file.as_deref() == Some(Path::new("-"));
-    if args.path != Path::new("-") {
-        let context = ContextSource::Directory(args.path.clone());
-        let text = if stdin_file {
-            from_stdin(read_text(&mut io::stdin().lock(), "the Dockerfile")?)
-        } else {
-            from_disk(args)?
-        };
-        return Ok((text, context));
-    }
-    let mut head = Vec::new();
-    let mut stdin = io::stdin().lock();
-    stdin.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(io_error)?;
-    if looks_like_archive(&head) {
-        drop(stdin);
-        let stream = io::Cursor::new(head).chain(io::stdin());
-        let name = args.file.as_ref().map_or("Dockerfile".into(), |file| file.to_string_lossy());
-        let name = name.trim_start_matches("./").to_owned();
-        let text = DockerfileText { name, bytes: Vec::new(), in_context: true, ignore: None };
-        return Ok((text, ContextSource::Tar(TarStream(Box::new(stream)))));
-    }
-    let text = read_text(&mut io::Cursor::new(head).chain(stdin), "the Dockerfile")?;
-    Ok((from_stdin(text), ContextSource::Empty))
-}
-
-fn check_context(path: &Path) -> Result<(), CliError> {
-    let text = path.to_string_lossy();
-    if ["http://", "https://", "git://", "ssh://", "git@"].iter().any(|it| text.starts_with(it)) {
-        return Err(CliError::user(format!("remote contexts are not supported yet: `{text}`")));
-    }
-    if path.is_dir() {
-        return Ok(());
-    }
-    let error = CliError::user(format!("the context `{text}` is no directory"));
-    Err(if path.exists() { error.hint(format!("davit build -f {text} DIRECTORY")) } else { error })
-}
-
-/// Reads a text that is no larger than any text of its kind is.
-fn read_text(source: &mut dyn Read, name: &str) -> Result<Vec<u8>, CliError> {
-    let mut bytes = Vec::new();
-    source.take(TEXT_LIMIT + 1).read_to_end(&mut bytes).map_err(io_error)?;
-    if bytes.len() as u64 > TEXT_LIMIT {
-        return Err(CliError::user(format!("{name} is larger than {} MiB", TEXT_LIMIT >> 20)));
-    }
-    Ok(bytes)
-}
-
-fn from_stdin(bytes: Vec<u8>) -> DockerfileText {
-    DockerfileText { name: "Dockerfile".to_owned(), bytes, in_context: false, ignore: None }
-}
-
-/// The file beside a missing one that was perhaps meant.
-fn near_file(path: &Path) -> Option<String> {
-    let name = path.file_name()?.to_str()?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let entries = fs_err::read_dir(folder.unwrap_or(Path::new("."))).ok()?;
-    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let names: Vec<String> = names.collect();
-    let near = davit_engine::nearest(name, names.iter().map(String::as_str))?;
-    Some(path.with_file_name(near).display().to_string())
-}
-
-/// Reads the Dockerfile, and the ignore file that stands beside it.
-fn from_disk(args: &BuildArgs) -> Result<DockerfileText, CliError> {
-    let path = match &args.file {
-        Some(file) if !file.exists() && args.path.join(file).exists() => args.path.join(file),
-        Some(file) => file.clone(),
-        None => {
-            let usual = args.path.join("Dockerfile");
-            let lower = args.path.join("dockerfile");
-            if !usual.exists() && lower.exists() { lower } else { usual }
-        }
-    };
-    let file = fs_err::File::open(&path).map_err(|error| {
-        let failed = CliError::new(ErrorKind::User, error.to_string());
-        match args.file {
-            None => failed.hint("name the Dockerfile by -f FILE"),
-            Some(_) => match near_file(&path) {
-                Some(near) => failed.hint(format!("did you mean `-f {near}`?")),
-                None => failed,
-            },
-        }
-    })?;
-    let bytes = read_text(&mut &file, &path.display().to_string())?;
-    let mut beside = path.clone().into_os_string();
-    beside.push(".dockerignore");
-    let ignore = match fs_err::File::open(&beside) {
-        Ok(file) => {
-            let name = Path::new(&beside).display().to_string();
-            let bytes = read_text(&mut &file, &name)?;
-            Some(IgnoreText { name, bytes })
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(io_error(error)),
-    };
-    let name = path.strip_prefix(&args.path).unwrap_or(&path).display().to_string();
-    Ok(DockerfileText { name, bytes, in_context: false, ignore })
 }
 
 #[cfg(test)]

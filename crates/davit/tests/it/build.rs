@@ -10,10 +10,12 @@ mod exports;
 mod git_server;
 mod instructions;
 mod mounts;
+mod named_contexts;
 mod outputs;
 mod platforms;
 mod refused;
 mod remote;
+mod remote_contexts;
 mod results;
 mod sandbox;
 
