@@ -14,6 +14,8 @@ mod index;
 pub(crate) mod layer;
 mod source;
 
+use std::sync::atomic::AtomicBool;
+
 use davit_distribution::{Access, Session, Target as RemoteTarget};
 use davit_image::{
     Compression, Descriptor, Digest, Document, ImageConfig, ImageId, Index, Manifest, Platform,
@@ -145,6 +147,12 @@ pub enum PushError {
         /// The document.
         digest: Digest,
     },
+    /// Whoever asked for it wants it no more.
+    #[error("the push of {reference} was cancelled")]
+    Cancelled {
+        /// What was to go.
+        reference: String,
+    },
     /// Parts are neither here nor at the registry.
     #[error("{reference} is not whole here: {missing} is missing")]
     Incomplete {
@@ -198,8 +206,15 @@ impl Engine {
         let session = registries.client.session(request.reference.repository(), Access::Push);
         let store_error = |source| PushError::Store { reference: reference.clone(), source };
         let images = self.store().images().map_err(store_error)?;
-        let push =
-            Push { engine: self, registries: &registries, session, request, progress, images };
+        let push = Push {
+            engine: self,
+            registries: &registries,
+            session,
+            request,
+            progress,
+            cancelled: None,
+            images,
+        };
         push.run()
     }
 }
@@ -211,6 +226,8 @@ struct Push<'a> {
     session: Session,
     request: &'a PushRequest,
     progress: &'a dyn Progress,
+    /// Set by another thread to end it.
+    cancelled: Option<&'a AtomicBool>,
     /// All images, to find repositories that share layers.
     images: Vec<ImageRow>,
 }
@@ -328,16 +345,16 @@ impl Push<'_> {
     }
 
     fn put(&self, name: &RemoteTarget, sent: &Sent) -> Result<(), PushError> {
-        let put = self.session.put_manifest(name, &sent.descriptor.media_type, sent.bytes.clone());
-        self.registries.wait(put).map_err(|e| self.registry_error(e))
+        let media_type = &sent.descriptor.media_type;
+        self.wait(self.session.put_manifest(name, media_type, sent.bytes.clone()))
     }
 
     fn registry_has(&self, entry: &Descriptor) -> Result<bool, PushError> {
         let target = RemoteTarget::Digest(entry.digest);
-        match self.registries.wait(self.session.resolve(&target)) {
+        match self.wait(self.session.resolve(&target)) {
             Ok(_) => Ok(true),
-            Err(error) if error.is_not_found() => Ok(false),
-            Err(error) => Err(self.registry_error(error)),
+            Err(PushError::Registry { source, .. }) if source.is_not_found() => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

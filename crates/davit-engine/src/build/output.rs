@@ -273,7 +273,7 @@ impl Engine {
         delivery: Delivery<'_>,
         image: &ImageOutput,
     ) -> Result<(Formed, Option<Descriptor>), BuildFailure> {
-        let Delivery { lease, built, platforms, progress, .. } = delivery;
+        let Delivery { lease, built, platforms, progress, cancelled } = delivery;
         let formed = Formed::new(built, platforms, &image.form);
         let (name, keeps) = match image.place {
             ImagePlace::Store => return Ok((formed, None)),
@@ -294,7 +294,7 @@ impl Engine {
                 compression: image.form.compression.unwrap_or_default(),
                 name,
             };
-            let sent = self.push_built(lease, &target, &request, progress)?;
+            let sent = self.push_built(lease, &target, &request, (progress, cancelled))?;
             let whole = formed.descriptor.clone();
             pushed.get_or_insert(Descriptor { digest: sent.digest, size: sent.size, ..whole });
         }

@@ -1,5 +1,7 @@
 //! What a build made on its way out: nothing here has to have the name that it goes to.
 
+use std::sync::atomic::AtomicBool;
+
 use davit_distribution::Access;
 use davit_image::Descriptor;
 use davit_store::{Lease, Target};
@@ -8,13 +10,14 @@ use super::{Push, PushError, PushRequest};
 use crate::{Engine, Progress};
 
 impl Engine {
-    /// Pushes a manifest or index whose documents are in the store; yields what the registry has.
+    /// Pushes a manifest or index whose documents are in the store; yields what the registry has. Ends
+    /// within 0.1 s once `cancelled` is set.
     pub(crate) fn push_built(
         &self,
         lease: &Lease<'_>,
         target: &Target,
         request: &PushRequest,
-        progress: &dyn Progress,
+        (progress, cancelled): (&dyn Progress, &AtomicBool),
     ) -> Result<Descriptor, PushError> {
         let reference = request.reference.to_string();
         let setup = |source| PushError::Setup { reference: reference.clone(), source };
@@ -22,9 +25,18 @@ impl Engine {
         let session = registries.client.session(request.reference.repository(), Access::Push);
         let store_error = |source| PushError::Store { reference: reference.clone(), source };
         let images = self.store().images().map_err(store_error)?;
-        let push =
-            Push { engine: self, registries: &registries, session, request, progress, images };
+        let push = Push {
+            engine: self,
+            registries: &registries,
+            session,
+            request,
+            progress,
+            cancelled: Some(cancelled),
+            images,
+        };
         push.message(&format!("Pushing {}", request.reference.familiar()));
-        push.push_target(lease, &request.reference, target)
+        let sent = push.push_target(lease, &request.reference, target)?;
+        push.message(&format!("Pushed {} ({} bytes)", sent.digest, sent.size));
+        Ok(sent)
     }
 }

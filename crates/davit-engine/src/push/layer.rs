@@ -6,6 +6,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use davit_distribution::BlobSource;
@@ -18,6 +19,9 @@ use crate::Event;
 use super::{
     CompressedTar, CompressionScope, Loaded, PARALLEL, Push, PushError, Rewrite, Sent, StoredBlob,
 };
+
+/// How often it is looked whether a push is still wanted.
+const CANCEL_POLL: Duration = Duration::from_millis(50);
 
 /// How a layer is to be sent.
 enum Form {
@@ -249,11 +253,23 @@ impl Push<'_> {
         Ok(())
     }
 
-    fn wait<T>(
+    pub(super) fn wait<T>(
         &self,
         future: impl Future<Output = Result<T, davit_distribution::Error>>,
     ) -> Result<T, PushError> {
-        self.registries.handle().block_on(future).map_err(|e| self.registry_error(e))
+        let Some(cancelled) = self.cancelled else {
+            return self.registries.handle().block_on(future).map_err(|e| self.registry_error(e));
+        };
+        let whole = async {
+            let mut future = std::pin::pin!(future);
+            while !cancelled.load(Ordering::Relaxed) {
+                if let Ok(result) = tokio::time::timeout(CANCEL_POLL, &mut future).await {
+                    return result.map_err(|e| self.registry_error(e));
+                }
+            }
+            Err(PushError::Cancelled { reference: self.target_name() })
+        };
+        self.registries.handle().block_on(whole)
     }
 
     fn done(&self, item: &str, status: &str) {

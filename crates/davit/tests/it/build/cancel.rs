@@ -55,6 +55,24 @@ fn a_registry_that_is_silent_does_not_hold_it() {
 }
 
 #[test]
+fn a_push_to_a_registry_that_is_silent_does_not_hold_it() {
+    let server = HttpServer::start(|request| {
+        let content = Content::default();
+        let reply = content.serve(request);
+        if request.path == "/v2/" { reply } else { reply.end(End::Silence) }
+    });
+    let dockerfile = "FROM scratch\nCOPY Dockerfile /\n";
+    let Some(bench) = Bench::new(&[("Dockerfile", dockerfile)]) else { return };
+    let (context, name) = (bench.context.to_str().unwrap(), format!("{}/x:1", server.host()));
+    let arguments = ["build", "--progress", "plain", "--push", "-t", &name, context];
+    let mut command = bench.davit.command(arguments);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let outcome = interrupt(child, |_| server.requests().iter().any(|it| it.path.contains("/x/")));
+    assert_eq!(outcome.code, 130, "{}", outcome.stderr);
+    assert_eq!(bench.davit.ok(["images", "-q", &name]), "", "nothing is named");
+}
+
+#[test]
 fn files_that_are_written_do_not_hold_it() {
     let Some(bench) = Bench::new(&[("Dockerfile", "FROM scratch\nADD many.tar /\n")]) else {
         return;
