@@ -134,6 +134,7 @@ pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
     let display = display::open(if quiet { BuildProgress::Quiet } else { args.progress });
     let pulls = context.progress(match args.progress {
         _ if quiet => ProgressMode::Quiet,
+        BuildProgress::None => ProgressMode::Quiet,
         BuildProgress::Rawjson => ProgressMode::Json,
         _ => ProgressMode::Plain,
     });
@@ -148,7 +149,7 @@ pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
     let id = outputs::id(&report);
     if quiet {
         printer::line(&id)?;
-    } else if args.progress != BuildProgress::Rawjson {
+    } else if !matches!(args.progress, BuildProgress::Rawjson | BuildProgress::None) {
         let (cached, steps) =
             report.images.first().map_or((0, 0), |it| (it.cached_steps, it.steps));
         printer::note(&format!("Built {id} ({cached} of {steps} steps cached)"));

@@ -23,8 +23,10 @@ pub(crate) enum BuildProgress {
     /// One JSON object per line, in BuildKit's form; pulls in that of Docker's API
     #[value(alias = "json")]
     Rawjson,
-    /// Nothing
+    /// Nothing but the image's id
     Quiet,
+    /// Nothing
+    None,
 }
 
 /// Shows the events of one build on standard error.
@@ -43,7 +45,7 @@ impl Display for Nothing {
 
 pub(super) fn open(progress: BuildProgress) -> Box<dyn Display> {
     match progress {
-        BuildProgress::Quiet => Box::new(Nothing),
+        BuildProgress::Quiet | BuildProgress::None => Box::new(Nothing),
         BuildProgress::Rawjson => Box::new(json::Json::default()),
         BuildProgress::Tty => Box::new(tty::Tty::new()),
         BuildProgress::Auto if printer::can_draw() => Box::new(tty::Tty::new()),

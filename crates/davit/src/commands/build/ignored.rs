@@ -38,11 +38,25 @@ pub(super) struct Ignored {
     isolation: Vec<String>,
     #[arg(long, hide = true)]
     security_opt: Vec<String>,
+    /// davit's own stands before the verb
+    #[arg(long, short = 'D', hide = true, overrides_with = "debug")]
+    debug: bool,
     /// Attestations: davit makes none
+    #[arg(long, hide = true, value_parser = disabled)]
+    attest: Vec<bool>,
     #[arg(long, hide = true, value_parser = no_attestation)]
     sbom: Vec<bool>,
     #[arg(long, hide = true, value_parser = no_attestation)]
     provenance: Vec<bool>,
+}
+
+/// Reads `type=KIND,disabled=true`.
+fn disabled(value: &str) -> Result<bool, String> {
+    let value = value.split(',').find_map(|field| field.strip_prefix("disabled="));
+    match value {
+        Some("true" | "1") => Ok(false),
+        _ => Err("attestations are not supported, only disabled=true is".to_owned()),
+    }
 }
 
 fn no_attestation(value: &str) -> Result<bool, String> {

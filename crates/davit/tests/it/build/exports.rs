@@ -41,8 +41,15 @@ fn a_build_pushes_what_it_made() {
     let facts = bench.davit.dir().join("facts.json");
     let facts = facts.to_str().unwrap();
     let name = format!("{}/made:1", registry.host());
-    let built = bench.build(&["--push", "-t", &name, "--metadata-file", facts]);
+    let outcome = bench.run(&["--push", "-t", &name, "--metadata-file", facts]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let built = bench.config(&outcome);
     let told = json(Path::new(facts));
+    let pushed = format!("Pushed {}", told["containerimage.digest"].as_str().unwrap());
+    assert!(outcome.stderr.contains(&pushed), "{}", outcome.stderr);
+    let context = bench.context.to_str().unwrap();
+    let silent = bench.davit.run(["build", "--progress", "none", "--push", "-t", &name, context]);
+    assert_eq!((silent.code, silent.stdout.as_str(), silent.stderr.as_str()), (0, "", ""));
     assert_eq!(told["image.name"], *name);
     assert_eq!(told["containerimage.descriptor"]["digest"], told["containerimage.digest"]);
     let other = davit();

@@ -68,6 +68,7 @@ fn options_ask_for_what_can_be() {
         (&["--build-arg", "=x"], "invalid key-value pair \"=x\": empty key"),
         (&["--label", "=x"], "invalid key-value pair \"=x\": empty key"),
         (&["--provenance", "mode=max"], "attestations are not supported"),
+        (&["--attest", "type=sbom"], "attestations are not supported"),
         (&["--iidfile", &id, "--target", "none"], "none"),
     ] {
         let outcome = bench.run(args);
@@ -87,7 +88,7 @@ fn options_ask_for_what_can_be() {
     let ignored = "--rm=true --rm --force-rm --compress -m 1g --memory-swap 2g -c 5 --cpu-period 1 \
                    --cpu-quota 1 --cpuset-cpus 0 --cpuset-mems 0 --cgroup-parent x --builder b \
                    --isolation default --security-opt a --cache-from x --sbom=false \
-                   --provenance=false";
+                   --provenance=false --attest type=sbom,disabled=true -D";
     let words: Vec<&str> = ignored.split_whitespace().collect();
     bench.build(&words);
     bench.write("Dockerfile", "# syntax=my/frontend:1\nany text\n");
