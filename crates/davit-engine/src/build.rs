@@ -47,8 +47,20 @@ pub struct BuildCommand {
     pub request: BuildRequest,
     /// When base images are looked for in a registry.
     pub pull: PullPolicy,
+    /// Whether anybody is asked for anything.
+    pub reach: Reach,
     /// Where the result goes.
     pub outputs: Vec<BuildOutput>,
+}
+
+/// How far a build looks for images and for sources that lie elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// As far as the network goes.
+    #[default]
+    Network,
+    /// To what is in the store, as it was when it came there.
+    Offline,
 }
 
 /// What a build gave.
@@ -167,12 +179,17 @@ impl Engine {
         let store = self.store();
         let lease = store.lease("build")?;
         let snapshots = self.snapshots()?;
-        let images = Bases { engine: self, lease: &lease, pull: command.pull, progress, cancelled };
+        let pull = match command.reach {
+            Reach::Network => command.pull,
+            Reach::Offline => PullPolicy::Never,
+        };
+        let images = Bases { engine: self, lease: &lease, pull, progress, cancelled };
         let sources = Fetcher {
             engine: self,
             lease: &lease,
             progress,
             cancelled,
+            reach: command.reach,
             secrets: command.request.sandbox.secrets.clone(),
             registries: OnceLock::new(),
         };

@@ -442,4 +442,21 @@ mod tests {
             assert!(GitSource::parse(text).is_some_and(|it| it.is_err()), "{text}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_that_is_given_to_git_looks_like_an_option(
+            text in "(https?://|git://|ssh://|[-a-z]{1,3}@)[-a-z:/.@]{0,12}(.git)?(\\?[-a-z=&%0-9]{0,20})?(#.{0,12})?",
+        ) {
+            let Some(Ok(source)) = GitSource::parse(&text) else { return Ok(()) };
+            let words = [Some(&source.remote), source.reference.as_ref(), source.checksum.as_ref()];
+            for word in words.into_iter().flatten() {
+                proptest::prop_assert!(!word.starts_with('-'), "{text}");
+                proptest::prop_assert!(!word.chars().any(char::is_control), "{text}");
+            }
+            let directory = source.directory.unwrap_or_default();
+            proptest::prop_assert!(!directory.starts_with('/'), "{text}");
+            proptest::prop_assert!(directory.split('/').all(|part| part != ".."), "{text}");
+        }
+    }
 }

@@ -21,6 +21,7 @@ use davit_store::{Lease, NewBuildRecord, StoreError};
 use serde::{Serialize, de::DeserializeOwned};
 
 use self::git::GitError;
+use super::Reach;
 use crate::{Engine, Hint, Progress, RegistryError, origin::Stop, registry::Registries};
 
 /// Why a source cannot be had.
@@ -52,6 +53,9 @@ pub(super) enum SourceError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It is not here, and nobody is to be asked.
+    #[error("it is not in the store")]
+    Offline,
     /// Nobody wants it any more.
     #[error("it was stopped")]
     Stopped,
@@ -68,6 +72,7 @@ impl Hint for SourceError {
             Self::Checksum { found, .. } => {
                 vec![format!("if this is the file that you want: `--checksum={found}`")]
             }
+            Self::Offline => vec!["build once without --offline".to_owned()],
             _ => Vec::new(),
         }
     }
@@ -84,6 +89,7 @@ pub(super) struct Fetcher<'e> {
     pub(super) lease: &'e Lease<'e>,
     pub(super) progress: &'e dyn Progress,
     pub(super) cancelled: &'e Arc<AtomicBool>,
+    pub(super) reach: Reach,
     /// What the caller gave, by id.
     pub(super) secrets: BTreeMap<String, davit_build::Secret>,
     pub(super) registries: OnceLock<Registries>,
@@ -132,12 +138,12 @@ impl Fetcher<'_> {
         &self,
         (key, kind): (String, &str),
         record: &T,
-        layer: DiffId,
+        layer: Option<DiffId>,
         begun: Instant,
     ) -> Result<(), SourceError> {
         let spec = serde_json::to_value(record).expect("records hold nothing that JSON cannot");
         let cost_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let items = vec![layer.digest()];
+        let items = layer.iter().map(|layer| layer.digest()).collect();
         let record = NewBuildRecord { key, kind: kind.to_owned(), spec, items, cost_us };
         Ok(self.engine.store().put_build_records(&[record])?)
     }

@@ -22,6 +22,7 @@ use davit_engine::{
     Engine,
     build::{
         BuildCommand, BuildEvent, BuildFailure, BuildRequest, CachePolicy, Network, PullPolicy,
+        Reach,
     },
     image::{Platform, Reference},
 };
@@ -71,6 +72,9 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_enum, num_args = 0..=1, require_equals = true,
           default_value = "missing", default_missing_value = "always", hide_default_value = true)]
     pull: Pull,
+    /// Ask nobody for images and remote sources: take what the store has
+    #[arg(long, conflicts_with = "pull")]
+    offline: bool,
     /// Network of RUN steps
     #[arg(long, value_enum, default_value = "default")]
     network: BuildNetwork,
@@ -238,7 +242,8 @@ fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
         Pull::Never => PullPolicy::Never,
     };
     let outputs = result.open(&tags)?;
-    Ok(BuildCommand { request, pull, outputs })
+    let reach = if args.offline { Reach::Offline } else { Reach::Network };
+    Ok(BuildCommand { request, pull, reach, outputs })
 }
 
 /// `NAME=VALUE` pairs; a name alone has the value that `missing` gives, or is left out.

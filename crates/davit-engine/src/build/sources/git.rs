@@ -21,7 +21,7 @@ use self::{
     program::Program,
     refs::{Resolved, resolve},
 };
-use super::{Fetcher, SourceError, digest_of, layer::GitDirectory};
+use super::{Fetcher, Reach, SourceError, digest_of, layer::GitDirectory};
 use crate::{Event, Hint};
 
 /// Secrets that a repository's host is shown: a header as it is, and a token; each also with
@@ -105,11 +105,14 @@ impl Fetcher<'_> {
             cancelled: self.cancelled,
         };
         let repository = Repository { program: &program, source, tree };
-        let resolved = repository.resolve()?;
+        let resolved = self.resolved(&repository)?;
         repository.check(&resolved)?;
         let key = format!("git/{}", source_key(source, &resolved));
         if let Some(GitRecord { layer }) = self.known(&key)? {
             return Ok(layer);
+        }
+        if self.reach == Reach::Offline {
+            return Err(SourceError::Offline);
         }
         self.progress.report(Event::Phase { item, phase: "Downloading", total_bytes: None });
         repository.fetch(&resolved)?;
@@ -124,8 +127,28 @@ impl Fetcher<'_> {
         };
         let layer = self.tree_layer(&repository.directory()?, git, mtime)?;
         self.progress.report(Event::Done { item, status: "Download complete" });
-        self.remember((key, "git"), &GitRecord { layer }, layer, begun)?;
+        self.remember((key, "git"), &GitRecord { layer }, Some(layer), begun)?;
         Ok(layer)
+    }
+
+    /// The commit that the reference names: named in full, by the server, or as it was last.
+    fn resolved(&self, repository: &Repository<'_>) -> Result<Resolved, SourceError> {
+        let source = repository.source;
+        if let Some(commit) = source.commit() {
+            return Ok(Resolved { commit: commit.to_owned(), tag: None, reference: None });
+        }
+        let reference = source.reference.as_deref().unwrap_or_default();
+        let key = format!("git-reference/{}", digest_of(&[&source.remote, reference]));
+        let known: Option<Resolved> = self.known(&key)?;
+        if self.reach == Reach::Offline {
+            return known.ok_or(SourceError::Offline);
+        }
+        let begun = Instant::now();
+        let resolved = repository.resolve()?;
+        if known.as_ref() != Some(&resolved) {
+            self.remember((key, "git"), &resolved, None, begun)?;
+        }
+        Ok(resolved)
     }
 
     /// Settings that give access: to the repository alone, and through no redirect.
@@ -197,11 +220,8 @@ struct Repository<'a> {
 }
 
 impl Repository<'_> {
-    /// Finds the commit; asks the server, unless it is named in full.
+    /// Asks the server for the commit.
     fn resolve(&self) -> Result<Resolved, GitError> {
-        if let Some(commit) = self.source.commit() {
-            return Ok(Resolved { commit: commit.to_owned(), tag: None, reference: None });
-        }
         let wanted = self.source.reference.as_deref();
         let mut args = vec!["ls-remote".to_owned(), "--symref".to_owned(), "--".to_owned()];
         args.push(self.source.remote.clone());

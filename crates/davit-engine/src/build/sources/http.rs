@@ -11,7 +11,7 @@ use davit_distribution::{Download as Body, Wanted};
 use davit_image::{Algorithm, DiffId, Digest, Digester};
 use serde::{Deserialize, Serialize};
 
-use super::{Fetcher, SourceError, digest_of, layer::OneFile};
+use super::{Fetcher, Reach, SourceError, digest_of, layer::OneFile};
 use crate::{
     Event, Secret,
     origin::{Download, Pieces},
@@ -46,6 +46,10 @@ impl Fetcher<'_> {
         {
             return Ok(known.layer);
         }
+        if self.reach == Reach::Offline {
+            let known = known.ok_or(SourceError::Offline)?;
+            return checked(source, &known);
+        }
         let begun = Instant::now();
         let wanted = Wanted {
             address: source.url.clone(),
@@ -61,16 +65,11 @@ impl Fetcher<'_> {
             (None, None) => unreachable!("only what is known can be the same"),
             (Some(body), _) => {
                 let record = self.download(source, body, item)?;
-                self.remember((key, "http"), &record, record.layer, begun)?;
+                self.remember((key, "http"), &record, Some(record.layer), begun)?;
                 record
             }
         };
-        match source.checksum {
-            Some(wanted) if wanted != record.content => {
-                Err(SourceError::Checksum { wanted, found: record.content })
-            }
-            _ => Ok(record.layer),
-        }
+        checked(source, &record)
     }
 
     /// What the address's host is shown: a header as it is, or else a token.
@@ -145,5 +144,15 @@ impl Fetcher<'_> {
         }
         self.progress.report(Event::Done { item, status: "Download complete" });
         Ok((bytes, digester.finish()))
+    }
+}
+
+/// The layer, if the file is the wanted one.
+fn checked(source: &HttpSource, record: &HttpRecord) -> Result<DiffId, SourceError> {
+    match source.checksum {
+        Some(wanted) if wanted != record.content => {
+            Err(SourceError::Checksum { wanted, found: record.content })
+        }
+        _ => Ok(record.layer),
     }
 }

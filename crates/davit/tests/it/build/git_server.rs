@@ -39,10 +39,15 @@ impl GitServer {
 
     /// A new repository with a work tree.
     pub(crate) fn repository(&self, name: &str) -> Repository {
+        self.repository_of(name, "sha1")
+    }
+
+    /// A new repository whose objects are named by this algorithm.
+    pub(crate) fn repository_of(&self, name: &str, algorithm: &str) -> Repository {
         let tree = self.path(name);
         fs::create_dir(&tree).unwrap();
         let repository = Repository { tree };
-        repository.git(&["init", "-q", "-b", "main"]);
+        repository.git(&["init", "-q", "-b", "main", "--object-format", algorithm]);
         repository
     }
 

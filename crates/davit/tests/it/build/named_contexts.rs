@@ -47,6 +47,10 @@ fn images_take_the_place_of_names() {
     ] {
         assert_eq!(replaced(&format!("FROM {from}\n"), name), ["image 644 2"], "{from} {name}");
     }
+    // One that nothing names is not looked for.
+    bench.write("Dockerfile", "FROM first\n");
+    let unused = ["--pull=never", "--build-context", "other=docker-image://nosuch:1"];
+    assert_eq!(list(&bench.files(&unused)), ["image 644 1", "w/ 755"]);
     // A stage, with all that it does; as a base, for a copy and as the target.
     let stage = "FROM nosuch AS Base\nRUN false\n";
     let whole = ["image 644 2"];

@@ -249,6 +249,20 @@ fn adds_git_repositories() {
 }
 
 #[test]
+fn adds_git_repositories_of_sha256() {
+    let Some(git) = GitServer::start(|_| true) else { return };
+    let Some(bench) = Bench::new(&[]) else { return };
+    let repository = git.repository_of("r.git", "sha256");
+    let commit = repository.commit("f", "sha256");
+    assert_eq!(commit.len(), 64);
+    let url = git.url("r.git");
+    for reference in ["", "#main", &format!("#{commit}")] {
+        bench.write("Dockerfile", &format!("FROM scratch\nADD {url}{reference} /r/\n"));
+        assert_eq!(list(&bench.files(&[])), ["r/ 755", "r/f 644 sha256"], "{reference}");
+    }
+}
+
+#[test]
 fn a_commit_that_is_here_is_not_fetched_again() {
     let Some(git) = GitServer::start(|_| true) else { return };
     let Some(bench) = Bench::new(&[]) else { return };
@@ -427,4 +441,42 @@ fn private_repositories_are_read_with_a_secret() {
     assert!(other.requests().is_empty(), "{:?}", other.requests());
     assert_eq!(bench.run(&[]).code, 1);
     assert!(!other.requests().is_empty(), "without a secret a redirect is followed");
+}
+
+#[test]
+fn an_offline_build_asks_nobody() {
+    let Some(git) = GitServer::start(|_| true) else { return };
+    let Some(bench) = Bench::new(&[]) else { return };
+    let server = HttpServer::start(|_| Reply::ok("web"));
+    let repository = git.repository("r.git");
+    repository.commit("f", "git");
+    let (file, url) = (format!("http://{}/f", server.host()), git.url("r.git"));
+    let add = |sources: &str| {
+        bench.write("Dockerfile", &format!("FROM scratch\nADD {sources} /d/\n"));
+    };
+    add(&format!("{file} {url}#main {url}#main:"));
+    let first = bench.build(&["-t", "base"]);
+    // The branch moves, and the file would be another one.
+    repository.commit("f", "moved");
+    let asked = (server.requests().len(), git.server.requests().len());
+    let offline = bench.run(&["--offline"]);
+    assert_eq!(offline.code, 0, "{}", offline.stderr);
+    assert_eq!(bench.config(&offline), first);
+    for (sources, hint) in [
+        (format!("{file}/other"), "build once without --offline"),
+        (format!("{url}#other"), "build once without --offline"),
+        (format!("--checksum=sha256:{} {file}", "0".repeat(64)), "its digest is"),
+    ] {
+        add(&sources);
+        let refused = bench.run(&["--offline"]);
+        assert_eq!(refused.code, 1, "{sources}");
+        assert!(refused.stderr.contains(hint), "{sources}: {}", refused.stderr);
+    }
+    let host = server.host();
+    bench.write("Dockerfile", "FROM base\nLABEL a=b\n");
+    bench.build(&["--offline"]);
+    bench.write("Dockerfile", &format!("FROM {host}/nosuch\n"));
+    assert_eq!(bench.run(&["--offline"]).code, 1);
+    assert_eq!((server.requests().len(), git.server.requests().len()), asked);
+    assert_ne!(bench.run(&["--offline", "--pull"]).code, 0);
 }

@@ -1,12 +1,14 @@
 //! Which commit a reference names, by what `git ls-remote` lists.
 
+use serde::{Deserialize, Serialize};
+
 /// What a repository's HEAD is called in the list.
 pub(super) const HEAD: &str = "HEAD";
 /// What a tag of its own object leads to.
 const PEELED: &str = "^{}";
 
 /// A commit and the reference that names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Resolved {
     /// Name of the commit.
     pub(super) commit: String,
