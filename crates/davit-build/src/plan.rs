@@ -12,6 +12,7 @@
 mod contexts;
 mod images;
 mod mounts;
+mod origins;
 pub(crate) mod planner;
 pub(crate) mod platforms;
 mod remote;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use davit_dockerfile::{
-    ArgDefinition, Dockerfile, Escape, ExpandError, GlobalScope, Instruction, Kind, Lexer, Mount,
-    Span, Stage, VariableList, Variables, Word, is_predefined, nearest,
+    ArgDefinition, Dockerfile, Escape, ExpandError, GlobalScope, Instruction, Kind, Lexer, Span,
+    Stage, VariableList, Variables, Word, is_predefined, nearest,
 };
 use davit_image::Platform;
 
@@ -42,6 +42,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) warnings: Vec<String>,
     /// `SOURCE_DATE_EPOCH`: the request's, else that of an `ARG` before the first `FROM`.
     pub(crate) epoch: Option<i64>,
+    /// The `FROM` whose triggers are read: their own spans are of another text.
+    pub(crate) trigger: Option<Span>,
     /// Build arguments that an `ARG` took.
     pub(crate) consumed: BTreeSet<String>,
 }
@@ -97,6 +99,7 @@ pub(crate) fn plan(
         context_states: BTreeMap::new(),
         warnings: Vec::new(),
         epoch: request.source_date_epoch,
+        trigger: None,
         consumed: BTreeSet::new(),
     };
     planner.stages.resize_with(dockerfile.stages.len(), || None);
@@ -130,7 +133,7 @@ impl Planner<'_> {
 
     pub(crate) fn excerpt(&self, span: Span) -> Excerpt {
         let text = &self.request.dockerfile;
-        Excerpt::new(&text.name, &text.bytes, span, "")
+        Excerpt::new(&text.name, &text.bytes, self.trigger.unwrap_or(span), "")
     }
 
     /// Expands a word; a variable that is not set gets a hint if the expansion fails.
@@ -256,17 +259,21 @@ impl Planner<'_> {
                     queue.push_back(below);
                 }
                 let own = self.instructions(index);
-                for instruction in triggers.iter().chain(own) {
+                let place = self.dockerfile.stages[index].span;
+                for (at, instruction) in triggers.iter().chain(own).enumerate() {
+                    self.trigger = (at < triggers.len()).then_some(place);
                     for (from, span) in self.origins(index, instruction)? {
                         match from {
                             Base::Stage(other) => queue.push_back(other),
                             Base::Image(key) => {
+                                let span = self.trigger.unwrap_or(span);
                                 wanted.push((key, self.request.platform.clone(), span));
                             }
                             Base::Scratch | Base::Context(_) | Base::Source(_) => {}
                         }
                     }
                 }
+                self.trigger = None;
                 outlines.insert(index, Outline { base, platform, triggers });
             }
             self.resolve_images(wanted, images)?;
@@ -307,7 +314,7 @@ impl Planner<'_> {
         })
     }
 
-    fn stage_or_replacement(&self, stage: usize) -> Result<Base, BuildError> {
+    pub(super) fn stage_or_replacement(&self, stage: usize) -> Result<Base, BuildError> {
         if self.request.named_contexts.is_empty() {
             return Ok(Base::Stage(stage));
         }
@@ -356,88 +363,6 @@ impl Planner<'_> {
             Some(near) => error.hint(format!("did you mean the stage `{near}`?")),
             None => error,
         }
-    }
-
-    /// What an instruction reads beside its stage and the context.
-    fn origins(
-        &self,
-        index: usize,
-        instruction: &Instruction,
-    ) -> Result<Vec<(From, Span)>, BuildError> {
-        let Kind::Run(run) = &instruction.kind else {
-            return Ok(self.copies_from(index, instruction)?.into_iter().collect());
-        };
-        let from = |word: &Word| {
-            let from = self.mounts_from(index, word)?;
-            Ok(from.map(|from| (from, word.span)))
-        };
-        run.mounts.iter().filter_map(|word| from(word).transpose()).collect()
-    }
-
-    /// What the `from` of a mount names.
-    pub(crate) fn mounts_from(
-        &self,
-        index: usize,
-        word: &Word,
-    ) -> Result<Option<From>, BuildError> {
-        let Some(name) = Mount::origin(&word.text) else { return Ok(None) };
-        let all = self.dockerfile.stages.len();
-        // A stage may be called so.
-        if name == "scratch" && self.dockerfile.stage_index(&name, all).is_none() {
-            return Ok(Some(Base::Scratch));
-        }
-        self.origin(index, (&name, word.span), "mount from").map(Some)
-    }
-
-    /// What a `COPY --from` reads.
-    pub(crate) fn copies_from(
-        &self,
-        index: usize,
-        instruction: &Instruction,
-    ) -> Result<Option<(From, Span)>, BuildError> {
-        let Kind::Copy(copy) = &instruction.kind else { return Ok(None) };
-        let Some(word) = &copy.from else { return Ok(None) };
-        let (name, span) = (word.text.as_str(), word.span);
-        if name.contains('$') {
-            let message = "variables are not expanded in --from";
-            return Err(self.fail(span, message).hint(format!(
-                "name a stage by `FROM {name} AS source`, with the ARG before the first FROM, and \
-                 copy from that"
-            )));
-        }
-        Ok(Some((self.origin(index, (name, span), "copy from")?, span)))
-    }
-
-    /// The stage or image that a name stands for in the stage `index`.
-    fn origin(
-        &self,
-        index: usize,
-        (name, span): (&str, Span),
-        verb: &str,
-    ) -> Result<From, BuildError> {
-        if let Some(stage) = self.dockerfile.stage_index(name, index) {
-            return self.stage_or_replacement(stage);
-        }
-        let all = self.dockerfile.stages.len();
-        if let Some(named) = self.named(name, &self.request.platform) {
-            return Ok(named);
-        }
-        if let Some(later) = self.dockerfile.stage_index(name, all) {
-            let problem = if later == index {
-                format!("a stage cannot {verb} itself (`{name}`)")
-            } else {
-                format!("stage `{name}` is defined after this one")
-            };
-            return Err(self.fail(span, problem).hint("only stages that stand above can be named"));
-        }
-        if name.parse::<usize>().is_ok() {
-            let message = format!("there is no stage number {name}");
-            return Err(self.fail(span, message).hint("stages count from 0 in the file's order"));
-        }
-        let key = self
-            .image_key(name, &self.request.platform)
-            .map_err(|message| self.hint_stage(self.fail(span, message), name, index))?;
-        Ok(Base::Image(key))
     }
 
     /// The instructions that a stage's base wants to run first.

@@ -91,8 +91,10 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
         for trigger in triggers {
             // Its span is of another text: the FROM stands for it.
             let span = stage.span;
+            self.planner.trigger = Some(span);
             self.dispatch(&trigger.kind, &trigger.text, span)?;
         }
+        self.planner.trigger = None;
         for instruction in self.planner.instructions(self.index) {
             self.dispatch(&instruction.kind, &instruction.text, instruction.span)?;
         }

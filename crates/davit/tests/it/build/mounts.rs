@@ -81,6 +81,7 @@ fn a_mount_that_is_wrong_is_refused_at_its_place() {
         ("RUN --mount=type=cache,target=/x,uid=4294967295 true", "nobody's number", ""),
         ("RUN --mount=type=ssh,source=/x true", "an ssh mount has no `source`", ""),
         ("RUN --mount=target=/proc/x true", "inside /proc", ""),
+        ("ONBUILD RUN --mount=type=cahce,target=/x true\nFROM here", "5 | FROM here", "`cache`"),
     ] {
         let first = "FROM scratch AS alpine\nADD alpine.tar.gz /\nFROM alpine AS here";
         bench.write("Dockerfile", &format!("{first}\n{steps}\n"));
