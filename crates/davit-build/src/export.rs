@@ -22,6 +22,9 @@ use crate::{
     layers::{LayerError, Layers, State},
 };
 
+/// How the names of directories begin in which files are made.
+const STAGING: &str = ".davit-export-";
+
 /// Why a result cannot be exported.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
@@ -60,10 +63,29 @@ pub struct ExportPart {
     pub layers: Vec<DiffId>,
 }
 
-/// Writes the files of images into the directory `target`, which is made if it is missing. What
-/// it holds stays where the result has nothing of the same path. All of it is the caller's, as with
-/// Docker's clients: people take files out, and a tar keeps the owners. `epoch` in seconds is the
-/// time of all, if it is given.
+/// What becomes of what a directory holds before an export.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExportMode {
+    /// It stays where the result has nothing of the same path.
+    #[default]
+    Copy,
+    /// It goes: the directory is then as the result.
+    Delete,
+}
+
+/// A directory that results are written to.
+#[derive(Clone, Copy, Debug)]
+pub struct ExportTarget<'a> {
+    /// It is made if it is missing.
+    pub path: &'a Path,
+    /// What becomes of what it holds.
+    pub mode: ExportMode,
+    /// Time of all files in seconds, if it is given.
+    pub epoch: Option<i64>,
+}
+
+/// Writes the files of images into a directory. All of it is the caller's, as with Docker's clients:
+/// people take files out, and a tar keeps the owners.
 ///
 /// Blocks; nothing is synced. Fails once `cancelled` is set.
 ///
@@ -73,8 +95,7 @@ pub fn export_directory(
     store: &Store,
     lease: &Lease<'_>,
     parts: &[ExportPart],
-    epoch: Option<i64>,
-    target: &Path,
+    target: &ExportTarget<'_>,
     cancelled: &AtomicBool,
 ) -> Result<(), ExportError> {
     let mut paths = Paths::default();
@@ -86,13 +107,33 @@ pub fn export_directory(
         }
         opened.push((part, merged, tars));
     }
-    for (part, merged, tars) in opened {
-        let target =
-            part.folder.as_ref().map_or_else(|| target.to_path_buf(), |it| target.join(it));
-        let staging = target.join(format!(".davit-export-{}", lease.id()));
-        extract_to((&*merged, &tars[..]), (&target, &staging), epoch, cancelled)?;
-    }
-    Ok(())
+    fs_err::create_dir_all(target.path).map_err(failed(target.path))?;
+    // Files are made anew below directories that are empty, and only then take their places.
+    let staging = target.path.join(format!("{STAGING}{}", lease.id()));
+    fs_err::create_dir(&staging).map_err(failed(&staging))?;
+    let staged = || -> Result<(), ExportError> {
+        let whole = staging.join("whole");
+        for (number, (part, merged, tars)) in opened.iter().enumerate() {
+            let own = staging.join(number.to_string());
+            fs_err::create_dir(&own).map_err(failed(&own))?;
+            extract_to((merged, tars), &own, target.epoch, cancelled)?;
+            let place = part.folder.as_ref().map_or_else(|| whole.clone(), |it| whole.join(it));
+            fs_err::create_dir_all(&place).map_err(failed(&place))?;
+            move_into(&own, &place, cancelled)?;
+        }
+        if target.mode == ExportMode::Delete {
+            remove_others(&whole, target.path, cancelled)?;
+        }
+        move_into(&whole, target.path, cancelled)
+    };
+    let outcome = staged();
+    let removed = fs_err::remove_dir_all(&staging).map_err(failed(&staging));
+    outcome.and(removed)
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> ExportError {
+    let path = path.to_path_buf();
+    move |source| ExportError::Write { path: path.clone(), source }
 }
 
 /// What several parts have at one place: whether it is a directory.
@@ -116,42 +157,52 @@ impl Paths {
 
 fn extract_to(
     (merged, tars): (&Merged, &[Arc<File>]),
-    (target, staging): (&Path, &Path),
+    directory: &Path,
     epoch: Option<i64>,
     cancelled: &AtomicBool,
 ) -> Result<(), ExportError> {
-    let failed = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| ExportError::Write { path, source }
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(directory, flags, Mode::empty());
+    let opened = opened.map_err(|errno| failed(directory)(errno.into()))?;
+    let caller = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let options = ExtractOptions {
+        workers: 2,
+        owner: Some(caller),
+        mtime: epoch.map(Mtime::from_seconds),
+        cancelled: Some(cancelled),
+        ..ExtractOptions::default()
     };
-    fs_err::create_dir_all(target).map_err(failed(target))?;
-    // Files are made anew below a directory that is empty, and only then take their places.
-    fs_err::create_dir(staging).map_err(failed(staging))?;
-    let moved = || -> Result<(), ExportError> {
-        let directory = File::from(
-            rustix::fs::open(
-                staging,
-                rustix::fs::OFlags::RDONLY
-                    | rustix::fs::OFlags::DIRECTORY
-                    | rustix::fs::OFlags::CLOEXEC,
-                rustix::fs::Mode::empty(),
-            )
-            .map_err(|errno| failed(staging)(errno.into()))?,
-        );
-        let caller = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let options = ExtractOptions {
-            workers: 2,
-            owner: Some(caller),
-            mtime: epoch.map(Mtime::from_seconds),
-            cancelled: Some(cancelled),
-            ..ExtractOptions::default()
-        };
-        extract(merged, tars, directory.as_fd(), &options)?;
-        move_into(staging, target, cancelled)
-    };
-    let outcome = moved();
-    let removed = fs_err::remove_dir_all(staging).map_err(failed(staging));
-    outcome.and(removed)
+    extract(merged, tars, opened.as_fd(), &options)?;
+    Ok(())
+}
+
+fn is_directory(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| found.is_dir())
+}
+
+/// Removes what `to` holds and `from` does not, and what is a directory in but one of them.
+fn remove_others(from: &Path, to: &Path, cancelled: &AtomicBool) -> Result<(), ExportError> {
+    let mut stack = vec![(from.to_path_buf(), to.to_path_buf())];
+    while let Some((from, to)) = stack.pop() {
+        let failed = failed(&to);
+        for entry in fs_err::read_dir(&to).map_err(&failed)? {
+            check(cancelled).map_err(&failed)?;
+            let old = entry.map_err(&failed)?.path();
+            let name = old.file_name().unwrap_or_default();
+            if name.to_string_lossy().starts_with(STAGING) {
+                continue;
+            }
+            let new = from.join(name);
+            match (is_directory(&old), is_directory(&new)) {
+                (true, true) => stack.push((new, old)),
+                (true, false) => fs_err::remove_dir_all(&old).map_err(&failed)?,
+                (false, false) if new.symlink_metadata().is_ok() => {}
+                (false, _) => fs_err::remove_file(&old).map_err(&failed)?,
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Moves what `from` holds into `to`; directories that both have are merged.
@@ -164,8 +215,6 @@ fn move_into(from: &Path, to: &Path, cancelled: &AtomicBool) -> Result<(), Expor
             let source = entry.map_err(failed)?.path();
             let name = source.file_name().unwrap_or_default();
             let target = to.join(name);
-            let is_directory =
-                |path: &Path| path.symlink_metadata().is_ok_and(|found| found.is_dir());
             if is_directory(&source) && is_directory(&target) {
                 stack.push((source, target));
                 continue;

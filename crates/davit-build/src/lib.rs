@@ -52,7 +52,9 @@ pub use build::{BuildEnvironment, Built, build};
 pub use cancel::Cancellable;
 pub use error::{BuildError, BuildErrorKind, Excerpt};
 pub use event::{BuildEvent, EventSink, LogStream, StepId, StepInfo};
-pub use export::{ExportError, ExportPart, export_directory, export_tar, write_tree};
+pub use export::{
+    ExportError, ExportMode, ExportPart, ExportTarget, export_directory, export_tar, write_tree,
+};
 pub use key::{Component, ContentKey, DefinitionKey, KeyBuilder, Miss};
 pub use layers::LayerError;
 pub use outcome::{BuildOutcome, BuiltLayer};

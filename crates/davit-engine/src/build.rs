@@ -13,7 +13,7 @@ use std::sync::{
 
 pub use davit_build::{
     Agent, BuildError, BuildErrorKind, BuildEvent, BuildOutcome, BuildRequest, CachePolicy,
-    Component, ContextSource, DockerfilePlace, DockerfileText, Entitlement, Excerpt,
+    Component, ContextSource, DockerfilePlace, DockerfileText, Entitlement, Excerpt, ExportMode,
     GitReferenceError, GitSource, HttpSource, IgnoreText, ImageSource, Invalidation, KeyError,
     Keys, LayoutImage, LogStream, Miss, NamedContext, NamedSource, Network, PullPolicy,
     RemoteSource, Sandbox, Secret, StepId, StepInfo, TarStream, context_name, looks_like_archive,

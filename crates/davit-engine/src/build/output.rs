@@ -8,8 +8,8 @@ use std::{
 };
 
 use davit_build::{
-    BuildError, BuildErrorKind, Built, Cancellable, ExportError, ExportPart, export_directory,
-    export_tar,
+    BuildError, BuildErrorKind, Built, Cancellable, ExportError, ExportMode, ExportPart,
+    ExportTarget, export_directory, export_tar,
 };
 use davit_image::{Descriptor, Platform, Reference};
 use davit_store::{ImageCommit, Lease, TagUpdate, Target, archive::WholeFile, is_no_space};
@@ -38,7 +38,7 @@ pub enum BuildOutput {
     /// An OCI layout directory, with these names in its index.
     Layout(Vec<Reference>, ImageForm, PathBuf),
     /// Its files, into a directory.
-    Directory(PathBuf, PlatformFolders),
+    Directory(PathBuf, PlatformFolders, ExportMode),
     /// Its files, as a tar.
     Tar(BuildSink, PlatformFolders),
     /// Nowhere: only the cache is filled.
@@ -195,9 +195,9 @@ impl Engine {
         for output in outputs {
             match output {
                 BuildOutput::CacheOnly => {}
-                BuildOutput::Directory(path, folders) => {
-                    let parts = delivery.parts(folders);
-                    export_directory(store, lease, &parts, epoch, &path, cancelled)?;
+                BuildOutput::Directory(path, folders, mode) => {
+                    let target = ExportTarget { path: &path, mode, epoch };
+                    export_directory(store, lease, &delivery.parts(folders), &target, cancelled)?;
                 }
                 BuildOutput::Tar(mut sink, folders) => {
                     let mut writer = Cancellable { inner: sink.writer(), cancelled };

@@ -206,7 +206,7 @@ fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
     let add_hosts = args.add_hosts.iter().map(|host| parse_host(host));
     let add_hosts = add_hosts.collect::<Result<_, _>>()?;
     let sandbox = args.sandbox.read()?;
-    let result = args.outputs.plan(&tags)?;
+    let result = args.outputs.plan(&tags, args.sandbox.allowed())?;
     // What is typed is right; from here on it is a build, which may fail.
     args.outputs.remove_stale()?;
     let (dockerfile, context) = contexts::sources(args, place)?;

@@ -10,7 +10,9 @@ use std::{
 };
 
 use davit_engine::{
-    build::{Annotation, BuildOutput, BuildSink, ImageForm, ImageOutput, PlatformFolders},
+    build::{
+        Annotation, BuildOutput, BuildSink, ExportMode, ImageForm, ImageOutput, PlatformFolders,
+    },
     image::Reference,
 };
 
@@ -24,6 +26,7 @@ pub(super) struct OutputSpec {
     destination: Option<PathBuf>,
     image: ImageKeys,
     folders: PlatformFolders,
+    mode: ExportMode,
     epoch: Option<i64>,
     /// Whether an archive is one file, not a directory.
     is_tar: bool,
@@ -119,6 +122,7 @@ impl OutputSpec {
             destination: None,
             image: ImageKeys::default(),
             folders: PlatformFolders::default(),
+            mode: ExportMode::Copy,
             epoch: None,
             is_tar: true,
         }
@@ -145,9 +149,11 @@ impl OutputSpec {
             // Nothing is attested.
             "attestation-prefix" if is_files => {}
             "mode" if self.kind == Kind::Local => {
-                if value != "copy" {
-                    return Err(format!("mode `{value}` is not supported, only `copy` is"));
-                }
+                self.mode = match value {
+                    "copy" => ExportMode::Copy,
+                    "delete" => ExportMode::Delete,
+                    _ => return Err(format!("mode `{value}` is neither copy nor delete")),
+                };
             }
             "source-date-epoch" if self.kind != Kind::CacheOnly => {
                 let wrong = || format!("`{value}` is no number of seconds since 1970");
@@ -173,6 +179,11 @@ impl OutputSpec {
         let mut spec = Self::new(Kind::Image);
         spec.image.push();
         spec
+    }
+
+    /// Whether it removes what is in its destination.
+    pub(super) fn deletes(&self) -> bool {
+        self.mode == ExportMode::Delete
     }
 
     /// `SOURCE_DATE_EPOCH` as the output has it.
@@ -216,7 +227,7 @@ impl OutputSpec {
             Kind::Local => {
                 let path = self.destination.clone();
                 let path = path.ok_or_else(|| needs("local", "dest=DIRECTORY"))?;
-                BuildOutput::Directory(path, self.folders)
+                BuildOutput::Directory(path, self.folders, self.mode)
             }
             Kind::Tar => BuildOutput::Tar(self.stream()?, self.folders),
             Kind::Docker | Kind::Oci if !self.is_tar => {
@@ -290,7 +301,8 @@ mod tests {
             "type=image,bogus=1",
             "type=oci,push=true",
             "type=local,compression=gzip",
-            "type=local,mode=delete,dest=a",
+            "type=local,mode=sync,dest=a",
+            "type=tar,mode=delete,dest=a",
             "type=oci,platform-split=true",
             "type=cacheonly,dest=a",
             "type=local,name=a",

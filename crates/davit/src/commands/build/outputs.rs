@@ -16,6 +16,9 @@ use super::{
 };
 use crate::error::{CliError, io_error};
 
+/// The entitlement for an output that removes files.
+const DELETE: &str = "buildx.local.delete";
+
 // Options of a build's results.
 #[derive(Debug, clap::Args)]
 pub(super) struct OutputArgs {
@@ -29,7 +32,7 @@ pub(super) struct OutputArgs {
     /// Keys of every one: source-date-epoch; of files: dest; of images: name (--tag takes its place),
     /// annotation[-LEVEL].KEY, compression=gzip|zstd|uncompressed, compression-level,
     /// force-compression, oci-mediatypes, rewrite-timestamp; of image: push, push-by-digest, store; of
-    /// oci and docker: tar; of local and tar: platform-split.
+    /// oci and docker: tar; of local and tar: platform-split; of local: mode=copy|delete.
     #[arg(short, long = "output", value_name = "SPEC")]
     outputs: Vec<OutputSpec>,
     /// Into the store (as without --output)
@@ -67,8 +70,13 @@ pub(super) struct Outputs {
 
 impl OutputArgs {
     /// Reads what all outputs together ask for.
-    pub(super) fn plan(&self, tags: &[Reference]) -> Result<Outputs, CliError> {
+    pub(super) fn plan(&self, tags: &[Reference], allowed: &[String]) -> Result<Outputs, CliError> {
         let mut specs = self.outputs.clone();
+        let is_allowed = allowed.iter().any(|it| it == DELETE);
+        if !is_allowed && specs.iter().any(OutputSpec::deletes) {
+            let message = "mode=delete removes what the result does not have from its destination";
+            return Err(CliError::usage(message).hint(format!("allow it by --allow {DELETE}")));
+        }
         if self.push {
             let pushed = specs.iter_mut().filter_map(|spec| spec.push().then_some(())).count();
             if pushed == 0 {

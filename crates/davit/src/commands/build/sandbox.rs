@@ -51,6 +51,11 @@ pub(super) struct SandboxArgs {
 }
 
 impl SandboxArgs {
+    /// What a Dockerfile or an output may do that is not allowed otherwise.
+    pub(super) fn allowed(&self) -> &[String] {
+        &self.allowed
+    }
+
     /// Reads all of it, files and variables with secrets included.
     ///
     /// # Errors

@@ -216,3 +216,27 @@ fn stages_without_cache_are_built_again() {
     assert!(again.stderr.contains(warning), "{}", again.stderr);
     assert!(bench.run(&[]).stderr.contains("(4 of 4 steps cached)"));
 }
+
+#[test]
+fn a_directory_is_as_the_result_if_that_is_allowed() {
+    let files = [("a/x", "1"), ("f", "1"), ("Dockerfile", "FROM scratch\nCOPY a /a\nCOPY f /f\n")];
+    let Some(bench) = Bench::new(&files) else { return };
+    let out = bench.davit.dir().join("out");
+    let before = |name: &str, text: &str| {
+        fs::create_dir_all(out.join(name).parent().unwrap()).unwrap();
+        fs::write(out.join(name), text).unwrap();
+    };
+    before("old/deep/file", "0");
+    before("a/y", "0");
+    before("f/was/a/directory", "0");
+    before("kept", "0");
+    std::os::unix::fs::symlink(&bench.context, out.join("link")).unwrap();
+    let spec = format!("type=local,mode=delete,dest={}", out.display());
+    let refused = bench.run(&["-o", &spec]);
+    assert!(refused.stderr.contains("--allow buildx.local.delete"), "{}", refused.stderr);
+    assert!(out.join("kept").exists());
+    let outcome = bench.run(&["--allow", "buildx.local.delete", "-o", &spec]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert_eq!(list(&out), ["a/ 755", "a/x 644 1", "f 644 1"]);
+    assert!(bench.context.join("f").exists(), "a link is removed, not what it leads to");
+}

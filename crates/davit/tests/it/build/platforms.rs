@@ -66,6 +66,12 @@ fn an_index_has_an_image_for_each_platform() {
             assert_eq!(list(std::path::Path::new(target)), expected, "{platform}");
         }
     }
+    // Each platform has its own base, brought here from the registry.
+    let other = Bench::new(&[("f", "f"), ("Dockerfile", &format!("FROM {name}\nCOPY f /g\n"))]);
+    let files = list(&other.unwrap().files(&BOTH));
+    for line in ["linux_amd64/own 644 1", "linux_arm64/own 644 2", "linux_arm64/g 644 f"] {
+        assert!(files.contains(&line.to_owned()), "{line}: {files:?}");
+    }
     // All of it survives what is not needed any more, and a second push of the index.
     bench.davit.ok(["builder", "prune", "-af"]);
     assert!(bench.davit.ok(["system", "check"]).contains("no faults"));
