@@ -15,6 +15,8 @@ const SECRETS: &str = "/run/secrets";
 const AGENT: &str = "/run/buildkit/ssh_agent.";
 /// Agent that a mount without an id stands for.
 const DEFAULT_AGENT: &str = "default";
+/// Mounts of one command; each costs the kernel one and the build a few files.
+const MOST_MOUNTS: usize = 1000;
 /// Build argument that keeps the caches of one project from those of others.
 const NAMESPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
 
@@ -140,6 +142,10 @@ impl StageBuilder<'_, '_> {
     /// Reads all `--mount` of an instruction.
     pub(super) fn mounts(&mut self, words: &[Word]) -> Result<Mounts, BuildError> {
         let mut mounts = Mounts::default();
+        if let Some(word) = words.get(MOST_MOUNTS) {
+            let message = format!("more than {MOST_MOUNTS} mounts");
+            return Err(self.planner.fail(word.span, message));
+        }
         for word in words {
             let variables = self.state.scope.variables();
             let mut expand =
@@ -189,7 +195,11 @@ impl StageBuilder<'_, '_> {
             _ => None,
         };
         let source = match mount.kind {
-            MountKind::Tmpfs => MountSource::Tmpfs { size_bytes: mount.size_bytes, access },
+            MountKind::Tmpfs => {
+                // No size is no limit of ours, as in BuildKit.
+                let size_bytes = mount.size_bytes.filter(|size| *size > 0);
+                MountSource::Tmpfs { size_bytes, access }
+            }
             MountKind::Cache => MountSource::Cache(CacheMount {
                 name: self.cache_name(mount),
                 sharing: mount.sharing.unwrap_or_default(),

@@ -332,7 +332,8 @@ impl ReadyMounts {
             StepMountKind::Secret { content, .. } => content.0.len(),
             _ => 0,
         };
-        if self.memory.iter().map(size).sum::<usize>() <= SECRET_LIMIT {
+        let variables = self.secrets.iter().map(String::len);
+        if self.memory.iter().map(size).chain(variables).sum::<usize>() <= SECRET_LIMIT {
             return Ok(());
         }
         let problem = format!("the secrets are larger than {} MiB", SECRET_LIMIT >> 20);

@@ -67,7 +67,10 @@ fn commands_see_files_of_the_context_stages_and_images() {
 #[test]
 fn a_mount_that_is_wrong_is_refused_at_its_place() {
     let Some(bench) = alpine("") else { return };
+    let many: String = (0..1001).map(|n| format!(" --mount=target=/x{n}")).collect();
+    let many = format!("RUN{many} true");
     for (steps, message, hint) in [
+        (many.as_str(), "more than 1000 mounts", ""),
         ("RUN --mount=target=/ true", "the root directory", "target=/x"),
         ("RUN --mount=type=tmpfs true", "the root directory", ""),
         ("RUN --mount=tpye=tmpfs,target=/x true", "mount key `tpye` is unknown", "`type`"),
