@@ -71,7 +71,7 @@ pub use request::{
 pub use run::{
     RunError, RunSettings,
     agent::{
-        Agent,
+        Agent, AgentSocket,
         keys::{KeyError, Keys},
     },
     network::{BridgeNetwork, FindNetwork, StepNetworkError},

@@ -191,6 +191,7 @@ impl Engine {
             cancelled,
             reach: command.reach,
             secrets: command.request.sandbox.secrets.clone(),
+            agents: command.request.sandbox.agents.clone(),
             registries: OnceLock::new(),
         };
         let run = self.run_settings();

@@ -44,7 +44,7 @@ pub enum Agent {
 
 /// A socket in front of an agent, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct AgentSocket {
+pub struct AgentSocket {
     path: PathBuf,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -66,7 +66,7 @@ impl AgentSocket {
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) fn listen(
+    pub fn listen(
         agent: &Agent,
         (directory, name): (&Path, &str),
         (mode, uid, gid): (u32, u32, u32),
@@ -92,7 +92,8 @@ impl AgentSocket {
     }
 
     /// Where the socket is.
-    pub(crate) fn path(&self) -> &Path {
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
     }
 }

@@ -15,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-use davit_build::{FetchedSource, RemoteSource, Sources};
+use davit_build::{Agent, FetchedSource, RemoteSource, Sources};
 use davit_image::{DiffId, Digest};
 use davit_store::{Lease, NewBuildRecord, StoreError};
 use serde::{Serialize, de::DeserializeOwned};
@@ -92,6 +92,7 @@ pub(super) struct Fetcher<'e> {
     pub(super) reach: Reach,
     /// What the caller gave, by id.
     pub(super) secrets: BTreeMap<String, davit_build::Secret>,
+    pub(super) agents: BTreeMap<String, Agent>,
     pub(super) registries: OnceLock<Registries>,
 }
 

@@ -8,6 +8,7 @@ mod contexts;
 mod copies;
 mod exports;
 mod git_server;
+mod git_ssh;
 mod instructions;
 mod mounts;
 mod named_contexts;

@@ -9,8 +9,13 @@
 
 mod program;
 mod refs;
+mod ssh;
 
-use std::{io, path::PathBuf, time::Instant};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use davit_build::{GitMtime, GitSource};
@@ -20,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use self::{
     program::Program,
     refs::{Resolved, resolve},
+    ssh::Ssh,
 };
 use super::{Fetcher, Reach, SourceError, digest_of, layer::GitDirectory};
 use crate::{Event, Hint};
@@ -28,6 +34,8 @@ use crate::{Event, Hint};
 /// `.HOST` behind it.
 const HEADER: &str = "GIT_AUTH_HEADER";
 const TOKEN: &str = "GIT_AUTH_TOKEN";
+/// Agent whose keys are used over ssh.
+const AGENT: &str = "default";
 /// Where one token is for all repositories.
 const GITHUB: &str = "https://github.com/";
 /// Account of a token.
@@ -60,7 +68,7 @@ pub(in crate::build) enum GitError {
     #[error("the commit has no directory `{0}`")]
     NoDirectory(String),
     /// Nothing gives access by ssh.
-    #[error("repositories are not fetched over ssh")]
+    #[error("a repository over ssh needs an agent")]
     Ssh,
     /// Nobody wants it any more.
     #[error("git was stopped")]
@@ -71,7 +79,9 @@ impl Hint for GitError {
     fn hints(&self) -> Vec<String> {
         let hint = match self {
             Self::Missing => "install git, e.g. `apt-get install git`",
-            Self::Ssh => "name the repository by its https address",
+            Self::Ssh => {
+                "`--ssh default` gives the agent of this session, `--ssh default=KEY` a key"
+            }
             Self::NoReference(_) => "a commit is named in full, by 40 or 64 digits",
             Self::Failed(text) if text.contains("could not read Username") => {
                 "if the repository is private: `--secret id=GIT_AUTH_TOKEN,env=TOKEN` is sent to it"
@@ -91,17 +101,17 @@ struct GitRecord {
 impl Fetcher<'_> {
     /// Makes a checkout present as a layer.
     pub(super) fn checkout(&self, source: &GitSource, item: &str) -> Result<DiffId, SourceError> {
-        if !source.remote.contains("://") || source.remote.starts_with("ssh:") {
-            return Err(GitError::Ssh.into());
-        }
         let begun = Instant::now();
         let scratch = self.engine.store().begin_layer(self.lease)?;
         let tree = scratch.dir().join("tree");
         fs_err::create_dir(&tree).map_err(SourceError::Keep)?;
+        let ssh = self.ssh(source, scratch.dir())?;
+        let mut environment = self.network();
+        environment.extend(ssh.iter().flat_map(Ssh::environment));
         let program = Program {
             scratch: scratch.dir(),
             settings: self.settings(source),
-            environment: self.network(),
+            environment,
             cancelled: self.cancelled,
         };
         let repository = Repository { program: &program, source, tree };
@@ -149,6 +159,19 @@ impl Fetcher<'_> {
             self.remember((key, "git"), &resolved, None, begun)?;
         }
         Ok(resolved)
+    }
+
+    /// The way to a repository over ssh.
+    fn ssh(&self, source: &GitSource, scratch: &Path) -> Result<Option<Ssh>, SourceError> {
+        let is_ssh = !source.remote.contains("://") || source.remote.starts_with("ssh:");
+        if !is_ssh || self.reach == Reach::Offline {
+            return Ok(None);
+        }
+        let agent = self.agents.get(AGENT).ok_or(GitError::Ssh)?;
+        let store = self.engine.store();
+        let cache = store.layout().cache();
+        store.make_dir(&cache)?;
+        Ssh::new(agent, scratch, &cache).map(Some).map_err(SourceError::Keep)
     }
 
     /// Settings that give access: to the repository alone, and through no redirect.

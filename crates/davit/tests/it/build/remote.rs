@@ -234,7 +234,7 @@ fn adds_git_repositories() {
         (format!("--checksum=abc {url}"), "which does not begin with abc"),
         (format!("--keep-git-dir=false {url}?keep-git-dir=true"), "--keep-git-dir=false, but"),
         (git.url("none.git"), "git says: "),
-        ("git@127.0.0.1:r".to_owned(), "over ssh"),
+        ("git@127.0.0.1:r".to_owned(), "a repository over ssh needs an agent"),
         ("ssh://-oProxyCommand=x/r".to_owned(), "can be no host"),
     ] {
         bench.write("Dockerfile", &format!("FROM scratch\nADD {source} /r/\n"));
