@@ -11,6 +11,7 @@ use crate::{
     printer, units,
 };
 
+const DU_FILTERS: [&str; 2] = ["id", "type"];
 const FILTERS: [&str; 4] = ["id", "type", "until", "unused-for"];
 
 /// Verbs of `davit builder`.
@@ -28,6 +29,8 @@ pub(crate) enum BuilderCommand {
 // Arguments of `davit builder du`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DuArgs {
+    #[arg(long, value_name = "KEY=VALUE", help = help(&DU_FILTERS))]
+    filter: Vec<String>,
     #[command(flatten)]
     format: ListFormat,
 }
@@ -57,12 +60,22 @@ pub(crate) struct PruneArgs {
 pub(crate) fn run(command: BuilderCommand, context: &Context) -> Result<u8, CliError> {
     match command {
         BuilderCommand::Build(args) => build::run(*args, context),
-        BuilderCommand::Du(args) => {
-            df::print_cache(&args.format, &context.engine()?.build_cache_usage()?)?;
-            Ok(0)
-        }
+        BuilderCommand::Du(args) => du(&args, context),
         BuilderCommand::Prune(args) => prune(&args, context),
     }
+}
+
+fn du(args: &DuArgs, context: &Context) -> Result<u8, CliError> {
+    let filters = Filters::parse(&args.filter, &DU_FILTERS)?;
+    let (ids, kinds) = (filters.values("id"), filters.values("type"));
+    let mut records = context.engine()?.build_cache_usage()?;
+    records.retain(|record| {
+        let named = |id: &String| record.key.starts_with(id) || record.description.starts_with(id);
+        (ids.is_empty() || ids.iter().any(named))
+            && (kinds.is_empty() || kinds.contains(&record.kind))
+    });
+    df::print_cache(&args.format, &records)?;
+    Ok(0)
 }
 
 fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
