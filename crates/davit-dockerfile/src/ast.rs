@@ -14,8 +14,17 @@ pub struct Dockerfile {
     pub global_args: Vec<Instruction>,
     /// Build stages in order; never empty.
     pub stages: Vec<Stage>,
-    /// Empty lines within a continued instruction.
-    pub empty_continuations: Vec<Span>,
+    /// Instructions with empty lines in them.
+    pub empty_continuations: Vec<EmptyContinuation>,
+}
+
+/// An instruction whose continued text has empty lines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmptyContinuation {
+    /// The empty lines, without their line ends.
+    pub lines: Vec<Span>,
+    /// Number of the last line of the instruction's text; heredocs come behind it.
+    pub last_line: u32,
 }
 
 impl Dockerfile {

@@ -17,6 +17,8 @@ mod expand;
 mod glob;
 pub mod history;
 mod ignore;
+pub mod lint;
+pub mod outline;
 mod parse;
 mod port;
 mod scope;
@@ -26,8 +28,9 @@ mod text;
 
 pub use ast::{
     Add, ArgDefinition, CommandForm, CommandLine, Comment, Copy, Device, Directive, Directives,
-    Dockerfile, Escape, HealthTest, Healthcheck, Heredoc, InlineFile, Instruction, KeyValue, Kind,
-    Mount, MountKind, Network, Onbuild, Run, Security, Sharing, Sources, Stage, Word,
+    Dockerfile, EmptyContinuation, Escape, HealthTest, Healthcheck, Heredoc, InlineFile,
+    Instruction, KeyValue, Kind, Mount, MountKind, Network, Onbuild, Run, Security, Sharing,
+    Sources, Stage, Word,
 };
 pub use error::{ParseError, ParseErrorKind, nearest};
 pub use expand::{
@@ -41,7 +44,7 @@ pub use parse::{
 };
 pub use port::{ExposedPorts, PortError};
 pub use scope::{
-    Argument, BuildArguments, GlobalScope, StageScope, Undefined, is_predefined, proxy_variables,
+    Argument, BuildArguments, GlobalScope, StageScope, is_predefined, proxy_variables,
 };
 pub use signal::parse_signal;
 pub use span::Span;

@@ -12,12 +12,13 @@ mod stage;
 mod words;
 
 pub use directive::detect_syntax;
+pub(crate) use directive::name_and_value;
 pub use duration::{format_duration, parse_duration};
 pub use mount::MountError;
 pub use node::Node;
 
 use crate::{
-    Comment, Directives, Dockerfile, ParseError, ParseErrorKind, Span,
+    Comment, Directives, Dockerfile, EmptyContinuation, ParseError, ParseErrorKind, Span,
     text::{Joined, Line, Lines},
 };
 
@@ -58,8 +59,8 @@ pub struct Syntax {
     pub directives: Directives,
     /// All instructions in order.
     pub nodes: Vec<Node>,
-    /// Empty lines within a continued instruction.
-    pub empty_continuations: Vec<Span>,
+    /// Instructions with empty lines in them.
+    pub empty_continuations: Vec<EmptyContinuation>,
 }
 
 impl Syntax {
@@ -110,6 +111,7 @@ impl Reader {
         }
         let start = Span { start: offset, end: offset, ..line.span() };
         joined.push(kept, offset, line.number);
+        let mut empty = Vec::new();
         while more {
             let Some(line) = lines.next()? else { break };
             if line.is_comment() {
@@ -117,12 +119,16 @@ impl Reader {
             }
             let text = line.text()?;
             if text.trim().is_empty() {
-                self.syntax.empty_continuations.push(line.span());
+                empty.push(line.span());
                 continue;
             }
             let (kept, again) = self.continued(text);
             joined.push(kept, line.offset, line.number);
             more = again;
+        }
+        if !empty.is_empty() {
+            let continuation = EmptyContinuation { lines: empty, last_line: lines.number() };
+            self.syntax.empty_continuations.push(continuation);
         }
         self.instruction(&joined, start, lines)
     }
@@ -164,7 +170,8 @@ impl Reader {
     /// Keeps a comment for the instruction below; an empty one drops those above.
     fn comment(&mut self, line: Line<'_>) {
         let content = String::from_utf8_lossy(line.content());
-        let text = content.trim_start().trim_start_matches('#').trim();
+        let text = content.trim_start();
+        let text = text.strip_prefix('#').unwrap_or(text).trim();
         if text.is_empty() {
             self.comments.clear();
         } else {

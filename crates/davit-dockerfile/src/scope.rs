@@ -143,14 +143,17 @@ impl GlobalScope {
         self.declared.iter().map(String::as_str)
     }
 
-    /// Of the variables that a `FROM` line used and that are not set, those that no `ARG` declares,
-    /// each with the nearest name that is known.
+    /// Of variables that a `FROM` line used and that are not set, those that no `ARG` declares.
+    pub fn undefined<'n>(&self, unmatched: &'n BTreeSet<String>) -> impl Iterator<Item = &'n str> {
+        let known =
+            |name: &&str| self.declared.contains(*name) || self.variables.value(name).is_some();
+        unmatched.iter().map(String::as_str).filter(move |name| !known(name))
+    }
+
+    /// The name nearest to `name` that a `FROM` line may use.
     #[must_use]
-    pub fn undefined(&self, expanded: &Expanded) -> Vec<Undefined> {
-        let known: BTreeSet<&str> =
-            self.variables.names().chain(self.declared.iter().map(String::as_str)).collect();
-        let unknown = expanded.unmatched.iter().filter(|name| !known.contains(name.as_str()));
-        unknown.map(|name| Undefined::new(name, known.iter().copied())).collect()
+    pub fn suggest(&self, name: &str) -> Option<&str> {
+        nearest(name, self.variables.names().chain(self.declared.iter().map(String::as_str)))
     }
 }
 
@@ -162,26 +165,12 @@ fn with_version(platform: &Platform, version: &str) -> String {
     }
 }
 
-/// A variable that is used and never declared.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Undefined {
-    /// Its name.
-    pub name: String,
-    /// The nearest name that is known.
-    pub suggestion: Option<String>,
-}
-
-impl Undefined {
-    fn new<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
-        Self { name: name.to_owned(), suggestion: nearest(name, known).map(str::to_owned) }
-    }
-}
-
 /// What is known within a stage, at one point of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StageScope {
     variables: VariableList,
     arguments: Vec<(String, Option<String>)>,
+    declared: BTreeSet<String>,
 }
 
 /// What an `ARG` came to.
@@ -199,7 +188,7 @@ impl StageScope {
     /// Starts with the environment of a base image (`NAME=value` entries).
     #[must_use]
     pub fn new<'a>(environment: impl IntoIterator<Item = &'a str>) -> Self {
-        Self { variables: VariableList::from_entries(environment), arguments: Vec::new() }
+        Self { variables: VariableList::from_entries(environment), ..Self::default() }
     }
 
     /// Starts a stage built upon this one at its end: arguments are inherited, and the image's
@@ -212,6 +201,11 @@ impl StageScope {
             child.variables.set(name, value);
         }
         child
+    }
+
+    /// As [`Self::child`], in its parent's place.
+    pub(crate) fn inherit(&mut self, environment: &VariableList) {
+        environment.iter().for_each(|(name, value)| self.variables.set(name, value));
     }
 
     /// The variables that words see now.
@@ -279,18 +273,21 @@ impl StageScope {
         {
             self.variables.set(&argument.name, value);
         }
+        self.declared.insert(argument.name.clone());
         self.arguments.push((argument.name.clone(), argument.value.clone()));
         Ok(argument)
     }
 
-    /// Of variables that were used and are not set, those that no `ARG` declares, each with the
-    /// nearest name that is known.
+    /// Of variables that were used and are not set, those that no `ARG` declares.
+    pub fn undefined<'n>(&self, unmatched: &'n BTreeSet<String>) -> impl Iterator<Item = &'n str> {
+        let known = |name: &&str| self.declared.contains(*name) || NO_VARIABLES.contains(name);
+        unmatched.iter().map(String::as_str).filter(move |name| !known(name))
+    }
+
+    /// The variable with the name nearest to `name`.
     #[must_use]
-    pub fn undefined(&self, unmatched: &BTreeSet<String>) -> Vec<Undefined> {
-        let declared = |name: &String| self.arguments.iter().any(|(known, _)| known == name);
-        let internal = |name: &String| NO_VARIABLES.contains(&name.as_str());
-        let unknown = unmatched.iter().filter(|name| !declared(name) && !internal(name));
-        unknown.map(|name| Undefined::new(name, self.variables.names())).collect()
+    pub fn suggest(&self, name: &str) -> Option<&str> {
+        nearest(name, self.variables.names())
     }
 
     /// The declared arguments as the history of a `RUN` names them, each once with the value it has
@@ -378,9 +375,8 @@ mod tests {
             ["A", "B", "C", "D"].into_iter().map(|name| scope.variables().value(name)).collect();
         assert_eq!(values, [Some("21"), Some("given"), Some("giveny"), None]);
         let used = Lexer::default().word("$D $DD $TARGETARHC", scope.variables()).unwrap();
-        let undefined = scope.undefined(&used);
-        let found: Vec<_> =
-            undefined.iter().map(|one| (one.name.as_str(), one.suggestion.as_deref())).collect();
+        let undefined = scope.undefined(&used.unmatched);
+        let found: Vec<_> = undefined.map(|name| (name, scope.suggest(name))).collect();
         assert_eq!(found, [("DD", None), ("TARGETARHC", Some("TARGETARCH"))]);
     }
 
@@ -416,7 +412,7 @@ mod tests {
         assert_eq!(child.variables().value("W"), Some("b"));
         assert_eq!(child.history_arguments(), ["V=e", "W=b"]);
         let unmatched = BTreeSet::from(["X".to_owned(), "W".to_owned()]);
-        assert_eq!(child.undefined(&unmatched).len(), 1);
+        assert_eq!(child.undefined(&unmatched).collect::<Vec<_>>(), ["X"]);
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl Zone {
 }
 
 /// Splits `name = value`; the name comes in lower case.
-fn name_and_value(text: &str) -> Option<(String, String)> {
+pub(crate) fn name_and_value(text: &str) -> Option<(String, String)> {
     const BLANKS: [char; 5] = ['\t', '\n', '\x0c', '\r', ' '];
     let text = text.trim_start();
     let length = text.bytes().take_while(u8::is_ascii_alphanumeric).count();

@@ -6,4 +6,5 @@
 mod book;
 mod generate;
 mod judge;
+mod mend;
 mod properties;
