@@ -1,5 +1,6 @@
 //! One build from beginning to end.
 
+pub(crate) mod call;
 mod context;
 mod remote;
 
@@ -19,13 +20,15 @@ use davit_snapshot::Snapshots;
 use davit_store::{Lease, Store, StoredDocument};
 
 use self::{
-    context::{open_contexts, read_tar_context},
+    call::CallEnvironment,
+    context::{main_ignore, open_contexts, read_tar_context},
     remote::read_remote,
 };
 use crate::{
     BaseImages, BuildEvent, BuildOutcome, BuildRequest, BuiltLayer, CachePolicy, EventSink,
     Sources, StepId, StepInfo,
     cache::{Cache, ImageRecord},
+    checks::Checks,
     definition::components,
     error::{BuildError, BuildErrorKind, Excerpt},
     executor::execute,
@@ -34,7 +37,10 @@ use crate::{
     inputs::{Inputs, fetch_sources},
     layers::Layers,
     log::BuildLog,
-    plan::{NodeId, Op, Plan, Target, platforms},
+    plan::{
+        NodeId, Op, Plan, Target,
+        platforms::{self, Asked},
+    },
     request::ContextSource,
     run::{
         RunSettings,
@@ -67,6 +73,19 @@ pub struct BuildEnvironment<'b, 's> {
     pub cancelled: &'b AtomicBool,
 }
 
+impl<'b, 's> BuildEnvironment<'b, 's> {
+    /// What is needed before there is a plan.
+    const fn for_calls(&self) -> CallEnvironment<'b, 's> {
+        CallEnvironment {
+            store: self.store,
+            lease: self.lease,
+            images: self.images,
+            sources: self.sources,
+            cancelled: self.cancelled,
+        }
+    }
+}
+
 /// Builds an image for each platform, in the order of the request: their layers are in the store,
 /// committed lazily; their documents are returned and not stored yet.
 ///
@@ -91,7 +110,7 @@ fn build_whole(
 ) -> Result<Vec<Built>, BuildError> {
     let begun = Instant::now();
     let scratch = environment.store.begin_layer(environment.lease).map_err(store_failed)?;
-    let remote = read_remote(request, environment, scratch.dir())?;
+    let remote = read_remote(request, &environment.for_calls(), scratch.dir())?;
     let archive = match remote.archive {
         Some(archive) => Some(archive),
         None => read_tar_context(request, &scratch, environment.cancelled)?,
@@ -104,7 +123,14 @@ fn build_whole(
         let salt = environment.store.secret_salt().map_err(store_failed)?;
         request.sandbox.salt(&salt);
     }
-    let plan = platforms::plan(request, &dockerfile, environment.images)?;
+    let ignore = main_ignore(request)?;
+    let mut found = Vec::new();
+    let asked = Asked { images: environment.images, ignore: ignore.as_ref() };
+    let plan = platforms::plan(request, &dockerfile, &asked, &mut found);
+    if let Some(checks) = Checks::of(request, found) {
+        (environment.events)(BuildEvent::Checked(Arc::new(checks)));
+    }
+    let plan = plan?;
     keep_images(&plan, environment)?;
     let steps = step_infos(&plan);
     (environment.events)(BuildEvent::Planned(steps.clone()));
@@ -401,6 +427,7 @@ fn note(log: &BuildLog, steps: &[StepInfo], event: &BuildEvent) {
         }
         BuildEvent::Failed(id) => log.line(*id, "FAILED"),
         BuildEvent::Missed(..)
+        | BuildEvent::Checked(_)
         | BuildEvent::Planned(_)
         | BuildEvent::Output(..)
         | BuildEvent::Progress { .. }

@@ -2,7 +2,10 @@
 
 use std::{error::Error, fmt, ops::Range, path::PathBuf};
 
-use davit_dockerfile::{ParseError, Span};
+use davit_dockerfile::{ParseError, Span, lint::Rule};
+
+/// Longest part that is underlined as a whole in bytes; of a longer one it is the first line.
+const LONGEST_PART: usize = 4096;
 
 /// A part of a Dockerfile or ignore file that a message points at.
 ///
@@ -11,8 +14,10 @@ use davit_dockerfile::{ParseError, Span};
 pub struct Excerpt {
     /// Name of the file, as the user gave it.
     pub file: String,
-    /// The whole text, invalid UTF-8 replaced.
+    /// The lines of the part, the one before it and the one behind it; invalid UTF-8 replaced.
     pub text: String,
+    /// Number of the first of these lines, from 1.
+    pub first_line: usize,
     /// Byte range in `text` that is underlined; always within it.
     pub range: Range<usize>,
     /// What is written beside the underlined part.
@@ -23,44 +28,32 @@ impl Excerpt {
     /// Points at `span` of the file `name` with these `bytes`.
     #[must_use]
     pub fn new(name: &str, bytes: &[u8], span: Span, label: impl Into<String>) -> Self {
-        let valid = std::str::from_utf8(bytes).is_ok();
-        let text = String::from_utf8_lossy(bytes).into_owned();
-        // Replacing bytes moves offsets: point at whole lines then.
-        let range = if valid {
-            clamp(&text, span.start..span.end)
-        } else {
-            lines(&text, span.first_line, span.last_line)
+        let start = span.start.min(bytes.len());
+        let mut part = &bytes[start..span.end.clamp(start, bytes.len())];
+        if part.len() > LONGEST_PART {
+            part = part.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        }
+        // A line end at the end would underline the next line.
+        let end = start + part.trim_ascii_end().len();
+        let line_start = |at: usize| {
+            bytes[..at].iter().rposition(|byte| *byte == b'\n').map_or(0, |before| before + 1)
         };
-        Self { file: name.to_owned(), text, range, label: label.into() }
+        let line_end = |from: usize| {
+            let end = bytes[from..].iter().position(|byte| *byte == b'\n');
+            end.map_or(bytes.len(), |length| from + length + 1)
+        };
+        let own_line = line_start(start);
+        let first = line_start(own_line.saturating_sub(1));
+        let last = line_end(line_end(end));
+        let mut text = String::from_utf8_lossy(&bytes[first..start]).into_owned();
+        let begin = text.len();
+        text.push_str(&String::from_utf8_lossy(&bytes[start..end]));
+        let range = begin..text.len();
+        text.push_str(&String::from_utf8_lossy(&bytes[end..last]));
+        let number = usize::try_from(span.first_line).unwrap_or(usize::MAX);
+        let first_line = number.saturating_sub(usize::from(first < own_line)).max(1);
+        Self { file: name.to_owned(), text, first_line, range, label: label.into() }
     }
-}
-
-fn clamp(text: &str, range: Range<usize>) -> Range<usize> {
-    let floor = |mut index: usize| {
-        index = index.min(text.len());
-        while !text.is_char_boundary(index) {
-            index -= 1;
-        }
-        index
-    };
-    let start = floor(range.start);
-    let end = floor(range.end).max(start);
-    // A line end at the end would underline the next line.
-    start..start + text[start..end].trim_end().len()
-}
-
-fn lines(text: &str, first: u32, last: u32) -> Range<usize> {
-    let mut offset = 0;
-    let (mut start, mut end) = (None, 0);
-    for (number, line) in (1_u32..).zip(text.split_inclusive('\n')) {
-        if (first..=last).contains(&number) {
-            start.get_or_insert(offset);
-            end = offset + line.trim_end().len();
-        }
-        offset += line.len();
-    }
-    let start = start.unwrap_or(0);
-    start..end.max(start)
 }
 
 /// Why a build failed: what, where, and what would help.
@@ -83,6 +76,9 @@ pub enum BuildErrorKind {
     /// The Dockerfile asks for something that cannot be.
     #[error("{0}")]
     Plan(String),
+    /// The checks found something, and that is to be an error.
+    #[error("the build checks fail: {}", names(.0))]
+    Checks(Vec<Rule>),
     /// The target stage does not exist.
     #[error("target stage `{0}` is not in the Dockerfile")]
     Target(String),
@@ -178,6 +174,10 @@ pub enum BuildErrorKind {
     Cancelled,
 }
 
+fn names(rules: &[Rule]) -> String {
+    rules.iter().map(|rule| rule.name()).collect::<Vec<_>>().join(", ")
+}
+
 impl BuildError {
     /// An error without place and advice.
     #[must_use]
@@ -244,6 +244,24 @@ mod tests {
         let span = Span { start: 12, end: 17, first_line: 2, last_line: 2 };
         let excerpt = Excerpt::new("Dockerfile", text, span, "");
         assert_eq!(&excerpt.text[excerpt.range], "\u{e9} /");
+    }
+
+    #[test]
+    fn lines_far_away_are_left_out() {
+        let text = b"1\n2\n3\n4\n5\n6\n";
+        let at = |start: usize, end: usize, line: u32| {
+            let span = Span { start, end, first_line: line, last_line: line };
+            let excerpt = Excerpt::new("f", text, span, "");
+            (excerpt.text, excerpt.first_line, excerpt.range)
+        };
+        assert_eq!(at(6, 7, 4), ("3\n4\n5\n".to_owned(), 3, 2..3));
+        assert_eq!(at(6, 8, 4), ("3\n4\n5\n".to_owned(), 3, 2..3));
+        assert_eq!(at(0, 1, 1), ("1\n2\n".to_owned(), 1, 0..1));
+        assert_eq!(at(2, 5, 2), ("1\n2\n3\n4\n".to_owned(), 1, 2..5));
+        assert_eq!(at(12, 12, 7), ("6\n".to_owned(), 6, 2..2));
+        let long = "word \\\n".repeat(2_000);
+        let span = Span { start: 0, end: long.len(), first_line: 1, last_line: 2_000 };
+        assert_eq!(Excerpt::new("f", long.as_bytes(), span, "").range, 0..6);
     }
 
     #[test]

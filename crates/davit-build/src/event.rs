@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::key::Miss;
+use crate::{checks::Checks, key::Miss};
 
 /// Receives the events of one build, in the order in which they happen; must not block for long.
 pub type EventSink<'a> = &'a (dyn Fn(BuildEvent) + Sync);
@@ -34,6 +34,8 @@ pub enum LogStream {
 /// One thing that happened.
 #[derive(Clone, Debug)]
 pub enum BuildEvent {
+    /// The build checks found something; nothing has run yet.
+    Checked(Arc<Checks>),
     /// The plan is made; these steps will be looked at.
     Planned(Arc<[StepInfo]>),
     /// A step began to run.

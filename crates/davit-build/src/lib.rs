@@ -19,6 +19,7 @@ mod archives;
 mod build;
 mod cache;
 mod cancel;
+mod checks;
 mod context;
 mod context_files;
 mod copy;
@@ -48,8 +49,12 @@ mod symbolic_mode;
 mod writer;
 
 pub use archives::looks_like_archive;
-pub use build::{BuildEnvironment, Built, build};
+pub use build::{
+    BuildEnvironment, Built, build,
+    call::{CallEnvironment, Checked, check, outline, targets},
+};
 pub use cancel::Cancellable;
+pub use checks::Checks;
 pub use error::{BuildError, BuildErrorKind, Excerpt};
 pub use event::{BuildEvent, EventSink, LogStream, StepId, StepInfo};
 pub use export::{

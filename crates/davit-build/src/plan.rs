@@ -9,6 +9,7 @@
 //! A node makes one layer (or is a stage's base) and reads the states of the nodes before it;
 //! `inputs[0]` is the state that it adds its layer to.
 
+mod checks;
 mod contexts;
 mod images;
 mod mounts;
@@ -19,6 +20,7 @@ mod remote;
 pub(crate) mod run;
 mod stage;
 mod steps;
+mod triggers;
 
 use std::{collections::BTreeSet, fmt};
 

@@ -78,7 +78,8 @@ pub fn outline(
         for instruction in facts.triggers {
             walk.instruction(instruction, stage.span)?;
         }
-        for instruction in &stage.instructions {
+        let own = if facts.is_replaced { &[][..] } else { &stage.instructions };
+        for instruction in own {
             walk.instruction(instruction, instruction.span)?;
         }
         if waiting[facts.stage] > 0 {

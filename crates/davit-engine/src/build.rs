@@ -13,19 +13,28 @@ use std::sync::{
 
 pub use davit_build::{
     Agent, BuildError, BuildErrorKind, BuildEvent, BuildOutcome, BuildRequest, CachePolicy,
-    Component, ContextSource, DockerfilePlace, DockerfileText, Entitlement, Excerpt, ExportMode,
-    GitReferenceError, GitSource, HttpSource, IgnoreText, ImageSource, Invalidation, KeyError,
-    Keys, LayoutImage, LogStream, Miss, NamedContext, NamedSource, Network, PullPolicy,
-    RemoteSource, Sandbox, Secret, StepId, StepInfo, TarStream, context_name, looks_like_archive,
+    Checked, Checks, Component, ContextSource, DockerfilePlace, DockerfileText, Entitlement,
+    Excerpt, ExportMode, GitReferenceError, GitSource, HttpSource, IgnoreText, ImageSource,
+    Invalidation, KeyError, Keys, LayoutImage, LogStream, Miss, NamedContext, NamedSource, Network,
+    PullPolicy, RemoteSource, Sandbox, Secret, StepId, StepInfo, TarStream, context_name,
+    looks_like_archive,
 };
-use davit_build::{BridgeNetwork, BuildEnvironment, ExportError, RunSettings};
+use davit_build::{BridgeNetwork, BuildEnvironment, CallEnvironment, ExportError, RunSettings};
+pub use davit_dockerfile::{
+    Span, Stage,
+    lint::{Mended, Rule, Warning},
+    outline::{Outline, OutlineArgument, OutlineInput},
+};
 use davit_image::Platform;
 use davit_runtime::Cgroups;
 pub use davit_runtime::plan::{Limits, Origin, Rlimit};
 use davit_store::{StoreError, is_no_space};
 
 pub(crate) use self::form::Formed;
-use self::{bases::Bases, sources::Fetcher};
+use self::{
+    bases::{Bases, Wanted},
+    sources::Fetcher,
+};
 pub use self::{
     form::{Annotation, AnnotationLevel, FormError, ImageForm, MediaTypes},
     output::{BuildOutput, BuildSink, Exported, ImageOutput, ImagePlace, PlatformFolders},
@@ -70,6 +79,19 @@ pub struct BuildReport {
     pub images: Vec<BuildOutcome>,
     /// Where the first output that is an image went; `None` if none is one.
     pub exported: Option<Exported>,
+}
+
+/// A question about a build; of base images that are not here only the configs are fetched.
+#[expect(missing_debug_implementations, reason = "a callback has nothing to show")]
+pub struct Question<'a> {
+    /// The build.
+    pub request: BuildRequest,
+    /// When base images are looked for in a registry.
+    pub pull: PullPolicy,
+    /// Told of what is fetched.
+    pub progress: &'a dyn Progress,
+    /// Set by another thread to give up.
+    pub cancelled: &'a Arc<AtomicBool>,
 }
 
 /// Why a build gave no image.
@@ -183,7 +205,8 @@ impl Engine {
             Reach::Network => command.pull,
             Reach::Offline => PullPolicy::Never,
         };
-        let images = Bases { engine: self, lease: &lease, pull, progress, cancelled };
+        let (engine, wanted) = (self, Wanted::Image);
+        let images = Bases { engine, lease: &lease, pull, wanted, progress, cancelled };
         let sources = Fetcher {
             engine: self,
             lease: &lease,
@@ -231,6 +254,59 @@ impl Engine {
             self.sweep_cgroups();
         }
         Ok(BuildReport { images, exported })
+    }
+
+    /// Checks a Dockerfile without building it.
+    ///
+    /// Blocks.
+    ///
+    /// # Errors
+    /// See [`davit_build::check`].
+    pub fn check_build(&self, question: &mut Question<'_>) -> Result<Checked, BuildFailure> {
+        self.answer(question, davit_build::check)
+    }
+
+    /// Finds what a build can be given.
+    ///
+    /// Blocks.
+    ///
+    /// # Errors
+    /// See [`davit_build::outline`].
+    pub fn outline_build(&self, question: &mut Question<'_>) -> Result<Outline, BuildFailure> {
+        self.answer(question, davit_build::outline)
+    }
+
+    /// Reads the stages of a Dockerfile.
+    ///
+    /// Blocks.
+    ///
+    /// # Errors
+    /// See [`davit_build::targets`].
+    pub fn build_targets(&self, question: &mut Question<'_>) -> Result<Vec<Stage>, BuildFailure> {
+        self.answer(question, davit_build::targets)
+    }
+
+    fn answer<T>(
+        &self,
+        question: &mut Question<'_>,
+        ask: impl FnOnce(&mut BuildRequest, &CallEnvironment<'_, '_>) -> Result<T, BuildError>,
+    ) -> Result<T, BuildFailure> {
+        let (store, lease) = (self.store(), self.store().lease("check")?);
+        let Question { request, pull, progress, cancelled } = question;
+        let (engine, wanted) = (self, Wanted::Config);
+        let (pull, progress, cancelled) = (*pull, *progress, *cancelled);
+        let images = Bases { engine, lease: &lease, pull, wanted, progress, cancelled };
+        let sources = Fetcher {
+            engine,
+            lease: &lease,
+            progress,
+            cancelled,
+            secrets: request.sandbox.secrets.clone(),
+            registries: OnceLock::new(),
+        };
+        let environment =
+            CallEnvironment { store, lease: &lease, images: &images, sources: &sources, cancelled };
+        Ok(ask(request, &environment)?)
     }
 
     fn run_settings(&self) -> RunSettings {

@@ -23,7 +23,9 @@ use std::{
 };
 
 use davit_distribution::Access;
-use davit_image::{Descriptor, DiffId, Digest, ImageId, Index, Platform, Reference, Repository};
+use davit_image::{
+    Descriptor, DiffId, Digest, ImageConfig, ImageId, Index, Platform, Reference, Repository,
+};
 use davit_store::{ImageCommit, Lease, RepoDigest, StoreError, TagUpdate, Target};
 
 use crate::{
@@ -104,6 +106,39 @@ impl Engine {
         request: &PullRequest,
         progress: &dyn Progress,
     ) -> Result<Pulled, PullError> {
+        let brought = self.with_pull(naming, request, progress, |pull| pull.run())?;
+        Ok(Pulled {
+            reference: request.reference.clone(),
+            digest: brought.digest,
+            image_id: brought.image_id,
+            is_new: brought.is_new,
+        })
+    }
+
+    /// Brings the config of an image, and of what leads to it what the lease keeps; gives the digest
+    /// that the reference names, too.
+    ///
+    /// # Errors
+    /// See [`PullError`].
+    pub(crate) fn fetch_config(
+        &self,
+        lease: &Lease<'_>,
+        request: &PullRequest,
+        progress: &dyn Progress,
+    ) -> Result<(Digest, ImageConfig), PullError> {
+        self.with_pull(Naming::Nothing(lease), request, progress, |pull| {
+            let top = pull.origin.resolve().map_err(|e| pull.origin_error(e))?;
+            Ok((top.digest, pull.documents(lease, &top)?.image))
+        })
+    }
+
+    fn with_pull<T>(
+        &self,
+        naming: Naming<'_>,
+        request: &PullRequest,
+        progress: &dyn Progress,
+        work: impl FnOnce(&Pull<'_>) -> Result<T, PullError>,
+    ) -> Result<T, PullError> {
         let reference = &request.reference;
         let registries = self
             .registries()
@@ -122,13 +157,7 @@ impl Engine {
             stop,
             progress,
         };
-        let brought = pull.run()?;
-        Ok(Pulled {
-            reference: reference.clone(),
-            digest: brought.digest,
-            image_id: brought.image_id,
-            is_new: brought.is_new,
-        })
+        work(&pull)
     }
 }
 

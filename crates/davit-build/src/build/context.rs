@@ -132,6 +132,19 @@ impl Which<'_> {
     }
 }
 
+/// The patterns of the main context's ignore file.
+pub(super) fn main_ignore(request: &BuildRequest) -> Result<Option<Patterns>, BuildError> {
+    let which = Which { id: ContextId::MAIN, named: None, request };
+    ignore_file(&which)?.map(|text| patterns(&text)).transpose()
+}
+
+fn patterns(text: &IgnoreText) -> Result<Patterns, BuildError> {
+    Patterns::read(&text.bytes).map_err(|error| {
+        let kind = BuildErrorKind::Ignore { file: text.name.clone(), source: error };
+        BuildError::new(kind)
+    })
+}
+
 fn open_context(
     which: &Which<'_>,
     plan: &Plan,
@@ -142,13 +155,7 @@ fn open_context(
     let sources = read.filter(|(context, _)| *context == which.id).map(|(_, source)| source);
     let sources: Vec<String> = sources.collect();
     let ignore = ignore_file(which)?;
-    let patterns = match &ignore {
-        Some(text) => Some(Patterns::read(&text.bytes).map_err(|error| {
-            let kind = BuildErrorKind::Ignore { file: text.name.clone(), source: error };
-            BuildError::new(kind)
-        })?),
-        None => None,
-    };
+    let patterns = ignore.as_ref().map(patterns).transpose()?;
     let cache = environment.store.layout().cache();
     environment.store.make_dir(&cache).map_err(store_failed)?;
     let options = ContextOptions {

@@ -4,7 +4,7 @@ use std::{io, path::Path, sync::Arc};
 
 use davit_layer::{Kind, Merged};
 
-use super::{BuildEnvironment, context::read_dockerfile};
+use super::{call::CallEnvironment, context::read_dockerfile};
 use crate::{
     BuildRequest,
     archives::{looks_like_archive, read_archive},
@@ -35,7 +35,7 @@ pub(super) struct Remote {
 /// Fetches a Dockerfile and a context that lie elsewhere, and reads the Dockerfile.
 pub(super) fn read_remote(
     request: &mut BuildRequest,
-    environment: &BuildEnvironment<'_, '_>,
+    environment: &CallEnvironment<'_, '_>,
     scratch: &Path,
 ) -> Result<Remote, BuildError> {
     let mut remote = Remote::default();
@@ -75,7 +75,7 @@ impl Remote {
     fn fetch(
         &mut self,
         source: &RemoteSource,
-        environment: &BuildEnvironment<'_, '_>,
+        environment: &CallEnvironment<'_, '_>,
     ) -> Result<Archive, BuildError> {
         let fetched = environment.sources.fetch(source);
         let fetched = fetched.map_err(|error| source_failed(source, error))?;
@@ -98,7 +98,7 @@ fn read_text(layer: &Archive, name: &str, source: &RemoteSource) -> Result<Vec<u
 fn unpack(
     layer: &Archive,
     name: &str,
-    environment: &BuildEnvironment<'_, '_>,
+    environment: &CallEnvironment<'_, '_>,
     scratch: &Path,
 ) -> io::Result<Option<Archive>> {
     let merged = Merged::new(vec![Arc::clone(&layer.table)]).map_err(io::Error::other)?;

@@ -29,6 +29,7 @@ impl Planner<'_> {
         mut wanted: Vec<(ImageKey, Platform, Span)>,
         images: &dyn BaseImages,
     ) -> Result<(), BuildError> {
+        let asked = wanted.clone();
         wanted.sort_by(|left, right| left.0.cmp(&right.0));
         wanted.dedup_by(|left, right| left.0 == right.0);
         wanted.retain(|(key, ..)| !self.images.contains_key(key));
@@ -46,22 +47,18 @@ impl Planner<'_> {
                     threads.into_iter().map(join).collect()
                 }),
             };
-            for ((key, platform, span), image) in some.iter().zip(resolved) {
+            for ((key, _, span), image) in some.iter().zip(resolved) {
                 let image = image.map_err(|source| {
                     self.unresolved(
                         BuildErrorKind::Base { reference: key.0.to_string(), source },
                         *span,
                     )
                 })?;
-                let own = image.config.platform();
-                if platform.rank(&own).is_none() {
-                    self.warnings.push(format!(
-                        "base image `{}` is for {own}, not for {platform}: its commands may not run",
-                        key.0
-                    ));
-                }
                 self.images.insert(key.clone(), (image, None));
             }
+        }
+        for (key, platform, span) in asked {
+            self.check_platform(&key, &platform, span);
         }
         Ok(())
     }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use davit_dockerfile::{
-    ArgDefinition, Dockerfile, Escape, ExpandError, GlobalScope, Instruction, Kind, Lexer, Span,
-    Stage, VariableList, Variables, Word, is_predefined, nearest,
+    ArgDefinition, Dockerfile, ExpandError, GlobalScope, Instruction, Kind, Lexer, Patterns, Span,
+    Stage, VariableList, Variables, Word, is_predefined, lint::Linter, nearest,
 };
 use davit_image::Platform;
 
@@ -40,6 +40,7 @@ pub(crate) struct Planner<'a> {
     /// States that hold a whole context.
     pub(crate) context_states: BTreeMap<ContextId, NodeId>,
     pub(crate) warnings: Vec<String>,
+    pub(super) linter: Linter<'a>,
     /// `SOURCE_DATE_EPOCH`: the request's, else that of an `ARG` before the first `FROM`.
     pub(crate) epoch: Option<i64>,
     /// The `FROM` whose triggers are read: their own spans are of another text.
@@ -65,64 +66,84 @@ pub(crate) type From = Base;
 
 /// What the planner knows of a stage before it is planned.
 #[derive(Debug)]
-struct Outline {
-    base: Base,
-    platform: Platform,
+pub(super) struct Outline {
+    pub(super) base: Base,
+    pub(super) platform: Platform,
     /// Instructions that the base wants to run first.
-    triggers: Vec<Instruction>,
+    pub(super) triggers: Vec<Instruction>,
 }
 
-/// Makes the plan of a build.
-///
-/// # Errors
-/// Whatever the Dockerfile asks for that cannot be, with the place.
-pub(crate) fn plan(
-    request: &BuildRequest,
-    dockerfile: &Dockerfile,
-    images: &dyn BaseImages,
-) -> Result<Plan, BuildError> {
-    let mut planner = Planner {
-        request,
-        dockerfile,
-        lexer: Lexer::new(dockerfile.directives.escape()),
-        globals: GlobalScope::new(
-            &request.build_platform,
-            &request.platform,
-            request.target.as_deref().or_else(|| last_stage_name(dockerfile)),
-            &request.build_args,
-        ),
-        nodes: Vec::new(),
-        stages: Vec::new(),
-        replaced: BTreeSet::new(),
-        images: BTreeMap::new(),
-        sources: BTreeMap::new(),
-        context_states: BTreeMap::new(),
-        warnings: Vec::new(),
-        epoch: request.source_date_epoch,
-        trigger: None,
-        consumed: BTreeSet::new(),
-    };
-    planner.stages.resize_with(dockerfile.stages.len(), || None);
-    planner.read_globals()?;
-    let target = planner.target()?;
-    let outlines = planner.outline(target, images)?;
-    for (index, outline) in &outlines {
-        let (base, triggers) = (outline.base.clone(), &outline.triggers);
-        let stage = StageBuilder::start(&mut planner, *index, base, &outline.platform, triggers)?;
-        let state = stage.build(triggers)?;
-        planner.stages[*index] = Some(state);
+impl<'a> Planner<'a> {
+    /// Starts without nodes.
+    ///
+    /// # Errors
+    /// If the options of the checks are wrong.
+    pub(crate) fn new(
+        request: &'a BuildRequest,
+        dockerfile: &'a Dockerfile,
+    ) -> Result<Self, BuildError> {
+        let mut stages = Vec::new();
+        stages.resize_with(dockerfile.stages.len(), || None);
+        Ok(Self {
+            request,
+            dockerfile,
+            lexer: Lexer::new(dockerfile.directives.escape()),
+            globals: super::checks::platform_scope(request, dockerfile),
+            nodes: Vec::new(),
+            stages,
+            replaced: BTreeSet::new(),
+            images: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            context_states: BTreeMap::new(),
+            warnings: Vec::new(),
+            linter: super::checks::linter(request, dockerfile)?,
+            epoch: request.source_date_epoch,
+            trigger: None,
+            consumed: BTreeSet::new(),
+        })
     }
-    planner.warn_of_unused();
-    let fresh = planner.fresh_stages();
-    let state = planner.stages[target].take().expect("the target is among the outlines");
-    let mut config = state.config;
-    if !request.labels.is_empty() {
-        let labels = config.config.labels.get_or_insert_default();
-        labels.extend(request.labels.clone());
+
+    /// Makes the plan of a build; what the checks found stays here, however it ends.
+    ///
+    /// # Errors
+    /// Whatever the Dockerfile asks for that cannot be, with the place.
+    pub(crate) fn plan(
+        &mut self,
+        images: &dyn BaseImages,
+        ignore: Option<&Patterns>,
+    ) -> Result<Plan, BuildError> {
+        self.read_globals()?;
+        self.check_bases();
+        let target = self.target()?;
+        let outlines = self.outline([target], images)?;
+        self.check_stages(&outlines, ignore);
+        self.build_stages(&outlines)?;
+        self.warn_of_unused();
+        let fresh = self.fresh_stages();
+        let state = self.stages[target].take().expect("the target is among the outlines");
+        let mut config = state.config;
+        if !self.request.labels.is_empty() {
+            let labels = config.config.labels.get_or_insert_default();
+            labels.extend(self.request.labels.clone());
+        }
+        let target = Target { state: state.node, config, history: state.history };
+        let (nodes, warnings) =
+            (std::mem::take(&mut self.nodes), std::mem::take(&mut self.warnings));
+        Ok(Plan { nodes, target, more_targets: Vec::new(), fresh, epoch: self.epoch, warnings })
     }
-    let target = Target { state: state.node, config, history: state.history };
-    let Planner { nodes, warnings, epoch, .. } = planner;
-    Ok(Plan { nodes, target, more_targets: Vec::new(), fresh, epoch, warnings })
+
+    pub(super) fn build_stages(
+        &mut self,
+        outlines: &BTreeMap<usize, Outline>,
+    ) -> Result<(), BuildError> {
+        for (index, outline) in outlines {
+            let (base, triggers) = (outline.base.clone(), &outline.triggers);
+            let stage = StageBuilder::start(self, *index, base, &outline.platform, triggers)?;
+            let state = stage.build(triggers)?;
+            self.stages[*index] = Some(state);
+        }
+        Ok(())
+    }
 }
 
 impl Planner<'_> {
@@ -176,7 +197,7 @@ impl Planner<'_> {
         })
     }
 
-    fn read_globals(&mut self) -> Result<(), BuildError> {
+    pub(super) fn read_globals(&mut self) -> Result<(), BuildError> {
         let given = &self.request.build_args;
         for instruction in &self.dockerfile.global_args {
             let Kind::Arg(definitions) = &instruction.kind else { continue };
@@ -211,7 +232,7 @@ impl Planner<'_> {
         args.next().map_or_else(Span::default, |arg| arg.span)
     }
 
-    fn target(&self) -> Result<usize, BuildError> {
+    pub(super) fn target(&self) -> Result<usize, BuildError> {
         let stages = &self.dockerfile.stages;
         let Some(name) = &self.request.target else { return Ok(stages.len() - 1) };
         self.dockerfile.stage_index(name, stages.len()).ok_or_else(|| {
@@ -225,14 +246,14 @@ impl Planner<'_> {
         })
     }
 
-    /// Finds what the target needs, resolving images until their triggers ask for nothing new.
-    fn outline(
+    /// Finds what stages need, resolving images until their triggers ask for nothing new.
+    pub(super) fn outline(
         &mut self,
-        target: usize,
+        stages: impl IntoIterator<Item = usize>,
         images: &dyn BaseImages,
     ) -> Result<BTreeMap<usize, Outline>, BuildError> {
         let mut outlines = BTreeMap::new();
-        let mut queue = VecDeque::from([target]);
+        let mut queue = VecDeque::from_iter(stages);
         while !queue.is_empty() {
             let wave: BTreeSet<usize> =
                 queue.drain(..).filter(|index| !outlines.contains_key(index)).collect();
@@ -365,38 +386,6 @@ impl Planner<'_> {
         }
     }
 
-    /// The instructions that a stage's base wants to run first.
-    fn triggers(&self, index: usize, base: &Base) -> Result<Vec<Instruction>, BuildError> {
-        let texts: Vec<String> = match base {
-            Base::Scratch | Base::Context(_) | Base::Source(_) => Vec::new(),
-            Base::Stage(below) => self.dockerfile.stages[*below]
-                .instructions
-                .iter()
-                .filter_map(|instruction| match &instruction.kind {
-                    Kind::Onbuild(onbuild) => Some(onbuild.trigger.clone()),
-                    _ => None,
-                })
-                .collect(),
-            Base::Image(key) => {
-                let config = &self.images[key].0.config;
-                config.config.on_build.clone().unwrap_or_default()
-            }
-        };
-        let escape = match base {
-            Base::Stage(_) => self.lexer.escape,
-            _ => Escape::Backslash,
-        };
-        texts
-            .iter()
-            .map(|text| {
-                parse_trigger(text, escape).map_err(|problem| {
-                    let span = self.dockerfile.stages[index].base.span;
-                    self.fail(span, format!("the base's ONBUILD trigger `{text}`: {problem}"))
-                })
-            })
-            .collect()
-    }
-
     pub(crate) fn push(&mut self, node: super::Node) -> NodeId {
         let id = NodeId(u32::try_from(self.nodes.len()).expect("a plan has few nodes"));
         self.nodes.push(node);
@@ -417,28 +406,11 @@ impl Planner<'_> {
     }
 }
 
-/// Reads the text of an `ONBUILD` trigger: one instruction.
-fn parse_trigger(text: &str, escape: Escape) -> Result<Instruction, String> {
-    let directive = match escape {
-        Escape::Backslash => "",
-        Escape::Backtick => "# escape=`\n",
-    };
-    let file = format!("{directive}FROM scratch\n{text}\n");
-    let parsed = Dockerfile::parse(file.as_bytes()).map_err(|error| error.to_string())?;
-    match <[_; 1]>::try_from(parsed.stages) {
-        Ok([stage]) => match <[_; 1]>::try_from(stage.instructions) {
-            Ok([instruction]) => Ok(instruction),
-            Err(_) => Err("it is not one instruction".to_owned()),
-        },
-        Err(_) => Err("FROM is no trigger".to_owned()),
-    }
-}
-
 pub(super) fn stage_names(stages: &[Stage]) -> impl Iterator<Item = &str> {
     stages.iter().filter_map(|stage| stage.name.as_ref()).map(|name| name.text.as_str())
 }
 
-fn last_stage_name(dockerfile: &Dockerfile) -> Option<&str> {
+pub(super) fn last_stage_name(dockerfile: &Dockerfile) -> Option<&str> {
     dockerfile.stages.last()?.name.as_ref().map(|name| name.text.as_str())
 }
 

@@ -2,31 +2,77 @@
 
 use std::collections::BTreeSet;
 
-use davit_dockerfile::{Dockerfile, nearest};
+use davit_dockerfile::{Dockerfile, Patterns, lint::Warning, nearest};
 
 use super::{
     Node, NodeId, Op, Plan, StageId, Target,
-    planner::{self, Planner, stage_names},
+    planner::{Planner, stage_names},
 };
 use crate::{BaseImages, BuildRequest, error::BuildError};
 
-/// Makes the plan of a build for all its platforms.
+/// What surrounds a Dockerfile.
+pub(crate) struct Asked<'a> {
+    pub(crate) images: &'a dyn BaseImages,
+    /// The ignore file of the context.
+    pub(crate) ignore: Option<&'a Patterns>,
+}
+
+/// Makes the plan of a build for all its platforms; what the checks found is there however it ends.
 ///
 /// # Errors
 /// Whatever the Dockerfile asks for that cannot be, with the place.
 pub(crate) fn plan(
     request: &mut BuildRequest,
     dockerfile: &Dockerfile,
-    images: &dyn BaseImages,
+    asked: &Asked<'_>,
+    found: &mut Vec<Warning>,
 ) -> Result<Plan, BuildError> {
+    let plans = for_each(request, |request| {
+        let mut planner = Planner::new(request, dockerfile)?;
+        let plan = planner.plan(asked.images, asked.ignore);
+        found.extend(planner.found());
+        plan.and_then(|plan| planner.refuse_found().map(|()| plan))
+    });
+    let mut plans = plans?.into_iter();
+    let mut whole = plans.next().expect("there is at least one platform");
+    plans.for_each(|plan| whole.join(plan));
+    Ok(whole)
+}
+
+/// Checks a build for all its platforms.
+///
+/// # Errors
+/// As [`plan`].
+pub(crate) fn check(
+    request: &mut BuildRequest,
+    dockerfile: &Dockerfile,
+    asked: &Asked<'_>,
+    found: &mut Vec<Warning>,
+) -> Result<(), BuildError> {
+    let checked = for_each(request, |request| {
+        let mut planner = Planner::new(request, dockerfile)?;
+        let checked = planner.check(asked.images, asked.ignore);
+        found.extend(planner.found());
+        checked.and_then(|()| planner.refuse_found())
+    });
+    checked.map(drop)
+}
+
+/// Does something for one platform after the other, up to the first error.
+fn for_each<T>(
+    request: &mut BuildRequest,
+    mut work: impl FnMut(&BuildRequest) -> Result<T, BuildError>,
+) -> Result<Vec<T>, BuildError> {
     let first = request.platform.clone();
-    let mut whole = planner::plan(request, dockerfile, images)?;
+    let mut done = vec![work(request)];
     for platform in request.more_platforms.clone() {
-        request.platform = platform;
-        whole.join(planner::plan(request, dockerfile, images)?);
+        if done.iter().all(Result::is_ok) {
+            request.platform = platform;
+            done.push(work(request));
+        }
     }
     request.platform = first;
-    Ok(whole)
+    done.into_iter().collect()
 }
 
 impl Plan {

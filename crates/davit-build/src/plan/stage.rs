@@ -428,16 +428,23 @@ fn bare(node: NodeId, platform: &Platform) -> StageState {
 }
 
 fn from_image(mut config: ImageConfig, node: NodeId, platform: &Platform) -> StageState {
-    let entries = config.config.env.get_or_insert_default();
-    if !entries.iter().any(|entry| entry.starts_with("PATH=")) {
-        entries.push(format!("PATH={DEFAULT_PATH}"));
-    }
+    let entries = environment_of(Some(&config));
     let scope = StageScope::new(entries.iter().map(String::as_str));
+    config.config.env = Some(entries);
     let history = std::mem::take(&mut config.history);
     let history = history.into_iter().map(|entry| (entry, None)).collect();
     config.created = None;
     config.config.on_build = None;
     StageState { node, config, history, scope, platform: platform.clone() }
+}
+
+/// The environment that a stage begins with upon an image: it always has a `PATH`.
+pub(super) fn environment_of(config: Option<&ImageConfig>) -> Vec<String> {
+    let mut entries = config.and_then(|config| config.config.env.clone()).unwrap_or_default();
+    if !entries.iter().any(|entry| entry.starts_with("PATH=")) {
+        entries.push(format!("PATH={DEFAULT_PATH}"));
+    }
+    entries
 }
 
 fn environment(config: &ImageConfig) -> impl Iterator<Item = &str> {

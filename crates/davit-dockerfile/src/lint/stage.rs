@@ -31,6 +31,8 @@ pub struct StageFacts<'a> {
     pub environment: Vec<String>,
     /// Whether its base image chooses a shell.
     pub has_shell: bool,
+    /// Whether a named context takes the stage's place: its instructions count for nothing.
+    pub is_replaced: bool,
     /// Instructions that the base wants to run first.
     pub triggers: &'a [Instruction],
 }
@@ -52,7 +54,8 @@ pub(super) fn check(linter: &mut Linter<'_>, surroundings: &Surroundings<'_>) {
         };
         let stage = &file.stages[facts.stage];
         let triggers = facts.triggers.iter().map(|trigger| (trigger, true));
-        let own = stage.instructions.iter().map(|instruction| (instruction, false));
+        let own = if facts.is_replaced { &[][..] } else { &stage.instructions };
+        let own = own.iter().map(|instruction| (instruction, false));
         for (instruction, is_trigger) in triggers.chain(own) {
             let step = walk::Step { stage, instruction, is_trigger };
             if let Err(Failed) = walk.instruction(linter, surroundings, step) {

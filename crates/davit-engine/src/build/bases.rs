@@ -6,11 +6,11 @@ use std::{
 };
 
 use davit_build::{BaseImage, BaseImages, ImageSource, LayoutImage, PullPolicy};
-use davit_image::{Digest, ImageId, Platform, Reference};
+use davit_image::{Digest, ImageConfig, ImageId, Platform, Reference};
 use davit_store::Lease;
 
 use crate::{
-    Engine, Hint, ImageError, Progress, PullRequest,
+    Engine, Hint, ImageError, Progress, PullRequest, Pulled,
     origin::{Layout, OriginError, Stop},
     pull::{Naming, Pull},
 };
@@ -45,8 +45,30 @@ pub(super) struct Bases<'e> {
     pub(super) engine: &'e Engine,
     pub(super) lease: &'e Lease<'e>,
     pub(super) pull: PullPolicy,
+    pub(super) wanted: Wanted,
     pub(super) progress: &'e dyn Progress,
     pub(super) cancelled: &'e Arc<AtomicBool>,
+}
+
+/// How much of a base image is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// All of it.
+    Image,
+    /// Its config; of a layout all comes nevertheless, for it is on this machine.
+    Config,
+}
+
+/// What came from a registry.
+enum Brought {
+    Image(Digest, ImageId),
+    Config(Digest, Box<ImageConfig>),
+}
+
+impl From<Pulled> for Brought {
+    fn from(pulled: Pulled) -> Self {
+        Self::Image(pulled.digest, pulled.image_id)
+    }
 }
 
 impl BaseImages for Bases<'_> {
@@ -87,13 +109,24 @@ impl Bases<'_> {
         let (reference, wanted) = (reference.clone(), Some(platform.clone()));
         let cancelled = Some(Arc::clone(self.cancelled));
         let request = PullRequest { reference, platform: wanted, parallel: 0, cancelled };
-        let pulled = if self.may_name(&name, request.platform.as_ref())? {
-            self.engine.pull(&request, self.progress)
-        } else {
-            self.engine.pull_base(self.lease, &request, self.progress)
+        let brought = match self.wanted {
+            Wanted::Config => {
+                let fetched = self.engine.fetch_config(self.lease, &request, self.progress);
+                fetched.map(|(manifest, config)| Brought::Config(manifest, Box::new(config)))
+            }
+            Wanted::Image if self.may_name(&name, request.platform.as_ref())? => {
+                self.engine.pull(&request, self.progress).map(Brought::from)
+            }
+            Wanted::Image => {
+                let pulled = self.engine.pull_base(self.lease, &request, self.progress);
+                pulled.map(Brought::from)
+            }
         };
-        match (pulled, here) {
-            (Ok(pulled), _) => self.base(name, pulled.digest, pulled.image_id),
+        match (brought, here) {
+            (Ok(Brought::Image(manifest, id)), _) => self.base(name, manifest, id),
+            (Ok(Brought::Config(manifest, config)), _) => {
+                Ok(BaseImage { name, manifest, config: *config })
+            }
             (Err(error), Ok(own)) if platform.rank(&own).is_none() => {
                 Err(other(&own, Some(error)).into())
             }

@@ -18,6 +18,8 @@ pub(super) struct Documents {
     /// The layers, bottom first, each with its DiffID.
     pub(super) layers: Vec<(Descriptor, DiffId)>,
     config: Descriptor,
+    /// The config, read.
+    pub(super) image: ImageConfig,
 }
 
 impl Documents {
@@ -52,8 +54,8 @@ impl Pull<'_> {
         let (config, bytes) = self.config(lease, manifest.value())?;
         stored.push(bytes);
         let layers = self.pair_layers(manifest.value(), &config)?;
-        let config = manifest.into_value().config;
-        Ok(Documents { top: top.clone(), stored, layers, config })
+        let (image, config) = (config, manifest.into_value().config);
+        Ok(Documents { top: top.clone(), stored, layers, config, image })
     }
 
     /// A manifest or index: from the store if it is here, else from the registry.
