@@ -72,6 +72,16 @@ pub enum Reach {
     Offline,
 }
 
+impl Reach {
+    /// When base images are looked for, as far as anybody may be asked.
+    const fn limit(self, pull: PullPolicy) -> PullPolicy {
+        match self {
+            Self::Network => pull,
+            Self::Offline => PullPolicy::Never,
+        }
+    }
+}
+
 /// What a build gave.
 #[derive(Clone, Debug)]
 pub struct BuildReport {
@@ -88,6 +98,8 @@ pub struct Question<'a> {
     pub request: BuildRequest,
     /// When base images are looked for in a registry.
     pub pull: PullPolicy,
+    /// Whether anybody is asked.
+    pub reach: Reach,
     /// Told of what is fetched.
     pub progress: &'a dyn Progress,
     /// Set by another thread to give up.
@@ -201,10 +213,7 @@ impl Engine {
         let store = self.store();
         let lease = store.lease("build")?;
         let snapshots = self.snapshots()?;
-        let pull = match command.reach {
-            Reach::Network => command.pull,
-            Reach::Offline => PullPolicy::Never,
-        };
+        let pull = command.reach.limit(command.pull);
         let (engine, wanted) = (self, Wanted::Image);
         let images = Bases { engine, lease: &lease, pull, wanted, progress, cancelled };
         let sources = Fetcher {
@@ -292,9 +301,10 @@ impl Engine {
         ask: impl FnOnce(&mut BuildRequest, &CallEnvironment<'_, '_>) -> Result<T, BuildError>,
     ) -> Result<T, BuildFailure> {
         let (store, lease) = (self.store(), self.store().lease("check")?);
-        let Question { request, pull, progress, cancelled } = question;
+        let Question { request, pull, reach, progress, cancelled } = question;
         let (engine, wanted) = (self, Wanted::Config);
-        let (pull, progress, cancelled) = (*pull, *progress, *cancelled);
+        let (reach, progress, cancelled) = (*reach, *progress, *cancelled);
+        let pull = reach.limit(*pull);
         let images = Bases { engine, lease: &lease, pull, wanted, progress, cancelled };
         let sources = Fetcher {
             engine,
@@ -302,6 +312,7 @@ impl Engine {
             progress,
             cancelled,
             secrets: request.sandbox.secrets.clone(),
+            reach,
             registries: OnceLock::new(),
         };
         let environment =

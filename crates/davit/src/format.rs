@@ -293,7 +293,7 @@ pub(crate) fn quote(text: &str) -> String {
 }
 
 /// Aligns cells at tabs: columns at least 10 wide, three spaces apart, as Docker's writer does.
-fn align(lines: &[String]) -> String {
+pub(crate) fn align(lines: &[String]) -> String {
     let rows: Vec<Vec<&str>> = lines.iter().map(|line| line.split('\t').collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {

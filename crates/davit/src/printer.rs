@@ -135,6 +135,13 @@ pub(crate) fn use_color() -> bool {
     wants_color(variable, || io::stderr().is_terminal())
 }
 
+/// As [`use_color`], for standard output.
+#[must_use]
+pub(crate) fn use_color_on_stdout() -> bool {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    wants_color(variable, || io::stdout().is_terminal())
+}
+
 fn wants_color(
     variable: impl Fn(&str) -> Option<std::ffi::OsString>,
     is_terminal: impl Fn() -> bool,

@@ -1,5 +1,6 @@
 //! `davit build`
 
+mod call;
 mod contexts;
 mod display;
 mod excerpt;
@@ -8,6 +9,7 @@ mod metadata;
 mod output;
 mod outputs;
 mod sandbox;
+mod warnings;
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +29,11 @@ use davit_engine::{
     image::{Platform, Reference},
 };
 
-use self::{display::BuildProgress, outputs::OutputArgs};
+use self::{
+    call::{Call, Method},
+    display::BuildProgress,
+    outputs::{OutputArgs, Outputs},
+};
 use crate::{
     cli::Context,
     error::{CliError, io_error},
@@ -95,6 +101,21 @@ pub(crate) struct BuildArgs {
     /// Steps that run at a time (default: one per core)
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     jobs: usize,
+    /// Ask about the Dockerfile instead of building: check, outline, targets or subrequests.describe,
+    /// with ,format=json (check: or sarif), ,ignorestatus=true
+    #[arg(
+        long,
+        value_name = "METHOD[,OPTION=VALUE]",
+        default_value = "build",
+        hide_default_value = true
+    )]
+    call: Call,
+    /// Say what the build checks find, as --call=check
+    #[arg(long)]
+    check: bool,
+    /// With --check, mend the Dockerfile where no decision is needed
+    #[arg(long)]
+    fix: bool,
     #[command(flatten)]
     sandbox: sandbox::SandboxArgs,
     #[command(flatten)]
@@ -109,6 +130,22 @@ enum Pull {
     #[value(alias = "false")]
     Missing,
     Never,
+}
+
+impl BuildArgs {
+    const fn reach(&self) -> Reach {
+        if self.offline { Reach::Offline } else { Reach::Network }
+    }
+}
+
+impl Pull {
+    const fn policy(self) -> PullPolicy {
+        match self {
+            Self::Always => PullPolicy::Always,
+            Self::Missing => PullPolicy::Missing,
+            Self::Never => PullPolicy::Never,
+        }
+    }
 }
 
 /// Network of `RUN` steps.
@@ -126,11 +163,13 @@ enum BuildNetwork {
 /// Whatever keeps the image from being built, with the place in the Dockerfile.
 pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
     Engine::check_privilege()?;
+    let asked = if args.check { Call { method: Method::Check, ..args.call } } else { args.call };
+    if asked.method != Method::Build || args.fix {
+        return call::run(asked, &args, context);
+    }
     // Reads what is typed, which Ctrl-C ends as it ends any program.
     let mut command = command(&args)?;
-    for (name, value) in crate::environment::container_proxies(&context.config()?) {
-        command.request.build_args.entry(name).or_insert(value);
-    }
+    add_proxies(&mut command.request, context)?;
     // Before any thread: all of them leave the signals to one.
     let (cancelled, signal) = cancel_on_interrupt()?;
     let engine = context.engine()?;
@@ -161,10 +200,18 @@ pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
     Ok(0)
 }
 
+/// Build arguments that the configuration gives.
+fn add_proxies(request: &mut BuildRequest, context: &Context) -> Result<(), CliError> {
+    for (name, value) in crate::environment::container_proxies(&context.config()?) {
+        request.build_args.entry(name).or_insert(value);
+    }
+    Ok(())
+}
+
 fn failed(error: BuildFailure, signal: u8) -> CliError {
     let cancelled = error.is_cancelled();
     let excerpt =
-        error.build_error().and_then(|error| error.excerpt.as_deref()).map(excerpt::render);
+        error.build_error().and_then(|error| error.excerpt.as_deref()).map(excerpt::of_error);
     let tail = error.build_error().map(excerpt::tail).unwrap_or_default();
     let mut failed = CliError::from(error);
     if let Some(excerpt) = excerpt {
@@ -191,6 +238,13 @@ fn cancel_on_interrupt() -> Result<(Arc<AtomicBool>, Arc<AtomicU8>), CliError> {
 }
 
 fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
+    let (request, outputs, tags) = request(args)?;
+    let (pull, reach, outputs) = (args.pull.policy(), args.reach(), outputs.open(&tags)?);
+    Ok(BuildCommand { request, pull, reach, outputs })
+}
+
+/// What is to be built or asked about, where it goes, and its names.
+fn request(args: &BuildArgs) -> Result<(BuildRequest, Outputs, Vec<Reference>), CliError> {
     let place = contexts::Place::of(args)?;
     let named_contexts = args.build_contexts.iter().map(|text| contexts::named(text));
     let named_contexts = named_contexts.collect::<Result<_, _>>()?;
@@ -236,14 +290,7 @@ fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
         explain: args.explain,
         jobs: args.jobs,
     };
-    let pull = match args.pull {
-        Pull::Always => PullPolicy::Always,
-        Pull::Missing => PullPolicy::Missing,
-        Pull::Never => PullPolicy::Never,
-    };
-    let outputs = result.open(&tags)?;
-    let reach = if args.offline { Reach::Offline } else { Reach::Network };
-    Ok(BuildCommand { request, pull, reach, outputs })
+    Ok((request, result, tags))
 }
 
 /// `NAME=VALUE` pairs; a name alone has the value that `missing` gives, or is left out.

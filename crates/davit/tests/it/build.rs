@@ -4,6 +4,7 @@ pub(crate) mod bench;
 mod cache;
 mod cache_mounts;
 mod cancel;
+mod checks;
 mod contexts;
 mod copies;
 mod exports;

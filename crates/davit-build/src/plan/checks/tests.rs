@@ -12,8 +12,8 @@ use davit_dockerfile::{Dockerfile, Patterns, lint::Warning};
 use davit_image::{DiffId, Digest, ImageConfig, Platform};
 
 use crate::{
-    BaseImage, BaseImages, BuildRequest, CachePolicy, ContextSource, DockerfileText, Network,
-    Sandbox, plan::planner::Planner,
+    BaseImage, BaseImages, BuildRequest, CachePolicy, ContextSource, DockerfilePlace,
+    DockerfileText, ImageSource, Network, Sandbox, plan::planner::Planner,
 };
 
 const BOOKS: [&str; 5] = [
@@ -69,10 +69,13 @@ impl Case {
             build_args: self.args.clone(),
             labels: BTreeMap::new(),
             platform: platform.clone(),
+            more_platforms: Vec::new(),
             build_platform: platform,
             network: Network::Default,
             cache: CachePolicy::Use,
+            no_cache_stages: Vec::new(),
             source_date_epoch: None,
+            rewrite_timestamp: false,
             add_hosts: Vec::new(),
             sandbox: Sandbox::default(),
             explain: false,

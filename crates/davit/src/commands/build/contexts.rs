@@ -218,9 +218,15 @@ fn near_file(path: &Path) -> Option<String> {
     Some(path.with_file_name(near).display().to_string())
 }
 
-/// Reads the Dockerfile, and the ignore file that stands beside it.
-fn from_disk(named: Option<&Path>, context: &Path) -> Result<DockerfileText, CliError> {
-    let path = match named {
+/// Where a Dockerfile is, if it is a file beside a context that is a directory.
+pub(super) fn dockerfile_on_disk(args: &BuildArgs) -> Option<PathBuf> {
+    let file = args.file.as_deref();
+    let is_elsewhere = is_stdin(file) || file.is_some_and(|file| url(file).is_some());
+    (!is_elsewhere && args.path.is_dir()).then(|| path_of(file, &args.path))
+}
+
+fn path_of(named: Option<&Path>, context: &Path) -> PathBuf {
+    match named {
         Some(file) if !file.exists() && context.join(file).exists() => context.join(file),
         Some(file) => file.to_path_buf(),
         None => {
@@ -228,7 +234,12 @@ fn from_disk(named: Option<&Path>, context: &Path) -> Result<DockerfileText, Cli
             let lower = context.join("dockerfile");
             if !usual.exists() && lower.exists() { lower } else { usual }
         }
-    };
+    }
+}
+
+/// Reads the Dockerfile, and the ignore file that stands beside it.
+fn from_disk(named: Option<&Path>, context: &Path) -> Result<DockerfileText, CliError> {
+    let path = path_of(named, context);
     let file = fs_err::File::open(&path).map_err(|error| {
         let failed = CliError::new(ErrorKind::User, error.to_string());
         match named {

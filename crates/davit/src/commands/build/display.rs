@@ -33,7 +33,7 @@ pub(crate) enum BuildProgress {
 pub(super) trait Display: Sync {
     /// Shows one event.
     fn show(&self, event: BuildEvent);
-    /// Removes what is only for the time of the build.
+    /// Removes what is only for the time of the build, and shows what is for its end.
     fn end(&self) {}
 }
 

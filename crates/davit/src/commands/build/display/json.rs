@@ -5,13 +5,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use davit_engine::{
-    build::{BuildEvent, LogStream, StepId, StepInfo},
+    build::{BuildEvent, Checks, LogStream, StepId, StepInfo},
     image::{Digest, Timestamp},
 };
 use serde_json::{Map, Value, json};
 
 use super::{Display, name, reason};
-use crate::printer;
+use crate::{
+    commands::build::{
+        call::{location, source},
+        warnings::short,
+    },
+    printer,
+};
+
+/// Most bytes of Dockerfiles that warnings repeat.
+const SOURCES_LIMIT: usize = 4 << 20;
 
 #[derive(Default)]
 pub(super) struct Json {
@@ -94,6 +103,10 @@ impl State {
             }
             BuildEvent::Finished(id, _) => vertexes(self.ended(id, None)),
             BuildEvent::Failed(id) => vertexes(self.ended(id, Some("the step failed"))),
+            BuildEvent::Checked(checks) => {
+                warnings(&checks);
+                None
+            }
             BuildEvent::Warning(text) => {
                 Some(json!({"warnings": [{"level": 1, "short": BASE64.encode(text)}]}))
             }
@@ -107,6 +120,28 @@ impl Display for Json {
         if let Some(line) = state.line(event) {
             printer::note(&line.to_string());
         }
+    }
+}
+
+/// What the build checks found, each a line: the warning in short, the rule's sentence, the place.
+fn warnings(checks: &Checks) {
+    let whole = source(&checks.file, &checks.text);
+    let mut size = 0;
+    for warning in &checks.warnings {
+        let short = format!("{} (line {})", short(warning), warning.span.first_line);
+        let mut value = json!({
+            "level": 1,
+            "short": BASE64.encode(short),
+            "detail": [BASE64.encode(warning.rule.description())],
+        });
+        if let Some(url) = warning.rule.url() {
+            value["url"] = json!(url);
+        }
+        size += checks.text.len();
+        let is_small = size <= SOURCES_LIMIT;
+        value["sourceInfo"] = if is_small { whole.clone() } else { source(&checks.file, b"") };
+        value["range"] = location(warning.span)["ranges"].take();
+        printer::note(&json!({"warnings": [value]}).to_string());
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use davit_engine::build::{BuildEvent, StepId, StepInfo};
 
 use super::{Display, name, reason};
-use crate::printer;
+use crate::{commands::build::warnings::Gathered, printer};
 
 /// Longest output that is held back for its line end, in bytes.
 const PARTIAL_LIMIT: usize = 64 * 1024;
@@ -26,6 +26,7 @@ struct State {
     /// Output of each step that has no line end yet.
     partial: HashMap<StepId, Vec<u8>>,
     last: Option<StepId>,
+    found: Gathered,
 }
 
 impl State {
@@ -90,6 +91,7 @@ impl Display for Plain {
     fn show(&self, event: BuildEvent) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
+            BuildEvent::Checked(checks) => state.found.add(checks),
             BuildEvent::Planned(steps) => state.steps = steps,
             BuildEvent::Started(id) => {
                 state.started.insert(id, Instant::now());
@@ -107,6 +109,11 @@ impl Display for Plain {
             BuildEvent::Failed(id) => state.end(id, "ERROR"),
             BuildEvent::Warning(text) => printer::error(&format!("warning: {text}")),
         }
+    }
+
+    fn end(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.found.summary().iter().for_each(|text| printer::error(text));
     }
 }
 

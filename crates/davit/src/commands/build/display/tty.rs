@@ -10,7 +10,10 @@ use davit_engine::build::{BuildEvent, StepId, StepInfo};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Display, name, reason};
-use crate::printer::{self, Footer};
+use crate::{
+    commands::build::warnings::Gathered,
+    printer::{self, Footer},
+};
 
 const TICK: Duration = Duration::from_millis(120);
 
@@ -23,6 +26,7 @@ pub(super) struct Tty {
 struct State {
     steps: Arc<[StepInfo]>,
     running: HashMap<StepId, ProgressBar>,
+    found: Gathered,
 }
 
 impl Tty {
@@ -53,6 +57,7 @@ impl Display for Tty {
     fn show(&self, event: BuildEvent) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
+            BuildEvent::Checked(checks) => state.found.add(checks),
             BuildEvent::Planned(steps) => state.steps = steps,
             BuildEvent::Started(id) => self.start(&mut state, id),
             BuildEvent::Cached(id) => self.finish(&mut state, id, "(cached)"),
@@ -83,5 +88,6 @@ impl Display for Tty {
         for (_, bar) in state.running.drain() {
             bar.finish_and_clear();
         }
+        state.found.summary().iter().for_each(|text| printer::error(text));
     }
 }
