@@ -312,6 +312,7 @@ impl Engine {
             progress,
             cancelled,
             secrets: request.sandbox.secrets.clone(),
+            agents: request.sandbox.agents.clone(),
             reach,
             registries: OnceLock::new(),
         };
