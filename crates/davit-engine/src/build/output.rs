@@ -11,7 +11,7 @@ use davit_build::{
     BuildError, BuildErrorKind, Built, Cancellable, ExportError, ExportMode, ExportPart,
     ExportTarget, export_directory, export_tar,
 };
-use davit_image::{Descriptor, Platform, Reference};
+use davit_image::{Descriptor, Platform, Reference, Timestamp};
 use davit_store::{ImageCommit, Lease, TagUpdate, Target, archive::WholeFile, is_no_space};
 
 use super::{
@@ -26,6 +26,8 @@ use crate::{
 
 /// As Docker's: everyone may read it, as far as the umask goes.
 const FILE_MODE: u32 = 0o666;
+/// Annotation of an archive's index: when the images were made.
+const CREATED: &str = "org.opencontainers.image.created";
 const BUFFER: usize = 1 << 20;
 
 /// Where a result goes.
@@ -261,6 +263,10 @@ impl Engine {
             formed = packer.pack(formed, built, form)?;
             files = packer.files;
         }
+        let epoch = delivery.epoch().and_then(|it| Timestamp::from_unix_seconds(it).ok());
+        // Without it an archive depends on nothing but its images: no time of the writing is in it.
+        let created = epoch.map(|epoch| (CREATED.to_owned(), epoch.to_string()));
+        formed.descriptor.annotations.extend(created);
         let descriptor = formed.descriptor.clone();
         let images = BuiltImages { formed: &formed, files, names: names.clone() };
         self.save_built(lease, images, saved)?;

@@ -10,9 +10,7 @@ use std::{
 };
 
 use davit_engine::{
-    build::{
-        Annotation, BuildOutput, BuildSink, ExportMode, ImageForm, ImageOutput, PlatformFolders,
-    },
+    build::{Annotation, BuildOutput, BuildSink, ExportMode, ImageOutput, PlatformFolders},
     image::Reference,
 };
 
@@ -203,11 +201,6 @@ impl OutputSpec {
             return Err(error.hint("give it by -t NAME, or name=NAME in --output"));
         }
         Ok(())
-    }
-
-    /// The form of an image with these annotations beside its own.
-    pub(super) fn form(&self, annotations: &[Annotation]) -> ImageForm {
-        self.image.form(annotations)
     }
 
     /// Opens the destination; `tags` take the place of the output's own names.

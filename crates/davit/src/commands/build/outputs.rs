@@ -6,7 +6,7 @@ use std::{
 };
 
 use davit_engine::{
-    build::{Annotation, BuildOutput, BuildReport, ImageOutput},
+    build::{Annotation, BuildOutput, BuildReport, ImageForm, ImageOutput},
     image::{Platform, Reference},
 };
 
@@ -140,7 +140,7 @@ impl Outputs {
         if self.load {
             outputs.push(BuildOutput::Image(ImageOutput {
                 names: tags.to_vec(),
-                form: OutputSpec::pushed().form(&self.annotations),
+                form: ImageForm { annotations: self.annotations.clone(), ..ImageForm::default() },
                 ..ImageOutput::default()
             }));
         }

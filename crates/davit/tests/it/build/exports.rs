@@ -172,6 +172,7 @@ fn no_time_is_later_than_the_epoch() {
     };
     let keys = format!(",rewrite-timestamp=true,source-date-epoch={EPOCH}");
     let (folder, top) = layout(&bench, "clamped", &keys, &[]);
+    assert_eq!(top["annotations"]["org.opencontainers.image.created"], "2023-11-14T22:13:20Z");
     let manifest = document(&folder, &top["digest"]);
     let mut names = Vec::new();
     for layer in manifest["layers"].as_array().unwrap() {
