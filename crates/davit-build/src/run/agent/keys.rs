@@ -1,7 +1,9 @@
 //! An agent in memory for private keys that the caller of a build names as files.
 //!
 //! It answers the two requests that a command may make: for the list of keys and for a signature.
-//! Keys are read in OpenSSH's own form (`PROTOCOL.key`), not encrypted.
+//! Keys are read in OpenSSH's own form (`PROTOCOL.key`) and in those of PEM, not encrypted.
+
+mod der;
 
 use std::fmt;
 
@@ -11,7 +13,8 @@ use ring::{
     rsa::{KeyPairComponents, PublicKeyComponents},
     signature::{
         ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
-        Ed25519KeyPair, RSA_PKCS1_SHA256, RSA_PKCS1_SHA512, RsaEncoding, RsaKeyPair,
+        EcdsaSigningAlgorithm, Ed25519KeyPair, RSA_PKCS1_SHA256, RSA_PKCS1_SHA512, RsaEncoding,
+        RsaKeyPair,
     },
 };
 
@@ -24,14 +27,15 @@ const RSA_SHA2_256: u32 = 2;
 /// Flag of a request: sign with SHA-512.
 const RSA_SHA2_512: u32 = 4;
 const MAGIC: &[u8] = b"openssh-key-v1\0";
-const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
-const END: &str = "-----END OPENSSH PRIVATE KEY-----";
+const BEGIN: &str = "-----BEGIN ";
+const END: &str = "-----END ";
+const OPENSSH: &str = "OPENSSH PRIVATE KEY";
 
 /// Why a file holds no key that can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// It is something else.
-    #[error("it is no private key in OpenSSH's form")]
+    #[error("it is no private key in a form of OpenSSH's")]
     Form,
     /// Nobody can be asked for the passphrase.
     #[error("the key has a passphrase")]
@@ -137,12 +141,64 @@ impl SecretKey {
     }
 }
 
+/// A curve of keys.
+struct Curve {
+    name: &'static str,
+    short: &'static str,
+    algorithm: &'static EcdsaSigningAlgorithm,
+    /// Length of a private key in bytes.
+    length: usize,
+    /// Its object identifier.
+    identifier: &'static [u8],
+}
+
+static P256: Curve = Curve {
+    name: "ecdsa-sha2-nistp256",
+    short: "nistp256",
+    algorithm: &ECDSA_P256_SHA256_FIXED_SIGNING,
+    length: 32,
+    identifier: &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07],
+};
+static P384: Curve = Curve {
+    name: "ecdsa-sha2-nistp384",
+    short: "nistp384",
+    algorithm: &ECDSA_P384_SHA384_FIXED_SIGNING,
+    length: 48,
+    identifier: &[0x2b, 0x81, 0x04, 0x00, 0x22],
+};
+
+impl Curve {
+    /// A key pair; the private key has no leading zeros.
+    fn pair(&self, private: &[u8], public: &[u8]) -> Option<EcdsaKeyPair> {
+        let mut whole = vec![0; usize::checked_sub(self.length, private.len())?];
+        whole.extend_from_slice(private);
+        let random = SystemRandom::new();
+        EcdsaKeyPair::from_private_key_and_public_key(self.algorithm, &whole, public, &random).ok()
+    }
+}
+
 fn parse(file: &[u8]) -> Result<Key, KeyError> {
     let text = std::str::from_utf8(file).map_err(|_| KeyError::Form)?;
-    let (_, inner) = text.split_once(BEGIN).ok_or(KeyError::Form)?;
-    let (inner, _) = inner.split_once(END).ok_or(KeyError::Form)?;
+    let (_, rest) = text.split_once(BEGIN).ok_or(KeyError::Form)?;
+    let (label, rest) = rest.split_once("-----").ok_or(KeyError::Form)?;
+    let (inner, _) = rest.split_once(END).ok_or(KeyError::Form)?;
+    if !label.ends_with("PRIVATE KEY") {
+        return Err(KeyError::Form);
+    }
+    // Only an encrypted key has headers.
+    if label == "ENCRYPTED PRIVATE KEY" || inner.contains(':') {
+        return Err(KeyError::Encrypted);
+    }
     let digits: String = inner.split_ascii_whitespace().collect();
     let bytes = STANDARD.decode(digits).map_err(|_| KeyError::Form)?;
+    if label == OPENSSH {
+        return openssh(&bytes);
+    }
+    let (public, secret) = der::read(label, &bytes).ok_or(KeyError::Type)?;
+    Ok(Key { public, comment: Vec::new(), secret })
+}
+
+fn openssh(bytes: &[u8]) -> Result<Key, KeyError> {
     let fields = bytes.strip_prefix(MAGIC).ok_or(KeyError::Form)?;
     let mut fields = Fields(fields);
     let cipher = fields.text().ok_or(KeyError::Form)?;
@@ -163,7 +219,8 @@ fn parse(file: &[u8]) -> Result<Key, KeyError> {
     let secret = match kind {
         b"ssh-ed25519" => ed25519(&mut fields),
         b"ssh-rsa" => rsa(&mut fields),
-        b"ecdsa-sha2-nistp256" | b"ecdsa-sha2-nistp384" => ecdsa(kind, &mut fields),
+        b"ecdsa-sha2-nistp256" => ecdsa(&P256, &mut fields),
+        b"ecdsa-sha2-nistp384" => ecdsa(&P384, &mut fields),
         _ => return Err(KeyError::Type),
     };
     let secret = secret.ok_or(KeyError::Damaged)?;
@@ -194,18 +251,10 @@ fn rsa(fields: &mut Fields<'_>) -> Option<SecretKey> {
     RsaKeyPair::from_components(&components).ok().map(|pair| SecretKey::Rsa(Box::new(pair)))
 }
 
-fn ecdsa(kind: &[u8], fields: &mut Fields<'_>) -> Option<SecretKey> {
-    let (name, algorithm, length) = match kind {
-        b"ecdsa-sha2-nistp256" => ("ecdsa-sha2-nistp256", &ECDSA_P256_SHA256_FIXED_SIGNING, 32),
-        _ => ("ecdsa-sha2-nistp384", &ECDSA_P384_SHA384_FIXED_SIGNING, 48),
-    };
+fn ecdsa(curve: &Curve, fields: &mut Fields<'_>) -> Option<SecretKey> {
     let (_curve, public, private) = (fields.text()?, fields.text()?, fields.text()?);
-    let private = without_zeros(private);
-    let mut whole = vec![0; usize::checked_sub(length, private.len())?];
-    whole.extend_from_slice(private);
-    let random = SystemRandom::new();
-    let pair = EcdsaKeyPair::from_private_key_and_public_key(algorithm, &whole, public, &random);
-    pair.ok().map(|pair| SecretKey::Ecdsa { name, pair })
+    let pair = curve.pair(without_zeros(private), public)?;
+    Some(SecretKey::Ecdsa { name: curve.name, pair })
 }
 
 /// Fields of a message, one after the other.
@@ -305,10 +354,22 @@ mod tests {
     #[test]
     fn what_is_no_key_is_refused() {
         let read = |text: &str| Keys::parse([text.as_bytes()]).map(drop);
+        let pem = |label: &str, body: &str| {
+            format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
+        };
         for text in ["", "ssh-ed25519 AAAA", "-----BEGIN RSA PRIVATE KEY-----"] {
             assert_eq!(read(text), Err(KeyError::Form), "{text}");
         }
-        assert_eq!(read(&format!("{BEGIN}\nAAAA\n{END}")), Err(KeyError::Form));
+        for (label, body, error) in [
+            (OPENSSH, "AAAA", KeyError::Form),
+            ("CERTIFICATE", "AAAA", KeyError::Form),
+            ("DSA PRIVATE KEY", "AAAA", KeyError::Type),
+            ("RSA PRIVATE KEY", "*", KeyError::Form),
+            ("RSA PRIVATE KEY", "Proc-Type: 4,ENCRYPTED\n\nAAAA", KeyError::Encrypted),
+            ("ENCRYPTED PRIVATE KEY", "AAAA", KeyError::Encrypted),
+        ] {
+            assert_eq!(read(&pem(label, body)), Err(error), "{label} {body}");
+        }
         let keys = Keys::parse([]).unwrap();
         assert_eq!(keys.answer(&[REQUEST_IDENTITIES]), [IDENTITIES_ANSWER, 0, 0, 0, 0]);
         for request in [&[][..], &[17], &[SIGN_REQUEST], &[SIGN_REQUEST, 0, 0, 0, 9, 1]] {
@@ -321,21 +382,17 @@ mod tests {
     fn openssh_takes_the_signatures() {
         let Some(keygen) = davit_test::need_tool("ssh-keygen") else { return };
         let temp = davit_test::TempDir::new();
-        let make = |kind: &str, bits: &str, passphrase: &str| {
-            let path = temp.join(format!("{kind}-{bits}{passphrase}"));
+        let make = |kind: &str, bits: &str, form: &str, passphrase: &str| {
+            let path = temp.join(format!("{kind}-{bits}-{form}-{passphrase}"));
             let mut command = Command::new(&keygen);
-            command.args(["-q", "-t", kind, "-b", bits, "-N", passphrase, "-C", "me", "-f"]);
+            command.args(["-q", "-t", kind, "-b", bits, "-m", form, "-N", passphrase, "-f"]);
             assert!(command.arg(&path).status().unwrap().success());
             path
         };
-        let paths = [
-            ("ed25519", "256"),
-            ("rsa", "2048"),
-            ("rsa", "3072"),
-            ("ecdsa", "256"),
-            ("ecdsa", "384"),
-        ]
-        .map(|(kind, bits)| make(kind, bits, ""));
+        let kinds = [("ed25519", "256"), ("rsa", "2048"), ("ecdsa", "256"), ("ecdsa", "384")];
+        let forms = ["RFC4716", "PEM", "PKCS8"];
+        let all = kinds.iter().flat_map(|kind| forms.map(|form| (*kind, form)));
+        let paths: Vec<_> = all.map(|((kind, bits), form)| make(kind, bits, form, "")).collect();
         let files: Vec<Vec<u8>> = paths.iter().map(|path| fs_err::read(path).unwrap()).collect();
         let keys = Keys::parse(files.iter().map(Vec::as_slice)).unwrap();
         let agent = super::super::Agent::Keys(std::sync::Arc::new(keys));
@@ -358,7 +415,9 @@ mod tests {
             run(&["-Y", "check-novalidate", "-n", "test", "-s"], &[&signature]);
             fs_err::remove_file(&signature).unwrap();
         }
-        let locked = fs_err::read(make("ed25519", "256", "secret")).unwrap();
-        assert_eq!(Keys::parse([&locked[..]]).unwrap_err(), KeyError::Encrypted);
+        for (kind, bits, form) in [("ed25519", "256", "RFC4716"), ("ecdsa", "256", "PEM")] {
+            let locked = fs_err::read(make(kind, bits, form, "secret")).unwrap();
+            assert_eq!(Keys::parse([&locked[..]]).unwrap_err(), KeyError::Encrypted, "{form}");
+        }
     }
 }
