@@ -201,6 +201,12 @@ impl Fetcher<'_> {
     fn network(&self) -> Vec<(String, String)> {
         let config = self.engine.config();
         let mut variables = config.proxies.clone();
+        // curl takes some of them in lower case alone.
+        let lower = |(name, value): &(String, String)| (name.to_lowercase(), value.clone());
+        let lower: Vec<_> = variables.iter().map(lower).collect();
+        let missing = |pair: &(String, String)| variables.iter().all(|(name, _)| *name != pair.0);
+        let lower: Vec<_> = lower.into_iter().filter(missing).collect();
+        variables.extend(lower);
         let paths = [
             ("GIT_SSL_CAINFO", &config.certificate_file),
             ("GIT_SSL_CAPATH", &config.certificate_dir),

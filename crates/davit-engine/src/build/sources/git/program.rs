@@ -3,7 +3,8 @@
 //! - Nothing of the user's or the system's configuration is read; what is set here comes by the
 //!   environment, so that no argument shows a secret.
 //! - No hook runs: a new repository has none, and `core.hooksPath` leads nowhere.
-//! - Four protocols are allowed, for submodules too; no helper is asked for accounts.
+//! - Three protocols are allowed, for submodules too, and ssh where an agent was given for it; no helper
+//!   is asked for accounts.
 //! - What is given by others stands behind `--` or `--end-of-options`, or was checked to be no option.
 
 use std::{
@@ -23,7 +24,8 @@ use super::GitError;
 
 /// Where programs are looked for, as in a build's commands.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-const PROTOCOLS: &str = "http:https:git:ssh";
+/// Protocols that every fetch may use.
+pub(super) const PROTOCOLS: &str = "http:https:git";
 /// How soon the end of git, or a wish to stop it, is seen.
 const LOOK: Duration = Duration::from_millis(5);
 /// Largest answer that is kept; a list of a few references is far smaller.
@@ -100,6 +102,8 @@ impl Program<'_> {
             ("GIT_ATTR_NOSYSTEM", "1"),
             ("GIT_TERMINAL_PROMPT", "0"),
             ("GIT_ALLOW_PROTOCOL", PROTOCOLS),
+            // Without a way of ours, ssh would read the user's configuration and ask at the terminal.
+            ("GIT_SSH_COMMAND", "false"),
             ("GIT_OPTIONAL_LOCKS", "0"),
             ("GIT_LFS_SKIP_SMUDGE", "1"),
         ] {

@@ -15,6 +15,8 @@ use rustix::{
     process::{getegid, geteuid},
 };
 
+use super::program::PROTOCOLS;
+
 /// Name of the agent's socket in the directory of a fetch.
 const SOCKET: &str = "agent";
 /// What ssh is told; the keys of hosts follow.
@@ -53,6 +55,7 @@ impl Ssh {
             ("SSH_AUTH_SOCK", at(&self.scratch, SOCKET)),
             ("GIT_SSH_COMMAND", command),
             ("GIT_SSH_VARIANT", "ssh".to_owned()),
+            ("GIT_ALLOW_PROTOCOL", format!("{PROTOCOLS}:ssh")),
         ];
         pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
