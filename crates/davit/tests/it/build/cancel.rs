@@ -9,7 +9,7 @@ use std::{
 };
 
 use davit_engine::image::Platform;
-use davit_test::{Content, End, HttpServer, Outcome, noise, tar_of};
+use davit_test::{Content, End, HttpServer, Outcome, Reply, noise, tar_of};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::bench::{Bench, alpine, tar_file};
@@ -70,6 +70,28 @@ fn a_push_to_a_registry_that_is_silent_does_not_hold_it() {
     let outcome = interrupt(child, |_| server.requests().iter().any(|it| it.path.contains("/x/")));
     assert_eq!(outcome.code, 130, "{}", outcome.stderr);
     assert_eq!(bench.davit.ok(["images", "-q", &name]), "", "nothing is named");
+}
+
+/// A web server, and one that git asks: silent, in the midst of an answer, and without an end.
+#[test]
+fn sources_elsewhere_do_not_hold_it() {
+    let ends = [End::Silence, End::Stall(1000), End::Endless];
+    for (end, name) in ends.into_iter().flat_map(|end| [(end, "f"), (end, "r.git")]) {
+        let server = HttpServer::start(move |_| Reply::ok(noise(100_000)).end(end));
+        let dockerfile = format!("FROM scratch\nADD http://{}/{name} /\n", server.host());
+        let Some(bench) = Bench::new(&[("Dockerfile", &dockerfile)]) else { return };
+        let context = bench.context.to_str().unwrap();
+        let mut command = bench.davit.command(["build", "--progress", "plain", context]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let outcome = interrupt(child, |_| !server.requests().is_empty());
+        assert_eq!(outcome.code, 130, "{end:?} {name}: {}", outcome.stderr);
+        let root = bench.davit.root();
+        let there = |entry: fs::DirEntry| fs::read_link(entry.path().join("cwd")).ok();
+        let mut places = fs::read_dir("/proc").unwrap().flatten().filter_map(there);
+        assert!(!places.any(|place| place.starts_with(&root)), "{end:?} {name}: git goes on");
+        let left: Vec<_> = fs::read_dir(root.join("tmp")).unwrap().flatten().collect();
+        assert!(left.is_empty(), "{end:?} {name}: {left:?}");
+    }
 }
 
 #[test]
