@@ -110,7 +110,7 @@ impl Session<'_, '_> {
                     return Err(BuildError::new(BuildErrorKind::Cancelled));
                 }
                 Err(error @ RunError::Unconnected(_)) => return Err(unconnected(node, error)),
-                result => break result.map_err(|error| failed(node, error))?,
+                result => break result.map_err(|error| not_run(node, error))?,
             }
         };
         if code == 0 { Ok(()) } else { Err(command_failed(spec, code, &tail)) }
@@ -205,6 +205,33 @@ fn command_failed(spec: &RunSpec, code: i32, tail: &Tail) -> BuildError {
         127 => error.hint("the shell did not find a program; is its package installed?"),
         _ => error,
     }
+}
+
+fn not_run(node: &Node, error: RunError) -> BuildError {
+    let hint = match &error {
+        RunError::Launch(message) => mount_hint(message),
+        _ => None,
+    };
+    let failed = failed(node, error);
+    match hint {
+        Some(hint) => failed.hint(hint),
+        None => failed,
+    }
+}
+
+/// What helps where a mount cannot be made.
+fn mount_hint(message: &str) -> Option<&'static str> {
+    let problem = message.strip_prefix("mounting ")?;
+    let hints = [
+        ("Not a directory", "a directory is to be mounted where there is a file, or below one"),
+        ("Is a directory", "a file is to be mounted where there is a directory: name the file"),
+        (
+            "Read-only file system",
+            "the mount around it is read-only and has no such path: add `rw` to that, or make the \
+             path in its source",
+        ),
+    ];
+    hints.into_iter().find(|(text, _)| problem.contains(text)).map(|(_, hint)| hint)
 }
 
 fn unconnected(node: &Node, source: impl std::error::Error + Send + Sync + 'static) -> BuildError {

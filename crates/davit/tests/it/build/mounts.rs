@@ -84,6 +84,9 @@ fn a_mount_that_is_wrong_is_refused_at_its_place() {
         ("RUN --mount=type=cache,target=/x,uid=4294967295 true", "nobody's number", ""),
         ("RUN --mount=type=ssh,source=/x true", "an ssh mount has no `source`", ""),
         ("RUN --mount=target=/proc/x true", "inside /proc", ""),
+        ("RUN --mount=target=/etc/passwd true", "mounting /etc/passwd", "where there is a file"),
+        ("RUN --mount=source=Dockerfile,target=/etc true", "mounting /etc", "name the file"),
+        ("RUN --mount=target=/x --mount=target=/x/y true", "mounting /x/y", "add `rw` to that"),
         ("ONBUILD RUN --mount=type=cahce,target=/x true\nFROM here", "5 | FROM here", "`cache`"),
     ] {
         let first = "FROM scratch AS alpine\nADD alpine.tar.gz /\nFROM alpine AS here";
