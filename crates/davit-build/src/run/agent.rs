@@ -38,6 +38,8 @@ const SIGN_REQUEST: u8 = 13;
 pub enum Agent {
     /// An agent that listens on this socket.
     Socket(PathBuf),
+    /// Whatever listens on this socket: all bytes pass, as the caller asked.
+    Raw(PathBuf),
     /// Keys of files.
     Keys(Arc<Keys>),
 }
@@ -141,7 +143,7 @@ impl Shared {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
         let agent = match &self.agent {
-            Agent::Socket(path) => Some(UnixStream::connect(path)?),
+            Agent::Socket(path) | Agent::Raw(path) => Some(UnixStream::connect(path)?),
             Agent::Keys(_) => None,
         };
         let ends = |client: &UnixStream| -> io::Result<Connection> {
@@ -155,7 +157,8 @@ impl Shared {
             let ended = match (&shared.agent, &agent) {
                 (Agent::Keys(keys), _) => relay(&client, |request| Ok(keys.answer(request))),
                 (Agent::Socket(_), Some(agent)) => relay(&client, |request| ask(agent, request)),
-                (Agent::Socket(_), None) => Ok(()),
+                (Agent::Raw(_), Some(agent)) => pass(&client, agent),
+                (Agent::Socket(_) | Agent::Raw(_), None) => Ok(()),
             };
             if let Err(error) = ended {
                 tracing::debug!(%error, "a connection to the agent ended");
@@ -197,6 +200,21 @@ fn relay(
         write_message(&mut client, &answer)?;
     }
     Ok(())
+}
+
+/// Passes all bytes in both directions until both sides have ended.
+fn pass(client: &UnixStream, other: &UnixStream) -> io::Result<()> {
+    let one_way = |mut from: &UnixStream, mut to: &UnixStream| {
+        let copied = io::copy(&mut from, &mut to);
+        // The other direction may go on.
+        let ended = to.shutdown(Shutdown::Write);
+        copied.and(ended)
+    };
+    thread::scope(|scope| {
+        let back = scope.spawn(|| one_way(other, client));
+        let forth = one_way(client, other);
+        back.join().unwrap_or(Ok(())).and(forth)
+    })
 }
 
 fn ask(mut agent: impl Read + Write, request: &[u8]) -> io::Result<Vec<u8>> {
@@ -270,6 +288,29 @@ mod tests {
         drop(socket);
         assert!(read_message(&mut client).unwrap().is_none(), "it ends with the command");
         assert_eq!(agent.join().unwrap(), [REQUEST_IDENTITIES, SIGN_REQUEST]);
+    }
+
+    #[test]
+    fn a_raw_socket_passes_everything() {
+        let temp = davit_test::TempDir::new();
+        let path = temp.join("other");
+        let listener = UnixListener::bind(&path).unwrap();
+        let other = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).unwrap();
+            stream.write_all(b"answer").unwrap();
+            all
+        });
+        let socket =
+            AgentSocket::listen(&Agent::Raw(path), (temp.path(), "s"), (0o600, 0, 0)).unwrap();
+        let mut client = UnixStream::connect(socket.path()).unwrap();
+        client.write_all(b"no message of an agent").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).unwrap();
+        assert_eq!(answer, b"answer");
+        assert_eq!(other.join().unwrap(), b"no message of an agent");
     }
 
     #[test]

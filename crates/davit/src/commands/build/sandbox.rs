@@ -30,7 +30,7 @@ pub(super) struct SandboxArgs {
     #[arg(long = "secret", value_name = "SPEC")]
     secrets: Vec<String>,
     /// Let RUN steps use an SSH agent (that of SSH_AUTH_SOCK) or keys
-    #[arg(long = "ssh", value_name = "ID[=SOCKET|KEY,...]")]
+    #[arg(long = "ssh", value_name = "ID[=SOCKET[,raw=true]|KEY,...]")]
     agents: Vec<String>,
     /// Allow what a Dockerfile may not ask for otherwise: network.host, security.insecure
     #[arg(long = "allow", value_name = "ENTITLEMENT")]
@@ -238,8 +238,14 @@ fn own_agent(id: &str) -> Result<PathBuf, CliError> {
     })
 }
 
-/// One socket, or any number of keys.
-fn agent(id: &str, paths: Vec<PathBuf>) -> Result<Agent, CliError> {
+/// One socket, perhaps `raw=true`, or any number of keys.
+fn agent(id: &str, mut paths: Vec<PathBuf>) -> Result<Agent, CliError> {
+    let is = |path: &Path, word: &str| path == Path::new(word);
+    let raw = paths.iter().any(|path| is(path, "raw=true"));
+    paths.retain(|path| !is(path, "raw=true") && !is(path, "raw=false"));
+    if raw && paths.len() != 1 {
+        return Err(CliError::usage(format!("`{id}` is raw: it takes one socket")));
+    }
     let mut keys = Vec::new();
     for path in &paths {
         let facts = fs_err::metadata(path)
@@ -252,7 +258,11 @@ fn agent(id: &str, paths: Vec<PathBuf>) -> Result<Agent, CliError> {
             let message = format!("SSH agent `{id}` is one socket, or keys");
             return Err(CliError::usage(message));
         }
-        return Ok(Agent::Socket(path.clone()));
+        let path = path.clone();
+        return Ok(if raw { Agent::Raw(path) } else { Agent::Socket(path) });
+    }
+    if raw {
+        return Err(CliError::usage(format!("`{id}` is raw: it takes a socket, not a key")));
     }
     for (key, path) in keys.iter().zip(&paths) {
         if let Err(error) = Keys::parse([key.as_slice()]) {
@@ -298,6 +308,21 @@ mod tests {
         assert_eq!(cgroup_parent("/a//b/").unwrap().as_deref(), Some("a/b"));
         assert_eq!(cgroup_parent("/").unwrap(), None);
         assert!(cgroup_parent("a/../b").is_err());
+    }
+
+    #[test]
+    fn a_raw_agent_is_one_socket() {
+        let temp = davit_test::TempDir::new();
+        let socket = temp.join("s");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let socket = socket.display();
+        let read = |text: &str| agents(&[text.to_owned()]).ok()?.remove("x");
+        assert!(matches!(read(&format!("x={socket}")), Some(Agent::Socket(_))));
+        assert!(matches!(read(&format!("x={socket},raw=false")), Some(Agent::Socket(_))));
+        assert!(matches!(read(&format!("x={socket},raw=true")), Some(Agent::Raw(_))));
+        for wrong in ["x=raw=true".to_owned(), "x=/etc/passwd,raw=true".to_owned()] {
+            assert!(read(&wrong).is_none(), "{wrong}");
+        }
     }
 
     #[test]
