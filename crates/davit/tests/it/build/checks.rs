@@ -89,6 +89,9 @@ fn check_shows_where_and_builds_nothing() {
     let outcome = bench.run(&["--check"]);
     assert_eq!((outcome.code, outcome.stdout.as_str()), (0, "no warnings\n"));
 
+    let outcome = bench.feed(b"FROM scratch\nRUN --network=host x\n", &["--check"]);
+    assert_eq!(outcome.code, 0, "nothing runs, so nothing is asked for: {}", outcome.stderr);
+
     // An error is one, and what was found before it is told.
     let text = b"FROM scratch AS Base\nCOPY x$Y /\nEXPOSE x\n";
     let outcome = bench.feed(text, &["--check"]);
