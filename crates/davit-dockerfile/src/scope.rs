@@ -278,6 +278,11 @@ impl StageScope {
         Ok(argument)
     }
 
+    /// Whether an `ARG` so far declares `name`.
+    pub(crate) fn declares(&self, name: &str) -> bool {
+        self.declared.contains(name)
+    }
+
     /// Of variables that were used and are not set, those that no `ARG` declares.
     pub fn undefined<'n>(&self, unmatched: &'n BTreeSet<String>) -> impl Iterator<Item = &'n str> {
         let known = |name: &&str| self.declared.contains(*name) || NO_VARIABLES.contains(name);

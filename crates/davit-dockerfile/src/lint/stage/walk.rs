@@ -148,6 +148,8 @@ impl Walk {
         let lexer = Lexer::new(linter.file.directives.escape());
         for definition in definitions {
             secret(linter, "ARG", &definition.name, step);
+            let own = definition.name.text.as_str();
+            let is_new = !self.scope.declares(own);
             let declared =
                 self.scope.declare(definition, around.globals, around.build_args, &lexer);
             let (unmatched, failed) = match declared {
@@ -158,7 +160,12 @@ impl Walk {
                 Err(error) => (error.unmatched, true),
             };
             if let Some(default) = &definition.default {
-                Words { linter, scope: &self.scope, step }.undefined(&unmatched, default.span);
+                let mut words = Words { linter, scope: &self.scope, step };
+                words.undefined(&unmatched, default.span);
+                // A default does not see what it is the default of.
+                if is_new && !failed && unmatched.contains(own) {
+                    words.not_set(own, default.span);
+                }
             }
             if failed {
                 return Err(Failed);
@@ -260,12 +267,16 @@ impl Words<'_, '_> {
 
     fn undefined(&mut self, unmatched: &BTreeSet<String>, span: Span) {
         for name in self.scope.undefined(unmatched) {
-            let near = if self.linter.may_search() { self.scope.suggest(name) } else { None };
-            let near = near.map_or(String::new(), |near| format!("; is `${near}` meant?"));
-            let used = self.linter.use_of(name, span);
-            let detail = format!("nothing sets `${name}`{near}");
-            self.linter.note(Rule::UndefinedVar, &self.step.at(used), detail);
+            self.not_set(name, span);
         }
+    }
+
+    fn not_set(&mut self, name: &str, span: Span) {
+        let near = if self.linter.may_search() { self.scope.suggest(name) } else { None };
+        let near = near.map_or(String::new(), |near| format!("; is `${near}` meant?"));
+        let used = self.linter.use_of(name, span);
+        let detail = format!("nothing sets `${name}`{near}");
+        self.linter.note(Rule::UndefinedVar, &self.step.at(used), detail);
     }
 
     fn all<'x>(&mut self, words: impl IntoIterator<Item = &'x Word>) -> Result<(), Failed> {
