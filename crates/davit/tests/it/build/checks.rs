@@ -52,9 +52,13 @@ fn rawjson_warnings_are_buildkits() {
     let context = bench.context.to_str().unwrap().to_owned();
     let outcome = bench.davit.run(["build", "--progress", "rawjson", &context]);
     let lines = outcome.stderr.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let warnings: Vec<Value> = lines.filter_map(|line| line.get("warnings").cloned()).collect();
+    let lines: Vec<Value> = lines.collect();
+    let warnings: Vec<&Value> = lines.iter().filter_map(|line| line.get("warnings")).collect();
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     let warning = &warnings[1][0];
+    let vertexes = lines.iter().filter_map(|line| line["vertexes"].as_array()).flatten();
+    let mut steps = vertexes.filter(|vertex| vertex["digest"] == warning["vertex"]);
+    assert_eq!(steps.next().unwrap()["name"], "[internal] load build definition from Dockerfile");
     // "JSONArgsRecommended: "
     assert!(warning["short"].as_str().unwrap().starts_with("SlNPTkFyZ3NSZWNvbW1lbmRlZDog"));
     assert_eq!(warning["level"], 1);

@@ -16,6 +16,7 @@ use crate::{
         call::{location, source},
         warnings::short,
     },
+    format::visible,
     printer,
 };
 
@@ -124,12 +125,18 @@ impl Display for Json {
 }
 
 /// What the build checks found, each a line: the warning in short, the rule's sentence, the place.
+/// They belong to the reading of the file, since programs show them below a step.
 fn warnings(checks: &Checks) {
+    let name = format!("[internal] load build definition from {}", visible(&checks.file));
+    let (vertex, now) = (Digest::of(name.as_bytes()).to_string(), now());
+    let reading = json!({"digest": vertex, "name": name, "started": now, "completed": now});
+    printer::note(&json!({"vertexes": [reading]}).to_string());
     let whole = source(&checks.file, &checks.text);
     let mut size = 0;
     for warning in &checks.warnings {
         let short = format!("{} (line {})", short(warning), warning.span.first_line);
         let mut value = json!({
+            "vertex": vertex,
             "level": 1,
             "short": BASE64.encode(short),
             "detail": [BASE64.encode(warning.rule.description())],
