@@ -2,6 +2,7 @@
 
 pub(crate) mod call;
 mod context;
+mod epoch;
 mod remote;
 
 use std::{
@@ -110,8 +111,8 @@ fn build_whole(
 ) -> Result<Vec<Built>, BuildError> {
     let begun = Instant::now();
     let scratch = environment.store.begin_layer(environment.lease).map_err(store_failed)?;
-    let remote = read_remote(request, &environment.for_calls(), scratch.dir())?;
-    let archive = match remote.archive {
+    let mut remote = read_remote(request, &environment.for_calls(), scratch.dir())?;
+    let archive = match remote.archive.take() {
         Some(archive) => Some(archive),
         None => read_tar_context(request, &scratch, environment.cancelled)?,
     };
@@ -123,6 +124,8 @@ fn build_whole(
         let salt = environment.store.secret_salt().map_err(store_failed)?;
         request.sandbox.salt(&salt);
     }
+    let known = (&mut remote, archive.as_ref(), scratch.dir());
+    epoch::resolve(request, &dockerfile, &environment.for_calls(), known)?;
     let ignore = main_ignore(request)?;
     let mut found = Vec::new();
     let asked = Asked { images: environment.images, ignore: ignore.as_ref() };

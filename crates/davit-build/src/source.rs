@@ -46,6 +46,8 @@ pub struct HttpSource {
 pub struct FetchedSource {
     /// The layer, kept by the build's lease.
     pub layer: DiffId,
+    /// When the commit was made, or when the file changed last, in seconds since 1970.
+    pub time: Option<i64>,
 }
 
 /// Fetches sources; the engine asks web servers and git, and remembers what they gave.

@@ -30,6 +30,8 @@ pub(super) struct Remote {
     pub(super) archive: Option<Archive>,
     /// Sources that the plan may name.
     pub(super) sources: FetchedSources,
+    /// When a context that was fetched is from.
+    pub(super) context_time: Option<i64>,
 }
 
 /// Fetches a Dockerfile and a context that lie elsewhere, and reads the Dockerfile.
@@ -52,6 +54,7 @@ pub(super) fn read_remote(
     }
     let source = source.clone();
     let fetched = remote.fetch(&source, environment)?;
+    remote.context_time = remote.sources[&source].time;
     let RemoteSource::Http(http) = &source else {
         read_dockerfile(request, &fetched)?;
         return Ok(remote);
@@ -71,14 +74,42 @@ pub(super) fn read_remote(
 }
 
 impl Remote {
-    /// Fetches a source and opens its layer.
+    /// When a source is from, as far as it says so itself.
+    pub(super) fn time_of(
+        &mut self,
+        source: &RemoteSource,
+        environment: &CallEnvironment<'_, '_>,
+    ) -> Result<Option<i64>, BuildError> {
+        self.fetch(source, environment)?;
+        Ok(self.sources[source].time)
+    }
+
+    /// The archive that a file of a web server is, if it is one.
+    pub(super) fn unpacked(
+        &mut self,
+        source: &RemoteSource,
+        environment: &CallEnvironment<'_, '_>,
+        scratch: &Path,
+    ) -> Result<Option<Archive>, BuildError> {
+        let RemoteSource::Http(http) = source else { return Ok(None) };
+        let fetched = self.fetch(source, environment)?;
+        let archive = unpack(&fetched, &http.file_name, environment, scratch);
+        archive.map_err(|error| unreadable(source, error))
+    }
+
+    /// Fetches a source, if it is not here already, and opens its layer.
     fn fetch(
         &mut self,
         source: &RemoteSource,
         environment: &CallEnvironment<'_, '_>,
     ) -> Result<Archive, BuildError> {
-        let fetched = environment.sources.fetch(source);
-        let fetched = fetched.map_err(|error| source_failed(source, error))?;
+        let fetched = match self.sources.get(source) {
+            Some(fetched) => *fetched,
+            None => {
+                let fetched = environment.sources.fetch(source);
+                fetched.map_err(|error| source_failed(source, error))?
+            }
+        };
         self.sources.insert(source.clone(), fetched);
         let layers = Layers::new(environment.store, environment.lease);
         let layer = layers.open(fetched.layer).map_err(|e| source_failed(source, Box::new(e)))?;

@@ -99,11 +99,10 @@ pub(super) struct Fetcher<'e> {
 impl Sources for Fetcher<'_> {
     fn fetch(&self, source: &RemoteSource) -> Result<FetchedSource, Box<dyn Error + Send + Sync>> {
         let item = source.to_string();
-        let fetched = match source {
-            RemoteSource::Http(source) => self.file(source, &item),
-            RemoteSource::Git(source) => self.checkout(source, &item),
-        };
-        Ok(FetchedSource { layer: fetched? })
+        Ok(match source {
+            RemoteSource::Http(source) => self.file(source, &item)?,
+            RemoteSource::Git(source) => self.checkout(source, &item)?,
+        })
     }
 }
 

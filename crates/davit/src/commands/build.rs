@@ -42,6 +42,9 @@ use crate::{
     reference,
 };
 
+/// The argument, and the variable, that bounds the times of a result.
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
 // Arguments of `davit build`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BuildArgs {
@@ -248,12 +251,16 @@ fn request(args: &BuildArgs) -> Result<(BuildRequest, Outputs, Vec<Reference>), 
     let place = contexts::Place::of(args)?;
     let named_contexts = args.build_contexts.iter().map(|text| contexts::named(text));
     let named_contexts = named_contexts.collect::<Result<_, _>>()?;
-    let build_args = pairs(&args.build_args, crate::environment::variable_text)?;
-    let epoch = match build_args.get("SOURCE_DATE_EPOCH").filter(|value| !value.is_empty()) {
+    let mut build_args = pairs(&args.build_args, crate::environment::variable_text)?;
+    let epoch = match build_args.get(EPOCH).filter(|value| !value.is_empty()) {
         Some(value) => Some(value.clone()),
-        None => crate::environment::variable_text("SOURCE_DATE_EPOCH"),
+        None => crate::environment::variable_text(EPOCH).filter(|value| !value.is_empty()),
     };
-    let source_date_epoch = epoch.map(|value| parse_epoch(&value)).transpose()?;
+    let source_date_epoch = epoch.as_ref().and_then(|value| value.parse().ok());
+    if let (None, Some(name)) = (source_date_epoch, epoch) {
+        // What is no number may name what has a time.
+        build_args.insert(EPOCH.to_owned(), name);
+    }
     let labels = pairs(&args.labels, |_| Some(String::new()))?;
     let tags: Vec<Reference> =
         args.tags.iter().map(|name| parse_tag(name)).collect::<Result<_, _>>()?;
@@ -319,12 +326,6 @@ fn parse_tag(name: &str) -> Result<Reference, CliError> {
         return Err(CliError::user(format!("{flag}: {error}")));
     }
     reference::new_name(name)
-}
-
-fn parse_epoch(value: &str) -> Result<i64, CliError> {
-    value.parse().map_err(|_| {
-        CliError::usage(format!("SOURCE_DATE_EPOCH `{value}` is no number of seconds since 1970"))
-    })
 }
 
 fn parse_host(text: &str) -> Result<(String, String), CliError> {

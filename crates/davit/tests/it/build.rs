@@ -7,6 +7,7 @@ mod cancel;
 mod checks;
 mod contexts;
 mod copies;
+mod epoch;
 mod exports;
 mod git_server;
 mod git_ssh;

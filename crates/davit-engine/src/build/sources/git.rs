@@ -18,7 +18,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use davit_build::{GitMtime, GitSource};
+use davit_build::{FetchedSource, GitMtime, GitSource};
 use davit_image::{DiffId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -96,11 +96,17 @@ impl Hint for GitError {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct GitRecord {
     layer: DiffId,
+    /// When the commit was made, in seconds.
+    time: i64,
 }
 
 impl Fetcher<'_> {
     /// Makes a checkout present as a layer.
-    pub(super) fn checkout(&self, source: &GitSource, item: &str) -> Result<DiffId, SourceError> {
+    pub(super) fn checkout(
+        &self,
+        source: &GitSource,
+        item: &str,
+    ) -> Result<FetchedSource, SourceError> {
         let begun = Instant::now();
         let scratch = self.engine.store().begin_layer(self.lease)?;
         let tree = scratch.dir().join("tree");
@@ -118,8 +124,8 @@ impl Fetcher<'_> {
         let resolved = self.resolved(&repository)?;
         repository.check(&resolved)?;
         let key = format!("git/{}", source_key(source, &resolved));
-        if let Some(GitRecord { layer }) = self.known(&key)? {
-            return Ok(layer);
+        if let Some(GitRecord { layer, time }) = self.known(&key)? {
+            return Ok(FetchedSource { layer, time: Some(time) });
         }
         if self.reach == Reach::Offline {
             return Err(SourceError::Offline);
@@ -131,14 +137,15 @@ impl Fetcher<'_> {
         if git == GitDirectory::Keep {
             repository.clean_git_directory()?;
         }
+        let time = repository.commit_time(&resolved.commit)?;
         let mtime = match source.mtime {
             GitMtime::Checkout => Timestamp::now().unix_seconds(),
-            GitMtime::Commit => repository.commit_time(&resolved.commit)?,
+            GitMtime::Commit => time,
         };
         let layer = self.tree_layer(&repository.directory()?, git, mtime)?;
         self.progress.report(Event::Done { item, status: "Download complete" });
-        self.remember((key, "git"), &GitRecord { layer }, Some(layer), begun)?;
-        Ok(layer)
+        self.remember((key, "git"), &GitRecord { layer, time }, Some(layer), begun)?;
+        Ok(FetchedSource { layer, time: Some(time) })
     }
 
     /// The commit that the reference names: named in full, by the server, or as it was last.

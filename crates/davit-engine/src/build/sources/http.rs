@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use davit_build::HttpSource;
+use davit_build::{FetchedSource, HttpSource};
 use davit_distribution::{Download as Body, Wanted};
 use davit_image::{Algorithm, DiffId, Digest, Digester};
 use serde::{Deserialize, Serialize};
@@ -30,11 +30,23 @@ struct HttpRecord {
     content: Digest,
     etag: Option<String>,
     modified: Option<String>,
+    /// When the file changed last, in seconds.
+    time: Option<i64>,
+}
+
+impl HttpRecord {
+    const fn fetched(&self) -> FetchedSource {
+        FetchedSource { layer: self.layer, time: self.time }
+    }
 }
 
 impl Fetcher<'_> {
     /// Makes a file present as a layer.
-    pub(super) fn file(&self, source: &HttpSource, item: &str) -> Result<DiffId, SourceError> {
+    pub(super) fn file(
+        &self,
+        source: &HttpSource,
+        item: &str,
+    ) -> Result<FetchedSource, SourceError> {
         let key = format!("http/{}", digest_of(&[&source.url, &source.file_name]));
         let known: Option<HttpRecord> = self.known(&key)?;
         let comparable = |known: &HttpRecord| {
@@ -44,7 +56,7 @@ impl Fetcher<'_> {
         if let (Some(known), Some(checksum)) = (&known, source.checksum)
             && known.content == checksum
         {
-            return Ok(known.layer);
+            return Ok(known.fetched());
         }
         if self.reach == Reach::Offline {
             let known = known.ok_or(SourceError::Offline)?;
@@ -102,7 +114,7 @@ impl Fetcher<'_> {
             mtime: mtime.unwrap_or(0),
             content: &file,
         };
-        Ok(HttpRecord { layer: self.file_layer(&file)?, content, etag, modified })
+        Ok(HttpRecord { layer: self.file_layer(&file)?, content, etag, modified, time: mtime })
     }
 
     /// Writes a body to a file; gives its size and digest.
@@ -148,11 +160,11 @@ impl Fetcher<'_> {
 }
 
 /// The layer, if the file is the wanted one.
-fn checked(source: &HttpSource, record: &HttpRecord) -> Result<DiffId, SourceError> {
+fn checked(source: &HttpSource, record: &HttpRecord) -> Result<FetchedSource, SourceError> {
     match source.checksum {
         Some(wanted) if wanted != record.content => {
             Err(SourceError::Checksum { wanted, found: record.content })
         }
-        _ => Ok(record.layer),
+        _ => Ok(record.fetched()),
     }
 }
