@@ -95,6 +95,25 @@ pub struct CacheMount {
     pub seed: Option<usize>,
 }
 
+impl CacheMount {
+    /// What selects the directory: its name, and the owner that the mount asks for. What one owner
+    /// leaves there another could not write to.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        match self.owner() {
+            None => self.name.clone(),
+            Some((uid, gid)) => format!("{} of {uid}:{gid}", self.name),
+        }
+    }
+
+    /// The owner that is asked for; half of one stands for root's other half.
+    #[must_use]
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        let asked = self.uid.is_some() || self.gid.is_some();
+        asked.then(|| (self.uid.unwrap_or(0), self.gid.unwrap_or(0)))
+    }
+}
+
 /// What the caller of a build gives: a secret or an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientMount {

@@ -25,16 +25,17 @@ impl Session<'_, '_> {
         job: &Job<'_>,
         inputs: &[&Done],
     ) -> Result<Vec<(String, CacheMountUse)>, BuildError> {
-        let mut caches: Vec<&CacheMount> = Vec::new();
+        let mut caches: Vec<(String, &CacheMount)> = Vec::new();
         for mount in &job.spec.mounts {
             if let MountSource::Cache(cache) = &mount.source {
-                caches.push(cache);
+                caches.push((cache.identity(), cache));
             }
         }
-        caches.sort_by(|left, right| left.name.cmp(&right.name));
-        caches.dedup_by(|left, right| left.name == right.name);
-        let claim = |cache: &CacheMount| -> Result<_, BuildError> {
-            Ok((cache.name.clone(), self.claim_cache(job, cache, inputs)?))
+        caches.sort_by(|left, right| left.0.cmp(&right.0));
+        caches.dedup_by(|left, right| left.0 == right.0);
+        let claim = |(identity, cache): (String, &CacheMount)| -> Result<_, BuildError> {
+            let used = self.claim_cache(job, cache, inputs)?;
+            Ok((identity, used))
         };
         caches.into_iter().map(claim).collect()
     }
@@ -50,9 +51,10 @@ impl Session<'_, '_> {
             Sharing::Private => CacheSharing::Private,
             Sharing::Locked => CacheSharing::Locked,
         };
+        let identity = cache.identity();
         loop {
             let fill = |data: &Path| self.fill_cache(job, cache, inputs, data);
-            if let Some(used) = self.store.claim_cache_mount(&cache.name, sharing, fill)? {
+            if let Some(used) = self.store.claim_cache_mount(&identity, sharing, fill)? {
                 return Ok(used);
             }
             if self.is_cancelled() {
@@ -118,9 +120,9 @@ impl Session<'_, '_> {
         if !cache.path.is_empty() {
             return Ok(());
         }
-        let owner = match (cache.uid, cache.gid) {
-            (None, None) => Ok(()),
-            (uid, gid) => set_owner(data, uid, gid),
+        let owner = match cache.owner() {
+            None => Ok(()),
+            Some((uid, gid)) => set_owner(data, Some(uid), Some(gid)),
         };
         let mode = match cache.mode {
             None => Ok(()),

@@ -101,7 +101,8 @@ impl Session<'_, '_> {
                     ready.views.push(View { target, layers, path, access, upper, _written });
                 }
                 MountSource::Cache(cache) => {
-                    let used = ready.caches.iter().find(|(name, _)| *name == cache.name);
+                    let identity = cache.identity();
+                    let used = ready.caches.iter().find(|(name, _)| *name == identity);
                     let root = used.expect("all were claimed").1.data().to_path_buf();
                     self.dress(job, cache, &root)?;
                     check_inside(&root, &cache.path)?;

@@ -66,15 +66,16 @@ fn a_new_cache_is_the_users_or_what_it_is_asked_to_be() {
     let Some(bench) = alpine("") else { return };
     let stat = |target: &str| format!("stat -c '%u:%g %a' {target}");
     let asked = format!(
-        "RUN --mount=type=cache,target=/m,uid=1001,gid=1002,mode=0751 {} >/out\n\
-         RUN --mount=type=cache,target=/m,uid=1003 {} >>/out\n\
-         RUN --mount=type=cache,target=/m {} >>/out",
-        stat("/m"),
-        stat("/m"),
-        stat("/m")
+        "RUN --mount=type=cache,target=/m,uid=1001,gid=1002,mode=0751 {stat} >/out && touch /m/f\n\
+         RUN --mount=type=cache,target=/m,uid=1001,gid=1002 {stat} >>/out && ls /m >>/out\n\
+         RUN --mount=type=cache,target=/m,uid=1003 {stat} >>/out && ls /m >>/out\n\
+         RUN --mount=type=cache,target=/m {stat} >>/out && ls /m >>/out",
+        stat = stat("/m")
     );
-    // They are of the one cache, not names of several.
-    assert_eq!(out(&bench, &asked, &[]), "1001:1002 751\n1003:1002 751\n1003:1002 751\n");
+    // An owner that is asked for has a cache of its own, a mode has none.
+    let expected = "1001:1002 751\n1001:1002 751\nf\n1003:0 755\n0:0 755\n";
+    assert_eq!(out(&bench, &asked, &[]), expected);
+    assert_eq!(cache(&bench), ["//m of 1001:1002", "//m of 1003:0", "//m"]);
     let user = format!(
         "RUN install -d -m 2770 /shown && touch /out && chmod 666 /out\nUSER guest\n\
          RUN --mount=type=cache,target=/u {} >/out && touch /u/mine\n\
