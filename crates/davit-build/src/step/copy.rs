@@ -18,7 +18,8 @@ use crate::{
     explain::first_difference,
     files::{Data, FileEntry, FileSet},
     layers::{LayerError, OpenLayer, State, StateFiles, source_of},
-    plan::{ContextId, CopyOrigin, CopySpec, MakeDirectory, Node, NodeId, Ownership, Unpack},
+    missing::near_in_set,
+    plan::{ContextId, CopyOrigin, CopySpec, MakeDirectory, Node, NodeId, Op, Ownership, Unpack},
 };
 
 impl Session<'_, '_> {
@@ -88,7 +89,10 @@ impl Session<'_, '_> {
         let files = &*read.files;
         let copied = copy(&CopyJob { remotes: &remotes, ..job((spec, files)) });
         let keyword = if spec.unpack == Unpack::Never { "COPY" } else { "ADD" };
-        let copied = copied.map_err(|problem| copy_failed(keyword, &problem))?;
+        let copied = copied.map_err(|problem| {
+            let error = copy_failed(keyword, &problem);
+            self.with_near_name(error, &problem, node, inputs)
+        })?;
         let times = match (copied.unpacked, self.epoch) {
             (false, epoch) => Times::Copied { epoch },
             (true, Some(_)) => Times::EXACT,
@@ -127,6 +131,27 @@ impl Session<'_, '_> {
             read.layers.extend(layers);
         }
         Ok(read)
+    }
+
+    /// Adds the name in another state that a source was perhaps meant to be.
+    fn with_near_name(
+        &self,
+        error: BuildError,
+        problem: &CopyProblem,
+        node: &Node,
+        inputs: &[&Done],
+    ) -> BuildError {
+        let (Op::Copy(CopySpec { origin: CopyOrigin::Input, .. }), CopyProblem::Missing { source }) =
+            (&node.op, problem)
+        else {
+            return error;
+        };
+        // Hints are for people: one that cannot be had is no error.
+        let all = self.source_files(node, &[String::new()], &inputs[1].state).ok();
+        match all.and_then(|(files, _)| near_in_set(&files, source.trim_start_matches('/'))) {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None => error,
+        }
     }
 
     /// The files of a context.

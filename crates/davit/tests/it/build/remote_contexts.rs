@@ -34,6 +34,7 @@ fn builds_git_repositories() {
     fs::write(repository.tree().join("sub/x.tar"), archive()).unwrap();
     repository.commit("sub/f", "sub");
     repository.commit("other/Dockerfile.x", "FROM scratch\nCOPY --chown=5 sub/f /x\n");
+    repository.commit("other/Dockerfile.lost", "FROM scratch\nCOPY SUB/f /x\n");
     repository.commit("Dockerfile", "FROM scratch\nCOPY f /f\nCOPY . /all/\n");
     repository.git(&["tag", "v1"]);
     repository.commit("f", "newer");
@@ -63,6 +64,7 @@ fn builds_git_repositories() {
     check(&url, &["-f", &own], &["local 644 newer"]);
     for (context, args, message) in [
         (format!("{url}#none"), &[][..], "the repository has no `none`"),
+        (format!("{url}#v1"), &["-f", "other/Dockerfile.lost"], "did you mean `sub/f`?"),
         (format!("{url}#:sub"), &["-f", "nosuch"], "the context holds no `nosuch`"),
         (format!("{url}#-x"), &[], "can be no branch"),
         (git.url("nosuch"), &[], "cannot fetch"),
