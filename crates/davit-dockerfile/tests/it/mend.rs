@@ -44,7 +44,7 @@ fn found(source: &[u8], file: &Dockerfile) -> Vec<Warning> {
     linter.warnings()
 }
 
-fn mended(source: &[u8]) -> Option<Mended> {
+pub(crate) fn mended(source: &[u8]) -> Option<Mended> {
     let file = Dockerfile::parse(source).ok()?;
     Some(mend(source, &file, &found(source, &file)))
 }

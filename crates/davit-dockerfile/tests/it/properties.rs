@@ -6,11 +6,12 @@ use davit_dockerfile::{
 };
 use proptest::prelude::*;
 
-use crate::{book, generate};
+use crate::{book, generate, mend};
 
 /// Feeds every door of the crate.
 fn feed(bytes: &[u8]) {
     drop(Dockerfile::parse(bytes));
+    drop(mend::mended(bytes));
     drop(detect_syntax(bytes));
     if let Ok(patterns) = Patterns::read(bytes) {
         for path in [&b"a/b"[..], b"", bytes] {

@@ -96,6 +96,15 @@ fn check_shows_where_and_builds_nothing() {
     let outcome = bench.feed(b"FROM scratch\nRUN --network=host x\n", &["--check"]);
     assert_eq!(outcome.code, 0, "nothing runs, so nothing is asked for: {}", outcome.stderr);
 
+    // Several platforms find the same; what a context takes the place of is not looked at.
+    let text = b"FROM scratch as a\nCOPY x$A /\nFROM scratch\nCOPY --from=a / /x$B\n";
+    let outcome = bench.feed(text, &["--check", "--platform", "linux/amd64,linux/arm64"]);
+    assert!(outcome.stdout.ends_with("\n3 warnings\n"), "{}", outcome.stdout);
+    let named = format!("a={}", bench.context.display());
+    let outcome = bench.feed(text, &["--check", "--build-context", &named]);
+    assert!(!outcome.stdout.contains("`$A`"), "{}", outcome.stdout);
+    assert!(outcome.stdout.ends_with("\n2 warnings\n"), "{}", outcome.stdout);
+
     // An error is one, and what was found before it is told.
     let text = b"FROM scratch AS Base\nCOPY x$Y /\nEXPOSE x\n";
     let outcome = bench.feed(text, &["--check"]);
@@ -217,7 +226,9 @@ fn outline_follows_the_target() {
          ARG ELSEWHERE=1\n\
          FROM build\n\
          ARG LEVEL=${MODE}er\n\
-         ARG TARGETARCH\n\
+         ARG TARGETARCH ID=key\n\
+         RUN --mount=type=secret,id=$ID,required --mount=type=secret,target=/x/other y\n\
+         RUN --mount=type=ssh --mount=type=ssh,id=deploy,required y\n\
          COPY --from=other / /\n",
     )]) else {
         return;
@@ -234,11 +245,17 @@ fn outline_follows_the_target() {
     };
     let all = ask(&[]);
     let expected =
-        ["BASE=scratch", "FROM_BASE=scratch", "MODE=fast", "ELSEWHERE=1", "LEVEL=faster"];
+        ["BASE=scratch", "FROM_BASE=scratch", "MODE=fast", "ELSEWHERE=1", "LEVEL=faster", "ID=key"];
     assert_eq!(names(&all), expected);
     assert_eq!(all["args"][0]["description"], "what it is built upon");
     assert_eq!(all["args"][2]["description"], "how");
     assert_eq!(all["args"][0]["location"]["ranges"][0]["start"]["line"], 2);
+    let inputs = |list: &str| -> Vec<(String, bool)> {
+        let input = |it: &Value| (it["name"].as_str().unwrap().to_owned(), it["required"] == true);
+        all[list].as_array().unwrap().iter().map(input).collect()
+    };
+    assert_eq!(inputs("secrets"), [("key".to_owned(), true), ("other".to_owned(), false)]);
+    assert_eq!(inputs("ssh"), [("default".to_owned(), false), ("deploy".to_owned(), true)]);
     let given = ask(&["--target", "build", "--build-arg", "MODE=slow"]);
     assert_eq!(names(&given), ["BASE=scratch", "FROM_BASE=scratch", "MODE=slow", "LEVEL="]);
     let text = bench.run(&["--call=outline", "--target", "other"]).stdout;
