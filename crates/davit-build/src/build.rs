@@ -152,7 +152,7 @@ fn build_whole(
         // The next build can use the digests even if this one fails.
         scope.spawn(|| inputs.save());
         let found = match request.cache {
-            CachePolicy::Use if plan.fresh.is_empty() => build.find_all(&steps)?,
+            CachePolicy::Use if build.may_be_whole() => build.find_all(&steps)?,
             _ => None,
         };
         match found {
@@ -218,6 +218,12 @@ impl Build<'_, '_> {
             parts.push("rewritten".to_owned());
         }
         Digest::of(parts.join("\n").as_bytes())
+    }
+
+    /// Whether the record of a whole image says no less than those of its steps.
+    fn may_be_whole(&self) -> bool {
+        let counts = |node: &crate::plan::Node| node.cache == CachePolicy::Use;
+        self.request.cache_ttl.is_none() && self.plan.nodes.iter().all(counts)
     }
 
     /// The images that the same plan gave before, if all of them are here.
@@ -293,6 +299,7 @@ impl Build<'_, '_> {
             inputs: self.inputs,
             scratch,
             policy: self.request.cache,
+            ttl: self.request.cache_ttl,
             epoch: self.plan.epoch,
             started: Timestamp::now(),
             events: &logged,

@@ -8,6 +8,8 @@
 //! | `family/STEP` | how the step at this place of this Dockerfile was defined lately |
 //! | `image/PLAN` | the image that a whole plan gave |
 
+use std::time::Duration;
+
 use davit_image::{DiffId, Digest, ImageId, Timestamp};
 use davit_store::{Lease, NewBuildRecord, Store, StoreError};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -24,7 +26,20 @@ const FAMILY_RECORDS: usize = 4;
 pub(crate) struct StepRecord {
     pub(crate) layer: DiffId,
     pub(crate) size_bytes: u64,
+    /// When its history entry says that it was made: `SOURCE_DATE_EPOCH`, if that is given.
     pub(crate) created: Timestamp,
+    /// When the step ran, or what it reads was last seen to give the same; absent in old records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) made: Option<Timestamp>,
+}
+
+impl StepRecord {
+    /// How long ago it was made.
+    pub(crate) fn age(&self) -> Duration {
+        let made = self.made.unwrap_or(self.created).unix_seconds();
+        let seconds = Timestamp::now().unix_seconds().saturating_sub(made);
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+    }
 }
 
 /// How a step was defined, and the layer that it made.

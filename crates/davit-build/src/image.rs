@@ -131,7 +131,12 @@ mod tests {
         let target = Target { state: NodeId(0), config, history };
         assemble(&target, &layers(count), None, |node| {
             let (layer, size_bytes) = layers(1)[0];
-            Some(StepRecord { layer, size_bytes, created: time(100 + i64::from(node.0)) })
+            Some(StepRecord {
+                layer,
+                size_bytes,
+                created: time(100 + i64::from(node.0)),
+                made: None,
+            })
         })
     }
 

@@ -7,6 +7,8 @@
 //!
 //! Both are SHA-256 over length-prefixed parts, so that no two lists of parts are written alike.
 
+use std::time::Duration;
+
 use davit_image::Digest;
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +57,11 @@ pub enum Miss {
     },
     /// A step before this one, by its name, gave another result.
     Before(String),
+    /// Its result is older than asked for.
+    Expired {
+        /// Its age.
+        age: Duration,
+    },
     /// Its result is recorded, but no longer stored.
     Gone,
 }

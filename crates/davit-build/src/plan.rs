@@ -11,6 +11,7 @@
 
 mod checks;
 mod contexts;
+mod fresh;
 mod images;
 mod mounts;
 mod origins;
@@ -32,7 +33,7 @@ pub use self::mounts::{
     BindOrigin, CacheMount, ClientMount, MountAccess, MountSource, RunMount, SecretVariable,
 };
 
-use crate::source::RemoteSource;
+use crate::{CachePolicy, source::RemoteSource};
 
 /// Index of a node in its plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,6 +89,8 @@ pub struct Node {
     pub name: String,
     /// Where it stands in the Dockerfile; `None` for what an `ONBUILD` trigger or a flag added.
     pub span: Option<Span>,
+    /// Whether an earlier result of it counts.
+    pub cache: CachePolicy,
 }
 
 /// What a node does.

@@ -1,6 +1,6 @@
 //! What a build is asked to do.
 
-use std::{collections::BTreeMap, error::Error, fmt, io::Read, path::PathBuf};
+use std::{collections::BTreeMap, error::Error, fmt, io::Read, path::PathBuf, time::Duration};
 
 use davit_image::{Digest, Platform, Reference};
 
@@ -37,6 +37,11 @@ pub struct BuildRequest {
     pub cache: CachePolicy,
     /// Stages, by name or number, whose steps run again whatever the cache has.
     pub no_cache_stages: Vec<String>,
+    /// Stages, by name, and lines of the Dockerfile: what is done there, what follows in the stage and
+    /// whatever reads that runs again.
+    pub no_cache_from: Vec<String>,
+    /// Age from which on an earlier result does not count; `None` = it always does.
+    pub cache_ttl: Option<Duration>,
     /// `SOURCE_DATE_EPOCH`, in seconds: when the image and its history were made, and the time of
     /// what `WORKDIR` and `COPY` make; `None` leaves it to an `ARG` of the Dockerfile.
     pub source_date_epoch: Option<i64>,

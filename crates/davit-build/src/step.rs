@@ -49,6 +49,8 @@ pub(crate) struct Session<'b, 's> {
     /// A directory of the build for what has no other place.
     pub(crate) scratch: &'b Path,
     pub(crate) policy: CachePolicy,
+    /// Age from which on a result does not count.
+    pub(crate) ttl: Option<Duration>,
     pub(crate) epoch: Option<i64>,
     pub(crate) started: Timestamp,
     pub(crate) events: EventSink<'b>,
@@ -130,7 +132,7 @@ impl Session<'_, '_> {
         if let Some(found) = self.find_by_content(node, key, by_content)? {
             return Ok(cached(found, id));
         }
-        let (miss, cause) = self.miss((node, id), inputs, &parts)?;
+        let (miss, cause) = self.miss((node, id), inputs, (key, &parts))?;
         let _guard = match self.claim(node, key)? {
             Claim::Found(record) => return Ok(cached(record, cause)),
             Claim::Ours(guard) => guard,
@@ -140,6 +142,8 @@ impl Session<'_, '_> {
         (self.events)(BuildEvent::Started(StepId(id.0)));
         let layer = self.make(node, id, inputs)?;
         let cost_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let layer =
+            Layer { record: StepRecord { made: Some(Timestamp::now()), ..layer.record }, ..layer };
         self.remember(node, id, (key, &parts), &layer, cost_us)?;
         if let Some(by_content) = by_content {
             let record = &layer.record;
@@ -155,14 +159,21 @@ impl Session<'_, '_> {
 
     /// Whether earlier results count for a node.
     fn policy(&self, node: &Node) -> CachePolicy {
-        if self.plan.fresh.contains(&node.stage) { CachePolicy::Ignore } else { self.policy }
+        if node.cache == CachePolicy::Ignore { node.cache } else { self.policy }
     }
 
     fn find(&self, node: &Node, key: DefinitionKey) -> Result<Option<StepRecord>, BuildError> {
         match self.policy(node) {
             CachePolicy::Ignore => Ok(None),
-            CachePolicy::Use => self.cache().step(key).map_err(store_failed),
+            CachePolicy::Use => {
+                let found = self.cache().step(key).map_err(store_failed)?;
+                Ok(found.filter(|record| !self.is_expired(record)))
+            }
         }
+    }
+
+    fn is_expired(&self, record: &StepRecord) -> bool {
+        self.ttl.is_some_and(|ttl| record.age() >= ttl)
     }
 
     /// A result of a step that saw the same, which is this step's from now on.
@@ -218,10 +229,16 @@ impl Session<'_, '_> {
         &self,
         (node, id): (&Node, NodeId),
         inputs: &[&Done],
-        parts: &[Component],
+        (key, parts): (DefinitionKey, &[Component]),
     ) -> Result<(Miss, NodeId), BuildError> {
         if self.policy(node) == CachePolicy::Ignore {
             return Ok((Miss::NotAsked, id));
+        }
+        if self.ttl.is_some()
+            && let Some(record) = self.cache().step(key).map_err(store_failed)?
+            && self.is_expired(&record)
+        {
+            return Ok((Miss::Expired { age: record.age() }, id));
         }
         let family = self.cache().family(self.family_of(node, id)).map_err(store_failed)?;
         let Some(before) = family.nearest(parts) else { return Ok((Miss::First, id)) };
@@ -276,7 +293,8 @@ impl Session<'_, '_> {
 
     fn record(&self, layer: davit_image::DiffId, size_bytes: u64) -> StepRecord {
         let epoch = self.epoch.and_then(|epoch| Timestamp::from_unix_seconds(epoch).ok());
-        StepRecord { layer, size_bytes, created: epoch.unwrap_or_else(Timestamp::now) }
+        let now = Timestamp::now();
+        StepRecord { layer, size_bytes, created: epoch.unwrap_or(now), made: Some(now) }
     }
 
     fn now(&self) -> i64 {

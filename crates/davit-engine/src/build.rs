@@ -24,6 +24,7 @@ pub use davit_dockerfile::{
     Span, Stage,
     lint::{Mended, Rule, Warning},
     outline::{Outline, OutlineArgument, OutlineInput},
+    parse_duration,
 };
 use davit_image::Platform;
 use davit_runtime::Cgroups;

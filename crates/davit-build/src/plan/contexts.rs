@@ -119,6 +119,7 @@ impl<'a> Planner<'a> {
             stage: stage_id(stage),
             name: format!("[context {name}] COPY . /"),
             span: Some(span),
+            cache: crate::CachePolicy::Use,
         });
         self.context_states.insert(context, node);
         node

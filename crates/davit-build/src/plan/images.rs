@@ -80,8 +80,14 @@ impl Planner<'_> {
         if let Some(node) = node {
             return node;
         }
-        let node =
-            super::Node { op: Op::Image(image.clone()), inputs: vec![], stage, name, span: None };
+        let node = super::Node {
+            op: Op::Image(image.clone()),
+            inputs: vec![],
+            stage,
+            name,
+            span: None,
+            cache: crate::CachePolicy::Use,
+        };
         let id = self.push(node);
         self.images.insert(key.clone(), (image, Some(id)));
         id

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use davit_dockerfile::{Dockerfile, Patterns, lint::Warning, nearest};
 
 use super::{
-    Node, NodeId, Op, Plan, StageId, Target,
+    Node, NodeId, Op, Plan, StageId, Target, fresh,
     planner::{Planner, stage_names},
 };
 use crate::{BaseImages, BuildRequest, error::BuildError};
@@ -36,6 +36,7 @@ pub(crate) fn plan(
     let mut plans = plans?.into_iter();
     let mut whole = plans.next().expect("there is at least one platform");
     plans.for_each(|plan| whole.join(plan));
+    fresh::mark(&mut whole, request, dockerfile);
     Ok(whole)
 }
 

@@ -190,6 +190,7 @@ impl Planner<'_> {
             stage: stage_id(stage),
             name: format!("fetch {source}"),
             span: Some(span),
+            cache: crate::CachePolicy::Use,
         });
         self.sources.insert(source.clone(), node);
         node

@@ -12,7 +12,7 @@ use super::{
     MakeDirectory, Node, NodeId, Op, Ownership, StageId,
     planner::{Base, Planner},
 };
-use crate::error::BuildError;
+use crate::{CachePolicy, error::BuildError};
 
 /// `PATH` of an image that sets none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -172,7 +172,7 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
         let mut inputs = vec![self.state.node];
         inputs.extend_from_slice(more);
         let (stage, span) = (stage_id(self.index), Some(text.span));
-        let id = self.planner.push(Node { op, inputs, stage, name, span });
+        let id = self.planner.push(Node { op, inputs, stage, name, span, cache: CachePolicy::Use });
         self.state.node = id;
         self.state.history.push((self.entry(text.created_by), Some(id)));
         id
@@ -417,7 +417,14 @@ fn position(
 
 pub(super) fn scratch_node(index: usize) -> Node {
     let name = String::from("FROM scratch");
-    Node { op: Op::Scratch, inputs: vec![], stage: stage_id(index), name, span: None }
+    Node {
+        op: Op::Scratch,
+        inputs: vec![],
+        stage: stage_id(index),
+        name,
+        span: None,
+        cache: CachePolicy::Use,
+    }
 }
 
 /// A stage upon files that no image's config belongs to.

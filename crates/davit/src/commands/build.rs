@@ -1,5 +1,6 @@
 //! `davit build`
 
+mod cache;
 mod call;
 mod contexts;
 mod display;
@@ -74,9 +75,8 @@ pub(crate) struct BuildArgs {
     /// Run every step again
     #[arg(long)]
     no_cache: bool,
-    /// Run the steps of these stages again
-    #[arg(long, value_name = "STAGE,...", value_delimiter = ',')]
-    no_cache_filter: Vec<String>,
+    #[command(flatten)]
+    caches: cache::CacheArgs,
     /// Look for newer base images: always (also for a bare --pull), missing or never
     #[arg(long, value_enum, num_args = 0..=1, require_equals = true,
           default_value = "missing", default_missing_value = "always", hide_default_value = true)]
@@ -289,7 +289,9 @@ fn request(args: &BuildArgs) -> Result<(BuildRequest, Outputs, Vec<Reference>), 
             BuildNetwork::Host => Network::Host,
         },
         cache: if args.no_cache { CachePolicy::Ignore } else { CachePolicy::Use },
-        no_cache_stages: args.no_cache_filter.clone(),
+        no_cache_stages: args.caches.no_cache_filter.clone(),
+        no_cache_from: args.caches.no_cache_from.clone(),
+        cache_ttl: args.caches.cache_ttl,
         source_date_epoch: result.epoch.or(source_date_epoch),
         rewrite_timestamp: result.rewrite_timestamp,
         add_hosts,

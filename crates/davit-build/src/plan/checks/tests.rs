@@ -74,6 +74,8 @@ impl Case {
             network: Network::Default,
             cache: CachePolicy::Use,
             no_cache_stages: Vec::new(),
+            no_cache_from: Vec::new(),
+            cache_ttl: None,
             source_date_epoch: None,
             rewrite_timestamp: false,
             add_hosts: Vec::new(),

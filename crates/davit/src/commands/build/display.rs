@@ -80,6 +80,10 @@ fn reason(miss: &Miss) -> String {
         }
         Miss::File { path, difference } => format!("file {}: {difference}", visible(path)),
         Miss::Before(step) => format!("{} gave another result", visible(step)),
+        Miss::Expired { age } => {
+            let age = crate::units::duration(*age).to_lowercase();
+            format!("its result is too old for --cache-ttl: {age}")
+        }
         Miss::Gone => "its result is not stored any more".to_owned(),
     }
 }

@@ -216,6 +216,19 @@ fn stages_without_cache_are_built_again() {
     let warning = "no stage `tow` to build without cache; did you mean `two`?";
     assert!(again.stderr.contains(warning), "{}", again.stderr);
     assert!(bench.run(&[]).stderr.contains("(4 of 4 steps cached)"));
+    // Of one stage on, of a line in its middle, of a line that makes nothing.
+    let from = bench.run(&["--no-cache-from", "one,tow,99", "--explain"]);
+    assert!(from.stderr.contains("(1 of 4 steps cached)"), "{}", from.stderr);
+    assert!(from.stderr.contains("no stage `tow` to run again from; did you mean `two`?"));
+    let line = bench.run(&["--no-cache-from", "7"]);
+    assert!(line.stderr.contains("(3 of 4 steps cached)"), "{}", line.stderr);
+    // What is old, and what was seen again since.
+    let old = bench.run(&["--cache-ttl", "0s", "--explain"]);
+    assert!(old.stderr.contains("(0 of 4 steps cached)"), "{}", old.stderr);
+    assert!(old.stderr.contains("its result is too old for --cache-ttl: "), "{}", old.stderr);
+    let young = bench.run(&["--cache-ttl", "1h"]);
+    assert!(young.stderr.contains("(4 of 4 steps cached)"), "{}", young.stderr);
+    assert!(bench.run(&["--cache-ttl", "soon"]).stderr.contains("for example 90m or 24h"));
 }
 
 #[test]
