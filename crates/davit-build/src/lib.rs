@@ -79,6 +79,7 @@ pub use run::{
         Agent, AgentSocket,
         keys::{KeyError, Keys},
     },
+    emulation::runnable,
     network::{BridgeNetwork, FindNetwork, StepNetworkError},
     supervisor::supervise,
 };

@@ -17,7 +17,7 @@ pub use davit_build::{
     Excerpt, ExportMode, GitReferenceError, GitSource, HttpSource, IgnoreText, ImageSource,
     Invalidation, KeyError, Keys, LayoutImage, LogStream, Miss, NamedContext, NamedSource, Network,
     PullPolicy, RemoteSource, Sandbox, Secret, StepId, StepInfo, TarStream, context_name,
-    looks_like_archive,
+    looks_like_archive, runnable,
 };
 use davit_build::{BridgeNetwork, BuildEnvironment, CallEnvironment, ExportError, RunSettings};
 pub use davit_dockerfile::{

@@ -11,6 +11,7 @@ mod environment;
 mod error;
 mod filter;
 mod format;
+mod plugin;
 mod printer;
 mod progress;
 mod reference;
@@ -33,7 +34,12 @@ fn main() -> ExitCode {
     if arguments.get(1).is_some_and(|verb| verb == "__drain") {
         return ExitCode::from(commands::container::exec::drain());
     }
-    match cli::run(&arguments) {
+    let outcome = plugin::call(&arguments).and_then(|call| match call {
+        Some(plugin::Call::Answer(text)) => printer::data(&text).map(|()| 0),
+        Some(plugin::Call::Verb(words)) => cli::run(&words),
+        None => cli::run(&arguments),
+    });
+    match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => error.report(),
     }

@@ -15,6 +15,11 @@ const HEAD: usize = 128;
 /// `ET_EXEC` of elf.h.
 const EXECUTABLE: u16 = 2;
 
+/// Architectures of which a program's beginning is known.
+const ARCHITECTURES: [&str; 10] = [
+    "amd64", "arm64", "386", "arm", "loong64", "mips64", "mips64le", "ppc64le", "riscv64", "s390x",
+];
+
 /// Whether commands for a platform can run here.
 pub(crate) fn can_run(platform: &Platform) -> bool {
     let (host, wanted) = (Platform::host(), platform.normalized());
@@ -25,6 +30,15 @@ pub(crate) fn can_run(platform: &Platform) -> bool {
     };
     wanted.os == host.os
         && (own.contains(&wanted.architecture.as_str()) || has_emulator(&wanted.architecture))
+}
+
+/// Platforms whose commands can run here: the host's, then its older kin and those with an emulator.
+#[must_use]
+pub fn runnable() -> Vec<Platform> {
+    let host = Platform::host();
+    let others = ARCHITECTURES.iter().map(|name| Platform::new(&host.os, name));
+    let others = others.filter(|it| it.architecture != host.architecture && can_run(it));
+    [host.clone()].into_iter().chain(others).collect()
 }
 
 fn has_emulator(architecture: &str) -> bool {

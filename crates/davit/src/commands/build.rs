@@ -38,13 +38,16 @@ use self::{
 use crate::{
     cli::Context,
     error::{CliError, io_error},
-    printer,
+    plugin, printer,
     progress::ProgressMode,
     reference,
 };
 
 /// The argument, and the variable, that bounds the times of a result.
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// `SIGTERM`, for a build that ends with Docker's command.
+const TERMINATED: u8 = 15;
 
 // Arguments of `davit build`.
 #[derive(Debug, clap::Args)]
@@ -228,10 +231,21 @@ fn cancel_on_interrupt() -> Result<(Arc<AtomicBool>, Arc<AtomicU8>), CliError> {
     let shared = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU8::new(0)));
     let interrupts = davit_engine::process::Interrupts::block().map_err(io_error)?;
     let (flag, number) = shared.clone();
+    plugin::at_end({
+        let (flag, number) = shared.clone();
+        move || {
+            // The signal may have come to davit itself, too.
+            let _known =
+                number.compare_exchange(0, TERMINATED, Ordering::Relaxed, Ordering::Relaxed);
+            flag.store(true, Ordering::Relaxed);
+        }
+    });
     std::thread::spawn(move || {
+        let mut is_asked = false;
         while let Ok(signal) = interrupts.wait() {
             number.store(u8::try_from(signal).unwrap_or(0), Ordering::Relaxed);
-            if flag.swap(true, Ordering::Relaxed) {
+            flag.store(true, Ordering::Relaxed);
+            if std::mem::replace(&mut is_asked, true) {
                 #[allow(clippy::exit, reason = "whoever asks twice does not want to wait")]
                 std::process::exit(128 + signal);
             }

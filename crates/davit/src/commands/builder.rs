@@ -1,4 +1,6 @@
-//! `davit builder build|du|prune`
+//! `davit builder VERB`, which is `docker buildx VERB` too.
+
+mod instance;
 
 use davit_engine::{BuildCache, BuildCachePrune, GcReport};
 
@@ -14,16 +16,47 @@ use crate::{
 const DU_FILTERS: [&str; 2] = ["id", "type"];
 const FILTERS: [&str; 4] = ["id", "type", "until", "unused-for"];
 
+// The name of a builder, of which there is one.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Named {
+    /// There is one builder
+    #[arg(long, hide = true, value_name = "NAME")]
+    builder: Vec<String>,
+}
+
 /// Verbs of `davit builder`.
 #[derive(Debug, clap::Subcommand)]
-#[command(defer = true)]
+#[command(
+    defer = true,
+    after_help = "\
+There is one builder, `default`: this davit. Whatever name `--builder` and the verbs take for one
+means it; to build elsewhere, run davit there.
+Linked as docker-buildx into a folder of Docker's plugins (~/.docker/cli-plugins), davit answers
+`docker build` and `docker buildx VERB`."
+)]
 pub(crate) enum BuilderCommand {
     /// Build an image from a Dockerfile
+    #[command(visible_alias = "b")]
     Build(Box<build::BuildArgs>),
     /// Show build cache and cache mounts
     Du(DuArgs),
     /// Remove build cache
     Prune(PruneArgs),
+    /// List builders, with the platforms that can be built for
+    #[command(visible_alias = "list")]
+    Ls(instance::LsArgs),
+    /// Show the builder
+    Inspect(instance::InspectArgs),
+    /// Accept the name of a builder; there is one
+    Create(instance::CreateArgs),
+    /// Accept the choice of a builder; there is one
+    Use(instance::UseArgs),
+    /// Accept the end of a builder; the one stays
+    Rm(instance::RmArgs),
+    /// Accept the halt of a builder; none runs between builds
+    Stop(instance::StopArgs),
+    /// Show the version of davit and that of buildx whose options it takes
+    Version(instance::VersionArgs),
 }
 
 // Arguments of `davit builder du`.
@@ -31,8 +64,13 @@ pub(crate) enum BuilderCommand {
 pub(crate) struct DuArgs {
     #[arg(long, value_name = "KEY=VALUE", help = help(&DU_FILTERS))]
     filter: Vec<String>,
+    /// Each record is shown in any case
+    #[arg(long, hide = true)]
+    verbose: bool,
     #[command(flatten)]
     format: ListFormat,
+    #[command(flatten)]
+    named: Named,
 }
 
 // Arguments of `davit builder prune`.
@@ -51,6 +89,11 @@ pub(crate) struct PruneArgs {
     /// Leave this much of what only the cache keeps (`10GB`)
     #[arg(long, value_name = "BYTES", alias = "reserved-space")]
     keep_storage: Option<String>,
+    /// Each record is named in any case
+    #[arg(long, hide = true)]
+    verbose: bool,
+    #[command(flatten)]
+    named: Named,
 }
 
 /// Runs `davit builder VERB`.
@@ -62,6 +105,13 @@ pub(crate) fn run(command: BuilderCommand, context: &Context) -> Result<u8, CliE
         BuilderCommand::Build(args) => build::run(*args, context),
         BuilderCommand::Du(args) => du(&args, context),
         BuilderCommand::Prune(args) => prune(&args, context),
+        BuilderCommand::Ls(args) => instance::ls(&args),
+        BuilderCommand::Inspect(args) => instance::inspect(&args),
+        BuilderCommand::Create(args) => instance::create(&args),
+        // Whatever is chosen or halted, it is the one builder.
+        BuilderCommand::Use(_) | BuilderCommand::Stop(_) => Ok(0),
+        BuilderCommand::Rm(args) => instance::rm(&args),
+        BuilderCommand::Version(_) => instance::version(),
     }
 }
 

@@ -7,6 +7,7 @@ mod cancel;
 mod checks;
 mod contexts;
 mod copies;
+pub(crate) mod docker;
 mod epoch;
 mod exports;
 mod git_server;

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::bench::{Bench, alpine, tar_file};
 
 /// Waits until the build is where it is to be interrupted, interrupts it once, and sees its end.
-fn interrupt(mut child: Child, is_there: impl Fn(&Child) -> bool) -> Outcome {
+pub(super) fn interrupt(mut child: Child, is_there: impl Fn(&Child) -> bool) -> Outcome {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !is_there(&child) {
         assert!(Instant::now() < deadline, "it does not come so far");
