@@ -11,6 +11,7 @@
 
 mod choice;
 mod place;
+mod remote;
 mod sink;
 mod transfer;
 
@@ -27,11 +28,16 @@ use crate::{
     registry::{Registries, RegistryError},
 };
 
-pub use self::place::{Place, PlaceError};
 use self::{
     choice::Choice,
     sink::{ArchiveSink, FolderSink, LayoutSink, RegistrySink, Sink},
     transfer::Transfer,
+};
+pub use self::{
+    place::{Place, PlaceError},
+    remote::{
+        IndexRequest, IndexSource, PlannedIndex, RemoteDocument, RemoteError, Remotes, SingleImage,
+    },
 };
 
 /// What to copy, and where to.

@@ -30,7 +30,10 @@ pub use archive::{FileError, ImportRequest, LoadRequest, Loaded, SaveRequest};
 pub use change::ChangeError;
 pub use config::{Config, Settings};
 pub use container::ContainerError;
-pub use copy::{Copied, CopyError, CopyRequest, Place, PlaceError};
+pub use copy::{
+    Copied, CopyError, CopyRequest, IndexRequest, IndexSource, Place, PlaceError, PlannedIndex,
+    RemoteDocument, RemoteError, Remotes, SingleImage,
+};
 pub use davit_distribution::{Login, Saved, Secret, wire::SearchEntry};
 pub use davit_dockerfile::{Glob, nearest};
 pub use davit_image as image;

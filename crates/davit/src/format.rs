@@ -157,13 +157,25 @@ pub(crate) struct Object {
 /// # Errors
 /// A malformed template, or a field that no object of the kind has.
 pub(crate) fn render_object(format: &str, object: &Object) -> Result<String, CliError> {
+    render_shaped(format, object.kind.name(), &object.fields)
+}
+
+/// Renders fields by a Go template, as structs of the shape of that name.
+///
+/// # Errors
+/// As [`render_object`].
+pub(crate) fn render_shaped(
+    format: &str,
+    name: &str,
+    fields: &serde_json::Value,
+) -> Result<String, CliError> {
     if is_json(format) {
-        return to_json(&object.fields, false);
+        return to_json(fields, false);
     }
-    let shape = object.kind.shape();
+    let shape = typed::shape(name);
     let render = |fill: Fill<'_>, missing| {
         let mut known = Known::default();
-        let value = known.fill(&shape, &object.fields, fill);
+        let value = known.fill(&shape, fields, fill);
         parse(format, known)?.missing_key(missing).execute_to_string(&value)
     };
     // A key that a map lacks is no error, but a field that a struct lacks is one. So keys that are

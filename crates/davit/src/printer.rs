@@ -51,8 +51,16 @@ impl Drop for Footer {
 /// # Errors
 /// When the reader has gone, which ends the command quietly.
 pub(crate) fn data(text: &str) -> Result<(), CliError> {
+    bytes(text.as_bytes())
+}
+
+/// Writes bytes to standard output as they are.
+///
+/// # Errors
+/// As [`data`].
+pub(crate) fn bytes(bytes: &[u8]) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(io_error)
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(io_error)
 }
 
 /// Writes one line to standard output.

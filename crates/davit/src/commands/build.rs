@@ -7,7 +7,7 @@ mod display;
 mod excerpt;
 mod ignored;
 mod metadata;
-mod output;
+pub(super) mod output;
 mod outputs;
 mod sandbox;
 mod warnings;

@@ -1,5 +1,6 @@
 //! `davit builder VERB`, which is `docker buildx VERB` too.
 
+mod imagetools;
 mod instance;
 
 use davit_engine::{BuildCache, BuildCachePrune, GcReport};
@@ -55,6 +56,9 @@ pub(crate) enum BuilderCommand {
     Rm(instance::RmArgs),
     /// Accept the halt of a builder; none runs between builds
     Stop(instance::StopArgs),
+    /// Look at images in registries, and make indexes of them there
+    #[command(subcommand)]
+    Imagetools(imagetools::ImagetoolsCommand),
     /// Show the version of davit and that of buildx whose options it takes
     Version(instance::VersionArgs),
 }
@@ -111,6 +115,7 @@ pub(crate) fn run(command: BuilderCommand, context: &Context) -> Result<u8, CliE
         // Whatever is chosen or halted, it is the one builder.
         BuilderCommand::Use(_) | BuilderCommand::Stop(_) => Ok(0),
         BuilderCommand::Rm(args) => instance::rm(&args),
+        BuilderCommand::Imagetools(command) => imagetools::run(&command, context),
         BuilderCommand::Version(_) => instance::version(),
     }
 }

@@ -22,11 +22,21 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// The struct of this kind.
-    pub(super) fn shape(self) -> Json {
-        let mut shapes: Json = serde_json::from_str(SHAPES).expect("it is a constant");
-        shapes[format!("{self:?}")].take()
+    /// Name of its struct.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Container => "Container",
+            Self::Image => "Image",
+            Self::Network => "Network",
+            Self::Volume => "Volume",
+        }
     }
+}
+
+/// A struct of `shapes.json`.
+pub(super) fn shape(name: &str) -> Json {
+    let mut shapes: Json = serde_json::from_str(SHAPES).expect("it is a constant");
+    shapes[name].take()
 }
 
 /// How fields are filled.

@@ -5,6 +5,7 @@
 mod account;
 mod copy;
 mod fault;
+mod index;
 mod judge;
 mod names;
 mod platform;

@@ -1,6 +1,6 @@
 //! `--output`: where a result goes.
 
-pub(super) mod annotation;
+pub(in crate::commands) mod annotation;
 mod image;
 
 use std::{
