@@ -26,11 +26,7 @@ pub(crate) fn config(global: &Global) -> Result<Config, CliError> {
         run_root: global.run_root.clone().unwrap_or_else(|| PathBuf::from("/run/davit")),
         executable: env::current_exe()
             .map_err(|error| CliError::user(format!("cannot find davit's own path: {error}")))?,
-        docker_config: global
-            .config
-            .clone()
-            .or_else(|| variable("DOCKER_CONFIG").map(PathBuf::from))
-            .or_else(|| home.as_ref().map(|home| home.join(".docker"))),
+        docker_config: docker_folder(global.config.as_deref()),
         auth_files: auth_files(home.as_deref()),
         legacy_auth_file: home.as_ref().map(|home| home.join(".dockercfg")),
         certificates_by_host: configuration_folder(home.as_deref())
@@ -40,6 +36,14 @@ pub(crate) fn config(global: &Global) -> Result<Config, CliError> {
         proxies: proxies(),
         settings: settings()?,
     })
+}
+
+/// The folder of Docker's client configuration: the given one, else the user's.
+pub(crate) fn docker_folder(given: Option<&Path>) -> Option<PathBuf> {
+    given
+        .map(Path::to_owned)
+        .or_else(|| variable("DOCKER_CONFIG").map(PathBuf::from))
+        .or_else(|| variable("HOME").map(|home| Path::new(&home).join(".docker")))
 }
 
 /// A text of Docker's `config.json`.

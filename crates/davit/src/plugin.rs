@@ -5,18 +5,21 @@
 //! the rest; all of that is one more spelling of `davit builder VERB`. Besides, Docker asks once for
 //! metadata, tells hooks what was run, and holds a socket whose end means: stop.
 
+mod daemon;
+
 use std::{
     ffi::{OsStr, OsString},
     io::Read as _,
-    net::IpAddr,
     os::{
         linux::net::SocketAddrExt as _,
         unix::net::{SocketAddr, UnixStream},
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde_json::json;
+
+pub(crate) use self::daemon::is_elsewhere;
 
 use crate::{environment, error::CliError};
 
@@ -30,6 +33,9 @@ const SOCKET: &str = "DOCKER_CLI_PLUGIN_SOCKET";
 const VALUED: [&str; 7] =
     ["--context", "--host", "--log-level", "--tlscacert", "--tlscert", "--tlskey", "--builder"];
 const VALUED_LETTERS: [char; 3] = ['c', 'H', 'l'];
+
+/// Verbs that are the same wherever the builder is.
+const NO_BUILDER: [&str; 3] = ["imagetools", "version", "--help"];
 
 /// What a plugin is called for.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,10 +67,13 @@ pub(crate) fn call(arguments: &[OsString]) -> Result<Option<Call>, CliError> {
         _ => {}
     }
     let read = Words::read(words);
-    let host = read.host.or_else(|| environment::variable_text("DOCKER_HOST"));
-    if let Some(host) = host.filter(|host| is_elsewhere(host)) {
-        let text = format!("davit builds on this machine, not at `{host}`");
-        return Err(CliError::user(text).hint("unset DOCKER_HOST, or run davit there"));
+    let needs_builder =
+        !read.verb.first().is_some_and(|verb| NO_BUILDER.iter().any(|it| verb == it));
+    if needs_builder && let Some(address) = daemon::address(&read).filter(|it| is_elsewhere(it)) {
+        let text = format!("davit builds on this machine, not at `{address}`");
+        let hint =
+            "choose a daemon of this machine (DOCKER_HOST, docker context), or run davit there";
+        return Err(CliError::user(text).hint(hint));
     }
     let program = [OsString::from("davit")].into_iter();
     Ok(Some(Call::Verb(
@@ -90,8 +99,12 @@ struct Words {
     before: Vec<OsString>,
     /// The verb and all that follows.
     verb: Vec<OsString>,
-    /// The daemon that Docker is told to use.
+    /// The folder of Docker's configuration, if it is given.
+    config: Option<PathBuf>,
+    /// The address of the daemon that Docker is told to use.
     host: Option<String>,
+    /// The context that Docker is told to use.
+    context: Option<String>,
 }
 
 impl Words {
@@ -105,18 +118,20 @@ impl Words {
                 "buildx" if !is_named => is_named = true,
                 "help" if !wants_help => wants_help = true,
                 "-D" | "--debug" => read.before.push("--debug".into()),
-                "--config" => {
-                    read.before.extend([word.clone()].into_iter().chain(rest.next().cloned()))
+                "--config" => read.config = rest.next().map(PathBuf::from),
+                _ if text.starts_with("--config=") => {
+                    read.config = text.strip_prefix("--config=").map(PathBuf::from);
                 }
-                _ if text.starts_with("--config=") => read.before.push(word.clone()),
                 _ if text.starts_with("--tls") && !VALUED.contains(&text) => {}
                 _ => match valued(text) {
                     Some((option, attached)) => {
                         let value = attached.map(str::to_owned);
                         let next = || rest.next().map(|it| it.to_string_lossy().into_owned());
                         let value = value.or_else(next);
-                        if matches!(option, "--host" | "-H") {
-                            read.host = value;
+                        match option {
+                            "--host" | "-H" => read.host = value,
+                            "--context" | "-c" => read.context = value,
+                            _ => {}
                         }
                     }
                     None => {
@@ -127,6 +142,9 @@ impl Words {
             }
         }
         read.verb.extend(rest.cloned());
+        if let Some(folder) = &read.config {
+            read.before.extend(["--config".into(), folder.into()]);
+        }
         if wants_help {
             read.verb.push("--help".into());
         }
@@ -152,20 +170,6 @@ fn valued(word: &str) -> Option<(&str, Option<&str>)> {
     let (option, value) = word.split_at(2);
     let value = value.strip_prefix('=').unwrap_or(value);
     Some((option, Some(value).filter(|value| !value.is_empty())))
-}
-
-/// Whether a daemon's address is that of another machine.
-pub(crate) fn is_elsewhere(host: &str) -> bool {
-    let Some((scheme, rest)) = host.split_once("://") else { return false };
-    let authority = rest.split('/').next().unwrap_or_default();
-    let name = authority.rsplit_once(':').map_or(authority, |(name, _)| name);
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    let is_loopback = |address: IpAddr| address.is_loopback();
-    match scheme {
-        "unix" | "npipe" | "fd" => false,
-        _ if matches!(name, "" | "localhost") => false,
-        _ => !name.parse().is_ok_and(is_loopback),
-    }
 }
 
 /// Calls `end` when Docker closes the plugin's socket, because it was told to end or is gone; does
@@ -214,7 +218,7 @@ mod tests {
             ),
             (
                 "--config=/c -Hunix:///s -ldebug --host=unix:///s buildx b .",
-                "--config=/c builder b .",
+                "--config /c builder b .",
             ),
             ("--tlsverify=false buildx prune -f", "builder prune -f"),
         ] {
@@ -229,19 +233,5 @@ mod tests {
         assert_eq!(call(&words("/usr/bin/davit buildx ls")).unwrap(), None);
         let asked = call(&words("/p/docker-buildx docker-cli-plugin-hooks {}")).unwrap();
         assert_eq!(asked, Some(Call::Answer(String::new())));
-    }
-
-    #[test]
-    fn a_daemon_on_this_machine_is_davit() {
-        for near in
-            ["unix:///x", "tcp://127.0.0.1:2375", "tcp://[::1]:2375", "tcp://localhost", "x", ""]
-        {
-            assert!(!is_elsewhere(near), "{near}");
-        }
-        for far in
-            ["tcp://10.0.0.1:2375", "ssh://user@host", "http://example.com/", "tcp://[2001::1]:1"]
-        {
-            assert!(is_elsewhere(far), "{far}");
-        }
     }
 }

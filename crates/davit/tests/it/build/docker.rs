@@ -99,6 +99,18 @@ fn docker_builds_with_davit() {
         let refused = docker.run(&["-H", far, "buildx", "build", context]);
         assert!(refused.code == 1 && refused.stderr.contains(far), "{refused:?}");
     }
+    // A context of Docker's names a daemon, too.
+    let far = "tcp://192.0.2.2:2375";
+    docker.ok(&["context", "create", "far", "--docker", &format!("host={far}")]);
+    docker.ok(&["context", "create", "near", "--docker", "host=unix:///none.sock"]);
+    let refused = docker.run(&["-c", "far", "buildx", "build", context]);
+    assert!(refused.code == 1 && refused.stderr.contains(far), "{refused:?}");
+    docker.ok(&["-c", "near", "buildx", "build", context]);
+    docker.ok(&["context", "use", "far"]);
+    let refused = docker.run(&["buildx", "build", context]);
+    assert!(refused.code == 1 && refused.stderr.contains(far), "{refused:?}");
+    docker.ok(&["-H", "unix:///none.sock", "buildx", "build", context]);
+    docker.ok(&["buildx", "version"]);
 }
 
 #[test]
