@@ -86,6 +86,6 @@ pub use run::{
 pub use sandbox::{Entitlement, Invalidation, Sandbox, Secret};
 pub use source::{
     FetchedSource, GitMtime, GitReferenceError, GitSource, HttpSource, RemoteSource, Sources,
-    host_name, public_address,
+    account, host_name, public_address,
 };
 pub use writer::LayerWriteError;

@@ -12,7 +12,7 @@ use std::{error::Error, fmt};
 use davit_image::{DiffId, Digest};
 
 pub use self::{
-    address::{host_name, public_address},
+    address::{account, host_name, public_address},
     git_reference::{GitMtime, GitReferenceError, GitSource},
 };
 

@@ -13,12 +13,14 @@ pub(crate) struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// Takes an address apart; `None` for what is none, and for one with blanks or control
-    /// characters in it.
+    /// Takes an address apart; `None` for what is none, and for one with blanks, control characters
+    /// or backslashes in it: to some a backslash ends the host, to others it is part of the account,
+    /// and a host's secret would be shown to another one.
     pub(crate) fn split(text: &'a str) -> Option<Self> {
         let (scheme, rest) = text.split_once("://")?;
         let is_scheme = !scheme.is_empty() && scheme.bytes().all(|it| it.is_ascii_alphanumeric());
-        if !is_scheme || text.chars().any(|it| it.is_control() || it.is_whitespace()) {
+        let is_odd = |it: char| it.is_control() || it.is_whitespace() || it == '\\';
+        if !is_scheme || text.chars().any(is_odd) {
             return None;
         }
         let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
@@ -37,6 +39,20 @@ pub fn public_address(address: &str) -> String {
         Some(Parts { scheme, host, path, .. }) => format!("{scheme}://{host}{path}"),
         None => address.to_owned(),
     }
+}
+
+/// Where an address's account is for, as `SCHEME://HOST[:PORT]`, its name and its password; `None`
+/// if it has none, or one that is no line of text.
+#[must_use]
+pub fn account(address: &str) -> Option<(String, String, Option<String>)> {
+    let Parts { scheme, account, host, .. } = Parts::split(address)?;
+    let (name, password) = match account.split_once(':') {
+        Some((name, password)) => (decoded(name), Some(decoded(password))),
+        None => (decoded(account), None),
+    };
+    let is_line = |text: &String| !text.contains(char::is_control);
+    let is_given = !account.is_empty() && is_line(&name) && password.iter().all(is_line);
+    is_given.then(|| (format!("{scheme}://{host}"), name, password))
 }
 
 /// Name or address of an address's host, without port and brackets.
@@ -81,9 +97,36 @@ mod tests {
         {
             assert_eq!(host_name(address), Some(host));
         }
-        for other in ["", "://h", "a+b://h", "x:/h", "http://u@/x", "http://a\u{1b}b", "http://a b"]
-        {
+        for other in [
+            "http://a\\@b/f",
+            "http://a/\\b",
+            "",
+            "://h",
+            "a+b://h",
+            "x:/h",
+            "http://u@/x",
+            "http://a\u{1b}b",
+            "http://a b",
+        ] {
             assert_eq!(Parts::split(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn an_account_is_for_its_server() {
+        let text = |parts: (&str, &str, Option<&str>)| {
+            (parts.0.to_owned(), parts.1.to_owned(), parts.2.map(str::to_owned))
+        };
+        for (address, expected) in [
+            ("https://u%40x:p%3Aq@h:1/r", Some(("https://h:1", "u@x", Some("p:q")))),
+            ("http://token@h", Some(("http://h", "token", None))),
+            ("http://u:@h", Some(("http://h", "u", Some("")))),
+            ("http://h/u@x", None),
+            // It would be a second line for git.
+            ("http://u%0Ahost=x:p@h", None),
+            ("http://u:p%0aurl=x@h", None),
+        ] {
+            assert_eq!(account(address), expected.map(text), "{address}");
         }
     }
 }

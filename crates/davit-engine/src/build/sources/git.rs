@@ -7,6 +7,7 @@
 //!
 //! A commit that is named in full is not asked for again once its layer is here.
 
+mod account;
 mod program;
 mod refs;
 mod ssh;
@@ -114,9 +115,11 @@ impl Fetcher<'_> {
         let ssh = self.ssh(source, scratch.dir())?;
         let mut environment = self.network();
         environment.extend(ssh.iter().flat_map(Ssh::environment));
+        let (account, variables) = account::settings(&source.remote);
+        environment.extend(variables);
         let program = Program {
             scratch: scratch.dir(),
-            settings: self.settings(source),
+            settings: self.settings(source).into_iter().chain(account).collect(),
             environment,
             cancelled: self.cancelled,
         };
@@ -184,7 +187,8 @@ impl Fetcher<'_> {
     /// Settings that give access: to the repository alone, and through no redirect.
     fn settings(&self, source: &GitSource) -> Vec<(String, String)> {
         let Some(header) = self.git_authorization(&source.remote) else { return Vec::new() };
-        let scope = if source.remote.starts_with(GITHUB) { GITHUB } else { &source.remote };
+        let remote = account::without_account(&source.remote);
+        let scope = if remote.starts_with(GITHUB) { GITHUB } else { &remote };
         vec![
             (format!("http.{scope}.extraHeader"), format!("Authorization: {header}")),
             // git would show the header to the host that it is sent to.
@@ -260,7 +264,7 @@ impl Repository<'_> {
     fn resolve(&self) -> Result<Resolved, GitError> {
         let wanted = self.source.reference.as_deref();
         let mut args = vec!["ls-remote".to_owned(), "--symref".to_owned(), "--".to_owned()];
-        args.push(self.source.remote.clone());
+        args.push(account::without_account(&self.source.remote));
         args.extend(refs::patterns(wanted));
         let list = self.program.run(args)?;
         resolve(&list, wanted).ok_or_else(|| {
@@ -285,7 +289,8 @@ impl Repository<'_> {
             init.push("--object-format=sha256");
         }
         self.program.run(init)?;
-        self.program.run(["config", "remote.origin.url", &self.source.remote])?;
+        let remote = account::without_account(&self.source.remote);
+        self.program.run(["config", "remote.origin.url", &remote])?;
         if let Some(name) = &resolved.reference {
             // It may have moved since, which the server is asked about no second time.
             let refspec = format!("+{name}:{name}");

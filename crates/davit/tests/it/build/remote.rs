@@ -349,6 +349,12 @@ fn submodules_come_along() {
     assert_eq!(add(&url), [modules, "o 644 outer", "sub/ 755", "sub/i 644 inner"]);
     assert_eq!(add(&format!("{url}?submodules=false")), [modules, "o 644 outer", "sub/ 755"]);
     assert_eq!(add(&format!("{url}#:sub")), ["i 644 inner"]);
+    // git derives the address of a submodule from that of its parent, account and all.
+    let account = url.replacen("http://", "http://user:secret@", 1);
+    let kept = add(&format!("--keep-git-dir {account}"));
+    assert!(kept.iter().any(|line| line.contains("sub/i")), "{kept:?}");
+    let secret = kept.iter().find(|line| line.contains("secret"));
+    assert_eq!(secret, None);
     // A path of this machine is no submodule.
     let path = local.tree().to_str().unwrap().to_owned();
     outer.git(&["submodule", "add", "-q", &path, "evil"]);
@@ -450,6 +456,29 @@ fn private_repositories_are_read_with_a_secret() {
     assert!(other.requests().is_empty(), "{:?}", other.requests());
     assert_eq!(bench.run(&[]).code, 1);
     assert!(!other.requests().is_empty(), "without a secret a redirect is followed");
+}
+
+#[test]
+fn an_account_of_an_address_is_in_no_argument() {
+    static SHOWN: AtomicUsize = AtomicUsize::new(0);
+    const PASSWORD: &str = "pass-that-nobody-sees";
+    // user:PASSWORD
+    const BASIC: &str = "Basic dXNlcjpwYXNzLXRoYXQtbm9ib2R5LXNlZXM=";
+    let Some(git) = GitServer::start(|request| {
+        let arguments = fs::read_dir("/proc").unwrap().flatten();
+        let arguments = arguments.filter_map(|it| fs::read(it.path().join("cmdline")).ok());
+        let shown = |it: &Vec<u8>| String::from_utf8_lossy(it).contains(PASSWORD);
+        SHOWN.fetch_add(arguments.filter(shown).count(), Ordering::Relaxed);
+        request.header("authorization") == Some(BASIC)
+    }) else {
+        return;
+    };
+    let Some(bench) = Bench::new(&[]) else { return };
+    git.repository("r.git").commit("f", "one");
+    let url = git.url("r.git").replacen("http://", &format!("http://user:{PASSWORD}@"), 1);
+    bench.write("Dockerfile", &format!("FROM scratch\nADD {url} /r/\n"));
+    assert_eq!(list(&bench.files(&[])), ["r/ 755", "r/f 644 one"]);
+    assert_eq!(SHOWN.load(Ordering::Relaxed), 0);
 }
 
 #[test]
