@@ -5,6 +5,7 @@
 //! the rest; all of that is one more spelling of `davit builder VERB`. Besides, Docker asks once for
 //! metadata, tells hooks what was run, and holds a socket whose end means: stop.
 
+mod complete;
 mod daemon;
 
 use std::{
@@ -60,9 +61,8 @@ pub(crate) fn call(arguments: &[OsString]) -> Result<Option<Call>, CliError> {
         Some("docker-cli-plugin-metadata") => return Ok(Some(Call::Answer(metadata()))),
         // Nothing is to be said after another command.
         Some("docker-cli-plugin-hooks") => return Ok(Some(Call::Answer(String::new()))),
-        // No candidates; the shell offers files.
         Some("__complete" | "__completeNoDesc") => {
-            return Ok(Some(Call::Answer(":0\n".to_owned())));
+            return Ok(Some(Call::Answer(complete::candidates(&words[1..]))));
         }
         _ => {}
     }

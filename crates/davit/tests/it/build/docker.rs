@@ -173,6 +173,8 @@ fn docker_sees_one_builder() {
     for words in [&["buildx", "--help"][..], &["help", "buildx"], &["buildx", "help"]] {
         assert!(docker.ok(words).contains("Manage builds"), "{words:?}");
     }
+    let offered = docker.ok(&["__complete", "buildx", "imagetools", "insp"]);
+    assert!(offered.starts_with("inspect\t") && offered.ends_with(":4"), "{offered}");
     assert!(docker.ok(&["build", "--help"]).contains("--build-arg"));
 }
 
