@@ -31,11 +31,11 @@ use davit_runtime::Cgroups;
 pub use davit_runtime::plan::{Limits, Origin, Rlimit};
 use davit_store::{StoreError, is_no_space};
 
-pub(crate) use self::form::Formed;
 use self::{
     bases::{Bases, Wanted},
     sources::Fetcher,
 };
+pub(crate) use self::{form::Formed, sources::guard_helper};
 pub use self::{
     form::{Annotation, AnnotationLevel, FormError, ImageForm, MediaTypes},
     output::{BuildOutput, BuildSink, Exported, ImageOutput, ImagePlace, PlatformFolders},

@@ -21,6 +21,7 @@ use davit_store::{Lease, NewBuildRecord, StoreError};
 use serde::{Serialize, de::DeserializeOwned};
 
 use self::git::GitError;
+pub(crate) use self::git::guard_helper;
 use super::Reach;
 use crate::{Engine, Hint, Progress, RegistryError, origin::Stop, registry::Registries};
 

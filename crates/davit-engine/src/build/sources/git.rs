@@ -8,6 +8,7 @@
 //! A commit that is named in full is not asked for again once its layer is here.
 
 mod account;
+mod guard;
 mod program;
 mod refs;
 mod ssh;
@@ -23,6 +24,7 @@ use davit_build::{FetchedSource, GitMtime, GitSource};
 use davit_image::{DiffId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::guard::guard_helper;
 use self::{
     program::Program,
     refs::{Resolved, resolve},
@@ -122,6 +124,8 @@ impl Fetcher<'_> {
             settings: self.settings(source).into_iter().chain(account).collect(),
             environment,
             cancelled: self.cancelled,
+            executable: &self.engine.config().executable,
+            guard: std::cell::OnceCell::new(),
         };
         let repository = Repository { program: &program, source, tree };
         let resolved = self.resolved(&repository)?;

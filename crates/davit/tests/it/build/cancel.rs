@@ -95,6 +95,34 @@ fn sources_elsewhere_do_not_hold_it() {
 }
 
 #[test]
+fn git_ends_with_a_build_that_is_killed() {
+    let server = HttpServer::start(|_| Reply::ok("x").end(End::Silence));
+    let dockerfile = format!("FROM scratch\nADD http://{}/r.git /\n", server.host());
+    let Some(bench) = Bench::new(&[("Dockerfile", &dockerfile)]) else { return };
+    let context = bench.context.to_str().unwrap();
+    let mut command = bench.davit.command(["build", "--progress", "plain", context]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let root = bench.davit.root();
+    let runs = || {
+        let there = |entry: fs::DirEntry| fs::read_link(entry.path().join("cwd")).ok();
+        let mut places = fs::read_dir("/proc").unwrap().flatten().filter_map(there);
+        places.any(|place| place.starts_with(&root))
+    };
+    while server.requests().is_empty() {
+        assert!(Instant::now() < deadline, "git does not come so far");
+        std::thread::yield_now();
+    }
+    assert!(runs());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    while runs() {
+        assert!(Instant::now() < deadline, "git goes on");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn files_that_are_written_do_not_hold_it() {
     let Some(bench) = Bench::new(&[("Dockerfile", "FROM scratch\nADD many.tar /\n")]) else {
         return;

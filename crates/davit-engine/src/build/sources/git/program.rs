@@ -8,6 +8,7 @@
 //! - What is given by others stands behind `--` or `--end-of-options`, or was checked to be no option.
 
 use std::{
+    cell::OnceCell,
     ffi::OsStr,
     io::{self, Read},
     os::unix::process::CommandExt as _,
@@ -18,9 +19,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
-
-use super::GitError;
+use super::{GitError, guard::Guard};
 
 /// Where programs are looked for, as in a build's commands.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -42,6 +41,10 @@ pub(super) struct Program<'a> {
     /// Variables of the network: proxies and certificates.
     pub(super) environment: Vec<(String, String)>,
     pub(super) cancelled: &'a AtomicBool,
+    /// This program.
+    pub(super) executable: &'a Path,
+    /// Started for the first run.
+    pub(super) guard: OnceCell<Guard>,
 }
 
 impl Program<'_> {
@@ -50,8 +53,10 @@ impl Program<'_> {
         &self,
         args: impl IntoIterator<Item = S>,
     ) -> Result<String, GitError> {
+        let guard = self.guard().map_err(GitError::Run)?;
         let mut command = self.command();
-        command.args(args);
+        // Whoever stops git stops what it started, too.
+        command.process_group(guard.group()).args(args);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => GitError::Missing,
@@ -61,7 +66,7 @@ impl Program<'_> {
             let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
             let answer = scope.spawn(move || stdout.map(first_bytes).transpose());
             let message = scope.spawn(move || stderr.map(last_bytes).transpose());
-            let status = self.wait(&mut child);
+            let status = self.wait(&mut child, guard);
             let join = "reading a pipe does not panic";
             (answer.join().expect(join), message.join().expect(join), status)
         });
@@ -75,13 +80,21 @@ impl Program<'_> {
         Err(GitError::Failed(shown(&message.unwrap_or_default())))
     }
 
-    fn wait(&self, child: &mut Child) -> io::Result<ExitStatus> {
+    fn guard(&self) -> io::Result<&Guard> {
+        if let Some(guard) = self.guard.get() {
+            return Ok(guard);
+        }
+        let guard = Guard::start(self.executable)?;
+        Ok(self.guard.get_or_init(|| guard))
+    }
+
+    fn wait(&self, child: &mut Child, guard: &Guard) -> io::Result<ExitStatus> {
         loop {
             if let Some(status) = child.try_wait()? {
                 return Ok(status);
             }
             if self.cancelled.load(Ordering::Relaxed) {
-                kill(child);
+                guard.kill();
             }
             thread::sleep(LOOK);
         }
@@ -90,8 +103,7 @@ impl Program<'_> {
     fn command(&self) -> Command {
         let tree = self.scratch.join("tree");
         let mut command = Command::new("git");
-        // Whoever stops git stops what it started, too.
-        command.process_group(0).current_dir(&tree).env_clear();
+        command.current_dir(&tree).env_clear();
         let home = self.scratch.join("home");
         command.env("PATH", PATH).env("HOME", &home).env("XDG_CONFIG_HOME", &home);
         for (name, value) in [
@@ -141,14 +153,6 @@ const FIXED: &[(&str, &str)] = &[
     ("http.lowSpeedLimit", "100"),
     ("http.lowSpeedTime", "60"),
 ];
-
-/// Kills git and all that it started.
-fn kill(child: &Child) {
-    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    if let Some(Err(error)) = group.map(|group| kill_process_group(group, Signal::KILL)) {
-        tracing::debug!(%error, "git has ended just now");
-    }
-}
 
 /// The beginning of a stream, which is read to its end.
 fn first_bytes(mut stream: impl Read) -> io::Result<Vec<u8>> {
