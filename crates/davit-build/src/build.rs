@@ -9,7 +9,7 @@ use std::{
     collections::BTreeMap,
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -27,7 +27,7 @@ use self::{
 };
 use crate::{
     BaseImages, BuildEvent, BuildOutcome, BuildRequest, BuiltLayer, CachePolicy, EventSink,
-    Sources, StepId, StepInfo,
+    SharedCache, Sources, StepId, StepInfo,
     cache::{Cache, ImageRecord},
     checks::Checks,
     definition::components,
@@ -64,6 +64,8 @@ pub struct BuildEnvironment<'b, 's> {
     pub images: &'b dyn BaseImages,
     /// What lies elsewhere.
     pub sources: &'b dyn Sources,
+    /// Caches that are shared with others.
+    pub shared: Option<&'b dyn SharedCache>,
     /// How commands are launched.
     pub run: &'b RunSettings,
     /// The network of commands.
@@ -223,7 +225,8 @@ impl Build<'_, '_> {
     /// Whether the record of a whole image says no less than those of its steps.
     fn may_be_whole(&self) -> bool {
         let counts = |node: &crate::plan::Node| node.cache == CachePolicy::Use;
-        self.request.cache_ttl.is_none() && self.plan.nodes.iter().all(counts)
+        let wanted = self.environment.shared.is_some_and(SharedCache::wants_results);
+        !wanted && self.request.cache_ttl.is_none() && self.plan.nodes.iter().all(counts)
     }
 
     /// The images that the same plan gave before, if all of them are here.
@@ -289,7 +292,7 @@ impl Build<'_, '_> {
             note(&log, steps, &event);
             (environment.events)(event);
         };
-        let session = Session {
+        let mut session = Session {
             id: &id,
             store: environment.store,
             lease: environment.lease,
@@ -311,13 +314,18 @@ impl Build<'_, '_> {
             networks: StepNetworks::new(environment.lease, environment.network),
             supervisor: std::sync::OnceLock::new(),
             family: family(self.request),
+            shared: environment.shared,
+            elsewhere: BTreeMap::new(),
+            results: Mutex::default(),
             explain: self.request.explain,
             threads: cores(),
         };
+        session.elsewhere = session.bring_needed()?;
         let jobs = if self.request.jobs == 0 { cores() } else { self.request.jobs };
         let done = execute(&session, &self.request.dockerfile, jobs);
         log.flush();
         let done = done?;
+        session.offer_results();
         let finish = |target| self.finish(target, &session, &done, steps.len());
         self.plan.targets().map(finish).collect()
     }

@@ -43,6 +43,7 @@ mod request;
 mod run;
 mod sandbox;
 mod selection;
+mod shared;
 mod source;
 mod step;
 mod symbolic_mode;
@@ -84,6 +85,7 @@ pub use run::{
     supervisor::supervise,
 };
 pub use sandbox::{Entitlement, Invalidation, Sandbox, Secret};
+pub use shared::{Shareable, SharedCache, SharedRecord};
 pub use source::{
     FetchedSource, GitMtime, GitReferenceError, GitSource, HttpSource, RemoteSource, Sources,
     account, host_name, public_address,

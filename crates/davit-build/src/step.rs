@@ -4,10 +4,12 @@ mod caches;
 mod clamp;
 mod content;
 mod copy;
+mod elsewhere;
 mod mounts;
 mod run;
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, Mutex, OnceLock, atomic::AtomicBool, atomic::Ordering},
     time::{Duration, Instant},
@@ -31,6 +33,7 @@ use crate::{
     plan::{Node, NodeId, Op, Plan},
     run::{RunSettings, Supervisor, network::StepNetworks},
     sandbox::Sandbox,
+    shared::{SharedCache, SharedRecord},
     writer::Writer,
 };
 
@@ -65,6 +68,12 @@ pub(crate) struct Session<'b, 's> {
     /// Distinguishes this Dockerfile's steps from those of others, for explanations.
     pub(crate) family: String,
     pub(crate) threads: usize,
+    /// Caches of others.
+    pub(crate) shared: Option<&'b dyn SharedCache>,
+    /// Steps whose results are elsewhere, where they may stay.
+    pub(crate) elsewhere: BTreeMap<NodeId, StepRecord>,
+    /// Results for the caches of others.
+    pub(crate) results: Mutex<Vec<(NodeId, SharedRecord)>>,
     /// Whether the first file that differs is looked for.
     pub(crate) explain: bool,
 }
@@ -122,15 +131,27 @@ impl Session<'_, '_> {
         let (key, parts) = definition_key(components(node, self.inputs), &states);
         let below = &inputs[0].state;
         let cached = |record: StepRecord, cause| {
+            self.note(id, (key, None), (&parts, &record));
             (self.events)(BuildEvent::Cached(StepId(id.0)));
             Done { state: below.push(record.layer), layer: Some(record), cached: true, cause }
         };
+        if let Some(record) = self.elsewhere.get(&id) {
+            return Ok(cached(record.clone(), id));
+        }
         if let Some(record) = self.find(node, key)? {
+            return Ok(cached(record, id));
+        }
+        if let Some(record) = self.find_elsewhere((node, id), key, (key, &parts))? {
             return Ok(cached(record, id));
         }
         let by_content = self.content_definition(node, inputs)?;
         if let Some(found) = self.find_by_content(node, key, by_content)? {
             return Ok(cached(found, id));
+        }
+        if let Some(by_content) = by_content
+            && let Some(record) = self.find_elsewhere((node, id), by_content, (key, &parts))?
+        {
+            return Ok(cached(record, id));
         }
         let (miss, cause) = self.miss((node, id), inputs, (key, &parts))?;
         let _guard = match self.claim(node, key)? {
@@ -149,6 +170,7 @@ impl Session<'_, '_> {
             let record = &layer.record;
             self.cache().remember_step(by_content, record, cost_us).map_err(store_failed)?;
         }
+        self.note(id, (key, by_content), (&parts, &layer.record));
         if layer.same {
             (self.events)(BuildEvent::SameResult(StepId(id.0)));
         }
@@ -241,7 +263,9 @@ impl Session<'_, '_> {
             return Ok((Miss::Expired { age: record.age() }, id));
         }
         let family = self.cache().family(self.family_of(node, id)).map_err(store_failed)?;
-        let Some(before) = family.nearest(parts) else { return Ok((Miss::First, id)) };
+        let Some(before) = family.nearest(parts) else {
+            return Ok((self.miss_elsewhere(node, parts), id));
+        };
         let miss = match Miss::between(&before.components, parts) {
             Some(miss) => miss,
             None => Miss::Gone,

@@ -1,6 +1,7 @@
 //! `build`: from a Dockerfile to an image in the store, a file or a directory.
 
 mod bases;
+mod cache;
 mod form;
 mod output;
 mod pack;
@@ -29,14 +30,16 @@ pub use davit_dockerfile::{
 use davit_image::Platform;
 use davit_runtime::Cgroups;
 pub use davit_runtime::plan::{Limits, Origin, Rlimit};
-use davit_store::{StoreError, is_no_space};
+use davit_store::{Lease, StoreError, is_no_space};
 
 use self::{
     bases::{Bases, Wanted},
+    cache::{Caches, Collect, Surroundings},
     sources::Fetcher,
 };
 pub(crate) use self::{form::Formed, sources::guard_helper};
 pub use self::{
+    cache::{CacheError, CacheExport, CacheFailure, CachePlace, CacheScope},
     form::{Annotation, AnnotationLevel, FormError, ImageForm, MediaTypes},
     output::{BuildOutput, BuildSink, Exported, ImageOutput, ImagePlace, PlatformFolders},
     pack::PackError,
@@ -61,6 +64,10 @@ pub struct BuildCommand {
     pub reach: Reach,
     /// Where the result goes.
     pub outputs: Vec<BuildOutput>,
+    /// Caches whose results count, too.
+    pub cache_from: Vec<CachePlace>,
+    /// Caches that get the results.
+    pub cache_to: Vec<CacheExport>,
 }
 
 /// How far a build looks for images and for sources that lie elsewhere.
@@ -131,6 +138,9 @@ pub enum BuildFailure {
     /// Containers' file systems cannot be made here.
     #[error(transparent)]
     Snapshot(#[from] davit_snapshot::SnapshotError),
+    /// A cache does not take it.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -171,6 +181,7 @@ impl Hint for BuildFailure {
                 hints
             }
             Self::Push(error) => error.hints(),
+            Self::Cache(error) => error.hints(),
             Self::Store(error) if error.is_no_space() => vec!["davit system prune".to_owned()],
             _ => Vec::new(),
         }
@@ -227,6 +238,7 @@ impl Engine {
             agents: command.request.sandbox.agents.clone(),
             registries: OnceLock::new(),
         };
+        let caches = self.caches(&lease, &command, events, (progress, cancelled))?;
         let run = self.run_settings();
         let environment = BuildEnvironment {
             store,
@@ -234,6 +246,7 @@ impl Engine {
             snapshots: &snapshots,
             images: &images,
             sources: &sources,
+            shared: caches.as_ref().map(|caches| caches as _),
             run: &run,
             network: &|| Ok(self.build_network()?),
             events,
@@ -251,6 +264,14 @@ impl Engine {
             let cancelled = cancelled.load(Ordering::Relaxed);
             if cancelled { BuildError::new(BuildErrorKind::Cancelled).into() } else { error }
         })?;
+        caches.map_or(Ok(()), |caches| caches.export(&command.cache_to)).map_err(|error| {
+            let cancelled = cancelled.load(Ordering::Relaxed);
+            if cancelled {
+                BuildError::new(BuildErrorKind::Cancelled).into()
+            } else {
+                BuildFailure::from(error)
+            }
+        })?;
         drop(lease);
         let images: Vec<BuildOutcome> = built.into_iter().map(|built| built.outcome).collect();
         if images.iter().any(|image| image.cached_steps < image.steps) {
@@ -264,6 +285,24 @@ impl Engine {
             self.sweep_cgroups();
         }
         Ok(BuildReport { images, exported })
+    }
+
+    /// The caches of a build, if it has any.
+    fn caches<'e>(
+        &'e self,
+        lease: &'e Lease<'e>,
+        command: &BuildCommand,
+        events: &'e (dyn Fn(BuildEvent) + Sync),
+        (progress, cancelled): (&'e dyn Progress, &'e Arc<AtomicBool>),
+    ) -> Result<Option<Caches<'e>>, BuildFailure> {
+        if command.cache_from.is_empty() && command.cache_to.is_empty() {
+            return Ok(None);
+        }
+        let surroundings = Surroundings { engine: self, lease, progress, cancelled, events };
+        let none = command.cache_to.is_empty();
+        let collect = if none { Collect::Nothing } else { Collect::Results };
+        let asked = (command.reach, collect);
+        Caches::open(surroundings, &command.cache_from, asked).map(Some)
     }
 
     /// Checks a Dockerfile without building it.

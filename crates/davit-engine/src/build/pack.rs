@@ -10,8 +10,8 @@ use std::{
 
 use davit_build::{Built, Cancellable};
 use davit_image::{Compression, Descriptor, DiffId, Digest};
-use davit_layer::{CompressError, CompressOptions, compress};
-use davit_store::StoreError;
+use davit_layer::{CompressError, CompressOptions, compress, compressor_name};
+use davit_store::{Durability, LayerBlob, StoreError};
 
 use super::{
     BuildFailure,
@@ -64,7 +64,31 @@ pub(super) struct Packer<'a> {
     pub(super) files: BTreeMap<Digest, PathBuf>,
 }
 
+/// A layer as a blob.
+pub(super) struct PackedLayer {
+    pub(super) blob: Descriptor,
+    /// Where the blob is; `None` if it is in the store.
+    pub(super) file: Option<PathBuf>,
+}
+
 impl Packer<'_> {
+    /// One layer as OCI's images have it; what it was compressed to is remembered.
+    pub(super) fn packed(&mut self, diff_id: DiffId) -> Result<PackedLayer, PackError> {
+        let blob = self.layer(diff_id, false)?;
+        let file = self.files.get(&blob.digest).cloned();
+        if file.is_some() {
+            let form = LayerBlob {
+                digest: blob.digest,
+                diff_id,
+                size: blob.size,
+                media_type: blob.media_type.clone(),
+                encoding: compressor_name(&self.options()),
+            };
+            self.engine.store().record_layer_blob(&form, Durability::Lazy)?;
+        }
+        Ok(PackedLayer { blob, file })
+    }
+
     /// Lets the manifests name compressed layers.
     pub(super) fn pack(
         &mut self,
@@ -117,11 +141,7 @@ impl Packer<'_> {
             let media_type = layer_type(format, is_docker);
             return Ok(Descriptor::new(media_type, diff_id.digest(), row.tar_size));
         }
-        let options = CompressOptions {
-            compression: format,
-            level: self.compression.level,
-            threads: thread::available_parallelism().map_or(1, usize::from),
-        };
+        let options = self.options();
         let failed = |source| PackError::Write { diff_id, source };
         let tar = fs_err::File::open(store.layout().layer_tar(&diff_id)).map_err(failed)?;
         let path = self.directory.join(format!("packed-{}", self.files.len()));
@@ -133,5 +153,12 @@ impl Packer<'_> {
         sink.inner.flush().map_err(failed)?;
         self.files.insert(made.digest, path);
         Ok(Descriptor::new(layer_type(format, is_docker), made.digest, made.size))
+    }
+    fn options(&self) -> CompressOptions {
+        CompressOptions {
+            compression: self.compression.format,
+            level: self.compression.level,
+            threads: thread::available_parallelism().map_or(1, usize::from),
+        }
     }
 }

@@ -66,6 +66,20 @@ impl Pull<'_> {
         error.map_or(Ok(()), Err)
     }
 
+    /// Brings one layer here, which the lease keeps.
+    pub(crate) fn bring_layer(
+        &self,
+        lease: &Lease<'_>,
+        blob: &Descriptor,
+        diff_id: DiffId,
+    ) -> Result<(), PullError> {
+        self.layer(lease, blob, diff_id)?;
+        if self.stop.is_set() {
+            return Err(self.origin_error(OriginError::Stopped));
+        }
+        Ok(())
+    }
+
     /// Brings one layer here, or gives it up because another failed.
     fn layer(
         &self,

@@ -29,6 +29,16 @@ pub(crate) struct StoredBlob {
 }
 
 impl StoredBlob {
+    /// A blob in a file of any place.
+    pub(crate) const fn at(path: PathBuf, size_bytes: u64) -> Self {
+        Self { path, size_bytes }
+    }
+
+    /// Where it is.
+    pub(crate) fn into_path(self) -> PathBuf {
+        self.path
+    }
+
     /// Finds a blob, or a layer's plain tar by the same digest; `None` if neither is here.
     pub(crate) fn open(store: &Store, digest: &Digest) -> Result<Option<Self>, StoreError> {
         let found = store.open_content(digest)?;

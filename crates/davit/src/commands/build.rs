@@ -257,7 +257,9 @@ fn cancel_on_interrupt() -> Result<(Arc<AtomicBool>, Arc<AtomicU8>), CliError> {
 fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
     let (request, outputs, tags) = request(args)?;
     let (pull, reach, outputs) = (args.pull.policy(), args.reach(), outputs.open(&tags)?);
-    Ok(BuildCommand { request, pull, reach, outputs })
+    let cache_from = args.caches.cache_from.iter().map(|spec| spec.0.clone()).collect();
+    let cache_to = args.caches.cache_to.iter().map(|spec| spec.0.clone()).collect();
+    Ok(BuildCommand { request, pull, reach, outputs, cache_from, cache_to })
 }
 
 /// What is to be built or asked about, where it goes, and its names.

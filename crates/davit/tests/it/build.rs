@@ -22,6 +22,7 @@ mod remote;
 mod remote_contexts;
 mod results;
 mod sandbox;
+mod shared_cache;
 
 use std::{
     fs,

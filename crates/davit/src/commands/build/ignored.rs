@@ -16,9 +16,6 @@ pub(super) struct Ignored {
     /// davit is the builder
     #[arg(long, hide = true)]
     builder: Vec<String>,
-    /// The cache is in the store
-    #[arg(long, hide = true)]
-    cache_from: Vec<String>,
     /// Limits of the builder before BuildKit, which BuildKit ignores
     #[arg(long, short, hide = true)]
     memory: Vec<String>,

@@ -85,7 +85,7 @@ impl FromStr for OutputSpec {
 }
 
 /// `KEY=VALUE` fields between commas; one in double quotes may hold commas.
-fn fields(text: &str) -> Result<Vec<(String, String)>, String> {
+pub(super) fn fields(text: &str) -> Result<Vec<(String, String)>, String> {
     let (mut fields, mut rest) = (Vec::new(), Some(text));
     while let Some(text) = rest {
         let (field, after) = match text.strip_prefix('"').and_then(|text| text.split_once('"')) {
@@ -105,7 +105,7 @@ fn fields(text: &str) -> Result<Vec<(String, String)>, String> {
 }
 
 /// The value of a key that is true or false.
-fn switch(key: &str, value: &str) -> Result<bool, String> {
+pub(super) fn switch(key: &str, value: &str) -> Result<bool, String> {
     match value {
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),

@@ -87,7 +87,7 @@ fn options_ask_for_what_can_be() {
     // What Docker's own clients take and do not do.
     let ignored = "--rm=true --rm --force-rm --compress -m 1g --memory-swap 2g -c 5 --cpu-period 1 \
                    --cpu-quota 1 --cpuset-cpus 0 --cpuset-mems 0 --cgroup-parent x --builder b \
-                   --isolation default --security-opt a --cache-from x --sbom=false \
+                   --isolation default --security-opt a --sbom=false \
                    --provenance=false --attest type=sbom,disabled=true -D";
     let words: Vec<&str> = ignored.split_whitespace().collect();
     bench.build(&words);

@@ -1,0 +1,162 @@
+//! Build caches at registries and in directories: what is taken from them, and what they get.
+//!
+//! The format is `docs/formats/build-cache.md`. Everything that comes from there is hostile: a
+//! document is bounded and read by its digest, and a layer is visible only as what its DiffID says.
+
+mod export;
+mod format;
+mod import;
+mod place;
+
+use std::path::PathBuf;
+
+use davit_image::Reference;
+
+pub(super) use self::import::{Caches, Collect, Surroundings};
+use super::{PackError, pack};
+use crate::{
+    Hint, LayerCompression, origin::OriginError, pull::registry_hints, registry::RegistryError,
+};
+
+/// Where a cache is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CachePlace {
+    /// At a registry.
+    Registry(Reference),
+    /// In an OCI layout directory, under a name.
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The name.
+        name: String,
+    },
+}
+
+impl std::fmt::Display for CachePlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Registry(reference) => f.write_str(&reference.familiar()),
+            Self::Directory { path, name } => write!(f, "{}:{name}", path.display()),
+        }
+    }
+}
+
+/// Which results a cache gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheScope {
+    /// Those that the image consists of.
+    #[default]
+    Result,
+    /// All.
+    All,
+}
+
+/// What it means that a cache cannot be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheFailure {
+    /// The build has failed.
+    #[default]
+    Fatal,
+    /// The user is told.
+    Told,
+}
+
+/// A cache that gets the results of a build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheExport {
+    /// Where it is.
+    pub place: CachePlace,
+    /// What it gets.
+    pub scope: CacheScope,
+    /// How new layers are compressed.
+    pub compression: LayerCompression,
+    /// What it means if it cannot be had.
+    pub failure: CacheFailure,
+}
+
+/// Why a cache cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// The network side cannot be set up.
+    #[error("cannot use the build cache {place}")]
+    Setup {
+        /// Its place.
+        place: String,
+        /// Cause.
+        #[source]
+        source: RegistryError,
+    },
+    /// It cannot be read or written.
+    #[error("cannot use the build cache {place}")]
+    Access {
+        /// Its place.
+        place: String,
+        /// Cause.
+        #[source]
+        source: OriginError,
+    },
+    /// There is something else.
+    #[error("{place} holds {what}, not a build cache of davit")]
+    Other {
+        /// Its place.
+        place: String,
+        /// What is there.
+        what: &'static str,
+    },
+    /// It breaks the format.
+    #[error("the build cache {place} is malformed: {problem}")]
+    Malformed {
+        /// Its place.
+        place: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A layer cannot be compressed.
+    #[error("cannot write the build cache {place}")]
+    Pack {
+        /// Its place.
+        place: String,
+        /// Cause.
+        #[source]
+        source: PackError,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] davit_store::StoreError),
+}
+
+impl CacheError {
+    /// Whether there is nothing at all.
+    fn is_absent(&self) -> bool {
+        match self {
+            Self::Access { source: OriginError::Registry(error), .. } => error.is_not_found(),
+            Self::Access { source: OriginError::Name { .. } | OriginError::Missing(_), .. } => true,
+            _ => false,
+        }
+    }
+
+    /// What it says with all its causes, on one line.
+    fn whole(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        text
+    }
+}
+
+impl Hint for CacheError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Access { place, source: OriginError::Registry(error) } => {
+                registry_hints(place, error, &[])
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// What a packed layer is and where its bytes are.
+type Packed = pack::PackedLayer;

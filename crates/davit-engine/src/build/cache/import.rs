@@ -1,0 +1,171 @@
+//! Records of caches, and layers when they are needed.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+};
+
+use davit_build::{BuildEvent, DefinitionKey, Shareable, SharedCache, SharedRecord};
+use davit_image::{Descriptor, DiffId};
+use davit_store::Lease;
+
+use super::{CacheError, CachePlace, format::Contents, place::Source};
+use crate::{
+    Engine, Progress,
+    build::{BuildFailure, Reach},
+    origin::Stop,
+    pull::{Naming, Pull},
+    registry::Registries,
+};
+
+/// The caches of one build.
+pub(in crate::build) struct Caches<'e> {
+    pub(super) engine: &'e Engine,
+    pub(super) lease: &'e Lease<'e>,
+    pub(super) progress: &'e dyn Progress,
+    pub(super) cancelled: &'e Arc<AtomicBool>,
+    pub(super) events: &'e (dyn Fn(BuildEvent) + Sync),
+    pub(super) registries: Registries,
+    sources: Vec<(Source, Contents)>,
+    /// Layers that a source turned out not to have.
+    gone: Mutex<BTreeSet<(usize, DiffId)>>,
+    /// What the build gave; `None` if nobody wants it.
+    pub(super) results: Option<Mutex<Vec<Shareable>>>,
+}
+
+/// Where a build runs, and whom it tells what.
+#[derive(Clone, Copy)]
+pub(in crate::build) struct Surroundings<'e> {
+    pub(in crate::build) engine: &'e Engine,
+    pub(in crate::build) lease: &'e Lease<'e>,
+    pub(in crate::build) progress: &'e dyn Progress,
+    pub(in crate::build) cancelled: &'e Arc<AtomicBool>,
+    pub(in crate::build) events: &'e (dyn Fn(BuildEvent) + Sync),
+}
+
+/// Whether the results of a build are collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::build) enum Collect {
+    Nothing,
+    Results,
+}
+
+impl<'e> Caches<'e> {
+    /// Reads the records of all caches; one that cannot be had is told and left out.
+    pub(in crate::build) fn open(
+        surroundings: Surroundings<'e>,
+        places: &[CachePlace],
+        (reach, collect): (Reach, Collect),
+    ) -> Result<Self, BuildFailure> {
+        let Surroundings { engine, lease, progress, cancelled, events } = surroundings;
+        let registries = engine
+            .registries()
+            .map_err(|source| CacheError::Setup { place: "at a registry".to_owned(), source })?;
+        let mut sources = Vec::new();
+        for place in places {
+            let is_far = matches!(place, CachePlace::Registry(_)) && reach == Reach::Offline;
+            if is_far {
+                tell(events, format!("the build cache {place} is not asked: --offline"));
+                continue;
+            }
+            let source = Source::open(place, &registries, cancelled);
+            match source.and_then(|source| Ok((source.read()?, source))) {
+                Ok((contents, source)) => sources.push((source, contents)),
+                Err(error) if error.is_absent() => {
+                    tell(events, format!("there is no build cache {place}"));
+                }
+                Err(error) => tell(events, format!("{}; it is passed over", error.whole())),
+            }
+        }
+        let results = (collect == Collect::Results).then(Mutex::default);
+        let gone = Mutex::default();
+        Ok(Self { engine, lease, progress, cancelled, events, registries, sources, gone, results })
+    }
+
+    fn is_gone(&self, source: usize, layer: DiffId) -> bool {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).contains(&(source, layer))
+    }
+
+    /// The blobs that a layer is said to be, each with the number of its source.
+    fn blobs(&self, layer: DiffId) -> Vec<(usize, &Descriptor)> {
+        let sources = self.sources.iter().enumerate();
+        let blobs = sources
+            .filter_map(|(number, (_, contents))| Some((number, contents.layers.get(&layer)?)));
+        blobs.filter(|(number, _)| !self.is_gone(*number, layer)).collect()
+    }
+
+    fn bring_from(
+        &self,
+        source: &Source,
+        blob: &Descriptor,
+        layer: DiffId,
+    ) -> Result<(), crate::PullError> {
+        let pull = Pull {
+            engine: self.engine,
+            origin: &*source.origin,
+            name: source.name.clone(),
+            remote: None,
+            naming: Naming::Nothing(self.lease),
+            platform: None,
+            parallel: 0,
+            stop: Stop::with(Some(self.cancelled)),
+            progress: self.progress,
+        };
+        pull.bring_layer(self.lease, blob, layer)
+    }
+}
+
+impl SharedCache for Caches<'_> {
+    fn is_empty(&self) -> bool {
+        self.sources.iter().all(|(_, contents)| contents.records.is_empty())
+    }
+
+    fn find(&self, key: DefinitionKey) -> Option<SharedRecord> {
+        let found = self.sources.iter().filter_map(|(_, contents)| contents.records.get(&key));
+        found
+            .filter(|record| !self.blobs(record.layer).is_empty())
+            .max_by_key(|it| it.made)
+            .cloned()
+    }
+
+    fn bring(&self, layer: &DiffId) -> bool {
+        for (number, blob) in self.blobs(*layer) {
+            let source = &self.sources[number].0;
+            let Err(error) = self.bring_from(source, blob, *layer) else { return true };
+            if self.cancelled.load(std::sync::atomic::Ordering::Relaxed) {
+                return false;
+            }
+            let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+            if gone.insert((number, *layer)) {
+                let mut text = format!("a layer of the build cache {} is of no use", source.name);
+                let mut cause: Option<&dyn std::error::Error> = Some(&error);
+                while let Some(error) = cause {
+                    text = format!("{text}: {error}");
+                    cause = error.source();
+                }
+                tell(self.events, format!("{text}; its steps run"));
+            }
+        }
+        false
+    }
+
+    fn near(&self, step: &str) -> Vec<SharedRecord> {
+        let records = self.sources.iter().flat_map(|(_, contents)| contents.records.values());
+        records.filter(|record| !step.is_empty() && record.step == step).cloned().collect()
+    }
+
+    fn wants_results(&self) -> bool {
+        self.results.is_some()
+    }
+
+    fn offer(&self, results: Vec<Shareable>) {
+        if let Some(known) = &self.results {
+            *known.lock().unwrap_or_else(PoisonError::into_inner) = results;
+        }
+    }
+}
+
+/// Tells the user what changes nothing about the result.
+pub(super) fn tell(events: &(dyn Fn(BuildEvent) + Sync), text: String) {
+    events(BuildEvent::Warning(text));
+}

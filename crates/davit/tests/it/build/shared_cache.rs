@@ -1,0 +1,200 @@
+//! Caches that machines share: at a registry, in a directory.
+
+use std::{fs, path::Path};
+
+use davit_engine::image::Digest;
+use davit_test::{Access, Registry};
+use serde_json::Value;
+
+use super::bench::{Bench, alpine};
+use crate::davit;
+
+const IDENTITY: &str = "cat /proc/sys/kernel/random/uuid";
+
+/// Another machine: its own store, the same context.
+fn other(bench: &Bench) -> Bench {
+    Bench { davit: davit(), context: bench.context.clone() }
+}
+
+/// What a build gave: its manifest's digest.
+fn digest(bench: &Bench, args: &[&str]) -> (String, String) {
+    let file = bench.davit.dir().join("metadata");
+    let outcome = bench.run(&[args, &["--metadata-file", file.to_str().unwrap()]].concat());
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let read: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    (read["containerimage.digest"].as_str().unwrap().to_owned(), outcome.stderr)
+}
+
+fn blobs(registry: &Registry) -> Vec<String> {
+    let folder = registry.storage().join("docker/registry/v2/blobs/sha256");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let inner = fs::read_dir(entry.path()).unwrap().flatten();
+        found.extend(inner.map(|it| it.file_name().into_string().unwrap()));
+    }
+    found
+}
+
+fn layers_of(bench: &Bench) -> usize {
+    fs::read_dir(bench.davit.root().join("layers/sha256")).map_or(0, Iterator::count)
+}
+
+const STAGES: &str = "FROM scratch AS tools\nCOPY a /a\nCOPY b /b\nFROM scratch AS made\n\
+                      COPY --from=tools /a /x\nFROM scratch\nCOPY c /c\nCOPY --from=made /x /y\n";
+
+#[test]
+fn two_machines_share_a_cache_at_a_registry() {
+    let files = [("a", "1"), ("b", "2"), ("c", "3"), ("Dockerfile", STAGES)];
+    let (Some(one), Some(registry)) = (Bench::new(&files), Registry::start(Access::Open)) else {
+        return;
+    };
+    let name = format!("{}/cache:1", registry.host());
+    let to = format!("type=registry,ref={name},mode=max");
+    let (first, told) = digest(&one, &["--cache-from", &name, "--cache-to", &to]);
+    assert!(told.contains(&format!("warning: there is no build cache {name}")), "{told}");
+    let before = blobs(&registry);
+    let (again, _) = digest(&one, &["--cache-to", &to]);
+    assert_eq!((again, blobs(&registry)), (first.clone(), before.clone()), "nothing is new");
+    let two = other(&one);
+    let (second, told) = digest(&two, &["--cache-from", &name]);
+    assert!(told.contains("(5 of 5 steps cached)"), "{told}");
+    assert_eq!(second, first);
+    assert_eq!(layers_of(&two), 2, "what only stages before the last have stays away");
+    // It is this machine's from now on.
+    assert!(digest(&two, &[]).1.contains("(5 of 5 steps cached)"));
+    // A change in between needs what it reads, and a layer that is lost only costs its step.
+    let three = other(&one);
+    one.write("Dockerfile", &STAGES.replace("/a /x", "/a /z").replace("/x /y", "/z /y"));
+    let (_, told) = digest(&three, &["--cache-from", &name, "--cache-to", &to, "--explain"]);
+    assert!(told.contains("(3 of 5 steps cached)"), "{told}");
+    assert!(told.contains("destination changed from"), "{told}");
+    let both = other(&one);
+    assert!(digest(&both, &["--cache-from", &name]).1.contains("(5 of 5 steps cached)"));
+    one.write("Dockerfile", STAGES);
+    let both = other(&one);
+    assert_eq!(digest(&both, &["--cache-from", &name]).0, first, "older records stay");
+    let off = other(&one);
+    let (offline, told) = digest(&off, &["--cache-from", &name, "--offline"]);
+    assert!(told.contains("is not asked") && told.contains("(0 of 5 steps cached)"), "{told}");
+    assert_ne!(offline, "");
+}
+
+#[test]
+fn a_command_is_run_once_for_all_machines() {
+    let Some(one) = alpine(&format!("RUN {IDENTITY} > /id\n")) else { return };
+    let folder = one.davit.dir().join("cache");
+    let to = format!("type=local,dest={}", folder.display());
+    let from = format!("type=local,src={}", folder.display());
+    let (first, told) = digest(&one, &["--cache-from", &from, "--cache-to", &to]);
+    assert!(told.contains("there is no build cache"), "{told}");
+    let two = other(&one);
+    let (second, told) = digest(&two, &["--cache-from", &from]);
+    assert_eq!(second, first, "{told}");
+    assert!(digest(&two, &[]).1.contains("steps cached"));
+    // A damaged layer is not taken, and told once.
+    damage(&folder);
+    let three = other(&one);
+    let (third, told) = digest(&three, &["--cache-from", &from]);
+    assert_ne!(third, first);
+    assert_eq!(told.matches("is of no use").count(), 1, "{told}");
+    fs::write(folder.join("index.json"), "{").unwrap();
+    let (_, told) = digest(&three, &["--cache-from", &from, "--no-cache"]);
+    assert!(told.contains("it is passed over"), "{told}");
+    let failed = three.run(&["--cache-to", &to]);
+    assert_eq!(failed.code, 1, "{}", failed.stderr);
+    let (_, told) = digest(&three, &["--cache-to", &format!("{to},ignore-error=true")]);
+    assert!(told.contains("warning: cannot use the build cache"), "{told}");
+}
+
+/// Changes one byte of the largest blob.
+fn damage(folder: &Path) {
+    let blobs = fs::read_dir(folder.join("blobs/sha256")).unwrap().flatten();
+    let largest = blobs.max_by_key(|it| it.metadata().unwrap().len()).unwrap().path();
+    let mut bytes = fs::read(&largest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(largest, bytes).unwrap();
+}
+
+/// Writes the cache of a directory anew with other documents.
+fn rewrite(folder: &Path, change: impl Fn(&mut Value, &mut Value)) {
+    let blob =
+        |digest: &Value| folder.join("blobs").join(digest.as_str().unwrap().replacen(':', "/", 1));
+    let read = |path: &Path| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+    let write = |value: &Value| {
+        let bytes = serde_json::to_vec(value).unwrap();
+        let digest = Value::from(Digest::of(&bytes).to_string());
+        fs::write(blob(&digest), &bytes).unwrap();
+        (digest, Value::from(bytes.len()))
+    };
+    let mut index = read(&folder.join("index.json"));
+    let mut manifest = read(&blob(&index["manifests"][0]["digest"]));
+    let mut config = read(&blob(&manifest["config"]["digest"]));
+    change(&mut manifest, &mut config);
+    let (digest, size) = write(&config);
+    (manifest["config"]["digest"], manifest["config"]["size"]) = (digest, size);
+    let (digest, size) = write(&manifest);
+    (index["manifests"][0]["digest"], index["manifests"][0]["size"]) = (digest, size);
+    fs::write(folder.join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
+}
+
+#[test]
+fn a_cache_is_not_believed() {
+    let files = [("a", "1"), ("b", "2"), ("Dockerfile", "FROM scratch\nCOPY a /\nCOPY b /\n")];
+    let Some(one) = Bench::new(&files) else { return };
+    let folder = one.davit.dir().join("cache");
+    let to = format!("type=local,dest={},compression=zstd", folder.display());
+    let from = format!("type=local,src={}", folder.display());
+    let (first, _) = digest(&one, &["--cache-to", &to]);
+    let told = |cached: &str, message: &str| {
+        let two = other(&one);
+        let (_, told) = digest(&two, &["--cache-from", &from]);
+        assert!(told.contains(cached) && told.contains(message), "{told}");
+        // The files are those of the context, whatever the cache says.
+        let files: Vec<_> = super::bench::list(&two.files(&["--cache-from", &from]));
+        assert_eq!(files, ["a 644 1", "b 644 2"]);
+    };
+    told("(2 of 2 steps cached)", "");
+    // A layer under the DiffID of another.
+    rewrite(&folder, |_, config| config["layers"].as_array_mut().unwrap().reverse());
+    told("(0 of 2 steps cached)", "is of no use");
+    rewrite(&folder, |_, config| config["layers"].as_array_mut().unwrap().reverse());
+    // Blobs that are bigger than they say.
+    rewrite(&folder, |manifest, _| manifest["layers"][0]["size"] = Value::from(10));
+    told("1 of 2 steps cached)", "is of no use");
+    rewrite(&folder, |_, config| config["version"] = Value::from(2));
+    told("(0 of 2 steps cached)", "its version is 2, not 1");
+    // BuildKit's are told by the type of their config, and not overwritten.
+    rewrite(&folder, |manifest, _| {
+        manifest["config"]["mediaType"] = Value::from("application/vnd.buildkit.cacheconfig.v0");
+    });
+    told("(0 of 2 steps cached)", "holds a cache of BuildKit, not a build cache of davit; it is");
+    let refused = one.run(&["--cache-to", &to]);
+    assert!(refused.code == 1 && refused.stderr.contains("a cache of BuildKit"));
+    assert_eq!(digest(&one, &[]).0, first);
+}
+
+#[test]
+fn what_is_no_cache_of_davits_is_left_alone() {
+    let files = [("f", "1"), ("Dockerfile", "FROM scratch\nCOPY f /\n")];
+    let Some(bench) = Bench::new(&files) else { return };
+    let folder = bench.davit.dir().join("image");
+    let spec = format!("type=oci,tar=false,name=x:latest,dest={}", folder.display());
+    bench.build(&["-o", &spec, "-o", "type=image"]);
+    let from = format!("type=local,src={},tag=latest", folder.display());
+    let (_, told) = digest(&bench, &["--cache-from", &from]);
+    assert!(told.contains("holds an image, not a build cache of davit"), "{told}");
+    let to = format!("type=local,dest={}", folder.display());
+    let refused = bench.run(&["--cache-to", &to]);
+    assert!(refused.code == 1 && refused.stderr.contains("holds an image"), "{}", refused.stderr);
+    let index = fs::read_to_string(folder.join("index.json")).unwrap();
+    let index: Value = serde_json::from_str(&index).unwrap();
+    assert_eq!(index["manifests"].as_array().unwrap().len(), 1, "nothing was added");
+    for (spec, message) in [
+        ("type=gha", "caches of type `gha` are not supported"),
+        ("type=inline", "caches of type `inline` are not supported"),
+    ] {
+        let refused = bench.run(&["--cache-to", spec]);
+        assert!(refused.stderr.contains(message), "{}", refused.stderr);
+    }
+}
