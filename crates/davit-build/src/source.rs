@@ -11,6 +11,7 @@ use std::{error::Error, fmt};
 
 use davit_image::{DiffId, Digest};
 
+pub(crate) use self::address::without_accounts;
 pub use self::{
     address::{account, host_name, public_address},
     git_reference::{GitMtime, GitReferenceError, GitSource},

@@ -11,7 +11,7 @@ use super::{
     remote::{RemoteFlags, Remotes},
     stage::{LayerText, StageBuilder, absolute},
 };
-use crate::{error::BuildError, symbolic_mode::Mode};
+use crate::{error::BuildError, source::without_accounts, symbolic_mode::Mode};
 
 /// What `COPY` and `ADD` have in common.
 struct Transfer<'a> {
@@ -98,7 +98,8 @@ impl StageBuilder<'_, '_> {
             } else {
                 sources.push(self.source(&path, word.span)?);
             }
-            written.push(path);
+            // Whoever has the image reads its history.
+            written.push(without_accounts(&path));
         }
         let mode = it.chmod.map(|word| self.mode(word)).transpose()?.flatten();
         let files = it.sources.files.iter().map(|file| self.inline(file));
@@ -131,7 +132,7 @@ impl StageBuilder<'_, '_> {
             epoch: self.planner.epoch,
         };
         spec.remotes = remotes.copies(&spec);
-        let name = self.display(text);
+        let name = without_accounts(&self.display(text));
         let inputs: Vec<NodeId> = from.into_iter().chain(remotes.nodes).collect();
         self.layer(Op::Copy(spec), &inputs, LayerText { name, created_by, span });
         Ok(())

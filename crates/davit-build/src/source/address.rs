@@ -41,6 +41,20 @@ pub fn public_address(address: &str) -> String {
     }
 }
 
+/// A line without the accounts of its addresses: what is kept in an image, and logged.
+pub(crate) fn without_accounts(line: &str) -> String {
+    let mut parts = line.split("://");
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let ends = |it: char| matches!(it, '/' | '?' | '#' | '"' | '\'') || it.is_whitespace();
+        let authority = part.find(ends).map_or(part, |end| &part[..end]);
+        let host = authority.rfind('@').map_or(0, |at| at + 1);
+        shown.push_str("://");
+        shown.push_str(&part[host..]);
+    }
+    shown
+}
+
 /// Where an address's account is for, as `SCHEME://HOST[:PORT]`, its name and its password; `None`
 /// if it has none, or one that is no line of text.
 #[must_use]
@@ -110,6 +124,13 @@ mod tests {
         ] {
             assert_eq!(Parts::split(other), None, "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_line_loses_its_accounts() {
+        let line = "ADD --chown=a@b http://u:p@h/f@g?x=y@z \"git://t@h\" https://h#@i u@h:r /d";
+        let shown = "ADD --chown=a@b http://h/f@g?x=y@z \"git://h\" https://h#@i u@h:r /d";
+        assert_eq!(without_accounts(line), shown);
     }
 
     #[test]

@@ -479,6 +479,10 @@ fn an_account_of_an_address_is_in_no_argument() {
     bench.write("Dockerfile", &format!("FROM scratch\nADD {url} /r/\n"));
     assert_eq!(list(&bench.files(&[])), ["r/ 755", "r/f 644 one"]);
     assert_eq!(SHOWN.load(Ordering::Relaxed), 0);
+    let built = bench.run(&["-t", "kept"]);
+    assert!(built.code == 0 && !built.stderr.contains(PASSWORD), "{}", built.stderr);
+    let history = bench.davit.ok(["history", "--no-trunc", "kept"]);
+    assert!(history.contains("/r.git") && !history.contains(PASSWORD), "{history}");
 }
 
 #[test]
