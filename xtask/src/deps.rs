@@ -10,6 +10,7 @@ use crate::process;
 /// Crate, its layer, and the workspace crates it may depend on.
 const TABLE: &[(&str, u8, &[&str])] = &[
     ("davit-image", 0, &[]),
+    ("davit-bake", 0, &[]),
     ("davit-dockerfile", 0, &["davit-image"]),
     ("davit-sys", 1, &[]),
     ("davit-layer", 1, &["davit-image", "davit-sys"]),
@@ -48,7 +49,7 @@ const TABLE: &[(&str, u8, &[&str])] = &[
             "davit-sys",
         ],
     ),
-    ("davit", 6, &["davit-engine"]),
+    ("davit", 6, &["davit-bake", "davit-engine"]),
 ];
 
 /// Crates that only tests and tasks use; anything may depend on them for its tests.

@@ -1,0 +1,116 @@
+//! Values and how one type becomes another.
+
+use serde_json::{Map, Value};
+
+use crate::error::ValueError;
+
+/// Largest integer that a float holds exactly.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// The number, as an integer where it is one.
+pub(crate) fn number(value: f64) -> Result<Value, ValueError> {
+    if value.fract() == 0.0 && value.abs() <= EXACT {
+        #[allow(clippy::cast_possible_truncation, reason = "it is whole and within i64")]
+        return Ok((value as i64).into());
+    }
+    serde_json::Number::from_f64(value).map(Value::Number).ok_or(ValueError::Number)
+}
+
+/// What a value is, for messages.
+pub(crate) fn describe(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(value) => value.to_string(),
+        Value::Number(value) => value.to_string(),
+        Value::String(text) if text.chars().count() <= 40 => format!("{text:?}"),
+        Value::String(_) => "a text".to_owned(),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+    }
+}
+
+pub(crate) fn wrong(wanted: &'static str, value: &Value) -> ValueError {
+    ValueError::Type { wanted, found: describe(value) }
+}
+
+pub(crate) fn text(value: &Value) -> Result<String, ValueError> {
+    match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Bool(value) => Ok(value.to_string()),
+        Value::Number(value) => Ok(number_text(value)),
+        _ => Err(wrong("a text", value)),
+    }
+}
+
+fn number_text(value: &serde_json::Number) -> String {
+    match (value.as_i64(), value.as_f64()) {
+        (None, Some(float)) => float.to_string(),
+        _ => value.to_string(),
+    }
+}
+
+pub(crate) fn boolean(value: &Value) -> Result<bool, ValueError> {
+    match value {
+        Value::Bool(value) => Ok(*value),
+        Value::String(text) => match text.as_str() {
+            "true" | "1" => Ok(true),
+            "false" | "0" => Ok(false),
+            _ => Err(wrong("true or false", value)),
+        },
+        _ => Err(wrong("true or false", value)),
+    }
+}
+
+pub(crate) fn float(value: &Value) -> Result<f64, ValueError> {
+    let number = match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.parse().ok().filter(|number: &f64| number.is_finite()),
+        _ => None,
+    };
+    number.ok_or_else(|| wrong("a number", value))
+}
+
+pub(crate) fn integer(value: &Value) -> Result<i64, ValueError> {
+    let float = float(value)?;
+    if float.fract() != 0.0 || float.abs() > EXACT {
+        return Err(wrong("a whole number", value));
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "it is whole and within i64")]
+    Ok(float as i64)
+}
+
+pub(crate) fn list(value: &Value) -> Result<&[Value], ValueError> {
+    value.as_array().map(Vec::as_slice).ok_or_else(|| wrong("a list", value))
+}
+
+pub(crate) fn object(value: &Value) -> Result<&Map<String, Value>, ValueError> {
+    value.as_object().ok_or_else(|| wrong("an object", value))
+}
+
+/// Keys and values of what can be walked over, objects in the order of their keys.
+pub(crate) fn entries(value: &Value) -> Result<Vec<(Value, Value)>, ValueError> {
+    match value {
+        Value::Array(all) => {
+            Ok(all.iter().enumerate().map(|(at, item)| (at.into(), item.clone())).collect())
+        }
+        Value::Object(all) => {
+            let mut all: Vec<_> = all.iter().collect();
+            all.sort_by_key(|(key, _)| *key);
+            Ok(all.into_iter().map(|(key, item)| (key.as_str().into(), item.clone())).collect())
+        }
+        _ => Err(wrong("a list or an object", value)),
+    }
+}
+
+/// What a value weighs against the budget, about its bytes.
+pub(crate) fn weight(value: &Value) -> u64 {
+    match value {
+        Value::String(text) => 32 + text.len() as u64,
+        Value::Array(all) => all.iter().map(weight).fold(32, u64::saturating_add),
+        Value::Object(all) => all
+            .iter()
+            .map(|(key, item)| 32 + key.len() as u64 + weight(item))
+            .fold(32, u64::saturating_add),
+        _ => 32,
+    }
+}
