@@ -91,6 +91,8 @@ pub(crate) enum Command {
     System(commands::system::SystemCommand),
     /// Build an image from a Dockerfile
     Build(Box<commands::build::BuildArgs>),
+    /// Build the targets of a definition file
+    Bake(Box<commands::bake::BakeArgs>),
     /// Manage builds and their cache
     #[command(subcommand, alias = "buildx")]
     Builder(commands::builder::BuilderCommand),
@@ -201,6 +203,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
     let context = Context { global: cli.global };
     match cli.command {
         Command::Build(args) => commands::build::run(*args, &context),
+        Command::Bake(args) => commands::bake::run(&args, &context),
         Command::Builder(command) => commands::builder::run(command, &context),
         Command::Container(verb) => commands::container::run(&verb, &context),
         Command::Ps(args) => commands::container::ps::run(&args, &context),

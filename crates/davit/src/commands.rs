@@ -3,6 +3,7 @@
 //! The structs of arguments have plain comments: a doc comment would replace the verb's own
 //! description in its help.
 
+pub(crate) mod bake;
 pub(crate) mod boot;
 pub(crate) mod build;
 pub(crate) mod builder;

@@ -49,6 +49,13 @@ impl CliError {
         self
     }
 
+    /// Says which target of a definition it is about.
+    #[must_use]
+    pub(crate) fn of_target(self, target: &str) -> Self {
+        let hint = format!("the target `{target}` failed");
+        self.hint(hint)
+    }
+
     /// Shows the part of a file that the error speaks of below its text, as it is: colours and all.
     #[must_use]
     pub(crate) fn excerpt(mut self, excerpt: String) -> Self {

@@ -2,11 +2,11 @@
 
 mod cache;
 mod call;
-mod contexts;
-mod display;
+pub(super) mod contexts;
+pub(super) mod display;
 mod excerpt;
-mod ignored;
-mod metadata;
+pub(super) mod ignored;
+pub(super) mod metadata;
 pub(super) mod output;
 mod outputs;
 mod sandbox;
@@ -126,6 +126,9 @@ pub(crate) struct BuildArgs {
     sandbox: sandbox::SandboxArgs,
     #[command(flatten)]
     ignored: ignored::Ignored,
+    /// The Dockerfile itself, where a bake definition has it.
+    #[arg(skip)]
+    pub(super) inline: Option<String>,
 }
 
 /// When base images are looked for in a registry.
@@ -206,15 +209,20 @@ pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
     Ok(0)
 }
 
+/// The id of what was built.
+pub(super) fn id(report: &davit_engine::build::BuildReport) -> String {
+    outputs::id(report)
+}
+
 /// Build arguments that the configuration gives.
-fn add_proxies(request: &mut BuildRequest, context: &Context) -> Result<(), CliError> {
+pub(super) fn add_proxies(request: &mut BuildRequest, context: &Context) -> Result<(), CliError> {
     for (name, value) in crate::environment::container_proxies(&context.config()?) {
         request.build_args.entry(name).or_insert(value);
     }
     Ok(())
 }
 
-fn failed(error: BuildFailure, signal: u8) -> CliError {
+pub(super) fn failed(error: BuildFailure, signal: u8) -> CliError {
     let cancelled = error.is_cancelled();
     let excerpt =
         error.build_error().and_then(|error| error.excerpt.as_deref()).map(excerpt::of_error);
@@ -227,7 +235,7 @@ fn failed(error: BuildFailure, signal: u8) -> CliError {
 }
 
 /// Sets a flag at the first Ctrl-C or its kin and notes the signal; the second one ends the process.
-fn cancel_on_interrupt() -> Result<(Arc<AtomicBool>, Arc<AtomicU8>), CliError> {
+pub(super) fn cancel_on_interrupt() -> Result<(Arc<AtomicBool>, Arc<AtomicU8>), CliError> {
     let shared = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU8::new(0)));
     let interrupts = davit_engine::process::Interrupts::block().map_err(io_error)?;
     let (flag, number) = shared.clone();
@@ -254,7 +262,7 @@ fn cancel_on_interrupt() -> Result<(Arc<AtomicBool>, Arc<AtomicU8>), CliError> {
     Ok(shared)
 }
 
-fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
+pub(super) fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
     let (request, outputs, tags) = request(args)?;
     let (pull, reach, outputs) = (args.pull.policy(), args.reach(), outputs.open(&tags)?);
     let cache_from = args.caches.cache_from.iter().map(|spec| spec.0.clone()).collect();

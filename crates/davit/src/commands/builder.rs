@@ -5,7 +5,7 @@ mod instance;
 
 use davit_engine::{BuildCache, BuildCachePrune, GcReport};
 
-use super::{build, container::values, system::df};
+use super::{bake, build, container::values, system::df};
 use crate::{
     cli::Context,
     error::CliError,
@@ -39,6 +39,8 @@ pub(crate) enum BuilderCommand {
     /// Build an image from a Dockerfile
     #[command(visible_alias = "b")]
     Build(Box<build::BuildArgs>),
+    /// Build the targets of a definition file
+    Bake(Box<bake::BakeArgs>),
     /// Show build cache and cache mounts
     Du(DuArgs),
     /// Remove build cache
@@ -107,6 +109,7 @@ pub(crate) struct PruneArgs {
 pub(crate) fn run(command: BuilderCommand, context: &Context) -> Result<u8, CliError> {
     match command {
         BuilderCommand::Build(args) => build::run(*args, context),
+        BuilderCommand::Bake(args) => bake::run(&args, context),
         BuilderCommand::Du(args) => du(&args, context),
         BuilderCommand::Prune(args) => prune(&args, context),
         BuilderCommand::Ls(args) => instance::ls(&args),

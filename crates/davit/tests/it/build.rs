@@ -1,5 +1,6 @@
 //! `davit build` end to end: contexts and Dockerfiles in, files and configs out.
 
+mod bake;
 pub(crate) mod bench;
 mod cache;
 mod cache_mounts;

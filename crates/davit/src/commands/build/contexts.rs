@@ -131,6 +131,7 @@ pub(super) fn sources(
     let file = args.file.as_deref();
     let from_stdin = is_stdin(file);
     let given = match file.map(|file| (file, url(file))) {
+        _ if let Some(text) = &args.inline => Some(text_of(text.clone().into_bytes())),
         _ if from_stdin => Some(text_of(read_text(&mut io::stdin().lock(), "the Dockerfile")?)),
         Some((file, Some(source))) => Some(DockerfileText {
             name: file.display().to_string(),

@@ -30,7 +30,7 @@ pub(crate) enum BuildProgress {
 }
 
 /// Shows the events of one build on standard error.
-pub(super) trait Display: Sync {
+pub(in crate::commands) trait Display: Sync {
     /// Shows one event.
     fn show(&self, event: BuildEvent);
     /// Removes what is only for the time of the build, and shows what is for its end.
@@ -43,7 +43,7 @@ impl Display for Nothing {
     fn show(&self, _event: BuildEvent) {}
 }
 
-pub(super) fn open(progress: BuildProgress) -> Box<dyn Display> {
+pub(in crate::commands) fn open(progress: BuildProgress) -> Box<dyn Display> {
     match progress {
         BuildProgress::Quiet | BuildProgress::None => Box::new(Nothing),
         BuildProgress::Rawjson => Box::new(json::Json::default()),

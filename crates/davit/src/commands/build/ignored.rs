@@ -56,7 +56,7 @@ fn disabled(value: &str) -> Result<bool, String> {
     }
 }
 
-fn no_attestation(value: &str) -> Result<bool, String> {
+pub(in crate::commands) fn no_attestation(value: &str) -> Result<bool, String> {
     match value {
         "false" | "0" => Ok(false),
         _ => Err("attestations are not supported, only `false` is".to_owned()),

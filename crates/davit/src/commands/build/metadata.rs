@@ -15,7 +15,7 @@ pub(super) fn write(path: &Path, report: &BuildReport) -> Result<(), CliError> {
 }
 
 /// The facts under the names that buildx gives them.
-fn facts(report: &BuildReport) -> Map<String, Value> {
+pub(in crate::commands) fn facts(report: &BuildReport) -> Map<String, Value> {
     let mut facts = Map::new();
     let Some(exported) = &report.exported else { return facts };
     if let [only] = &report.images[..] {
