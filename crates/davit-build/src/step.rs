@@ -263,12 +263,9 @@ impl Session<'_, '_> {
             return Ok((Miss::Expired { age: record.age() }, id));
         }
         let family = self.cache().family(self.family_of(node, id)).map_err(store_failed)?;
-        let Some(before) = family.nearest(parts) else {
-            return Ok((self.miss_elsewhere(node, parts), id));
-        };
-        let miss = match Miss::between(&before.components, parts) {
-            Some(miss) => miss,
-            None => Miss::Gone,
+        let miss = match family.nearest(parts) {
+            None => self.miss_elsewhere(node, parts),
+            Some(before) => Miss::between(&before.components, parts).unwrap_or(Miss::Gone),
         };
         let changed = match &miss {
             Miss::Component { label, .. } => input_number(label).and_then(|at| inputs.get(at)),
