@@ -37,13 +37,13 @@ use self::{
     cache::{Caches, Collect, Surroundings},
     sources::Fetcher,
 };
-pub(crate) use self::{form::Formed, sources::guard_helper};
 pub use self::{
     cache::{CacheError, CacheExport, CacheFailure, CachePlace, CacheScope},
     form::{Annotation, AnnotationLevel, FormError, ImageForm, MediaTypes},
     output::{BuildOutput, BuildSink, Exported, ImageOutput, ImagePlace, PlatformFolders},
     pack::PackError,
 };
+pub(crate) use self::{form::Formed, sources::guard_helper};
 use crate::{
     Engine, Hint, Progress,
     container::{ContainerError, files},

@@ -10,7 +10,7 @@ use fs_err as fs;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
 use super::{
-    ArchiveError, MAX_DOCUMENT_BYTES, MadeDirs, WholeFile, contents::blob_path,
+    ArchiveError, MAX_DOCUMENT_BYTES, MadeDirs, REF_NAME, WholeFile, contents::blob_path,
     docker::check_layout_file, file_error, layout_file, name_of,
 };
 
@@ -119,7 +119,8 @@ impl LayoutDirWriter {
         write_verified(&target, digest, content)
     }
 
-    /// Lets the layout's index name more manifests, in place of those with the same name; writes
+    /// Lets the layout's index name more manifests, in place of those with the same name, and of
+    /// artifacts of the same type and tag; writes
     /// `oci-layout` and `index.json`.
     ///
     /// # Errors
@@ -136,7 +137,12 @@ impl LayoutDirWriter {
                 let same_name = name_of(known).is_some() && name_of(known) == name_of(&descriptor);
                 let same =
                     known.digest == descriptor.digest && name_of(known) == name_of(&descriptor);
-                !same_name && !same
+                // A bare tag names an image only together with its repository, but an artifact.
+                let tag = |it: &Descriptor| it.annotations.get(REF_NAME).cloned();
+                let same_artifact = descriptor.artifact_type.is_some()
+                    && known.artifact_type == descriptor.artifact_type
+                    && tag(known) == tag(&descriptor);
+                !same_name && !same && !same_artifact
             });
             index.manifests.push(descriptor);
         }

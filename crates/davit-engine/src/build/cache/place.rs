@@ -167,6 +167,7 @@ impl<'a> Sink<'a> {
                 layout.add_blob(&digest, &mut Cursor::new(manifest.bytes()))?;
                 let media_type = MediaType::OCI_MANIFEST;
                 let mut top = Descriptor::new(media_type, digest, manifest.size_bytes());
+                top.artifact_type.clone_from(&manifest.value().artifact_type);
                 top.annotations.insert(REF_NAME.to_owned(), (*name).to_owned());
                 Ok(layout.finish(vec![top])?)
             }
