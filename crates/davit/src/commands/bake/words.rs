@@ -80,6 +80,20 @@ impl Typed<'_> {
         self.plan.targets.keys().any(|other| self.plan.links(other).any(|it| it == self.name))
     }
 
+    /// The platforms of a target; one that only others ask for has theirs, unless it says more.
+    fn platforms(&self, name: &str) -> Vec<String> {
+        let own = self.plan.targets.get(name).map(|it| it.words("platforms")).unwrap_or_default();
+        if !own.is_empty() || !self.plan.linked.contains(name) {
+            return own;
+        }
+        let users = self.plan.targets.keys();
+        let users = users.filter(|other| self.plan.links(other).any(|it| it == name));
+        let mut platforms: Vec<String> = users.flat_map(|other| self.platforms(other)).collect();
+        platforms.sort();
+        platforms.dedup();
+        platforms
+    }
+
     fn words(&self, target: &Target) -> Vec<String> {
         let mut words = vec!["davit build".to_owned()];
         // A value that begins with a hyphen is none of the options.
@@ -105,13 +119,13 @@ impl Typed<'_> {
             ("cache-to", "cache-to"),
             ("secret", "secret"),
             ("ssh", "ssh"),
-            ("platforms", "platform"),
             ("output", "output"),
             ("no-cache-filter", "no-cache-filter"),
             ("ulimits", "ulimit"),
         ] {
             target.words(attribute).iter().for_each(|word| add(flag, word));
         }
+        self.platforms(self.name).iter().for_each(|word| add("platform", word));
         for attribute in ["target", "network", "shm-size"] {
             target.text(attribute).into_iter().for_each(|value| add(attribute, value));
         }

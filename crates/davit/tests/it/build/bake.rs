@@ -79,6 +79,10 @@ fn targets_are_built_once_and_of_each_other() {
     let names = facts["app"]["image.name"].as_str().unwrap();
     assert!(names.contains("app:v2") && names.contains("app:latest"), "{names}");
     assert_eq!(bench.davit.ok(["images", "-q", "--no-trunc"]).lines().count(), 2, "{names}");
+    // What only others are built of is built for their platforms.
+    let many = ["app", "--set", "app.platform=linux/amd64", "--set", "app.platform=linux/arm64"];
+    let outcome = bake(&bench, &[&many[..], &["--set", "app.output=type=cacheonly"]].concat(), &[]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     // One job: each target waits for its own nevertheless; flags and `--set` win.
     let set = ["--jobs", "1", "app", "--set", "*.args.NAME=set", "--set", "app.tags=other:1"];
     let outcome = bake(&bench, &set, &[]);
