@@ -3,6 +3,7 @@
 use std::{io, os::fd::AsFd as _, path::Path, thread, time::Duration};
 
 use davit_dockerfile::Sharing;
+use davit_image::{DiffId, Digest};
 use davit_layer::{ExtractOptions, Kind, extract};
 use davit_store::{CacheMountUse, CacheSharing};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
@@ -28,13 +29,13 @@ impl Session<'_, '_> {
         let mut caches: Vec<(String, &CacheMount)> = Vec::new();
         for mount in &job.spec.mounts {
             if let MountSource::Cache(cache) = &mount.source {
-                caches.push((cache.identity(), cache));
+                caches.push((identity(cache, inputs), cache));
             }
         }
         caches.sort_by(|left, right| left.0.cmp(&right.0));
         caches.dedup_by(|left, right| left.0 == right.0);
         let claim = |(identity, cache): (String, &CacheMount)| -> Result<_, BuildError> {
-            let used = self.claim_cache(job, cache, inputs)?;
+            let used = self.claim_cache(job, (&identity, cache), inputs)?;
             Ok((identity, used))
         };
         caches.into_iter().map(claim).collect()
@@ -43,7 +44,7 @@ impl Session<'_, '_> {
     fn claim_cache(
         &self,
         job: &Job<'_>,
-        cache: &CacheMount,
+        (identity, cache): (&str, &CacheMount),
         inputs: &[&Done],
     ) -> Result<CacheMountUse, BuildError> {
         let sharing = match cache.sharing {
@@ -51,10 +52,9 @@ impl Session<'_, '_> {
             Sharing::Private => CacheSharing::Private,
             Sharing::Locked => CacheSharing::Locked,
         };
-        let identity = cache.identity();
         loop {
             let fill = |data: &Path| self.fill_cache(job, cache, inputs, data);
-            if let Some(used) = self.store.claim_cache_mount(&identity, sharing, fill)? {
+            if let Some(used) = self.store.claim_cache_mount(identity, sharing, fill)? {
                 return Ok(used);
             }
             if self.is_cancelled() {
@@ -130,6 +130,14 @@ impl Session<'_, '_> {
         };
         owner.and(mode).map_err(|error| failed(job.node, error))
     }
+}
+
+/// What selects the directory: its name, its owner, and the files that a new one begins with.
+pub(super) fn identity(cache: &CacheMount, inputs: &[&Done]) -> String {
+    let identity = cache.identity();
+    let Some(seed) = cache.seed else { return identity };
+    let layers: Vec<String> = inputs[seed].state.layers.iter().map(DiffId::to_string).collect();
+    format!("{identity} from {}", Digest::of(layers.join(" ").as_bytes()).short_hex())
 }
 
 fn set_owner(path: &Path, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {

@@ -13,6 +13,7 @@ use davit_store::CacheMountUse;
 
 use super::{
     Done, Session,
+    caches::identity,
     copy::{ContextOpener, copy_failed},
     failed,
     run::{Job, Written},
@@ -101,7 +102,7 @@ impl Session<'_, '_> {
                     ready.views.push(View { target, layers, path, access, upper, _written });
                 }
                 MountSource::Cache(cache) => {
-                    let identity = cache.identity();
+                    let identity = identity(cache, inputs);
                     let used = ready.caches.iter().find(|(name, _)| *name == identity);
                     let root = used.expect("all were claimed").1.data().to_path_buf();
                     self.dress(job, cache, &root)?;

@@ -85,14 +85,20 @@ fn a_new_cache_is_the_users_or_what_it_is_asked_to_be() {
     );
     let guest = "405:100";
     assert_eq!(out(&bench, &user, &[]), format!("{guest} 755\n{guest} 2770\n"));
-    let seeded = "RUN mkdir /seed && echo s >/seed/f && chown 7:8 /seed/f\n\
-                  FROM alpine AS seeded\n\
-                  RUN --mount=type=cache,id=seed,from=alpine,source=/seed,target=/c \
-                      cat /c/f >/o && stat -c %u:%g /c/f >>/o && echo t >/c/f\n\
-                  RUN --mount=type=cache,id=seed,target=/c cat /c/seed/f >>/o";
-    bench.write("Dockerfile", &format!("{BASE}{seeded}\nFROM scratch\nCOPY --from=seeded /o /\n"));
-    let files = bench.files(&[]);
-    assert_eq!(fs::read_to_string(files.join("o")).unwrap(), "s\n7:8\nt\n");
+    // Other files to begin with are another cache.
+    for seed in ["s", "other"] {
+        let seeded = format!(
+            "RUN mkdir /seed && echo {seed} >/seed/f && chown 7:8 /seed/f\n\
+             FROM alpine AS seeded\n\
+             RUN --mount=type=cache,id=seed,from=alpine,source=/seed,target=/c \
+                 cat /c/f >/o && stat -c %u:%g /c/f >>/o && echo t >/c/f\n\
+             RUN --mount=type=cache,id=seed,from=alpine,target=/c cat /c/seed/f >>/o"
+        );
+        let last = "FROM scratch\nCOPY --from=seeded /o /\n";
+        bench.write("Dockerfile", &format!("{BASE}{seeded}\n{last}"));
+        let files = bench.files(&[]);
+        assert_eq!(fs::read_to_string(files.join("o")).unwrap(), format!("{seed}\n7:8\nt\n"));
+    }
 }
 
 #[test]
