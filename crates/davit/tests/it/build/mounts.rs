@@ -18,7 +18,7 @@ fn commands_see_files_of_the_context_stages_and_images() {
         "RUN mkdir -p /out/sub && echo made >/out/sub/f && ln -s /out /link\n\
          FROM alpine AS made\n\
          FROM alpine AS on\n\
-         WORKDIR /work\n\
+         WORKDIR /w\n\
          ARG T=arg\n\
          ENV D=/env\n\
          RUN --mount=target=. cat src/a >/1 && ! touch src/x 2>/dev/null \
@@ -31,13 +31,13 @@ fn commands_see_files_of_the_context_stages_and_images() {
              cat /env/deep/x/f >/4 && ! rm /env/deep/x/f 2>/dev/null\n\
          RUN --mount=from=base:1,source=/etc,target=/image cat /image/alpine-release >/5\n\
          RUN --mount=source=to-a,target=/linked cat /linked >/6\n\
-         RUN --mount=type=tmpfs,target=mem,size=1m echo x >/work/mem/f \
+         RUN --mount=type=tmpfs,target=mem,size=1m echo x >/w/mem/f \
              && ! dd if=/dev/zero of=mem/big bs=1k count=2048 2>/dev/null \
-             && grep ' /work/mem tmpfs rw,nosuid' /proc/mounts | grep -c size=1024k >/7\n\
+             && grep ' /w/mem tmpfs rw,nosuid' /proc/mounts | grep -c size=1024k >/7\n\
          RUN --mount=source=src,target=/twice --mount=type=tmpfs,target=/twice/ \
              ls /twice | wc -l >/8\n\
          RUN for i in /arg /env /image /linked /twice; do [ ! -e $i ] || exit 1; done; \
-             ls -A /tmp /work >/left\n\
+             ls -A /tmp /w >/left\n\
          FROM alpine AS parent\n\
          ONBUILD RUN --mount=source=src,target=/x --mount=from=made,source=/out/sub,target=/y \
              --mount=type=cache,target=/c cat /x/a /y/f >/9 && hostname >>/9\n\
@@ -60,7 +60,7 @@ fn commands_see_files_of_the_context_stages_and_images() {
     let expected =
         ["a\n0:0 644\n", "a\na\n", "a\nb\na\n711\n", "made\n", "3.20.3\n", "a\n", "1\n", "0\n"];
     assert_eq!(found[..8], expected);
-    assert_eq!(found[8], "/tmp:\n\n/work:\n", "mount points are gone");
+    assert_eq!(found[8], "/tmp:\n\n/w:\n", "mount points are gone");
     assert_eq!(read("9"), "a\nmade\nown\n", "a trigger mounts as any other");
 }
 
