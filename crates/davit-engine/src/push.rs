@@ -199,22 +199,8 @@ impl Engine {
         request: &PushRequest,
         progress: &dyn Progress,
     ) -> Result<Vec<Pushed>, PushError> {
-        let reference = request.reference.to_string();
-        let registries = self
-            .registries()
-            .map_err(|source| PushError::Setup { reference: reference.clone(), source })?;
-        let session = registries.client.session(request.reference.repository(), Access::Push);
-        let store_error = |source| PushError::Store { reference: reference.clone(), source };
-        let images = self.store().images().map_err(store_error)?;
-        let push = Push {
-            engine: self,
-            registries: &registries,
-            session,
-            request,
-            progress,
-            cancelled: None,
-            images,
-        };
+        let registries = self.registries().map_err(|source| setup(request, source))?;
+        let push = Push::new(self, &registries, request, progress)?;
         push.run()
     }
 }
@@ -239,6 +225,25 @@ struct Loaded {
     /// Its config, if it is an image whose layers are those of the config.
     image: Option<ImageConfig>,
     config_bytes: Vec<u8>,
+}
+
+fn setup(request: &PushRequest, source: RegistryError) -> PushError {
+    PushError::Setup { reference: request.reference.to_string(), source }
+}
+
+impl<'a> Push<'a> {
+    fn new(
+        engine: &'a Engine,
+        registries: &'a Registries,
+        request: &'a PushRequest,
+        progress: &'a dyn Progress,
+    ) -> Result<Self, PushError> {
+        let reference = request.reference.to_string();
+        let images = engine.store().images();
+        let images = images.map_err(|source| PushError::Store { reference, source })?;
+        let session = registries.client.session(request.reference.repository(), Access::Push);
+        Ok(Self { engine, registries, session, request, progress, cancelled: None, images })
+    }
 }
 
 impl Push<'_> {

@@ -2,11 +2,10 @@
 
 use std::sync::atomic::AtomicBool;
 
-use davit_distribution::Access;
 use davit_image::Descriptor;
 use davit_store::{Lease, Target};
 
-use super::{Push, PushError, PushRequest};
+use super::{Push, PushError, PushRequest, setup};
 use crate::{Engine, Progress};
 
 impl Engine {
@@ -19,21 +18,9 @@ impl Engine {
         request: &PushRequest,
         (progress, cancelled): (&dyn Progress, &AtomicBool),
     ) -> Result<Descriptor, PushError> {
-        let reference = request.reference.to_string();
-        let setup = |source| PushError::Setup { reference: reference.clone(), source };
-        let registries = self.registries().map_err(setup)?;
-        let session = registries.client.session(request.reference.repository(), Access::Push);
-        let store_error = |source| PushError::Store { reference: reference.clone(), source };
-        let images = self.store().images().map_err(store_error)?;
-        let push = Push {
-            engine: self,
-            registries: &registries,
-            session,
-            request,
-            progress,
-            cancelled: Some(cancelled),
-            images,
-        };
+        let registries = self.registries().map_err(|source| setup(request, source))?;
+        let push = Push::new(self, &registries, request, progress)?;
+        let push = Push { cancelled: Some(cancelled), ..push };
         push.message(&format!("Pushing {}", request.reference.familiar()));
         let sent = push.push_target(lease, &request.reference, target)?;
         push.message(&format!("Pushed {} ({} bytes)", sent.digest, sent.size));
