@@ -47,6 +47,31 @@ pub struct Change {
 }
 
 impl Change {
+    /// What makes an entry; `source` says where the bytes of a file come from.
+    #[must_use]
+    pub fn of_entry(entry: &Entry<'_>, source: impl FnOnce() -> Source) -> Self {
+        let kind = match entry.kind {
+            Kind::File { size, .. } => ChangeKind::File { size, source: source() },
+            Kind::Directory { opaque: true, .. } => ChangeKind::OpaqueDirectory,
+            Kind::Directory { .. } => ChangeKind::Directory,
+            Kind::Symlink { target } => ChangeKind::Symlink { target: target.to_vec() },
+            Kind::HardLink { target, .. } => ChangeKind::HardLink { target: target.to_vec() },
+            Kind::CharDevice { major, minor } => ChangeKind::CharDevice { major, minor },
+            Kind::BlockDevice { major, minor } => ChangeKind::BlockDevice { major, minor },
+            Kind::Fifo => ChangeKind::Fifo,
+            Kind::Whiteout => ChangeKind::Whiteout,
+        };
+        Self {
+            path: entry.path.to_vec(),
+            kind,
+            mode: entry.mode,
+            uid: entry.uid,
+            gid: entry.gid,
+            mtime: entry.mtime,
+            xattrs: entry.xattrs.to_map(),
+        }
+    }
+
     /// Removes what the layers below hold at `path`.
     #[must_use]
     pub const fn whiteout(path: Vec<u8>) -> Self {

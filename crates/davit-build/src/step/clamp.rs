@@ -3,7 +3,7 @@
 use std::{fs::File, io};
 
 use davit_image::{DiffId, Digest};
-use davit_layer::{Change, ChangeKind, Entry, Kind, Opener, WriteOptions, XattrPolicy};
+use davit_layer::{Change, Entry, Kind, Opener, WriteOptions, XattrPolicy};
 
 use super::{Session, store_failed};
 use crate::{
@@ -66,28 +66,9 @@ impl Session<'_, '_> {
 
 /// An entry as a change of a layer; none for what the layer only implies.
 fn change(layer: &OpenLayer, index: u32, entry: &Entry<'_>) -> Option<Change> {
-    let kind = match entry.kind {
-        _ if entry.path.is_empty() => return None,
-        Kind::Directory { implied: true, .. } => return None,
-        Kind::Directory { opaque: true, .. } => ChangeKind::OpaqueDirectory,
-        Kind::Directory { .. } => ChangeKind::Directory,
-        Kind::File { size, .. } => ChangeKind::File { size, source: source_of(layer, index) },
-        Kind::Symlink { target } => ChangeKind::Symlink { target: target.to_vec() },
-        Kind::HardLink { target, .. } => ChangeKind::HardLink { target: target.to_vec() },
-        Kind::CharDevice { major, minor } => ChangeKind::CharDevice { major, minor },
-        Kind::BlockDevice { major, minor } => ChangeKind::BlockDevice { major, minor },
-        Kind::Fifo => ChangeKind::Fifo,
-        Kind::Whiteout => ChangeKind::Whiteout,
-    };
-    Some(Change {
-        path: entry.path.to_vec(),
-        kind,
-        mode: entry.mode,
-        uid: entry.uid,
-        gid: entry.gid,
-        mtime: entry.mtime,
-        xattrs: entry.xattrs.to_map(),
-    })
+    let is_implied = matches!(entry.kind, Kind::Directory { implied: true, .. });
+    let is_named = !entry.path.is_empty() && !is_implied;
+    is_named.then(|| Change::of_entry(entry, || source_of(layer, index)))
 }
 
 /// All content is in the layer's tar.

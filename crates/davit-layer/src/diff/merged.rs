@@ -112,36 +112,20 @@ impl Sides<'_> {
 
     /// The change that makes a node; a link if the first name of its file is given.
     fn change(&self, node: &Node<'_>, first: Option<&[u8]>) -> Change {
-        let entry = &node.entry;
-        let kind = match entry.kind {
-            _ if first.is_some() => {
-                ChangeKind::HardLink { target: first.unwrap_or_default().to_vec() }
+        let source = || match (&node.entry.kind, self.tars.get(node.layer)) {
+            (Kind::File { extents, .. }, Some(tar)) => {
+                Source::Tar { tar: Arc::clone(tar), extents: extents.iter().collect() }
             }
-            Kind::File { size, extents } => {
-                let extents = extents.iter().collect();
-                let source = match self.tars.get(node.layer) {
-                    Some(tar) => Source::Tar { tar: Arc::clone(tar), extents },
-                    None => Source::Opened,
-                };
-                ChangeKind::File { size, source }
-            }
-            Kind::Directory { .. } => ChangeKind::Directory,
-            Kind::Symlink { target } => ChangeKind::Symlink { target: target.to_vec() },
-            Kind::HardLink { target, .. } => ChangeKind::HardLink { target: target.to_vec() },
-            Kind::CharDevice { major, minor } => ChangeKind::CharDevice { major, minor },
-            Kind::BlockDevice { major, minor } => ChangeKind::BlockDevice { major, minor },
-            Kind::Fifo => ChangeKind::Fifo,
-            Kind::Whiteout => ChangeKind::Whiteout,
+            _ => Source::Opened,
         };
-        Change {
-            path: entry.path.to_vec(),
-            kind,
-            mode: entry.mode,
-            uid: entry.uid,
-            gid: entry.gid,
-            mtime: entry.mtime,
-            xattrs: entry.xattrs.to_map(),
+        let mut change = Change::of_entry(&node.entry, source);
+        match (first, &change.kind) {
+            (Some(first), _) => change.kind = ChangeKind::HardLink { target: first.to_vec() },
+            // What it hides is told by whiteouts.
+            (None, ChangeKind::OpaqueDirectory) => change.kind = ChangeKind::Directory,
+            (None, _) => {}
         }
+        change
     }
 
     /// Puts changes, the parents of changes and whiteouts in order.
