@@ -56,7 +56,7 @@ pub use build::{
 };
 pub use cancel::Cancellable;
 pub use checks::Checks;
-pub use error::{BuildError, BuildErrorKind, Excerpt};
+pub use error::{BuildError, BuildErrorKind, Excerpt, one_line};
 pub use event::{BuildEvent, EventSink, LogStream, StepId, StepInfo};
 pub use export::{
     ExportError, ExportMode, ExportPart, ExportTarget, export_directory, export_tar, write_tree,

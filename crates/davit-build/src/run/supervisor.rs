@@ -27,7 +27,7 @@ use super::{
     network::Attachment,
     protocol::{self, Reply, Request, RunRequest},
 };
-use crate::event::LogStream;
+use crate::{error::one_line, event::LogStream};
 
 const BUFFER: usize = 64 * 1024;
 
@@ -153,14 +153,14 @@ impl State {
 
     fn start(&mut self, request: &mut RunRequest) -> Result<Step, Reply> {
         let refused = |error: SnapshotError| match error.is_stale() {
-            true => Reply::Stale(chain(&error)),
-            false => Reply::Failed(chain(&error)),
+            true => Reply::Stale(one_line(&error)),
+            false => Reply::Failed(one_line(&error)),
         };
         let RunRequest { id, stack, upper, plan, mounts, network } = request;
         let namespace = entered(&mut self.namespace, stack).map_err(refused)?;
         let root = overlay(namespace, stack, upper).map_err(refused)?;
         let attached = mounts::add(namespace, *id, mounts, plan).map_err(refused)?;
-        let failed = |error: &dyn Error| Reply::Failed(chain(error));
+        let failed = |error: &dyn Error| Reply::Failed(one_line(error));
         let mut launched = launch(Launch {
             plan,
             root: root.as_fd(),
@@ -182,7 +182,7 @@ impl State {
             }
             None => Ok(()),
         };
-        wired.map_err(|error| Reply::Unconnected(chain(&error)))?;
+        wired.map_err(|error| Reply::Unconnected(one_line(&error)))?;
         launched.network_ready().map_err(|error| failed(&error))?;
         let mut running = launched.start().map_err(|error| failed(&error))?;
         let streams = match std::mem::replace(&mut running.streams, Streams::None) {
@@ -287,19 +287,4 @@ fn kill(step: &Step) {
 
 fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(rustix::io::read(fd, buffer)?)
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.ends_with(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -134,17 +134,6 @@ impl CacheError {
             _ => false,
         }
     }
-
-    /// What it says with all its causes, on one line.
-    fn whole(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        text
-    }
 }
 
 impl Hint for CacheError {

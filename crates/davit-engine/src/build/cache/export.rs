@@ -6,7 +6,7 @@ use std::{
     sync::PoisonError,
 };
 
-use davit_build::Shareable;
+use davit_build::{Shareable, one_line};
 use davit_image::{Descriptor, DiffId};
 
 use super::{
@@ -30,7 +30,7 @@ impl Caches<'_> {
         let results = std::mem::take(&mut *results.lock().unwrap_or_else(PoisonError::into_inner));
         for export in exports {
             match (self.export_to(export, &results), export.failure) {
-                (Err(error), CacheFailure::Told) => tell(self.events, error.whole()),
+                (Err(error), CacheFailure::Told) => tell(self.events, one_line(&error)),
                 (done, _) => done?,
             }
         }

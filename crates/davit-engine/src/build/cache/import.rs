@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
 };
 
-use davit_build::{BuildEvent, DefinitionKey, Shareable, SharedCache, SharedRecord};
+use davit_build::{BuildEvent, DefinitionKey, Shareable, SharedCache, SharedRecord, one_line};
 use davit_image::{Descriptor, DiffId};
 use davit_store::Lease;
 
@@ -74,7 +74,7 @@ impl<'e> Caches<'e> {
                 Err(error) if error.is_absent() => {
                     tell(events, format!("there is no build cache {place}"));
                 }
-                Err(error) => tell(events, format!("{}; it is passed over", error.whole())),
+                Err(error) => tell(events, format!("{}; it is passed over", one_line(&error))),
             }
         }
         let results = (collect == Collect::Results).then(Mutex::default);
@@ -137,13 +137,9 @@ impl SharedCache for Caches<'_> {
             }
             let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
             if gone.insert((number, *layer)) {
-                let mut text = format!("a layer of the build cache {} is of no use", source.name);
-                let mut cause: Option<&dyn std::error::Error> = Some(&error);
-                while let Some(error) = cause {
-                    text = format!("{text}: {error}");
-                    cause = error.source();
-                }
-                tell(self.events, format!("{text}; its steps run"));
+                let text = format!("a layer of the build cache {} is of no use", source.name);
+                let cause = one_line(&error);
+                tell(self.events, format!("{text}: {cause}; its steps run"));
             }
         }
         false
