@@ -10,12 +10,14 @@ use std::{
 use hcl_edit::expr::Expression;
 use serde_json::Value;
 
-use self::types::Type;
+pub(crate) use self::types::Type;
 use crate::{
+    compose::{self, Composed},
     error::{BakeError, ValueError},
     eval::{Names, Scope, Spent},
-    source::{Attribute, BakeFile, Block, Source, Sources},
-    value::{boolean, text},
+    functions::World,
+    source::{Attribute, BakeFile, Block, Format, Source, Sources},
+    value::{boolean, entries, object, text},
 };
 
 /// What a definition may know of the world.
@@ -27,18 +29,49 @@ pub struct Surroundings {
     pub environment: BTreeMap<String, String>,
     /// Names that are always there, as `BAKE_LOCAL_PLATFORM`.
     pub builtin: BTreeMap<String, String>,
+    /// The file `.env`, whose variables Compose files have besides those of the environment.
+    pub dotenv: Option<BakeFile>,
+    /// Reads a file that a Compose file names; without it such files are refused.
+    pub read_file: Option<ReadFile>,
+    /// The home directory of the caller.
+    pub home: String,
+    /// The time, in seconds since 1970.
+    pub now_seconds: i64,
+    /// What random values are made of; whoever knows it knows them.
+    pub seed: [u8; 32],
+}
+
+/// Reads a file by its path, or says why it cannot.
+pub struct ReadFile(pub Box<ReadFn>);
+
+/// What reads a file.
+pub type ReadFn = dyn Fn(&str) -> Result<String, String>;
+
+impl std::fmt::Debug for ReadFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ReadFile")
+    }
 }
 
 /// A definition whose values are not asked for yet.
 #[derive(Debug)]
 pub struct Definitions {
     pub(crate) sources: Sources,
+    pub(crate) composed: Option<Composed>,
     surroundings: Surroundings,
     found: RefCell<BTreeMap<String, Value>>,
     /// Values that are being found, to tell circles.
     open: RefCell<BTreeSet<String>>,
     spent: Spent,
+    world: World,
+    /// What matrices make, once that is asked for.
+    matrices: RefCell<Option<Matrices>>,
 }
+
+/// What a matrix binds for one of its targets.
+pub(crate) type Bindings = Vec<(String, Value)>;
+/// Targets by name, with the blocks that make them by number.
+type Matrices = BTreeMap<String, Vec<(usize, Bindings)>>;
 
 /// A variable as a list shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +93,16 @@ impl Definitions {
     /// What is no definition.
     pub fn read(files: &[BakeFile], surroundings: Surroundings) -> Result<Self, BakeError> {
         let mut sources = Sources::default();
-        files.iter().try_for_each(|file| sources.add(file))?;
+        let mut services = Vec::new();
+        for file in files {
+            if sources.add(file)? == Format::Compose {
+                services.push(file);
+            }
+        }
+        let composed = match &services[..] {
+            [] => None,
+            services => Some(compose::read(services, &surroundings)?),
+        };
         for block in &sources.blocks {
             let known: &[&str] = match block.kind {
                 "variable" => &["default", "type", "description", "validation"],
@@ -70,11 +112,20 @@ impl Definitions {
             };
             unknown_attribute(block, known)?;
         }
+        let world = World {
+            home: surroundings.home.clone(),
+            now_seconds: surroundings.now_seconds,
+            seed: surroundings.seed,
+            ..World::default()
+        };
         let definitions = Self {
+            world,
             sources,
+            composed,
             surroundings,
             found: RefCell::default(),
             open: RefCell::default(),
+            matrices: RefCell::default(),
             spent: Spent::default(),
         };
         definitions.check_variables()?;
@@ -160,12 +211,15 @@ impl Definitions {
     }
 
     fn find_variable(&self, name: &str) -> Result<Option<Value>, ValueError> {
+        if let Some(value) = self.surroundings.builtin.get(name) {
+            return Ok(Some(value.as_str().into()));
+        }
         let is_variable = self.blocks("variable", Some(name)).next().is_some();
         if !is_variable {
             if let Some(attribute) = self.sources.globals.get(name) {
                 return Scope::new(self).source(&attribute.source).map(Some);
             }
-            return Ok(self.surroundings.builtin.get(name).map(|value| value.as_str().into()));
+            return Ok(None);
         }
         let kind = self.declared(name, "type").map(|it| Type::parse(&it.source)).transpose()?;
         let default = self.declared(name, "default");
@@ -174,8 +228,12 @@ impl Definitions {
             (Some(value), Some(kind)) => Some(kind.convert(value)?),
             (value, _) => value,
         };
+        let json = format!("{name}_JSON");
+        let is_other = self.blocks("variable", Some(&json)).next().is_some()
+            || self.surroundings.builtin.contains_key(&json);
         if let Some(kind) = &kind
-            && let Some(json) = self.outside(&format!("{name}_JSON"))
+            && !is_other
+            && let Some(json) = self.outside(&json)
         {
             let value = serde_json::from_str(json);
             let value = value.map_err(|error| ValueError::Call {
@@ -197,6 +255,46 @@ impl Definitions {
             }
             _ => Ok(Some(given.into())),
         }
+    }
+
+    /// The blocks whose matrix makes a target of this name, with what it binds.
+    fn of_matrix(&self, label: &str) -> Result<Vec<(&Block, Bindings)>, ValueError> {
+        let is_matrix = |block: &&Block| block.attributes.contains_key("matrix");
+        let blocks: Vec<&Block> = self.blocks("target", None).filter(is_matrix).collect();
+        let mut known = self.matrices.take();
+        if known.is_none() {
+            // A matrix that asks for targets of others finds none.
+            self.matrices.replace(Some(BTreeMap::new()));
+            let mut all: Matrices = BTreeMap::new();
+            for (at, block) in blocks.iter().enumerate() {
+                for (name, bindings) in self.combined(block)? {
+                    all.entry(name).or_default().push((at, bindings));
+                }
+            }
+            known = Some(all);
+        }
+        let found = known.as_ref().and_then(|all| all.get(label)).cloned().unwrap_or_default();
+        self.matrices.replace(known);
+        Ok(found.into_iter().map(|(at, bindings)| (blocks[at], bindings)).collect())
+    }
+
+    /// The targets that a matrix makes, with what it binds for each.
+    pub(crate) fn combined(&self, block: &Block) -> Result<Vec<(String, Bindings)>, ValueError> {
+        let Some(matrix) = block.attributes.get("matrix") else { return Ok(Vec::new()) };
+        let combinations = combinations(&Scope::new(self).source(&matrix.source)?)?;
+        let named = combinations.into_iter().map(|bindings| {
+            let bound: Vec<(&str, Value)> =
+                bindings.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+            let name = match block.attributes.get("name") {
+                Some(name) => {
+                    let find = &mut |scope: Scope<'_>| text(&scope.source(&name.source)?);
+                    Scope::new(self).with(&bound, find)?
+                }
+                None => block.label.clone(),
+            };
+            Ok((name, bindings))
+        });
+        named.collect()
     }
 
     fn outside(&self, name: &str) -> Option<&str> {
@@ -234,10 +332,28 @@ impl Names for Definitions {
         if kind != "target" && kind != "group" {
             return Ok(None);
         }
-        let found = self.blocks(kind, Some(label)).rev().find_map(|it| it.attributes.get(name));
-        let Some(attribute) = found else { return Ok(None) };
-        let key = format!("{kind}.{label}.{name}");
-        self.once(key, || Scope::new(self).source(&attribute.source).map(Some))
+        let of_matrix = if kind == "target" { self.of_matrix(label)? } else { Vec::new() };
+        let is_single = |block: &&Block| !block.attributes.contains_key("matrix");
+        let plain =
+            self.blocks(kind, Some(label)).filter(is_single).map(|block| (block, Vec::new()));
+        let blocks: Vec<(&Block, Bindings)> = plain.chain(of_matrix).collect();
+        if blocks.is_empty() {
+            return Ok(None);
+        }
+        let found = blocks.iter().rev().find_map(|(block, bindings)| {
+            Some((block.attributes.get(name)?, bindings)).filter(|_| name != "name")
+        });
+        let Some((attribute, bindings)) = found else {
+            let is_known = name == "inherits" || crate::target::kind_of(name).is_some();
+            let own = (name == "name").then(|| Value::from(label));
+            return Ok(own.or(is_known.then_some(Value::Null)));
+        };
+        let bindings: Vec<(&str, Value)> =
+            bindings.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        self.once(format!("{kind}.{label}.{name}"), || {
+            let find = &mut |scope: Scope<'_>| scope.source(&attribute.source);
+            Scope::new(self).with(&bindings, find).map(Some)
+        })
     }
 
     fn call(&self, name: &str, arguments: &[Value]) -> Result<Option<Value>, ValueError> {
@@ -267,6 +383,31 @@ impl Names for Definitions {
     fn spent(&self) -> &Spent {
         &self.spent
     }
+
+    fn world(&self) -> &World {
+        &self.world
+    }
+}
+
+/// Most combinations of a matrix.
+const MOST_COMBINATIONS: usize = 10_000;
+
+/// All combinations of a matrix; its first name changes fastest.
+fn combinations(axes: &Value) -> Result<Vec<Bindings>, ValueError> {
+    let mut all: Vec<Bindings> = vec![Vec::new()];
+    for (name, values) in object(axes)? {
+        let mut more = Vec::new();
+        for (_, value) in entries(values)? {
+            for one in &all {
+                if more.len() >= MOST_COMBINATIONS {
+                    return Err(ValueError::Budget);
+                }
+                more.push([&one[..], &[(name.clone(), value.clone())]].concat());
+            }
+        }
+        all = more;
+    }
+    Ok(all)
 }
 
 /// The names that a parameter list has; one name is a list.

@@ -31,9 +31,6 @@ pub enum ValueError {
         /// The name.
         name: String,
     },
-    /// A function of the standard library that is not here.
-    #[error("the function `{0}` is not supported")]
-    UnsupportedFunction(String),
     /// A value of the wrong type.
     #[error("{found} is not {wanted}")]
     Type {
@@ -81,9 +78,12 @@ pub enum BakeError {
         /// The parser's words.
         problem: String,
     },
-    /// A file of a format that is not supported.
-    #[error("{0}: Compose files are not supported as bake definitions")]
-    Compose(String),
+    /// A Compose file that cannot be used.
+    #[error(transparent)]
+    Compose(#[from] davit_composefile::ComposeError),
+    /// A Compose file without services.
+    #[error("{0}: the file has no services")]
+    NoService(String),
     /// A file that is too large.
     #[error("{0}: the file is larger than 1 MiB")]
     Large(String),
@@ -123,6 +123,14 @@ pub enum BakeError {
     /// A target that is built of itself.
     #[error("the target `{0}` is made of itself")]
     Cycle(String),
+    /// A target for platforms that what it is built of has not.
+    #[error("the target `{target}` has platforms that `{of}`, which it is built of, has not")]
+    Platforms {
+        /// The target.
+        target: String,
+        /// What it is built of.
+        of: String,
+    },
     /// `--set` that is not of its form.
     #[error("--set `{text}`: {problem}")]
     Override {

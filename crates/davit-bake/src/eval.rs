@@ -9,8 +9,9 @@ use hcl_edit::expr::{Expression, ForExpr, FuncCall, ObjectKey, Traversal, Traver
 use serde_json::{Map, Value};
 
 use crate::{
+    definitions::Type,
     error::ValueError,
-    functions,
+    functions::{self, World},
     source::Source,
     value::{boolean, entries, integer, object, text, weight, wrong},
 };
@@ -32,6 +33,8 @@ pub(crate) trait Names {
     fn call(&self, name: &str, arguments: &[Value]) -> Result<Option<Value>, ValueError>;
     /// What the evaluation has taken.
     fn spent(&self) -> &Spent;
+    /// What functions may know.
+    fn world(&self) -> &World;
 }
 
 /// What was taken of the budget.
@@ -42,7 +45,7 @@ pub(crate) struct Spent {
 }
 
 impl Spent {
-    fn take(&self, bytes: u64) -> Result<(), ValueError> {
+    pub(crate) fn take(&self, bytes: u64) -> Result<(), ValueError> {
         let spent = self.bytes.get().saturating_add(bytes);
         self.bytes.set(spent);
         if spent > BUDGET { Err(ValueError::Budget) } else { Ok(()) }
@@ -154,7 +157,7 @@ impl<'s> Scope<'s> {
             Expression::Bool(value) => Ok(Value::Bool(**value)),
             Expression::Number(value) => match (value.as_i64(), value.as_f64()) {
                 (Some(whole), _) => Ok(whole.into()),
-                (None, Some(float)) => crate::value::number(float),
+                (None, Some(float)) => crate::value::exact(float),
                 (None, None) => Err(ValueError::Number),
             },
             Expression::String(text) => {
@@ -202,6 +205,7 @@ impl<'s> Scope<'s> {
         }
         match name {
             "try" => return self.first_that_works(call),
+            "convert" => return self.converted(call),
             "can" => {
                 let all: Vec<_> = call.args.iter().map(|it| self.expression(it)).collect();
                 self.names.spent().take(0)?;
@@ -219,8 +223,24 @@ impl<'s> Scope<'s> {
         }
         let value = match self.names.call(name, &arguments)? {
             Some(value) => value,
-            None => functions::call(name, &arguments)?.ok_or_else(unknown)?,
+            None => {
+                let (world, spent) = (self.names.world(), self.names.spent());
+                let call = functions::Call { name, arguments: &arguments, world, spent };
+                functions::call(&call)?.ok_or_else(unknown)?
+            }
         };
+        self.take(&value)?;
+        Ok(value)
+    }
+
+    fn converted(self, call: &FuncCall) -> Result<Value, ValueError> {
+        let (Some(value), Some(kind), 2) = (call.args.get(0), call.args.get(1), call.args.len())
+        else {
+            let problem = "it takes a value and a type".to_owned();
+            return Err(ValueError::Call { function: "convert".to_owned(), problem });
+        };
+        let kind = Type::of_expression(kind)?;
+        let value = kind.convert(self.expression(value)?)?;
         self.take(&value)?;
         Ok(value)
     }

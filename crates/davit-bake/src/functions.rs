@@ -1,62 +1,210 @@
 //! Functions that every definition can call.
 
+mod data;
+mod digests;
+mod formats;
+mod lists;
+mod networks;
+mod numbers;
+mod patterns;
+mod sets;
 mod texts;
+mod times;
+mod versions;
 
-use serde_json::{Map, Value};
+use std::cell::Cell;
 
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use time::OffsetDateTime;
+
+pub(crate) use self::texts::cleaned;
 use crate::{
     error::ValueError,
-    value::{boolean, float, integer, list, number, object, text},
+    eval::Spent,
+    value::{float, integer, list, text},
 };
 
-/// Longest range.
-const MOST: usize = 100_000;
-/// Functions that buildx has and that are not here.
-const UNSUPPORTED: &[&str] = &[
-    "bcrypt",
-    "bytesslice",
-    "cidrhost",
-    "cidrnetmask",
-    "cidrsubnet",
-    "cidrsubnets",
-    "convert",
-    "csvdecode",
-    "formatdate",
-    "formatlist",
-    "formattimestamp",
-    "homedir",
-    "log",
-    "md5",
-    "regex",
-    "regexall",
-    "rsadecrypt",
-    "setproduct",
-    "setsymmetricdifference",
-    "sha1",
-    "timeadd",
-    "timestamp",
-    "unixtimestampparse",
-    "uuidv4",
-    "uuidv5",
+/// All functions, with how many arguments they take at least and at most.
+const FUNCTIONS: &[(&str, usize, usize)] = &[
+    ("absolute", 1, 1),
+    ("add", 2, 2),
+    ("and", 2, 2),
+    ("base64decode", 1, 1),
+    ("base64encode", 1, 1),
+    ("basename", 1, 1),
+    ("bcrypt", 1, 2),
+    ("byteslen", 1, 1),
+    ("bytesslice", 3, 3),
+    ("ceil", 1, 1),
+    ("chomp", 1, 1),
+    ("chunklist", 2, 2),
+    ("cidrhost", 2, 2),
+    ("cidrnetmask", 1, 1),
+    ("cidrsubnet", 3, 3),
+    ("cidrsubnets", 1, usize::MAX),
+    ("coalesce", 1, usize::MAX),
+    ("coalescelist", 1, usize::MAX),
+    ("compact", 1, 1),
+    ("concat", 1, usize::MAX),
+    ("contains", 2, 2),
+    ("csvdecode", 1, 1),
+    ("dirname", 1, 1),
+    ("distinct", 1, 1),
+    ("divide", 2, 2),
+    ("element", 2, 2),
+    ("equal", 2, 2),
+    ("flatten", 1, 1),
+    ("floor", 1, 1),
+    ("format", 1, usize::MAX),
+    ("formatdate", 2, 2),
+    ("formatlist", 1, usize::MAX),
+    ("formattimestamp", 2, 2),
+    ("greaterthan", 2, 2),
+    ("greaterthanorequalto", 2, 2),
+    ("hasindex", 2, 2),
+    ("homedir", 0, 0),
+    ("indent", 2, 2),
+    ("index", 2, 2),
+    ("indexof", 2, 2),
+    ("int", 1, 1),
+    ("join", 1, usize::MAX),
+    ("jsondecode", 1, 1),
+    ("jsonencode", 1, 1),
+    ("keys", 1, 1),
+    ("length", 1, 1),
+    ("lessthan", 2, 2),
+    ("lessthanorequalto", 2, 2),
+    ("log", 2, 2),
+    ("lookup", 3, 3),
+    ("lower", 1, 1),
+    ("max", 1, usize::MAX),
+    ("md5", 1, 1),
+    ("merge", 0, usize::MAX),
+    ("min", 1, usize::MAX),
+    ("modulo", 2, 2),
+    ("multiply", 2, 2),
+    ("negate", 1, 1),
+    ("not", 1, 1),
+    ("notequal", 2, 2),
+    ("or", 2, 2),
+    ("parseint", 2, 2),
+    ("pow", 2, 2),
+    ("range", 1, 3),
+    ("regex", 2, 2),
+    ("regex_replace", 3, 3),
+    ("regexall", 2, 2),
+    ("replace", 3, 3),
+    ("reverse", 1, 1),
+    ("reverselist", 1, 1),
+    ("rsadecrypt", 2, 2),
+    ("sanitize", 1, 1),
+    ("semvercmp", 2, 2),
+    ("sethaselement", 2, 2),
+    ("setintersection", 1, usize::MAX),
+    ("setproduct", 2, usize::MAX),
+    ("setsubtract", 2, 2),
+    ("setsymmetricdifference", 1, usize::MAX),
+    ("setunion", 1, usize::MAX),
+    ("sha1", 1, 1),
+    ("sha256", 1, 1),
+    ("sha512", 1, 1),
+    ("signum", 1, 1),
+    ("slice", 3, 3),
+    ("sort", 1, 1),
+    ("split", 2, 2),
+    ("strlen", 1, 1),
+    ("substr", 3, 3),
+    ("subtract", 2, 2),
+    ("timeadd", 2, 2),
+    ("timestamp", 0, 0),
+    ("title", 1, 1),
+    ("trim", 2, 2),
+    ("trimprefix", 2, 2),
+    ("trimspace", 1, 1),
+    ("trimsuffix", 2, 2),
+    ("unixtimestampparse", 1, 1),
+    ("upper", 1, 1),
+    ("urlencode", 1, 1),
+    ("uuidv4", 0, 0),
+    ("uuidv5", 2, 2),
+    ("values", 1, 1),
+    ("zipmap", 2, 2),
 ];
+/// Longest text that a replacement makes.
+const LONGEST: usize = 16 << 20;
+
+/// What functions may know of the world.
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    pub(crate) home: String,
+    pub(crate) now_seconds: i64,
+    pub(crate) seed: [u8; 32],
+    /// How often something random was drawn.
+    pub(crate) drawn: Cell<u64>,
+}
+
+impl World {
+    fn now(&self) -> Result<OffsetDateTime, ValueError> {
+        OffsetDateTime::from_unix_timestamp(self.now_seconds).map_err(|_| ValueError::Number)
+    }
+
+    fn random(&self) -> [u8; 16] {
+        let drawn = self.drawn.get();
+        self.drawn.set(drawn + 1);
+        let digest = Sha256::new().chain_update(self.seed).chain_update(drawn.to_le_bytes());
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest.finalize()[..16]);
+        bytes
+    }
+}
+
+/// A function with what it is called with.
+pub(crate) struct Call<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) arguments: &'a [Value],
+    pub(crate) world: &'a World,
+    pub(crate) spent: &'a Spent,
+}
+
+type Found = Result<Option<Value>, ValueError>;
 
 /// Calls a function; `None` if there is none of this name.
-pub(crate) fn call(name: &str, arguments: &[Value]) -> Result<Option<Value>, ValueError> {
-    if UNSUPPORTED.contains(&name) {
-        return Err(ValueError::UnsupportedFunction(name.to_owned()));
+pub(crate) fn call(call: &Call<'_>) -> Found {
+    let Some((_, least, most)) = FUNCTIONS.iter().find(|(name, ..)| *name == call.name) else {
+        return Ok(None);
+    };
+    if !(*least..=*most).contains(&call.arguments.len()) {
+        return Err(
+            call.wrong(format!("{} arguments are too many or too few", call.arguments.len()))
+        );
     }
-    let call = Call { name, arguments };
-    for group in [texts::texts, numbers, lists, objects] {
-        if let Some(value) = group(&call)? {
+    let groups = [
+        patterns::patterns,
+        texts::texts,
+        numbers::numbers,
+        lists::lists,
+        lists::objects,
+        sets::sets,
+        formats::formats,
+        data::data,
+        digests::digests,
+        networks::networks,
+        times::times,
+    ];
+    for group in groups {
+        if let Some(value) = group(call)? {
             return Ok(Some(value));
         }
     }
     Ok(None)
 }
 
-struct Call<'a> {
-    name: &'a str,
-    arguments: &'a [Value],
+fn bounded(call: &Call<'_>, count: usize, old: usize, new: usize) -> Result<(), ValueError> {
+    if count.saturating_mul(new).saturating_add(old) > LONGEST {
+        return Err(call.wrong("the result is too long"));
+    }
+    Ok(())
 }
 
 impl Call<'_> {
@@ -82,250 +230,5 @@ impl Call<'_> {
 
     fn list(&self, at: usize) -> Result<&[Value], ValueError> {
         list(self.get(at)?)
-    }
-}
-
-type Found = Result<Option<Value>, ValueError>;
-
-fn numbers(call: &Call<'_>) -> Found {
-    let pair = || Ok::<_, ValueError>((call.float(0)?, call.float(1)?));
-    let all = || call.arguments.iter().map(float).collect::<Result<Vec<_>, _>>();
-    let value = match call.name {
-        "add" => pair().and_then(|(a, b)| number(a + b))?,
-        "subtract" => pair().and_then(|(a, b)| number(a - b))?,
-        "multiply" => pair().and_then(|(a, b)| number(a * b))?,
-        "divide" => pair().and_then(|(a, b)| number(a / b))?,
-        "modulo" => pair().and_then(|(a, b)| number(a % b))?,
-        "pow" => pair().and_then(|(a, b)| number(a.powf(b)))?,
-        "absolute" => number(call.float(0)?.abs())?,
-        "negate" => number(-call.float(0)?)?,
-        "ceil" => number(call.float(0)?.ceil())?,
-        "floor" => number(call.float(0)?.floor())?,
-        "int" => number(call.float(0)?.trunc())?,
-        "signum" => match call.float(0)? {
-            0.0 => 0.into(),
-            value => number(value.signum())?,
-        },
-        "max" => number(all()?.into_iter().fold(f64::NEG_INFINITY, f64::max))?,
-        "min" => number(all()?.into_iter().fold(f64::INFINITY, f64::min))?,
-        "parseint" => {
-            let base = u32::try_from(call.whole(1)?).ok().filter(|base| (2..=36).contains(base));
-            let base = base.ok_or_else(|| call.wrong("the base is from 2 to 36"))?;
-            let parsed = i64::from_str_radix(&call.text(0)?, base);
-            parsed.map_err(|error| call.wrong(error.to_string()))?.into()
-        }
-        "greaterthan" => pair().map(|(a, b)| Value::Bool(a > b))?,
-        "greaterthanorequalto" => pair().map(|(a, b)| Value::Bool(a >= b))?,
-        "lessthan" => pair().map(|(a, b)| Value::Bool(a < b))?,
-        "lessthanorequalto" => pair().map(|(a, b)| Value::Bool(a <= b))?,
-        "equal" => Value::Bool(call.get(0)? == call.get(1)?),
-        "notequal" => Value::Bool(call.get(0)? != call.get(1)?),
-        "and" => Value::Bool(boolean(call.get(0)?)? && boolean(call.get(1)?)?),
-        "or" => Value::Bool(boolean(call.get(0)?)? || boolean(call.get(1)?)?),
-        "not" => Value::Bool(!boolean(call.get(0)?)?),
-        _ => return Ok(None),
-    };
-    Ok(Some(value))
-}
-
-#[allow(clippy::too_many_lines, reason = "one flat table")]
-fn lists(call: &Call<'_>) -> Found {
-    let own = |at| call.list(at).map(<[Value]>::to_vec);
-    let value = match call.name {
-        "length" => match call.get(0)? {
-            Value::Object(all) => all.len().into(),
-            other => list(other)?.len().into(),
-        },
-        "concat" => {
-            let all: Result<Vec<_>, _> = call.arguments.iter().map(list).collect();
-            Value::Array(all?.concat())
-        }
-        "contains" | "sethaselement" => Value::Bool(call.list(0)?.contains(call.get(1)?)),
-        "index" if call.get(0)?.is_array() => {
-            let at = usize::try_from(call.whole(1)?).ok();
-            let item = at.and_then(|at| call.list(0).ok()?.get(at));
-            item.cloned().ok_or_else(|| call.wrong("there is no such element"))?
-        }
-        "indexof" => {
-            let at = call.list(0)?.iter().position(|item| Some(item) == call.arguments.get(1));
-            at.ok_or_else(|| call.wrong("there is no such element"))?.into()
-        }
-        "element" => {
-            let (all, at) = (call.list(0)?, call.whole(1)?);
-            let count = i64::try_from(all.len()).unwrap_or(i64::MAX);
-            if count == 0 {
-                return Err(call.wrong("the list is empty"));
-            }
-            all[usize::try_from(at.rem_euclid(count)).unwrap_or(0)].clone()
-        }
-        "slice" => {
-            let (from, to) = (call.whole(1)?, call.whole(2)?);
-            let range = usize::try_from(from).ok().zip(usize::try_from(to).ok());
-            let part = range.and_then(|(from, to)| call.list(0).ok()?.get(from..to));
-            Value::Array(part.ok_or_else(|| call.wrong("there are not so many"))?.to_vec())
-        }
-        "reverse" | "reverselist" => own(0)?.into_iter().rev().collect(),
-        "distinct" => unique(call.list(0)?),
-        "compact" => {
-            let is_full = |item: &&Value| !item.is_null() && item.as_str() != Some("");
-            call.list(0)?.iter().filter(is_full).cloned().collect()
-        }
-        "sort" => {
-            let mut all: Vec<String> = call.list(0)?.iter().map(text).collect::<Result<_, _>>()?;
-            all.sort();
-            all.into()
-        }
-        "flatten" => {
-            let mut flat = Vec::new();
-            flatten(call.list(0)?, &mut flat);
-            Value::Array(flat)
-        }
-        "chunklist" => {
-            let size = usize::try_from(call.whole(1)?).ok().filter(|size| *size > 0);
-            let size = size.ok_or_else(|| call.wrong("a chunk has elements"))?;
-            call.list(0)?.chunks(size).map(|part| Value::Array(part.to_vec())).collect()
-        }
-        "coalesce" => {
-            let first = call.arguments.iter().find(|value| !value.is_null());
-            first.cloned().ok_or_else(|| call.wrong("all are null"))?
-        }
-        "coalescelist" => {
-            let is_full = |value: &&Value| value.as_array().is_some_and(|all| !all.is_empty());
-            let first = call.arguments.iter().find(is_full);
-            first.cloned().ok_or_else(|| call.wrong("all are empty"))?
-        }
-        "setunion" => {
-            let all: Result<Vec<_>, _> = call.arguments.iter().map(list).collect();
-            sorted_set(unique(&all?.concat()))
-        }
-        "setintersection" => {
-            let mut all = own(0)?;
-            for other in call.arguments.iter().skip(1) {
-                let other = list(other)?;
-                all.retain(|item| other.contains(item));
-            }
-            sorted_set(unique(&all))
-        }
-        "setsubtract" => {
-            let (mut all, other) = (own(0)?, call.list(1)?);
-            all.retain(|item| !other.contains(item));
-            sorted_set(unique(&all))
-        }
-        "range" => range(call)?,
-        _ => return Ok(None),
-    };
-    Ok(Some(value))
-}
-
-fn objects(call: &Call<'_>) -> Found {
-    let sorted = |at| call.get(at).and_then(crate::value::entries);
-    let value = match call.name {
-        "keys" => sorted(0)?.into_iter().map(|(key, _)| key).collect(),
-        "values" => sorted(0)?.into_iter().map(|(_, value)| value).collect(),
-        "lookup" => {
-            let found = object(call.get(0)?)?.get(&call.text(1)?);
-            found.or(call.arguments.get(2)).cloned().ok_or_else(|| call.wrong("no such key"))?
-        }
-        "hasindex" => match (call.get(0)?, call.get(1)?) {
-            (Value::Object(all), key) => Value::Bool(all.contains_key(&text(key)?)),
-            (all, key) => {
-                let (all, at) = (list(all)?, integer(key)?);
-                Value::Bool(usize::try_from(at).is_ok_and(|at| at < all.len()))
-            }
-        },
-        "index" => {
-            let found = object(call.get(0)?)?.get(&call.text(1)?);
-            found.cloned().ok_or_else(|| call.wrong("no such key"))?
-        }
-        "merge" => {
-            let mut all = Map::new();
-            for one in call.arguments.iter().filter(|one| !one.is_null()) {
-                all.extend(object(one)?.clone());
-            }
-            Value::Object(all)
-        }
-        "zipmap" => {
-            let (keys, values) = (call.list(0)?, call.list(1)?);
-            if keys.len() != values.len() {
-                return Err(call.wrong("there are not as many keys as values"));
-            }
-            let keys: Vec<String> = keys.iter().map(text).collect::<Result<_, _>>()?;
-            Value::Object(keys.into_iter().zip(values.iter().cloned()).collect())
-        }
-        "semvercmp" => versions(call)?,
-        _ => return Ok(None),
-    };
-    Ok(Some(value))
-}
-
-fn range(call: &Call<'_>) -> Result<Value, ValueError> {
-    let (from, to, step) = match call.arguments.len() {
-        1 => (0.0, call.float(0)?, None),
-        2 => (call.float(0)?, call.float(1)?, None),
-        _ => (call.float(0)?, call.float(1)?, Some(call.float(2)?)),
-    };
-    let step = step.unwrap_or(if to < from { -1.0 } else { 1.0 });
-    if step == 0.0 || (to - from) * step < 0.0 {
-        return Err(call.wrong("the step leads nowhere"));
-    }
-    let mut all = Vec::new();
-    let mut at = from;
-    while (step > 0.0 && at < to) || (step < 0.0 && at > to) {
-        if all.len() >= MOST {
-            return Err(call.wrong("the range is too long"));
-        }
-        all.push(number(at)?);
-        at += step;
-    }
-    Ok(Value::Array(all))
-}
-
-/// Compares a version with a constraint as `>= 1.2.3`.
-fn versions(call: &Call<'_>) -> Result<Value, ValueError> {
-    let parse = |text: &str| {
-        let text = text.trim().trim_start_matches('v');
-        let core = text.split(['-', '+']).next().unwrap_or("");
-        let parts: Result<Vec<u64>, _> = core.split('.').map(str::parse).collect();
-        let mut parts = parts.map_err(|_| call.wrong(format!("`{text}` is no version")))?;
-        parts.resize(3, 0);
-        Ok::<_, ValueError>(parts)
-    };
-    let (version, constraint) = (parse(&call.text(0)?)?, call.text(1)?);
-    let mut holds = true;
-    for one in constraint.split(',').map(str::trim) {
-        let digits = one.trim_start_matches(['<', '>', '=', '!']);
-        let order = version.cmp(&parse(digits)?);
-        holds &= match &one[..one.len() - digits.len()] {
-            "" | "=" => order.is_eq(),
-            "!=" => order.is_ne(),
-            ">" => order.is_gt(),
-            ">=" => order.is_ge(),
-            "<" => order.is_lt(),
-            "<=" => order.is_le(),
-            other => return Err(call.wrong(format!("there is no comparison `{other}`"))),
-        };
-    }
-    Ok(Value::Bool(holds))
-}
-
-fn unique(all: &[Value]) -> Value {
-    let mut seen = std::collections::HashSet::new();
-    all.iter().filter(|item| seen.insert(item.to_string())).cloned().collect()
-}
-
-/// Sets have the order of their elements.
-fn sorted_set(set: Value) -> Value {
-    let Value::Array(mut all) = set else { return set };
-    all.sort_by_key(|item| text(item).unwrap_or_default());
-    Value::Array(all)
-}
-
-/// Values are no deeper than expressions are, which bounds the depth.
-fn flatten(all: &[Value], flat: &mut Vec<Value>) {
-    for item in all {
-        match item {
-            Value::Array(inner) => flatten(inner, flat),
-            other => flat.push(other.clone()),
-        }
     }
 }

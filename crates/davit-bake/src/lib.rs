@@ -1,4 +1,4 @@
-//! Bake definitions: HCL and JSON files to resolved build targets.
+//! Bake definitions: HCL, JSON and Compose files to resolved build targets.
 //!
 //! [`Definitions::read`] takes the texts of files and what they may know of the world;
 //! [`Definitions::resolve`] gives the targets. Nothing here reads a file, the environment or the
@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod compose;
 mod definitions;
 mod error;
 mod eval;
@@ -23,7 +24,7 @@ mod value;
 mod words;
 
 pub use self::{
-    definitions::{Definitions, Surroundings, Variable},
+    definitions::{Definitions, ReadFile, ReadFn, Surroundings, Variable},
     error::{BakeError, Place, ValueError},
     resolve::{Group, Listed, Plan},
     source::BakeFile,

@@ -1,22 +1,27 @@
 //! Which targets are built: groups, parents, matrices and links between targets.
 
+mod pattern;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
+use self::pattern::matches;
 use crate::{
     definitions::{Definitions, located, unknown_attribute},
     error::{BakeError, ValueError},
     eval::Scope,
     source::Block,
     target::{ATTRIBUTES, Override, Target},
-    value::{entries, list, text},
+    value::{list, text},
 };
 
 /// Most targets of a definition, those of matrices included.
 const MOST_TARGETS: usize = 10_000;
 /// What names another target as a context.
 const LINK: &str = "target:";
+/// The variable that is an argument of each target.
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 /// Targets and groups that were asked for.
 #[derive(Clone, Debug, Default)]
@@ -156,14 +161,34 @@ impl Definitions {
         for name in found {
             resolver.link(&name, &mut plan, &mut Vec::new())?;
         }
+        if let Some(time) = environment(EPOCH).filter(|time| !time.is_empty()) {
+            for target in plan.targets.values_mut() {
+                if target.pairs("args").iter().all(|(name, _)| name != EPOCH) {
+                    target.entry("args", EPOCH, &time);
+                }
+            }
+        }
         Ok(plan)
     }
 
     fn all(&self) -> Result<All, BakeError> {
         let mut all = All { targets: BTreeMap::new(), groups: BTreeMap::new() };
-        let mut count = 0;
+        let mut count = 0_usize;
+        if let Some(composed) = &self.composed {
+            for (name, target) in composed {
+                let raw = Raw { inherits: Vec::new(), target: target.clone() };
+                all.targets.insert(name.clone(), raw);
+            }
+            let targets = composed.keys().cloned().collect();
+            all.groups.insert("default".to_owned(), Group { description: None, targets });
+        }
+        let mut renamed: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for block in self.blocks("target", None) {
-            for (name, raw) in self.expand(block, &mut all)? {
+            for (name, raw) in self.expand(block)? {
+                let names = renamed.entry(&block.label).or_default();
+                if !names.contains(&name) {
+                    names.push(name.clone());
+                }
                 count += 1;
                 if count > MOST_TARGETS {
                     return Err(BakeError::Many(MOST_TARGETS));
@@ -176,6 +201,10 @@ impl Definitions {
             }
         }
         for block in self.blocks("group", None) {
+            if let Some(matrix) = block.attributes.get("matrix") {
+                let problem = ValueError::Invalid("only targets have a matrix".to_owned());
+                return located("matrix", matrix, Err(problem));
+            }
             let value = |name: &str| {
                 let attribute = block.attributes.get(name);
                 attribute.map(|it| self.value_of(name, it)).transpose()
@@ -189,11 +218,17 @@ impl Definitions {
                 group.description = description.as_str().map(str::to_owned);
             }
         }
+        for (label, targets) in renamed {
+            if targets != [label] {
+                let group = Group { description: None, targets };
+                all.groups.entry(label.to_owned()).or_insert(group);
+            }
+        }
         Ok(all)
     }
 
     /// The targets that a block defines: one, or one for each combination of its matrix.
-    fn expand(&self, block: &Block, all: &mut All) -> Result<Vec<(String, Raw)>, BakeError> {
+    fn expand(&self, block: &Block) -> Result<Vec<(String, Raw)>, BakeError> {
         let names: Vec<&str> = ATTRIBUTES.iter().map(|(name, ..)| *name).collect();
         unknown_attribute(block, &[&names[..], &["inherits", "matrix", "name"]].concat())?;
         let Some(matrix) = block.attributes.get("matrix") else {
@@ -204,25 +239,18 @@ impl Definitions {
             check_name(block, &block.label)?;
             return Ok(vec![(block.label.clone(), self.raw(block, &[])?)]);
         };
-        let axes = self.value_of("matrix", matrix)?;
-        let combinations = located("matrix", matrix, combinations(&axes))?;
-        let mut expanded = Vec::new();
-        for bindings in &combinations {
+        let combined = located("matrix", matrix, self.combined(block))?;
+        let mut expanded: Vec<(String, Raw)> = Vec::new();
+        for (name, bindings) in combined {
             let bindings: Vec<(&str, Value)> =
                 bindings.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-            let name = block.attributes.get("name").ok_or_else(|| BakeError::Value {
-                place: matrix.place.clone(),
-                name: "matrix".to_owned(),
-                source: ValueError::Invalid("the target needs a `name`".to_owned()),
-            })?;
-            let value =
-                Scope::new(self).with(&bindings, &mut |scope| text(&scope.source(&name.source)?));
-            let value = located("name", name, value)?;
-            check_name(block, &value)?;
-            expanded.push((value, self.raw(block, &bindings)?));
+            check_name(block, &name)?;
+            if expanded.iter().any(|(other, _)| *other == name) {
+                let problem = ValueError::Invalid(format!("two targets have the name `{name}`"));
+                return located("matrix", matrix, Err(problem));
+            }
+            expanded.push((name, self.raw(block, &bindings)?));
         }
-        let targets = expanded.iter().map(|(name, _)| name.clone()).collect();
-        all.groups.insert(block.label.clone(), Group { description: None, targets });
         Ok(expanded)
     }
 
@@ -274,15 +302,18 @@ impl Resolver<'_> {
         plan: &mut Plan,
         seen: &mut BTreeSet<String>,
     ) -> Result<(), BakeError> {
-        let Some(group) = self.all.groups.get(name) else {
+        let group = self.all.groups.get(name).filter(|_| seen.insert(name.to_owned()));
+        let Some(group) = group else {
+            // A group that is there already may name the target of its own name.
+            let is_target = self.all.targets.contains_key(name);
+            if !is_target && self.all.groups.contains_key(name) {
+                return Ok(());
+            }
             if !plan.targets.contains_key(name) {
                 plan.targets.insert(name.to_owned(), self.target(name)?);
             }
             return Ok(());
         };
-        if !seen.insert(name.to_owned()) {
-            return Ok(());
-        }
         plan.groups.insert(name.to_owned(), group.clone());
         group.targets.iter().try_for_each(|name| self.add(name, plan, seen))
     }
@@ -344,6 +375,7 @@ impl Resolver<'_> {
                 plan.linked.insert(other.clone());
             }
             self.link(&other, plan, open)?;
+            check_platforms(name, &other, plan)?;
             let needed = plan.targets.get(&other).map(|it| it.words("entitlements"));
             if let (Some(needed), Some(target)) = (needed, plan.targets.get_mut(name)) {
                 let known = target.words("entitlements");
@@ -357,6 +389,17 @@ impl Resolver<'_> {
         open.pop();
         Ok(())
     }
+}
+
+/// A target is built for no platform that what it is built of has not.
+fn check_platforms(name: &str, other: &str, plan: &Plan) -> Result<(), BakeError> {
+    let platforms =
+        |name: &str| plan.targets.get(name).map(|it| it.words("platforms")).unwrap_or_default();
+    let (own, others) = (platforms(name), platforms(other));
+    if own.len() > 1 && others.len() > 1 && own.iter().any(|it| !others.contains(it)) {
+        return Err(BakeError::Platforms { target: name.to_owned(), of: other.to_owned() });
+    }
+    Ok(())
 }
 
 fn texts(value: &Value) -> Result<Vec<String>, ValueError> {
@@ -373,49 +416,4 @@ fn check_name(block: &Block, name: &str) -> Result<(), BakeError> {
     }
     let problem = format!("`{name}` is not a target's name: letters, digits, - and _");
     Err(BakeError::Syntax { place: block.place.clone(), problem })
-}
-
-/// All combinations of a matrix; its first name changes fastest.
-fn combinations(axes: &Value) -> Result<Vec<Vec<(String, Value)>>, ValueError> {
-    let mut all: Vec<Vec<(String, Value)>> = vec![Vec::new()];
-    for (name, values) in crate::value::object(axes)? {
-        let mut more = Vec::new();
-        for (_, value) in entries(values)? {
-            for one in &all {
-                if more.len() >= MOST_TARGETS {
-                    return Err(ValueError::Budget);
-                }
-                more.push([&one[..], &[(name.clone(), value.clone())]].concat());
-            }
-        }
-        all = more;
-    }
-    Ok(all)
-}
-
-/// Whether a name is what a pattern with `*` and `?` means.
-fn matches(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<char>, Vec<char>) =
-        (pattern.chars().collect(), name.chars().collect());
-    let (mut at, mut from, mut star, mut resume) = (0, 0, None, 0);
-    while from < name.len() {
-        match pattern.get(at) {
-            Some('*') => {
-                star = Some(at);
-                resume = from;
-                at += 1;
-            }
-            Some(letter) if *letter == '?' || *letter == name[from] => {
-                at += 1;
-                from += 1;
-            }
-            _ => {
-                let Some(star) = star else { return false };
-                at = star + 1;
-                resume += 1;
-                from = resume;
-            }
-        }
-    }
-    pattern[at..].iter().all(|letter| *letter == '*')
 }

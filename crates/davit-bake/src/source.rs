@@ -9,7 +9,10 @@ use hcl_edit::{
 };
 use serde_json::Value;
 
-use crate::error::{BakeError, Place};
+use crate::{
+    compose,
+    error::{BakeError, Place},
+};
 
 /// Largest file in bytes.
 const FILE_LIMIT: usize = 1 << 20;
@@ -25,6 +28,15 @@ pub struct BakeFile {
     pub name: String,
     /// What is in it.
     pub text: String,
+}
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// HCL or JSON.
+    Blocks,
+    /// A Compose file, which is read with the others of its kind.
+    Compose,
 }
 
 /// An expression of either format.
@@ -61,23 +73,25 @@ pub(crate) struct Sources {
 
 impl Sources {
     /// Reads one more file.
-    pub(crate) fn add(&mut self, file: &BakeFile) -> Result<(), BakeError> {
-        self.add_any(file)?;
+    pub(crate) fn add(&mut self, file: &BakeFile) -> Result<Format, BakeError> {
+        let format = self.add_any(file)?;
         let is_too_long = self.blocks.len() > MOST_BLOCKS;
-        if is_too_long { Err(BakeError::Many(MOST_BLOCKS)) } else { Ok(()) }
+        if is_too_long { Err(BakeError::Many(MOST_BLOCKS)) } else { Ok(format) }
     }
 
-    fn add_any(&mut self, file: &BakeFile) -> Result<(), BakeError> {
+    fn add_any(&mut self, file: &BakeFile) -> Result<Format, BakeError> {
         if file.text.len() > FILE_LIMIT {
             return Err(BakeError::Large(file.name.clone()));
         }
         let name: Arc<str> = file.name.as_str().into();
-        let is = |suffix| file.name.ends_with(suffix);
-        if is(".yml") || is(".yaml") {
-            return Err(BakeError::Compose(file.name.clone()));
+        let is = |suffix: &str| file.name.to_ascii_lowercase().ends_with(suffix);
+        let tells = [".hcl", ".json"].into_iter().any(is);
+        if is(".yml") || is(".yaml") || (!tells && compose::is_compose(file)) {
+            return Ok(Format::Compose);
         }
         if is(".json") || (!is(".hcl") && file.text.trim_start().starts_with('{')) {
-            return self.add_json(&name, &file.text);
+            self.add_json(&name, &file.text)?;
+            return Ok(Format::Blocks);
         }
         let body = hcl_edit::parser::parse_body(&file.text).map_err(|error| {
             let place = Place { file: Arc::clone(&name), line: error.location().line() };
@@ -98,7 +112,7 @@ impl Sources {
                 }
             }
         }
-        Ok(())
+        Ok(Format::Blocks)
     }
 
     fn add_json(&mut self, name: &Arc<str>, text: &str) -> Result<(), BakeError> {

@@ -116,6 +116,29 @@ impl Target {
         pairs
     }
 
+    /// Replaces contexts by what `below` makes of them; `None` leaves one.
+    ///
+    /// # Errors
+    /// That of `below`.
+    pub fn rebase(
+        &mut self,
+        below: &dyn Fn(&str) -> Result<Option<String>, String>,
+    ) -> Result<(), String> {
+        for (name, value) in &mut self.values {
+            let contexts: Vec<&mut Value> = match (name.as_str(), value) {
+                ("context", value) => vec![value],
+                ("contexts", Value::Object(all)) => all.values_mut().collect(),
+                _ => continue,
+            };
+            for context in contexts {
+                if let Some(new) = below(context.as_str().unwrap_or_default())? {
+                    *context = new.into();
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The target in the form of buildx's `bake --print`.
     #[must_use]
     pub fn to_json(&self) -> Value {
@@ -123,10 +146,20 @@ impl Target {
         for (name, ..) in ATTRIBUTES {
             let Some(value) = self.values.get(*name) else { continue };
             let mut value = value.clone();
+            match *name {
+                "context" => value = shown_context(value),
+                "attest" => value.as_array_mut().into_iter().flatten().for_each(show_disabled),
+                "resources" => value = shown_resources(&value),
+                _ => {}
+            }
             if ESCAPED.contains(name) {
                 escape(&mut value);
             }
-            sort_keys(&mut value);
+            match *name {
+                "resources" => {}
+                "secret" => value.as_array_mut().into_iter().flatten().for_each(order_secret),
+                _ => sort_keys(&mut value),
+            }
             let is_empty = match &value {
                 Value::Array(all) => all.is_empty(),
                 Value::Object(all) => all.is_empty(),
@@ -176,7 +209,7 @@ impl Target {
         for value in self.values.values_mut() {
             if let Value::Array(all) = value {
                 let mut seen = std::collections::HashSet::new();
-                all.retain(|item| seen.insert(item.to_string()));
+                all.retain(|item| item.as_str() != Some("") && seen.insert(item.to_string()));
             }
         }
         if let Some(Value::Object(contexts)) = self.values.get_mut("contexts") {
@@ -190,7 +223,7 @@ impl Target {
         all.as_array_mut().into_iter().for_each(|all| all.extend(more.clone()));
     }
 
-    fn entry(&mut self, name: &str, key: &str, value: &str) {
+    pub(crate) fn entry(&mut self, name: &str, key: &str, value: &str) {
         let all = self.values.entry(name).or_insert_with(|| Value::Object(Map::new()));
         if let Value::Object(all) = all {
             all.insert(key.to_owned(), value.into());
@@ -207,8 +240,10 @@ fn latest_attestations(value: Option<&mut Value>) {
     let Some(Value::Array(all)) = value else { return };
     let mut latest: Vec<Value> = Vec::new();
     for item in all.drain(..) {
-        latest.retain(|other| other.get("type") != item.get("type"));
-        latest.push(item);
+        match latest.iter_mut().find(|other| other.get("type") == item.get("type")) {
+            Some(other) => *other = item,
+            None => latest.push(item),
+        }
     }
     *all = latest;
 }
@@ -231,14 +266,15 @@ fn shaped(kind: Kind, value: &Value) -> Result<Value, ValueError> {
             let full = list(value)?.iter().filter(|item| {
                 !item.is_null() && item.as_str().is_none_or(|item| !item.trim().is_empty())
             });
-            full.map(|item| shaped_entry(entry, item)).collect()
+            let all = full.map(|item| shaped_entry(entry, item)).collect::<Result<Vec<_>, _>>()?;
+            Ok(all.into_iter().flatten().collect())
         }
     }
 }
 
-fn shaped_entry(entry: Entry, item: &Value) -> Result<Value, ValueError> {
+fn shaped_entry(entry: Entry, item: &Value) -> Result<Vec<Value>, ValueError> {
     let Value::Object(fields) = item else {
-        return text(item).map(|word| Value::Object(words::parse(entry, &word)));
+        return text(item).map(|word| words::parse_all(entry, &word));
     };
     let full = fields.iter().filter(|(_, value)| !value.is_null());
     let pairs = full.map(|(key, value)| match value {
@@ -250,7 +286,66 @@ fn shaped_entry(entry: Entry, item: &Value) -> Result<Value, ValueError> {
     });
     let fields = pairs.collect::<Result<Map<_, _>, _>>()?;
     // As the words are read later: no name or value holds further fields.
-    Ok(Value::Object(words::parse(entry, &words::write(entry, &fields))))
+    Ok(vec![Value::Object(words::parse(entry, &words::write(entry, &fields)))])
+}
+
+/// A local context without what changes nothing.
+fn shown_context(context: Value) -> Value {
+    let text = context.as_str().unwrap_or_default();
+    if let Some(path) = text.strip_prefix("cwd://") {
+        return crate::functions::cleaned(path).into();
+    }
+    if is_remote(text) { context } else { crate::functions::cleaned(text).into() }
+}
+
+/// Whether a context is none of this machine's directories.
+fn is_remote(text: &str) -> bool {
+    text.contains("://") || text.starts_with("git@") || text.starts_with("github.com/")
+}
+
+/// An attestation is disabled by a bool.
+fn show_disabled(attestation: &mut Value) {
+    let Some(fields) = attestation.as_object_mut() else { return };
+    match fields.shift_remove("disabled").as_ref().and_then(Value::as_str) {
+        Some("true" | "1") => {
+            fields.insert("disabled".to_owned(), true.into());
+        }
+        Some("false" | "0") | None => {}
+        Some(other) => {
+            fields.insert("disabled".to_owned(), other.into());
+        }
+    }
+}
+
+/// Limits in their own order, counts as numbers.
+fn shown_resources(limits: &Value) -> Value {
+    let keys = [
+        "memory",
+        "memory-swap",
+        "cpu-shares",
+        "cpu-period",
+        "cpu-quota",
+        "cpuset-cpus",
+        "cpuset-mems",
+    ];
+    let shown = keys.iter().filter_map(|key| {
+        let value = limits.get(key)?;
+        let number = value.as_str().and_then(|text| text.parse::<i64>().ok());
+        let number = number.filter(|_| key.starts_with("cpu-"));
+        Some(((*key).to_owned(), number.map_or_else(|| value.clone(), Value::from)))
+    });
+    Value::Object(shown.collect())
+}
+
+/// The name of a secret comes first.
+fn order_secret(secret: &mut Value) {
+    let Some(fields) = secret.as_object_mut() else { return };
+    fields.sort_keys();
+    for key in ["env", "src", "id"] {
+        if let Some(value) = fields.shift_remove(key) {
+            fields.shift_insert(0, key.to_owned(), value);
+        }
+    }
 }
 
 fn escape(value: &mut Value) {

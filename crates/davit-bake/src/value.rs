@@ -7,8 +7,14 @@ use crate::error::ValueError;
 /// Largest integer that a float holds exactly.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// The number, as an integer where it is one.
+/// What arithmetic gave, as an integer where it is one, else with the digits that are sure.
 pub(crate) fn number(value: f64) -> Result<Value, ValueError> {
+    let is_whole = value.fract() == 0.0 || !value.is_finite();
+    exact(if is_whole { value } else { format!("{value:.14e}").parse().unwrap_or(value) })
+}
+
+/// The number, as an integer where it is one.
+pub(crate) fn exact(value: f64) -> Result<Value, ValueError> {
     if value.fract() == 0.0 && value.abs() <= EXACT {
         #[allow(clippy::cast_possible_truncation, reason = "it is whole and within i64")]
         return Ok((value as i64).into());
@@ -47,6 +53,59 @@ fn number_text(value: &serde_json::Number) -> String {
         (None, Some(float)) => float.to_string(),
         _ => value.to_string(),
     }
+}
+
+/// The value as JSON with its keys in order, and with what HTML takes for its own escaped.
+pub(crate) fn encoded(value: &Value) -> String {
+    match value {
+        Value::String(text) => Value::from(text.as_str())
+            .to_string()
+            .replace('<', "\\u003c")
+            .replace('>', "\\u003e")
+            .replace('&', "\\u0026")
+            .replace('\u{2028}', "\\u2028")
+            .replace('\u{2029}', "\\u2029"),
+        Value::Number(number) => number_text(number),
+        Value::Array(all) => {
+            format!("[{}]", all.iter().map(encoded).collect::<Vec<_>>().join(","))
+        }
+        Value::Object(all) => {
+            let mut all: Vec<_> = all.iter().collect();
+            all.sort_by_key(|(key, _)| *key);
+            let pairs = all.into_iter().map(|(key, value)| {
+                format!("{}:{}", encoded(&key.as_str().into()), encoded(value))
+            });
+            format!("{{{}}}", pairs.collect::<Vec<_>>().join(","))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Whether two values are the same; a number has one form.
+pub(crate) fn equal(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Number(one), Value::Number(other)) => one.as_f64() == other.as_f64(),
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| equal(one, other))
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            let is_same = |(key, value): (&String, &Value)| {
+                other.get(key).is_some_and(|other| equal(value, other))
+            };
+            one.len() == other.len() && one.iter().all(is_same)
+        }
+        _ => one == other,
+    }
+}
+
+/// A set in its order: of numbers by size, else of texts.
+pub(crate) fn in_order(set: Value) -> Value {
+    let Value::Array(mut all) = set else { return set };
+    all.sort_by(|one, other| match (one.as_f64(), other.as_f64()) {
+        (Some(one), Some(other)) => one.total_cmp(&other),
+        _ => text(one).unwrap_or_default().cmp(&text(other).unwrap_or_default()),
+    });
+    Value::Array(all)
 }
 
 pub(crate) fn boolean(value: &Value) -> Result<bool, ValueError> {

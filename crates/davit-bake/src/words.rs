@@ -31,6 +31,15 @@ pub(crate) fn fields(text: &str) -> Vec<String> {
     all
 }
 
+/// A word of `davit build` to objects: caches that are only names may be several.
+pub(crate) fn parse_all(entry: Entry, word: &str) -> Vec<Value> {
+    let names = fields(word);
+    if entry == Entry::Cache && names.len() > 1 && names.iter().all(|name| !name.contains('=')) {
+        return names.iter().map(|name| Value::Object(parse(entry, name))).collect();
+    }
+    vec![Value::Object(parse(entry, word))]
+}
+
 /// A word of `davit build` to an object.
 pub(crate) fn parse(entry: Entry, word: &str) -> Map<String, Value> {
     let mut object = Map::new();

@@ -1,54 +1,61 @@
 //! One build from beginning to end.
 
+pub(crate) mod at;
 pub(crate) mod call;
 mod context;
+pub(crate) mod drafts;
 mod epoch;
+mod found;
+mod made;
 mod remote;
+mod repeat;
 
 use std::{
     collections::BTreeMap,
-    path::Path,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
 };
 
 use davit_dockerfile::{Dockerfile, ParseError};
-use davit_image::{Digest, Timestamp};
+use davit_image::{Descriptor, DiffId, Digest, ImageId, Manifest};
 use davit_snapshot::Snapshots;
 use davit_store::{Lease, Store, StoredDocument};
 
 use self::{
+    at::At,
     call::CallEnvironment,
     context::{main_ignore, open_contexts, read_tar_context},
+    drafts::{Drafting, Drafts},
     remote::read_remote,
 };
 use crate::{
-    BaseImages, BuildEvent, BuildOutcome, BuildRequest, BuiltLayer, CachePolicy, EventSink,
+    BaseImages, BuildEvent, BuildOutcome, BuildRequest, CachePolicy, EventSink, Repeat,
     SharedCache, Sources, StepId, StepInfo,
     cache::{Cache, ImageRecord},
     checks::Checks,
-    definition::components,
     error::{BuildError, BuildErrorKind, Excerpt},
-    executor::execute,
     frontend,
-    image::{Image, assemble},
     inputs::{Inputs, fetch_sources},
-    layers::Layers,
-    log::BuildLog,
     plan::{
-        NodeId, Op, Plan, Target,
+        NodeId, Op, Plan,
         platforms::{self, Asked},
     },
+    provenance::{Origins, Provenance, gather},
     request::ContextSource,
     run::{
         RunSettings,
-        network::{FindNetwork, StepNetworks},
+        console::Console,
+        network::{FindNetwork, JoinedNetwork},
     },
-    step::{Done, Session, store_failed},
+    step::store_failed,
 };
+
+/// Takes note of layers; called from several threads, each layer perhaps several times, and must be
+/// quick.
+pub type FinalLayers<'b> = &'b (dyn Fn(&[DiffId]) + Sync);
 
 /// What a build works with.
 #[derive(Clone, Copy)]
@@ -70,10 +77,16 @@ pub struct BuildEnvironment<'b, 's> {
     pub run: &'b RunSettings,
     /// The network of commands.
     pub network: FindNetwork<'b>,
+    /// The container's for those that are to be in one's.
+    pub joined: Option<&'b JoinedNetwork>,
+    /// Told of layers of the images, bottom first, as they become final.
+    pub finals: Option<FinalLayers<'b>>,
     /// Where events go.
     pub events: EventSink<'b>,
     /// Set by another thread to cancel.
     pub cancelled: &'b AtomicBool,
+    /// Who looks at the file system of a step that failed.
+    pub on_error: Option<&'b dyn Console>,
 }
 
 impl<'b, 's> BuildEnvironment<'b, 's> {
@@ -100,45 +113,125 @@ pub fn build(
     request: &mut BuildRequest,
     environment: &BuildEnvironment<'_, '_>,
 ) -> Result<Vec<Built>, BuildError> {
-    build_whole(request, environment).map_err(|error| {
-        // Whatever was given up for it.
-        let cancelled = environment.cancelled.load(Ordering::Relaxed);
-        if cancelled { BuildError::new(BuildErrorKind::Cancelled) } else { error }
-    })
+    match build_whole(request, environment, None) {
+        Ok(Reached::Images(images)) => Ok(images),
+        Ok(Reached::Exited(_)) => unreachable!("only a command gives an exit code"),
+        Err(error) => Err(or_cancelled(error, environment)),
+    }
+}
+
+/// Builds up to a place, and runs a command in what there is then; yields its exit code. What it
+/// changes is thrown away.
+///
+/// Blocks until done.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_at(
+    request: &mut BuildRequest,
+    environment: &BuildEnvironment<'_, '_>,
+    at: (&At, &dyn Console),
+) -> Result<i32, BuildError> {
+    match build_whole(request, environment, Some(at)) {
+        Ok(Reached::Exited(code)) => Ok(code),
+        Ok(Reached::Images(_)) => unreachable!("a command gives an exit code"),
+        Err(error) => Err(or_cancelled(error, environment)),
+    }
+}
+
+/// What a build that was given up says, whatever failed for it.
+fn or_cancelled(error: BuildError, environment: &BuildEnvironment<'_, '_>) -> BuildError {
+    let cancelled = environment.cancelled.load(Ordering::Relaxed);
+    if cancelled { BuildError::new(BuildErrorKind::Cancelled) } else { error }
+}
+
+/// What a build came to.
+enum Reached {
+    Images(Vec<Built>),
+    /// The exit code of a command.
+    Exited(i32),
 }
 
 fn build_whole(
     request: &mut BuildRequest,
     environment: &BuildEnvironment<'_, '_>,
-) -> Result<Vec<Built>, BuildError> {
+    at: Option<(&At, &dyn Console)>,
+) -> Result<Reached, BuildError> {
     let begun = Instant::now();
     let scratch = environment.store.begin_layer(environment.lease).map_err(store_failed)?;
+    let origins = Origins::of(request);
     let mut remote = read_remote(request, &environment.for_calls(), scratch.dir())?;
+    let origins = origins.fetched(request);
     let archive = match remote.archive.take() {
         Some(archive) => Some(archive),
         None => read_tar_context(request, &scratch, environment.cancelled)?,
     };
     frontend::check(request)?;
-    let dockerfile = Dockerfile::parse(&request.dockerfile.bytes)
+    let mut dockerfile = Dockerfile::parse(&request.dockerfile.bytes)
         .map_err(|error| parse_failed(request, error))?;
+    if let Some((at, _)) = at {
+        dockerfile = at::cut(dockerfile, at)?;
+        request.target = None;
+    }
+    (environment.events)(BuildEvent::Read(request.dockerfile.bytes.as_slice().into()));
     if request.sandbox.needs_salt() {
         // Random bytes that stay in the store: without them nobody guesses a value from a key.
         let salt = environment.store.secret_salt().map_err(store_failed)?;
         request.sandbox.salt(&salt);
     }
+    request.open_volumes();
     let known = (&mut remote, archive.as_ref(), scratch.dir());
     epoch::resolve(request, &dockerfile, &environment.for_calls(), known)?;
     let ignore = main_ignore(request)?;
     let mut found = Vec::new();
     let asked = Asked { images: environment.images, ignore: ignore.as_ref() };
     let plan = platforms::plan(request, &dockerfile, &asked, &mut found);
-    if let Some(checks) = Checks::of(request, found) {
+    if let Some(checks) = Checks::of(request, found).filter(|_| at.is_none()) {
         (environment.events)(BuildEvent::Checked(Arc::new(checks)));
     }
-    let plan = plan?;
+    let mut plan = plan?;
+    let by_hand = at.map(|(at, console)| (at::arm(&mut plan, at, &request.sandbox), console));
     keep_images(&plan, environment)?;
-    let steps = step_infos(&plan);
+    let steps = step_infos(&plan, by_hand.map(|(id, _)| id));
     (environment.events)(BuildEvent::Planned(steps.clone()));
+    warn(request, &plan, environment);
+    let drafts = Drafts::default();
+    let drafting = Drafting { request, plan: &plan, environment, drafts: &drafts };
+    let contexts = open_contexts(drafting, archive)?;
+    let sources = fetch_sources(&plan, request, environment, remote.sources)?;
+    let inputs = Inputs::new(contexts, sources);
+    let gathered = request.attest.provenance.map(|detail| {
+        let known = (&*request, &origins);
+        let facts = |target| Arc::new(gather(known, (&plan, target), &inputs, detail));
+        plan.targets().map(facts).collect::<Vec<_>>()
+    });
+    let build =
+        Build { request, plan: &plan, inputs: &inputs, drafts: &drafts, environment, begun };
+    std::thread::scope(|scope| {
+        // The next build can use the digests even if this one fails.
+        scope.spawn(|| inputs.save());
+        if let Some((id, console)) = by_hand {
+            return build.run_at(scratch.dir(), id, console).map(Reached::Exited);
+        }
+        let found = match request.cache {
+            CachePolicy::Use if build.may_be_whole() => build.find_all(&steps)?,
+            _ => None,
+        };
+        let mut built = match found {
+            Some(built) => built,
+            None => build.run(&steps, scratch.dir(), Round::First)?,
+        };
+        for (built, facts) in built.iter_mut().zip(gathered.into_iter().flatten()) {
+            built.provenance = Some(facts);
+        }
+        if request.repeat == Repeat::Compared {
+            build.repeat(&steps, &built)?;
+        }
+        Ok(Reached::Images(built))
+    })
+}
+
+fn warn(request: &BuildRequest, plan: &Plan, environment: &BuildEnvironment<'_, '_>) {
     if request.rewrite_timestamp && plan.epoch.is_none() {
         let text = "rewrite-timestamp has no effect without SOURCE_DATE_EPOCH".to_owned();
         (environment.events)(BuildEvent::Warning(text));
@@ -146,23 +239,10 @@ fn build_whole(
     for warning in &plan.warnings {
         (environment.events)(BuildEvent::Warning(warning.clone()));
     }
-    let contexts = open_contexts(request, &plan, environment, archive)?;
-    let sources = fetch_sources(&plan, request, environment, remote.sources)?;
-    let inputs = Inputs { contexts, sources };
-    let build = Build { request, plan: &plan, inputs: &inputs, environment, begun };
-    std::thread::scope(|scope| {
-        // The next build can use the digests even if this one fails.
-        scope.spawn(|| inputs.save());
-        let found = match request.cache {
-            CachePolicy::Use if build.may_be_whole() => build.find_all(&steps)?,
-            _ => None,
-        };
-        match found {
-            Some(built) => Ok(built),
-            None => build.run(&steps, scratch.dir()),
-        }
-    })
 }
+
+/// Where the generator of an SBOM writes to, without leading `/`.
+pub const SBOM_DIRECTORY: &str = crate::plan::scans::DESTINATION;
 
 /// A finished build.
 #[derive(Clone, Debug)]
@@ -173,8 +253,25 @@ pub struct Built {
     pub config: StoredDocument,
     /// The manifest.
     pub manifest: StoredDocument,
+    /// Layers of the image before any of them are merged; none if they are not known.
+    plain: Vec<DiffId>,
+    /// Where it comes from, if that was asked for.
+    pub provenance: Option<Arc<Provenance>>,
+    /// Further file systems that its SBOM tells of, by name: their layers, bottom first.
+    pub extras: BTreeMap<String, Vec<DiffId>>,
+    /// What the generator of its SBOM wrote, below [`SBOM_DIRECTORY`].
+    pub generated: Option<DiffId>,
     key: Digest,
     cost_us: u64,
+}
+
+/// Which of two builds of the same this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Round {
+    /// The one whose result counts.
+    First,
+    /// One that is only compared: it uses no result of another, and tells nothing.
+    Again,
 }
 
 impl Built {
@@ -193,205 +290,32 @@ impl Built {
     }
 }
 
+impl Built {
+    /// Adds a field to the config, which makes it another image.
+    pub fn carry(&mut self, name: &str, value: serde_json::Value) {
+        let config = &mut self.outcome.config;
+        config.extra.insert(name.to_owned(), value);
+        let bytes = serde_json::to_vec(config).expect("a config is JSON");
+        self.config = StoredDocument::new(self.config.media_type.clone(), bytes);
+        let mut manifest: Manifest =
+            serde_json::from_slice(&self.manifest.bytes).expect("a manifest of our own is one");
+        manifest.config = Descriptor::of(manifest.config.media_type.clone(), &self.config.bytes);
+        let bytes = serde_json::to_vec(&manifest).expect("a manifest is JSON");
+        self.manifest = StoredDocument::new(self.manifest.media_type.clone(), bytes);
+        self.outcome.manifest = self.manifest.digest;
+        self.outcome.image = ImageId::new(self.config.digest);
+        // The next build without the field is to find one without it.
+        self.key = Digest::of(format!("{} {name}", self.key).as_bytes());
+    }
+}
+
 struct Build<'b, 's> {
     request: &'b BuildRequest,
     plan: &'b Plan,
     inputs: &'b Inputs,
+    drafts: &'b Drafts<'s>,
     environment: &'b BuildEnvironment<'b, 's>,
     begun: Instant,
-}
-
-impl Build<'_, '_> {
-    /// Key of the whole plan: everything that an image of it depends on.
-    fn key(&self, target: &Target) -> Digest {
-        let mut parts = Vec::new();
-        for node in &self.plan.nodes {
-            let (key, _) = components(node, self.inputs).finish();
-            parts.push(format!("{} {:?}", key.0, node.inputs));
-        }
-        parts.push(format!("target {}", target.state.0));
-        parts.push(serde_json::to_string(&target.config).expect("a config is JSON"));
-        for (entry, node) in &target.history {
-            let entry = serde_json::to_string(entry).expect("history is JSON");
-            parts.push(format!("{entry} {node:?}"));
-        }
-        parts.push(format!("epoch {:?}", self.plan.epoch));
-        if self.request.rewrite_timestamp {
-            parts.push("rewritten".to_owned());
-        }
-        Digest::of(parts.join("\n").as_bytes())
-    }
-
-    /// Whether the record of a whole image says no less than those of its steps.
-    fn may_be_whole(&self) -> bool {
-        let counts = |node: &crate::plan::Node| node.cache == CachePolicy::Use;
-        let wanted = self.environment.shared.is_some_and(SharedCache::wants_results);
-        !wanted && self.request.cache_ttl.is_none() && self.plan.nodes.iter().all(counts)
-    }
-
-    /// The images that the same plan gave before, if all of them are here.
-    fn find_all(&self, steps: &[StepInfo]) -> Result<Option<Vec<Built>>, BuildError> {
-        let mut all = Vec::new();
-        for target in self.plan.targets() {
-            match self.find(self.key(target), steps)? {
-                Some(built) => all.push(built),
-                None => return Ok(None),
-            }
-        }
-        for step in steps {
-            (self.environment.events)(BuildEvent::Cached(step.id));
-        }
-        Ok(Some(all))
-    }
-
-    /// The image that the same plan gave before.
-    fn find(&self, key: Digest, steps: &[StepInfo]) -> Result<Option<Built>, BuildError> {
-        let store = self.environment.store;
-        let cache = Cache { store, lease: self.environment.lease };
-        let Some(record) = cache.image(key).map_err(store_failed)? else { return Ok(None) };
-        let read = |digest: &Digest| fs_err::read(store.layout().blob(digest)).ok();
-        let (Some(config), Some(manifest)) = (read(&record.image.digest()), read(&record.manifest))
-        else {
-            return Ok(None);
-        };
-        let Ok(parsed) = serde_json::from_slice(&config) else { return Ok(None) };
-        let layer = |&(diff_id, size_bytes): &(_, u64)| BuiltLayer { diff_id, size_bytes };
-        Ok(Some(Built {
-            outcome: BuildOutcome {
-                manifest: record.manifest,
-                image: record.image,
-                config: parsed,
-                layers: record.layers.iter().map(layer).collect(),
-                epoch: self.plan.epoch,
-                cached_steps: steps.len(),
-                steps: steps.len(),
-                log: None,
-            },
-            config: StoredDocument::new(davit_image::MediaType::OCI_CONFIG, config),
-            manifest: StoredDocument::new(davit_image::MediaType::OCI_MANIFEST, manifest),
-            key,
-            cost_us: 0,
-        }))
-    }
-
-    fn run(&self, steps: &[StepInfo], scratch: &Path) -> Result<Vec<Built>, BuildError> {
-        let environment = self.environment;
-        let id = environment.lease.id().to_owned();
-        // The next build tries again.
-        if let Err(error) = environment.store.trim_build_files() {
-            tracing::warn!(%error, "old logs of builds remain");
-        }
-        let path = environment.store.layout().build_log(&id);
-        let log = BuildLog::create(&path).map_err(|source| {
-            BuildError::new(BuildErrorKind::Result {
-                what: "write the build's log",
-                source: Box::new(source),
-            })
-        })?;
-        let logged = |event: BuildEvent| {
-            note(&log, steps, &event);
-            (environment.events)(event);
-        };
-        let mut session = Session {
-            id: &id,
-            store: environment.store,
-            lease: environment.lease,
-            snapshots: environment.snapshots,
-            layers: Layers::new(environment.store, environment.lease),
-            plan: self.plan,
-            inputs: self.inputs,
-            scratch,
-            policy: self.request.cache,
-            ttl: self.request.cache_ttl,
-            epoch: self.plan.epoch,
-            started: Timestamp::now(),
-            events: &logged,
-            log: &log,
-            cancelled: environment.cancelled,
-            stopped: AtomicBool::new(false),
-            run: environment.run,
-            sandbox: &self.request.sandbox,
-            networks: StepNetworks::new(environment.lease, environment.network),
-            supervisor: std::sync::OnceLock::new(),
-            family: family(self.request),
-            shared: environment.shared,
-            elsewhere: BTreeMap::new(),
-            results: Mutex::default(),
-            explain: self.request.explain,
-            threads: cores(),
-        };
-        session.elsewhere = session.bring_needed()?;
-        let jobs = if self.request.jobs == 0 { cores() } else { self.request.jobs };
-        let done = execute(&session, &self.request.dockerfile, jobs);
-        log.flush();
-        let done = done?;
-        session.offer_results();
-        let finish = |target| self.finish(target, &session, &done, steps.len());
-        self.plan.targets().map(finish).collect()
-    }
-
-    fn finish(
-        &self,
-        target: &Target,
-        session: &Session<'_, '_>,
-        done: &[Done],
-        steps: usize,
-    ) -> Result<Built, BuildError> {
-        let state = &done[target.state.0 as usize].state;
-        let mut sizes: BTreeMap<_, u64> = done
-            .iter()
-            .filter_map(|done| done.layer.as_ref())
-            .map(|record| (record.layer, record.size_bytes))
-            .collect();
-        let mut layers = Vec::new();
-        for &layer in &state.layers {
-            let size = match sizes.get(&layer) {
-                Some(size) => *size,
-                None => {
-                    let row = session.store.layer(&layer).map_err(store_failed)?;
-                    row.map_or(0, |row| row.tar_size)
-                }
-            };
-            sizes.insert(layer, size);
-            layers.push((layer, size));
-        }
-        let epoch = self.plan.epoch;
-        if let Some(epoch) = epoch.filter(|_| self.request.rewrite_timestamp) {
-            let base = self.plan.base_of(target);
-            let kept = base.map_or(0, |base| base.config.rootfs.diff_ids.len());
-            for layer in layers.iter_mut().skip(kept) {
-                *layer = session.clamp(*layer, epoch)?;
-            }
-        }
-        let epoch = epoch.and_then(|seconds| Timestamp::from_unix_seconds(seconds).ok());
-        let image: Image =
-            assemble(target, &layers, epoch, |node: NodeId| done[node.0 as usize].layer.clone());
-        let layer = |&(diff_id, size_bytes): &(_, u64)| BuiltLayer { diff_id, size_bytes };
-        // A base image is there in any case, which is not the cache's doing.
-        let from_cache = |node: &crate::plan::Node| match node.op {
-            Op::Scratch | Op::Source(_) => false,
-            Op::Image(_) => self.request.cache == CachePolicy::Use,
-            _ => true,
-        };
-        let cached = self.plan.nodes.iter().zip(done);
-        let cached = cached.filter(|(node, done)| done.cached && from_cache(node)).count();
-        Ok(Built {
-            outcome: BuildOutcome {
-                manifest: image.manifest.digest,
-                image: image.id,
-                config: image.config,
-                layers: layers.iter().map(layer).collect(),
-                epoch: self.plan.epoch,
-                cached_steps: cached,
-                steps,
-                log: Some(session.log.path().to_path_buf()),
-            },
-            config: image.config_document,
-            manifest: image.manifest,
-            key: self.key(target),
-            cost_us: u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX),
-        })
-    }
 }
 
 fn parse_failed(request: &BuildRequest, error: ParseError) -> BuildError {
@@ -421,36 +345,18 @@ fn keep_images(plan: &Plan, environment: &BuildEnvironment<'_, '_>) -> Result<()
     Ok(())
 }
 
-fn step_infos(plan: &Plan) -> Arc<[StepInfo]> {
+fn step_infos(plan: &Plan, by_hand: Option<NodeId>) -> Arc<[StepInfo]> {
     let is_step = |node: &crate::plan::Node| !matches!(node.op, Op::Scratch | Op::Source(_));
-    let steps = (0..).zip(&plan.nodes).filter(|(_, node)| is_step(node));
+    let steps = (0..).zip(&plan.nodes);
+    let steps = steps.filter(|(id, node)| is_step(node) && by_hand != Some(NodeId(*id)));
     steps
         .map(|(id, node)| StepInfo {
             id: StepId(id),
             name: node.name.clone(),
             line: node.span.map_or(0, |span| span.first_line),
+            last_line: node.span.map_or(0, |span| span.last_line),
         })
         .collect()
-}
-
-fn note(log: &BuildLog, steps: &[StepInfo], event: &BuildEvent) {
-    let name =
-        |id: StepId| steps.iter().find(|step| step.id == id).map_or("", |step| step.name.as_str());
-    match event {
-        BuildEvent::Started(id) => log.line(*id, name(*id)),
-        BuildEvent::Cached(id) => log.line(*id, &format!("CACHED {}", name(*id))),
-        BuildEvent::SameResult(id) => log.line(*id, "same result as before"),
-        BuildEvent::Finished(id, time) => {
-            log.line(*id, &format!("DONE {:.3}s", time.as_secs_f64()))
-        }
-        BuildEvent::Failed(id) => log.line(*id, "FAILED"),
-        BuildEvent::Missed(..)
-        | BuildEvent::Checked(_)
-        | BuildEvent::Planned(_)
-        | BuildEvent::Output(..)
-        | BuildEvent::Progress { .. }
-        | BuildEvent::Warning(_) => {}
-    }
 }
 
 /// What tells this Dockerfile from others.

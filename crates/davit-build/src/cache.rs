@@ -179,14 +179,14 @@ impl Cache<'_> {
         self.remember_layer(("content", content.0), "content", step, cost_us)
     }
 
-    /// Remembers the result of a command under one more key.
+    /// Remembers the result of a step, which is of that kind, under one more key.
     pub(crate) fn remember_step(
         &self,
-        key: DefinitionKey,
+        (key, kind): (DefinitionKey, &str),
         step: &StepRecord,
         cost_us: u64,
     ) -> Result<(), StoreError> {
-        self.remember_layer(("step", key.0), "run", step, cost_us)
+        self.remember_layer(("step", key.0), kind, step, cost_us)
     }
 
     fn remember_layer(

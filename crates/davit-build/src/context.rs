@@ -26,7 +26,7 @@ use self::{
 };
 use crate::{
     error::BuildErrorKind,
-    files::{FileEntry, FileKind, FileSet},
+    files::{ContentDigest, FileEntry, FileKind, FileSet},
     selection::select,
 };
 
@@ -93,6 +93,10 @@ impl Context {
         Ok(Self { root, path, set, cache, cache_path, threads, dirty: false, read_at_ns })
     }
 
+    pub(crate) const fn set_mut(&mut self) -> &mut FileSet {
+        &mut self.set
+    }
+
     /// Opens a file of the set and checks that it is still the one that was walked.
     pub(crate) fn open_file(&self, entry: &FileEntry) -> Result<File, ReadError> {
         read::open(&self.root, entry)
@@ -123,6 +127,34 @@ impl Context {
             self.set.entries[index] = entry;
         }
         Ok(())
+    }
+
+    /// Opens a file that is to be read for the first time; one with a capability, which a digest
+    /// does not tell, counts as changed.
+    pub(crate) fn open_plain(&self, entry: &FileEntry) -> Result<File, ReadError> {
+        let file = read::open(&self.root, entry)?;
+        match read::capability(&file)? {
+            None => Ok(file),
+            Some(_) => Err(ReadError::Changed),
+        }
+    }
+
+    /// The present moment, as digests are remembered with it.
+    pub(crate) fn now() -> i64 {
+        now_ns()
+    }
+
+    /// Takes digests of files that somebody else has read since the moment `read_at`.
+    pub(crate) fn learn(
+        &mut self,
+        read_at: i64,
+        digests: impl Iterator<Item = (usize, ContentDigest)>,
+    ) {
+        self.dirty = true;
+        self.read_at_ns = self.read_at_ns.min(read_at);
+        for (index, digest) in digests {
+            self.set.entries[index].digest = Some(digest);
+        }
     }
 
     /// Says which file could not be read, and why.

@@ -18,7 +18,7 @@ use crate::{
     error::BuildErrorKind,
     files::{Data, FileEntry, FileKind, FileSet},
     layers::{OpenLayer, StateFiles, source_of},
-    request::ContextSource,
+    request::{ContextModes, ContextSource},
 };
 
 /// What `COPY` and `ADD` read.
@@ -29,6 +29,25 @@ pub(crate) enum ContextFiles {
 }
 
 impl ContextFiles {
+    /// Gives the files the modes that are asked for.
+    pub(crate) fn set_modes(&mut self, modes: ContextModes) {
+        if modes == ContextModes::AsTheyAre {
+            return;
+        }
+        let set = match self {
+            Self::Directory(context) => context.set_mut(),
+            Self::Archive { set, .. } | Self::Empty(set) => set,
+        };
+        for entry in &mut set.entries {
+            entry.mode = match entry.kind {
+                FileKind::Symlink => entry.mode,
+                FileKind::Directory => 0o755,
+                _ if entry.mode & 0o111 != 0 => 0o755,
+                _ => 0o644,
+            };
+        }
+    }
+
     /// Opens the context as far as the sources reach; `archive` is what a tar context held.
     pub(crate) fn open(
         source: &ContextSource,

@@ -27,8 +27,8 @@ use self::target::Target;
 pub(crate) use self::{
     archive::{Archive, Archives, NoArchives},
     key::{
-        Keeps, Ranges, Times, content_key, parts_key, same_content, same_file, selection_key,
-        shape_key,
+        Facts, Keeps, Ranges, Times, content_key, parts_key, same_content, same_file,
+        selection_key, shape_key,
     },
     outputs::{Content, Finished, Output},
     owner::{OwnerError, PasswdFiles, resolve_owner},

@@ -10,7 +10,7 @@ use davit_image::{Algorithm, Digest, Digester};
 use crate::{
     copy::{Keeps, Role, Selection, parts_key, selection_key},
     files::{FileKind, FileSet, Unresolved},
-    inputs::Inputs,
+    inputs::{Inputs, Selected},
     key::{Component, DefinitionKey, KeyBuilder},
     plan::{CopyOrigin, CopySpec, Node, Op, Ownership},
     symbolic_mode::Mode,
@@ -96,19 +96,32 @@ fn copy(spec: &CopySpec, inputs: &Inputs) -> KeyBuilder {
         key.push(format!("file {}", file.name), Digest::of(file.content.as_bytes()).to_string());
     }
     if let CopyOrigin::Context(context) = spec.origin {
-        let context = inputs.context(context).set();
+        let set = inputs.context(context).set();
+        let keeps = keeps(spec);
         for (position, shown) in shown.iter().enumerate() {
-            let digest = source_digest(spec, position, context);
+            let what = Selected {
+                context,
+                source: spec.sources[position].clone(),
+                parents: spec.parents.get(position).cloned(),
+                exclude: spec.exclude.clone(),
+                keeps: (keeps.mode, keeps.owner),
+            };
+            let digest = inputs.digest_of(what, || source_digest(spec, position, set));
             key.push(format!("content of {shown}"), digest);
         }
     }
     key
 }
 
+/// What a copy leaves of its sources' metadata.
+fn keeps(spec: &CopySpec) -> Keeps {
+    let octal = spec.mode.as_deref().and_then(Mode::parse).and_then(|mode| mode.octal());
+    Keeps { mode: octal.is_none(), owner: spec.owner.is_none() }
+}
+
 /// Digest of what a source selects; a source that selects nothing is told from every other.
 fn source_digest(spec: &CopySpec, position: usize, context: &FileSet) -> String {
-    let octal = spec.mode.as_deref().and_then(Mode::parse).and_then(|mode| mode.octal());
-    let keeps = Keeps { mode: octal.is_none(), owner: spec.owner.is_none() };
+    let keeps = keeps(spec);
     let selection = Selection::new(spec, position);
     let digest_of = |index: usize| {
         let root = context.entries[index].path.len();

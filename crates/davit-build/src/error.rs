@@ -4,6 +4,8 @@ use std::{error::Error, fmt, ops::Range, path::PathBuf};
 
 use davit_dockerfile::{ParseError, Span, lint::Rule};
 
+use crate::Difference;
+
 /// Longest part that is underlined as a whole in bytes; of a longer one it is the first line.
 const LONGEST_PART: usize = 4096;
 
@@ -169,6 +171,9 @@ pub enum BuildErrorKind {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
+    /// A second build of the same gave another image.
+    #[error("the build is not reproducible: {0}")]
+    Different(Box<Difference>),
     /// The user stopped the build.
     #[error("the build was cancelled")]
     Cancelled,

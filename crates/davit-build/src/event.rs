@@ -2,17 +2,21 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{checks::Checks, key::Miss};
+use serde::{Deserialize, Serialize};
+
+use crate::{Difference, checks::Checks, key::Miss};
 
 /// Receives the events of one build, in the order in which they happen; must not block for long.
 pub type EventSink<'a> = &'a (dyn Fn(BuildEvent) + Sync);
 
 /// Number of a step within one build, from 0 in Dockerfile order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct StepId(pub u32);
 
 /// A step as shown to people.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepInfo {
     /// Its number.
     pub id: StepId,
@@ -20,6 +24,8 @@ pub struct StepInfo {
     pub name: String,
     /// First line in the Dockerfile; 0 for steps that stand nowhere in it.
     pub line: u32,
+    /// Last line there; 0 as well.
+    pub last_line: u32,
 }
 
 /// Which of its outputs a step wrote to.
@@ -34,6 +40,10 @@ pub enum LogStream {
 /// One thing that happened.
 #[derive(Clone, Debug)]
 pub enum BuildEvent {
+    /// The build is recorded from now on, under this id; comes first.
+    Begun(String),
+    /// The Dockerfile is read, and is one.
+    Read(Arc<[u8]>),
     /// The build checks found something; nothing has run yet.
     Checked(Arc<Checks>),
     /// The plan is made; these steps will be looked at.
@@ -61,6 +71,10 @@ pub enum BuildEvent {
     Finished(StepId, Duration),
     /// A step failed; the build's error says why.
     Failed(StepId),
+    /// A second build gave the same, or this is the first difference.
+    Compared(Option<Box<Difference>>),
+    /// Somebody works by hand from now on, in the step of this name if it failed.
+    ByHand(Option<String>),
     /// Something that the user should know.
     Warning(String),
 }

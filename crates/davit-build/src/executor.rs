@@ -24,13 +24,13 @@ struct Board {
     error: Option<BuildError>,
 }
 
-/// Runs all nodes, `jobs` at a time, and gives what each gave.
+/// Runs all nodes, each as soon as it is ready and there is a place for what it does, and gives what
+/// each gave.
 ///
 /// The first error stops the others; it is the one that is reported.
 pub(crate) fn execute(
     session: &Session<'_, '_>,
     dockerfile: &DockerfileText,
-    jobs: usize,
 ) -> Result<Vec<Done>, BuildError> {
     let plan = session.plan;
     let waiting: Vec<usize> = plan.nodes.iter().map(|node| node.inputs.len()).collect();
@@ -38,15 +38,9 @@ pub(crate) fn execute(
     let done = plan.nodes.iter().map(|_| None).collect();
     let board = Mutex::new(Board { ready, waiting, done, open: plan.nodes.len(), error: None });
     let changed = Condvar::new();
-    let worker = Worker {
-        session,
-        dockerfile,
-        board: &board,
-        changed: &changed,
-        weight: weights(plan),
-        users: users(plan),
-    };
-    let workers = jobs.clamp(1, plan.nodes.len().max(1));
+    let worker =
+        Worker { session, dockerfile, board: &board, changed: &changed, users: users(plan) };
+    let workers = session.places.most().clamp(1, plan.nodes.len().max(1));
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..workers).map(|_| scope.spawn(|| worker.work())).collect();
         for thread in threads {
@@ -67,7 +61,6 @@ struct Worker<'w, 'b, 's> {
     dockerfile: &'w DockerfileText,
     board: &'w Mutex<Board>,
     changed: &'w Condvar,
-    weight: Vec<u64>,
     users: Vec<Vec<NodeId>>,
 }
 
@@ -100,7 +93,7 @@ impl Worker<'_, '_, '_> {
             }
             let next = (0..board.ready.len()).max_by_key(|&at| {
                 let id = board.ready[at];
-                (self.weight[id.0 as usize], std::cmp::Reverse(id))
+                (self.session.weights[id.0 as usize], std::cmp::Reverse(id))
             });
             if let Some(at) = next {
                 let id = board.ready.swap_remove(at);
@@ -115,6 +108,11 @@ impl Worker<'_, '_, '_> {
     }
 
     fn finish(&self, id: NodeId, result: Result<Done, BuildError>) {
+        if let (Ok(done), Some(tell)) = (&result, self.session.finals)
+            && self.session.in_result.contains(&id)
+        {
+            tell(&done.state.layers);
+        }
         let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
         board.open -= 1;
         match result {
@@ -169,7 +167,7 @@ fn users(plan: &Plan) -> Vec<Vec<NodeId>> {
 }
 
 /// Weight of the heaviest way from each node to the end.
-fn weights(plan: &Plan) -> Vec<u64> {
+pub(crate) fn weights(plan: &Plan) -> Vec<u64> {
     let mut weights: Vec<u64> = vec![0; plan.nodes.len()];
     for id in ids(plan).rev() {
         let own = match plan.node(id).op {

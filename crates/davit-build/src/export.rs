@@ -7,23 +7,29 @@ use std::{
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
+    time::{Duration, SystemTime},
 };
 
-use davit_image::DiffId;
+use davit_image::{Algorithm, DiffId, Digest, Digester};
 use davit_layer::{
     Change, ChangeKind, ExtractError, ExtractOptions, Kind, Merged, Mtime, Opener, Source,
     WriteError, WriteOptions, XattrMap, XattrPolicy, extract, write_layer,
 };
 use davit_store::{Lease, Store};
+use fs_err::os::unix::fs::OpenOptionsExt as _;
 
 use crate::{
     cancel::check,
+    copy::Ranges,
     files::{compare_paths, join},
     layers::{LayerError, Layers, State},
 };
 
 /// How the names of directories begin in which files are made.
 const STAGING: &str = ".davit-export-";
+/// Mode of files that only an export has.
+const MORE_MODE: u32 = 0o600;
+const DIGEST_BUFFER: usize = 256 << 10;
 
 /// Why a result cannot be exported.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +60,27 @@ pub enum ExportError {
     },
 }
 
+impl ExportError {
+    /// What helps.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        let Self::Write { source, .. } = self else { return None };
+        match source.kind() {
+            io::ErrorKind::AlreadyExists => Some(
+                "a file or a symlink that leads to no directory stands there; remove it, or name \
+                 another directory",
+            ),
+            io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::DirectoryNotEmpty => Some(
+                "what stands there is a directory in one and none in the other; remove it, write \
+                 to an empty directory, or let `mode=delete` take away all that is not of the result",
+            ),
+            _ => None,
+        }
+    }
+}
+
 /// The files of one image among those that are exported.
 #[derive(Clone, Debug)]
 pub struct ExportPart {
@@ -61,6 +88,17 @@ pub struct ExportPart {
     pub folder: Option<String>,
     /// Layers, bottom first.
     pub layers: Vec<DiffId>,
+    /// Files that stand beside those of the image, in place of any of the same name.
+    pub more: Vec<MoreFile>,
+}
+
+/// A file that only an export has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MoreFile {
+    /// Its name; it lies in the folder of its image.
+    pub name: String,
+    /// Its content.
+    pub content: Vec<u8>,
 }
 
 /// What becomes of what a directory holds before an export.
@@ -101,7 +139,7 @@ pub fn export_directory(
     let mut paths = Paths::default();
     let mut opened = Vec::new();
     for part in parts {
-        let (merged, tars) = open(store, lease, &part.layers)?;
+        let (merged, tars) = open_layers(store, lease, &part.layers)?;
         if parts.len() > 1 && part.folder.is_none() {
             paths.add(&merged)?;
         }
@@ -117,6 +155,7 @@ pub fn export_directory(
             let own = staging.join(number.to_string());
             fs_err::create_dir(&own).map_err(failed(&own))?;
             extract_to((merged, tars), &own, target.epoch, cancelled)?;
+            write_more(&own, &part.more, target.epoch)?;
             let place = part.folder.as_ref().map_or_else(|| whole.clone(), |it| whole.join(it));
             fs_err::create_dir_all(&place).map_err(failed(&place))?;
             move_into(&own, &place, cancelled)?;
@@ -174,6 +213,28 @@ fn extract_to(
         ..ExtractOptions::default()
     };
     extract(merged, tars, opened.as_fd(), &options)?;
+    Ok(())
+}
+
+/// Writes what an image does not have, for the caller alone.
+fn write_more(directory: &Path, files: &[MoreFile], epoch: Option<i64>) -> Result<(), ExportError> {
+    for MoreFile { name, content } in files {
+        let path = directory.join(name);
+        let failed = failed(&path);
+        // What the image has there may be a symlink.
+        match fs_err::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let mut options = fs_err::OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(MORE_MODE).open(&path);
+        let mut file = file.map_err(&failed)?;
+        file.write_all(content).map_err(&failed)?;
+        if let Some(seconds) = epoch.and_then(|seconds| u64::try_from(seconds).ok()) {
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            file.file().set_modified(time).map_err(&failed)?;
+        }
+    }
     Ok(())
 }
 
@@ -240,7 +301,7 @@ pub fn export_tar(
 ) -> Result<(), ExportError> {
     let (mut paths, mut changes) = (Paths::default(), Vec::new());
     for part in parts {
-        let (merged, tars) = open(store, lease, &part.layers)?;
+        let (merged, tars) = open_layers(store, lease, &part.layers)?;
         if parts.len() > 1 && part.folder.is_none() {
             paths.add(&merged)?;
         }
@@ -248,6 +309,8 @@ pub fn export_tar(
         if !folder.is_empty() {
             changes.push(folder_of(folder, epoch));
         }
+        // Sorting is stable: of one path the first stays.
+        changes.extend(part.more.iter().map(|file| more_change(file, folder, epoch)));
         changes.extend(changes_of(&merged, &tars, epoch, folder));
     }
     changes.sort_by(|one, other| compare_paths(&one.path, &other.path));
@@ -266,6 +329,50 @@ fn folder_of(name: &[u8], epoch: Option<i64>) -> Change {
         mtime: epoch.map_or(Mtime::EPOCH, Mtime::from_seconds),
         xattrs: XattrMap::new(),
     }
+}
+
+fn more_change(file: &MoreFile, folder: &[u8], epoch: Option<i64>) -> Change {
+    let size = file.content.len() as u64;
+    Change {
+        path: join(folder, file.name.as_bytes()),
+        kind: ChangeKind::File { size, source: Source::Bytes(file.content.as_slice().into()) },
+        mode: 0o600,
+        uid: 0,
+        gid: 0,
+        mtime: epoch.map_or(Mtime::EPOCH, Mtime::from_seconds),
+        xattrs: XattrMap::new(),
+    }
+}
+
+/// Digests of all regular files that layers show, by path; a file of several names has each.
+///
+/// Blocks; reads them all.
+///
+/// # Errors
+/// [`ExportError`].
+pub fn file_digests(
+    opened: &OpenedLayers,
+    cancelled: &AtomicBool,
+) -> Result<Vec<(String, Digest)>, ExportError> {
+    let (merged, tars) = opened;
+    let mut found = Vec::new();
+    for node in merged.iter() {
+        let Kind::File { size, extents } = node.entry.kind else { continue };
+        let path = String::from_utf8_lossy(node.entry.path).into_owned();
+        let failed = |source| failed(Path::new(&path))(source);
+        let mut content = Ranges::new(&tars[node.layer], size, extents.iter().collect());
+        let mut digester = Digester::new(Algorithm::Sha256);
+        let mut buffer = vec![0; DIGEST_BUFFER];
+        loop {
+            check(cancelled).map_err(failed)?;
+            match io::Read::read(&mut content, &mut buffer).map_err(failed)? {
+                0 => break,
+                length => digester.update(&buffer[..length]),
+            }
+        }
+        found.push((path, digester.finish()));
+    }
+    Ok(found)
 }
 
 /// Writes all files that layers show as one tar; `tars` are those of the layers, bottom first, and
@@ -342,10 +449,18 @@ fn change_kind(
     })
 }
 
-/// What layers show, and their tars.
-type Opened = (Arc<Merged>, Vec<Arc<File>>);
+/// What layers show, and their tars, bottom first.
+pub type OpenedLayers = (Arc<Merged>, Vec<Arc<File>>);
 
-fn open(store: &Store, lease: &Lease<'_>, layers: &[DiffId]) -> Result<Opened, LayerError> {
+/// Opens layers, bottom first, and keeps them for the lease.
+///
+/// # Errors
+/// [`LayerError`] for one that is not here or cannot be read.
+pub fn open_layers(
+    store: &Store,
+    lease: &Lease<'_>,
+    layers: &[DiffId],
+) -> Result<OpenedLayers, LayerError> {
     let open_layers = Layers::new(store, lease);
     let state = State::image(layers.to_vec());
     Ok((open_layers.merged(&state)?, open_layers.tars(&state)?))

@@ -8,6 +8,7 @@ use davit_store::StoredDocument;
 use crate::{
     cache::StepRecord,
     plan::{NodeId, Target},
+    shared::INLINE_RECORDS,
 };
 
 /// Comment of history entries that stand for layers without history, as BuildKit writes it.
@@ -22,19 +23,39 @@ pub(crate) struct Image {
     pub(crate) manifest: StoredDocument,
 }
 
-/// Assembles an image of `layers`, bottom first with their sizes; `step` tells what a node made.
+/// The layer that stands for all but the first layers of an image.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Merge {
+    /// Layers below it.
+    pub(crate) kept: usize,
+    /// Itself, with its size.
+    pub(crate) layer: (DiffId, u64),
+}
+
+/// Assembles an image of `layers`, bottom first with their sizes, of which the last ones may be
+/// merged; `step` tells what a node made.
 pub(crate) fn assemble(
     target: &Target,
-    layers: &[(DiffId, u64)],
+    (layers, merge): (&[(DiffId, u64)], Option<Merge>),
     epoch: Option<Timestamp>,
     step: impl Fn(NodeId) -> Option<StepRecord>,
 ) -> Image {
     let mut config = target.config.clone();
+    // Those of the base are told by the base.
+    config.extra.shift_remove(INLINE_RECORDS);
     "layers".clone_into(&mut config.rootfs.kind);
     config.rootfs.diff_ids = layers.iter().map(|(layer, _)| *layer).collect();
     config.history =
         history(target, layers.len(), |node| epoch.or_else(|| step(node).map(|step| step.created)));
     config.created = epoch.or_else(|| config.history.iter().rev().find_map(|entry| entry.created));
+    let mut layers = layers.to_vec();
+    if let Some(Merge { kept, layer }) = merge {
+        merge_history(&mut config, kept);
+        config.rootfs.diff_ids.truncate(kept);
+        config.rootfs.diff_ids.push(layer.0);
+        layers.truncate(kept);
+        layers.push(layer);
+    }
     let bytes = serde_json::to_vec(&config).expect("a config is JSON");
     let config_document = StoredDocument::new(MediaType::OCI_CONFIG, bytes);
     let layer = |(layer, size): &(DiffId, u64)| {
@@ -47,6 +68,20 @@ pub(crate) fn assemble(
     let bytes = serde_json::to_vec(&manifest).expect("a manifest is JSON");
     let manifest = StoredDocument::new(MediaType::OCI_MANIFEST, bytes);
     Image { id: ImageId::new(config_document.digest), config, config_document, manifest }
+}
+
+/// Says of all steps above the first `kept` layers that they made none, and adds an entry for the one
+/// that stands for theirs, as Docker's `--squash` did it.
+fn merge_history(config: &mut ImageConfig, kept: usize) {
+    let mut with_layer = 0;
+    for entry in &mut config.history {
+        let is_above = with_layer >= kept;
+        with_layer += usize::from(!entry.empty_layer);
+        entry.empty_layer |= is_above;
+    }
+    let comment = Some(format!("merge of {} layers", with_layer - kept));
+    let created = config.created;
+    config.history.push(HistoryEntry { created, comment, ..HistoryEntry::default() });
 }
 
 /// The history with as many entries with a layer as there are layers, and all times filled in.
@@ -128,8 +163,9 @@ mod tests {
 
     fn image(history: Vec<(HistoryEntry, Option<NodeId>)>, count: u8) -> Image {
         let config = ImageConfig::new(&Platform::host());
-        let target = Target { state: NodeId(0), config, history };
-        assemble(&target, &layers(count), None, |node| {
+        let scans = crate::plan::Scans::default();
+        let target = Target { state: NodeId(0), config, history, scans };
+        assemble(&target, (&layers(count), None), None, |node| {
             let (layer, size_bytes) = layers(1)[0];
             Some(StepRecord {
                 layer,
@@ -190,6 +226,30 @@ mod tests {
             let missing =
                 |entry: &&HistoryEntry| entry.comment.as_deref() == Some(EXPORTER_COMMENT);
             assert!(config.history[base_entries + 1..].iter().all(|entry| missing(&entry)));
+        }
+    }
+
+    #[test]
+    fn merged_layers_have_one_entry() {
+        let base = (entry(Some(1), false, ""), None);
+        let step = |empty, node| (entry(None, empty, HISTORY_COMMENT), Some(NodeId(node)));
+        let history = vec![base, step(true, 1), step(false, 2), step(false, 3)];
+        let config = ImageConfig::new(&Platform::host());
+        let target =
+            Target { state: NodeId(0), config, history, scans: crate::plan::Scans::default() };
+        let all = layers(4);
+        for (kept, empty, count) in
+            [(1, [false, true, true, true, false], 2), (0, [true, true, true, true, false], 1)]
+        {
+            let merge = Merge { kept, layer: all[3] };
+            let image = assemble(&target, (&all[..3], Some(merge)), Some(time(7)), |_| None);
+            let history = &image.config.history;
+            assert_eq!(history.iter().map(|entry| entry.empty_layer).collect::<Vec<_>>(), empty);
+            assert_eq!(image.config.rootfs.diff_ids.len(), count);
+            assert_eq!(image.config.rootfs.diff_ids[kept], all[3].0);
+            let last = history.last().unwrap();
+            assert_eq!(last.comment, Some(format!("merge of {} layers", 3 - kept)));
+            assert_eq!(last.created, Some(time(7)));
         }
     }
 

@@ -1,6 +1,10 @@
 //! What a plan reads beside base images: contexts, and sources that were fetched.
 
-use std::{collections::BTreeMap, error::Error};
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    sync::{Mutex, PoisonError},
+};
 
 use davit_image::DiffId;
 
@@ -20,12 +24,39 @@ const MOST_FETCHED: usize = 8;
 pub(crate) struct Inputs {
     pub(crate) contexts: BTreeMap<ContextId, ContextFiles>,
     pub(crate) sources: FetchedSources,
+    /// Digests of what copies select of contexts.
+    selected: Mutex<BTreeMap<Selected, String>>,
+}
+
+/// What of a context tells one digest of a copy's source from others.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Selected {
+    pub(crate) context: ContextId,
+    pub(crate) source: String,
+    /// With `--parents`, what is copied below the source.
+    pub(crate) parents: Option<String>,
+    pub(crate) exclude: Vec<String>,
+    /// Whether modes and owners are a part of it.
+    pub(crate) keeps: (bool, bool),
 }
 
 /// Sources that are here.
 pub(crate) type FetchedSources = BTreeMap<RemoteSource, FetchedSource>;
 
 impl Inputs {
+    pub(crate) fn new(
+        contexts: BTreeMap<ContextId, ContextFiles>,
+        sources: FetchedSources,
+    ) -> Self {
+        Self { contexts, sources, selected: Mutex::default() }
+    }
+
+    /// The digest of a selection, which keys of steps and images ask for again and again.
+    pub(crate) fn digest_of(&self, what: Selected, digest: impl FnOnce() -> String) -> String {
+        let mut known = self.selected.lock().unwrap_or_else(PoisonError::into_inner);
+        known.entry(what).or_insert_with(digest).clone()
+    }
+
     /// The files of a context of the plan that copies reach.
     pub(crate) fn context(&self, context: ContextId) -> &ContextFiles {
         &self.contexts[&context]

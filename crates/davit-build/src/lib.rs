@@ -15,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 
+mod admission;
 mod archives;
 mod build;
 mod cache;
@@ -24,6 +25,7 @@ mod context;
 mod context_files;
 mod copy;
 mod definition;
+mod difference;
 mod error;
 mod event;
 mod executor;
@@ -35,10 +37,10 @@ mod image;
 mod inputs;
 mod key;
 mod layers;
-mod log;
 mod missing;
 mod outcome;
 mod plan;
+mod provenance;
 mod request;
 mod run;
 mod sandbox;
@@ -51,15 +53,19 @@ mod writer;
 
 pub use archives::looks_like_archive;
 pub use build::{
-    BuildEnvironment, Built, build,
+    BuildEnvironment, Built, FinalLayers, SBOM_DIRECTORY,
+    at::At,
+    build, build_at,
     call::{CallEnvironment, Checked, check, outline, targets},
 };
 pub use cancel::Cancellable;
 pub use checks::Checks;
+pub use difference::{Aspect, Difference};
 pub use error::{BuildError, BuildErrorKind, Excerpt, one_line};
 pub use event::{BuildEvent, EventSink, LogStream, StepId, StepInfo};
 pub use export::{
-    ExportError, ExportMode, ExportPart, ExportTarget, export_directory, export_tar, write_tree,
+    ExportError, ExportMode, ExportPart, ExportTarget, MoreFile, OpenedLayers, export_directory,
+    export_tar, file_digests, open_layers, write_tree,
 };
 pub use key::{Component, ContentKey, DefinitionKey, KeyBuilder, Miss};
 pub use layers::LayerError;
@@ -67,12 +73,14 @@ pub use outcome::{BuildOutcome, BuiltLayer};
 pub use plan::{
     BaseImage, BindOrigin, CacheMount, ClientMount, ContextId, CopyOrigin, CopySpec, Destination,
     InlineFile, MakeDirectory, MountAccess, MountSource, Network, Node, NodeId, Op, Ownership,
-    Plan, RemoteCopy, RunMount, RunSpec, ScriptFile, SecretVariable, StageId, Target, Unpack,
+    Plan, RemoteCopy, RunDevice, RunMount, RunSpec, Scans, ScriptFile, SecretVariable, StageId,
+    Target, Unpack,
 };
+pub use provenance::{Attest, Detail, Details, Material, Provenance, ProvenanceStep, Sbom};
 pub use request::{
-    BaseImages, BuildRequest, CachePolicy, ContextSource, DockerfilePlace, DockerfileText,
-    IgnoreText, ImageSource, LayoutImage, NamedContext, NamedSource, PullPolicy, TarStream,
-    context_name,
+    BaseImages, BuildRequest, CachePolicy, ContextModes, ContextSource, DockerfilePlace,
+    DockerfileText, IgnoreText, ImageSource, LayoutImage, NamedContext, NamedSource, PullPolicy,
+    Repeat, Squash, TarStream, context_name,
 };
 pub use run::{
     RunError, RunSettings,
@@ -80,14 +88,14 @@ pub use run::{
         Agent, AgentSocket,
         keys::{KeyError, Keys},
     },
-    emulation::runnable,
-    network::{BridgeNetwork, FindNetwork, StepNetworkError},
+    console::{Console, ConsoleKind, ConsoleStreams},
+    network::{BridgeNetwork, FindNetwork, JoinedNetwork, StepNetworkError},
     supervisor::supervise,
 };
-pub use sandbox::{Entitlement, Invalidation, Sandbox, Secret};
-pub use shared::{Shareable, SharedCache, SharedRecord};
+pub use sandbox::{Entitlement, Invalidation, Sandbox, Secret, StepVolume, VolumeSource};
+pub use shared::{INLINE_RECORDS, Shareable, SharedCache, SharedMount, SharedRecord};
 pub use source::{
-    FetchedSource, GitMtime, GitReferenceError, GitSource, HttpSource, RemoteSource, Sources,
-    account, host_name, public_address,
+    FetchedSource, GitMtime, GitReferenceError, GitSource, HttpSource, RemoteSource,
+    SourceIdentity, Sources, account, host_name, public_address, without_secrets,
 };
 pub use writer::LayerWriteError;

@@ -43,7 +43,8 @@ fn near(source: &str, list: impl Fn(&str) -> Option<Vec<String>>) -> Option<Stri
             };
             let mut path = join(&above, found.as_bytes());
             path.extend_from_slice(&source.as_bytes()[at.len()..]);
-            return String::from_utf8(path).ok();
+            // Below a file there is nothing.
+            return String::from_utf8(path).ok().filter(|path| path != source);
         }
         at = above;
     }
@@ -63,6 +64,7 @@ mod tests {
             ("scr/main.rs", Some("src/main.rs")),
             ("PACKAGE.JSON", Some("package.json")),
             ("dist", None),
+            ("package.json/main.rs", None),
             ("", None),
         ] {
             assert_eq!(near_in_set(&set, source).as_deref(), expected, "{source}");

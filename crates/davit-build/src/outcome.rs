@@ -1,7 +1,5 @@
 //! What a build gives back.
 
-use std::path::PathBuf;
-
 use davit_image::{DiffId, Digest, ImageConfig, ImageId};
 
 /// The result of a build, durable in the store when the caller sees it.
@@ -21,8 +19,6 @@ pub struct BuildOutcome {
     pub cached_steps: usize,
     /// Steps in all.
     pub steps: usize,
-    /// The log of the whole build.
-    pub log: Option<PathBuf>,
 }
 
 /// One layer of a result.

@@ -19,6 +19,7 @@ pub(crate) mod planner;
 pub(crate) mod platforms;
 mod remote;
 pub(crate) mod run;
+pub(crate) mod scans;
 mod stage;
 mod steps;
 mod triggers;
@@ -32,6 +33,7 @@ use davit_runtime::plan::Rlimit;
 pub use self::mounts::{
     BindOrigin, CacheMount, ClientMount, MountAccess, MountSource, RunMount, SecretVariable,
 };
+pub use self::scans::Scans;
 
 use crate::{CachePolicy, source::RemoteSource};
 
@@ -74,6 +76,8 @@ pub struct Target {
     pub config: ImageConfig,
     /// Its history; the entry of a layer names the node that makes it.
     pub history: Vec<(HistoryEntry, Option<NodeId>)>,
+    /// What its SBOM needs beside it.
+    pub scans: Scans,
 }
 
 /// One node of a plan.
@@ -143,6 +147,8 @@ pub struct RunSpec {
     pub security: Security,
     /// Mounts, parents before their children.
     pub mounts: Vec<RunMount>,
+    /// Devices that it gets, by name.
+    pub devices: Vec<RunDevice>,
     /// Variables that hold secrets; their values are in no key.
     pub secrets: Vec<SecretVariable>,
     /// Size of `/dev/shm` in bytes; `None` = 64 MiB.
@@ -159,6 +165,15 @@ pub struct RunSpec {
     pub platform: Platform,
 }
 
+/// A device of a `RUN`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunDevice {
+    /// Its name, `vendor.com/class[=name]`.
+    pub name: String,
+    /// Whether the step fails without it.
+    pub required: bool,
+}
+
 /// A script of a `RUN` heredoc that begins with `#!`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScriptFile {
@@ -169,7 +184,7 @@ pub struct ScriptFile {
 }
 
 /// Network of `RUN` steps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Network {
     /// A private network with a way out.
     #[default]
@@ -178,15 +193,18 @@ pub enum Network {
     None,
     /// The host's.
     Host,
+    /// That of a container, which runs.
+    Container(String),
 }
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Default => "default",
-            Self::None => "none",
-            Self::Host => "host",
-        })
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::None => f.write_str("none"),
+            Self::Host => f.write_str("host"),
+            Self::Container(name) => write!(f, "container:{name}"),
+        }
     }
 }
 

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, error::Error, fmt, io::Read, path::PathBuf, tim
 use davit_image::{Digest, Platform, Reference};
 
 use crate::{
-    plan::{BaseImage, Network},
-    sandbox::Sandbox,
+    plan::{BaseImage, ContextId, MountAccess, Network},
+    provenance::Attest,
+    sandbox::{Sandbox, StepVolume, VolumeSource},
     source::{HttpSource, RemoteSource},
 };
 
@@ -33,8 +34,12 @@ pub struct BuildRequest {
     pub build_platform: Platform,
     /// Network of `RUN` steps that name none.
     pub network: Network,
+    /// Which modes files of contexts have.
+    pub context_modes: ContextModes,
     /// Whether earlier results are used.
     pub cache: CachePolicy,
+    /// Whether what cache mounts hold is used; else each begins empty, if nobody else uses it.
+    pub cache_mounts: CachePolicy,
     /// Stages, by name or number, whose steps run again whatever the cache has.
     pub no_cache_stages: Vec<String>,
     /// Stages, by name, and lines of the Dockerfile: what is done there, what follows in the stage and
@@ -47,14 +52,54 @@ pub struct BuildRequest {
     pub source_date_epoch: Option<i64>,
     /// Whether no time in the layers that the build adds may be later than `SOURCE_DATE_EPOCH`.
     pub rewrite_timestamp: bool,
+    /// Which layers of the result become one.
+    pub squash: Squash,
+    /// Whether it is built twice.
+    pub repeat: Repeat,
     /// Hosts that `RUN` steps know beside those of the network, as (name, address).
     pub add_hosts: Vec<(String, String)>,
     /// Limits, entitlements, secrets and agents of `RUN` steps.
     pub sandbox: Sandbox,
+    /// What is told of where the result comes from and what it holds.
+    pub attest: Attest,
     /// Whether the first difference of every miss is looked for, down to the file.
     pub explain: bool,
     /// Largest number of steps at a time; 0 = one per core.
     pub jobs: usize,
+}
+
+impl BuildRequest {
+    /// Makes contexts of the volumes whose content counts, so that it is known to the keys.
+    pub(crate) fn open_volumes(&mut self) {
+        for volume in &self.sandbox.volumes {
+            if let (VolumeSource::Directory(path), MountAccess::ReadOnly) =
+                (&volume.source, volume.access)
+            {
+                let source = NamedSource::Volume(path.clone());
+                // A path is the name of no context.
+                let name = volume.target.clone();
+                self.named_contexts.push(NamedContext { name, platform: None, source });
+            }
+        }
+    }
+
+    /// The context that a volume's content is known by.
+    pub(crate) fn volume_context(&self, volume: &StepVolume) -> Option<ContextId> {
+        let is_its = |context: &NamedContext| {
+            context.name == volume.target && matches!(context.source, NamedSource::Volume(_))
+        };
+        self.named_contexts.iter().position(is_its).map(ContextId::named)
+    }
+}
+
+/// Which modes files of contexts have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ContextModes {
+    /// Those of the disk or the archive.
+    #[default]
+    AsTheyAre,
+    /// Those that git keeps: 0755 for directories and what is executable, 0644 for the rest.
+    Git,
 }
 
 /// A Dockerfile's bytes and where they come from.
@@ -122,6 +167,9 @@ pub enum NamedSource {
     Directory(PathBuf),
     /// An image.
     Image(ImageSource),
+    /// A directory that is mounted as it is: nothing of it is left out, and no name of a Dockerfile
+    /// is its own.
+    Volume(PathBuf),
     /// Nothing.
     Scratch,
     /// A git repository, or a file of a web server, which is named `context`.
@@ -186,6 +234,28 @@ pub enum CachePolicy {
     Use,
     /// Every step runs again; its result is recorded.
     Ignore,
+}
+
+/// Which layers of a result become one; the cache keeps each step's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Squash {
+    /// None.
+    #[default]
+    Nothing,
+    /// Those that the build adds to its base.
+    New,
+    /// All, those of the base, too.
+    All,
+}
+
+/// Whether a build is done twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Repeat {
+    /// No.
+    #[default]
+    Never,
+    /// Yes, and a difference is an error.
+    Compared,
 }
 
 /// When base images are looked for in a registry.

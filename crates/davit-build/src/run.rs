@@ -5,7 +5,7 @@
 //! and every command of the build dies with it.
 
 pub(crate) mod agent;
-pub(crate) mod emulation;
+pub(crate) mod console;
 pub(crate) mod mounts;
 pub(crate) mod network;
 mod plan;
@@ -32,12 +32,17 @@ use std::{
     time::Duration,
 };
 
-use davit_runtime::plan::Limits;
+use davit_runtime::{
+    Emulator,
+    cdi::{CdiDevice, CdiError, inject},
+    plan::Limits,
+};
 use davit_snapshot::{Stack, Upper};
 
 use self::{
+    console::Passed,
     mounts::StepMount,
-    network::Place,
+    network::{JoinedNetwork, Place},
     protocol::{Reply, Request, RunRequest},
 };
 use crate::{event::LogStream, plan::RunSpec};
@@ -61,6 +66,10 @@ pub struct RunSettings {
     pub resolv_conf: Vec<u8>,
     /// The same with the host's network.
     pub host_resolv_conf: Vec<u8>,
+    /// Directories of what is known of devices, a later one before an earlier one.
+    pub devices: Vec<PathBuf>,
+    /// Directories in which emulators are looked for; empty: where programs usually are.
+    pub programs: Vec<PathBuf>,
 }
 
 /// Why a command could not be run to its end.
@@ -84,6 +93,9 @@ pub enum RunError {
     /// Files of the step cannot be written.
     #[error("cannot prepare the step")]
     Files(#[source] io::Error),
+    /// A device cannot be given to it.
+    #[error(transparent)]
+    Device(#[from] CdiError),
     /// The build was cancelled.
     #[error("cancelled")]
     Cancelled,
@@ -98,10 +110,18 @@ pub(crate) struct StepCommand<'a> {
     pub(crate) directory: &'a Path,
     /// Its place in the network, if it is to be in one.
     pub(crate) place: Option<&'a Place<'a>>,
+    /// The container whose network it joins.
+    pub(crate) joined: Option<&'a JoinedNetwork>,
     pub(crate) mounts: Vec<StepMount>,
     /// Variables that hold secrets, as `NAME=value`.
     pub(crate) secrets: &'a [String],
     pub(crate) limits: &'a Limits,
+    /// What executes its programs, where that is not the machine itself.
+    pub(crate) emulator: Option<Emulator>,
+    /// Devices that it gets.
+    pub(crate) devices: &'a [CdiDevice],
+    /// Its streams, if somebody works with it by hand.
+    pub(crate) console: Option<&'a Passed>,
 }
 
 /// Who waits for replies; `None` once there are no more.
@@ -160,7 +180,8 @@ impl Supervisor {
         cancelled: &dyn Fn() -> bool,
     ) -> Result<i32, RunError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let plan = self.plan(&command, id).map_err(RunError::Files)?;
+        let mut plan = self.plan(&command, id).map_err(RunError::Files)?;
+        inject(&mut plan, command.devices)?;
         let replies = self.register(id)?;
         let request = Request::Run(Box::new(RunRequest {
             id,
@@ -169,14 +190,17 @@ impl Supervisor {
             plan,
             mounts: command.mounts,
             network: command.place.map(Place::attachment),
+            joined: command.joined.map(|joined| joined.process),
+            console: command.console.map(|passed| passed.kind),
         }));
-        let sent = self.send(&request);
+        let descriptors = command.console.map_or(&[][..], |passed| &passed.descriptors);
+        let sent = self.send(&request, descriptors);
         let outcome = sent.and_then(|()| {
             thread::scope(|scope| {
                 let kill = || {
                     // The supervisor reads nothing while it waits to tell more: what it tells must
                     // go on being taken.
-                    scope.spawn(|| self.send(&Request::Kill { id }));
+                    scope.spawn(|| self.send(&Request::Kill { id }, &[]));
                 };
                 follow(&replies, output, cancelled, kill)
             })
@@ -195,9 +219,9 @@ impl Supervisor {
         Ok(replies)
     }
 
-    fn send(&self, request: &Request) -> Result<(), RunError> {
+    fn send(&self, request: &Request, descriptors: &[OwnedFd]) -> Result<(), RunError> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        protocol::write_request(&mut *writer, request).map_err(|_broken| RunError::Gone)
+        protocol::write_request(&mut writer, request, descriptors).map_err(|_broken| RunError::Gone)
     }
 }
 

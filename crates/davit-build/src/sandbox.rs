@@ -4,12 +4,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    path::PathBuf,
 };
 
 use davit_image::{Algorithm, Digester};
 use davit_runtime::plan::{Limits, Rlimit};
 
-use crate::run::agent::Agent;
+use crate::{plan::MountAccess, run::agent::Agent};
 
 /// Limits, entitlements, secrets and agents of a build's commands.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +25,8 @@ pub struct Sandbox {
     pub limits: Limits,
     /// What the Dockerfile may ask for beyond the usual.
     pub entitlements: BTreeSet<Entitlement>,
+    /// Directories of the machine that each command has.
+    pub volumes: Vec<StepVolume>,
     /// Secrets by their ids.
     pub secrets: BTreeMap<String, Secret>,
     /// SSH agents by their ids.
@@ -49,21 +52,48 @@ impl Sandbox {
     }
 }
 
+/// A directory of the machine in each command of a build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepVolume {
+    /// Where it is.
+    pub source: VolumeSource,
+    /// Absolute path in the command's root, cleaned; never the root itself.
+    pub target: String,
+    /// Whether it can be written. One that cannot is part of the command by its content, one that
+    /// can is not: what a command finds there may be the work of another.
+    pub access: MountAccess,
+}
+
+/// Where a volume of a build is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeSource {
+    /// A directory.
+    Directory(PathBuf),
+    /// The volume of this name; whoever has the store puts its directory in its place.
+    Named(String),
+}
+
 /// What a build may do only if its caller says so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Entitlement {
     /// Commands in the host's network.
     NetworkHost,
     /// Commands with all capabilities and devices.
     SecurityInsecure,
+    /// Commands with every device that the machine describes.
+    AllDevices,
+    /// Commands with what this name stands for.
+    Device(String),
 }
 
 impl fmt::Display for Entitlement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NetworkHost => "network.host",
-            Self::SecurityInsecure => "security.insecure",
-        })
+        match self {
+            Self::NetworkHost => f.write_str("network.host"),
+            Self::SecurityInsecure => f.write_str("security.insecure"),
+            Self::AllDevices => f.write_str("device"),
+            Self::Device(name) => write!(f, "device={name}"),
+        }
     }
 }
 

@@ -11,6 +11,9 @@ use crate::{
     key::{Component, DefinitionKey},
 };
 
+/// Field of an image's config that holds records of its own steps.
+pub const INLINE_RECORDS: &str = "davit.build-cache.v1";
+
 /// What a step gave, in the words that all machines share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharedRecord {
@@ -41,6 +44,19 @@ pub struct Shareable {
     pub in_result: bool,
 }
 
+/// What commands left in a cache mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedMount {
+    /// Its name.
+    pub name: String,
+    /// Its files, as a layer.
+    pub layer: DiffId,
+    /// Size of the layer's tar in bytes.
+    pub size: u64,
+    /// When it was read.
+    pub made: Timestamp,
+}
+
 /// Caches that a build shares with others.
 ///
 /// One call may come from several threads at a time.
@@ -61,8 +77,17 @@ pub trait SharedCache: Sync {
     /// Whether [`Self::offer`] is of use.
     fn wants_results(&self) -> bool;
 
-    /// Takes all results of the build.
-    fn offer(&self, results: Vec<Shareable>);
+    /// Takes a result as soon as it is final; its layer may still be elsewhere alone.
+    fn offer(&self, result: Shareable);
+
+    /// What others left in the cache mount of this name.
+    fn mount(&self, name: &str) -> Option<SharedMount>;
+
+    /// Whether [`Self::offer_mount`] is of use.
+    fn wants_mounts(&self) -> bool;
+
+    /// Takes a cache mount that the build used.
+    fn offer_mount(&self, mount: SharedMount);
 }
 
 impl SharedRecord {

@@ -13,7 +13,7 @@ use davit_image::{DiffId, Digest};
 
 pub(crate) use self::address::without_accounts;
 pub use self::{
-    address::{account, host_name, public_address},
+    address::{account, host_name, public_address, without_secrets},
     git_reference::{GitMtime, GitReferenceError, GitSource},
 };
 
@@ -43,12 +43,23 @@ pub struct HttpSource {
 }
 
 /// A source that is here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchedSource {
     /// The layer, kept by the build's lease.
     pub layer: DiffId,
+    /// What tells its content from any other.
+    pub identity: SourceIdentity,
     /// When the commit was made, or when the file changed last, in seconds since 1970.
     pub time: Option<i64>,
+}
+
+/// What tells the content of a source from any other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceIdentity {
+    /// Digest of a file.
+    Content(Digest),
+    /// Name of a commit.
+    Commit(String),
 }
 
 /// Fetches sources; the engine asks web servers and git, and remembers what they gave.

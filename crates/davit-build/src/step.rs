@@ -1,15 +1,20 @@
 //! Does one step: finds its earlier result, or makes its layer.
 
+mod beneath;
+pub(crate) mod by_hand;
 mod caches;
 mod clamp;
 mod content;
 mod copy;
+mod devices;
 mod elsewhere;
+mod mount_layers;
 mod mounts;
 mod run;
+mod squash;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{Arc, Mutex, OnceLock, atomic::AtomicBool, atomic::Ordering},
     time::{Duration, Instant},
@@ -20,8 +25,12 @@ use davit_layer::{Change, Merged, Opener, WriteOptions};
 use davit_snapshot::Snapshots;
 use davit_store::{Flight, Lease, Store};
 
+use self::by_hand::FailedSlot;
+pub(crate) use self::elsewhere::in_result;
 use crate::{
-    BuildEvent, CachePolicy, EventSink, StepId,
+    BuildEvent, CachePolicy, EventSink, FinalLayers, StepId,
+    admission::{Class, Place, Places},
+    build::drafts::Drafts,
     cache::{Cache, Made, StepRecord},
     copy::{Times, same_content, shape_key},
     definition::{components, definition_key, input_number, stands_alone},
@@ -29,11 +38,14 @@ use crate::{
     inputs::Inputs,
     key::{Component, ContentKey, DefinitionKey, Miss},
     layers::{LayerError, Layers, State},
-    log::BuildLog,
     plan::{Node, NodeId, Op, Plan},
-    run::{RunSettings, Supervisor, network::StepNetworks},
+    run::{
+        RunSettings, Supervisor,
+        console::Console,
+        network::{JoinedNetwork, StepNetworks},
+    },
     sandbox::Sandbox,
-    shared::{SharedCache, SharedRecord},
+    shared::SharedCache,
     writer::Writer,
 };
 
@@ -49,6 +61,8 @@ pub(crate) struct Session<'b, 's> {
     pub(crate) layers: Layers<'s>,
     pub(crate) plan: &'b Plan,
     pub(crate) inputs: &'b Inputs,
+    /// Layers that are written already, in case that steps want them.
+    pub(crate) drafts: &'b Drafts<'s>,
     /// A directory of the build for what has no other place.
     pub(crate) scratch: &'b Path,
     pub(crate) policy: CachePolicy,
@@ -57,13 +71,17 @@ pub(crate) struct Session<'b, 's> {
     pub(crate) epoch: Option<i64>,
     pub(crate) started: Timestamp,
     pub(crate) events: EventSink<'b>,
-    pub(crate) log: &'b BuildLog,
     pub(crate) cancelled: &'b AtomicBool,
     /// A step failed: the others stop.
     pub(crate) stopped: AtomicBool,
     pub(crate) run: &'b RunSettings,
     pub(crate) sandbox: &'b Sandbox,
     pub(crate) networks: StepNetworks<'b, 's>,
+    /// The container whose network commands join, if they do.
+    pub(crate) joined: Option<&'b JoinedNetwork>,
+    pub(crate) places: Places,
+    /// How much waits for each node.
+    pub(crate) weights: Vec<u64>,
     pub(crate) supervisor: OnceLock<Mutex<Option<Arc<Supervisor>>>>,
     /// Distinguishes this Dockerfile's steps from those of others, for explanations.
     pub(crate) family: String,
@@ -72,10 +90,22 @@ pub(crate) struct Session<'b, 's> {
     pub(crate) shared: Option<&'b dyn SharedCache>,
     /// Steps whose results are elsewhere, where they may stay.
     pub(crate) elsewhere: BTreeMap<NodeId, StepRecord>,
-    /// Results for the caches of others.
-    pub(crate) results: Mutex<Vec<(NodeId, SharedRecord)>>,
+    /// Steps that images of the build consist of.
+    pub(crate) in_result: BTreeSet<NodeId>,
+    /// Told of layers of the images as they become final.
+    pub(crate) finals: Option<FinalLayers<'b>>,
+    /// Cache mounts that commands used.
+    pub(crate) used_mounts: Mutex<BTreeSet<String>>,
+    /// Whether what cache mounts hold counts.
+    pub(crate) mount_policy: CachePolicy,
     /// Whether the first file that differs is looked for.
     pub(crate) explain: bool,
+    /// Who looks at a step that failed.
+    pub(crate) on_error: Option<&'b dyn Console>,
+    /// What that step left.
+    pub(crate) failed: FailedSlot<'s>,
+    /// The node that is not done with the others, but by hand.
+    pub(crate) by_hand: Option<NodeId>,
 }
 
 /// What a node gave.
@@ -101,6 +131,13 @@ impl Session<'_, '_> {
         self.cancelled.load(Ordering::Relaxed) || self.stopped.load(Ordering::Relaxed)
     }
 
+    /// Waits for a place to do what a node needs.
+    pub(crate) fn place(&self, class: Class, id: NodeId) -> Result<Place<'_>, BuildError> {
+        let weight = self.weights[id.0 as usize];
+        let place = self.places.enter(class, weight, &|| self.is_cancelled());
+        place.ok_or_else(|| BuildError::new(BuildErrorKind::Cancelled))
+    }
+
     const fn cache(&self) -> Cache<'_> {
         Cache { store: self.store, lease: self.lease }
     }
@@ -122,6 +159,7 @@ impl Session<'_, '_> {
                 return Ok(base(image.config.rootfs.diff_ids.clone()));
             }
             Op::Source(source) => return Ok(base(vec![self.inputs.layer(source)])),
+            _ if self.by_hand == Some(id) => return Ok(base(inputs[0].state.layers.clone())),
             _ => {}
         }
         let mut states: Vec<String> = inputs.iter().map(|input| input.state.key()).collect();
@@ -168,6 +206,7 @@ impl Session<'_, '_> {
         self.remember(node, id, (key, &parts), &layer, cost_us)?;
         if let Some(by_content) = by_content {
             let record = &layer.record;
+            let by_content = (by_content, kind_of(node));
             self.cache().remember_step(by_content, record, cost_us).map_err(store_failed)?;
         }
         self.note(id, (key, by_content), (&parts, &layer.record));
@@ -208,7 +247,7 @@ impl Session<'_, '_> {
         let Some(by_content) = by_content else { return Ok(None) };
         let found = self.find(node, by_content)?;
         if let Some(record) = &found {
-            self.cache().remember_step(key, record, 0).map_err(store_failed)?;
+            self.cache().remember_step((key, kind_of(node)), record, 0).map_err(store_failed)?;
         }
         Ok(found)
     }
@@ -240,10 +279,7 @@ impl Session<'_, '_> {
     }
 
     fn family_of(&self, node: &Node, id: NodeId) -> Digest {
-        // Steps that no instruction stands for are told apart by their number.
-        let nodes = &self.plan.nodes[..id.0 as usize];
-        let ordinal = nodes.iter().filter(|other| other.stage == node.stage).count();
-        Digest::of(format!("{}\0{}\0{ordinal}", self.family, node.stage.0).as_bytes())
+        family_of(self.plan, &self.family, (node, id))
     }
 
     /// Why a step has to run, and the step where that began.
@@ -285,13 +321,9 @@ impl Session<'_, '_> {
         layer: &Layer,
         cost_us: u64,
     ) -> Result<(), BuildError> {
-        let kind = match &node.op {
-            Op::Run(_) => "run",
-            _ => "copy",
-        };
         let made = Made {
             definition,
-            kind,
+            kind: kind_of(node),
             components,
             family: self.family_of(node, id),
             content: layer.content,
@@ -306,8 +338,14 @@ impl Session<'_, '_> {
         let below = &inputs[0].state;
         match &node.op {
             Op::Run(spec) => self.run(node, id, spec, inputs),
-            Op::Copy(spec) => self.copy(node, id, spec, inputs),
-            Op::MakeDirectory(spec) => self.directory((node, id), spec, below),
+            Op::Copy(spec) => {
+                let _place = self.place(Class::Disk, id)?;
+                self.copy(node, id, spec, inputs)
+            }
+            Op::MakeDirectory(spec) => {
+                let _place = self.place(Class::Disk, id)?;
+                self.directory((node, id), spec, below)
+            }
             Op::Scratch | Op::Image(_) | Op::Source(_) => unreachable!("bases make no layer"),
         }
     }
@@ -353,11 +391,24 @@ impl Session<'_, '_> {
     }
 }
 
+/// What the results of a step of a Dockerfile's are kept under, whatever they were made of.
+pub(crate) fn family_of(plan: &Plan, family: &str, (node, id): (&Node, NodeId)) -> Digest {
+    // Steps that no instruction stands for are told apart by their number.
+    let nodes = &plan.nodes[..id.0 as usize];
+    let ordinal = nodes.iter().filter(|other| other.stage == node.stage).count();
+    Digest::of(format!("{family}\0{}\0{ordinal}", node.stage.0).as_bytes())
+}
+
 /// Whose turn a step is.
 enum Claim {
     Found(StepRecord),
     /// Ours; `None` where nobody is to be kept out.
     Ours(Option<davit_store::FlightGuard>),
+}
+
+/// What a step's record is called.
+fn kind_of(node: &Node) -> &'static str {
+    if matches!(node.op, Op::Run(_)) { "run" } else { "copy" }
 }
 
 fn failed(node: &Node, source: impl std::error::Error + Send + Sync + 'static) -> BuildError {

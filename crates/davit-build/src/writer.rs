@@ -1,13 +1,14 @@
 //! Writes a layer into the store, lazily: nothing is synced before the build is done.
 
 use std::{
+    fs::File,
     io::{self, BufWriter, Write as _},
     sync::{Arc, atomic::AtomicBool},
 };
 
 use davit_image::DiffId;
 use davit_layer::{Change, Digests, Opener, Table, WriteOptions, write_layer};
-use davit_store::{DiffIdState, Durability, LayerFacts, Lease, Presence, Store};
+use davit_store::{DiffIdState, Durability, LayerFacts, LayerIngest, Lease, Presence, Store};
 use davit_sys::{behind::Behind, writeback::EarlyWriteback};
 
 use crate::{
@@ -37,6 +38,41 @@ pub(crate) struct Written {
     pub(crate) size_bytes: u64,
 }
 
+/// A layer that is written, and of no effect until it is committed.
+#[derive(Debug)]
+pub(crate) struct Draft<'s> {
+    ingest: LayerIngest<'s>,
+    tar: File,
+    table: Table,
+}
+
+impl<'s> Draft<'s> {
+    /// Writes a layer of sorted changes; `cancelled` is set by another thread to end the writing.
+    pub(crate) fn write(
+        ingest: LayerIngest<'s>,
+        (changes, opener): (&[Change], &dyn Opener),
+        options: &WriteOptions,
+        cancelled: &AtomicBool,
+    ) -> Result<Self, LayerWriteError> {
+        let written = |error| LayerWriteError::Write(davit_layer::WriteError::Write(error));
+        let tar = EarlyWriteback::new(ingest.create_tar()?.into_parts().0);
+        let inner = Behind::new(tar).map_err(written)?;
+        let mut tar = Cancellable { inner, cancelled };
+        let table = write_layer(changes, opener, &mut tar, options)?;
+        let tar = tar.inner.finish().map_err(written)?.into_file();
+        Ok(Self { ingest, tar, table })
+    }
+
+    /// The digests of its files, one given for each change that is one; `None` without all of them.
+    pub(crate) fn digests(
+        &self,
+        changes: &[Change],
+        digests: &[Option<ContentDigest>],
+    ) -> Option<Digests> {
+        known_digests(&self.table, changes, digests)
+    }
+}
+
 /// Where layers are written to.
 #[derive(Clone, Copy)]
 pub(crate) struct Writer<'a, 's> {
@@ -56,12 +92,12 @@ impl Writer<'_, '_> {
         options: &WriteOptions,
     ) -> Result<Written, LayerWriteError> {
         let ingest = self.store.begin_layer(self.lease)?;
-        let written = |error| LayerWriteError::Write(davit_layer::WriteError::Write(error));
-        let tar = EarlyWriteback::new(ingest.create_tar()?.into_parts().0);
-        let inner = Behind::new(tar).map_err(written)?;
-        let mut tar = Cancellable { inner, cancelled: self.cancelled };
-        let table = write_layer(changes, opener, &mut tar, options)?;
-        let tar = tar.inner.finish().map_err(written)?;
+        self.commit(Draft::write(ingest, (changes, opener), options, self.cancelled)?)
+    }
+
+    /// Makes a written layer visible.
+    pub(crate) fn commit(&self, draft: Draft<'_>) -> Result<Written, LayerWriteError> {
+        let Draft { ingest, tar, table } = draft;
         let facts = table.facts();
         let mut file = BufWriter::with_capacity(1 << 20, ingest.create_table()?);
         table.write_to(&mut file).and_then(|()| file.flush()).map_err(LayerWriteError::Table)?;
@@ -75,8 +111,7 @@ impl Writer<'_, '_> {
             presence: Presence::Full,
             durability: Durability::Lazy,
         })?;
-        let tar = Arc::new(tar.into_file());
-        self.layers.add(diff_id, OpenLayer { tar, table: Arc::new(table) });
+        self.layers.add(diff_id, OpenLayer { tar: Arc::new(tar), table: Arc::new(table) });
         Ok(Written { diff_id, size_bytes })
     }
 
@@ -89,9 +124,21 @@ impl Writer<'_, '_> {
         digests: &[Option<ContentDigest>],
     ) -> Result<(), LayerWriteError> {
         let Ok(layer) = self.layers.open(diff_id) else { return Ok(()) };
-        let Some(known) = known_digests(&layer.table, changes, digests) else { return Ok(()) };
+        match known_digests(&layer.table, changes, digests) {
+            Some(known) => self.put_digests(diff_id, &known),
+            None => Ok(()),
+        }
+    }
+
+    /// Remembers the digests of the files of a layer that was just written.
+    pub(crate) fn put_digests(
+        &self,
+        diff_id: DiffId,
+        digests: &Digests,
+    ) -> Result<(), LayerWriteError> {
+        let Ok(layer) = self.layers.open(diff_id) else { return Ok(()) };
         let mut bytes = Vec::new();
-        known.write_to(&layer.table, &mut bytes).map_err(LayerWriteError::Table)?;
+        digests.write_to(&layer.table, &mut bytes).map_err(LayerWriteError::Table)?;
         Ok(self.store.put_layer_digests(&diff_id, &bytes)?)
     }
 }

@@ -90,7 +90,14 @@ impl Session {
     /// # Errors
     /// [`Error::TooLarge`] before anything is sent, else as [`BlobReader::next_chunk`].
     pub async fn blob_bytes(&self, descriptor: &Descriptor) -> Result<Vec<u8>, Error> {
-        let limit = self.client.config().limits.config;
+        self.blob_within(descriptor, self.client.config().limits.config).await
+    }
+
+    /// As [`Self::blob_bytes`], for at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`Self::blob_bytes`].
+    pub async fn blob_within(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>, Error> {
         if descriptor.size > limit {
             return Err(Error::TooLarge { object: descriptor.digest.to_string(), limit });
         }

@@ -125,7 +125,7 @@ impl Download {
     }
 }
 
-fn parse(address: &str) -> Result<Url, Error> {
+pub(crate) fn parse(address: &str) -> Result<Url, Error> {
     let url: Url = address.parse().map_err(|_| Error::Protocol {
         url: "the address".to_owned(),
         problem: "is malformed".to_owned(),

@@ -32,6 +32,7 @@ mod tls;
 mod transport;
 mod upload;
 mod warning;
+mod web;
 pub mod wire;
 
 pub use blob::{BlobReader, VerifiedBlob};
@@ -46,3 +47,4 @@ pub use error::{ConfigError, ConnectionError, Error};
 pub use manifest::{Fetched, Target};
 pub use secret::Secret;
 pub use upload::{BlobSource, SourceError, SourceReader, Uploaded};
+pub use web::{WebReply, WebRequest};

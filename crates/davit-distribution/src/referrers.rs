@@ -11,6 +11,8 @@ use std::{
 
 use davit_image::{Descriptor, Digest, Document, Index, MediaType, Raw, Tag};
 
+use reqwest::Method;
+
 use crate::{Error, Session, Target};
 
 /// Longest algorithm in a referrers tag.
@@ -58,6 +60,36 @@ impl Referrer {
 }
 
 impl Session {
+    /// Lists what refers to a manifest: as the registry says it, or else by the tag that clients keep.
+    /// Of a long list it is the beginning.
+    ///
+    /// # Errors
+    /// What went wrong at the registry; that nothing refers to the manifest is none.
+    pub async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Error> {
+        let origin = self.origin().await?;
+        let call = self.call(&origin, Method::GET, &format!("referrers/{subject}"));
+        let limit = self.client.config().limits.manifest;
+        // A registry without the API knows no such address, or says anything there.
+        match self.client.transport().fetch(&origin, &call, limit).await {
+            Ok((_, body)) => {
+                let parsed = Document::parse(body.into(), Some(&MediaType::OCI_INDEX));
+                if let Ok(Document::Index(index)) = parsed {
+                    return Ok(index.into_value().manifests);
+                }
+            }
+            Err(error) if error.is_transient() => return Err(error),
+            Err(_) => {}
+        }
+        match self.manifest(&Target::Tag(tag_of(subject))).await {
+            Ok(found) => match found.document {
+                Document::Index(index) => Ok(index.into_value().manifests),
+                Document::Manifest(_) => Ok(Vec::new()),
+            },
+            Err(error) if error.is_not_found() => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Keeps in mind what the registry does not list.
     pub(crate) fn remember(&self, bytes: &[u8], referrer: Referrer) {
         let mut unlisted = self.unlisted.lock().unwrap_or_else(PoisonError::into_inner);

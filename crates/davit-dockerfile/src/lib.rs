@@ -23,6 +23,7 @@ mod parse;
 mod port;
 mod scope;
 mod signal;
+mod size;
 mod span;
 mod text;
 
@@ -47,4 +48,5 @@ pub use scope::{
     Argument, BuildArguments, GlobalScope, StageScope, is_predefined, proxy_variables,
 };
 pub use signal::parse_signal;
+pub use size::parse_size;
 pub use span::Span;

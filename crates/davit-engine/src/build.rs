@@ -1,10 +1,16 @@
 //! `build`: from a Dockerfile to an image in the store, a file or a directory.
 
+mod attest;
 mod bases;
 mod cache;
+mod classic;
+mod early;
 mod form;
+mod history;
+mod machine;
 mod output;
 mod pack;
+mod results;
 mod sources;
 
 use std::sync::{
@@ -13,45 +19,66 @@ use std::sync::{
 };
 
 pub use davit_build::{
-    Agent, BuildError, BuildErrorKind, BuildEvent, BuildOutcome, BuildRequest, CachePolicy,
-    Checked, Checks, Component, ContextSource, DockerfilePlace, DockerfileText, Entitlement,
-    Excerpt, ExportMode, GitReferenceError, GitSource, HttpSource, IgnoreText, ImageSource,
-    Invalidation, KeyError, Keys, LayoutImage, LogStream, Miss, NamedContext, NamedSource, Network,
-    PullPolicy, RemoteSource, Sandbox, Secret, StepId, StepInfo, TarStream, context_name,
-    looks_like_archive, runnable,
+    Agent, Aspect, At, Attest, BuildError, BuildErrorKind, BuildEvent, BuildOutcome, BuildRequest,
+    CachePolicy, Checked, Checks, Component, Console, ConsoleKind, ConsoleStreams, ContextModes,
+    ContextSource, Detail, Difference, DockerfilePlace, DockerfileText, Entitlement, Excerpt,
+    ExportMode, GitReferenceError, GitSource, HttpSource, IgnoreText, ImageSource, Invalidation,
+    KeyError, Keys, LayoutImage, LogStream, Miss, MountAccess, NamedContext, NamedSource, Network,
+    PullPolicy, RemoteSource, Repeat, Sandbox, Sbom, Secret, Squash, StepId, StepInfo, StepVolume,
+    TarStream, VolumeSource, context_name, looks_like_archive,
 };
-use davit_build::{BridgeNetwork, BuildEnvironment, CallEnvironment, ExportError, RunSettings};
+use davit_build::{BuildEnvironment, CallEnvironment, ExportError};
 pub use davit_dockerfile::{
     Span, Stage,
     lint::{Mended, Rule, Warning},
     outline::{Outline, OutlineArgument, OutlineInput},
     parse_duration,
 };
-use davit_image::Platform;
-use davit_runtime::Cgroups;
-pub use davit_runtime::plan::{Limits, Origin, Rlimit};
+use davit_image::{DiffId, Platform, Timestamp};
+pub use davit_runtime::{
+    emulation::runnable,
+    plan::{Limits, Origin, Rlimit},
+};
 use davit_store::{Lease, StoreError, is_no_space};
 
+pub use self::history::{
+    BuildProblem, BuildResult, BuildSpec, BuildStatus, BuildStep, HistoryError, PastBuild,
+    Repository, StepState, find_build, repository_of,
+};
 use self::{
+    attest::Begun,
     bases::{Bases, Wanted},
     cache::{Caches, Collect, Surroundings},
+    early::EarlyPush,
+    history::Recorder,
     sources::Fetcher,
 };
 pub use self::{
-    cache::{CacheError, CacheExport, CacheFailure, CachePlace, CacheScope},
-    form::{Annotation, AnnotationLevel, FormError, ImageForm, MediaTypes},
-    output::{BuildOutput, BuildSink, Exported, ImageOutput, ImagePlace, PlatformFolders},
+    attest::{AttestationScope, Attestations, ProvenanceOptions, SbomError, SlsaVersion},
+    cache::{
+        ActionsPlace, ActionsProtocol, CacheError, CacheExport, CacheFailure, CacheImport,
+        CachePlace, CacheScope, MountSharing, S3Account, S3Place,
+    },
+    classic::{ClassicBuild, ClassicError, ClassicParameters},
+    form::{Annotation, AnnotationLevel, AttestationPlace, FormError, ImageForm, MediaTypes},
+    output::{
+        BuildOutput, BuildSink, Exported, FileForm, ImageOutput, ImagePlace, PlatformFolders,
+    },
     pack::PackError,
 };
-pub(crate) use self::{form::Formed, sources::guard_helper};
-use crate::{
-    Engine, Hint, Progress,
-    container::{ContainerError, files},
+pub(crate) use self::{
+    attest::{
+        document::{PREDICATE_TYPE, REFERENCE_DIGEST, STATEMENT, STATEMENT_BYTES, about},
+        is_attestation, referrers,
+    },
+    form::Formed,
+    history::HISTORY,
+    sources::{GIT_CHECKOUT, guard_helper, remote_of},
 };
+use crate::{Engine, Hint, Progress, container::ContainerError};
 
 /// Name of the helper that supervises the commands of a build.
 pub(crate) const SUPERVISOR: &str = "__build-supervisor";
-const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// A build and what becomes of its result.
 #[expect(missing_debug_implementations, reason = "a stream has nothing to show")]
@@ -65,9 +92,37 @@ pub struct BuildCommand {
     /// Where the result goes.
     pub outputs: Vec<BuildOutput>,
     /// Caches whose results count, too.
-    pub cache_from: Vec<CachePlace>,
+    pub cache_from: Vec<CacheImport>,
     /// Caches that get the results.
     pub cache_to: Vec<CacheExport>,
+    /// What images carry of their own results.
+    pub inline_cache: InlineCache,
+    /// Who looks at the file system of a step that failed.
+    pub on_error: Option<Arc<dyn Console>>,
+    /// A place in the Dockerfile and who works there, instead of a result.
+    pub at: Option<(At, Arc<dyn Console>)>,
+    /// What is attested of the results.
+    pub attestations: Attestations,
+}
+
+/// What images carry of the results that they consist of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InlineCache {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// What another build needs to use them.
+    Records,
+}
+
+impl BuildCommand {
+    /// The platforms to build for, if outputs can have images of them.
+    fn platforms(&self) -> Result<Vec<Platform>, FormError> {
+        let platforms = platforms(&self.request);
+        let mut forms = self.outputs.iter().filter_map(BuildOutput::form);
+        forms.try_for_each(|form| form.check(&platforms))?;
+        Ok(platforms)
+    }
 }
 
 /// How far a build looks for images and for sources that lie elsewhere.
@@ -93,10 +148,16 @@ impl Reach {
 /// What a build gave.
 #[derive(Clone, Debug)]
 pub struct BuildReport {
+    /// Its name among all builds that are remembered: `BUILDER/NODE/ID`.
+    pub reference: String,
     /// The images, one for each platform, in the order asked for.
     pub images: Vec<BuildOutcome>,
     /// Where the first output that is an image went; `None` if none is one.
     pub exported: Option<Exported>,
+    /// How the command of [`BuildCommand::at`] ended.
+    pub exit_code: Option<i32>,
+    /// Where each image comes from, as a predicate of SLSA, as far as that was to be told.
+    pub provenance: Vec<serde_json::Value>,
 }
 
 /// A question about a build; of base images that are not here only the configs are fetched.
@@ -114,6 +175,9 @@ pub struct Question<'a> {
     pub cancelled: &'a Arc<AtomicBool>,
 }
 
+/// Who is told what a build does, and who may end it.
+type Callbacks<'c> = (&'c (dyn Fn(BuildEvent) + Sync), &'c dyn Progress, &'c Arc<AtomicBool>);
+
 /// Why a build gave no image.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildFailure {
@@ -126,6 +190,9 @@ pub enum BuildFailure {
     /// Its result cannot have the form that an output asks for.
     #[error(transparent)]
     Form(#[from] FormError),
+    /// It is not found out what it holds.
+    #[error(transparent)]
+    Sbom(#[from] SbomError),
     /// Its layers cannot be compressed.
     #[error(transparent)]
     Pack(#[from] PackError),
@@ -138,6 +205,9 @@ pub enum BuildFailure {
     /// Containers' file systems cannot be made here.
     #[error(transparent)]
     Snapshot(#[from] davit_snapshot::SnapshotError),
+    /// Its commands cannot have a volume, or a container's network.
+    #[error(transparent)]
+    Machine(#[from] ContainerError),
     /// A cache does not take it.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -180,12 +250,19 @@ impl Hint for BuildFailure {
                 }
                 hints
             }
+            Self::Export(error) => error.hint().map(str::to_owned).into_iter().collect(),
             Self::Push(error) => error.hints(),
             Self::Cache(error) => error.hints(),
+            Self::Machine(error) => error.hints(),
             Self::Store(error) if error.is_no_space() => vec!["davit system prune".to_owned()],
             _ => Vec::new(),
         }
     }
+}
+
+/// All platforms that are built for, in the order asked for.
+fn platforms(request: &BuildRequest) -> Vec<Platform> {
+    std::iter::once(&request.platform).chain(&request.more_platforms).cloned().collect()
 }
 
 /// Serves one build on standard input until it ends.
@@ -210,81 +287,141 @@ impl Engine {
     /// See [`BuildFailure`]; no name has changed then.
     pub fn build(
         &self,
-        mut command: BuildCommand,
+        command: BuildCommand,
         events: &(dyn Fn(BuildEvent) + Sync),
         progress: &dyn Progress,
         cancelled: &Arc<AtomicBool>,
     ) -> Result<BuildReport, BuildFailure> {
-        let platforms: Vec<Platform> = std::iter::once(&command.request.platform)
-            .chain(&command.request.more_platforms)
-            .cloned()
-            .collect();
-        for output in &command.outputs {
-            output.form().map_or(Ok(()), |form| form.check(&platforms))?;
+        let platforms = command.platforms()?;
+        let lease = self.store().lease("build")?;
+        let recorder = Recorder::begin(self, &lease, &command);
+        events(BuildEvent::Begun(recorder.id().to_owned()));
+        let noted = |event: BuildEvent| {
+            recorder.note(&event);
+            events(event);
+        };
+        let brings_layers = !(command.cache_from.is_empty() && command.cache_to.is_empty());
+        let outcome = self.build_held(&lease, command, (&noted, progress, cancelled), &platforms);
+        recorder.end(&outcome, &platforms);
+        drop(lease);
+        let report = outcome?;
+        let has_run = |image: &BuildOutcome| image.cached_steps < image.steps;
+        // Layers of a cache that is elsewhere come without a step.
+        let may_grow = brings_layers || report.exit_code.is_some();
+        if may_grow || report.images.iter().any(has_run) {
+            self.collect_after_build();
         }
+        Ok(report)
+    }
+
+    /// Builds, with a lease that keeps what is needed and made.
+    fn build_held(
+        &self,
+        lease: &Lease<'_>,
+        mut command: BuildCommand,
+        (events, progress, cancelled): Callbacks<'_>,
+        platforms: &[Platform],
+    ) -> Result<BuildReport, BuildFailure> {
+        self.find_volumes(&mut command.request.sandbox.volumes)?;
+        let joined = self.joined_network(&command.request.network)?;
         let store = self.store();
-        let lease = store.lease("build")?;
+        let begun = Begun { id: lease.id().to_owned(), at: Timestamp::now() };
+        command.request.attest = command.attestations.asked();
         let snapshots = self.snapshots()?;
         let pull = command.reach.limit(command.pull);
         let (engine, wanted) = (self, Wanted::Image);
-        let images = Bases { engine, lease: &lease, pull, wanted, progress, cancelled };
-        let sources = Fetcher {
-            engine: self,
-            lease: &lease,
-            progress,
-            cancelled,
-            reach: command.reach,
-            secrets: command.request.sandbox.secrets.clone(),
-            agents: command.request.sandbox.agents.clone(),
-            registries: OnceLock::new(),
-        };
-        let caches = self.caches(&lease, &command, events, (progress, cancelled))?;
+        let images = Bases { engine, lease, pull, wanted, progress, cancelled };
+        let told = (progress, cancelled);
+        let sources = self.fetcher(lease, &command.request, command.reach, told);
+        let caches = self.caches(lease, &command, events, told)?;
         let run = self.run_settings();
+        let early = EarlyPush::new(self, lease, &command.outputs, cancelled);
+        let note_final = |layers: &[DiffId]| early.add(layers);
+        let on_error = command.on_error.clone();
         let environment = BuildEnvironment {
             store,
-            lease: &lease,
+            lease,
             snapshots: &snapshots,
             images: &images,
             sources: &sources,
             shared: caches.as_ref().map(|caches| caches as _),
             run: &run,
             network: &|| Ok(self.build_network()?),
+            joined: joined.as_ref(),
+            finals: early.is_wanted().then_some(&note_final),
             events,
             cancelled,
+            on_error: on_error.as_deref(),
         };
-        let built = davit_build::build(&mut command.request, &environment)?;
-        let delivery = output::Delivery {
-            lease: &lease,
-            built: &built,
-            platforms: &platforms,
-            progress,
-            cancelled,
+        let reference = history::full_reference(lease.id());
+        if let Some((at, console)) = &command.at {
+            let at = (at, &**console);
+            let code = davit_build::build_at(&mut command.request, &environment, at)?;
+            let (images, exported, provenance) = (Vec::new(), None, Vec::new());
+            let exit_code = Some(code);
+            return Ok(BuildReport { reference, images, exported, provenance, exit_code });
+        }
+        let BuildCommand { mut request, outputs, cache_to, inline_cache, attestations, .. } =
+            command;
+        let work = || -> Result<_, BuildFailure> {
+            let built = early.beside(|| davit_build::build(&mut request, &environment));
+            let mut built = built?;
+            if let (Some(caches), InlineCache::Records) = (&caches, inline_cache) {
+                caches.write_into(&mut built);
+            }
+            let told = self.tell((&built, &begun), &attestations, (lease, &outputs))?;
+            let delivery = output::Delivery {
+                lease,
+                built: &built,
+                told: &told,
+                platforms,
+                progress,
+                cancelled,
+            };
+            let exported = self.deliver(delivery, outputs)?;
+            Ok((built, exported, told.reported))
         };
-        let exported = self.deliver(delivery, command.outputs).map_err(|error| {
+        let done = match &caches {
+            Some(caches) => caches.writing(&cache_to, work),
+            None => work(),
+        };
+        let (built, exported, provenance) = done.map_err(|error| {
             let cancelled = cancelled.load(Ordering::Relaxed);
             if cancelled { BuildError::new(BuildErrorKind::Cancelled).into() } else { error }
         })?;
-        caches.map_or(Ok(()), |caches| caches.export(&command.cache_to)).map_err(|error| {
-            let cancelled = cancelled.load(Ordering::Relaxed);
-            if cancelled {
-                BuildError::new(BuildErrorKind::Cancelled).into()
-            } else {
-                BuildFailure::from(error)
-            }
-        })?;
-        drop(lease);
-        let images: Vec<BuildOutcome> = built.into_iter().map(|built| built.outcome).collect();
-        if images.iter().any(|image| image.cached_steps < image.steps) {
-            // The image is there; a cache that is too big is the next build's matter again.
-            if let Err(error) = self.collect_build_cache() {
-                tracing::warn!(%error, "the build cache may be over its budget");
-            }
-            if let Err(error) = self.collect_cache_mounts() {
-                tracing::warn!(%error, "cache mounts may be over their budget");
-            }
-            self.sweep_cgroups();
+        let images = built.into_iter().map(|built| built.outcome).collect();
+        Ok(BuildReport { reference, images, exported, provenance, exit_code: None })
+    }
+
+    /// Brings what builds leave under its budgets.
+    fn collect_after_build(&self) {
+        // The image is there; a cache that is too big is the next build's matter again.
+        if let Err(error) = self.collect_build_cache() {
+            tracing::warn!(%error, "the build cache may be over its budget");
         }
-        Ok(BuildReport { images, exported })
+        if let Err(error) = self.collect_cache_mounts() {
+            tracing::warn!(%error, "cache mounts may be over their budget");
+        }
+        self.sweep_cgroups();
+    }
+
+    fn fetcher<'e>(
+        &'e self,
+        lease: &'e Lease<'e>,
+        request: &BuildRequest,
+        reach: Reach,
+        (progress, cancelled): (&'e dyn Progress, &'e Arc<AtomicBool>),
+    ) -> Fetcher<'e> {
+        Fetcher {
+            engine: self,
+            lease,
+            progress,
+            cancelled,
+            reach,
+            secrets: request.sandbox.secrets.clone(),
+            agents: request.sandbox.agents.clone(),
+            registries: OnceLock::new(),
+        }
     }
 
     /// The caches of a build, if it has any.
@@ -295,14 +432,15 @@ impl Engine {
         events: &'e (dyn Fn(BuildEvent) + Sync),
         (progress, cancelled): (&'e dyn Progress, &'e Arc<AtomicBool>),
     ) -> Result<Option<Caches<'e>>, BuildFailure> {
-        if command.cache_from.is_empty() && command.cache_to.is_empty() {
+        let none = command.cache_to.is_empty() && command.inline_cache == InlineCache::Nothing;
+        if command.cache_from.is_empty() && none {
             return Ok(None);
         }
         let surroundings = Surroundings { engine: self, lease, progress, cancelled, events };
-        let none = command.cache_to.is_empty();
         let collect = if none { Collect::Nothing } else { Collect::Results };
         let asked = (command.reach, collect);
-        Caches::open(surroundings, &command.cache_from, asked).map(Some)
+        let caches = Caches::open(surroundings, &command.cache_from, asked)?;
+        Ok(Some(caches.taking_mounts(&command.cache_to)))
     }
 
     /// Checks a Dockerfile without building it.
@@ -346,51 +484,9 @@ impl Engine {
         let (reach, progress, cancelled) = (*reach, *progress, *cancelled);
         let pull = reach.limit(*pull);
         let images = Bases { engine, lease: &lease, pull, wanted, progress, cancelled };
-        let sources = Fetcher {
-            engine,
-            lease: &lease,
-            progress,
-            cancelled,
-            secrets: request.sandbox.secrets.clone(),
-            agents: request.sandbox.agents.clone(),
-            reach,
-            registries: OnceLock::new(),
-        };
+        let sources = self.fetcher(&lease, request, reach, (progress, cancelled));
         let environment =
             CallEnvironment { store, lease: &lease, images: &images, sources: &sources, cancelled };
         Ok(ask(request, &environment)?)
-    }
-
-    fn run_settings(&self) -> RunSettings {
-        RunSettings {
-            executable: self.config().executable.clone(),
-            arguments: vec![SUPERVISOR.into()],
-            cgroup_parent: self.cgroup_root(),
-            resolv_conf: files::private_resolv_conf().into_bytes(),
-            // A machine without resolver still builds what needs none.
-            host_resolv_conf: fs_err::read(RESOLV_CONF).unwrap_or_default(),
-        }
-    }
-
-    /// Removes the cgroups of builds that were killed together with their supervisor.
-    fn sweep_cgroups(&self) {
-        let parent = self.cgroup_root();
-        let Ok(cgroups) = Cgroups::discover() else { return };
-        for name in cgroups.children(&parent).unwrap_or_default() {
-            let id = name.strip_prefix("build-").and_then(|rest| rest.split('-').next());
-            let Some(id) = id else { continue };
-            if self.store().is_lease_live(id).unwrap_or(true) {
-                continue;
-            }
-            if let Err(error) = cgroups.remove_if_empty(&format!("{parent}/{name}")) {
-                tracing::debug!(%error, "the next build tries again");
-            }
-        }
-    }
-
-    /// The bridge network, made where it is missing.
-    fn build_network(&self) -> Result<BridgeNetwork, ContainerError> {
-        let (row, bridge) = self.ensure_bridge()?;
-        Ok(BridgeNetwork { id: row.network.id, bridge })
     }
 }

@@ -25,6 +25,8 @@ pub struct Config {
     pub certificate_file: Option<PathBuf>,
     /// Folder of trusted authorities (`$SSL_CERT_DIR`).
     pub certificate_dir: Option<PathBuf>,
+    /// Directories in which programs are looked for (`$PATH`); empty: where they usually are.
+    pub programs: Vec<PathBuf>,
     /// Proxy variables as found (`HTTP_PROXY`, … in either case).
     pub proxies: Vec<(String, String)>,
     /// Settings from the configuration file.
@@ -44,6 +46,7 @@ impl Config {
             certificates_by_host: None,
             certificate_file: None,
             certificate_dir: None,
+            programs: Vec::new(),
             proxies: Vec::new(),
             settings: Settings::default(),
         }
@@ -58,6 +61,10 @@ pub struct Settings {
     pub store: StoreSettings,
     /// `[gc]`
     pub gc: GcSettings,
+    /// `[build]`
+    pub build: BuildSettings,
+    /// `[cdi]`
+    pub cdi: CdiSettings,
     /// `[registry."HOST"]`
     pub registry: std::collections::BTreeMap<String, RegistrySettings>,
 }
@@ -93,8 +100,44 @@ pub enum KeepBlobs {
 pub struct GcSettings {
     /// Bytes that the build cache may take; 20 % of the file system where not set.
     pub keep_storage: Option<u64>,
+    /// Bytes that repositories of git sources may take; 2 GiB where not set.
+    pub keep_git_repositories: Option<u64>,
     /// Bytes that cache mounts may take; as many as they like where not set.
     pub keep_cache_mounts: Option<u64>,
+    /// Ids of cache mounts that go by their id alone.
+    pub pinned_cache_mounts: Vec<String>,
+    /// Builds that are remembered; 100 where not set.
+    pub keep_builds: Option<u32>,
+    /// Days that a build is remembered; 30 where not set.
+    pub keep_build_days: Option<u32>,
+    /// Bytes on disk that logs of builds may take; 256 MiB where not set.
+    pub keep_build_logs: Option<u64>,
+}
+
+/// `[build]`: what a build may do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BuildSettings {
+    /// Bytes that one source may take that is fetched (http, git); what the disk has room for where
+    /// not set.
+    pub source_bytes: Option<u64>,
+}
+
+/// `[cdi]`: where devices are described.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CdiSettings {
+    /// Directories of specifications, a later one before an earlier one; `/etc/cdi` and
+    /// `/var/run/cdi` where not set.
+    pub spec_dirs: Option<Vec<PathBuf>>,
+}
+
+impl CdiSettings {
+    /// The directories.
+    pub(crate) fn directories(&self) -> Vec<PathBuf> {
+        let usual = || davit_runtime::cdi::DIRECTORIES.map(PathBuf::from).to_vec();
+        self.spec_dirs.clone().unwrap_or_else(usual)
+    }
 }
 
 /// `[registry."HOST"]`: how one registry is reached.

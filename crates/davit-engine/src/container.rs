@@ -48,6 +48,7 @@ pub(crate) use copy::root_helper;
 pub use copy::{ContainerFiles, Copied, FollowLink, Ownership};
 pub use create::{CreateRequest, Created};
 pub use davit_network::{ExposedPorts, PortMapping, Protocol, PublishSpec};
+pub use davit_runtime::cdi::is_device as is_cdi_device;
 pub use davit_runtime::{
     Executed, LaunchError, Process, StdioPlan, Streams,
     launch::StdinPlan,

@@ -36,7 +36,8 @@ use self::{
 pub use self::{
     place::{Place, PlaceError},
     remote::{
-        IndexRequest, IndexSource, PlannedIndex, RemoteDocument, RemoteError, Remotes, SingleImage,
+        IndexRequest, IndexSource, PlannedIndex, RemoteDocument, RemoteError, RemoteStatement,
+        Remotes, SingleImage,
     },
 };
 
@@ -216,7 +217,9 @@ impl Engine {
         (source, target): (&Reference, &Reference),
         progress: &dyn Progress,
     ) -> Result<Copied, CopyError> {
+        let referrers = crate::Referrers::default();
         let request = PushRequest {
+            referrers,
             reference: target.clone(),
             source: Some(source.clone()),
             all_tags: false,

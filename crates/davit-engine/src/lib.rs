@@ -14,6 +14,7 @@ pub mod container;
 mod copy;
 mod engine;
 mod error;
+mod estargz;
 mod images;
 mod layer;
 mod login;
@@ -32,15 +33,16 @@ pub use config::{Config, Settings};
 pub use container::ContainerError;
 pub use copy::{
     Copied, CopyError, CopyRequest, IndexRequest, IndexSource, Place, PlaceError, PlannedIndex,
-    RemoteDocument, RemoteError, Remotes, SingleImage,
+    RemoteDocument, RemoteError, RemoteStatement, Remotes, SingleImage,
 };
 pub use davit_distribution::{Login, Saved, Secret, wire::SearchEntry};
-pub use davit_dockerfile::{Glob, nearest};
+pub use davit_dockerfile::{Glob, nearest, parse_size};
 pub use davit_image as image;
 pub use davit_store::{BuildCache, CheckReport, Fault, FaultKind, GcReport, ImageRow, Repair};
 pub use davit_sys::signals;
 pub use engine::{Engine, OpenError};
 pub use error::Hint;
+pub use estargz::EstargzError;
 pub use images::{
     HistoryLine, ImageError, ImageInspect, ImagePrune, OpenImage, Pruned, Removal, RemoveRequest,
 };
@@ -48,10 +50,13 @@ pub use login::{Account, Accounts, DEFAULT_REGISTRY, LoginError};
 pub use origin::OriginError;
 pub use progress::{Event, Progress, Silent};
 pub use pull::{MOST_PARALLEL, PullError, PullRequest, Pulled};
-pub use push::{CompressionScope, LayerCompression, PushError, PushRequest, Pushed, RemoteName};
+pub use push::{
+    BlobAccess, CompressionScope, LayerCompression, PushError, PushRequest, Pushed, Referrers,
+    RemoteName,
+};
 pub use registry::RegistryError;
 pub use rootfs::UnusableLayers;
 pub use system::{
-    BuildCachePrune, BuildCacheUsage, CheckMode, ContainerUsage, DiskUsage, ImageUsage, SystemInfo,
-    VolumeUsage,
+    BuildCachePrune, BuildCacheUsage, CacheBounds, CheckMode, ContainerUsage, DiskUsage,
+    ImageUsage, SystemInfo, VolumeUsage,
 };

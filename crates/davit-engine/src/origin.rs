@@ -96,6 +96,9 @@ pub enum OriginError {
     /// The registry.
     #[error(transparent)]
     Registry(#[from] davit_distribution::Error),
+    /// A service that is no registry.
+    #[error(transparent)]
+    Web(davit_distribution::Error),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -10,8 +10,11 @@
 //! compresses to is remembered, so that the next push of it is a HEAD.
 
 pub(crate) mod built;
+mod error;
+mod estargz;
 mod index;
 pub(crate) mod layer;
+mod referrers;
 mod source;
 
 use std::sync::atomic::AtomicBool;
@@ -24,20 +27,20 @@ use davit_image::{
 use davit_store::{ImageCommit, ImageRow, Lease, RepoDigest, StoreError, StoredDocument, Target};
 
 use crate::{
-    Engine, Event, Hint, Progress,
+    Engine, Event, Progress,
     images::index::{Wanted, find_manifest},
     origin::DOCUMENT_BYTES,
-    pull::registry_hints,
     registry::{Registries, RegistryError},
 };
 
+pub use self::error::PushError;
 pub(crate) use self::source::{CompressedTar, StoredBlob};
 
 /// Layers that are sent at a time.
 const PARALLEL: usize = 3;
 
 /// What to push.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PushRequest {
     /// The image, and where it goes.
     pub reference: Reference,
@@ -51,6 +54,20 @@ pub struct PushRequest {
     pub compression: LayerCompression,
     /// What the registry is told to call it.
     pub name: RemoteName,
+    /// Whether what refers to it has to arrive.
+    pub referrers: Referrers,
+}
+
+/// Whether manifests that refer to an image have to arrive with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Referrers {
+    /// Yes.
+    #[default]
+    Needed,
+    /// A registry that does not take them gets the image without.
+    Wished,
+    /// None of them go.
+    Omitted,
 }
 
 /// What a registry calls what is pushed.
@@ -72,6 +89,19 @@ pub struct LayerCompression {
     pub level: Option<u32>,
     /// Which layers of a build are compressed so.
     pub scope: CompressionScope,
+    /// What can be read of a blob without the rest.
+    pub access: BlobAccess,
+}
+
+/// What can be read of a compressed layer without the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BlobAccess {
+    /// Nothing.
+    #[default]
+    Whole,
+    /// Each file: gzip in the form of eStargz. The image gets another id there, since its layers have
+    /// a table of contents.
+    Files,
 }
 
 /// Which layers of a build are compressed as asked.
@@ -86,7 +116,12 @@ pub enum CompressionScope {
 
 impl Default for LayerCompression {
     fn default() -> Self {
-        Self { format: Compression::Gzip, level: None, scope: CompressionScope::New }
+        Self {
+            format: Compression::Gzip,
+            level: None,
+            scope: CompressionScope::New,
+            access: BlobAccess::Whole,
+        }
     }
 }
 
@@ -99,92 +134,6 @@ pub struct Pushed {
     pub digest: Digest,
     /// Size of that manifest or index in bytes.
     pub size_bytes: u64,
-}
-
-/// Why a push failed.
-#[derive(Debug, thiserror::Error)]
-pub enum PushError {
-    /// The network side cannot be set up.
-    #[error("cannot push {reference}")]
-    Setup {
-        /// What was to go.
-        reference: String,
-        /// Cause.
-        #[source]
-        source: RegistryError,
-    },
-    /// The registry did not take it.
-    #[error("cannot push {reference}")]
-    Registry {
-        /// What was to go.
-        reference: String,
-        /// Cause.
-        #[source]
-        source: davit_distribution::Error,
-    },
-    /// The store did not give it.
-    #[error("cannot read {reference}")]
-    Store {
-        /// What was to go.
-        reference: String,
-        /// Cause.
-        #[source]
-        source: StoreError,
-    },
-    /// There is no such tag here.
-    #[error("there is no image {reference} to push")]
-    NotFound {
-        /// What was to go.
-        reference: String,
-        /// Local images whose names are near.
-        similar: Vec<String>,
-    },
-    /// A stored document is malformed.
-    #[error("stored document {digest} of {reference} is malformed")]
-    Document {
-        /// What was to go.
-        reference: String,
-        /// The document.
-        digest: Digest,
-    },
-    /// Whoever asked for it wants it no more.
-    #[error("the push of {reference} was cancelled")]
-    Cancelled {
-        /// What was to go.
-        reference: String,
-    },
-    /// Parts are neither here nor at the registry.
-    #[error("{reference} is not whole here: {missing} is missing")]
-    Incomplete {
-        /// What was to go.
-        reference: String,
-        /// What is missing.
-        missing: Digest,
-    },
-    /// The index has nothing for the platform.
-    #[error("{reference} has no image for {platform} here")]
-    Platform {
-        /// What was to go.
-        reference: String,
-        /// Platform asked for.
-        platform: Platform,
-    },
-}
-
-impl Hint for PushError {
-    fn hints(&self) -> Vec<String> {
-        match self {
-            Self::Registry { reference, source } => registry_hints(reference, source, &[]),
-            Self::NotFound { reference, similar } => similar
-                .first()
-                .map(|near| format!("davit tag {near} {reference}"))
-                .into_iter()
-                .collect(),
-            Self::Store { source, .. } => source.hints(),
-            Self::Incomplete { reference, .. } => vec![format!("davit pull {reference}")],
-            _ => Vec::new(),
-        }
-    }
 }
 
 impl Engine {
@@ -212,8 +161,8 @@ struct Push<'a> {
     session: Session,
     request: &'a PushRequest,
     progress: &'a dyn Progress,
-    /// Set by another thread to end it.
-    cancelled: Option<&'a AtomicBool>,
+    /// Each of them is set by another thread to end it.
+    cancelled: Vec<&'a AtomicBool>,
     /// All images, to find repositories that share layers.
     images: Vec<ImageRow>,
 }
@@ -242,7 +191,7 @@ impl<'a> Push<'a> {
         let images = engine.store().images();
         let images = images.map_err(|source| PushError::Store { reference, source })?;
         let session = registries.client.session(request.reference.repository(), Access::Push);
-        Ok(Self { engine, registries, session, request, progress, cancelled: None, images })
+        Ok(Self { engine, registries, session, request, progress, cancelled: Vec::new(), images })
     }
 }
 
@@ -256,11 +205,10 @@ impl Push<'_> {
         let mut pushed = Vec::new();
         for (reference, target) in tags {
             lease.keep(&[target.digest]).map_err(|e| self.store_error(e))?;
-            let sent = self.push_target(&lease, &reference, &target)?;
+            let sent = self.push_target(&lease, &reference, &target)?.descriptor;
             pushed.push(Pushed { reference, digest: sent.digest, size_bytes: sent.size });
         }
-        let listed = self.registries.wait(self.session.list_referrers());
-        listed.map_err(|e| self.registry_error(e))?;
+        self.list_referrers()?;
         Ok(pushed)
     }
 
@@ -294,7 +242,7 @@ impl Push<'_> {
         lease: &Lease<'_>,
         reference: &Reference,
         target: &Target,
-    ) -> Result<Descriptor, PushError> {
+    ) -> Result<Sent, PushError> {
         let top = target.descriptor();
         if let Some(platform) = &self.request.platform {
             let found = self.find(&top, Wanted::Platform(platform))?;
@@ -314,8 +262,10 @@ impl Push<'_> {
         lease: &Lease<'_>,
         reference: &Reference,
         loaded: &Loaded,
-    ) -> Result<Descriptor, PushError> {
+    ) -> Result<Sent, PushError> {
         let sent = self.push_manifest(lease, loaded, Rewrite::Allowed)?;
+        // A registry takes what refers to a manifest before it has that; the tag moves last.
+        self.push_referrers(lease, &loaded.descriptor, &sent.descriptor)?;
         self.name(lease, reference, sent)
     }
 
@@ -325,28 +275,28 @@ impl Push<'_> {
         lease: &Lease<'_>,
         reference: &Reference,
         sent: Sent,
-    ) -> Result<Descriptor, PushError> {
+    ) -> Result<Sent, PushError> {
         let name = match self.request.name {
             RemoteName::Tag => RemoteTarget::of(reference),
             RemoteName::Digest => RemoteTarget::Digest(sent.descriptor.digest),
         };
         self.put(&name, &sent)?;
-        let descriptor = sent.descriptor;
-        if self.request.source.is_some() {
-            // A copy changes nothing here.
-            return Ok(descriptor);
+        // A copy changes nothing here, and what has layers that are not here has no place here.
+        if self.request.source.is_some() || sent.novelty == Novelty::Elsewhere {
+            return Ok(sent);
         }
+        let descriptor = &sent.descriptor;
         let media_type = descriptor.media_type.clone();
         let mut commit = ImageCommit::default();
-        if sent.is_new {
-            commit.documents.push(StoredDocument::new(media_type, sent.bytes));
+        if sent.novelty == Novelty::Document {
+            commit.documents.push(StoredDocument::new(media_type, sent.bytes.clone()));
         }
         commit.repo_digests.push(RepoDigest {
             reference: reference.repository().with_digest(descriptor.digest),
-            target: Target::new(&descriptor, sent.image_id),
+            target: Target::new(descriptor, sent.image_id),
         });
         self.engine.store().commit_images(lease, &commit).map_err(|e| self.store_error(e))?;
-        Ok(descriptor)
+        Ok(sent)
     }
 
     fn put(&self, name: &RemoteTarget, sent: &Sent) -> Result<(), PushError> {
@@ -464,17 +414,27 @@ enum Rewrite {
 }
 
 /// A manifest or index whose parts are at the registry.
-struct Sent {
-    descriptor: Descriptor,
+pub(crate) struct Sent {
+    pub(crate) descriptor: Descriptor,
     bytes: Vec<u8>,
-    image_id: Option<ImageId>,
-    /// Whether it was made for this push.
-    is_new: bool,
+    pub(crate) image_id: Option<ImageId>,
+    novelty: Novelty,
+}
+
+/// What of that was made for this push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Novelty {
+    /// Nothing.
+    None,
+    /// The manifest or index.
+    Document,
+    /// Layers, too, and so the image is another one than here.
+    Elsewhere,
 }
 
 impl Sent {
     /// An index as it is.
     fn index(descriptor: Descriptor, index: &Raw<Index>, image_id: Option<ImageId>) -> Self {
-        Self { descriptor, bytes: index.bytes().to_vec(), image_id, is_new: false }
+        Self { descriptor, bytes: index.bytes().to_vec(), image_id, novelty: Novelty::None }
     }
 }

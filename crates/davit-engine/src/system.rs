@@ -13,7 +13,7 @@ use davit_store::{
     StoreError,
 };
 
-pub use build_cache::BuildCachePrune;
+pub use build_cache::{BuildCachePrune, CacheBounds};
 pub use info::SystemInfo;
 pub use usage::{BuildCacheUsage, ContainerUsage, DiskUsage, ImageUsage, VolumeUsage};
 
@@ -70,6 +70,7 @@ impl Engine {
         report.freed_bytes += swept.bytes;
         if build_cache == BuildCache::Drop {
             report.freed_bytes += self.store().drop_build_files()?;
+            report.freed_bytes += self.forget_all_builds()?;
         }
         Ok(report)
     }
@@ -103,15 +104,23 @@ impl Engine {
         Ok(pruned)
     }
 
+    /// Bytes that the build cache may take.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn build_cache_budget(&self) -> Result<u64, StoreError> {
+        match self.config().settings.gc.keep_storage {
+            Some(bytes) => Ok(bytes),
+            None => fifth_of(self.store().layout().root()),
+        }
+    }
+
     /// Brings the build cache under its budget; cheap when it is.
     ///
     /// # Errors
     /// What the store says.
     pub fn collect_build_cache(&self) -> Result<GcReport, StoreError> {
-        let budget = match self.config().settings.gc.keep_storage {
-            Some(bytes) => bytes,
-            None => fifth_of(self.store().layout().root())?,
-        };
+        let budget = self.build_cache_budget()?;
         if self.store().content_size()? <= budget {
             return Ok(GcReport::default());
         }

@@ -23,14 +23,15 @@ const ZSTD_BLOCK: usize = 4 << 20;
 /// Blocks that may be under way for each thread.
 const WINDOW_PER_THREAD: usize = 2;
 /// Deflate, no flags, no time, unknown origin.
-const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
+pub(crate) const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 
 /// How to compress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompressOptions {
     /// Format.
     pub compression: Compression,
-    /// Level: gzip 1-9, zstd 1-19 (others are clamped); `None` is 6 for gzip, 3 for zstd.
+    /// Level: gzip 0-9, where 0 only stores, zstd 1-22 (others are clamped); `None` is 6 for gzip, 3
+    /// for zstd, and so is zstd's 0.
     pub level: Option<u32>,
     /// Threads; 0 counts as 1. The bytes do not depend on it.
     pub threads: usize,
@@ -60,7 +61,7 @@ pub enum CompressError {
 }
 
 /// Compresses `tar`, from its first to its last byte, into `sink`, in order, as it comes. Memory:
-/// about 5 MiB for each thread with gzip, 16 with zstd.
+/// about 5 MiB for each thread with gzip, 16 with zstd, 60 at its levels from 16 on.
 ///
 /// # Errors
 /// [`CompressError`] if reading or writing fails.
@@ -71,7 +72,7 @@ pub fn compress(
 ) -> Result<Compressed, CompressError> {
     let size = tar.metadata().map_err(CompressError::Read)?.len();
     let blocks = Blocks { tar, size, compression: options.compression, level: options.level() };
-    let mut output = Output { sink, digester: Digester::new(Algorithm::Sha256), size: 0 };
+    let mut output = Output::new(sink);
     let mut checksum = Crc::new();
     if options.compression == Compression::Gzip {
         output.write(&GZIP_HEADER)?;
@@ -87,8 +88,7 @@ pub fn compress(
         output.write(&checksum.sum().to_le_bytes())?;
         output.write(&[l0, l1, l2, l3])?;
     }
-    output.sink.flush().map_err(CompressError::Write)?;
-    Ok(Compressed { digest: output.digester.finish(), size: output.size })
+    output.finish()
 }
 
 /// Names the exact bytes that [`compress`] makes. Equal names and equal tars give equal blobs, so a
@@ -104,26 +104,40 @@ pub fn compressor_name(options: &CompressOptions) -> String {
 }
 
 impl CompressOptions {
-    fn level(&self) -> u32 {
+    pub(crate) fn level(&self) -> u32 {
         match self.compression {
             Compression::None => 0,
-            Compression::Gzip => self.level.unwrap_or(6).clamp(1, 9),
-            Compression::Zstd => self.level.unwrap_or(3).clamp(1, 19),
+            Compression::Gzip => self.level.unwrap_or(6).min(9),
+            Compression::Zstd => self.level.filter(|level| *level > 0).unwrap_or(3).min(22),
         }
     }
 }
 
-struct Output<'a> {
+/// A blob as it is written.
+pub(crate) struct Output<'a> {
     sink: &'a mut dyn Write,
     digester: Digester,
-    size: u64,
+    pub(crate) size: u64,
 }
 
-impl Output<'_> {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), CompressError> {
+impl<'a> Output<'a> {
+    pub(crate) fn new(sink: &'a mut dyn Write) -> Self {
+        Self { sink, digester: Digester::new(Algorithm::Sha256), size: 0 }
+    }
+
+    pub(crate) fn finish(self) -> Result<Compressed, CompressError> {
+        self.sink.flush().map_err(CompressError::Write)?;
+        Ok(Compressed { digest: self.digester.finish(), size: self.size })
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), CompressError> {
+        self.write_bytes(bytes).map_err(CompressError::Write)
+    }
+
+    pub(crate) fn write_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.digester.update(bytes);
         self.size += bytes.len() as u64;
-        self.sink.write_all(bytes).map_err(CompressError::Write)
+        self.sink.write_all(bytes)
     }
 }
 
@@ -168,17 +182,7 @@ impl Blocks<'_> {
         block.checksum.update(&block.input);
         let flush = if is_last { FlushCompress::Finish } else { FlushCompress::Sync };
         block.output.clear();
-        // In one call with room for all of it: zlib-rs forgets a match that it has looked for when
-        // its output is full, so that the bytes would depend on how large this buffer has grown.
-        block.output.reserve(deflate_bound(block.input.len()));
-        let status = deflate.compress_vec(&block.input, &mut block.output, flush);
-        let status = status.map_err(io::Error::other)?;
-        let is_whole = deflate.total_in() == block.input.len() as u64
-            && block.output.len() < block.output.capacity();
-        if status == Status::StreamEnd || (!is_last && is_whole) {
-            return Ok(());
-        }
-        Err(io::Error::other("a block takes more than deflate can make of it"))
+        append_deflated(deflate, &block.input, &mut block.output, flush)
     }
 
     fn zstd(&self, block: &mut Block) -> io::Result<()> {
@@ -196,6 +200,24 @@ impl Blocks<'_> {
         compressor.compress_to_buffer(&block.input, &mut block.output)?;
         Ok(())
     }
+}
+
+/// Deflates a block behind what `output` holds; `deflate` is fresh.
+pub(crate) fn append_deflated(
+    deflate: &mut Compress,
+    input: &[u8],
+    output: &mut Vec<u8>,
+    flush: FlushCompress,
+) -> io::Result<()> {
+    // In one call with room for all of it: zlib-rs forgets a match that it has looked for when its
+    // output is full, so that the bytes would depend on how large this buffer has grown.
+    output.reserve(deflate_bound(input.len()));
+    let status = deflate.compress_vec(input, output, flush).map_err(io::Error::other)?;
+    let is_whole = deflate.total_in() == input.len() as u64 && output.len() < output.capacity();
+    if status == Status::StreamEnd || (flush == FlushCompress::Sync && is_whole) {
+        return Ok(());
+    }
+    Err(io::Error::other("a block takes more than deflate can make of it"))
 }
 
 /// More than deflate makes of `length` bytes at worst: stored blocks of at most 16 KiB, each with a

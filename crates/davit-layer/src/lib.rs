@@ -23,6 +23,7 @@ mod decode;
 mod diff;
 mod digests;
 mod entry;
+mod estargz;
 mod extract;
 mod merge;
 mod ordered;
@@ -37,6 +38,7 @@ pub use decode::{Decoder, GzipChecksum, decompressed, is_compressed};
 pub use diff::{Changes, DiffError, Lower, diff_directory, diff_merged, diff_upper};
 pub use digests::{Digests, digest_content};
 pub use entry::{Entry, Extent, Extents, Kind, Mtime, XattrIter, XattrMap, Xattrs};
+pub use estargz::{Estargz, EstargzPlan, estargz_name};
 pub use extract::{ExtractError, ExtractOptions, Privilege, extract};
 pub use merge::{MergeError, Merged, Node, NodeId, TooManySymlinks};
 pub use read::{

@@ -9,7 +9,7 @@ mod window;
 
 use std::{cmp::Ordering, fs::File, io, sync::Arc};
 
-use davit_image::{Algorithm, DiffId, Digester};
+use davit_image::{Algorithm, DiffId, Digest, Digester};
 
 use self::{
     batch::{Batch, Batches, Plan, Task},
@@ -154,6 +154,30 @@ pub trait Opener: Sync {
     /// # Errors
     /// Whatever keeps it from being opened.
     fn open(&self, position: usize, change: &Change) -> io::Result<File>;
+
+    /// Whether [`learn`](Self::learn) is to be called.
+    fn learns(&self) -> bool {
+        false
+    }
+
+    /// Gets the digest of what was read of `changes[position]`, for who has not read it before.
+    fn learn(&self, _position: usize, _sha256: Digest) {}
+}
+
+/// The header of a file that no layer has, but a form of one.
+pub(crate) fn file_header(path: &str, size: u64) -> Vec<u8> {
+    let change = Change {
+        path: path.as_bytes().to_vec(),
+        kind: ChangeKind::File { size, source: Source::Opened },
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        mtime: Mtime::EPOCH,
+        xattrs: XattrMap::new(),
+    };
+    let mut header = Vec::new();
+    header::append(&mut header, &change, &WriteOptions::default());
+    header
 }
 
 /// Which xattrs a layer carries.

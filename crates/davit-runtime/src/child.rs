@@ -6,6 +6,7 @@
 
 pub(crate) mod channel;
 pub(crate) mod dev;
+pub(crate) mod emulator;
 pub(crate) mod finish;
 pub(crate) mod mounts;
 pub(crate) mod reaper;
@@ -91,7 +92,7 @@ fn prepare_container(prepared: &Prepared<'_>, channel: &ChildEnd) -> Result<Owne
     let sys_directory = open_at(&proc, c"sys").at(Step::Root)?;
     let terminal = mounts::build_root(prepared)?;
     if let Some(terminal) = terminal {
-        channel.send_terminal(&terminal.master).at(Step::Terminal)?;
+        channel.send_descriptor(&terminal.master).at(Step::Terminal)?;
         finish::adopt_terminal(&terminal.slave)?;
     }
     set_names(prepared)?;
@@ -124,7 +125,7 @@ pub(crate) struct Join<'a> {
     /// `cgroup.procs` or `tasks` of the container's cgroups of version 1.
     pub(crate) v1_procs: &'a [OwnedFd],
     /// What to run.
-    pub(crate) process: &'a crate::launch::process::PreparedProcess,
+    pub(crate) process: &'a crate::launch::process::PreparedProcess<'a>,
 }
 
 fn enter_container(join: &Join<'_>, channel: &ChildEnd) -> Result<Option<OwnedFd>, Failure> {
@@ -138,7 +139,7 @@ fn enter_container(join: &Join<'_>, channel: &ChildEnd) -> Result<Option<OwnedFd
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, c"/", flags, Mode::empty()).at(Step::Terminal)?;
         let terminal = dev::open_terminal(&root, size).at(Step::Terminal)?;
-        channel.send_terminal(&terminal.master).at(Step::Terminal)?;
+        channel.send_descriptor(&terminal.master).at(Step::Terminal)?;
         finish::adopt_terminal(&terminal.slave)?;
     }
     Ok(proc)

@@ -140,6 +140,14 @@ pub enum LaunchError {
     /// The system call filter cannot be made.
     #[error("seccomp profile")]
     Seccomp(#[from] ProfileError),
+    /// What executes programs of another architecture cannot be registered.
+    #[error("cannot register the emulator {program} for the container alone")]
+    Emulator {
+        /// Its path.
+        program: String,
+        /// Cause.
+        source: io::Error,
+    },
     /// A descriptor or file that the launch needs.
     #[error("{object}")]
     Prepare {

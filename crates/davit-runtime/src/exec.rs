@@ -8,7 +8,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use davit_sys::process::{CloneOptions, clone};
+use davit_sys::process::{CloneOptions, NamespaceKind, clone};
 use rustix::{
     fs::{CWD, Mode, OFlags},
     thread::ThreadNameSpaceType,
@@ -21,7 +21,7 @@ use crate::child::{
 };
 use crate::error::{LaunchError, Objects};
 use crate::launch::process::{PreparedProcess, streams};
-use crate::launch::{PidNamespace, StdioPlan, Streams, end, within_pid_namespace};
+use crate::launch::{PidNamespace, StdioPlan, Streams, end, namespace, within_pid_namespace};
 use crate::plan::ProcessPlan;
 use crate::process::{Identity, Process};
 use crate::user;
@@ -69,7 +69,9 @@ pub fn exec(target: &Target, plan: ExecPlan) -> Result<Executed, LaunchError> {
     let root = root_of(&first)?;
     let user = user::resolve(root.as_fd(), &plan.process.user)?;
     let (stdio, mut own) = streams(plan.stdio).map_err(|errno| failed("pipes", errno.into()))?;
-    let prepared = PreparedProcess::new(&plan.process, &user, stdio)?;
+    let space = foreign_user_namespace(&first)?;
+    let mut prepared = PreparedProcess::new(&plan.process, &user, stdio)?;
+    prepared.user_namespace = space.as_ref().map(AsFd::as_fd);
     let cgroup = Cgroups::discover()?.open(&target.cgroup)?;
     let (process, channel) = clone_joining(&first, &prepared, &cgroup)?;
     let objects = Objects::of_process(&plan.process);
@@ -86,6 +88,16 @@ pub fn exec(target: &Target, plan: ExecPlan) -> Result<Executed, LaunchError> {
 
 fn failed(object: &str, source: io::Error) -> LaunchError {
     LaunchError::Prepare { object: object.to_owned(), source }
+}
+
+/// The user namespace of a container's first process, unless it is the caller's.
+fn foreign_user_namespace(first: &Process) -> Result<Option<OwnedFd>, LaunchError> {
+    let own = rustix::fs::stat(c"/proc/thread-self/ns/user");
+    let own = own.map_err(|errno| failed("the caller's user namespace", errno.into()))?;
+    let space = namespace(first, NamespaceKind::User).map_err(|_ended| LaunchError::NotRunning)?;
+    let facts = rustix::fs::fstat(&space);
+    let facts = facts.map_err(|errno| failed("the container's user namespace", errno.into()))?;
+    Ok((facts.st_ino != own.st_ino).then_some(space))
 }
 
 /// Opens the root of a running container, as its first process sees it, with all its mounts.
@@ -111,7 +123,7 @@ fn root_of(first: &Process) -> Result<OwnedFd, LaunchError> {
 
 fn clone_joining(
     first: &Process,
-    prepared: &PreparedProcess,
+    prepared: &PreparedProcess<'_>,
     cgroup: &Cgroup,
 ) -> Result<(Process, ParentEnd), LaunchError> {
     let attachments = cgroup.attachments()?;
@@ -155,7 +167,7 @@ fn await_exec(
         let report =
             channel.receive().map_err(|errno| failed("the start channel", errno.into()))?;
         match report {
-            Report::Terminal(master) => *streams = Streams::Terminal(master),
+            Report::Descriptor(master) => *streams = Streams::Terminal(master),
             Report::Failed(failure) => return Err(objects.describe(failure)),
             Report::Closed => return Ok(()),
             Report::Prepared => {}

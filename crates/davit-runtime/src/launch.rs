@@ -1,5 +1,6 @@
 //! Starting a container's first process.
 
+pub(crate) mod emulator;
 pub(crate) mod mounts;
 pub(crate) mod paths;
 pub(crate) mod prepare;
@@ -18,6 +19,7 @@ use rustix::{
     thread::LinkNameSpaceType,
 };
 
+use self::emulator::EmulatedSpaces;
 use crate::cgroup::{Cgroup, Cgroups};
 use crate::child::{
     self,
@@ -114,6 +116,7 @@ struct Inner {
     streams: Streams,
     mount_namespace: OwnedFd,
     network_namespace: OwnedFd,
+    emulation: Option<OwnedFd>,
 }
 
 /// A container whose command runs.
@@ -128,6 +131,9 @@ pub struct Running {
     pub mount_namespace: OwnedFd,
     /// The network namespace.
     pub network_namespace: OwnedFd,
+    /// What the emulator of its programs is registered as long as; with it they could not be
+    /// executed any more.
+    pub emulation: Option<OwnedFd>,
     /// The caller's ends of the streams.
     pub streams: Streams,
 }
@@ -138,17 +144,23 @@ pub struct Running {
 /// [`LaunchError`]; nothing is left behind.
 pub fn launch(launch: Launch<'_>) -> Result<Launched, LaunchError> {
     let Launch { plan, root, descriptors, stdio, cgroups, network, sharing } = launch;
-    let network = network.filter(|_| plan.namespaces.network == Namespace::New);
+    let emulated = plan.emulator.as_ref().map(EmulatedSpaces::new).transpose()?;
+    let own = emulated.as_ref().map(EmulatedSpaces::network);
+    let network = own.or(network).filter(|_| plan.namespaces.network == Namespace::New);
+    let mut beforehand: Vec<_> =
+        emulated.as_ref().map(|made| made.others(plan.namespaces)).unwrap_or_default();
+    beforehand.extend(network.map(|network| (network, LinkNameSpaceType::Network)));
     let user = user::resolve(root, &plan.process.user)?;
     let (stdio, streams) = process::streams(stdio).map_err(|errno| failed("pipes", errno))?;
     let process = process::PreparedProcess::new(&plan.process, &user, stdio)?;
     let sources = mounts::Sources { descriptors, cgroups, sharing };
     let mut prepared = prepare::prepare(plan, process, root, sources)?;
-    prepared.joined.extend(network.map(|network| (network, LinkNameSpaceType::Network)));
+    prepared.joined.extend(beforehand.iter().copied());
+    prepared.process.user_namespace = emulated.as_ref().map(|made| made.user.as_fd());
     let mut cgroup = cgroups.create(&plan.cgroup.path, &plan.cgroup.limits)?;
     let cloned = cgroup.attachments().map_err(LaunchError::from).and_then(|attachments| {
         prepared.v1_procs = attachments;
-        let namespaces = prepare::new_namespaces(plan, network);
+        let namespaces = prepare::new_namespaces(plan, &beforehand);
         clone_first((plan, namespaces), &prepared, descriptors, &cgroup)
     });
     let objects = Objects::of_plan(plan);
@@ -162,7 +174,16 @@ pub fn launch(launch: Launch<'_>) -> Result<Launched, LaunchError> {
     });
     let inner = match inner {
         Ok(((process, mount_namespace, network_namespace), channel)) => {
-            Inner { process, cgroup, channel, streams, mount_namespace, network_namespace }
+            let emulation = emulated.map(|made| made.registration);
+            Inner {
+                process,
+                cgroup,
+                channel,
+                streams,
+                mount_namespace,
+                network_namespace,
+                emulation,
+            }
         }
         Err(error) => {
             discard(cgroup);
@@ -177,7 +198,7 @@ fn reported(channel: &ParentEnd, objects: &Objects) -> Option<LaunchError> {
     loop {
         match channel.receive() {
             Ok(Report::Failed(failure)) => return Some(objects.describe(failure)),
-            Ok(Report::Prepared | Report::Terminal(_)) => {}
+            Ok(Report::Prepared | Report::Descriptor(_)) => {}
             Ok(Report::Closed) | Err(_) => return None,
         }
     }
@@ -281,6 +302,10 @@ fn hold(
         Ok((mount, network)) => Ok((process, mount, network)),
         Err(source) => {
             end(&process);
+            // One that ended has no namespaces left to open.
+            if source.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) {
+                return Err(LaunchError::Died);
+            }
             Err(failed("namespaces of the first process", source))
         }
     }
@@ -357,7 +382,7 @@ impl Launched {
         while !self.is_prepared {
             match self.next_report()? {
                 Report::Prepared => self.is_prepared = true,
-                Report::Terminal(master) => self.set_terminal(master),
+                Report::Descriptor(master) => self.set_terminal(master),
                 Report::Failed(failure) => return Err(self.objects.describe(failure)),
                 Report::Closed => return Err(LaunchError::Died),
             }
@@ -378,7 +403,7 @@ impl Launched {
         match self.next_report()? {
             Report::Closed => {}
             Report::Failed(failure) => return Err(self.objects.describe(failure)),
-            Report::Prepared | Report::Terminal(_) => return Err(LaunchError::Died),
+            Report::Prepared | Report::Descriptor(_) => return Err(LaunchError::Died),
         }
         let inner = self.inner.take().expect("present until here");
         Ok(Running {
@@ -386,6 +411,7 @@ impl Launched {
             cgroup: inner.cgroup,
             mount_namespace: inner.mount_namespace,
             network_namespace: inner.network_namespace,
+            emulation: inner.emulation,
             streams: inner.streams,
         })
     }

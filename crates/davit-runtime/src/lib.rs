@@ -14,8 +14,10 @@
 #![forbid(unsafe_code)]
 
 pub mod capability;
+pub mod cdi;
 pub mod cgroup;
 mod child;
+pub mod emulation;
 pub mod error;
 pub mod exec;
 pub mod launch;
@@ -26,6 +28,7 @@ pub mod seccomp;
 pub mod user;
 
 pub use cgroup::{Cgroup, Cgroups};
+pub use emulation::{Emulator, Execution};
 pub use error::{ExecFailure, LaunchError, Step};
 pub use exec::{ExecPlan, Executed, Target, exec, root};
 pub use launch::{Launch, Launched, Running, StdioPlan, Streams, launch};

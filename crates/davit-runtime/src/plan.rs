@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::capability::Capabilities;
+use crate::emulation::Emulator;
 use crate::seccomp::Profile;
 
 mod defaults;
@@ -45,6 +46,10 @@ pub struct Plan {
     pub cgroup: CgroupPlan,
     /// Whether a small reaper is process 1.
     pub init: Init,
+    /// What executes its programs, where they are for another architecture and the machine itself
+    /// has nothing for them.
+    #[serde(default)]
+    pub emulator: Option<Emulator>,
 }
 
 /// A process to execute, in a new container or a running one.

@@ -1,7 +1,6 @@
-//! Files that builds leave beside their records: logs, and the digests of contexts' files.
+//! Files that builds leave beside their records: the digests of contexts' files.
 
 use std::{
-    collections::BTreeSet,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -10,9 +9,9 @@ use fs_err as fs;
 
 use crate::{Store, StoreError, format::random_hex, sweep};
 
-/// Files of each kind that are kept.
+/// Files that are kept.
 const KEPT_FILES: usize = 50;
-/// Bytes of each kind that are kept.
+/// Bytes that are kept.
 const KEPT_BYTES: u64 = 64 << 20;
 
 /// One of the files.
@@ -55,70 +54,43 @@ impl Store {
         }
     }
 
-    /// Bytes on disk of logs and digests.
+    /// Bytes on disk of digests.
     ///
     /// # Errors
     /// What the disk says.
     pub fn build_files_size(&self) -> Result<u64, StoreError> {
-        let kinds = [self.build_logs()?, self.context_digests()?];
-        Ok(kinds.iter().flatten().map(|file| file.bytes).sum())
+        Ok(self.context_digests()?.iter().map(|file| file.bytes).sum())
     }
 
-    /// Removes the oldest logs and digests until few enough are left; cheap when they are. The log
-    /// of a build that runs stays.
+    /// Removes the oldest digests until few enough are left; cheap when they are.
     ///
     /// # Errors
-    /// What the disk or the database says.
+    /// What the disk says.
     pub fn trim_build_files(&self) -> Result<(), StoreError> {
-        for files in [self.build_logs()?, self.context_digests()?] {
-            let old = oldest(files, KEPT_FILES, KEPT_BYTES);
-            self.remove_build_files(old)?;
-        }
-        Ok(())
+        remove(oldest(self.context_digests()?, KEPT_FILES, KEPT_BYTES)).map(drop)
     }
 
-    /// Removes all logs and digests but the logs of builds that run; yields the bytes.
+    /// Removes all digests; yields the bytes.
     ///
     /// # Errors
-    /// What the disk or the database says.
+    /// What the disk says.
     pub fn drop_build_files(&self) -> Result<u64, StoreError> {
-        let logs = self.remove_build_files(self.build_logs()?)?;
-        Ok(logs + self.remove_build_files(self.context_digests()?)?)
-    }
-
-    fn remove_build_files(&self, files: Vec<BuildFile>) -> Result<u64, StoreError> {
-        if files.is_empty() {
-            return Ok(0);
-        }
-        let running = self.lease_ids()?;
-        let is_running = |file: &BuildFile| {
-            file.path.file_stem().is_some_and(|id| running.contains(&*id.to_string_lossy()))
-        };
-        let mut freed = 0;
-        for file in files.into_iter().filter(|file| !is_running(file)) {
-            sweep::remove_any(&file.path)?;
-            freed += file.bytes;
-        }
-        Ok(freed)
-    }
-
-    fn lease_ids(&self) -> Result<BTreeSet<String>, StoreError> {
-        let sql = |e| self.database.error("list leases", e);
-        self.database.read("list leases", |c| {
-            let mut statement = c.prepare_cached("SELECT id FROM leases").map_err(sql)?;
-            let ids = statement.query_map([], |row| row.get(0)).map_err(sql)?;
-            ids.collect::<Result<_, _>>().map_err(sql)
-        })
-    }
-
-    fn build_logs(&self) -> Result<Vec<BuildFile>, StoreError> {
-        files(self.layout().builds(), |name| name.ends_with(".log"))
+        remove(self.context_digests()?)
     }
 
     fn context_digests(&self) -> Result<Vec<BuildFile>, StoreError> {
         let is_one = |name: &str| name.starts_with("context-") && !is_being_written(name);
         files(self.layout().cache(), is_one)
     }
+}
+
+fn remove(files: Vec<BuildFile>) -> Result<u64, StoreError> {
+    let mut freed = 0;
+    for file in files {
+        sweep::remove_any(&file.path)?;
+        freed += file.bytes;
+    }
+    Ok(freed)
 }
 
 /// Whether the name is `NAME.PID.tmp` of a process that lives.

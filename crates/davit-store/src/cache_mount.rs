@@ -105,6 +105,18 @@ impl Store {
         }
     }
 
+    /// Takes an existing cache mount into use, alone; `None` if there is none or somebody uses it.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn hold_cache_mount(&self, name: &str) -> Result<Option<CacheMountUse>, StoreError> {
+        let path = self.layout().cache_mounts().join(key(name, 0));
+        Ok(match Lock::try_directory(&path, Company::Alone)? {
+            Attempt::Held(lock) => Some(CacheMountUse { data: path.join("data"), _lock: lock }),
+            Attempt::Missing | Attempt::Busy => None,
+        })
+    }
+
     fn make_cache_mount<E: From<StoreError>>(
         &self,
         name: &str,
@@ -124,6 +136,24 @@ impl Store {
         }
         self.discard(new)?;
         made.map(|_another_was_faster| ())
+    }
+
+    /// Removes all directories of the cache mount of this name; `false` if a step uses one, which
+    /// stays.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn forget_cache_mount(&self, name: &str) -> Result<bool, StoreError> {
+        let mut all = true;
+        for copy in 0..=MOST_COPIES {
+            let path = self.layout().cache_mounts().join(key(name, copy));
+            match Lock::try_directory(&path, Company::Alone)? {
+                Attempt::Missing => break,
+                Attempt::Busy => all = false,
+                Attempt::Held(lock) => self.discard_cache_mount(&path, lock)?,
+            }
+        }
+        Ok(all)
     }
 
     /// All cache mounts, least recently used first; each is walked.
@@ -147,10 +177,14 @@ impl Store {
         let Attempt::Held(lock) = Lock::try_directory(&path, Company::Alone)? else {
             return Ok(false);
         };
-        let trash = self.move_to_trash(&path)?;
-        drop(lock);
-        sweep::remove_any(&trash)?;
+        self.discard_cache_mount(&path, lock)?;
         Ok(true)
+    }
+
+    fn discard_cache_mount(&self, path: &Path, lock: Lock) -> Result<(), StoreError> {
+        let trash = self.move_to_trash(path)?;
+        drop(lock);
+        sweep::remove_any(&trash)
     }
 }
 

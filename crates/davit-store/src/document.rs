@@ -134,6 +134,36 @@ impl Store {
         }
     }
 
+    /// Lets manifests keep what refers to them. The blobs' rows are there.
+    pub(crate) fn record_referrers(
+        &self,
+        tx: &Transaction<'_>,
+        referrers: &[(Digest, Digest)],
+    ) -> Result<(), StoreError> {
+        let sql = |e| self.database.error("record what refers to an image", e);
+        for (subject, referrer) in referrers {
+            tx.prepare_cached("INSERT OR IGNORE INTO blob_refs (parent, child) VALUES (?, ?)")
+                .and_then(|mut s| s.execute(params![subject.to_string(), referrer.to_string()]))
+                .map_err(sql)?;
+        }
+        Ok(())
+    }
+
+    /// Lets manifests no longer keep what refers to them.
+    pub(crate) fn forget_referrers(
+        &self,
+        tx: &Transaction<'_>,
+        referrers: &[(Digest, Digest)],
+    ) -> Result<(), StoreError> {
+        let sql = |e| self.database.error("forget what refers to an image", e);
+        for (subject, referrer) in referrers {
+            tx.prepare_cached("DELETE FROM blob_refs WHERE parent = ? AND child = ?")
+                .and_then(|mut s| s.execute(params![subject.to_string(), referrer.to_string()]))
+                .map_err(sql)?;
+        }
+        Ok(())
+    }
+
     fn record_config(
         &self,
         tx: &Transaction<'_>,

@@ -11,8 +11,8 @@ use davit_image::{
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use query::{
-    find_by_prefix, find_by_reference, layers_below, list, lost_blobs, reachable_blobs, tag_key,
-    target_of_row,
+    find_by_prefix, find_by_reference, layers_below, list, lost_blobs, reachable_blobs,
+    referrers_of, tag_key, target_of_row,
 };
 pub(crate) use query::{layers_of, repo_targets, row_of_image};
 
@@ -68,6 +68,11 @@ pub struct ImageCommit {
     pub untagged: Vec<Target>,
     /// Digests under which registries know these images.
     pub repo_digests: Vec<RepoDigest>,
+    /// Manifests and what refers to each, which is kept as long as that; both are here or among the
+    /// documents.
+    pub referrers: Vec<(Digest, Digest)>,
+    /// Manifests and what referred to each and no longer counts.
+    pub former_referrers: Vec<(Digest, Digest)>,
 }
 
 /// An image with its names.
@@ -153,7 +158,8 @@ impl Store {
         // Rows of the documents first, lazily and kept by the lease: what they need is then a
         // query, and what must be durable is synced before the one commit that counts.
         self.database.write(Class::Normal, "record documents", |tx| {
-            understood.iter().try_for_each(|document| self.record_document(tx, document))
+            understood.iter().try_for_each(|document| self.record_document(tx, document))?;
+            self.record_referrers(tx, &commit.referrers)
         })?;
         let needs = self.needs(commit)?;
         self.sync_layers(&needs.layers)?;
@@ -162,9 +168,21 @@ impl Store {
             layer::clear_marks(&self.database, tx, &needs.layers)?;
             blob::clear_marks(&self.database, tx, &needs.blobs)?;
             commit.targets().try_for_each(|target| self.check_complete(tx, target))?;
+            self.forget_referrers(tx, &commit.former_referrers)?;
             commit.tags.iter().try_for_each(|update| self.move_tag(tx, update))?;
             commit.untagged.iter().try_for_each(|target| self.keep_untagged(tx, target))?;
             commit.repo_digests.iter().try_for_each(|known| self.record_repo_digest(tx, known))
+        })
+    }
+
+    /// What is kept because it refers to a manifest. Whether it says so itself, its bytes tell.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn referrers(&self, subject: &Digest) -> Result<Vec<Target>, StoreError> {
+        self.database.read("list what refers to an image", |c| {
+            referrers_of(c, subject)
+                .map_err(|e| self.database.error("list what refers to an image", e))
         })
     }
 

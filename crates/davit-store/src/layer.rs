@@ -192,6 +192,26 @@ impl Store {
         Ok(())
     }
 
+    /// Writes a fact about a layer beside it, in the place of an earlier one. It is not synced: who
+    /// reads it must notice a damaged one, and do without.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn put_layer_note(
+        &self,
+        diff_id: &DiffId,
+        name: &str,
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
+        let temp = self.layout().tmp().join(format!("note-{}", random_hex(8)));
+        let lock = self.make_locked_file(&temp)?;
+        fs::write(&temp, bytes).map_err(|e| StoreError::io("write", &temp, e))?;
+        let target = self.layout().layer_note(diff_id, name);
+        fs::rename(&temp, &target).map_err(|e| StoreError::io("rename to", &target, e))?;
+        drop(lock);
+        Ok(())
+    }
+
     /// Syncs lazily committed layers and clears their marks in one durable transaction.
     ///
     /// # Errors

@@ -80,6 +80,12 @@ impl Layout {
         self.layer(layer).join("digests")
     }
 
+    /// A fact about a layer, by its name.
+    #[must_use]
+    pub fn layer_note(&self, layer: &DiffId, name: &str) -> PathBuf {
+        self.layer(layer).join(name)
+    }
+
     /// An EROFS tree; `id` is lower-case hex.
     #[must_use]
     pub fn tree(&self, id: &str) -> PathBuf {
@@ -113,7 +119,7 @@ impl Layout {
     /// A build's log.
     #[must_use]
     pub fn build_log(&self, id: &str) -> PathBuf {
-        self.builds().join(format!("{id}.log"))
+        self.builds().join(format!("{id}.zst"))
     }
 
     /// Logs of builds.

@@ -6,7 +6,7 @@
 //! ROOT/layers/ALG/HEX/{tar,table,digests}     LayerIngest
 //! ROOT/trees/ID.erofs  dirs/KEY/              TreeIngest
 //! ROOT/containers/ID/  volumes/NAME/_data     rows claim, their owners fill
-//! ROOT/builds/ID.log   cache/                 build records, cache mounts
+//! ROOT/builds/ID.zst   cache/                 logs of builds, cache mounts
 //! ROOT/tmp/                                   everything unfinished, each held by a lock
 //! RUN_ROOT/ROOTID/                            what dies with the boot
 //! ```
@@ -29,6 +29,7 @@ mod blob;
 mod boot;
 mod build;
 mod build_files;
+mod build_history;
 mod cache_mount;
 mod check;
 mod container;
@@ -57,6 +58,7 @@ mod volume;
 pub use blob::{BlobBegin, BlobIngest, BlobRecord, BlobWait};
 pub use boot::BootId;
 pub use build::{BuildRecord, NewBuildRecord};
+pub use build_history::{BuildRow, BuildStatus, HistoryLimits};
 pub use cache_mount::{CacheMount, CacheMountUse, CacheSharing};
 pub use check::{
     CheckOptions, CheckReport, CheckTable, DroppedName, Fault, FaultKind, Lacking, RebuildTable,

@@ -38,6 +38,8 @@ impl NewNamespaces {
     pub const IPC: Self = Self(libc::CLONE_NEWIPC as u64);
     /// Host name.
     pub const UTS: Self = Self(libc::CLONE_NEWUTS as u64);
+    /// Users and groups; it owns those that are made with it.
+    pub const USER: Self = Self(libc::CLONE_NEWUSER as u64);
 
     /// Both.
     #[must_use]

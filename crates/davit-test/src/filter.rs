@@ -13,6 +13,7 @@ pub fn filter(text: &str, temp: &Path) -> String {
     let patterns = [
         (r"sha(256|512):[0-9a-f]{64,128}", "[DIGEST]"),
         (r"\b[0-9a-f]{64}\b", "[ID]"),
+        (r"history logs [0-9a-f]{16}\b", "history logs [BUILD]"),
         (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d( [A-Z]+)?)?", "[TIME]"),
         (r"\b\d+(\.\d+)?(ms|s)\b", "[DURATION]"),
     ];

@@ -7,10 +7,12 @@
 #![allow(clippy::print_stderr, reason = "tests speak to a person")]
 #![allow(clippy::disallowed_methods, reason = "tests are configured by the environment")]
 
+mod actions;
 mod content;
 mod davit;
 mod filter;
 mod http;
+mod peer_root;
 mod registry;
 mod temp;
 
@@ -20,10 +22,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use actions::{ACTIONS_TOKEN, ActionsCache};
 pub use content::{Content, TestImage, gzip, noise, ranged, tar_of};
 pub use davit::{Davit, Outcome};
 pub use filter::filter;
 pub use http::{End, HttpServer, Reply, Request};
+pub use peer_root::need_peer_root;
 pub use registry::{Access, Registry};
 pub use temp::TempDir;
 

@@ -33,9 +33,15 @@ pub(crate) fn config(global: &Global) -> Result<Config, CliError> {
             .map(|dir| dir.join("containers/certs.d")),
         certificate_file: variable("SSL_CERT_FILE").map(PathBuf::from),
         certificate_dir: variable("SSL_CERT_DIR").map(PathBuf::from),
+        programs: programs(),
         proxies: proxies(),
         settings: settings()?,
     })
+}
+
+/// The directories of `PATH`.
+pub(crate) fn programs() -> Vec<PathBuf> {
+    variable("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default()
 }
 
 /// The folder of Docker's client configuration: the given one, else the user's.

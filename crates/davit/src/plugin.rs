@@ -81,6 +81,17 @@ pub(crate) fn call(arguments: &[OsString]) -> Result<Option<Call>, CliError> {
     )))
 }
 
+/// Whether this process is the plugin.
+pub(crate) fn is_called() -> bool {
+    let first = std::env::args_os().next();
+    first.as_deref().map(Path::new).and_then(Path::file_name) == Some(OsStr::new(NAME))
+}
+
+/// The words that a user of this program begins the builder's verbs with.
+pub(crate) fn words() -> &'static str {
+    if is_called() { "docker buildx" } else { "davit builder" }
+}
+
 fn metadata() -> String {
     let version = format!("{BUILDX}+davit-{}", env!("CARGO_PKG_VERSION"));
     let metadata = json!({

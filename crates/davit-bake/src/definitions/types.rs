@@ -11,7 +11,7 @@ use crate::{
 
 /// A type that a variable declares.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Type {
+pub(crate) enum Type {
     Any,
     Text,
     Number,
@@ -26,14 +26,14 @@ pub(super) enum Type {
 
 impl Type {
     /// The type as it is written.
-    pub(super) fn text(source: &Source) -> Option<String> {
+    pub(crate) fn text(source: &Source) -> Option<String> {
         match source {
             Source::Hcl(expression) => Some(expression.to_string().trim().to_owned()),
             Source::Json(value) => value.as_str().map(str::to_owned),
         }
     }
 
-    pub(super) fn parse(source: &Source) -> Result<Self, ValueError> {
+    pub(crate) fn parse(source: &Source) -> Result<Self, ValueError> {
         let unknown = || {
             let name = Self::text(source).unwrap_or_default();
             ValueError::Unknown { what: "type", name }
@@ -45,6 +45,12 @@ impl Type {
                 Self::of(&parsed.map_err(|_| unknown())?).ok_or_else(unknown)
             }
         }
+    }
+
+    /// The type that an expression names.
+    pub(crate) fn of_expression(expression: &Expression) -> Result<Self, ValueError> {
+        let name = || expression.to_string().trim().to_owned();
+        Self::of(expression).ok_or_else(|| ValueError::Unknown { what: "type", name: name() })
     }
 
     /// The parser bounds the depth of expressions.
@@ -86,14 +92,14 @@ impl Type {
     }
 
     /// Makes a value one of this type.
-    pub(super) fn convert(&self, given: Value) -> Result<Value, ValueError> {
+    pub(crate) fn convert(&self, given: Value) -> Result<Value, ValueError> {
         if given.is_null() {
             return Ok(given);
         }
         Ok(match self {
             Self::Any => given,
             Self::Text => value::text(&given)?.into(),
-            Self::Number => value::number(value::float(&given)?)?,
+            Self::Number => value::exact(value::float(&given)?)?,
             Self::Bool => value::boolean(&given)?.into(),
             Self::List(inner) => all(given, inner)?.into(),
             Self::Set(inner) => {
@@ -103,7 +109,7 @@ impl Type {
                         seen.push(item);
                     }
                 }
-                seen.into()
+                value::in_order(seen.into())
             }
             Self::Map(inner) => {
                 let Value::Object(fields) = given else { return Err(wrong("a map", &given)) };
@@ -134,7 +140,7 @@ impl Type {
     }
 
     /// Reads a value of the environment; of a list its elements between commas.
-    pub(super) fn read(&self, text: &str) -> Result<Value, ValueError> {
+    pub(crate) fn read(&self, text: &str) -> Result<Value, ValueError> {
         let given = Value::from(text);
         match self {
             Self::Any | Self::Text | Self::Number | Self::Bool => self.convert(given),

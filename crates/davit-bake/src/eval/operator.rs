@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::{
     error::ValueError,
-    value::{boolean, float, number},
+    value::{boolean, equal, float, number},
 };
 
 pub(super) fn unary(operator: UnaryOperator, value: &Value) -> Result<Value, ValueError> {
@@ -26,8 +26,8 @@ pub(super) fn binary(
         numbers().map(|(left, right)| Value::Bool(holds(left, right)))
     };
     match operator {
-        Op::Eq => Ok(Value::Bool(left == right)),
-        Op::NotEq => Ok(Value::Bool(left != right)),
+        Op::Eq => Ok(Value::Bool(equal(left, right))),
+        Op::NotEq => Ok(Value::Bool(!equal(left, right))),
         Op::And => Ok(Value::Bool(boolean(left)? && boolean(right)?)),
         Op::Or => Ok(Value::Bool(boolean(left)? || boolean(right)?)),
         Op::Less => compared(|left, right| left < right),

@@ -109,11 +109,11 @@ impl Target {
                 if replaces && !matches!(key, "annotations" | "attest" | "entitlements") {
                     self.set(key, Value::Array(Vec::new()));
                 }
-                let word = match kind_of(key) {
-                    Some((Kind::Entries(entry), _)) => Value::Object(words::parse(entry, value)),
-                    _ => value.into(),
+                let words = match kind_of(key) {
+                    Some((Kind::Entries(entry), _)) => words::parse_all(entry, value),
+                    _ => vec![value.into()],
                 };
-                self.append(key, vec![word]);
+                self.append(key, words);
             }
             (key, Some(_)) => self.give(key, &value.into())?,
             (_, None) => {}

@@ -11,7 +11,7 @@ use std::{
 use davit_dockerfile::{Glob, Pattern, Patterns, Span};
 use davit_store::LayerIngest;
 
-use super::{BuildEnvironment, cores};
+use super::{cores, drafts::Drafting};
 use crate::{
     BuildRequest,
     archives::read_archive,
@@ -23,7 +23,7 @@ use crate::{
     error::{BuildError, BuildErrorKind, Excerpt},
     files::{FileKind, FileSet, join, split_wildcards},
     missing,
-    plan::{BindOrigin, ContextId, CopyOrigin, MountSource, Node, Op, Plan},
+    plan::{BindOrigin, ContextId, CopyOrigin, MountSource, Node, Op},
     request::{ContextSource, DockerfilePlace, IgnoreText, NamedContext, NamedSource},
     selection,
     step::store_failed,
@@ -79,6 +79,9 @@ fn context_sources(node: &Node) -> Vec<(ContextId, String)> {
                 MountSource::Bind { origin: BindOrigin::Context(context), path, .. } => {
                     Some((*context, selection::pattern(path.as_bytes(), "")))
                 }
+                MountSource::Volume { context: Some(context), .. } => {
+                    Some((*context, String::new()))
+                }
                 _ => None,
             });
             paths.collect()
@@ -89,17 +92,16 @@ fn context_sources(node: &Node) -> Vec<(ContextId, String)> {
 
 /// Opens the main context and all others that the plan reads.
 pub(super) fn open_contexts(
-    request: &BuildRequest,
-    plan: &Plan,
-    environment: &BuildEnvironment<'_, '_>,
+    drafting: Drafting<'_, '_, '_>,
     mut archive: Option<Archive>,
 ) -> Result<BTreeMap<ContextId, ContextFiles>, BuildError> {
+    let Drafting { request, plan, .. } = drafting;
     let read = plan.nodes.iter().flat_map(context_sources).map(|(context, _)| context);
     let all: BTreeSet<ContextId> = std::iter::once(ContextId::MAIN).chain(read).collect();
     let open = |id: ContextId| {
         let named = id.position().map(|position| &request.named_contexts[position]);
         let which = Which { id, named, request };
-        Ok::<_, BuildError>((id, open_context(&which, plan, environment, archive.take())?))
+        Ok::<_, BuildError>((id, open_context(&which, drafting, archive.take())?))
     };
     all.into_iter().map(open).collect()
 }
@@ -116,9 +118,8 @@ impl Which<'_> {
     /// The directory that it is, if it is one.
     fn directory(&self) -> Option<&Path> {
         match (self.named.map(|named| &named.source), &self.request.context) {
-            (Some(NamedSource::Directory(path)), _) | (None, ContextSource::Directory(path)) => {
-                Some(path)
-            }
+            (Some(NamedSource::Directory(path) | NamedSource::Volume(path)), _)
+            | (None, ContextSource::Directory(path)) => Some(path),
             _ => None,
         }
     }
@@ -126,6 +127,9 @@ impl Which<'_> {
     /// What messages call it.
     fn shown(&self) -> String {
         match self.named {
+            Some(NamedContext { name, source: NamedSource::Volume(_), .. }) => {
+                format!("the volume `{name}`")
+            }
             Some(named) => format!("the context `{}`", named.name),
             None => "the context".to_owned(),
         }
@@ -147,10 +151,10 @@ fn patterns(text: &IgnoreText) -> Result<Patterns, BuildError> {
 
 fn open_context(
     which: &Which<'_>,
-    plan: &Plan,
-    environment: &BuildEnvironment<'_, '_>,
+    drafting: Drafting<'_, '_, '_>,
     archive: Option<Archive>,
 ) -> Result<ContextFiles, BuildError> {
+    let Drafting { plan, environment, .. } = drafting;
     let read = plan.nodes.iter().flat_map(context_sources);
     let sources = read.filter(|(context, _)| *context == which.id).map(|(_, source)| source);
     let sources: Vec<String> = sources.collect();
@@ -170,6 +174,7 @@ fn open_context(
         Some(path) => ContextFiles::directory(path, options)?,
         None => ContextFiles::open(&which.request.context, options, archive)?,
     };
+    context.set_modes(which.request.context_modes);
     let mut ranges: Vec<Range<usize>> = Vec::new();
     for node in &plan.nodes {
         for (source, found) in reads(node, which.id, context.set()) {
@@ -180,7 +185,12 @@ fn open_context(
             ranges.extend(found);
         }
     }
+    if let ContextFiles::Directory(directory) = &mut context {
+        drafting.write(which.id, directory);
+    }
     context.digest(&ranges, environment.cancelled)?;
+    // A file that was read has the mode of the disk again.
+    context.set_modes(which.request.context_modes);
     Ok(context)
 }
 
@@ -217,7 +227,8 @@ fn ignore_file(which: &Which<'_>) -> Result<Option<IgnoreText>, BuildError> {
     if let (None, Some(ignore)) = (which.named, &which.request.dockerfile.ignore) {
         return Ok(Some(ignore.clone()));
     }
-    let Some(directory) = which.directory() else { return Ok(None) };
+    let is_volume = which.named.is_some_and(|it| matches!(it.source, NamedSource::Volume(_)));
+    let Some(directory) = which.directory().filter(|_| !is_volume) else { return Ok(None) };
     let path = directory.join(".dockerignore");
     let name = match which.named {
         Some(_) => path.display().to_string(),

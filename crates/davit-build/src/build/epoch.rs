@@ -70,8 +70,13 @@ pub(super) fn resolve(
         }
     };
     request.source_date_epoch = time;
-    let number = time.map_or_else(String::new, |time| time.to_string());
-    request.build_args.insert(EPOCH.to_owned(), number);
+    let unset = time.is_none() && default_of(dockerfile).is_none();
+    if unset {
+        request.build_args.remove(EPOCH);
+    } else {
+        let number = time.map_or_else(String::new, |time| time.to_string());
+        request.build_args.insert(EPOCH.to_owned(), number);
+    }
     Ok(())
 }
 

@@ -104,13 +104,13 @@ impl Remote {
         environment: &CallEnvironment<'_, '_>,
     ) -> Result<Archive, BuildError> {
         let fetched = match self.sources.get(source) {
-            Some(fetched) => *fetched,
+            Some(fetched) => fetched.clone(),
             None => {
                 let fetched = environment.sources.fetch(source);
                 fetched.map_err(|error| source_failed(source, error))?
             }
         };
-        self.sources.insert(source.clone(), fetched);
+        self.sources.insert(source.clone(), fetched.clone());
         let layers = Layers::new(environment.store, environment.lease);
         let layer = layers.open(fetched.layer).map_err(|e| source_failed(source, Box::new(e)))?;
         Ok(Archive { table: Arc::clone(&layer.table), tar: Arc::clone(&layer.tar) })

@@ -60,7 +60,13 @@ impl From<ReadError> for io::Error {
 fn open_any(root: &OwnedFd, path: &[u8]) -> Result<File, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(root, path, flags, Mode::empty(), resolve).map(File::from)
+    let open = |flags| rustix::fs::openat2(root, path, flags, Mode::empty(), resolve);
+    match open(flags) {
+        // Of a socket, which cannot be opened, nothing is read.
+        Err(Errno::NXIO) => open(OFlags::PATH | OFlags::CLOEXEC),
+        opened => opened,
+    }
+    .map(File::from)
 }
 
 /// Opens the file of an entry and checks that it is in the state that was walked.
@@ -180,11 +186,14 @@ fn digest_one(files: Files<'_>, index: usize, buffer: &mut [u8]) -> Result<FileE
     Err(ReadError::Changed)
 }
 
-fn capability(file: &File) -> Result<Option<Box<[u8]>>, ReadError> {
+/// The value of `security.capability`, if the file has one.
+pub(super) fn capability(file: &File) -> Result<Option<Box<[u8]>>, ReadError> {
     let mut value = [0; 64];
     match rustix::fs::fgetxattr(file, c"security.capability", &mut value[..]) {
         Ok(length) => Ok(Some(value[..length].into())),
-        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS) => Ok(None),
+        Err(Errno::BADF | Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS) => {
+            Ok(None)
+        }
         Err(errno) => Err(errno.into()),
     }
 }

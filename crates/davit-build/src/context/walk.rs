@@ -20,6 +20,7 @@ use rustix::{
     fs::{AtFlags, FileType, Mode, OFlags, RawDir},
     io::Errno,
 };
+use sha2::{Digest as _, Sha256};
 
 use super::{
     selectors::{Reach, Selectors},
@@ -222,7 +223,7 @@ impl Walk<'_> {
         while let Some(item) = raw.next() {
             let item = item.map_err(fail)?;
             let name = item.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") || item.file_type() == FileType::Socket {
+            if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
             }
             self.visit(task, &directory, name, (&mut listing, found))?;
@@ -260,6 +261,9 @@ impl Walk<'_> {
                 let target = rustix::fs::readlinkat(directory, name, Vec::new())
                     .map_err(|errno| failure(&entry.path, errno))?;
                 entry.target = target.into_bytes().into();
+            }
+            FileKind::Regular if FileType::from_raw_mode(stat.st_mode) == FileType::Socket => {
+                entry.digest = Some(Sha256::digest(b"").into());
             }
             FileKind::Regular => {
                 entry.digest = stamp_of(&entry).and_then(|stamp| self.scope.cache.get(&stamp));
@@ -309,7 +313,8 @@ pub(crate) fn stamp_of(entry: &FileEntry) -> Option<Stamp> {
 /// Makes an entry; `None` for what is never copied. A context's files belong to root.
 pub(crate) fn entry(path: Vec<u8>, stat: &rustix::fs::Stat) -> Option<FileEntry> {
     let kind = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => FileKind::Regular,
+        // Nobody can connect to a copy: it is a file without content, as with BuildKit.
+        FileType::RegularFile | FileType::Socket => FileKind::Regular,
         FileType::Directory => FileKind::Directory,
         FileType::Symlink => FileKind::Symlink,
         FileType::CharacterDevice => FileKind::CharDevice,

@@ -9,9 +9,8 @@ use std::{
 use davit_image::{Algorithm, Digest, Digester};
 use davit_layer::{Change, ChangeKind, Extent, Kind, Opener, Source};
 
-use super::outputs::{Content, Output};
 use crate::{
-    files::{FileEntry, FileKind},
+    files::{ContentDigest, FileEntry, FileKind},
     key::ContentKey,
     layers::OpenLayer,
 };
@@ -24,7 +23,8 @@ const COMPARED: usize = 64 * 1024;
 /// Which times of a step's changes count, in seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Times {
-    /// None: a copy is keyed by content. All that it sets is the epoch, if there is one.
+    /// None: a copy is keyed by content. With an epoch, which is all that it sets then, those of the
+    /// directories that it finds.
     Copied {
         /// `SOURCE_DATE_EPOCH`.
         epoch: Option<i64>,
@@ -40,9 +40,9 @@ impl Times {
 
     fn mark(self, sink: &mut Sink, seconds: i64) {
         match self {
-            Self::Copied { .. } => {}
+            Self::Copied { epoch: None } => {}
             Self::Made(from, to) if (from..=to).contains(&seconds) => sink.bytes(b"now"),
-            Self::Made(..) => sink.bytes(&seconds.to_le_bytes()),
+            Self::Made(..) | Self::Copied { epoch: Some(_) } => sink.bytes(&seconds.to_le_bytes()),
         }
     }
 
@@ -51,6 +51,27 @@ impl Times {
             Self::Copied { epoch } => sink.bytes(format!("copied {epoch:?}").as_bytes()),
             Self::Made(..) => sink.bytes(b"made"),
         }
+    }
+}
+
+/// What a step read, one fact after the other.
+pub(crate) struct Facts(Sink);
+
+impl Facts {
+    pub(crate) fn new(kind: &str) -> Self {
+        Self(Sink::new(kind))
+    }
+
+    /// Adds a fact.
+    #[must_use]
+    pub(crate) fn fact(mut self, fact: &[u8]) -> Self {
+        self.0.bytes(fact);
+        self
+    }
+
+    /// Their digest, as text.
+    pub(crate) fn finish(self) -> String {
+        self.0.finish().to_string()
     }
 }
 
@@ -129,18 +150,18 @@ pub(crate) fn parts_key<'a>(
     sink.finish()
 }
 
-/// Digest of what a layer holds; `None` if the digest of a file is not known.
-pub(crate) fn content_key(outputs: &[Output], times: Times) -> Option<ContentKey> {
-    let mut sink = Sink::new("content/2");
+/// Digest of what a layer holds; `None` if the digest of a file, one for each change, is not known.
+pub(crate) fn content_key(
+    changes: &[Change],
+    digests: &[Option<ContentDigest>],
+    times: Times,
+) -> Option<ContentKey> {
+    let mut sink = Sink::new("content/3");
     times.begin(&mut sink);
-    for output in outputs {
-        metadata(&mut sink, output);
-        times.mark(&mut sink, output.mtime.seconds);
-        match &output.content {
-            Content::File { digest, .. } => sink.bytes(&(*digest)?),
-            Content::Inline(bytes) => sink.bytes(Digest::of(bytes).bytes()),
-            Content::InTar { .. } => return None,
-            _ => {}
+    for (change, digest) in changes.iter().zip(digests) {
+        metadata(&mut sink, change, times);
+        if let ChangeKind::File { .. } = change.kind {
+            sink.bytes(&(*digest)?);
         }
     }
     Some(ContentKey(sink.finish()))
@@ -151,22 +172,7 @@ pub(crate) fn shape_key(changes: &[Change], times: Times) -> Digest {
     let mut sink = Sink::new("shape/2");
     times.begin(&mut sink);
     for change in changes {
-        times.mark(&mut sink, change.mtime.seconds);
-        sink.bytes(&change.path);
-        sink.number(u64::from(change.mode));
-        sink.number(u64::from(change.uid) << 32 | u64::from(change.gid));
-        sink.bytes(change.xattrs.get(CAPABILITY).map(Vec::as_slice).unwrap_or_default());
-        match &change.kind {
-            ChangeKind::File { size, .. } => sink.number(*size),
-            ChangeKind::Directory => sink.bytes(b"directory"),
-            ChangeKind::OpaqueDirectory => sink.bytes(b"opaque"),
-            ChangeKind::Symlink { target } => sink.bytes(&[b"->", &target[..]].concat()),
-            ChangeKind::HardLink { target } => sink.bytes(&[b"=", &target[..]].concat()),
-            ChangeKind::CharDevice { major, minor } => device(&mut sink, 1, *major, *minor),
-            ChangeKind::BlockDevice { major, minor } => device(&mut sink, 2, *major, *minor),
-            ChangeKind::Fifo => sink.bytes(b"fifo"),
-            ChangeKind::Whiteout => sink.bytes(b"whiteout"),
-        }
+        metadata(&mut sink, change, times);
     }
     sink.finish()
 }
@@ -269,35 +275,23 @@ impl Read for Ranges<'_> {
     }
 }
 
-fn metadata(sink: &mut Sink, output: &Output) {
-    sink.bytes(&output.path);
-    sink.number(u64::from(output.mode));
-    sink.number(u64::from(output.owner.uid) << 32 | u64::from(output.owner.gid));
-    let capability = output.xattrs.get(CAPABILITY);
-    sink.bytes(capability.map(Vec::as_slice).unwrap_or_default());
-    match &output.content {
-        Content::Directory => sink.number(1),
-        Content::OpaqueDirectory => sink.number(2),
-        Content::Symlink(target) => {
-            sink.number(3);
-            sink.bytes(target);
-        }
-        Content::Device { kind, major, minor } => {
-            sink.number(4 | u64::from(kind.code()) << 8);
-            sink.number(u64::from(*major) << 32 | u64::from(*minor));
-        }
-        Content::File { size, .. } | Content::InTar { size, .. } => {
-            sink.number(5);
-            sink.number(*size);
-        }
-        Content::Inline(bytes) => {
-            sink.number(5);
-            sink.number(bytes.len() as u64);
-        }
-        Content::HardLink(target) => {
-            sink.number(6);
-            sink.bytes(target);
-        }
+/// All of a change but the bytes of its file.
+fn metadata(sink: &mut Sink, change: &Change, times: Times) {
+    times.mark(sink, change.mtime.seconds);
+    sink.bytes(&change.path);
+    sink.number(u64::from(change.mode));
+    sink.number(u64::from(change.uid) << 32 | u64::from(change.gid));
+    sink.bytes(change.xattrs.get(CAPABILITY).map(Vec::as_slice).unwrap_or_default());
+    match &change.kind {
+        ChangeKind::File { size, .. } => sink.number(*size),
+        ChangeKind::Directory => sink.bytes(b"directory"),
+        ChangeKind::OpaqueDirectory => sink.bytes(b"opaque"),
+        ChangeKind::Symlink { target } => sink.bytes(&[b"->", &target[..]].concat()),
+        ChangeKind::HardLink { target } => sink.bytes(&[b"=", &target[..]].concat()),
+        ChangeKind::CharDevice { major, minor } => device(sink, 1, *major, *minor),
+        ChangeKind::BlockDevice { major, minor } => device(sink, 2, *major, *minor),
+        ChangeKind::Fifo => sink.bytes(b"fifo"),
+        ChangeKind::Whiteout => sink.bytes(b"whiteout"),
     }
 }
 

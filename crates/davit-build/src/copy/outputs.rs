@@ -98,7 +98,7 @@ impl Content {
     }
 
     /// Digest of a file's bytes, where it is known.
-    pub(crate) fn digest(&self) -> Option<ContentDigest> {
+    fn digest(&self) -> Option<ContentDigest> {
         match self {
             Self::File { digest, .. } => *digest,
             Self::Inline(bytes) => Digest::of(bytes).bytes().try_into().ok(),
@@ -113,6 +113,8 @@ pub(crate) struct Finished {
     pub(crate) changes: Vec<Change>,
     /// For each change whose data is read from a context: the file's position in its set.
     pub(crate) files: Vec<Option<usize>>,
+    /// For each change that is a file, the digest of its bytes where it is known.
+    pub(crate) digests: Vec<Option<ContentDigest>>,
 }
 
 impl Finished {
@@ -120,8 +122,10 @@ impl Finished {
     pub(crate) fn new(outputs: Vec<Output>, layer_source: impl Fn(u32, u32) -> Source) -> Self {
         let mut changes = Vec::with_capacity(outputs.len());
         let mut files = Vec::with_capacity(outputs.len());
+        let mut digests = Vec::with_capacity(outputs.len());
         for output in outputs {
             let mut file = None;
+            digests.push(output.content.digest());
             let kind = match output.content {
                 Content::Directory => ChangeKind::Directory,
                 Content::OpaqueDirectory => ChangeKind::OpaqueDirectory,
@@ -159,7 +163,7 @@ impl Finished {
             });
             files.push(file);
         }
-        Self { changes, files }
+        Self { changes, files, digests }
     }
 }
 

@@ -3,34 +3,32 @@
 
 use std::{cmp::Ordering, sync::Arc};
 
-use davit_layer::{Digests, Kind, path};
+use davit_layer::{ChangeKind, Digests, Kind, Source, path};
 
-use super::outputs::{Content, Output};
+use super::outputs::Finished;
 use crate::layers::OpenLayer;
 
-/// Lets outputs, sorted, take their content from `before` where it has the same at their path;
+/// Lets changes of a copy take their content from `before` where it has the same at their path;
 /// `digests` are those of its files.
-pub(crate) fn reuse(outputs: &mut [Output], before: &OpenLayer, digests: &Digests) {
+pub(crate) fn reuse(copied: &mut Finished, before: &OpenLayer, digests: &Digests) {
     let table = &before.table;
     let mut olds = (0..).zip(table.iter()).peekable();
-    for output in outputs {
-        let Content::File { size, digest: Some(digest), link, .. } = &output.content else {
+    for (change, digest) in copied.changes.iter_mut().zip(&copied.digests) {
+        let (ChangeKind::File { size, source: source @ Source::Opened }, Some(digest)) =
+            (&mut change.kind, digest)
+        else {
             continue;
         };
-        let earlier = |path: &[u8]| path::compare(path, &output.path) == Ordering::Less;
+        let earlier = |path: &[u8]| path::compare(path, &change.path) == Ordering::Less;
         while olds.next_if(|(_, old)| earlier(old.path)).is_some() {}
-        let Some((index, old)) = olds.next_if(|(_, old)| old.path == output.path) else {
+        let Some((index, old)) = olds.next_if(|(_, old)| old.path == change.path) else {
             continue;
         };
         let Kind::File { size: old_size, extents } = old.kind else { continue };
         let same = digests.get(table, index).is_some_and(|old| old.bytes() == digest);
         if same && old_size == *size {
-            output.content = Content::InTar {
-                size: *size,
-                tar: Arc::clone(&before.tar),
-                extents: extents.iter().collect(),
-                link: *link,
-            };
+            let (tar, extents) = (Arc::clone(&before.tar), extents.iter().collect());
+            *source = Source::Tar { tar, extents };
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The file system that a copy writes to: the state below, and what the copy has added so far.
 
-use std::collections::{HashMap, HashSet, hash_map::Entry};
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+};
 
 use davit_layer::{Kind, Merged, Mtime, XattrMap};
 
@@ -16,7 +19,7 @@ const SYMLINK_LIMIT: usize = 40;
 pub(crate) struct Target<'a> {
     below: Option<&'a Merged>,
     outputs: Vec<Option<Output>>,
-    index: HashMap<Vec<u8>, usize>,
+    places: Places,
     /// Directories that were made; the others among the outputs stand for existing ones.
     made: HashSet<Vec<u8>>,
     /// Directories of the state below that a file replaced.
@@ -24,6 +27,29 @@ pub(crate) struct Target<'a> {
     /// A directory below which the state below has nothing: the last one that was found new.
     fresh: Option<Vec<u8>>,
     now: i64,
+}
+
+/// How an output is found by its path.
+enum Places {
+    /// They stand in the order of their paths, all of them: what a copy of one directory gives.
+    InOrder,
+    /// By their positions.
+    Index(HashMap<Vec<u8>, usize>),
+}
+
+impl Places {
+    /// From now on outputs may stand in any order, and be missing.
+    fn index(&mut self, outputs: &[Option<Output>]) -> &mut HashMap<Vec<u8>, usize> {
+        if let Self::InOrder = self {
+            let paths = outputs.iter().zip(0..);
+            let paths = paths.filter_map(|(output, at)| Some((output.as_ref()?.path.clone(), at)));
+            *self = Self::Index(paths.collect());
+        }
+        match self {
+            Self::Index(index) => index,
+            Self::InOrder => unreachable!("there is an index now"),
+        }
+    }
 }
 
 /// What lies at a path.
@@ -40,7 +66,7 @@ impl<'a> Target<'a> {
         Self {
             below,
             outputs: Vec::with_capacity(expected),
-            index: HashMap::with_capacity(expected),
+            places: Places::InOrder,
             made: HashSet::new(),
             hidden: HashSet::new(),
             fresh: None,
@@ -49,7 +75,20 @@ impl<'a> Target<'a> {
     }
 
     fn output(&self, path: &[u8]) -> Option<&Output> {
-        self.index.get(path).and_then(|&index| self.outputs[index].as_ref())
+        self.position(path).and_then(|index| self.outputs[index].as_ref())
+    }
+
+    fn position(&self, path: &[u8]) -> Option<usize> {
+        match &self.places {
+            Places::Index(index) => index.get(path).copied(),
+            Places::InOrder if self.is_behind(path) => None,
+            Places::InOrder => self.outputs.binary_search_by(|it| order(it.as_ref(), path)).ok(),
+        }
+    }
+
+    /// Whether a path comes after those of all outputs, which are in order.
+    fn is_behind(&self, path: &[u8]) -> bool {
+        self.outputs.last().is_none_or(|last| order(last.as_ref(), path).is_lt())
     }
 
     /// What the state below has at a path that nothing hides.
@@ -181,19 +220,22 @@ impl<'a> Target<'a> {
     }
 
     fn set(&mut self, output: Output) {
-        match self.index.entry(output.path.clone()) {
-            Entry::Occupied(index) => self.outputs[*index.get()] = Some(output),
-            Entry::Vacant(index) => {
-                index.insert(self.outputs.len());
-                self.outputs.push(Some(output));
-            }
+        if let Some(at) = self.position(&output.path) {
+            self.outputs[at] = Some(output);
+            return;
         }
+        let at = self.outputs.len();
+        if !matches!(self.places, Places::InOrder) || !self.is_behind(&output.path) {
+            self.places.index(&self.outputs).insert(output.path.clone(), at);
+        }
+        self.outputs.push(Some(output));
     }
 
     fn remove_below(&mut self, directory: &[u8]) {
+        let index = self.places.index(&self.outputs);
         for slot in &mut self.outputs {
             if let Some(output) = slot.take_if(|output| is_below(&output.path, directory)) {
-                self.index.remove(&output.path);
+                index.remove(&output.path);
             }
         }
     }
@@ -267,6 +309,11 @@ fn existing(below: Option<&Merged>, path: &[u8]) -> Output {
         mtime: entry.map_or(Mtime::EPOCH, |entry| entry.mtime),
         xattrs,
     }
+}
+
+/// How an output's path stands to another; the outputs that are in order are all there.
+fn order(output: Option<&Output>, path: &[u8]) -> Ordering {
+    compare_paths(output.map_or(b"", |output| &output.path), path)
 }
 
 fn lossy(path: &[u8]) -> String {

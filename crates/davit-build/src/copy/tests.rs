@@ -184,7 +184,8 @@ fn a_content_key_knows_no_times_and_no_layers_below() {
     let files = set(&["d/", "d/f"]);
     let key = |files: &FileSet, below: Option<&Merged>| {
         let outputs = outputs(&spec(&["d"], "/new/"), files, below, None).unwrap();
-        content_key(&outputs, Times::Copied { epoch: None }).unwrap()
+        let Finished { changes, digests, .. } = Finished::new(outputs, |_, _| Source::Opened);
+        content_key(&changes, &digests, Times::Copied { epoch: None }).unwrap()
     };
     let plain = key(&files, None);
     let mut later = set(&["d/", "d/f"]);

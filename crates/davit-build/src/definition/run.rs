@@ -22,6 +22,10 @@ pub(super) fn components(spec: &RunSpec, inputs: &Inputs) -> KeyBuilder {
     key.push("working directory", &spec.working_dir);
     key.push("user", &spec.user);
     key.push("network", spec.network.to_string());
+    for device in &spec.devices {
+        let required = if device.required { "required" } else { "" };
+        key.push(format!("device {}", device.name), required);
+    }
     for script in &spec.scripts {
         key.push(format!("script {}", script.name), &script.content);
     }
@@ -37,7 +41,8 @@ pub(super) fn components(spec: &RunSpec, inputs: &Inputs) -> KeyBuilder {
     for secret in &spec.secrets {
         let required = if secret.required { " required" } else { "" };
         let value = secret.fingerprint.as_deref().unwrap_or_default();
-        let text = format!("secret {}{required} {value}", secret.id);
+        let id = list(std::slice::from_ref(&secret.id));
+        let text = format!("secret {id}{required} {value}");
         key.push(format!("variable {} of a secret", secret.name), text.trim_end());
     }
     key
@@ -74,6 +79,13 @@ fn push_mount(key: &mut KeyBuilder, target: &str, source: &MountSource, inputs: 
         MountSource::Bind { origin: BindOrigin::Input(number), path, access } => {
             key.push(label, format!("bind {} /{path} of source {number}", word(*access)));
         }
+        MountSource::Volume { context, access, .. } => {
+            key.push(label, format!("volume {}", word(*access)));
+            if let Some(context) = context {
+                let context = inputs.context(*context).set();
+                key.push(format!("content of {target}"), content("", context));
+            }
+        }
         MountSource::Cache(cache) => {
             let owner = list(&[cache.mode, cache.uid, cache.gid].map(|it| format!("{it:?}")));
             key.push(label, format!("cache {} /{} {owner}", word(cache.access), cache.path));
@@ -95,6 +107,7 @@ const fn word(access: MountAccess) -> &'static str {
 
 fn words(client: &ClientMount) -> String {
     let ClientMount { id, required, mode, uid, gid, fingerprint } = client;
+    let id = list(std::slice::from_ref(id));
     let required = if *required { " required" } else { "" };
     let value = fingerprint.as_deref().unwrap_or_default();
     format!("{id}{required} {mode:o} {uid}:{gid} {value}").trim_end().to_owned()
@@ -125,6 +138,7 @@ mod tests {
             hostname: HOSTNAME.to_owned(),
             security: Security::Sandbox,
             mounts: Vec::new(),
+            devices: Vec::new(),
             secrets: Vec::new(),
             shm_size_bytes: None,
             ulimits: Vec::new(),
@@ -174,6 +188,21 @@ mod tests {
         assert_ne!(secret("a", None), secret("b", None));
         assert_ne!(secret("a", Some("1")), secret("a", Some("2")));
         assert_eq!(secret("a", Some("1")), secret("a", Some("1")));
+    }
+
+    #[test]
+    fn no_name_of_a_secret_reads_as_one_with_a_switch() {
+        let client = |id: &str, required| ClientMount {
+            id: id.to_owned(),
+            required,
+            mode: 0o400,
+            uid: 0,
+            gid: 0,
+            fingerprint: None,
+        };
+        let key = |id, required| key(MountSource::Secret(client(id, required)));
+        assert_ne!(key("a", true), key("a required", false));
+        assert_ne!(key("a 400 0:0", false), key("a", false));
     }
 
     #[test]

@@ -37,7 +37,9 @@ impl<'a> Planner<'a> {
         let find = |own| all.iter().position(|context| fits(context, own));
         let position = find(true).or_else(|| find(false))?;
         Some(match &all[position].source {
-            NamedSource::Directory(_) => Base::Context(ContextId::named(position)),
+            NamedSource::Directory(_) | NamedSource::Volume(_) => {
+                Base::Context(ContextId::named(position))
+            }
             NamedSource::Image(image) => Base::Image((image.clone(), platform.to_string())),
             NamedSource::Scratch => Base::Scratch,
             NamedSource::Remote(source) => Base::Source(source.clone()),

@@ -1,5 +1,7 @@
 //! Mounts of a `RUN`: what they are, and how `--mount` is read.
 
+use std::path::PathBuf;
+
 use davit_dockerfile::{Mount, MountError, MountKind, Sharing, Word};
 
 use super::{
@@ -7,7 +9,7 @@ use super::{
     contexts::Place,
     stage::{StageBuilder, absolute},
 };
-use crate::error::BuildError;
+use crate::{error::BuildError, sandbox::VolumeSource};
 
 /// Directory of secrets whose mount names no target.
 const SECRETS: &str = "/run/secrets";
@@ -39,6 +41,15 @@ pub enum MountSource {
         /// Path there, cleaned, without leading `/`; empty = the root.
         path: String,
         /// What is written is thrown away.
+        access: MountAccess,
+    },
+    /// A directory of the machine.
+    Volume {
+        /// Where it is.
+        root: PathBuf,
+        /// What its content is known by; `None` if it does not count.
+        context: Option<ContextId>,
+        /// Whether it can be written.
         access: MountAccess,
     },
     /// A directory that outlives the build.
@@ -181,11 +192,24 @@ impl StageBuilder<'_, '_> {
                 _ => self.files(&mount, word, &mut mounts)?,
             }
         }
+        self.volumes(&mut mounts);
         mounts.mounts.reverse();
         // Stable: of equal targets the last one comes first, and stays.
         mounts.mounts.sort_by(|left, right| left.target.cmp(&right.target));
         mounts.mounts.dedup_by(|later, first| later.target == first.target);
         Ok(mounts)
+    }
+
+    /// The volumes that every command has, unless its own mounts take their places.
+    fn volumes(&self, to: &mut Mounts) {
+        let request = self.planner.request;
+        for volume in &request.sandbox.volumes {
+            let VolumeSource::Directory(root) = &volume.source else { continue };
+            let (root, access) = (root.clone(), volume.access);
+            let context = request.volume_context(volume);
+            let source = MountSource::Volume { root, context, access };
+            to.mounts.insert(0, RunMount { target: volume.target.clone(), source });
+        }
     }
 
     fn mount_failed(&self, error: &MountError, word: &Word) -> BuildError {
@@ -197,6 +221,9 @@ impl StageBuilder<'_, '_> {
             MountError::Key { suggestion: Some(near), .. }
             | MountError::Value { suggestion: Some(near), .. } => {
                 failed.hint(format!("did you mean `{near}`?"))
+            }
+            MountError::Value { known, .. } if !known.is_empty() => {
+                failed.hint(format!("it is one of {}", known.join(", ")))
             }
             _ => failed,
         }

@@ -29,11 +29,7 @@ impl Planner<'_> {
         word: &Word,
     ) -> Result<Option<From>, BuildError> {
         let Some(name) = Mount::origin(&word.text) else { return Ok(None) };
-        let all = self.dockerfile.stages.len();
-        // A stage may be called so.
-        if name == "scratch" && self.dockerfile.stage_index(&name, all).is_none() {
-            return Ok(Some(Base::Scratch));
-        }
+        let name = self.origin_name(&name, word.span)?;
         self.origin(index, (&name, word.span), "mount from").map(Some)
     }
 
@@ -45,15 +41,18 @@ impl Planner<'_> {
     ) -> Result<Option<(From, Span)>, BuildError> {
         let Kind::Copy(copy) = &instruction.kind else { return Ok(None) };
         let Some(word) = &copy.from else { return Ok(None) };
-        let (name, span) = (word.text.as_str(), word.span);
-        if name.contains('$') {
-            let message = "variables are not expanded in --from";
-            return Err(self.fail(span, message).hint(format!(
-                "name a stage by `FROM {name} AS source`, with the ARG before the first FROM, and \
-                 copy from that"
-            )));
+        let span = word.span;
+        let name = self.origin_name(&word.text, span)?;
+        Ok(Some((self.origin(index, (&name, span), "copy from")?, span)))
+    }
+
+    /// What `from` says, with the variables that `FROM` knows: stages depend on it, so that it must
+    /// be known before any of them.
+    fn origin_name(&self, written: &str, span: Span) -> Result<String, BuildError> {
+        if !written.contains('$') {
+            return Ok(written.to_owned());
         }
-        Ok(Some((self.origin(index, (name, span), "copy from")?, span)))
+        self.expand_global(written, span, "--from")
     }
 
     /// The stage or image that a name stands for in the stage `index`.
@@ -77,6 +76,9 @@ impl Planner<'_> {
                 format!("stage `{name}` is defined after this one")
             };
             return Err(self.fail(span, problem).hint("only stages that stand above can be named"));
+        }
+        if name == "scratch" {
+            return Ok(Base::Scratch);
         }
         if name.parse::<usize>().is_ok() {
             let message = format!("there is no stage number {name}");

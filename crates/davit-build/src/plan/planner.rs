@@ -120,13 +120,14 @@ impl<'a> Planner<'a> {
         self.build_stages(&outlines)?;
         self.warn_of_unused();
         let fresh = self.fresh_stages();
+        let scans = self.scans(target, images)?;
         let state = self.stages[target].take().expect("the target is among the outlines");
         let mut config = state.config;
         if !self.request.labels.is_empty() {
             let labels = config.config.labels.get_or_insert_default();
             labels.extend(self.request.labels.clone());
         }
-        let target = Target { state: state.node, config, history: state.history };
+        let target = Target { state: state.node, config, history: state.history, scans };
         let (nodes, warnings) =
             (std::mem::take(&mut self.nodes), std::mem::take(&mut self.warnings));
         Ok(Plan { nodes, target, more_targets: Vec::new(), fresh, epoch: self.epoch, warnings })
@@ -351,7 +352,12 @@ impl Planner<'_> {
         })
     }
 
-    fn expand_global(&self, word: &str, span: Span, what: &str) -> Result<String, BuildError> {
+    pub(super) fn expand_global(
+        &self,
+        word: &str,
+        span: Span,
+        what: &str,
+    ) -> Result<String, BuildError> {
         let expanded = self
             .lexer
             .word(word, self.globals.variables())

@@ -97,6 +97,7 @@ impl Plan {
             state: moved(&ids, other.target.state),
             history: history.map(|(entry, id)| (entry, id.map(|id| moved(&ids, id)))).collect(),
             config: other.target.config,
+            scans: other.target.scans.moved(|id| moved(&ids, id)),
         });
         self.fresh.extend(other.fresh);
         let new = other.warnings.into_iter().filter(|text| !self.warnings.contains(text));

@@ -5,7 +5,7 @@ use davit_dockerfile::{
 };
 
 use super::{
-    Network, Op, RunSpec, ScriptFile, SecretVariable,
+    Network, Op, RunDevice, RunSpec, ScriptFile, SecretVariable,
     stage::{LayerText, StageBuilder},
 };
 use crate::{error::BuildError, sandbox::Entitlement};
@@ -19,9 +19,6 @@ const AGENT_VARIABLE: &str = "SSH_AUTH_SOCK";
 
 impl StageBuilder<'_, '_> {
     pub(super) fn run(&mut self, run: &Run, text: &str, span: Span) -> Result<(), BuildError> {
-        if let Some(device) = run.devices.first() {
-            return Err(self.planner.fail(device.span, "RUN --device is not supported yet"));
-        }
         let mut scripts = Vec::new();
         let args = match &run.command.form {
             CommandForm::Exec(words) => words.iter().map(|word| word.text.clone()).collect(),
@@ -57,6 +54,7 @@ impl StageBuilder<'_, '_> {
             hostname: hostname(&request.build_args),
             security: run.security,
             mounts: mounts.mounts,
+            devices: self.devices(run)?,
             secrets: mounts.secrets,
             shm_size_bytes: request.sandbox.shm_size_bytes,
             ulimits: request.sandbox.ulimits.clone(),
@@ -71,15 +69,25 @@ impl StageBuilder<'_, '_> {
         Ok(())
     }
 
+    fn devices(&self, run: &Run) -> Result<Vec<RunDevice>, BuildError> {
+        let device = |device: &davit_dockerfile::Device| {
+            let variables = self.state.scope.variables();
+            let name = self.planner.lexer.word(&device.name, variables);
+            let name = name.map_err(|error| self.expand_failed(&error, device.span))?.text;
+            Ok(RunDevice { name, required: device.required })
+        };
+        run.devices.iter().map(device).collect()
+    }
+
     fn network(&self, run: &Run, span: Span) -> Result<Network, BuildError> {
-        let own = self.planner.request.network;
+        let own = &self.planner.request.network;
         let network = match run.network {
-            davit_dockerfile::Network::Default => own,
+            davit_dockerfile::Network::Default => own.clone(),
             davit_dockerfile::Network::None => Network::None,
             davit_dockerfile::Network::Host => Network::Host,
         };
         // Whoever gives all commands the host's network has said that they may have it.
-        if network == Network::Host && own != Network::Host {
+        if network == Network::Host && *own != Network::Host {
             self.entitled(Entitlement::NetworkHost, span)?;
         }
         Ok(network)

@@ -2,11 +2,14 @@
 
 use std::{
     error::Error,
+    fs::File,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use davit_network::{Bridge, Endpoint, NetworkError, both_families};
+use davit_runtime::Identity;
 use davit_store::{ClaimError, Lease};
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +25,27 @@ pub struct BridgeNetwork {
 /// Finds the bridge network and makes what is missing of it; asked when the first command needs it.
 pub type FindNetwork<'b> =
     &'b (dyn Fn() -> Result<BridgeNetwork, Box<dyn Error + Send + Sync>> + Sync);
+
+/// A network that is another container's, for as long as that runs.
+#[derive(Clone, Debug)]
+pub struct JoinedNetwork {
+    /// The container's first process.
+    pub process: Identity,
+    /// What its programs find in `/etc/hosts`.
+    pub hosts: Vec<u8>,
+    /// What they find in `/etc/resolv.conf`.
+    pub resolv_conf: Vec<u8>,
+}
+
+impl JoinedNetwork {
+    /// Opens the network of a container, which has not ended.
+    pub(super) fn open(process: Identity) -> io::Result<File> {
+        let space = fs_err::File::open(format!("/proc/{}/ns/net", process.pid))?;
+        // The number was not another one's when the link was read.
+        let is_it = Identity::of(process.pid)? == process && process.is_alive();
+        if is_it { Ok(space.into_file()) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+}
 
 /// Why a command has no network.
 #[derive(Debug, thiserror::Error)]

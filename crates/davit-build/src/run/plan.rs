@@ -48,14 +48,9 @@ impl Supervisor {
         plan.process.rlimits.clone_from(&spec.ulimits);
         plan.hostname = Some(spec.hostname.clone());
         plan.cgroup.limits = command.limits.clone();
+        plan.emulator.clone_from(&command.emulator);
         set_shared_memory(&mut plan, spec.shm_size_bytes);
-        let [private, shared] = &self.resolv_conf;
-        let resolv_conf = if spec.network == Network::Host { shared } else { private };
-        if spec.network == Network::Host {
-            // Parameters of a shared network namespace are the host's.
-            plan.namespaces.network = Namespace::Host;
-            plan.sysctls.retain(|name, _| !name.starts_with("net."));
-        }
+        let resolv_conf = self.set_network(&mut plan, command);
         if spec.security == Security::Insecure {
             plan.make_privileged();
             plan.devices = insecure_devices();
@@ -67,13 +62,32 @@ impl Supervisor {
             Ok(())
         };
         let gateway = command.place.map(Place::gateway);
-        bind("hosts", hosts(spec, gateway).as_bytes(), 0o644, "/etc/hosts".to_owned())?;
+        let mut hosts = hosts(spec, gateway).into_bytes();
+        // Those that the container knows it knows, too.
+        hosts.extend(command.joined.iter().flat_map(|joined| joined.hosts.iter().copied()));
+        bind("hosts", &hosts, 0o644, "/etc/hosts".to_owned())?;
         bind("resolv.conf", resolv_conf, 0o644, "/etc/resolv.conf".to_owned())?;
         for (index, script) in spec.scripts.iter().enumerate() {
             let target = format!("/dev/pipes/{}", script.name);
             bind(&format!("script-{index}"), script.content.as_bytes(), 0o755, target)?;
         }
         Ok(plan)
+    }
+
+    /// Sets the network namespace; gives the text of `/etc/resolv.conf` there.
+    fn set_network<'a>(&'a self, plan: &mut Plan, command: &'a StepCommand<'_>) -> &'a [u8] {
+        let [private, shared] = &self.resolv_conf;
+        let (namespace, resolv_conf) = match (&command.spec.network, command.joined) {
+            (Network::Host, _) => (Namespace::Host, shared),
+            (Network::Container(_), Some(joined)) => (Namespace::Join(0), &joined.resolv_conf),
+            _ => (Namespace::New, private),
+        };
+        plan.namespaces.network = namespace;
+        if namespace != Namespace::New {
+            // Parameters of a shared network namespace are another's.
+            plan.sysctls.retain(|name, _| !name.starts_with("net."));
+        }
+        resolv_conf
     }
 
     fn cgroup(&self, spec: &RunSpec, id: u32) -> String {

@@ -4,13 +4,23 @@
 //! counts what follows it. Both are little-endian and live only as long as one build: both ends are
 //! the same program.
 
-use std::io::{self, Read, Write};
+use std::{
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+};
 
-use davit_runtime::Plan;
+use davit_runtime::{Identity, Plan};
 use davit_snapshot::{Stack, Upper};
 use serde::{Deserialize, Serialize};
 
-use super::{mounts::StepMount, network::Attachment};
+use super::{
+    console::{self, ConsoleKind},
+    mounts::StepMount,
+    network::Attachment,
+};
 use crate::event::LogStream;
 
 /// Longest message in bytes.
@@ -27,7 +37,7 @@ pub(crate) enum Request {
 }
 
 /// A command: mount the stack with this upper directory, add the mounts to the plan, and run that,
-/// connected to a network.
+/// connected to a network. Descriptors for its streams, if it has a console, come with the request.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RunRequest {
     pub(crate) id: u32,
@@ -36,6 +46,10 @@ pub(crate) struct RunRequest {
     pub(crate) plan: Plan,
     pub(crate) mounts: Vec<StepMount>,
     pub(crate) network: Option<Attachment>,
+    /// The first process of the container whose network it joins.
+    pub(crate) joined: Option<Identity>,
+    /// Whose its streams are; `None` = output is told, and there is no input.
+    pub(crate) console: Option<ConsoleKind>,
 }
 
 /// What a supervisor tells of a command.
@@ -52,18 +66,38 @@ pub(crate) enum Reply {
     Unconnected(String),
 }
 
-pub(crate) fn write_request(stream: &mut impl Write, request: &Request) -> io::Result<()> {
+/// Writes a request; the descriptors go with its length.
+pub(crate) fn write_request(
+    stream: &mut UnixStream,
+    request: &Request,
+    descriptors: &[OwnedFd],
+) -> io::Result<()> {
     let json = serde_json::to_vec(request)?;
-    let mut message = Vec::with_capacity(json.len() + 4);
-    message.extend_from_slice(&length(json.len())?.to_le_bytes());
-    message.extend_from_slice(&json);
-    stream.write_all(&message)
+    let length = length(json.len())?.to_le_bytes();
+    if descriptors.is_empty() {
+        let mut message = Vec::with_capacity(json.len() + length.len());
+        message.extend_from_slice(&length);
+        message.extend_from_slice(&json);
+        return stream.write_all(&message);
+    }
+    let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(|it| it.as_fd()).collect();
+    console::send(&*stream, &length, &descriptors)?;
+    stream.write_all(&json)
 }
 
-/// The next request; `None` at the end of the connection.
-pub(crate) fn read_request(stream: &mut impl Read) -> io::Result<Option<Request>> {
-    let Some(bytes) = read_message(stream)? else { return Ok(None) };
-    Ok(Some(serde_json::from_slice(&bytes)?))
+/// The next request and what came with it; `None` at the end of the connection.
+pub(crate) fn read_request(stream: &mut UnixStream) -> io::Result<Option<(Request, Vec<OwnedFd>)>> {
+    let (mut length, mut read, mut descriptors) = ([0; 4], 0, Vec::new());
+    while read < length.len() {
+        let (bytes, more) = console::receive(&*stream, &mut length[read..])?;
+        if bytes == 0 {
+            return Ok(None);
+        }
+        read += bytes;
+        descriptors.extend(more);
+    }
+    let bytes = read_body(stream, length)?;
+    Ok(Some((serde_json::from_slice(&bytes)?, descriptors)))
 }
 
 pub(crate) fn write_reply(stream: &mut impl Write, id: u32, reply: &Reply) -> io::Result<()> {
@@ -119,13 +153,17 @@ fn read_message(stream: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         result => result?,
     }
+    read_body(stream, length).map(Some)
+}
+
+fn read_body(stream: &mut impl Read, length: [u8; 4]) -> io::Result<Vec<u8>> {
     let length = u32::from_le_bytes(length);
     if length > LIMIT {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let mut bytes = vec![0; length as usize];
     stream.read_exact(&mut bytes)?;
-    Ok(Some(bytes))
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -151,6 +189,22 @@ mod tests {
             assert_eq!(read_reply(&mut stream).unwrap(), Some((id, reply)));
         }
         assert_eq!(read_reply(&mut stream).unwrap(), None);
+    }
+
+    #[test]
+    fn descriptors_come_with_their_request() {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        let pipe = rustix::pipe::pipe().unwrap();
+        write_request(&mut ours, &Request::Kill { id: 1 }, &[]).unwrap();
+        write_request(&mut ours, &Request::Kill { id: 2 }, &[pipe.0, pipe.1]).unwrap();
+        write_request(&mut ours, &Request::Kill { id: 3 }, &[]).unwrap();
+        drop(ours);
+        for (expected, count) in [(1, 0), (2, 2), (3, 0)] {
+            let (request, descriptors) = read_request(&mut theirs).unwrap().unwrap();
+            assert!(matches!(request, Request::Kill { id } if id == expected));
+            assert_eq!(descriptors.len(), count);
+        }
+        assert!(read_request(&mut theirs).unwrap().is_none());
     }
 
     #[test]

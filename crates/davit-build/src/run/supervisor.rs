@@ -23,8 +23,9 @@ use rustix::{
 };
 
 use super::{
+    console::{ConsoleKind, send_terminal},
     mounts,
-    network::Attachment,
+    network::{Attachment, JoinedNetwork},
     protocol::{self, Reply, Request, RunRequest},
 };
 use crate::{error::one_line, event::LogStream};
@@ -79,7 +80,7 @@ impl State {
                 match ready {
                     Ready::Connection => match protocol::read_request(&mut self.connection)? {
                         None => return Ok(()),
-                        Some(request) => self.handle(request)?,
+                        Some((request, descriptors)) => self.handle(request, descriptors)?,
                     },
                     Ready::Exit(id) => self.note_exit(id)?,
                     Ready::Output(id, stream) => self.forward(id, stream)?,
@@ -127,9 +128,9 @@ impl State {
             .collect())
     }
 
-    fn handle(&mut self, request: Request) -> io::Result<()> {
+    fn handle(&mut self, request: Request, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         match request {
-            Request::Run(mut request) => match self.start(&mut request) {
+            Request::Run(mut request) => match self.start(&mut request, descriptors) {
                 Ok(step) => {
                     self.steps.insert(request.id, step);
                     Ok(())
@@ -151,21 +152,30 @@ impl State {
         }
     }
 
-    fn start(&mut self, request: &mut RunRequest) -> Result<Step, Reply> {
+    fn start(
+        &mut self,
+        request: &mut RunRequest,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Step, Reply> {
         let refused = |error: SnapshotError| match error.is_stale() {
             true => Reply::Stale(one_line(&error)),
             false => Reply::Failed(one_line(&error)),
         };
-        let RunRequest { id, stack, upper, plan, mounts, network } = request;
+        let RunRequest { id, stack, upper, plan, mounts, network, joined, console } = request;
         let namespace = entered(&mut self.namespace, stack).map_err(refused)?;
         let root = overlay(namespace, stack, upper).map_err(refused)?;
         let attached = mounts::add(namespace, *id, mounts, plan).map_err(refused)?;
         let failed = |error: &dyn Error| Reply::Failed(one_line(error));
+        let joined = joined.map(JoinedNetwork::open).transpose().map_err(|error| {
+            Reply::Unconnected(format!("the container of the network has ended: {error}"))
+        })?;
+        let (stdio, terminal) = stdio(*console, descriptors)?;
+        let descriptors: Vec<_> = joined.iter().map(AsFd::as_fd).collect();
         let mut launched = launch(Launch {
             plan,
             root: root.as_fd(),
-            descriptors: &[],
-            stdio: StdioPlan::Pipes { stdin: StdinPlan::Null },
+            descriptors: &descriptors,
+            stdio,
             cgroups: &self.cgroups,
             network: None,
             sharing: None,
@@ -189,7 +199,16 @@ impl State {
             Streams::Pipes { stdout, stderr, .. } => {
                 vec![(LogStream::Stdout, stdout), (LogStream::Stderr, stderr)]
             }
-            _ => Vec::new(),
+            Streams::Terminal(master) => {
+                // Who is gone ends the connection, too, which kills the command.
+                if let Some(socket) = terminal
+                    && let Err(error) = send_terminal(&socket, &master)
+                {
+                    tracing::debug!(%error, "nobody takes the terminal");
+                }
+                Vec::new()
+            }
+            Streams::None => Vec::new(),
         };
         Ok(Step { running, cgroup: plan.cgroup.path.clone(), streams, exit: None })
     }
@@ -248,6 +267,25 @@ impl State {
             if let Err(error) = self.cgroups.remove(&step.cgroup) {
                 tracing::debug!(%error, "cannot remove a step's cgroup");
             }
+        }
+    }
+}
+
+/// The streams of a command, and where its terminal is to go.
+fn stdio(
+    console: Option<ConsoleKind>,
+    descriptors: Vec<OwnedFd>,
+) -> Result<(StdioPlan, Option<OwnedFd>), Reply> {
+    let wrong = |_| Reply::Failed("its streams did not come with the command".to_owned());
+    match console {
+        None => Ok((StdioPlan::Pipes { stdin: StdinPlan::Null }, None)),
+        Some(ConsoleKind::Pipes) => {
+            let streams = <[OwnedFd; 3]>::try_from(descriptors).map_err(wrong)?;
+            Ok((StdioPlan::Descriptors(streams), None))
+        }
+        Some(ConsoleKind::Terminal { size }) => {
+            let [socket] = <[OwnedFd; 1]>::try_from(descriptors).map_err(wrong)?;
+            Ok((StdioPlan::Terminal { size }, Some(socket)))
         }
     }
 }

@@ -55,6 +55,25 @@ pub(crate) fn without_accounts(line: &str) -> String {
     shown
 }
 
+/// A line without the accounts and queries of its addresses, either of which may be a secret: what
+/// is remembered of a build.
+#[must_use]
+pub fn without_secrets(line: &str) -> String {
+    let line = without_accounts(line);
+    let mut parts = line.split("://");
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let ends = |it: char| matches!(it, '"' | '\'') || it.is_whitespace();
+        let (address, rest) = part.split_at(part.find(ends).unwrap_or(part.len()));
+        let (place, fragment) = address.split_at(address.find('#').unwrap_or(address.len()));
+        shown.push_str("://");
+        shown.push_str(place.split('?').next().unwrap_or_default());
+        shown.push_str(fragment);
+        shown.push_str(rest);
+    }
+    shown
+}
+
 /// Where an address's account is for, as `SCHEME://HOST[:PORT]`, its name and its password; `None`
 /// if it has none, or one that is no line of text.
 #[must_use]
@@ -131,6 +150,8 @@ mod tests {
         let line = "ADD --chown=a@b http://u:p@h/f@g?x=y@z \"git://t@h\" https://h#@i u@h:r /d";
         let shown = "ADD --chown=a@b http://h/f@g?x=y@z \"git://h\" https://h#@i u@h:r /d";
         assert_eq!(without_accounts(line), shown);
+        let line = "a?b curl 'https://u:p@h/f?token=x#y' http://h?k=v http://h/#a?b; x?y";
+        assert_eq!(without_secrets(line), "a?b curl 'https://h/f#y' http://h http://h/#a?b; x?y");
     }
 
     #[test]

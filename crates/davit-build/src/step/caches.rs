@@ -1,15 +1,16 @@
 //! Caches of a command: claimed, filled when they are new, and given their owner.
 
-use std::{io, os::fd::AsFd as _, path::Path, thread, time::Duration};
+use std::{io, os::fd::AsFd as _, path::Path, sync::PoisonError, thread, time::Duration};
 
 use davit_dockerfile::Sharing;
 use davit_image::{DiffId, Digest};
 use davit_layer::{ExtractOptions, Kind, extract};
 use davit_store::{CacheMountUse, CacheSharing};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, Uid};
 
-use super::{Done, Session, failed, run::Job};
+use super::{Done, Session, failed, mount_layers::open_directory, run::Job};
 use crate::{
+    BuildEvent, CachePolicy,
     error::{BuildError, BuildErrorKind},
     plan::{CacheMount, MountSource, Ownership},
 };
@@ -35,10 +36,24 @@ impl Session<'_, '_> {
         caches.sort_by(|left, right| left.0.cmp(&right.0));
         caches.dedup_by(|left, right| left.0 == right.0);
         let claim = |(identity, cache): (String, &CacheMount)| -> Result<_, BuildError> {
+            self.first_use(&identity)?;
             let used = self.claim_cache(job, (&identity, cache), inputs)?;
             Ok((identity, used))
         };
         caches.into_iter().map(claim).collect()
+    }
+
+    /// Notes that a cache mount is used. One that is to begin empty goes when that is the first time.
+    fn first_use(&self, identity: &str) -> Result<(), BuildError> {
+        let mut used = self.used_mounts.lock().unwrap_or_else(PoisonError::into_inner);
+        if used.insert(identity.to_owned())
+            && self.mount_policy == CachePolicy::Ignore
+            && !self.store.forget_cache_mount(identity)?
+        {
+            let text = format!("cache mount {identity} is in use by another build; it stays");
+            (self.events)(BuildEvent::Warning(text));
+        }
+        Ok(())
     }
 
     fn claim_cache(
@@ -53,7 +68,12 @@ impl Session<'_, '_> {
             Sharing::Locked => CacheSharing::Locked,
         };
         loop {
-            let fill = |data: &Path| self.fill_cache(job, cache, inputs, data);
+            let fill = |data: &Path| {
+                if self.mount_policy == CachePolicy::Use {
+                    self.import_mount(identity, data)?;
+                }
+                self.fill_cache(job, cache, inputs, data)
+            };
             if let Some(used) = self.store.claim_cache_mount(identity, sharing, fill)? {
                 return Ok(used);
             }
@@ -73,8 +93,9 @@ impl Session<'_, '_> {
         inputs: &[&Done],
         data: &Path,
     ) -> Result<(), BuildError> {
+        let is_filled = fs_err::read_dir(data).is_ok_and(|mut entries| entries.next().is_some());
         if let Some(seed) = cache.seed {
-            return self.seed_cache(job, inputs[seed], data);
+            return if is_filled { Ok(()) } else { self.seed_cache(job, inputs[seed], data) };
         }
         let user = Ownership(job.spec.user.clone());
         let user = (!user.0.is_empty()).then_some(&user);
@@ -99,15 +120,17 @@ impl Session<'_, '_> {
         let merged = self.layers.merged(state).map_err(|error| failed(job.node, error))?;
         let merged = merged.flattened().map_err(|error| failed(job.node, error))?;
         let tars = self.layers.tars(state).map_err(|error| failed(job.node, error))?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let target = rustix::fs::open(data, flags, Mode::empty());
-        let target = target.map_err(|errno| failed(job.node, io::Error::from(errno)))?;
-        let options = ExtractOptions {
+        let target = open_directory(data).map_err(|error| failed(job.node, error))?;
+        let options = self.extract_options();
+        extract(&merged, &tars, target.as_fd(), &options).map_err(|error| failed(job.node, error))
+    }
+
+    pub(super) fn extract_options(&self) -> ExtractOptions<'_> {
+        ExtractOptions {
             workers: self.threads,
             cancelled: Some(self.cancelled),
             ..ExtractOptions::default()
-        };
-        extract(&merged, &tars, target.as_fd(), &options).map_err(|error| failed(job.node, error))
+        }
     }
 
     /// Gives a cache the owner and mode that the mount asks for.

@@ -40,21 +40,22 @@ impl Session<'_, '_> {
             WriteOptions { epoch: Some(epoch), xattrs: XattrPolicy::All, readers: self.threads };
         let written = self.writer().write(&changes, &NoFiles, &options).map_err(failed)?;
         let step = self.record(written.diff_id, written.size_bytes);
-        self.remember_clamped(definition, &components, &step)?;
+        self.remember_derived("clamp", (definition, &components), &step)?;
         Ok((step.layer, step.size_bytes))
     }
 
-    fn remember_clamped(
+    /// Remembers a layer that follows from others.
+    pub(super) fn remember_derived(
         &self,
-        definition: crate::DefinitionKey,
-        components: &[crate::Component],
+        kind: &str,
+        (definition, components): (crate::DefinitionKey, &[crate::Component]),
         step: &StepRecord,
     ) -> Result<(), BuildError> {
         let made = Made {
             definition,
-            kind: "clamp",
+            kind,
             components,
-            family: Digest::of(b"clamp"),
+            family: Digest::of(kind.as_bytes()),
             content: None,
             shape: None,
             step,
@@ -72,7 +73,7 @@ fn change(layer: &OpenLayer, index: u32, entry: &Entry<'_>) -> Option<Change> {
 }
 
 /// All content is in the layer's tar.
-struct NoFiles;
+pub(super) struct NoFiles;
 
 impl Opener for NoFiles {
     fn open(&self, _position: usize, _change: &Change) -> io::Result<File> {

@@ -1,4 +1,4 @@
-//! Keys of commands by what they see of other stages, whatever else these hold.
+//! Keys of steps by what they see of other states, whatever else these hold.
 
 use std::sync::Arc;
 
@@ -19,14 +19,24 @@ use crate::{
 
 impl Session<'_, '_> {
     /// The key of a command with the content of what it mounts of other stages in place of these
-    /// stages' states; `None` for a step that mounts nothing of the kind.
+    /// stages' states, or of a copy with what it meets in place of the state below; `None` for a step
+    /// that sees more.
     pub(super) fn content_definition(
         &self,
         node: &Node,
         inputs: &[&Done],
     ) -> Result<Option<DefinitionKey>, BuildError> {
-        let Op::Run(spec) = &node.op else { return Ok(None) };
         let mut states: Vec<String> = inputs.iter().map(|input| input.state.key()).collect();
+        let spec = match &node.op {
+            Op::Run(spec) => spec,
+            Op::Copy(spec) => {
+                let Some(beneath) = self.beneath(node, spec, inputs)? else { return Ok(None) };
+                states[0] = format!("beneath {beneath}");
+                let (key, _) = definition_key(components(node, self.inputs), &states);
+                return Ok(Some(key));
+            }
+            _ => return Ok(None),
+        };
         let mut by_content = false;
         for (number, input) in inputs.iter().enumerate().skip(1) {
             // An image that changed has other files in all likelihood.

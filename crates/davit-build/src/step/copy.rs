@@ -8,6 +8,7 @@ use super::{Done, Layer, Session, failed, store_failed};
 use crate::{
     BuildEvent, CachePolicy, StepId,
     archives::FileArchives,
+    build::drafts::CopyDraft,
     context_files::extract,
     copy::{
         CopyJob, CopyProblem, Finished, Output, Owner, OwnerError, Times, content_key, copy,
@@ -17,6 +18,7 @@ use crate::{
     error::{BuildError, BuildErrorKind},
     explain::first_difference,
     files::{Data, FileEntry, FileSet},
+    key::ContentKey,
     layers::{LayerError, OpenLayer, State, StateFiles, source_of},
     missing::near_in_set,
     plan::{ContextId, CopyOrigin, CopySpec, MakeDirectory, Node, NodeId, Op, Ownership, Unpack},
@@ -69,6 +71,9 @@ impl Session<'_, '_> {
         spec: &CopySpec,
         inputs: &[&Done],
     ) -> Result<Layer, BuildError> {
+        if let Some(draft) = self.drafts.take(id) {
+            return self.store_draft(node, draft);
+        }
         let state = &inputs[0].state;
         let error = |error: LayerError| failed(node, error);
         let merged =
@@ -204,36 +209,61 @@ impl Session<'_, '_> {
     fn store_outputs(
         &self,
         (node, id): (&Node, NodeId),
-        (mut outputs, times): (Vec<Output>, Times),
+        (outputs, times): (Vec<Output>, Times),
         read: &CopiedFiles<'_>,
     ) -> Result<Layer, BuildError> {
-        let content = content_key(&outputs, times);
-        if let (Some(content), CachePolicy::Use) = (content, self.policy(node))
-            && let Some(record) = self.cache().content(content).map_err(store_failed)?
-        {
-            return Ok(Layer { record, content: Some(content), shape: None, same: true });
+        let source = |layer: u32, entry| source_of(&read.layers[layer as usize], entry);
+        let mut copied = Finished::new(outputs, source);
+        let content = content_key(&copied.changes, &copied.digests, times);
+        if let Some(layer) = self.find_content(node, content)? {
+            return Ok(layer);
         }
-        let digests: Vec<_> = outputs.iter().map(|output| output.content.digest()).collect();
-        self.reuse((node, id), &mut outputs)?;
-        let finished =
-            Finished::new(outputs, |layer, entry| source_of(&read.layers[layer as usize], entry));
-        let opener = ContextOpener { session: self, read, positions: &finished.files };
+        self.reuse((node, id), &mut copied)?;
+        let opener = ContextOpener { session: self, read, positions: &copied.files };
         if self.explain {
-            self.explain_files((node, id), &finished.changes, &opener)?;
+            self.explain_files((node, id), &copied.changes, &opener)?;
         }
         let by_shape = content.is_none().then_some(times);
-        let mut layer = self.store_changes(node, &finished.changes, &opener, by_shape)?;
+        let mut layer = self.store_changes(node, &copied.changes, &opener, by_shape)?;
         layer.content = content;
         if content.is_some() {
-            let remembered =
-                self.writer().remember_digests(layer.record.layer, &finished.changes, &digests);
+            let Finished { changes, digests, .. } = &copied;
+            let remembered = self.writer().remember_digests(layer.record.layer, changes, digests);
             remembered.map_err(|error| failed(node, error))?;
         }
         Ok(layer)
     }
 
+    /// A layer that holds what a step is to make, whatever led to it.
+    fn find_content(
+        &self,
+        node: &Node,
+        content: Option<ContentKey>,
+    ) -> Result<Option<Layer>, BuildError> {
+        let (Some(content), CachePolicy::Use) = (content, self.policy(node)) else {
+            return Ok(None);
+        };
+        let record = self.cache().content(content).map_err(store_failed)?;
+        let layer = |record| Layer { record, content: Some(content), shape: None, same: true };
+        Ok(record.map(layer))
+    }
+
+    /// Makes a layer of what was written when the context was read.
+    fn store_draft(&self, node: &Node, draft: CopyDraft<'_>) -> Result<Layer, BuildError> {
+        let content = Some(draft.content);
+        if let Some(layer) = self.find_content(node, content)? {
+            return Ok(layer);
+        }
+        let error = |error| failed(node, error);
+        let written = self.writer().commit(draft.layer).map_err(error)?;
+        let known = self.writer().put_digests(written.diff_id, &draft.digests);
+        known.map_err(error)?;
+        let record = self.record(written.diff_id, written.size_bytes);
+        Ok(Layer { record, content, shape: None, same: false })
+    }
+
     /// Lets a copy take what did not change from the layer that it made before.
-    fn reuse(&self, (node, id): (&Node, NodeId), outputs: &mut [Output]) -> Result<(), BuildError> {
+    fn reuse(&self, (node, id): (&Node, NodeId), copied: &mut Finished) -> Result<(), BuildError> {
         if self.policy(node) == CachePolicy::Ignore {
             return Ok(());
         }
@@ -242,7 +272,7 @@ impl Session<'_, '_> {
         // It may have been pruned.
         let Ok(layer) = self.layers.open(before) else { return Ok(()) };
         if let Some(digests) = self.layers.digests(before, &layer) {
-            reuse(outputs, &layer, &digests);
+            reuse(copied, &layer, &digests);
         }
         Ok(())
     }

@@ -2,21 +2,23 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    panic::resume_unwind,
     sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
 use davit_image::DiffId;
 
-use super::{Layer, Session, store_failed};
+use super::{Layer, Session, kind_of, store_failed};
 use crate::{
     CachePolicy,
+    admission::Class,
     cache::StepRecord,
     definition::{components, definition_key, stands_alone},
     error::BuildError,
     key::{Component, DefinitionKey, Miss},
     layers::State,
-    plan::{Node, NodeId, Op},
+    plan::{Node, NodeId, Op, Plan},
     shared::{Shareable, SharedRecord, hidden, place_of},
 };
 
@@ -72,7 +74,7 @@ impl Session<'_, '_> {
             let whole = thread::scope(|scope| {
                 let work = || scope.spawn(|| all(&|layer| shared.bring(layer)));
                 let threads: Vec<_> = (0..PARALLEL).map(|_| work()).collect();
-                threads.into_iter().all(|thread| thread.join().unwrap_or(false))
+                threads.into_iter().all(|it| it.join().unwrap_or_else(|panic| resume_unwind(panic)))
             });
             // What is gone changes what has to run, and so what that needs.
             if whole || self.is_cancelled() {
@@ -148,9 +150,11 @@ impl Session<'_, '_> {
         let (Some(shared), Some(mut record)) = (self.shared, self.listed(node, by)) else {
             return Ok(None);
         };
+        let place = self.place(Class::Network, id)?;
         if !shared.bring(&record.layer) {
             return Ok(None);
         }
+        drop(place);
         let Some(row) = self.store.layer(&record.layer).map_err(store_failed)? else {
             return Ok(None);
         };
@@ -158,6 +162,7 @@ impl Session<'_, '_> {
         let layer = Layer { record, content: None, shape: None, same: false };
         self.remember(node, id, (key, parts), &layer, 0)?;
         if by != key {
+            let by = (by, kind_of(node));
             self.cache().remember_step(by, &layer.record, 0).map_err(store_failed)?;
         }
         Ok(Some(layer.record))
@@ -184,40 +189,32 @@ impl Session<'_, '_> {
         }
     }
 
-    /// Notes a result that others may have.
+    /// Gives a result to the caches that want it.
     pub(super) fn note(
         &self,
         id: NodeId,
         (key, by_content): (DefinitionKey, Option<DefinitionKey>),
         (parts, record): (&[Component], &StepRecord),
     ) {
-        if !self.shared.is_some_and(crate::SharedCache::wants_results) {
-            return;
-        }
-        let name = &self.plan.node(id).name;
-        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-        results.push((id, SharedRecord::new(key, record, (name, parts))));
-        if let Some(key) = by_content {
-            results.push((id, SharedRecord::new(key, record, ("", &[]))));
-        }
-    }
-
-    /// Gives what was noted to the caches that want it.
-    pub(crate) fn offer_results(&self) {
         let Some(shared) = self.shared.filter(|shared| shared.wants_results()) else { return };
-        let mut in_result = BTreeSet::new();
-        for target in self.plan.targets() {
-            let mut next = Some(target.state);
-            while let Some(id) = next.filter(|id| in_result.insert(*id)) {
-                next = self.plan.node(id).inputs.first().copied();
-            }
+        let name = &self.plan.node(id).name;
+        let in_result = self.in_result.contains(&id);
+        let offer = |record| shared.offer(Shareable { record, in_result });
+        offer(SharedRecord::new(key, record, (name, parts)));
+        if let Some(key) = by_content {
+            offer(SharedRecord::new(key, record, ("", &[])));
         }
-        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-        let results = results.drain(..);
-        shared.offer(
-            results
-                .map(|(id, record)| Shareable { record, in_result: in_result.contains(&id) })
-                .collect(),
-        );
     }
+}
+
+/// The steps that images of a plan consist of.
+pub(crate) fn in_result(plan: &Plan) -> BTreeSet<NodeId> {
+    let mut found = BTreeSet::new();
+    for target in plan.targets() {
+        let mut next = Some(target.state);
+        while let Some(id) = next.filter(|id| found.insert(*id)) {
+            next = plan.node(id).inputs.first().copied();
+        }
+    }
+    found
 }

@@ -110,6 +110,10 @@ impl Session<'_, '_> {
                     let (path, access) = (cache.path.clone(), cache.access);
                     ready.directories.push(Directory { target, root, path, access });
                 }
+                MountSource::Volume { root, access, .. } => {
+                    let (root, path, access) = (root.clone(), String::new(), *access);
+                    ready.directories.push(Directory { target, root, path, access });
+                }
                 MountSource::Tmpfs { size_bytes, access } => {
                     let writable = is_writable(*access);
                     let kind = StepMountKind::Tmpfs { size_bytes: *size_bytes, writable };
@@ -241,14 +245,14 @@ impl Session<'_, '_> {
             top.mode = files.entries[index].mode;
         }
         round_up_times(&mut outputs, files);
-        let content = content_key(&outputs, Times::EXACT);
+        let source = |layer: u32, entry| source_of(&read.layers[layer as usize], entry);
+        let finished = Finished::new(outputs, source);
+        let content = content_key(&finished.changes, &finished.digests, Times::EXACT);
         if let (Some(content), CachePolicy::Use) = (content, self.policy)
             && let Some(record) = self.cache().content(content).map_err(store_failed)?
         {
             return Ok(record.layer);
         }
-        let source = |layer: u32, entry| source_of(&read.layers[layer as usize], entry);
-        let finished = Finished::new(outputs, source);
         let opener = ContextOpener { session: self, read: &read, positions: &finished.files };
         let options = WriteOptions { readers: self.threads, ..WriteOptions::default() };
         let written = self.writer().write(&finished.changes, &opener, &options);

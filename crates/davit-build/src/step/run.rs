@@ -6,18 +6,26 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use davit_dockerfile::Security;
 use davit_image::{Platform, Timestamp};
 use davit_layer::{Lower, Merged, WriteOptions};
+use davit_runtime::{
+    Emulator, Execution,
+    cdi::CdiDevice,
+    emulation::{Impossible, execution},
+};
 use davit_snapshot::{Mountpoints, PrepareOptions, Upper};
+use davit_store::LayerIngest;
 
-use super::{Done, Layer, Session, failed, mounts::ReadyMounts, store_failed};
+use super::{Done, Layer, Session, by_hand::FailedStep, failed, mounts::ReadyMounts, store_failed};
 use crate::{
-    BuildEvent, StepId,
+    BuildEvent, LogStream, StepId,
+    admission::Class,
     copy::Times,
     error::{BuildError, BuildErrorKind},
     layers::State,
     plan::{Network, Node, NodeId, RunSpec},
-    run::{RunError, StepCommand, Supervisor, emulation::can_run, stubs::remove_stubs},
+    run::{RunError, StepCommand, Supervisor, console::Passed, stubs::remove_stubs},
 };
 
 /// How often trees are prepared for one command.
@@ -34,25 +42,31 @@ impl Session<'_, '_> {
         inputs: &[&Done],
     ) -> Result<Layer, BuildError> {
         let state = &inputs[0].state;
-        if !can_run(&spec.platform) {
-            return Err(no_emulator(&spec.platform));
-        }
+        let (emulator, devices) = (self.emulator(spec)?, self.devices(node, spec)?);
         let merged = self.layers.merged(state).map_err(|error| failed(node, error))?;
         let scratch = self.store.begin_layer(self.lease).map_err(store_failed)?;
-        let upper = self.snapshots.upper(scratch.dir().to_path_buf());
-        let upper = upper.map_err(|error| failed(node, error))?;
-        let supervisor = self.supervisor().map_err(|error| failed(node, error))?;
-        let pid = supervisor.pid();
-        let in_memory = matches!(upper, Upper::Tmpfs { .. });
-        let written = Written {
-            scratch: scratch.dir().to_path_buf(),
-            memory: in_memory.then(|| upper.directory(self.snapshots.location(), pid)),
+        let Work { upper, pid, written } = self.work(node, &scratch)?;
+        let job = Job {
+            node,
+            id,
+            spec,
+            state,
+            merged: &merged,
+            directory: scratch.dir(),
+            emulator: &emulator,
+            devices: &devices,
         };
-        let job = Job { node, id, spec, state, merged: &merged, directory: scratch.dir() };
         let mounts = self.ready_mounts(&job, inputs, pid)?;
         let begun = file_clock_seconds();
-        self.run_command(&job, &upper, &mounts)?;
+        if let Err(error) = self.run_command(&job, &upper, &mounts) {
+            if matches!(error.kind, BuildErrorKind::Command { .. }) {
+                let state = Arc::clone(state);
+                self.keep_failed(FailedStep { id, scratch, upper, mounts, state, merged, written });
+            }
+            return Err(error);
+        }
         drop(mounts);
+        let place = self.place(Class::Disk, id)?;
         let times = Times::Made(begun, Timestamp::now().unix_seconds());
         let tars = self.layers.tars(state).map_err(|error| failed(node, error))?;
         let xattrs = WriteOptions::default().xattrs;
@@ -61,10 +75,11 @@ impl Session<'_, '_> {
         let changes = changes.map_err(|error| failed(node, error))?;
         let mut changes =
             changes.ok_or_else(|| failed(node, io::Error::from(io::ErrorKind::NotFound)))?;
-        let targets = spec.mounts.iter().map(|mount| mount.target.as_str());
+        let of_devices = devices.iter().flat_map(CdiDevice::mount_targets);
+        let targets = spec.mounts.iter().map(|mount| mount.target.as_str()).chain(of_devices);
         remove_stubs(&mut changes.changes, &merged, targets);
         let stored = self.store_changes(node, &changes.changes, &changes, Some(times));
-        drop(written);
+        drop((written, place));
         stored
     }
 
@@ -74,23 +89,36 @@ impl Session<'_, '_> {
         upper: &Upper,
         mounts: &ReadyMounts,
     ) -> Result<(), BuildError> {
-        let &Job { node, id, spec, state, merged, directory } = job;
+        let mut tail = Tail::default();
+        let mut output = |stream, bytes: &[u8]| {
+            tail.push(bytes);
+            (self.events)(BuildEvent::Output(StepId(job.id.0), stream, bytes.to_vec()));
+        };
+        let cancelled = || self.is_cancelled();
+        // All that it waits for but a processor it has by now.
+        let _processor = self.place(Class::Processor, job.id)?;
+        let code = self.launch(job, (upper, mounts), (&mut output, &cancelled, None))?;
+        if code == 0 { Ok(()) } else { Err(command_failed(job.spec, code, &tail)) }
+    }
+
+    /// Runs the command of a job to its end and gives its exit code.
+    pub(super) fn launch(
+        &self,
+        job: &Job<'_>,
+        (upper, mounts): (&Upper, &ReadyMounts),
+        (output, cancelled, console): Streams<'_>,
+    ) -> Result<i32, BuildError> {
+        let &Job { node, spec, state, merged, directory, emulator, devices, .. } = job;
         let supervisor = self.supervisor().map_err(|error| failed(node, error))?;
         let place = match spec.network {
             Network::Default => Some(self.networks.place()),
-            Network::None | Network::Host => None,
+            Network::None | Network::Host | Network::Container(_) => None,
         };
         let place = place.transpose().map_err(|error| unconnected(node, error))?;
         let mut options = PrepareOptions::new(Mountpoints::Build);
         options.view = Some(Arc::clone(merged));
-        let mut tail = Tail::default();
-        let mut output = |stream, bytes: &[u8]| {
-            self.log.output(StepId(id.0), bytes);
-            tail.push(bytes);
-            (self.events)(BuildEvent::Output(StepId(id.0), stream, bytes.to_vec()));
-        };
         let mut attempts = 0;
-        let code = loop {
+        loop {
             attempts += 1;
             let stack = self.snapshots.prepare(&state.layers, &options);
             let stack = stack.map_err(|error| failed(node, error))?;
@@ -100,20 +128,52 @@ impl Session<'_, '_> {
                 upper: upper.clone(),
                 directory,
                 place: place.as_ref(),
+                joined: self.joined,
                 mounts: self.step_mounts(node, mounts)?,
                 secrets: &mounts.secrets,
                 limits: &self.sandbox.limits,
+                emulator: emulator.clone(),
+                devices,
+                console,
             };
-            match supervisor.run(command, &mut output, &|| self.is_cancelled()) {
+            match supervisor.run(command, output, cancelled) {
                 Err(RunError::Stale(_)) if attempts < MOUNT_ATTEMPTS => {}
                 Err(RunError::Cancelled) => {
                     return Err(BuildError::new(BuildErrorKind::Cancelled));
                 }
                 Err(error @ RunError::Unconnected(_)) => return Err(unconnected(node, error)),
-                result => break result.map_err(|error| not_run(node, error))?,
+                result => return result.map_err(|error| not_run(node, error)),
             }
+        }
+    }
+
+    /// A place for what a command writes.
+    pub(super) fn work(&self, node: &Node, scratch: &LayerIngest<'_>) -> Result<Work, BuildError> {
+        let upper = self.snapshots.upper(scratch.dir().to_path_buf());
+        let upper = upper.map_err(|error| failed(node, error))?;
+        let supervisor = self.supervisor().map_err(|error| failed(node, error))?;
+        let pid = supervisor.pid();
+        let in_memory = matches!(upper, Upper::Tmpfs { .. });
+        let written = Written {
+            scratch: scratch.dir().to_path_buf(),
+            memory: in_memory.then(|| upper.directory(self.snapshots.location(), pid)),
         };
-        if code == 0 { Ok(()) } else { Err(command_failed(spec, code, &tail)) }
+        Ok(Work { upper, pid, written })
+    }
+
+    /// What executes the programs of a step, where that is not the machine itself.
+    pub(super) fn emulator(&self, spec: &RunSpec) -> Result<Option<Emulator>, BuildError> {
+        match execution(&spec.platform, &self.run.programs) {
+            Execution::Machine => Ok(None),
+            Execution::Private(_) if spec.security == Security::Insecure => {
+                let problem = "an insecure command of another architecture needs an emulator that \
+                    the machine has registered";
+                let hint = "Debian's qemu-user-binfmt, or qemu-user-static with binfmt-support, registers one";
+                Err(BuildError::new(BuildErrorKind::Plan(problem.to_owned())).hint(hint))
+            }
+            Execution::Private(emulator) => Ok(Some(emulator)),
+            Execution::Impossible(reason) => Err(impossible(&spec.platform, &reason)),
+        }
     }
 
     fn supervisor(&self) -> Result<Arc<Supervisor>, RunError> {
@@ -129,6 +189,17 @@ impl Session<'_, '_> {
     }
 }
 
+/// Where a command's output goes, what ends it, and its streams if they are somebody's own.
+type Streams<'a> = (&'a mut dyn FnMut(LogStream, &[u8]), &'a dyn Fn() -> bool, Option<&'a Passed>);
+
+/// Where a command writes to.
+pub(super) struct Work {
+    pub(super) upper: Upper,
+    /// The supervisor, which mounts it.
+    pub(super) pid: u32,
+    pub(super) written: Written,
+}
+
 /// A command that is to run, and what it stands upon.
 #[derive(Clone, Copy)]
 pub(super) struct Job<'a> {
@@ -139,6 +210,10 @@ pub(super) struct Job<'a> {
     pub(super) merged: &'a Arc<Merged>,
     /// A directory of the step, which goes with it.
     pub(super) directory: &'a Path,
+    /// What executes its programs, where that is not the machine itself.
+    pub(super) emulator: &'a Option<Emulator>,
+    /// Devices that it gets.
+    pub(super) devices: &'a [CdiDevice],
 }
 
 /// The time that a file system would give now: it lags behind that of programs.
@@ -209,7 +284,7 @@ fn command_failed(spec: &RunSpec, code: i32, tail: &Tail) -> BuildError {
 
 fn not_run(node: &Node, error: RunError) -> BuildError {
     let hint = match &error {
-        RunError::Launch(message) => mount_hint(message),
+        RunError::Launch(message) => launch_hint(message),
         _ => None,
     };
     let failed = failed(node, error);
@@ -219,10 +294,20 @@ fn not_run(node: &Node, error: RunError) -> BuildError {
     }
 }
 
-/// What helps where a mount cannot be made.
-fn mount_hint(message: &str) -> Option<&'static str> {
+/// What helps where a command cannot be started.
+fn launch_hint(message: &str) -> Option<&'static str> {
+    if message.starts_with("exec: ") && message.ends_with("no such file or directory") {
+        return Some(
+            "neither `scratch` nor a copied program brings what runs it: a shell, an interpreter, \
+             a loader",
+        );
+    }
+    if message.contains("unable to find user") || message.contains("unable to find group") {
+        return Some("add it in an earlier RUN, or give its number");
+    }
     let problem = message.strip_prefix("mounting ")?;
     let hints = [
+        ("Too many levels of symbolic links", "a symlink on the way leads nowhere or in a circle"),
         ("Not a directory", "a directory is to be mounted where there is a file, or below one"),
         ("Is a directory", "a file is to be mounted where there is a directory: name the file"),
         (
@@ -239,12 +324,12 @@ fn unconnected(node: &Node, source: impl std::error::Error + Send + Sync + 'stat
         .hint("--network none builds without a network, --network host with the machine's own")
 }
 
-fn no_emulator(platform: &Platform) -> BuildError {
+fn impossible(platform: &Platform, reason: &Impossible) -> BuildError {
     let host = Platform::host();
-    let problem =
-        format!("a command for {platform} cannot run here, on {host}, without an emulator");
-    BuildError::new(BuildErrorKind::Plan(problem)).hint(format!(
-        "register one for {} with the flag F in binfmt_misc; Debian's qemu-user-binfmt does it",
-        platform.architecture
-    ))
+    let problem = format!("a command for {platform} cannot run here, on {host}: {reason}");
+    let error = BuildError::new(BuildErrorKind::Plan(problem));
+    match reason.hint() {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     Device, ExpandError, Mount, MountKind, ParseError, ParseErrorKind, Sharing, Word,
-    error::nearest,
+    error::nearest, size::parse_size,
 };
 
 const KINDS: [(&str, MountKind); 5] = [
@@ -62,6 +62,8 @@ pub enum MountError {
         value: String,
         /// The nearest right one.
         suggestion: Option<&'static str>,
+        /// The right ones, where there are few.
+        known: Vec<&'static str>,
     },
     /// A key does not go with the mount's type.
     #[error("key `{key}` does not go with {kind} mounts")]
@@ -71,9 +73,6 @@ pub enum MountError {
         /// The mount's type.
         kind: &'static str,
     },
-    /// `from` holds a variable.
-    #[error("variables in `from={0}` are not expanded")]
-    Variable(String),
     /// A secret has neither id, source nor target.
     #[error("a secret mount needs an id, a source or a target")]
     NoSecret,
@@ -85,19 +84,12 @@ pub enum MountError {
     Expand(#[source] ExpandError),
 }
 
-/// What can be known of a mount before its variables are: its form and its origin.
+/// What can be known of a mount before its variables are: its form.
 pub(super) fn check(word: &Word) -> Result<(), ParseError> {
-    let fields = fields(&word.text)
-        .ok_or_else(|| refused(word, "mount", &MountError::Fields(word.text.clone())))?;
-    for field in &fields {
-        let Some((key, value)) = field.split_once('=') else { continue };
-        let variable = value.find('$').is_some_and(|at| at + 1 != value.len());
-        if key.eq_ignore_ascii_case("from") && variable {
-            let error = MountError::Variable(value.to_owned());
-            return Err(refused(word, "mount", &error));
-        }
+    match fields(&word.text) {
+        Some(_) => Ok(()),
+        None => Err(refused(word, "mount", &MountError::Fields(word.text.clone()))),
     }
-    Ok(())
 }
 
 fn refused(word: &Word, flag: &str, error: &MountError) -> ParseError {
@@ -182,8 +174,7 @@ pub(super) fn device(word: &Word) -> Result<Device, ParseError> {
             }
             ("name", Some(value)) if device.name.is_empty() => value.clone_into(&mut device.name),
             ("name", Some(value)) => {
-                let (key, value) = (key.clone(), value.to_owned());
-                return Err(wrong(&MountError::Value { key, value, suggestion: None }));
+                return Err(wrong(&wrong_value(&key, value)));
             }
             _ if device.name.is_empty() => device.name = field,
             (_, None) => return Err(wrong(&MountError::NoValue(field))),
@@ -205,7 +196,8 @@ fn boolean(key: &str, value: &str) -> Result<bool, MountError> {
 }
 
 fn wrong_value(key: &str, value: &str) -> MountError {
-    MountError::Value { key: key.to_owned(), value: value.to_owned(), suggestion: None }
+    let (key, value) = (key.to_owned(), value.to_owned());
+    MountError::Value { key, value, suggestion: None, known: Vec::new() }
 }
 
 impl MountKind {
@@ -241,7 +233,7 @@ impl Mount {
         draft.finish()
     }
 
-    /// What a value names in `from`, which no variable can change; `None` where it is of no use.
+    /// What a value names in `from`, variables as written; `None` where it is of no use.
     #[must_use]
     pub fn origin(text: &str) -> Option<String> {
         let fields = fields(text)?;
@@ -313,7 +305,8 @@ impl Draft {
             "readwrite" | "rw" => self.read_only = Some(!boolean(key, &value)?),
             "required" => self.require(boolean(key, &value)?)?,
             "size" if mount.kind == MountKind::Tmpfs => {
-                mount.size_bytes = Some(bytes(&value).ok_or_else(|| wrong_value(key, &value))?);
+                mount.size_bytes =
+                    Some(parse_size(&value).ok_or_else(|| wrong_value(key, &value))?);
             }
             "size" => {
                 return Err(MountError::Conflict { key: "size", kind: mount.kind.as_str() });
@@ -375,35 +368,13 @@ fn choose<T: Clone>(
         key: key.to_owned(),
         value: value.to_owned(),
         suggestion: nearest(&lower, known.iter().map(|(name, _)| *name)),
+        known: known.iter().map(|(name, _)| *name).collect(),
     })
 }
 
 fn number(key: &str, value: &str, base: u32) -> Result<u32, MountError> {
     let plain = value.chars().all(|c| c.is_digit(base));
     u32::from_str_radix(value, base).ok().filter(|_| plain).ok_or_else(|| wrong_value(key, value))
-}
-
-/// A number of bytes as Docker's tools write it: `64m`, `1.5g`, `10MiB`; all units are binary.
-fn bytes(text: &str) -> Option<u64> {
-    let at = text.rfind(|c: char| c.is_ascii_digit() || c == '.' || c == ' ')?;
-    let (number, suffix) = (text[..=at].trim_end_matches(' '), &text[at + 1..]);
-    let number: f64 = number.parse().ok().filter(|number: &f64| *number >= 0.0)?;
-    let power = match suffix.to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 1,
-        "m" | "mb" | "mib" => 2,
-        "g" | "gb" | "gib" => 3,
-        "t" | "tb" | "tib" => 4,
-        "p" | "pb" | "pib" => 5,
-        _ => return None,
-    };
-    let size = number * 1024_f64.powi(power);
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "it is not negative and below 2^63; the fraction is dropped on purpose"
-    )]
-    (size < 9.2e18).then_some(size as u64)
 }
 
 #[cfg(test)]
@@ -475,27 +446,6 @@ mod tests {
         }
         let error = read("tpye=bind").unwrap_err();
         assert_eq!(error, MountError::Key { key: "tpye".into(), suggestion: Some("type") });
-    }
-
-    #[test]
-    fn reads_sizes() {
-        let cases = [
-            ("0", Some(0)),
-            ("10", Some(10)),
-            ("1k", Some(1024)),
-            ("1KiB", Some(1024)),
-            ("2 MB", Some(2 << 20)),
-            (".5g", Some(1 << 29)),
-            ("1e3", Some(1000)),
-            ("-1", None),
-            ("k", None),
-            ("1kk", None),
-            ("", None),
-            ("99999p", None),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(bytes(text), expected, "{text}");
-        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::{
 use davit_dockerfile::{Heredoc, KEYWORDS, Node, Syntax, Word};
 use serde_json::{Value, json};
 
-use crate::{book, generate};
+use crate::{book, generate, project};
 
 /// Reads one JSON string per line, answers one JSON value per line.
 const DRIVER: &str = r#"
@@ -268,6 +268,38 @@ fn generated_files_equal_the_judge() {
     let reasons = compare(&names, &texts, &answers);
     // Explanations must not become an excuse for most of the files.
     assert!(reasons.values().sum::<usize>() * 10 < texts.len(), "{reasons:?}");
+}
+
+/// Dockerfiles like those of real projects against the package.
+#[test]
+fn projects_equal_the_judge() {
+    let Some(python) = python() else {
+        return davit_test::skip("needs the Python package `dockerfile`");
+    };
+    let names: Vec<String> = (0..400).map(|number| format!("project {number}")).collect();
+    let texts: Vec<String> = (0..400).map(project::file).collect();
+    let different: std::collections::BTreeSet<&String> = texts.iter().collect();
+    assert!(different.len() >= 390, "{}", different.len());
+    let mut answers = ask(python, &texts);
+    assert!(answers.iter().all(|answer| !answer.is_null()), "each of them is a Dockerfile");
+    let reasons = compare(&names, &texts, &answers);
+    assert!(reasons.values().sum::<usize>() * 20 < texts.len(), "{reasons:?}");
+    // A judge that agrees with everything is none.
+    let last = answers.last_mut().and_then(Value::as_array_mut).unwrap();
+    last.last_mut().unwrap()["words"] = json!(["another"]);
+    let verdict = std::panic::catch_unwind(|| compare(&names, &texts, &answers));
+    assert!(verdict.is_err(), "a wrong word is seen");
+}
+
+/// All of them can be built, as far as their text goes.
+#[test]
+fn projects_are_dockerfiles() {
+    for number in 0..400 {
+        let text = project::file(number);
+        let file = davit_dockerfile::Dockerfile::parse(text.as_bytes());
+        let file = file.unwrap_or_else(|error| panic!("{error:?}\n{text}"));
+        assert!(file.stages.len() >= 2, "{text}");
+    }
 }
 
 /// Which cases of the corpus the frontend 1.26 refuses once their meaning is looked at.

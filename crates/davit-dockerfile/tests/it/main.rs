@@ -7,4 +7,5 @@ mod book;
 mod generate;
 mod judge;
 mod mend;
+mod project;
 mod properties;

@@ -1,6 +1,7 @@
 //! `load`: layers go into the store as they come; what names them is read in the end.
 
 use std::{
+    collections::HashSet,
     io::{BufReader, Read, Write},
     path::Path,
 };
@@ -252,8 +253,12 @@ impl Load<'_> {
     /// Verifies all images against their layers and names them in one durable transaction.
     fn commit(&self, request: &LoadRequest) -> Result<Vec<Loaded>, FileError> {
         let platform = request.platform.clone().unwrap_or_else(Platform::host);
-        let images = self.contents.images(&platform)?;
+        let (images, referrers) = parted(self.contents.images(&platform)?);
         let mut commit = ImageCommit::default();
+        for (referrer, subject) in referrers {
+            commit.referrers.push((subject, referrer.target.digest));
+            commit.documents.extend(referrer.documents);
+        }
         let mut loaded = Vec::new();
         for image in images {
             for form in &image.layer_blobs {
@@ -318,6 +323,33 @@ impl Load<'_> {
         let prepared = self.engine.prepare_layers(&config.rootfs.diff_ids);
         prepared.map_err(|source| FileError::Unusable { name: name(), source })
     }
+}
+
+/// Parts what only refers to an image of the archive, with the digest of that, from the images.
+fn parted(all: Vec<ArchiveImage>) -> (Vec<ArchiveImage>, Vec<(ArchiveImage, Digest)>) {
+    let here: HashSet<Digest> = all
+        .iter()
+        .filter(|image| image.target.image_id.is_some())
+        .flat_map(|image| &image.documents)
+        .map(|document| document.digest)
+        .collect();
+    let subject = |image: &ArchiveImage| {
+        let nameless = image.target.image_id.is_none() && image.references.is_empty();
+        let digest = image.target.digest;
+        let own = image.documents.iter().find(|document| nameless && document.digest == digest)?;
+        match Document::parse(own.bytes.clone(), Some(&own.media_type)).ok()? {
+            Document::Manifest(manifest) => manifest.into_value().subject.map(|it| it.digest),
+            Document::Index(_) => None,
+        }
+    };
+    let (mut images, mut referrers) = (Vec::new(), Vec::new());
+    for image in all {
+        match subject(&image).filter(|digest| here.contains(digest)) {
+            Some(digest) => referrers.push((image, digest)),
+            None => images.push(image),
+        }
+    }
+    (images, referrers)
 }
 
 fn add_to(commit: &mut ImageCommit, image: ArchiveImage) {

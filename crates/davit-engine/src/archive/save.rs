@@ -22,6 +22,7 @@ use davit_store::{
 use super::FileError;
 use crate::{
     Engine,
+    build::referrers,
     images::index::{Wanted, find_manifest, plain_manifest},
 };
 
@@ -43,6 +44,8 @@ struct Plan {
     files: BTreeMap<Digest, PathBuf>,
     blobs: BTreeSet<Digest>,
     index: Vec<Descriptor>,
+    /// What refers to images; it stands behind them.
+    referrers: Vec<Descriptor>,
     docker: Vec<DockerImage>,
     repositories: BTreeMap<String, BTreeMap<String, String>>,
 }
@@ -175,11 +178,16 @@ impl Engine {
             if let Document::Manifest(raw) = self.document(&Target::new(entry, None))?
                 && self.is_whole(raw.value())?
             {
+                self.add_referrers(plan, &entry.digest)?;
                 plan.blobs.insert(entry.digest);
                 plan.blobs.insert(raw.value().config.digest);
                 plan.blobs.extend(raw.value().layers.iter().map(|layer| layer.digest));
             }
         }
+        // What stands in the index is named by that.
+        let is_within =
+            |it: &Descriptor| index.manifests.iter().any(|entry| entry.digest == it.digest);
+        plan.referrers.retain(|it| !is_within(it));
         Ok(named.target.descriptor())
     }
 
@@ -211,7 +219,21 @@ impl Engine {
         }
         plan.blobs.insert(target.digest);
         self.add_content(plan, named, manifest)?;
+        self.add_referrers(plan, &target.digest)?;
         Ok(target.descriptor())
+    }
+
+    /// Adds what refers to a manifest and is here.
+    fn add_referrers(&self, plan: &mut Plan, subject: &Digest) -> Result<(), FileError> {
+        for (descriptor, manifest) in referrers(self.store(), subject)? {
+            let parts = manifest.value().layers.iter().chain([&manifest.value().config]);
+            if self.is_whole(manifest.value())? && !plan.referrers.contains(&descriptor) {
+                plan.blobs.extend(parts.map(|part| part.digest));
+                plan.blobs.insert(descriptor.digest);
+                plan.referrers.push(descriptor);
+            }
+        }
+        Ok(())
     }
 
     /// Adds an image whose compressed layers are gone, with its plain ones.
@@ -273,7 +295,7 @@ impl Engine {
             let size = file.metadata().map_err(FileError::Read)?.len();
             tar.add_file(&blob_path(digest), size, &mut file)?;
         }
-        let index = Raw::write(Index::new(plan.index.clone()));
+        let index = Raw::write(Index::new(plan.entries()));
         tar.add_bytes("index.json", index.bytes())?;
         tar.add_bytes("manifest.json", &json(&plan.docker))?;
         tar.add_bytes("oci-layout", &layout_file())?;
@@ -286,6 +308,11 @@ impl Engine {
 }
 
 impl Plan {
+    /// What the index of the archive names.
+    fn entries(&self) -> Vec<Descriptor> {
+        self.index.iter().chain(&self.referrers).cloned().collect()
+    }
+
     fn add_docker(&mut self, named: &Named, config: String, layers: Vec<String>) {
         let names: Vec<String> = named.references.iter().map(Reference::familiar).collect();
         if let Some(top) = layers.last().and_then(|path| path.rsplit('/').next()) {

@@ -1,18 +1,27 @@
-//! Build caches at registries and in directories: what is taken from them, and what they get.
+//! Build caches at registries, in directories and in images: what is taken from them, and what they
+//! get.
 //!
 //! The format is `docs/formats/build-cache.md`. Everything that comes from there is hostile: a
 //! document is bounded and read by its digest, and a layer is visible only as what its DiffID says.
 
+mod actions;
 mod export;
 mod format;
 mod import;
+mod inline;
+mod objects;
 mod place;
+mod s3;
 
 use std::path::PathBuf;
 
 use davit_image::Reference;
 
 pub(super) use self::import::{Caches, Collect, Surroundings};
+pub use self::{
+    actions::{ActionsPlace, ActionsProtocol},
+    s3::{S3Account, S3Place},
+};
 use super::{PackError, pack};
 use crate::{
     Hint, LayerCompression, origin::OriginError, pull::registry_hints, registry::RegistryError,
@@ -30,6 +39,17 @@ pub enum CachePlace {
         /// The name.
         name: String,
     },
+    /// In a bucket.
+    S3(S3Place),
+    /// In the cache of GitHub Actions.
+    Actions(ActionsPlace),
+}
+
+impl CachePlace {
+    /// Whether others are asked for it.
+    const fn is_far(&self) -> bool {
+        !matches!(self, Self::Directory { .. })
+    }
 }
 
 impl std::fmt::Display for CachePlace {
@@ -37,6 +57,11 @@ impl std::fmt::Display for CachePlace {
         match self {
             Self::Registry(reference) => f.write_str(&reference.familiar()),
             Self::Directory { path, name } => write!(f, "{}:{name}", path.display()),
+            Self::S3(place) => {
+                let name = place.names.first().map_or("", String::as_str);
+                write!(f, "s3://{}/{}{name}", place.bucket, place.manifests)
+            }
+            Self::Actions(place) => write!(f, "of GitHub Actions, scope {}", place.scope),
         }
     }
 }
@@ -61,6 +86,25 @@ pub enum CacheFailure {
     Told,
 }
 
+/// Whether cache mounts go with the results of steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MountSharing {
+    /// No.
+    #[default]
+    Stay,
+    /// Yes.
+    Go,
+}
+
+/// A cache that a build takes results from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheImport {
+    /// Where it is.
+    pub place: CachePlace,
+    /// Whether new cache mounts begin with what it has.
+    pub mounts: MountSharing,
+}
+
 /// A cache that gets the results of a build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheExport {
@@ -72,6 +116,10 @@ pub struct CacheExport {
     pub compression: LayerCompression,
     /// What it means if it cannot be had.
     pub failure: CacheFailure,
+    /// Layers that are sent at a time.
+    pub parallel: usize,
+    /// Whether it gets the cache mounts that the build used.
+    pub mounts: MountSharing,
 }
 
 /// Why a cache cannot be read or written.
@@ -120,6 +168,9 @@ pub enum CacheError {
         #[source]
         source: PackError,
     },
+    /// There is no room for what is to be sent.
+    #[error("cannot compress layers for a build cache")]
+    Scratch(#[source] std::io::Error),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] davit_store::StoreError),
@@ -129,7 +180,9 @@ impl CacheError {
     /// Whether there is nothing at all.
     fn is_absent(&self) -> bool {
         match self {
-            Self::Access { source: OriginError::Registry(error), .. } => error.is_not_found(),
+            Self::Access {
+                source: OriginError::Registry(error) | OriginError::Web(error), ..
+            } => error.is_not_found(),
             Self::Access { source: OriginError::Name { .. } | OriginError::Missing(_), .. } => true,
             _ => false,
         }

@@ -6,6 +6,7 @@ use davit_build::Built;
 use davit_image::{Descriptor, ImageId, Index, Manifest, MediaType, Platform, Raw};
 use davit_store::StoredDocument;
 
+use super::attest::{FormedAttestation, document::index_entry};
 use crate::LayerCompression;
 
 /// What of an image's form an output asks for.
@@ -17,6 +18,20 @@ pub struct ImageForm {
     pub types: MediaTypes,
     /// How its layers are compressed where they leave the store; `None`: as that is usual there.
     pub compression: Option<LayerCompression>,
+    /// Where its attestations are.
+    pub attestations: AttestationPlace,
+}
+
+/// Where attestations of an image are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AttestationPlace {
+    /// Beside it: they refer to it, and nothing that is part of it names them.
+    #[default]
+    Referrers,
+    /// In one index with it; they refer to it as well.
+    Index,
+    /// In one index with it, in the form of an image.
+    PlainIndex,
 }
 
 /// Whose media types documents have.
@@ -87,7 +102,8 @@ impl ImageForm {
             if self.types == MediaTypes::Docker && level != AnnotationLevel::Manifest {
                 return Err(FormError::NoPlace(key));
             }
-            if of_index && platforms.len() == 1 {
+            let has_index = self.attestations != AttestationPlace::Referrers;
+            if of_index && platforms.len() == 1 && !has_index {
                 return Err(FormError::NoIndex(key));
             }
             if let Some(wanted) = annotation.platform.as_ref().filter(|_| !of_index)
@@ -140,6 +156,10 @@ pub(crate) struct Formed {
     pub(crate) index: Option<StoredDocument>,
     /// What names the whole.
     pub(crate) descriptor: Descriptor,
+    /// What is attested of the images.
+    pub(crate) attestations: Vec<FormedAttestation>,
+    /// Where that is.
+    pub(crate) place: AttestationPlace,
 }
 
 impl Formed {
@@ -157,24 +177,46 @@ impl Formed {
         for image in &mut images {
             image.describe(form);
         }
-        if let [only] = &images[..] {
-            let descriptor = only.descriptor.clone();
-            return Self { images, index: None, descriptor };
+        let (attestations, place) = (Vec::new(), form.attestations);
+        let descriptor = images[0].descriptor.clone();
+        let mut formed = Self { images, index: None, descriptor, attestations, place };
+        if formed.images.len() > 1 {
+            formed.write_index(form);
         }
+        formed
+    }
+
+    /// Adds what is attested of the images.
+    pub(crate) fn add_attestations(&mut self, made: Vec<FormedAttestation>, form: &ImageForm) {
+        self.attestations = made;
+        if self.place != AttestationPlace::Referrers {
+            self.write_index(form);
+        }
+    }
+
+    fn write_index(&mut self, form: &ImageForm) {
         let media_type = match form.types {
             MediaTypes::Oci => MediaType::OCI_INDEX,
             MediaTypes::Docker => MediaType::DOCKER_INDEX,
         };
-        let manifests = images.iter().map(|image| image.descriptor.clone()).collect();
+        let images = self.images.iter().map(|image| image.descriptor.clone());
+        let within = self.place != AttestationPlace::Referrers;
+        let attestations = self.attestations.iter().filter(|_| within).map(index_entry);
         let index = Raw::write(Index {
             media_type: Some(media_type.clone()),
             annotations: form.annotations(AnnotationLevel::Index, None),
-            ..Index::new(manifests)
+            ..Index::new(images.chain(attestations).collect())
         });
         let document = StoredDocument::new(media_type.clone(), index.bytes().to_vec());
-        let mut descriptor = Descriptor::of(media_type, &document.bytes);
-        descriptor.annotations = form.annotations(AnnotationLevel::IndexDescriptor, None);
-        Self { images, index: Some(document), descriptor }
+        self.descriptor = Descriptor::of(media_type, &document.bytes);
+        self.descriptor.annotations = form.annotations(AnnotationLevel::IndexDescriptor, None);
+        self.index = Some(document);
+    }
+
+    /// Attestations that nothing but the images leads to.
+    pub(crate) fn referrers(&self) -> impl Iterator<Item = &FormedAttestation> {
+        let beside = self.place == AttestationPlace::Referrers;
+        self.attestations.iter().filter(move |_| beside)
     }
 
     /// The image that this machine uses, else the first one.
@@ -188,7 +230,9 @@ impl Formed {
     /// All documents.
     pub(crate) fn documents(&self) -> Vec<StoredDocument> {
         let of_images = self.images.iter().flat_map(|image| [&image.config, &image.document]);
-        of_images.chain(&self.index).cloned().collect()
+        let attested = self.attestations.iter().flat_map(|it| &it.documents);
+        // An index comes behind what it names.
+        of_images.chain(attested).chain(&self.index).cloned().collect()
     }
 }
 
@@ -229,6 +273,14 @@ impl FormedImage {
             form.annotations(AnnotationLevel::ManifestDescriptor, platform);
     }
 
+    /// Takes another config; [`Formed::of`] writes the manifest anew.
+    pub(crate) fn set_config(&mut self, bytes: Vec<u8>) {
+        self.config = StoredDocument::new(self.config.media_type.clone(), bytes);
+        self.id = ImageId::new(self.config.digest);
+        let config = &mut self.manifest.config;
+        (config.digest, config.size) = (self.config.digest, self.config.bytes.len() as u64);
+    }
+
     /// Whether documents have Docker's media types.
     pub(crate) fn is_docker(&self) -> bool {
         self.manifest.media_type.as_ref() == Some(&MediaType::DOCKER_MANIFEST)
@@ -251,7 +303,7 @@ mod tests {
             ["linux/amd64", "linux/arm64/v8"].map(|it| it.parse().unwrap()).to_vec();
         let check = |level, platform: Option<&str>, types, count: usize| {
             let annotations = vec![annotation(level, platform)];
-            let form = ImageForm { annotations, types, compression: None };
+            let form = ImageForm { annotations, types, ..ImageForm::default() };
             form.check(&platforms[..count]).map_err(|error| error.to_string())
         };
         for level in [Manifest, ManifestDescriptor, Index, IndexDescriptor] {

@@ -9,18 +9,19 @@ use std::{
 
 use davit_build::{
     BuildError, BuildErrorKind, Built, Cancellable, ExportError, ExportMode, ExportPart,
-    ExportTarget, export_directory, export_tar,
+    ExportTarget, MoreFile, export_directory, export_tar, file_digests, open_layers,
 };
-use davit_image::{Descriptor, Platform, Reference, Timestamp};
-use davit_store::{ImageCommit, Lease, TagUpdate, Target, archive::WholeFile, is_no_space};
+use davit_image::{Descriptor, ImageId, Platform, Reference, Timestamp};
+use davit_store::{ImageCommit, Lease, Store, TagUpdate, Target, archive::WholeFile, is_no_space};
 
 use super::{
     BuildFailure,
+    attest::{self, Attestation, Receiver, Told},
     form::{Formed, ImageForm},
     pack::Packer,
 };
 use crate::{
-    Engine, FileError, Progress, PushRequest, RemoteName,
+    Engine, FileError, Progress, PushRequest, Referrers, RemoteName,
     archive::{BuiltImages, SavedForm},
 };
 
@@ -40,14 +41,19 @@ pub enum BuildOutput {
     /// An OCI layout directory, with these names in its index.
     Layout(Vec<Reference>, ImageForm, PathBuf),
     /// Its files, into a directory.
-    Directory(PathBuf, PlatformFolders, ExportMode),
+    Directory(PathBuf, FileForm, ExportMode),
     /// Its files, as a tar.
-    Tar(BuildSink, PlatformFolders),
+    Tar(BuildSink, FileForm),
     /// Nowhere: only the cache is filled.
     CacheOnly,
 }
 
 impl BuildOutput {
+    /// Whether nothing of the result goes anywhere.
+    pub(super) const fn is_nowhere(&self) -> bool {
+        matches!(self, Self::CacheOnly)
+    }
+
     /// The form that it asks for, if it is an image.
     pub(super) const fn form(&self) -> Option<&ImageForm> {
         match self {
@@ -93,11 +99,22 @@ pub enum PlatformFolders {
     Never,
 }
 
+/// How a result's files are laid out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FileForm {
+    /// The folders of platforms.
+    pub folders: PlatformFolders,
+    /// How the names of attestations begin.
+    pub attestation_prefix: String,
+}
+
 /// What became of the image of a build.
 #[derive(Clone, Debug)]
 pub struct Exported {
     /// What names it where it went: at the registry, if it was pushed.
     pub descriptor: Descriptor,
+    /// Its id there; of several images, that of the one for this machine.
+    pub image: ImageId,
     /// Its names there.
     pub names: Vec<Reference>,
 }
@@ -146,23 +163,43 @@ impl BuildSink {
 pub(super) struct Delivery<'a> {
     pub(super) lease: &'a Lease<'a>,
     pub(super) built: &'a [Built],
+    pub(super) told: &'a Told,
     pub(super) platforms: &'a [Platform],
     pub(super) progress: &'a dyn Progress,
     pub(super) cancelled: &'a AtomicBool,
 }
 
 impl Delivery<'_> {
-    fn parts(&self, folders: PlatformFolders) -> Vec<ExportPart> {
-        let split = match folders {
+    fn parts(&self, store: &Store, form: &FileForm) -> Result<Vec<ExportPart>, BuildFailure> {
+        let split = match form.folders {
             PlatformFolders::Several => self.built.len() > 1,
             PlatformFolders::Always => true,
             PlatformFolders::Never => false,
         };
-        let part = |(built, platform): (&Built, &Platform)| ExportPart {
-            folder: split.then(|| platform.to_string().replace('/', "_")),
-            layers: built.outcome.layers.iter().map(|layer| layer.diff_id).collect(),
-        };
-        self.built.iter().zip(self.platforms).map(part).collect()
+        // One folder for several platforms: the names tell them apart.
+        let named = !split && self.built.len() > 1;
+        let mut parts = Vec::new();
+        for (position, (built, platform)) in self.built.iter().zip(self.platforms).enumerate() {
+            let folder = platform.to_string().replace('/', "_");
+            let layers: Vec<_> = built.outcome.layers.iter().map(|it| it.diff_id).collect();
+            let attested = self.told.attested.get(position).into_iter().flatten();
+            let attested: Vec<_> = attested.filter(|it| it.is_for(Receiver::Files)).collect();
+            let mut more = Vec::new();
+            if !attested.is_empty() {
+                let opened = open_layers(store, self.lease, &layers).map_err(ExportError::from)?;
+                let subjects = file_digests(&opened, self.cancelled)?;
+                let suffix = named.then_some(folder.as_str());
+                let name = |it: &Attestation| it.exported_name(&form.attestation_prefix, suffix);
+                more.extend(
+                    attested.iter().map(|it| MoreFile {
+                        name: name(it),
+                        content: it.exported(subjects.clone()),
+                    }),
+                );
+            }
+            parts.push(ExportPart { folder: split.then_some(folder), layers, more });
+        }
+        Ok(parts)
     }
 
     fn epoch(&self) -> Option<i64> {
@@ -197,13 +234,15 @@ impl Engine {
         for output in outputs {
             match output {
                 BuildOutput::CacheOnly => {}
-                BuildOutput::Directory(path, folders, mode) => {
+                BuildOutput::Directory(path, form, mode) => {
                     let target = ExportTarget { path: &path, mode, epoch };
-                    export_directory(store, lease, &delivery.parts(folders), &target, cancelled)?;
+                    let parts = delivery.parts(store, &form)?;
+                    export_directory(store, lease, &parts, &target, cancelled)?;
                 }
-                BuildOutput::Tar(mut sink, folders) => {
+                BuildOutput::Tar(mut sink, form) => {
+                    let parts = delivery.parts(store, &form)?;
                     let mut writer = Cancellable { inner: sink.writer(), cancelled };
-                    export_tar(store, lease, &delivery.parts(folders), epoch, &mut writer)?;
+                    export_tar(store, lease, &parts, epoch, &mut writer)?;
                     sink.finish()?;
                 }
                 BuildOutput::Archive(names, form, mut sink) => {
@@ -223,9 +262,12 @@ impl Engine {
         let mut formed = Vec::new();
         for image in &images {
             let (whole, pushed) = self.push_image(delivery, image)?;
-            let names = image.names.clone();
-            let descriptor = pushed.unwrap_or_else(|| whole.descriptor.clone());
-            exported.get_or_insert(Exported { descriptor, names });
+            let here = || Exported {
+                descriptor: whole.descriptor.clone(),
+                image: whole.own().id,
+                names: image.names.clone(),
+            };
+            exported.get_or_insert(pushed.unwrap_or_else(here));
             formed.push(whole);
         }
         delivery.check()?;
@@ -258,19 +300,22 @@ impl Engine {
                 cancelled,
                 compression,
                 known: HashMap::new(),
+                renamed: HashMap::new(),
                 files,
             };
             formed = packer.pack(formed, built, form)?;
             files = packer.files;
         }
+        let attested = (Receiver::Image, names.as_slice());
+        attest::add_to(&mut formed, &delivery.told.attested, attested, (self.store(), form))?;
         let epoch = delivery.epoch().and_then(|it| Timestamp::from_unix_seconds(it).ok());
         // Without it an archive depends on nothing but its images: no time of the writing is in it.
         let created = epoch.map(|epoch| (CREATED.to_owned(), epoch.to_string()));
         formed.descriptor.annotations.extend(created);
-        let descriptor = formed.descriptor.clone();
+        let (descriptor, image) = (formed.descriptor.clone(), formed.own().id);
         let images = BuiltImages { formed: &formed, files, names: names.clone() };
         self.save_built(lease, images, saved)?;
-        Ok(Exported { descriptor, names })
+        Ok(Exported { descriptor, image, names })
     }
 
     /// Brings an image into its form and sends it where it is to go; yields what the registry has.
@@ -278,31 +323,43 @@ impl Engine {
         &self,
         delivery: Delivery<'_>,
         image: &ImageOutput,
-    ) -> Result<(Formed, Option<Descriptor>), BuildFailure> {
-        let Delivery { lease, built, platforms, progress, cancelled } = delivery;
-        let formed = Formed::new(built, platforms, &image.form);
-        let (name, keeps) = match image.place {
-            ImagePlace::Store => return Ok((formed, None)),
-            ImagePlace::StoreAndRegistry(name) => (name, true),
-            ImagePlace::Registry(name) => (name, false),
+    ) -> Result<(Formed, Option<Exported>), BuildFailure> {
+        let Delivery { lease, built, platforms, progress, cancelled, .. } = delivery;
+        let mut formed = Formed::new(built, platforms, &image.form);
+        let receiver = match image.place {
+            ImagePlace::Store => Receiver::Image,
+            ImagePlace::StoreAndRegistry(_) | ImagePlace::Registry(_) => Receiver::Registry,
         };
+        let attested = (receiver, image.names.as_slice());
+        attest::add_to(
+            &mut formed,
+            &delivery.told.attested,
+            attested,
+            (self.store(), &image.form),
+        )?;
+        let requests = push_requests(image);
+        if requests.is_empty() {
+            return Ok((formed, None));
+        }
         // A push reads documents out of the store.
         self.commit(lease, &formed, ImageCommit::default())?;
         let target = target_of(&formed);
         let mut pushed = None;
-        for reference in &image.names {
+        for request in requests {
             delivery.check()?;
-            let request = PushRequest {
-                reference: reference.clone(),
-                source: (!keeps).then(|| reference.clone()),
-                all_tags: false,
-                platform: None,
-                compression: image.form.compression.unwrap_or_default(),
-                name,
+            // What an earlier build told of the same image is not what this one tells.
+            let referrers = match formed.attestations.is_empty() {
+                true => Referrers::Omitted,
+                false => delivery.told.referrers,
             };
+            let request = PushRequest { referrers, ..request };
             let sent = self.push_built(lease, &target, &request, (progress, cancelled))?;
-            let whole = formed.descriptor.clone();
-            pushed.get_or_insert(Descriptor { digest: sent.digest, size: sent.size, ..whole });
+            let Descriptor { digest, size, .. } = sent.descriptor;
+            pushed.get_or_insert_with(|| Exported {
+                descriptor: Descriptor { digest, size, ..formed.descriptor.clone() },
+                image: sent.image_id.unwrap_or(formed.own().id),
+                names: image.names.clone(),
+            });
         }
         Ok((formed, pushed))
     }
@@ -330,8 +387,20 @@ impl Engine {
         commit: ImageCommit,
     ) -> Result<(), BuildFailure> {
         let documents = formed.documents();
-        self.store().commit_images(lease, &ImageCommit { documents, ..commit })?;
-        Ok(())
+        let (mut referrers, mut former_referrers) = (Vec::new(), Vec::new());
+        for made in &formed.attestations {
+            let own = made.descriptor.digest;
+            for (former, manifest) in attest::referrers(self.store(), &made.subject)? {
+                if attest::is_attestation(manifest.value()) && former.digest != own {
+                    former_referrers.push((made.subject, former.digest));
+                }
+            }
+            if made.descriptor.artifact_type.is_some() {
+                referrers.push((made.subject, own));
+            }
+        }
+        let commit = ImageCommit { documents, referrers, former_referrers, ..commit };
+        Ok(self.store().commit_images(lease, &commit)?)
     }
 
     /// Lets the next build of the same find the images.
@@ -350,6 +419,25 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// The pushes that an output asks for.
+pub(super) fn push_requests(image: &ImageOutput) -> Vec<PushRequest> {
+    let (name, keeps) = match image.place {
+        ImagePlace::Store => return Vec::new(),
+        ImagePlace::StoreAndRegistry(name) => (name, true),
+        ImagePlace::Registry(name) => (name, false),
+    };
+    let request = |reference: &Reference| PushRequest {
+        reference: reference.clone(),
+        source: (!keeps).then(|| reference.clone()),
+        all_tags: false,
+        platform: None,
+        compression: image.form.compression.unwrap_or_default(),
+        name,
+        referrers: Referrers::default(),
+    };
+    image.names.iter().map(request).collect()
 }
 
 /// What names an image in the store.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io::{BufWriter, Write as _},
+    io::{self, BufWriter, Write as _},
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
     thread,
@@ -10,7 +10,7 @@ use std::{
 
 use davit_build::{Built, Cancellable};
 use davit_image::{Compression, Descriptor, DiffId, Digest};
-use davit_layer::{CompressError, CompressOptions, compress, compressor_name};
+use davit_layer::{CompressError, CompressOptions, Estargz, compress, compressor_name};
 use davit_store::{Durability, LayerBlob, StoreError};
 
 use super::{
@@ -18,7 +18,8 @@ use super::{
     form::{Formed, ImageForm},
 };
 use crate::{
-    CompressionScope, Engine, LayerCompression,
+    BlobAccess, CompressionScope, Engine, EstargzError, LayerCompression,
+    estargz::{self, with_layers},
     push::layer::{layer_type, received},
 };
 
@@ -38,6 +39,15 @@ pub enum PackError {
         /// Cause.
         #[source]
         source: CompressError,
+    },
+    /// It cannot be brought into the form of eStargz.
+    #[error("cannot make the eStargz form of layer {diff_id}")]
+    Form {
+        /// The layer.
+        diff_id: DiffId,
+        /// Cause.
+        #[source]
+        source: EstargzError,
     },
     /// What it compresses to cannot be written.
     #[error("cannot write layer {diff_id}, compressed")]
@@ -61,8 +71,12 @@ pub(super) struct Packer<'a> {
     pub(super) cancelled: &'a AtomicBool,
     pub(super) compression: LayerCompression,
     pub(super) known: HashMap<DiffId, Descriptor>,
+    /// DiffIDs of layers that others have under another one.
+    pub(super) renamed: HashMap<DiffId, DiffId>,
     pub(super) files: BTreeMap<Digest, PathBuf>,
 }
+
+type Sink<'a> = Cancellable<'a, BufWriter<fs_err::File>>;
 
 /// A layer as a blob.
 pub(super) struct PackedLayer {
@@ -101,6 +115,11 @@ impl Packer<'_> {
             let is_docker = image.is_docker();
             for (layer, built) in image.manifest.layers.iter_mut().zip(&built.outcome.layers) {
                 *layer = self.layer(built.diff_id, is_docker)?;
+            }
+            let layers = built.outcome.layers.iter().map(|layer| layer.diff_id);
+            let layers = layers.map(|it| self.renamed.get(&it).copied().unwrap_or(it)).collect();
+            if let Some(config) = with_layers(&built.outcome.config, layers) {
+                image.set_config(config);
             }
         }
         Ok(Formed::of(images, form))
@@ -141,19 +160,46 @@ impl Packer<'_> {
             let media_type = layer_type(format, is_docker);
             return Ok(Descriptor::new(media_type, diff_id.digest(), row.tar_size));
         }
+        if self.compression.access == BlobAccess::Files
+            && let Some(made) = self.estargz(diff_id)?
+        {
+            self.renamed.insert(diff_id, made.diff_id);
+            return Ok(estargz::descriptor(&made, is_docker));
+        }
         let options = self.options();
         let failed = |source| PackError::Write { diff_id, source };
         let tar = fs_err::File::open(store.layout().layer_tar(&diff_id)).map_err(failed)?;
-        let path = self.directory.join(format!("packed-{}", self.files.len()));
-        let file = fs_err::File::create_new(&path).map_err(failed)?;
-        let inner = BufWriter::with_capacity(BUFFER, file);
-        let mut sink = Cancellable { inner, cancelled: self.cancelled };
+        let (path, mut sink) = self.file().map_err(failed)?;
         let made = compress(tar.file(), &mut sink, &options)
             .map_err(|source| PackError::Compress { diff_id, source })?;
         sink.inner.flush().map_err(failed)?;
         self.files.insert(made.digest, path);
         Ok(Descriptor::new(layer_type(format, is_docker), made.digest, made.size))
     }
+
+    /// Brings a layer into the form of eStargz; `None` if it cannot have that.
+    fn estargz(&mut self, diff_id: DiffId) -> Result<Option<Estargz>, PackError> {
+        let (store, options) = (self.engine.store(), self.options());
+        let failed = |source| PackError::Write { diff_id, source };
+        let (path, mut sink) = self.file().map_err(failed)?;
+        let made = estargz::compress((store.layout(), &diff_id), &mut sink, &options);
+        let made = made.map_err(|source| PackError::Form { diff_id, source })?;
+        sink.inner.flush().map_err(failed)?;
+        let Some(made) = made else {
+            fs_err::remove_file(&path).map_err(failed)?;
+            return Ok(None);
+        };
+        self.files.insert(made.blob.digest, path);
+        estargz::remember(store, &diff_id, &options, &made);
+        Ok(Some(made))
+    }
+
+    fn file(&self) -> io::Result<(PathBuf, Sink<'_>)> {
+        let path = self.directory.join(format!("packed-{}", self.files.len()));
+        let inner = BufWriter::with_capacity(BUFFER, fs_err::File::create_new(&path)?);
+        Ok((path, Cancellable { inner, cancelled: self.cancelled }))
+    }
+
     fn options(&self) -> CompressOptions {
         CompressOptions {
             compression: self.compression.format,

@@ -3,6 +3,7 @@
 //! Each becomes a layer; a build record leads from what was asked for to the layer that it gave,
 //! so that the next build asks only whether that is still so.
 
+mod ceiling;
 mod git;
 mod http;
 mod layer;
@@ -20,8 +21,8 @@ use davit_image::{DiffId, Digest};
 use davit_store::{Lease, NewBuildRecord, StoreError};
 use serde::{Serialize, de::DeserializeOwned};
 
-use self::git::GitError;
-pub(crate) use self::git::guard_helper;
+pub(crate) use self::git::{GIT_CHECKOUT, guard_helper, remote_of};
+use self::{ceiling::CeilingReason, git::GitError};
 use super::Reach;
 use crate::{Engine, Hint, Progress, RegistryError, origin::Stop, registry::Registries};
 
@@ -44,6 +45,14 @@ pub(super) enum SourceError {
         wanted: Digest,
         /// What it is.
         found: Digest,
+    },
+    /// It is larger than what there is room for.
+    #[error("it has more than {bytes} bytes, the most that a source may have here")]
+    TooLarge {
+        /// The limit.
+        bytes: u64,
+        /// What sets it.
+        reason: CeilingReason,
     },
     /// It cannot be kept.
     #[error("cannot keep it")]
@@ -73,6 +82,7 @@ impl Hint for SourceError {
             Self::Checksum { found, .. } => {
                 vec![format!("if this is the file that you want: `--checksum={found}`")]
             }
+            Self::TooLarge { reason, .. } => vec![reason.hint().to_owned()],
             Self::Offline => vec!["build once without --offline".to_owned()],
             _ => Vec::new(),
         }

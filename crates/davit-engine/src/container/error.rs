@@ -10,6 +10,8 @@ use davit_store::{ClaimError, StoreError};
 use crate::Hint;
 
 /// How a monitor begins that it has no root filesystem.
+/// The kernel's words for a program of another machine.
+const NOT_EXECUTABLE: &str = "Exec format error";
 const NO_ROOTFS: &str = "cannot mount the root filesystem: cannot open ";
 
 /// Why something about a container, volume or network failed.
@@ -171,6 +173,13 @@ impl Hint for ContainerError {
             // The monitor, which mounts, has words alone to tell it by.
             Self::Start { reason, .. } if reason.starts_with(NO_ROOTFS) => {
                 vec!["davit system check --repair".to_owned()]
+            }
+            Self::Start { reason, .. } if reason.contains(NOT_EXECUTABLE) => {
+                vec![
+                    "an image for another architecture runs with a static emulator on PATH, such \
+                      as those of Debian's qemu-user-static"
+                        .to_owned(),
+                ]
             }
             Self::PoolLost { subnet, rival, container } => {
                 let container = container.get(..12).unwrap_or(container);

@@ -366,7 +366,14 @@ fn resources(spec: &ContainerSpec) -> Value {
             "CgroupPermissions": device.permissions,
         })
     };
-    let devices: Vec<Value> = security.devices.iter().map(device).collect();
+    let (named, paths): (Vec<_>, Vec<_>) =
+        security.devices.iter().partition(|device| device.container.is_empty());
+    let devices: Vec<Value> = paths.into_iter().map(device).collect();
+    let names: Vec<&String> = named.iter().map(|device| &device.host).collect();
+    let requests = (!names.is_empty()).then(|| {
+        json!([{"Driver": "cdi", "Count": 0, "DeviceIDs": names, "Capabilities": null,
+                "Options": null}])
+    });
     let hidden = !security.privileged && !security.system_paths_unconfined;
     let plan = Plan::container(Vec::new(), "");
     let twice = |bytes: Option<u64>| bytes.unwrap_or(0).saturating_mul(2).cast_signed();
@@ -384,7 +391,7 @@ fn resources(spec: &ContainerSpec) -> Value {
         "CpusetMems": limits.cpuset_mems.clone().unwrap_or_default(),
         "Devices": list_or_null(&devices),
         "DeviceCgroupRules": list_or_null(&security.device_rules),
-        "DeviceRequests": null,
+        "DeviceRequests": requests,
         "MemoryReservation": limits.memory_reservation_bytes.unwrap_or(0),
         // Unasked, it is twice the memory where the kernel counts swap.
         "MemorySwap": limits.memory_swap_bytes.unwrap_or_else(|| twice(limits.memory_bytes)),

@@ -22,7 +22,7 @@ use super::{
     ContainerError, ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode, propagation,
 };
 pub use device::device_rule;
-use device::{add_device, devices_below};
+use device::{add_device, add_named, devices_below};
 
 const APPARMOR_ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -35,6 +35,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) run_directory: &'a Path,
     /// Path of its cgroup.
     pub(crate) cgroup: String,
+    /// Directories of what is known of devices.
+    pub(crate) devices: &'a [PathBuf],
     /// Content of a volume by its name.
     pub(crate) volume: &'a dyn Fn(&str) -> PathBuf,
 }
@@ -82,7 +84,7 @@ pub(crate) fn plan(
     plan.cgroup.limits = spec.limits.clone();
     propagation::check(&spec.mounts)?;
     mounts(spec, around, &mut plan);
-    security(spec, &mut plan)?;
+    security(spec, around, &mut plan)?;
     Ok(Planned { plan, joins })
 }
 
@@ -262,7 +264,11 @@ fn tmpfs_flags(flags: &[String], options: &mut MountOptions) {
     }
 }
 
-fn security(spec: &ContainerSpec, plan: &mut Plan) -> Result<(), ContainerError> {
+fn security(
+    spec: &ContainerSpec,
+    around: &Surroundings<'_>,
+    plan: &mut Plan,
+) -> Result<(), ContainerError> {
     let wishes = &spec.security;
     plan.process.capabilities = Capabilities::DEFAULT
         .adjust(&wishes.cap_add, &wishes.cap_drop)
@@ -283,8 +289,13 @@ fn security(spec: &ContainerSpec, plan: &mut Plan) -> Result<(), ContainerError>
         plan.masked_paths.clear();
         plan.readonly_paths.clear();
     }
-    for wish in &wishes.devices {
+    let (named, paths): (Vec<_>, Vec<_>) =
+        wishes.devices.iter().partition(|wish| wish.container.is_empty());
+    for wish in paths {
         add_device(wish, plan)?;
+    }
+    if !named.is_empty() {
+        add_named(&named, around.devices, plan)?;
     }
     for rule in &wishes.device_rules {
         plan.cgroup.devices.push(device_rule(rule)?);
@@ -332,6 +343,7 @@ mod tests {
             id: "0123456789abcdef",
             run_directory: Path::new("/c"),
             cgroup: "davit/x".to_owned(),
+            devices: &[],
             volume: &|name| PathBuf::from("/v").join(name),
         }
     }

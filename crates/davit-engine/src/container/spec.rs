@@ -284,7 +284,8 @@ pub struct SecuritySpec {
 /// A device of the host shown in a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceSpec {
-    /// Path on the host; a directory stands for the devices in it.
+    /// Path on the host, of which a directory stands for the devices in it; or the name of a device
+    /// (CDI), whose path and permissions are empty.
     pub host: String,
     /// Path in the container.
     pub container: String,

@@ -8,10 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use davit_image::ImageId;
+use davit_image::{ImageId, Platform};
 use davit_network::Bridge;
 use davit_runtime::{
-    Identity,
+    Emulator, Execution, Identity,
+    emulation::execution,
     monitor::{
         protocol::{Reply, Request, StreamSet},
         spec::{Network, Spec, Stdin, Stdio, StdioKind},
@@ -260,7 +261,12 @@ impl Engine {
         let directory = self.store().layout().container(id);
         self.store().make_dir(&directory)?;
         let run_directory = self.store().layout().run_container(id);
-        let Planned { plan, joins } = self.plan(spec, id)?;
+        let platform = self.image_platform(container)?;
+        let Planned { mut plan, joins } = self.plan(spec, id)?;
+        plan.emulator = match &platform {
+            Some(platform) => self.emulator(platform, spec)?,
+            None => None,
+        };
         let joins = self.join_paths(&joins)?;
         let network = self.network(container, claimed)?;
         let addresses: Vec<IpAddr> = match &network {
@@ -292,7 +298,8 @@ impl Engine {
             settle: self.helper_command("__settle", id),
             directory: directory.clone(),
         };
-        let (stack, upper, options) = self.root_filesystem(container, directory)?;
+        let (stack, upper, options) =
+            self.root_filesystem(container, platform.as_ref(), directory)?;
         Ok(Birth {
             monitor,
             stack,
@@ -308,6 +315,7 @@ impl Engine {
     pub(crate) fn root_filesystem(
         &self,
         container: &Container,
+        platform: Option<&Platform>,
         directory: PathBuf,
     ) -> Result<(davit_snapshot::Stack, davit_snapshot::Upper, OverlayOptions), ContainerError>
     {
@@ -321,7 +329,7 @@ impl Engine {
         let narrow = match container.spec.storage_options.get("xino").map(String::as_str) {
             Some("off") => true,
             Some(_) => false,
-            None => self.is_narrow(container)?,
+            None => platform.is_some_and(is_narrow),
         };
         let inode_numbers = if narrow { InodeNumbers::Narrow } else { InodeNumbers::Unique };
         Ok((
@@ -343,11 +351,30 @@ impl Engine {
         Ok(self.snapshots()?.prepare(&layers, &options)?)
     }
 
-    /// Whether the image's programs may fail on inode numbers of 2^63 and more.
-    fn is_narrow(&self, container: &Container) -> Result<bool, ContainerError> {
-        let Some(id) = &container.image_id else { return Ok(false) };
-        let architecture = self.stored_config(id)?.architecture;
-        Ok(matches!(architecture.as_str(), "386" | "arm"))
+    /// What a container's programs are for.
+    pub(crate) fn image_platform(
+        &self,
+        container: &Container,
+    ) -> Result<Option<Platform>, ContainerError> {
+        let Some(id) = &container.image_id else { return Ok(None) };
+        Ok(Some(self.stored_config(id)?.platform()))
+    }
+
+    /// What executes programs that the machine does not execute. Where there is nothing, the kernel
+    /// says so when the command is to run.
+    fn emulator(
+        &self,
+        platform: &Platform,
+        spec: &ContainerSpec,
+    ) -> Result<Option<Emulator>, ContainerError> {
+        match execution(platform, &self.config().programs) {
+            Execution::Private(_) if spec.security.privileged => Err(ContainerError::invalid(
+                "a privileged container of another architecture needs an emulator that the \
+                 machine has registered",
+            )),
+            Execution::Private(emulator) => Ok(Some(emulator)),
+            Execution::Machine | Execution::Impossible(_) => Ok(None),
+        }
     }
 
     pub(crate) fn plan(&self, spec: &ContainerSpec, id: &str) -> Result<Planned, ContainerError> {
@@ -355,6 +382,7 @@ impl Engine {
             id,
             run_directory: &self.store().layout().run_container(id),
             cgroup: self.cgroup_of(id),
+            devices: &self.config().settings.cdi.directories(),
             volume: &|name| self.store().layout().volume_data(name),
         };
         plan::plan(spec, &around)
@@ -439,6 +467,11 @@ impl Engine {
 /// For a container that was to be changed and was started meanwhile.
 pub(crate) fn runs_already(id: &str) -> ContainerError {
     ContainerError::Conflict(format!("container {id} is running"))
+}
+
+/// Whether programs may fail on inode numbers of 2^63 and more.
+fn is_narrow(platform: &Platform) -> bool {
+    matches!(platform.architecture.as_str(), "386" | "arm")
 }
 
 fn stdio(spec: &ContainerSpec, size: Option<(u16, u16)>) -> Stdio {

@@ -3,7 +3,10 @@
 //! Nothing of this needs the store, hence no privilege: documents are read whole, and blobs stream
 //! from one registry to the other, or are mounted within one.
 
+mod attested;
 mod plan;
+
+pub use attested::RemoteStatement;
 
 use std::sync::Arc;
 

@@ -6,8 +6,8 @@ use davit_distribution::Target as RemoteTarget;
 use davit_image::{Descriptor, Digest, Document, Index, Raw, Reference};
 use davit_store::{Lease, Target};
 
-use super::{Loaded, Push, PushError, Rewrite, Sent};
-use crate::{images::index::Wanted, origin::MOST_NESTED};
+use super::{Loaded, Novelty, Push, PushError, Rewrite, Sent};
+use crate::{build::REFERENCE_DIGEST, images::index::Wanted, origin::MOST_NESTED};
 
 /// An index that names other manifests where those were replaced; `None` if it names none of them.
 ///
@@ -17,8 +17,24 @@ fn with_replaced(index: &Index, replaced: &HashMap<Digest, Descriptor>) -> Optio
         Some(new) => Descriptor { digest: new.digest, size: new.size, ..entry.clone() },
         None => entry.clone(),
     };
+    let replace = |entry: &Descriptor| {
+        let mut entry = replace(entry);
+        if let Some(new) = attested(&entry).and_then(|digest| replaced.get(&digest)) {
+            entry.annotations.insert(REFERENCE_DIGEST.to_owned(), new.digest.to_string());
+        }
+        entry
+    };
     let manifests: Vec<Descriptor> = index.manifests.iter().map(replace).collect();
     (manifests != index.manifests).then(|| Raw::write(Index { manifests, ..index.clone() }))
+}
+
+/// Which other entry of its index an entry attests.
+fn attested(entry: &Descriptor) -> Option<Digest> {
+    entry.annotations.get(REFERENCE_DIGEST).filter(|_| entry.is_attestation())?.parse().ok()
+}
+
+fn is_attested(index: &Index, digest: &Digest) -> bool {
+    index.manifests.iter().any(|entry| attested(entry) == Some(*digest))
 }
 
 impl Loaded {
@@ -45,12 +61,12 @@ impl Push<'_> {
         reference: &Reference,
         target: &Target,
         index: &Raw<Index>,
-    ) -> Result<Descriptor, PushError> {
+    ) -> Result<Sent, PushError> {
         let (mut parts, mut met) = (Vec::new(), HashSet::new());
         if !self.gather(index.value(), (MOST_NESTED, &mut met), &mut parts)? {
             return self.push_only_image(lease, reference, target);
         }
-        let mut replaced = HashMap::new();
+        let (mut replaced, mut novelty) = (HashMap::new(), Novelty::Document);
         // An index that came from elsewhere keeps its digest, as does one that others name.
         let is_known = |known: &Reference| known.digest() == Some(&target.digest);
         let is_own = parts.iter().all(|part| matches!(part, Part::Manifest(_)))
@@ -63,20 +79,45 @@ impl Push<'_> {
                         true => Rewrite::Allowed,
                         false => Rewrite::Refused,
                     };
-                    made = self.push_manifest(lease, loaded, rewrite)?;
+                    let about = attested(&loaded.descriptor).and_then(|digest| {
+                        Some((
+                            Descriptor { digest, ..loaded.descriptor.clone() },
+                            replaced.get(&digest)?,
+                        ))
+                    });
+                    let about = match &about {
+                        Some((old, new)) => self.send_part(loaded, (old, new))?,
+                        None => None,
+                    };
+                    made = match about {
+                        Some(sent) => sent,
+                        None => self.push_manifest(lease, loaded, rewrite)?,
+                    };
                     replaced.insert(loaded.descriptor.digest, made.descriptor.clone());
+                    if made.novelty == Novelty::Elsewhere {
+                        novelty = made.novelty;
+                    }
                     &made
                 }
                 Part::Index(index) => &**index,
             };
             self.put(&RemoteTarget::Digest(sent.descriptor.digest), sent)?;
         }
+        // What refers to an image and is in the index as well has gone already.
+        for part in &parts {
+            if let Part::Manifest(loaded) = part
+                && !is_attested(index.value(), &loaded.descriptor.digest)
+                && let Some(new) = replaced.get(&loaded.descriptor.digest)
+            {
+                self.push_referrers(lease, &loaded.descriptor, new)?;
+            }
+        }
         let sent = match with_replaced(index.value(), &replaced) {
             None => Sent::index(target.descriptor(), index, target.image_id),
             Some(second) => {
                 let media_type = target.media_type.clone();
                 let descriptor = Descriptor::of(media_type, second.bytes());
-                Sent { is_new: true, ..Sent::index(descriptor, &second, target.image_id) }
+                Sent { novelty, ..Sent::index(descriptor, &second, target.image_id) }
             }
         };
         self.name(lease, reference, sent)
@@ -124,7 +165,7 @@ impl Push<'_> {
         lease: &Lease<'_>,
         reference: &Reference,
         target: &Target,
-    ) -> Result<Descriptor, PushError> {
+    ) -> Result<Sent, PushError> {
         let found = match target.image_id {
             Some(id) => self.find(&target.descriptor(), Wanted::Image(id))?,
             None => None,

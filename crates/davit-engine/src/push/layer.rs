@@ -10,14 +10,15 @@ use std::{
 };
 
 use davit_distribution::BlobSource;
-use davit_image::{Compression, Descriptor, DiffId, ImageId, Manifest, MediaType, Raw};
+use davit_image::{Compression, Descriptor, DiffId, Digest, ImageId, Manifest, MediaType, Raw};
 use davit_layer::{CompressOptions, compressor_name};
 use davit_store::{Durability, LayerBlob, Lease};
 
-use crate::Event;
+use crate::{Event, estargz::with_layers};
 
 use super::{
-    CompressedTar, CompressionScope, Loaded, PARALLEL, Push, PushError, Rewrite, Sent, StoredBlob,
+    CompressedTar, CompressionScope, Loaded, Novelty, PARALLEL, Push, PushError, Rewrite, Sent,
+    StoredBlob,
 };
 
 /// How often it is looked whether a push is still wanted.
@@ -55,12 +56,17 @@ impl Push<'_> {
         let sent = self.in_parallel(&layers, |(layer, diff_id)| {
             self.push_layer(lease, (layer, *diff_id), manifest, rewrite)
         })?;
-        self.push_config(image)?;
-        let image_id = image.image.as_ref().map(|_| ImageId::new(manifest.config.digest));
+        let (sent, plain): (Vec<Descriptor>, Vec<DiffId>) = sent.into_iter().unzip();
+        let second = image.image.as_ref().and_then(|config| with_layers(config, plain));
+        let config = second.as_ref().unwrap_or(&image.config_bytes);
+        self.push_config(config)?;
+        let config = Descriptor::of(manifest.config.media_type.clone(), config);
+        let image_id = image.image.as_ref().map(|_| ImageId::new(config.digest));
         if sent == manifest.layers {
             let (descriptor, bytes) = (image.descriptor.clone(), image.manifest.bytes().to_vec());
-            return Ok(Sent { descriptor, bytes, image_id, is_new: false });
+            return Ok(Sent { descriptor, bytes, image_id, novelty: Novelty::None });
         }
+        let novelty = if second.is_some() { Novelty::Elsewhere } else { Novelty::Document };
         let own = |(layer, diff_id): &(&Descriptor, DiffId)| layer.digest == diff_id.digest();
         let mut changed = layers.iter().zip(&sent).filter(|((layer, _), sent)| *layer != *sent);
         if let Some(((lost, _), _)) = changed.find(|(layer, _)| !own(layer)) {
@@ -70,10 +76,12 @@ impl Push<'_> {
                 image.descriptor.digest
             ));
         }
-        let second = Raw::write(Manifest { layers: sent, ..manifest.clone() });
+        let config =
+            Descriptor { digest: config.digest, size: config.size, ..manifest.config.clone() };
+        let second = Raw::write(Manifest { layers: sent, config, ..manifest.clone() });
         let media_type = image.descriptor.media_type.clone();
         let descriptor = Descriptor::new(media_type, second.digest(), second.size_bytes());
-        Ok(Sent { descriptor, bytes: second.bytes().to_vec(), image_id, is_new: true })
+        Ok(Sent { descriptor, bytes: second.bytes().to_vec(), image_id, novelty })
     }
 
     /// Runs `work` on all items, a few at a time; results in order, the first error ends it.
@@ -106,14 +114,15 @@ impl Push<'_> {
         results.into_iter().map(|(_, result)| result).collect()
     }
 
-    /// Sends one layer; returns the descriptor by which the manifest is to name it.
-    fn push_layer(
+    /// Sends one layer; returns the descriptor by which the manifest is to name it, and its DiffID
+    /// there.
+    pub(super) fn push_layer(
         &self,
         lease: &Lease<'_>,
         (layer, diff_id): (&Descriptor, DiffId),
         manifest: &Manifest,
         rewrite: Rewrite,
-    ) -> Result<Descriptor, PushError> {
+    ) -> Result<(Descriptor, DiffId), PushError> {
         let held = lease.keep(&[layer.digest, diff_id.digest()]);
         held.map_err(|e| self.store_error(e))?;
         let item = diff_id.digest().short_hex();
@@ -121,7 +130,7 @@ impl Push<'_> {
         match form {
             Form::Foreign => {
                 self.done(&item, "Skipped foreign layer");
-                Ok(layer.clone())
+                Ok((layer.clone(), diff_id))
             }
             Form::Blob(blob) => {
                 if !self.is_there(&item, &blob, diff_id)? {
@@ -130,15 +139,18 @@ impl Push<'_> {
                         .ok_or_else(|| self.missing(blob.digest))?;
                     self.send(&item, &source, Some(&blob))?;
                 }
-                Ok(blob)
+                Ok((blob, diff_id))
             }
             Form::Tar(known) => {
+                if let Some(sent) = self.push_estargz(&item, diff_id, manifest)? {
+                    return Ok(sent);
+                }
                 if let Some(known) = &known
                     && self.is_there(&item, known, diff_id)?
                 {
-                    return Ok(known.clone());
+                    return Ok((known.clone(), diff_id));
                 }
-                self.compress(&item, diff_id, known.as_ref(), manifest)
+                Ok((self.compress(&item, diff_id, known.as_ref(), manifest)?, diff_id))
             }
         }
     }
@@ -181,7 +193,12 @@ impl Push<'_> {
     }
 
     /// Tells whether the registry has the blob in this repository, or brings it in from another.
-    fn is_there(&self, item: &str, blob: &Descriptor, diff_id: DiffId) -> Result<bool, PushError> {
+    pub(super) fn is_there(
+        &self,
+        item: &str,
+        blob: &Descriptor,
+        diff_id: DiffId,
+    ) -> Result<bool, PushError> {
         /// Each candidate costs a request.
         const MOST_CANDIDATES: usize = 3;
         let found = self.wait(self.session.blob_size(&blob.digest))?;
@@ -224,7 +241,7 @@ impl Push<'_> {
         Ok(blob)
     }
 
-    fn compress_options(&self) -> CompressOptions {
+    pub(super) fn compress_options(&self) -> CompressOptions {
         CompressOptions {
             compression: self.request.compression.format,
             level: self.request.compression.level,
@@ -232,7 +249,7 @@ impl Push<'_> {
         }
     }
 
-    fn send(
+    pub(super) fn send(
         &self,
         item: &str,
         source: &dyn BlobSource,
@@ -245,10 +262,9 @@ impl Push<'_> {
         Ok(Descriptor::new(MediaType::OCI_LAYER, sent.digest, sent.size_bytes))
     }
 
-    fn push_config(&self, image: &Loaded) -> Result<(), PushError> {
-        let digest = image.manifest.value().config.digest;
-        if self.wait(self.session.blob_size(&digest))?.is_none() {
-            self.wait(self.session.upload_bytes(image.config_bytes.clone().into()))?;
+    fn push_config(&self, bytes: &[u8]) -> Result<(), PushError> {
+        if self.wait(self.session.blob_size(&Digest::of(bytes)))?.is_none() {
+            self.wait(self.session.upload_bytes(bytes.to_vec().into()))?;
         }
         Ok(())
     }
@@ -257,12 +273,13 @@ impl Push<'_> {
         &self,
         future: impl Future<Output = Result<T, davit_distribution::Error>>,
     ) -> Result<T, PushError> {
-        let Some(cancelled) = self.cancelled else {
+        if self.cancelled.is_empty() {
             return self.registries.handle().block_on(future).map_err(|e| self.registry_error(e));
-        };
+        }
+        let is_cancelled = || self.cancelled.iter().any(|it| it.load(Ordering::Relaxed));
         let whole = async {
             let mut future = std::pin::pin!(future);
-            while !cancelled.load(Ordering::Relaxed) {
+            while !is_cancelled() {
                 if let Ok(result) = tokio::time::timeout(CANCEL_POLL, &mut future).await {
                     return result.map_err(|e| self.registry_error(e));
                 }
@@ -283,7 +300,7 @@ fn described(form: &LayerBlob) -> Descriptor {
     Descriptor::new(form.media_type.clone(), form.digest, form.size)
 }
 
-fn is_docker(manifest: &Manifest) -> bool {
+pub(super) fn is_docker(manifest: &Manifest) -> bool {
     manifest.media_type.as_ref() == Some(&MediaType::DOCKER_MANIFEST)
 }
 

@@ -96,7 +96,7 @@ impl BlobSource for CompressedTar {
         let (path, options) = (self.path.clone(), self.options);
         start(move |sender| {
             let tar = File::open(path)?;
-            let mut sink = Pieces { sender, skipped: offset, is_closed: false };
+            let mut sink = Pieces::new(sender, offset);
             match compress(tar.file(), &mut sink, &options) {
                 Err(_) if sink.is_closed => Ok(()),
                 result => result.map(drop).map_err(SourceError::from),
@@ -112,7 +112,9 @@ impl BlobSource for CompressedTar {
 }
 
 /// Runs `work` on a thread of its own; its error becomes the content's.
-fn start(work: impl FnOnce(&Sender) -> Result<(), SourceError> + Send + 'static) -> SourceReader {
+pub(super) fn start(
+    work: impl FnOnce(&Sender) -> Result<(), SourceError> + Send + 'static,
+) -> SourceReader {
     let (sender, receiver) = mpsc::channel(PIECES);
     thread::spawn(move || {
         if let Err(error) = work(&sender) {
@@ -124,10 +126,16 @@ fn start(work: impl FnOnce(&Sender) -> Result<(), SourceError> + Send + 'static)
 }
 
 /// Sends what is written, but for the first bytes, which the receiver has already.
-struct Pieces<'a> {
+pub(super) struct Pieces<'a> {
     sender: &'a Sender,
     skipped: u64,
-    is_closed: bool,
+    pub(super) is_closed: bool,
+}
+
+impl<'a> Pieces<'a> {
+    pub(super) const fn new(sender: &'a Sender, skipped: u64) -> Self {
+        Self { sender, skipped, is_closed: false }
+    }
 }
 
 impl Write for Pieces<'_> {

@@ -6,7 +6,8 @@ use davit_image::{ImageId, Reference, Timestamp};
 use davit_store::{ContainerFilter, ImageSizes, StoreError};
 use serde::{Serialize, Serializer};
 
-use super::build_cache::CACHE_MOUNT;
+use super::build_cache::{CACHE_MOUNT, mount_kind};
+use crate::build::{GIT_CHECKOUT, remote_of};
 use crate::{
     Engine,
     container::{inspect::from_nanoseconds, written_bytes},
@@ -112,7 +113,7 @@ impl Engine {
         let store = self.store();
         let mut usage =
             DiskUsage { build_cache_size: store.build_cache_size()?, ..self.image_usage()? };
-        usage.build_cache_size += store.build_files_size()?;
+        usage.build_cache_size += store.build_files_size()? + store.build_history_size()?;
         usage.unfinished_size = store.unfinished_size()?;
         for row in store.containers(&ContainerFilter::default())? {
             let folder = store.layout().container(&row.id);
@@ -126,7 +127,10 @@ impl Engine {
             usage.volumes.push(VolumeUsage { name, links: row.containers.len(), size });
         }
         usage.build_cache = self.build_cache_usage()?;
-        let mounts = usage.build_cache.iter().filter(|record| record.kind == CACHE_MOUNT);
+        let mounts = usage
+            .build_cache
+            .iter()
+            .filter(|record| matches!(record.kind.as_str(), CACHE_MOUNT | GIT_CHECKOUT));
         usage.build_cache_size += mounts.map(|mount| mount.size).sum::<u64>();
         Ok(usage)
     }
@@ -147,14 +151,15 @@ impl Engine {
         });
         let mounts = self.store().cache_mounts()?.into_iter().map(|mount| BuildCacheUsage {
             key: mount.key,
-            kind: CACHE_MOUNT.to_owned(),
-            description: mount.name,
+            kind: mount_kind(&mount.name).to_owned(),
+            description: remote_of(&mount.name).unwrap_or(mount.name),
             size: mount.size,
             uses: 0,
             created: from_nanoseconds(mount.created),
             last_used: from_nanoseconds(mount.last_used),
         });
-        Ok(records.chain(mounts).collect())
+        let history = self.build_history_usage()?;
+        Ok(records.chain(mounts).chain(history).collect())
     }
 
     fn image_usage(&self) -> Result<DiskUsage, StoreError> {

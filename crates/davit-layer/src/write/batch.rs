@@ -7,6 +7,8 @@ use std::{
     os::unix::fs::{FileExt, MetadataExt},
 };
 
+use davit_image::{Algorithm, Digest, Digester};
+
 use super::{Change, ChangeKind, Opener, Source, WriteError, WriteOptions, header, window::Window};
 use crate::{Extent, ordered::Work, table::printable};
 
@@ -119,6 +121,9 @@ impl Plan<'_> {
                 let mut file = self.open(position, size)?;
                 let read = file.take(into, length);
                 self.ended(position, &file, read)?;
+                if self.opener.learns() {
+                    self.opener.learn(position, Digest::of(&into[start..]));
+                }
             }
         }
         Ok(())
@@ -153,6 +158,7 @@ impl Plan<'_> {
                 let mut file = self.open(position, *size)?;
                 let mut buffer = Vec::with_capacity(PIECE);
                 let mut left = *size;
+                let mut digester = self.opener.learns().then(|| Digester::new(Algorithm::Sha256));
                 while left > 0 {
                     buffer.clear();
                     let length = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
@@ -161,7 +167,13 @@ impl Plan<'_> {
                         self.ended(position, &file, read)?;
                     }
                     sink(&buffer)?;
+                    if let Some(digester) = &mut digester {
+                        digester.update(&buffer);
+                    }
                     left -= length as u64;
+                }
+                if let Some(digester) = digester {
+                    self.opener.learn(position, digester.finish());
                 }
                 Ok(())
             }

@@ -33,20 +33,25 @@ fn blobs_are_the_same_on_any_number_of_threads_and_decompress() {
     for length in [0, 1, 1 << 20, (1 << 20) + 1, 9_500_000] {
         let plain = content(length);
         for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
-            let [one, many] = [1, 4].map(|threads| {
-                let mut blob = Vec::new();
-                let options = options(compression, Some(1), threads);
-                let result = compress(&memory_file(&plain), &mut blob, &options).unwrap();
-                assert_eq!((result.size, result.digest), (blob.len() as u64, Digest::of(&blob)));
-                blob
-            });
-            assert!(one == many, "{compression:?} {length}");
-            let mut decoder = Decoder::new(&one[..], 27, GzipChecksum::Verify).unwrap();
-            let mut again = Vec::new();
-            decoder.read_to_end(&mut again).unwrap();
-            assert!(again == plain, "{compression:?} {length}");
-            if length > 100 {
-                assert_eq!(decoder.compression(), compression);
+            for level in [0, 1] {
+                let [one, many] = [1, 4].map(|threads| {
+                    let mut blob = Vec::new();
+                    let options = options(compression, Some(level), threads);
+                    let result = compress(&memory_file(&plain), &mut blob, &options).unwrap();
+                    assert_eq!(
+                        (result.size, result.digest),
+                        (blob.len() as u64, Digest::of(&blob))
+                    );
+                    blob
+                });
+                assert!(one == many, "{compression:?} {length}");
+                let mut decoder = Decoder::new(&one[..], 27, GzipChecksum::Verify).unwrap();
+                let mut again = Vec::new();
+                decoder.read_to_end(&mut again).unwrap();
+                assert!(again == plain, "{compression:?} {length}");
+                if length > 100 {
+                    assert_eq!(decoder.compression(), compression);
+                }
             }
         }
     }
@@ -91,6 +96,9 @@ fn the_bytes_are_frozen() {
     let cases = [
         (options(Compression::Gzip, None, 2), "gzip-6-1m-zlib-rs.2", GOLDEN_GZIP),
         (options(Compression::Zstd, None, 2), "zstd-3-4m-libzstd.1", GOLDEN_ZSTD),
+        (options(Compression::Zstd, Some(0), 2), "zstd-3-4m-libzstd.1", GOLDEN_ZSTD),
+        (options(Compression::Gzip, Some(0), 2), "gzip-0-1m-zlib-rs.2", GOLDEN_STORED),
+        (options(Compression::Zstd, Some(22), 2), "zstd-22-4m-libzstd.1", GOLDEN_ZSTD_22),
     ];
     let found: Vec<String> =
         cases.iter().map(|(options, _, _)| blob(*options).digest.hex()).collect();
@@ -101,6 +109,8 @@ fn the_bytes_are_frozen() {
 }
 
 const GOLDEN_GZIP: &str = "fd5d06de5d3c7c854bb3741ba0447b8f64d46a58be960f9a6407e9e1d15058d4";
+const GOLDEN_STORED: &str = "92f37391ce70d3edc636d4948715d96207704cd6aea9cb0a435fe45421081bbc";
+const GOLDEN_ZSTD_22: &str = "f8e8744562aaefc609cd757f3483c3ec29d16562990c00ceae7430ab4f6d710f";
 const GOLDEN_ZSTD: &str = "632d03f5ac2c3897ffc297323a554aa7107cdeeb4b95dc7e07ef60b85383d43c";
 
 #[test]

@@ -6,6 +6,7 @@ mod any_bytes;
 mod archive;
 mod compress;
 mod diff;
+mod estargz;
 mod extract;
 mod hostile;
 mod merge;

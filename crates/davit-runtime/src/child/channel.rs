@@ -21,7 +21,7 @@ use crate::error::Step;
 /// Kinds of a report's first byte.
 const PREPARED: u8 = 1;
 const FAILED: u8 = 2;
-const TERMINAL: u8 = 3;
+const DESCRIPTOR: u8 = 3;
 
 /// Barriers that a child waits at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +40,8 @@ pub(crate) enum Report {
     Prepared,
     /// A step failed; the child ends.
     Failed(Failure),
-    /// Master of the pseudo-terminal.
-    Terminal(OwnedFd),
+    /// What the caller is to have: a pseudo-terminal's master, an emulator's registration.
+    Descriptor(OwnedFd),
     /// The child has closed its end: it has executed the command, or it is dead.
     Closed,
 }
@@ -94,15 +94,15 @@ impl ChildEnd {
         rustix::io::retry_on_intr(|| rustix::io::write(&self.0, message)).map(drop)
     }
 
-    /// Hands the pseudo-terminal's master over.
-    pub(crate) fn send_terminal(&self, master: &OwnedFd) -> Result<(), Errno> {
+    /// Hands a descriptor over.
+    pub(crate) fn send_descriptor(&self, descriptor: &OwnedFd) -> Result<(), Errno> {
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let descriptors = [master.as_fd()];
+        let descriptors = [descriptor.as_fd()];
         if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
             return Err(Errno::NOBUFS);
         }
-        let message = [TERMINAL; 8];
+        let message = [DESCRIPTOR; 8];
         let slices = [IoSlice::new(&message)];
         rustix::net::sendmsg(&self.0, &slices, &mut control, SendFlags::NOSIGNAL).map(drop)
     }
@@ -145,13 +145,13 @@ impl ParentEnd {
                 number: u16::from_le_bytes([low, high]),
                 errno: Errno::from_raw_os_error(i32::from_le_bytes([a, b, c, d])),
             })),
-            (8, TERMINAL) => control
+            (8, DESCRIPTOR) => control
                 .drain()
                 .find_map(|message| match message {
                     RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
                     _ => None,
                 })
-                .map(Report::Terminal)
+                .map(Report::Descriptor)
                 .ok_or(Errno::BADMSG),
             _ => Err(Errno::BADMSG),
         }

@@ -7,7 +7,7 @@ use rustix::{
     fs::{CWD, Mode, OFlags},
     io::Errno,
     process::Rlimit,
-    thread::{CapabilitySet, CapabilitySets},
+    thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType},
 };
 
 use super::channel::ChildEnd;
@@ -21,13 +21,17 @@ const LAST_CAPABILITY: u32 = 63;
 
 /// Becomes the command; returns only as a reaper, with the command's exit code.
 pub(crate) fn finish(
-    process: &PreparedProcess,
+    process: &PreparedProcess<'_>,
     proc: Option<OwnedFd>,
     channel: &ChildEnd,
 ) -> Result<u8, Failure> {
     set_rlimits(&process.rlimits)?;
     if let Some(proc) = proc {
         set_labels(process, &proc)?;
+    }
+    if let Some(space) = process.user_namespace {
+        rustix::thread::move_into_link_name_space(space, Some(LinkNameSpaceType::User))
+            .at(Step::Namespace)?;
     }
     sys::join_session_keyring(&process.keyring).at(Step::Keyring)?;
     set_session(process).at(Step::Terminal)?;
@@ -61,7 +65,7 @@ pub(crate) fn finish(
 }
 
 /// Tries every candidate for the command as a shell does; returns the failure.
-pub(crate) fn execute(process: &PreparedProcess) -> Failure {
+pub(crate) fn execute(process: &PreparedProcess<'_>) -> Failure {
     let mut reported = Errno::NOENT;
     for candidate in &process.candidates {
         match sys::execve(candidate, &process.arguments, &process.environment) {
@@ -96,7 +100,7 @@ fn set_rlimits(limits: &[PreparedRlimit]) -> Result<(), Failure> {
 
 /// Writes what procfs takes, through an instance that nothing in the container covers
 /// (CVE-2019-19921).
-fn set_labels(process: &PreparedProcess, proc: &OwnedFd) -> Result<(), Failure> {
+fn set_labels(process: &PreparedProcess<'_>, proc: &OwnedFd) -> Result<(), Failure> {
     let write = |path, value: &std::ffi::CStr| {
         // `self` is a link made by procfs itself.
         let own = open_in_root(proc, c"self", OFlags::PATH | OFlags::DIRECTORY, Links::Follow)?;
@@ -117,7 +121,7 @@ fn set_labels(process: &PreparedProcess, proc: &OwnedFd) -> Result<(), Failure> 
 }
 
 /// A session of its own; the terminal, if there is one, was adopted before.
-fn set_session(process: &PreparedProcess) -> Result<(), Errno> {
+fn set_session(process: &PreparedProcess<'_>) -> Result<(), Errno> {
     if process.terminal_size().is_some() {
         return Ok(());
     }
@@ -141,7 +145,7 @@ pub(crate) fn adopt_terminal(slave: &OwnedFd) -> Result<(), Failure> {
     adopt().at(Step::Terminal)
 }
 
-fn connect_stdio(process: &PreparedProcess) -> Result<(), Errno> {
+fn connect_stdio(process: &PreparedProcess<'_>) -> Result<(), Errno> {
     if let PreparedStdio::Descriptors(descriptors) = &process.stdio {
         for (number, descriptor) in (0..).zip(descriptors) {
             sys::duplicate_to(descriptor.as_fd(), number)?;
@@ -154,13 +158,13 @@ fn connect_stdio(process: &PreparedProcess) -> Result<(), Errno> {
 }
 
 /// Gives the standard streams to the user, so that it can open `/dev/stdout`.
-fn give_streams(process: &PreparedProcess) -> Result<(), Errno> {
+fn give_streams(process: &PreparedProcess<'_>) -> Result<(), Errno> {
     give(rustix::stdio::stdin(), process)?;
     give(rustix::stdio::stdout(), process)?;
     give(rustix::stdio::stderr(), process)
 }
 
-fn give(stream: BorrowedFd<'_>, process: &PreparedProcess) -> Result<(), Errno> {
+fn give(stream: BorrowedFd<'_>, process: &PreparedProcess<'_>) -> Result<(), Errno> {
     let status = rustix::fs::fstat(stream)?;
     let is_null = status.st_rdev == rustix::fs::makedev(1, 3);
     if is_null || status.st_uid == process.uid.as_raw() {
@@ -189,7 +193,7 @@ fn drop_bounding_set(keep: CapabilitySet) -> Result<(), Errno> {
 }
 
 /// Tries to enter the working directory; `false` if only the user may.
-fn enter_directory(process: &PreparedProcess) -> Result<bool, Failure> {
+fn enter_directory(process: &PreparedProcess<'_>) -> Result<bool, Failure> {
     match try_enter(process) {
         Ok(()) => Ok(true),
         Err(Errno::ACCESS) => Ok(false),
@@ -197,7 +201,7 @@ fn enter_directory(process: &PreparedProcess) -> Result<bool, Failure> {
     }
 }
 
-fn try_enter(process: &PreparedProcess) -> Result<(), Errno> {
+fn try_enter(process: &PreparedProcess<'_>) -> Result<(), Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     let root = rustix::fs::openat(CWD, c"/", flags | OFlags::CLOEXEC, Mode::empty())?;
     let path = process.cwd_in_root();
@@ -222,7 +226,7 @@ fn check_directory() -> Result<(), Errno> {
     }
 }
 
-fn set_user(process: &PreparedProcess) -> Result<(), Failure> {
+fn set_user(process: &PreparedProcess<'_>) -> Result<(), Failure> {
     rustix::thread::set_keep_capabilities(true).at(Step::User)?;
     rustix::thread::set_thread_groups(&process.groups).at(Step::User)?;
     let (uid, gid) = (process.uid, process.gid);
@@ -246,7 +250,7 @@ fn set_capabilities(capabilities: CapabilitySet) -> Result<(), Errno> {
     rustix::thread::set_capabilities(None, sets)
 }
 
-fn load_filter(process: &PreparedProcess) -> Result<(), Errno> {
+fn load_filter(process: &PreparedProcess<'_>) -> Result<(), Errno> {
     match &process.filter {
         Some(filter) => davit_sys::seccomp::load(filter.instructions(), filter.flags()),
         None => Ok(()),

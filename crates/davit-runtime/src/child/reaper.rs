@@ -21,7 +21,7 @@ const SIGTTIN: i32 = 21;
 const SIGTTOU: i32 = 22;
 
 /// Starts the command and serves it; returns its exit code.
-pub(crate) fn run(process: &PreparedProcess, channel: &ChildEnd) -> Result<u8, Failure> {
+pub(crate) fn run(process: &PreparedProcess<'_>, channel: &ChildEnd) -> Result<u8, Failure> {
     sys::block_signals();
     let terminal = process.terminal_size().is_some();
     let command = sys::fork_and_let_go(|| {

@@ -19,7 +19,7 @@ use crate::plan::{
 /// Everything that the first process needs, without anything left to allocate.
 #[derive(Debug)]
 pub(crate) struct Prepared<'a> {
-    pub(crate) process: PreparedProcess,
+    pub(crate) process: PreparedProcess<'a>,
     pub(crate) root: BorrowedFd<'a>,
     pub(crate) read_only_root: bool,
     pub(crate) mounts: Vec<PreparedMount>,
@@ -53,7 +53,7 @@ pub(crate) struct PreparedDevice {
 /// Prepares the plan; the cgroups of version 1 are added later.
 pub(crate) fn prepare<'a>(
     plan: &Plan,
-    mut process: PreparedProcess,
+    mut process: PreparedProcess<'a>,
     root: BorrowedFd<'a>,
     sources: Sources<'a>,
 ) -> Result<Prepared<'a>, LaunchError> {
@@ -82,16 +82,23 @@ pub(crate) fn prepare<'a>(
 }
 
 /// The namespaces that `clone3` makes. The cgroup namespace is not among them: its root would be
-/// the parent's cgroup, since the child enters its own cgroup later in the same call. Nor is one
-/// for the network that was made beforehand.
-pub(crate) fn new_namespaces(plan: &Plan, network: Option<BorrowedFd<'_>>) -> NewNamespaces {
+/// the parent's cgroup, since the child enters its own cgroup later in the same call. Nor are those
+/// that were made beforehand.
+pub(crate) fn new_namespaces(
+    plan: &Plan,
+    beforehand: &[(BorrowedFd<'_>, LinkNameSpaceType)],
+) -> NewNamespaces {
     let spaces = plan.namespaces;
-    let own_network = if network.is_some() { Namespace::Host } else { spaces.network };
+    let is_made = |wanted| beforehand.iter().any(|(_, kind)| *kind == wanted);
+    let unless_made = |space, kind| if is_made(kind) { Namespace::Host } else { space };
+    let network = unless_made(spaces.network, LinkNameSpaceType::Network);
+    let ipc = unless_made(spaces.ipc, LinkNameSpaceType::InterProcessCommunication);
+    let uts = unless_made(spaces.uts, LinkNameSpaceType::HostNameAndNISDomainName);
     [
         (spaces.pid, NewNamespaces::PID),
-        (own_network, NewNamespaces::NETWORK),
-        (spaces.ipc, NewNamespaces::IPC),
-        (spaces.uts, NewNamespaces::UTS),
+        (network, NewNamespaces::NETWORK),
+        (ipc, NewNamespaces::IPC),
+        (uts, NewNamespaces::UTS),
     ]
     .into_iter()
     .filter(|(space, _)| *space == Namespace::New)

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{CStr, CString},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
 };
 
@@ -23,7 +23,7 @@ use crate::user::User;
 
 /// Everything that `child::finish` needs, without anything left to allocate.
 #[derive(Debug)]
-pub(crate) struct PreparedProcess {
+pub(crate) struct PreparedProcess<'a> {
     pub(crate) candidates: Vec<CString>,
     pub(crate) arguments: CStringArray,
     pub(crate) environment: CStringArray,
@@ -41,6 +41,8 @@ pub(crate) struct PreparedProcess {
     pub(crate) stdio: PreparedStdio,
     pub(crate) reaper: bool,
     pub(crate) dies_with_parent: bool,
+    /// Entered last, since it may no longer do what the caller may.
+    pub(crate) user_namespace: Option<BorrowedFd<'a>>,
     cwd: CString,
     create_cwd: bool,
 }
@@ -63,7 +65,7 @@ pub(crate) enum PreparedStdio {
     Descriptors([OwnedFd; 3]),
 }
 
-impl PreparedProcess {
+impl PreparedProcess<'_> {
     /// Prepares `plan` for `user`.
     pub(crate) fn new(
         plan: &ProcessPlan,
@@ -96,6 +98,7 @@ impl PreparedProcess {
             stdio,
             reaper: false,
             dies_with_parent: plan.dies_with_parent,
+            user_namespace: None,
             cwd: paths::in_root(&plan.cwd)?,
             create_cwd: plan.create_cwd,
         })

@@ -87,6 +87,7 @@ struct Child {
     channels: Channels,
     /// Keeps the mounts until the end was reported: tearing them down takes 0.9 ms.
     _mounts: OwnedFd,
+    _emulation: Option<OwnedFd>,
     endpoint: Option<Endpoint>,
     ports: Vec<Reservation>,
     started: Instant,
@@ -232,7 +233,7 @@ impl Monitor<'_> {
         let running = launched.network_ready().and_then(|()| launched.start());
         let running = running.inspect_err(|_| self.unwire(endpoint.as_ref()))?;
         drop(root);
-        let Running { process: first, cgroup, mount_namespace, streams, .. } = running;
+        let Running { process: first, cgroup, mount_namespace, emulation, streams, .. } = running;
         let channels = match Channels::new(streams) {
             Ok(channels) => channels,
             Err(error) => {
@@ -247,6 +248,7 @@ impl Monitor<'_> {
             cgroup,
             channels,
             _mounts: mount_namespace,
+            _emulation: emulation,
             endpoint,
             ports,
             started: Instant::now(),

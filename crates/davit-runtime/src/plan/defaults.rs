@@ -54,6 +54,7 @@ impl Plan {
                 devices: DeviceRule::defaults(),
             },
             init: Init::Command,
+            emulator: None,
         }
     }
 

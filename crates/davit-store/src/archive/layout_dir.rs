@@ -140,6 +140,7 @@ impl LayoutDirWriter {
                 // A bare tag names an image only together with its repository, but an artifact.
                 let tag = |it: &Descriptor| it.annotations.get(REF_NAME).cloned();
                 let same_artifact = descriptor.artifact_type.is_some()
+                    && tag(known).is_some()
                     && known.artifact_type == descriptor.artifact_type
                     && tag(known) == tag(&descriptor);
                 !same_name && !same && !same_artifact

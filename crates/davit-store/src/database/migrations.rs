@@ -16,6 +16,7 @@ const STEPS: &[&str] = &[
     include_str!("step_002.sql"),
     include_str!("step_003.sql"),
     include_str!("step_004.sql"),
+    include_str!("step_005.sql"),
 ];
 
 /// Brings the schema up to date; tells whether anything was to be done.
@@ -102,6 +103,7 @@ mod tests {
         include_str!("recorded/version_2.sql"),
         include_str!("recorded/version_3.sql"),
         include_str!("recorded/version_4.sql"),
+        include_str!("recorded/version_5.sql"),
     ];
 
     /// Steps that a later davit may add.

@@ -102,6 +102,24 @@ pub(super) fn reachable_blobs(c: &Connection, digest: &Digest) -> rusqlite::Resu
     .collect()
 }
 
+/// Manifests that are here and that a manifest keeps, without being part of it.
+pub(super) fn referrers_of(c: &Connection, subject: &Digest) -> rusqlite::Result<Vec<Target>> {
+    c.prepare_cached(
+        "SELECT b.digest, b.media_type, b.size, NULL FROM blob_refs r
+         JOIN blobs b ON b.digest = r.child
+         WHERE r.parent = ? AND b.media_type IN (?, ?) ORDER BY b.digest",
+    )?
+    .query_map(
+        params![
+            subject.to_string(),
+            MediaType::OCI_MANIFEST.as_str(),
+            MediaType::DOCKER_MANIFEST.as_str()
+        ],
+        target_of_row,
+    )?
+    .collect()
+}
+
 /// Layers that are here of all images below a manifest or index.
 pub(super) fn layers_below(c: &Connection, digest: &Digest) -> rusqlite::Result<Vec<DiffId>> {
     c.prepare_cached(

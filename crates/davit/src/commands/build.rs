@@ -1,11 +1,13 @@
 //! `davit build`
 
+pub(super) mod attest;
 mod cache;
-mod call;
+pub(super) mod call;
+mod console;
 pub(super) mod contexts;
 pub(super) mod display;
 mod excerpt;
-pub(super) mod ignored;
+mod ignored;
 pub(super) mod metadata;
 pub(super) mod output;
 mod outputs;
@@ -16,7 +18,7 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
@@ -24,8 +26,8 @@ use std::{
 use davit_engine::{
     Engine,
     build::{
-        BuildCommand, BuildEvent, BuildFailure, BuildRequest, CachePolicy, Network, PullPolicy,
-        Reach,
+        At, BuildCommand, BuildErrorKind, BuildEvent, BuildFailure, BuildRequest, CachePolicy,
+        Network, PullPolicy, Reach, Repeat,
     },
     image::{Platform, Reference},
 };
@@ -88,8 +90,13 @@ pub(crate) struct BuildArgs {
     #[arg(long, conflicts_with = "pull")]
     offline: bool,
     /// Network of RUN steps
-    #[arg(long, value_enum, default_value = "default")]
-    network: BuildNetwork,
+    #[arg(
+        long,
+        value_name = "default|none|host|container:NAME",
+        default_value = "default",
+        hide_default_value = true
+    )]
+    network: String,
     #[command(flatten)]
     outputs: OutputArgs,
     /// Let RUN steps know a host
@@ -104,7 +111,22 @@ pub(crate) struct BuildArgs {
     /// Say why a step is not taken from the cache
     #[arg(long)]
     explain: bool,
-    /// Steps that run at a time (default: one per core)
+    /// Build a second time, without the cache, and fail where the two images differ; as JSON with
+    /// --progress rawjson
+    #[arg(long)]
+    repro: bool,
+    /// Open a shell in the file system of a step that fails, with its environment and mounts; what it
+    /// changes is thrown away
+    #[arg(long, value_enum, value_name = "WHAT")]
+    on_error: Option<OnError>,
+    /// Run a command in what is built behind a line of the Dockerfile, or by a stage, instead of
+    /// making an image: a shell, or what follows --; what it changes is thrown away
+    #[arg(long, value_name = "STAGE|LINE", conflicts_with_all = RESULTS)]
+    at: Option<String>,
+    /// The command of --at, behind a --
+    #[arg(value_name = "COMMAND")]
+    command: Vec<String>,
+    /// Commands that run at a time, and files that are copied meanwhile (default: one per core)
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     jobs: usize,
     /// Ask about the Dockerfile instead of building: check, outline, targets or subrequests.describe,
@@ -125,10 +147,36 @@ pub(crate) struct BuildArgs {
     #[command(flatten)]
     sandbox: sandbox::SandboxArgs,
     #[command(flatten)]
+    attest: attest::AttestArgs,
+    #[command(flatten)]
     ignored: ignored::Ignored,
     /// The Dockerfile itself, where a bake definition has it.
     #[arg(skip)]
     pub(super) inline: Option<String>,
+}
+
+/// Options for an image, of which `--at` makes none.
+const RESULTS: [&str; 13] = [
+    "tags",
+    "labels",
+    "target",
+    "outputs",
+    "load",
+    "push",
+    "annotations",
+    "iidfile",
+    "metadata_file",
+    "cache_to",
+    "repro",
+    "call",
+    "check",
+];
+
+/// What follows the failure of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum OnError {
+    /// A shell in its file system
+    Shell,
 }
 
 /// When base images are looked for in a registry.
@@ -142,6 +190,11 @@ enum Pull {
 }
 
 impl BuildArgs {
+    /// Lets a name mean nothing, where what it means is not there yet.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.build_contexts.push(format!("{name}=docker-image://scratch"));
+    }
+
     const fn reach(&self) -> Reach {
         if self.offline { Reach::Offline } else { Reach::Network }
     }
@@ -157,13 +210,20 @@ impl Pull {
     }
 }
 
-/// Network of `RUN` steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum BuildNetwork {
-    #[value(alias = "bridge")]
-    Default,
-    None,
-    Host,
+/// Reads the network of `RUN` steps.
+fn network(text: &str) -> Result<Network, CliError> {
+    Ok(match text {
+        "" | "default" | "bridge" => Network::Default,
+        "none" => Network::None,
+        "host" => Network::Host,
+        other => match other.strip_prefix("container:") {
+            Some(name) if !name.is_empty() => Network::Container(name.to_owned()),
+            _ => {
+                let message = format!("network {other} not found");
+                return Err(CliError::usage(message).hint("davit network ls"));
+            }
+        },
+    })
 }
 
 /// Runs `davit build`.
@@ -171,6 +231,10 @@ enum BuildNetwork {
 /// # Errors
 /// Whatever keeps the image from being built, with the place in the Dockerfile.
 pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
+    if let (None, Some(word)) = (&args.at, args.command.first()) {
+        let error = CliError::usage(format!("unexpected argument '{word}' found"));
+        return Err(error.with_code(1).hint("davit build --help"));
+    }
     Engine::check_privilege()?;
     let asked = if args.check { Call { method: Method::Check, ..args.call } } else { args.call };
     if asked.method != Method::Build || args.fix {
@@ -190,13 +254,19 @@ pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
         BuildProgress::Rawjson => ProgressMode::Json,
         _ => ProgressMode::Plain,
     });
+    let record = OnceLock::new();
     let show = |event| match event {
+        BuildEvent::Begun(id) => record.set(id).unwrap_or_default(),
         BuildEvent::Missed(..) if !args.explain => {}
         event => display.show(event),
     };
     let outcome = engine.build(command, &show, &*pulls, &cancelled);
     display.end();
-    let report = outcome.map_err(|error| failed(error, signal.load(Ordering::Relaxed)))?;
+    let signal = signal.load(Ordering::Relaxed);
+    let report = outcome.map_err(|error| failed(error, signal, record.get()))?;
+    if let Some(code) = report.exit_code {
+        return Ok(u8::try_from(code).unwrap_or(255));
+    }
     args.outputs.report(&report)?;
     let id = outputs::id(&report);
     if quiet {
@@ -222,7 +292,11 @@ pub(super) fn add_proxies(request: &mut BuildRequest, context: &Context) -> Resu
     Ok(())
 }
 
-pub(super) fn failed(error: BuildFailure, signal: u8) -> CliError {
+/// What is told of a build that failed; `record` is its name in the history.
+pub(super) fn failed(error: BuildFailure, signal: u8, record: Option<&String>) -> CliError {
+    let has_log = error.build_error().is_some_and(|error| {
+        matches!(error.kind, BuildErrorKind::Command { .. } | BuildErrorKind::Step { .. })
+    });
     let cancelled = error.is_cancelled();
     let excerpt =
         error.build_error().and_then(|error| error.excerpt.as_deref()).map(excerpt::of_error);
@@ -230,6 +304,10 @@ pub(super) fn failed(error: BuildFailure, signal: u8) -> CliError {
     let mut failed = CliError::from(error);
     if let Some(excerpt) = excerpt {
         failed = failed.excerpt(format!("{excerpt}{tail}"));
+    }
+    if let Some(record) = record.filter(|_| has_log) {
+        failed =
+            failed.hint(format!("{} history logs {record} shows its whole log", plugin::words()));
     }
     if cancelled { failed.with_code(128 + signal) } else { failed }
 }
@@ -265,9 +343,26 @@ pub(super) fn cancel_on_interrupt() -> Result<(Arc<AtomicBool>, Arc<AtomicU8>), 
 pub(super) fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
     let (request, outputs, tags) = request(args)?;
     let (pull, reach, outputs) = (args.pull.policy(), args.reach(), outputs.open(&tags)?);
-    let cache_from = args.caches.cache_from.iter().map(|spec| spec.0.clone()).collect();
-    let cache_to = args.caches.cache_to.iter().map(|spec| spec.0.clone()).collect();
-    Ok(BuildCommand { request, pull, reach, outputs, cache_from, cache_to })
+    let at = args.at.clone().map(|place| At { place, command: args.command.clone() });
+    let (at, on_error) = console::choose(at, args.on_error.is_some())?;
+    if at.is_some() && !request.more_platforms.is_empty() {
+        return Err(CliError::usage("--at is for one platform"));
+    }
+    let cache_from = args.caches.imports();
+    let (cache_to, inline_cache) = args.caches.exports();
+    let attestations = args.attest.read(args.outputs.reports())?;
+    Ok(BuildCommand {
+        request,
+        pull,
+        reach,
+        outputs,
+        cache_from,
+        cache_to,
+        inline_cache,
+        on_error,
+        at,
+        attestations,
+    })
 }
 
 /// What is to be built or asked about, where it goes, and its names.
@@ -290,7 +385,7 @@ fn request(args: &BuildArgs) -> Result<(BuildRequest, Outputs, Vec<Reference>), 
         args.tags.iter().map(|name| parse_tag(name)).collect::<Result<_, _>>()?;
     let add_hosts = args.add_hosts.iter().map(|host| parse_host(host));
     let add_hosts = add_hosts.collect::<Result<_, _>>()?;
-    let sandbox = args.sandbox.read()?;
+    let (sandbox, network) = (args.sandbox.read()?, network(&args.network)?);
     let result = args.outputs.plan(&tags, args.sandbox.allowed())?;
     // What is typed is right; from here on it is a build, which may fail.
     args.outputs.remove_stale()?;
@@ -307,19 +402,21 @@ fn request(args: &BuildArgs) -> Result<(BuildRequest, Outputs, Vec<Reference>), 
         platform: platforms.next().unwrap_or_else(|| host.clone()),
         more_platforms: platforms.collect(),
         build_platform: host,
-        network: match args.network {
-            BuildNetwork::Default => Network::Default,
-            BuildNetwork::None => Network::None,
-            BuildNetwork::Host => Network::Host,
-        },
+        network,
         cache: if args.no_cache { CachePolicy::Ignore } else { CachePolicy::Use },
         no_cache_stages: args.caches.no_cache_filter.clone(),
         no_cache_from: args.caches.no_cache_from.clone(),
+        cache_mounts: args.caches.mount_policy(),
+        context_modes: args.caches.context_modes(),
         cache_ttl: args.caches.cache_ttl,
         source_date_epoch: result.epoch.or(source_date_epoch),
         rewrite_timestamp: result.rewrite_timestamp,
+        squash: result.squash,
+        repeat: if args.repro { Repeat::Compared } else { Repeat::Never },
         add_hosts,
         sandbox,
+        // By what is attested.
+        attest: davit_engine::build::Attest::default(),
         explain: args.explain,
         jobs: args.jobs,
     };

@@ -1,9 +1,10 @@
 //! `davit builder VERB`, which is `docker buildx VERB` too.
 
+mod history;
 mod imagetools;
 mod instance;
 
-use davit_engine::{BuildCache, BuildCachePrune, GcReport};
+use davit_engine::{BuildCachePrune, BuildCacheUsage, CacheBounds, GcReport};
 
 use super::{bake, build, container::values, system::df};
 use crate::{
@@ -58,6 +59,9 @@ pub(crate) enum BuilderCommand {
     Rm(instance::RmArgs),
     /// Accept the halt of a builder; none runs between builds
     Stop(instance::StopArgs),
+    /// Work with the builds that are remembered
+    #[command(subcommand)]
+    History(history::HistoryCommand),
     /// Look at images in registries, and make indexes of them there
     #[command(subcommand)]
     Imagetools(imagetools::ImagetoolsCommand),
@@ -70,8 +74,8 @@ pub(crate) enum BuilderCommand {
 pub(crate) struct DuArgs {
     #[arg(long, value_name = "KEY=VALUE", help = help(&DU_FILTERS))]
     filter: Vec<String>,
-    /// Each record is shown in any case
-    #[arg(long, hide = true)]
+    /// Show every fact of each record
+    #[arg(long)]
     verbose: bool,
     #[command(flatten)]
     format: ListFormat,
@@ -83,18 +87,24 @@ pub(crate) struct DuArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct PruneArgs {
     /// Remove all build cache, that of existing images and cache mounts, too
-    #[arg(short, long, conflicts_with = "keep_storage")]
+    #[arg(short, long)]
     all: bool,
-    #[arg(
-        long, value_name = "KEY=VALUE", conflicts_with = "keep_storage", help = help(&FILTERS)
-    )]
+    #[arg(long, value_name = "KEY=VALUE", help = help(&FILTERS))]
     filter: Vec<String>,
     /// Do not ask
     #[arg(short, long)]
     force: bool,
-    /// Leave this much of what only the cache keeps (`10GB`)
-    #[arg(long, value_name = "BYTES", alias = "reserved-space")]
-    keep_storage: Option<String>,
+    /// Leave this much in any case (`10GB`); what was not used for longest goes first
+    #[arg(long, value_name = "BYTES", alias = "keep-storage")]
+    reserved_space: Option<String>,
+    /// Leave no more than this
+    #[arg(long, value_name = "BYTES")]
+    max_used_space: Option<String>,
+    /// Leave no more than lets this much of the file system be free
+    #[arg(long, value_name = "BYTES")]
+    min_free_space: Option<String>,
+    #[arg(long, hide = true)]
+    timeout: Option<String>,
     /// Each record is named in any case
     #[arg(long, hide = true)]
     verbose: bool,
@@ -113,11 +123,12 @@ pub(crate) fn run(command: BuilderCommand, context: &Context) -> Result<u8, CliE
         BuilderCommand::Du(args) => du(&args, context),
         BuilderCommand::Prune(args) => prune(&args, context),
         BuilderCommand::Ls(args) => instance::ls(&args),
-        BuilderCommand::Inspect(args) => instance::inspect(&args),
+        BuilderCommand::Inspect(args) => instance::inspect(&args, context),
         BuilderCommand::Create(args) => instance::create(&args),
         // Whatever is chosen or halted, it is the one builder.
         BuilderCommand::Use(_) | BuilderCommand::Stop(_) => Ok(0),
         BuilderCommand::Rm(args) => instance::rm(&args),
+        BuilderCommand::History(command) => history::run(command, context),
         BuilderCommand::Imagetools(command) => imagetools::run(&command, context),
         BuilderCommand::Version(_) => instance::version(),
     }
@@ -132,32 +143,24 @@ fn du(args: &DuArgs, context: &Context) -> Result<u8, CliError> {
         (ids.is_empty() || ids.iter().any(named))
             && (kinds.is_empty() || kinds.contains(&record.kind))
     });
+    if args.verbose && args.format.template().is_none() {
+        return facts(&records);
+    }
     df::print_cache(&args.format, &records)?;
     Ok(0)
 }
 
 fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
-    let keep = args.keep_storage.as_deref().map(values::bytes).transpose()?;
-    let (what, warning) = if args.all {
-        (BuildCache::Drop, "WARNING! This will remove all build cache.")
+    let warning = if args.all {
+        "WARNING! This will remove all build cache."
     } else {
-        let what = BuildCache::Budget(keep.unwrap_or(0));
-        (what, "WARNING! This will remove all unused build cache.")
+        "WARNING! This will remove all unused build cache."
     };
-    let filtered = filtered(args)?;
+    let request = asked(args)?;
     if !args.force && !printer::confirm(warning)? {
         return Ok(0);
     }
-    let engine = context.engine()?;
-    let report = match &filtered {
-        Some(request) => engine.prune_build_cache(request)?,
-        None => {
-            let mut report = engine.prune_store(what)?;
-            let request = BuildCachePrune { all: args.all, ..BuildCachePrune::default() };
-            engine.prune_cache_mounts(&request, &mut report)?;
-            report
-        }
-    };
+    let report = context.engine()?.prune_build_cache(&request)?;
     print_deleted(&report)?;
     printer::line(&format!("Total reclaimed space: {}", units::exact_size(report.freed_bytes)))?;
     Ok(0)
@@ -176,16 +179,44 @@ pub(crate) fn print_deleted(report: &GcReport) -> Result<(), CliError> {
     printer::line("")
 }
 
-/// What `--filter` asks for, if it was given.
-fn filtered(args: &PruneArgs) -> Result<Option<BuildCachePrune>, CliError> {
-    if args.filter.is_empty() {
-        return Ok(None);
+/// Shows records as lists of their facts, as buildx does.
+fn facts(records: &[BuildCacheUsage]) -> Result<u8, CliError> {
+    for record in records {
+        let description = if record.description.is_empty() {
+            String::new()
+        } else {
+            format!("Description:\t{}\n", visible(&record.description))
+        };
+        printer::line(&format!(
+            "ID:\t\t{}\nCreated at:\t{}\nSize:\t\t{}\n{description}Usage count:\t{}\n\
+             Last used:\t{}\nType:\t\t{}\n",
+            visible(&record.key),
+            record.created,
+            units::exact_size(record.size),
+            record.uses,
+            record.last_used,
+            visible(&record.kind),
+        ))?;
     }
+    Ok(0)
+}
+
+/// What goes.
+fn asked(args: &PruneArgs) -> Result<BuildCachePrune, CliError> {
+    let bytes = |text: &Option<String>| match text {
+        None => Ok(0),
+        Some(text) => values::bytes(text),
+    };
+    let bounds = CacheBounds {
+        reserved_space: bytes(&args.reserved_space)?,
+        max_used_space: bytes(&args.max_used_space)?,
+        min_free_space: bytes(&args.min_free_space)?,
+    };
     let filters = Filters::parse(&args.filter, &FILTERS)?;
     let until = match filters.values("unused-for").last() {
         Some(text) => Some(point_in_time(text)?),
         None => filters.until()?,
     };
     let (ids, kinds) = (filters.values("id").to_vec(), filters.values("type").to_vec());
-    Ok(Some(BuildCachePrune { all: args.all, until, ids, kinds }))
+    Ok(BuildCachePrune { all: args.all, until, ids, kinds, bounds })
 }

@@ -39,6 +39,41 @@ const KEYS: &[(&str, &str, &str)] = &[
         "bytes that cache mounts (RUN --mount=type=cache) may take before those go that were not used for longest; they are measured after each build that ran a step",
     ),
     (
+        "gc.keep_git_repositories",
+        "2 GiB",
+        "bytes that the repositories of git sources may take before those go that were not used for longest; they are measured after each build that fetched from one",
+    ),
+    (
+        "build.source_bytes",
+        "half of what the disk has free",
+        "bytes that one source of a build may have that is fetched, by http or git",
+    ),
+    (
+        "cdi.spec_dirs",
+        "[\"/etc/cdi\", \"/var/run/cdi\"]",
+        "directories of the files that describe devices (CDI), for --device vendor.com/class=name and RUN --device; a later one counts before an earlier one",
+    ),
+    (
+        "gc.pinned_cache_mounts",
+        "[]",
+        "ids of cache mounts that neither a budget nor `builder prune --all` removes, but only `builder prune` with their id",
+    ),
+    (
+        "gc.keep_builds",
+        "100",
+        "builds that are remembered (davit builder history), the newest of them",
+    ),
+    (
+        "gc.keep_build_days",
+        "30",
+        "days that a build is remembered; looked at after each build that ran a step",
+    ),
+    (
+        "gc.keep_build_logs",
+        "256 MiB",
+        "bytes on disk that logs of builds may take before the oldest builds are forgotten; one log takes 64 MiB at most",
+    ),
+    (
         "registry.\"HOST\".insecure",
         "false",
         "whether plain HTTP and unverified TLS are accepted from that registry (the loopback needs no such leave, unless certs.d names an authority for it)",
@@ -81,7 +116,7 @@ mod tests {
         for (key, default, _) in KEYS {
             let value = match *default {
                 "false" => "true",
-                "[]" => "[\"https://mirror.example\"]",
+                list if list.starts_with('[') => "[\"https://mirror.example\"]",
                 "\"always\"" => "\"never\"",
                 "a capped tmpfs" => "\"/mnt/upper\"",
                 "chosen by a probe" => "\"dirs\"",

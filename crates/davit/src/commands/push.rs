@@ -1,7 +1,7 @@
 //! `davit push`
 
 use davit_engine::{
-    CompressionScope, LayerCompression, PushRequest, RemoteName,
+    BlobAccess, CompressionScope, LayerCompression, PushRequest, RemoteName,
     image::{Compression, Platform},
 };
 
@@ -35,8 +35,8 @@ pub(crate) struct PushArgs {
     /// How layers that were built here are compressed
     #[arg(long, value_enum, default_value_t)]
     compression: CompressionFormat,
-    /// Level of the compression: gzip 1 to 9, zstd 1 to 19
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=19))]
+    /// Level of the compression: gzip and estargz 0 to 9, zstd 0 to 22
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=22))]
     compression_level: Option<u32>,
     #[command(flatten)]
     content_trust: ContentTrust,
@@ -50,6 +50,8 @@ enum CompressionFormat {
     Gzip,
     /// Smaller and faster.
     Zstd,
+    /// gzip of which files can be read alone; the image has another id there.
+    Estargz,
     /// Plain tars.
     Uncompressed,
 }
@@ -60,12 +62,12 @@ enum CompressionFormat {
 /// No such image, or the registry does not take it.
 pub(crate) fn run(args: &PushArgs, context: &Context) -> Result<u8, CliError> {
     let format = match args.compression {
-        CompressionFormat::Gzip => Compression::Gzip,
+        CompressionFormat::Gzip | CompressionFormat::Estargz => Compression::Gzip,
         CompressionFormat::Zstd => Compression::Zstd,
         CompressionFormat::Uncompressed => Compression::None,
     };
     if format == Compression::Gzip && args.compression_level.is_some_and(|level| level > 9) {
-        return Err(CliError::usage("gzip has levels 1 to 9"));
+        return Err(CliError::usage("gzip and estargz have levels 0 to 9"));
     }
     let engine = context.engine()?;
     let reference = if args.all_tags {
@@ -77,6 +79,7 @@ pub(crate) fn run(args: &PushArgs, context: &Context) -> Result<u8, CliError> {
         return Err(CliError::user("cannot push a digest reference"));
     }
     let request = PushRequest {
+        referrers: davit_engine::Referrers::Needed,
         reference,
         source: None,
         all_tags: args.all_tags,
@@ -85,6 +88,10 @@ pub(crate) fn run(args: &PushArgs, context: &Context) -> Result<u8, CliError> {
             format,
             level: args.compression_level,
             scope: CompressionScope::New,
+            access: match args.compression {
+                CompressionFormat::Estargz => BlobAccess::Files,
+                _ => BlobAccess::Whole,
+            },
         },
         name: RemoteName::Tag,
     };

@@ -252,6 +252,7 @@ fn a_prune_removes_unused_networks() {
         certificates_by_host: None,
         certificate_file: None,
         certificate_dir: None,
+        programs: Vec::new(),
         proxies: Vec::new(),
         settings: Settings::default(),
     };

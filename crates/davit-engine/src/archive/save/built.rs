@@ -77,6 +77,7 @@ impl Engine {
             .chain(none)
             .map(|name| named_descriptor(&formed.descriptor, name))
             .collect();
+        plan.referrers = formed.referrers().map(|it| it.descriptor.clone()).collect();
         Ok(plan)
     }
 
@@ -102,6 +103,6 @@ impl Engine {
             let file = fs_err::File::open(path).map_err(FileError::Read)?;
             writer.add_blob(digest, &mut Cancellable { inner: file, cancelled })?;
         }
-        Ok(writer.finish(plan.index)?)
+        Ok(writer.finish(plan.entries())?)
     }
 }

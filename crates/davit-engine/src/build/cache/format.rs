@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use davit_build::{DefinitionKey, SharedRecord};
+use davit_build::{DefinitionKey, SharedMount, SharedRecord};
 use davit_image::{Descriptor, DiffId, Manifest, MediaType, Raw};
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,9 @@ const VERSION: u32 = 1;
 /// Records of one cache; the oldest give way.
 const MOST_RECORDS: usize = 1000;
 /// Records that are read at most.
-const MOST_READ: usize = 10_000;
+pub(super) const MOST_READ: usize = 10_000;
+/// Cache mounts of one cache; the oldest give way.
+const MOST_MOUNTS: usize = 100;
 /// Bytes of the components of a record; where they are more, they are left out.
 const MOST_COMPONENT_BYTES: usize = 4 << 10;
 
@@ -27,6 +29,8 @@ struct Config {
     /// What the manifest's layers hold, in their order.
     layers: Vec<DiffId>,
     records: Vec<SharedRecord>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    mounts: Vec<SharedMount>,
 }
 
 /// A cache: the results of steps, and the blobs of their layers.
@@ -34,6 +38,8 @@ struct Config {
 pub(super) struct Contents {
     pub(super) layers: BTreeMap<DiffId, Descriptor>,
     pub(super) records: BTreeMap<DefinitionKey, SharedRecord>,
+    /// Cache mounts by name.
+    pub(super) mounts: BTreeMap<String, SharedMount>,
 }
 
 /// A cache as it is written.
@@ -61,7 +67,18 @@ impl Contents {
         let layers: BTreeMap<_, _> = layers.filter(|(_, layer)| is_layer(layer)).collect();
         let known = read.records.into_iter().filter(|record| layers.contains_key(&record.layer));
         let records = known.map(|record| (record.key, record)).collect();
-        Ok(Self { layers, records })
+        let mounts = read.mounts.into_iter().take(MOST_MOUNTS).filter(|mount| {
+            layers.contains_key(&mount.layer) && mount.name.len() <= MOST_COMPONENT_BYTES
+        });
+        let mounts = mounts.map(|mount| (mount.name.clone(), mount)).collect();
+        Ok(Self { layers, records, mounts })
+    }
+
+    /// Adds what another one has; of two records with one key the younger stays.
+    pub(super) fn join(&mut self, other: Self) {
+        self.layers.extend(other.layers);
+        other.records.into_values().for_each(|record| self.add(record));
+        other.mounts.into_values().for_each(|mount| self.add_mount(mount));
     }
 
     /// Adds a record; of two with one key the younger stays.
@@ -77,6 +94,15 @@ impl Contents {
         }
     }
 
+    /// Adds a cache mount; of two with one name the younger stays.
+    pub(super) fn add_mount(&mut self, mount: SharedMount) {
+        match self.mounts.get(&mount.name) {
+            // What did not change stays as it is.
+            Some(known) if known.made >= mount.made || known.layer == mount.layer => {}
+            _ => drop(self.mounts.insert(mount.name.clone(), mount)),
+        }
+    }
+
     /// Drops the oldest records beyond the bound, those without a layer, and layers that none names.
     pub(super) fn trim(&mut self) {
         let layers = &self.layers;
@@ -87,7 +113,15 @@ impl Contents {
         for (_, key) in &by_age[..surplus] {
             self.records.remove(key);
         }
-        let named: BTreeSet<DiffId> = self.records.values().map(|record| record.layer).collect();
+        self.mounts.retain(|_, mount| layers.contains_key(&mount.layer));
+        while self.mounts.len() > MOST_MOUNTS {
+            let oldest = self.mounts.values().min_by_key(|mount| mount.made);
+            let oldest = oldest.map(|mount| mount.name.clone()).unwrap_or_default();
+            self.mounts.remove(&oldest);
+        }
+        let of_mounts = self.mounts.values().map(|mount| mount.layer);
+        let named = self.records.values().map(|record| record.layer).chain(of_mounts);
+        let named: BTreeSet<DiffId> = named.collect();
         self.layers.retain(|layer, _| named.contains(layer));
     }
 
@@ -97,6 +131,7 @@ impl Contents {
             version: VERSION,
             layers: self.layers.keys().copied().collect(),
             records: self.records.values().cloned().collect(),
+            mounts: self.mounts.values().cloned().collect(),
         };
         let config = serde_json::to_vec(&config).expect("records are JSON");
         let descriptor = Descriptor::of(MediaType::new(CONFIG), &config);

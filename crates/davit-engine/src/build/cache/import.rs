@@ -5,14 +5,16 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
 };
 
-use davit_build::{BuildEvent, DefinitionKey, Shareable, SharedCache, SharedRecord, one_line};
+use davit_build::{
+    BuildEvent, DefinitionKey, Shareable, SharedCache, SharedMount, SharedRecord, one_line,
+};
 use davit_image::{Descriptor, DiffId};
 use davit_store::Lease;
 
-use super::{CacheError, CachePlace, format::Contents, place::Source};
+use super::{CacheError, CacheExport, CacheImport, MountSharing, format::Contents, place::Source};
 use crate::{
     Engine, Progress,
-    build::{BuildFailure, Reach},
+    build::{BuildFailure, Reach, results::Results},
     origin::Stop,
     pull::{Naming, Pull},
     registry::Registries,
@@ -27,10 +29,12 @@ pub(in crate::build) struct Caches<'e> {
     pub(super) events: &'e (dyn Fn(BuildEvent) + Sync),
     pub(super) registries: Registries,
     sources: Vec<(Source, Contents)>,
+    /// Cache mounts that the build used; `None` if nobody wants them.
+    pub(super) mounts: Option<Mutex<Vec<SharedMount>>>,
     /// Layers that a source turned out not to have.
     gone: Mutex<BTreeSet<(usize, DiffId)>>,
-    /// What the build gave; `None` if nobody wants it.
-    pub(super) results: Option<Mutex<Vec<Shareable>>>,
+    /// What the build gives; `None` if nobody wants it.
+    pub(super) results: Option<Results>,
 }
 
 /// Where a build runs, and whom it tells what.
@@ -54,7 +58,7 @@ impl<'e> Caches<'e> {
     /// Reads the records of all caches; one that cannot be had is told and left out.
     pub(in crate::build) fn open(
         surroundings: Surroundings<'e>,
-        places: &[CachePlace],
+        imports: &[CacheImport],
         (reach, collect): (Reach, Collect),
     ) -> Result<Self, BuildFailure> {
         let Surroundings { engine, lease, progress, cancelled, events } = surroundings;
@@ -62,24 +66,44 @@ impl<'e> Caches<'e> {
             .registries()
             .map_err(|source| CacheError::Setup { place: "at a registry".to_owned(), source })?;
         let mut sources = Vec::new();
-        for place in places {
-            let is_far = matches!(place, CachePlace::Registry(_)) && reach == Reach::Offline;
-            if is_far {
+        for CacheImport { place, mounts } in imports {
+            if place.is_far() && reach == Reach::Offline {
                 tell(events, format!("the build cache {place} is not asked: --offline"));
                 continue;
             }
             let source = Source::open(place, &registries, cancelled);
-            match source.and_then(|source| Ok((source.read()?, source))) {
-                Ok((contents, source)) => sources.push((source, contents)),
+            match source.and_then(|source| Ok((source.read_any()?, source))) {
+                Ok((mut contents, source)) => {
+                    if *mounts == MountSharing::Stay {
+                        contents.mounts.clear();
+                    }
+                    sources.push((source, contents));
+                }
                 Err(error) if error.is_absent() => {
                     tell(events, format!("there is no build cache {place}"));
                 }
                 Err(error) => tell(events, format!("{}; it is passed over", one_line(&error))),
             }
         }
-        let results = (collect == Collect::Results).then(Mutex::default);
-        let gone = Mutex::default();
-        Ok(Self { engine, lease, progress, cancelled, events, registries, sources, gone, results })
+        let results = (collect == Collect::Results).then(Results::default);
+        Ok(Self {
+            engine,
+            lease,
+            progress,
+            cancelled,
+            events,
+            registries,
+            sources,
+            mounts: None,
+            gone: Mutex::default(),
+            results,
+        })
+    }
+
+    /// Lets the build give its cache mounts if one of these wants them.
+    pub(in crate::build) fn taking_mounts(self, exports: &[CacheExport]) -> Self {
+        let wanted = exports.iter().any(|export| export.mounts == MountSharing::Go);
+        Self { mounts: wanted.then(Mutex::default), ..self }
     }
 
     fn is_gone(&self, source: usize, layer: DiffId) -> bool {
@@ -154,9 +178,25 @@ impl SharedCache for Caches<'_> {
         self.results.is_some()
     }
 
-    fn offer(&self, results: Vec<Shareable>) {
-        if let Some(known) = &self.results {
-            *known.lock().unwrap_or_else(PoisonError::into_inner) = results;
+    fn mount(&self, name: &str) -> Option<SharedMount> {
+        let found = self.sources.iter().filter_map(|(_, contents)| contents.mounts.get(name));
+        let found = found.filter(|mount| !self.blobs(mount.layer).is_empty());
+        found.max_by_key(|mount| mount.made).cloned()
+    }
+
+    fn wants_mounts(&self) -> bool {
+        self.mounts.is_some()
+    }
+
+    fn offer_mount(&self, mount: SharedMount) {
+        if let Some(mounts) = &self.mounts {
+            mounts.lock().unwrap_or_else(PoisonError::into_inner).push(mount);
+        }
+    }
+
+    fn offer(&self, result: Shareable) {
+        if let Some(results) = &self.results {
+            results.add(result);
         }
     }
 }

@@ -3,12 +3,14 @@
 use std::{fs::File, io::Cursor, path::Path, sync::Arc, sync::atomic::AtomicBool};
 
 use davit_distribution::{Access, Session, Target};
-use davit_image::{Descriptor, Document, MediaType};
+use davit_image::{Descriptor, Digest, Document, Index, Manifest, MediaType};
 use davit_store::archive::{ArchiveError, LayoutDir, LayoutDirWriter, REF_NAME};
 
 use super::{
     CacheError, CachePlace,
     format::{BUILDKIT, CONFIG, Contents, Written},
+    inline,
+    objects::{ObjectOrigin, Objects},
 };
 use crate::{
     origin::{Layout, Origin, OriginError, Registry, Stop},
@@ -16,10 +18,15 @@ use crate::{
     registry::Registries,
 };
 
+/// Images of one index that are looked at.
+const MOST_IMAGES: usize = 64;
+
 /// A place that is open for reading.
 pub(super) struct Source {
     pub(super) name: String,
     pub(super) origin: Box<dyn Origin>,
+    /// Which version it is, where only the next one of that may be written.
+    pub(super) version: Option<String>,
 }
 
 impl Source {
@@ -29,45 +36,105 @@ impl Source {
         cancelled: &Arc<AtomicBool>,
     ) -> Result<Self, CacheError> {
         let name = place.to_string();
+        let failed = |source| CacheError::Access { place: name.clone(), source };
+        if let Some(objects) = Objects::at(place, registries) {
+            let asked = (name.as_str(), &Stop::with(Some(cancelled)));
+            let (origin, version) =
+                ObjectOrigin::open(objects, registries, asked).map_err(failed)?;
+            return Ok(Self { name, origin: Box::new(origin), version });
+        }
         let origin: Box<dyn Origin> = match place {
+            CachePlace::S3(_) | CachePlace::Actions(_) => unreachable!("they are services"),
             CachePlace::Registry(reference) => {
                 let stop = Stop::with(Some(cancelled));
                 let handle = registries.handle();
                 Box::new(Registry::new(&registries.client, handle, reference).until(&stop))
             }
             CachePlace::Directory { path, name: tag } => {
-                let layout = open_layout(path, tag);
-                Box::new(
-                    layout.map_err(|source| CacheError::Access { place: name.clone(), source })?,
-                )
+                Box::new(open_layout(path, tag).map_err(failed)?)
             }
         };
-        Ok(Self { name, origin })
+        Ok(Self { name, origin, version: None })
     }
 
-    /// Reads the records, with the digest of what names them.
-    pub(super) fn read(&self) -> Result<Contents, CacheError> {
-        let failed = |source| CacheError::Access { place: self.name.clone(), source };
-        let top = self.origin.resolve().map_err(failed)?;
-        let (document, _) = self.origin.document(&top).map_err(failed)?;
-        let other = |what| CacheError::Other { place: self.name.clone(), what };
-        let is_buildkit = |it: &Descriptor| it.media_type == MediaType::new(BUILDKIT);
+    /// The digest of what is under its name.
+    pub(super) fn top(&self) -> Result<Digest, CacheError> {
+        self.origin.resolve().map(|top| top.digest).map_err(|source| self.failed(source))
+    }
+
+    /// Reads the records of a cache, with the digest of what names them.
+    pub(super) fn read(&self) -> Result<(Digest, Contents), CacheError> {
+        let (top, document) = self.document()?;
         let manifest = match &document {
-            Document::Index(index) if index.value().manifests.iter().any(is_buildkit) => {
-                return Err(other("a cache of BuildKit"));
-            }
-            Document::Index(_) => return Err(other("an index")),
+            Document::Index(_) => return Err(self.other("an index")),
             Document::Manifest(manifest) => manifest.value(),
         };
-        if is_buildkit(&manifest.config) {
-            return Err(other("a cache of BuildKit"));
-        }
         if manifest.config.media_type != MediaType::new(CONFIG) {
-            return Err(other(if manifest.is_image() { "an image" } else { "something else" }));
+            return Err(self.other(if manifest.is_image() {
+                "an image"
+            } else {
+                "something else"
+            }));
         }
-        let config = self.origin.bytes(&manifest.config).map_err(failed)?;
-        Contents::read(manifest, &config)
+        Ok((top.digest, self.contents(manifest, Contents::read)?))
+    }
+
+    /// Reads the records of a cache, or those that an image carries, or the images of an index.
+    pub(super) fn read_any(&self) -> Result<Contents, CacheError> {
+        match &self.document()?.1 {
+            Document::Manifest(manifest) if manifest.value().is_image() => {
+                let carried = self.contents(manifest.value(), inline::read)?;
+                carried.ok_or_else(|| self.other("an image without records of its steps"))
+            }
+            Document::Index(index) => self.read_images(index.value()),
+            Document::Manifest(_) => Ok(self.read()?.1),
+        }
+    }
+
+    fn read_images(&self, index: &Index) -> Result<Contents, CacheError> {
+        let mut all = None;
+        for entry in index.manifests.iter().take(MOST_IMAGES) {
+            let found = self.origin.document(entry).map_err(|source| self.failed(source))?.0;
+            // Signatures and the like stand beside the images.
+            let Document::Manifest(manifest) = found else { continue };
+            if !manifest.value().is_image() {
+                continue;
+            }
+            if let Some(contents) = self.contents(manifest.value(), inline::read)? {
+                all.get_or_insert_with(Contents::default).join(contents);
+            }
+        }
+        all.ok_or_else(|| self.other("images without records of their steps"))
+    }
+
+    /// What is under the name, unless it is BuildKit's.
+    fn document(&self) -> Result<(Descriptor, Document), CacheError> {
+        let top = self.origin.resolve().map_err(|source| self.failed(source))?;
+        let document = self.origin.document(&top).map_err(|source| self.failed(source))?.0;
+        let is_buildkit = |it: &Descriptor| it.media_type == MediaType::new(BUILDKIT);
+        let is_buildkit = match &document {
+            Document::Index(index) => index.value().manifests.iter().any(is_buildkit),
+            Document::Manifest(manifest) => is_buildkit(&manifest.value().config),
+        };
+        if is_buildkit { Err(self.other("a cache of BuildKit")) } else { Ok((top, document)) }
+    }
+
+    fn contents<T>(
+        &self,
+        manifest: &Manifest,
+        read: impl Fn(&Manifest, &[u8]) -> Result<T, String>,
+    ) -> Result<T, CacheError> {
+        let config = self.origin.bytes(&manifest.config).map_err(|source| self.failed(source))?;
+        read(manifest, &config)
             .map_err(|problem| CacheError::Malformed { place: self.name.clone(), problem })
+    }
+
+    fn failed(&self, source: OriginError) -> CacheError {
+        CacheError::Access { place: self.name.clone(), source }
+    }
+
+    fn other(&self, what: &'static str) -> CacheError {
+        CacheError::Other { place: self.name.clone(), what }
     }
 }
 
@@ -84,12 +151,28 @@ fn open_layout(path: &Path, name: &str) -> Result<Layout, OriginError> {
     Layout::open(path, Some(name))
 }
 
+/// What became of documents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Put {
+    /// They are in the place of the version that was named.
+    Done,
+    /// Another version is there.
+    Refused,
+    /// They are there, whatever was there before.
+    Overwritten,
+}
+
 /// A place that is written to.
 pub(super) enum Sink<'a> {
     Registry {
         session: Session,
         registries: &'a Registries,
         target: Target,
+        stop: Stop,
+    },
+    Objects {
+        objects: Objects,
+        registries: &'a Registries,
         stop: Stop,
     },
     /// With the lock of all that write into the directory.
@@ -107,7 +190,11 @@ impl<'a> Sink<'a> {
         registries: &'a Registries,
         cancelled: &Arc<AtomicBool>,
     ) -> Result<Self, OriginError> {
+        if let Some(objects) = Objects::at(place, registries) {
+            return Ok(Self::Objects { objects, registries, stop: Stop::with(Some(cancelled)) });
+        }
         match place {
+            CachePlace::S3(_) | CachePlace::Actions(_) => unreachable!("they are services"),
             CachePlace::Registry(reference) => Ok(Self::Registry {
                 session: registries.client.session(reference.repository(), Access::Push),
                 registries,
@@ -129,6 +216,7 @@ impl<'a> Sink<'a> {
             Self::Registry { session, .. } => {
                 Ok(self.wait(session.blob_size(&blob.digest))?.is_some())
             }
+            Self::Objects { objects, .. } => self.wait(objects.has(blob)),
             Self::Directory { path, .. } => {
                 Ok(LayoutDir::open(path)?.open_blob(&blob.digest)?.is_some())
             }
@@ -142,6 +230,7 @@ impl<'a> Sink<'a> {
                 let source = StoredBlob::at(file.to_owned(), blob.size);
                 self.wait(session.upload(&source, Some(blob))).map(drop)
             }
+            Self::Objects { objects, .. } => self.wait(objects.add(blob, file)),
             Self::Directory { layout, .. } => {
                 let mut content = fs_err::File::open(file).map_err(ArchiveError::Read)?;
                 Ok(layout.add_blob(&blob.digest, &mut content)?)
@@ -149,27 +238,53 @@ impl<'a> Sink<'a> {
         }
     }
 
-    /// Lets the place's name stand for the documents.
-    pub(super) fn put(&self, written: &Written) -> Result<(), OriginError> {
-        let manifest = &written.manifest;
-        let config = &manifest.value().config;
+    /// Whether nobody else writes while this is open.
+    pub(super) const fn is_exclusive(&self) -> bool {
+        matches!(self, Self::Directory { .. })
+    }
+
+    /// Adds what the manifest names beside the layers; the folder is for files on the way.
+    pub(super) fn prepare(&self, written: &Written, folder: &Path) -> Result<(), OriginError> {
+        let config = &written.manifest.value().config;
         match self {
-            Self::Registry { session, target, .. } => {
+            Self::Registry { session, .. } => {
                 if !self.has(config)? {
                     self.wait(session.upload_bytes(written.config.clone().into()))?;
                 }
-                let (media_type, bytes) = (MediaType::OCI_MANIFEST, manifest.bytes().to_vec());
-                self.wait(session.put_manifest(target, &media_type, bytes))
+                Ok(())
             }
+            Self::Objects { .. } if self.has(config)? => Ok(()),
+            Self::Objects { .. } => {
+                let file = folder.join("config");
+                fs_err::write(&file, &written.config).map_err(ArchiveError::Read)?;
+                self.add(config, &file)
+            }
+            Self::Directory { layout, .. } => {
+                Ok(layout.add_blob(&config.digest, &mut Cursor::new(&written.config))?)
+            }
+        }
+    }
+
+    /// Lets the place's name stand for the documents, where the place allows it in the stead of
+    /// that version alone.
+    pub(super) fn put(&self, written: &Written, before: Option<&str>) -> Result<Put, OriginError> {
+        let manifest = &written.manifest;
+        match self {
+            Self::Registry { session, target, .. } => {
+                let (media_type, bytes) = (MediaType::OCI_MANIFEST, manifest.bytes().to_vec());
+                self.wait(session.put_manifest(target, &media_type, bytes))?;
+                Ok(Put::Overwritten)
+            }
+            Self::Objects { objects, .. } => self.wait(objects.put_top(manifest.bytes(), before)),
             Self::Directory { layout, name, .. } => {
-                layout.add_blob(&config.digest, &mut Cursor::new(&written.config))?;
                 let digest = manifest.digest();
                 layout.add_blob(&digest, &mut Cursor::new(manifest.bytes()))?;
                 let media_type = MediaType::OCI_MANIFEST;
                 let mut top = Descriptor::new(media_type, digest, manifest.size_bytes());
                 top.artifact_type.clone_from(&manifest.value().artifact_type);
                 top.annotations.insert(REF_NAME.to_owned(), (*name).to_owned());
-                Ok(layout.finish(vec![top])?)
+                layout.finish(vec![top])?;
+                Ok(Put::Done)
             }
         }
     }
@@ -180,6 +295,9 @@ impl<'a> Sink<'a> {
     ) -> Result<T, OriginError> {
         match self {
             Self::Registry { registries, stop, .. } => Ok(registries.wait(stop.unless(answer))??),
+            Self::Objects { registries, stop, .. } => {
+                registries.wait(stop.unless(answer))?.map_err(OriginError::Web)
+            }
             Self::Directory { .. } => unreachable!("a directory is not waited for"),
         }
     }

@@ -9,6 +9,8 @@
 
 mod account;
 mod guard;
+mod kept;
+mod mirror;
 mod program;
 mod refs;
 mod ssh;
@@ -20,17 +22,26 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use davit_build::{FetchedSource, GitMtime, GitSource};
+use davit_build::{FetchedSource, GitMtime, GitSource, SourceIdentity};
 use davit_image::{DiffId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::guard::guard_helper;
+pub(crate) use self::{
+    guard::guard_helper,
+    mirror::{GIT_CHECKOUT, remote_of},
+};
 use self::{
+    mirror::Mirror,
     program::Program,
     refs::{Resolved, resolve},
     ssh::Ssh,
 };
-use super::{Fetcher, Reach, SourceError, digest_of, layer::GitDirectory};
+use super::{
+    Fetcher, Reach, SourceError,
+    ceiling::{CeilingReason, Growth},
+    digest_of,
+    layer::GitDirectory,
+};
 use crate::{Event, Hint};
 
 /// Secrets that a repository's host is shown: a header as it is, and a token; each also with
@@ -73,6 +84,14 @@ pub(in crate::build) enum GitError {
     /// Nothing gives access by ssh.
     #[error("a repository over ssh needs an agent")]
     Ssh,
+    /// It is larger than what there is room for.
+    #[error("it takes more than {bytes} bytes, the most that a source may take here")]
+    TooLarge {
+        /// The limit.
+        bytes: u64,
+        /// What sets it.
+        reason: CeilingReason,
+    },
     /// Nobody wants it any more.
     #[error("git was stopped")]
     Stopped,
@@ -85,6 +104,7 @@ impl Hint for GitError {
             Self::Ssh => {
                 "`--ssh default` gives the agent of this session, `--ssh default=KEY` a key"
             }
+            Self::TooLarge { reason, .. } => reason.hint(),
             Self::NoReference(_) => "a commit is named in full, by 40 or 64 digits",
             Self::Failed(text) if text.contains("could not read Username") => {
                 "if the repository is private: `--secret id=GIT_AUTH_TOKEN,env=TOKEN` is sent to it"
@@ -101,6 +121,12 @@ struct GitRecord {
     layer: DiffId,
     /// When the commit was made, in seconds.
     time: i64,
+}
+
+/// A checkout that is here.
+fn fetched(layer: DiffId, time: i64, resolved: &Resolved) -> FetchedSource {
+    let identity = SourceIdentity::Commit(resolved.commit.clone());
+    FetchedSource { layer, identity, time: Some(time) }
 }
 
 impl Fetcher<'_> {
@@ -126,25 +152,40 @@ impl Fetcher<'_> {
             cancelled: self.cancelled,
             executable: &self.engine.config().executable,
             guard: std::cell::OnceCell::new(),
+            growth: std::cell::OnceCell::new(),
         };
         let repository = Repository { program: &program, source, tree };
         let resolved = self.resolved(&repository)?;
         repository.check(&resolved)?;
         let key = format!("git/{}", source_key(source, &resolved));
         if let Some(GitRecord { layer, time }) = self.known(&key)? {
-            return Ok(FetchedSource { layer, time: Some(time) });
+            return Ok(fetched(layer, time, &resolved));
         }
         if self.reach == Reach::Offline {
             return Err(SourceError::Offline);
         }
         self.progress.report(Event::Phase { item, phase: "Downloading", total_bytes: None });
-        repository.fetch(&resolved)?;
-        repository.check_out(&resolved.commit)?;
         let git = repository.keeps_git();
+        // What `.git` holds must not depend on what was fetched before.
+        let mirror = match git {
+            GitDirectory::Keep => None,
+            GitDirectory::Drop => Some(self.mirror(&source.remote)?),
+        };
+        let old = mirror.as_ref().map(Mirror::directory);
+        program.limit(Growth::new(scratch.dir(), old, self.ceiling()));
+        repository.bring(&resolved, mirror.as_ref())?;
+        repository.check_out(&resolved.commit)?;
         if git == GitDirectory::Keep {
             repository.clean_git_directory()?;
         }
         let time = repository.commit_time(&resolved.commit)?;
+        if mirror.is_some() {
+            drop(mirror);
+            // The next fetch tries again.
+            if let Err(error) = self.engine.collect_git_repositories() {
+                tracing::warn!(%error, "repositories of git sources may be over their budget");
+            }
+        }
         let mtime = match source.mtime {
             GitMtime::Checkout => Timestamp::now().unix_seconds(),
             GitMtime::Commit => time,
@@ -152,7 +193,7 @@ impl Fetcher<'_> {
         let layer = self.tree_layer(&repository.directory()?, git, mtime)?;
         self.progress.report(Event::Done { item, status: "Download complete" });
         self.remember((key, "git"), &GitRecord { layer, time }, Some(layer), begun)?;
-        Ok(FetchedSource { layer, time: Some(time) })
+        Ok(fetched(layer, time, &resolved))
     }
 
     /// The commit that the reference names: named in full, by the server, or as it was last.
@@ -256,6 +297,62 @@ fn source_key(source: &GitSource, resolved: &Resolved) -> String {
     digest_of(&[&resolved.commit, directory, submodules, &mtime, &git]).to_string()
 }
 
+fn object_format(resolved: &Resolved) -> String {
+    let name = if resolved.commit.len() == 64 { "sha256" } else { "sha1" };
+    format!("--object-format={name}")
+}
+
+/// A repository that is fetched into, and how.
+struct Place {
+    /// What git is told first.
+    git: Vec<String>,
+    remote: String,
+    /// What brings the wanted reference.
+    named: Option<String>,
+    /// What brings the commit itself.
+    commit: String,
+}
+
+impl Place {
+    /// Brings the commit, without its history if the server can do that.
+    fn fetch(&self, program: &Program<'_>, resolved: &Resolved) -> Result<(), GitError> {
+        // A reference may have moved since, which the server is asked about no second time.
+        for refspec in self.named.iter().chain([&self.commit]) {
+            match self.fetch_one(program, refspec) {
+                Ok(()) if self.has(program, &resolved.commit) => return Ok(()),
+                Ok(()) | Err(GitError::Failed(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // Not every server gives what no reference names: all of them, with their history.
+        let all = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
+        let mut args = vec!["fetch", "--quiet", "--no-tags", "--prune"];
+        if program.run(self.args(["rev-parse", "--is-shallow-repository"]))?.trim() == "true" {
+            args.push("--unshallow");
+        }
+        args.extend(["--", &self.remote]);
+        program.run(self.args(args.into_iter().chain(all)))?;
+        if self.has(program, &resolved.commit) {
+            return Ok(());
+        }
+        Err(GitError::NoReference(format!("commit {}", resolved.commit)))
+    }
+
+    fn fetch_one(&self, program: &Program<'_>, refspec: &str) -> Result<(), GitError> {
+        let args = ["fetch", "--quiet", "--no-tags", "--depth=1", "--update-head-ok", "--"];
+        program.run(self.args(args.into_iter().chain([&*self.remote, refspec]))).map(drop)
+    }
+
+    fn has(&self, program: &Program<'_>, commit: &str) -> bool {
+        let object = format!("{commit}^{{commit}}");
+        program.run(self.args(["cat-file", "-e", &object])).is_ok()
+    }
+
+    fn args<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+        self.git.iter().cloned().chain(args.into_iter().map(str::to_owned)).collect()
+    }
+}
+
 /// One repository on its way into a work tree.
 struct Repository<'a> {
     program: &'a Program<'a>,
@@ -286,57 +383,71 @@ impl Repository<'_> {
         Err(GitError::Checksum { wanted: wanted.clone(), found: resolved.commit.clone() })
     }
 
-    /// Brings the commit into a new repository, without its history if the server can do that.
-    fn fetch(&self, resolved: &Resolved) -> Result<(), GitError> {
-        let mut init = vec!["init", "--quiet", "--template="];
-        if resolved.commit.len() == 64 {
-            init.push("--object-format=sha256");
-        }
-        self.program.run(init)?;
+    /// Brings the commit into a new repository: by what was fetched before, and what is missing, or
+    /// all by itself.
+    fn bring(&self, resolved: &Resolved, mirror: Option<&Mirror>) -> Result<(), SourceError> {
+        let format = object_format(resolved);
+        self.program.run(["init", "--quiet", "--template=", &format])?;
         let remote = account::without_account(&self.source.remote);
         self.program.run(["config", "remote.origin.url", &remote])?;
-        if let Some(name) = &resolved.reference {
-            // It may have moved since, which the server is asked about no second time.
-            let refspec = format!("+{name}:{name}");
-            let fetched = self.fetch_one(&refspec);
-            if fetched.is_ok() && self.has(&resolved.commit) {
-                return Ok(());
+        let Some(mirror) = mirror else {
+            let commit = &resolved.commit;
+            let name = resolved.reference.as_deref();
+            let named = name.map(|name| format!("+{name}:{name}"));
+            let place = Place { git: Vec::new(), remote, named, commit: commit.clone() };
+            return Ok(place.fetch(self.program, resolved)?);
+        };
+        let was_there = mirror.is_there();
+        match self.fill(mirror, resolved) {
+            // A git that was killed leaves locks behind.
+            Err(SourceError::Git(GitError::Failed(_) | GitError::NoReference(_))) if was_there => {
+                mirror.clear()?;
+                self.fill(mirror, resolved)?;
             }
-            if let Err(error @ (GitError::Stopped | GitError::Missing)) = fetched {
-                return Err(error);
-            }
+            result => result?,
         }
-        match self.fetch_one(&resolved.commit) {
-            Ok(()) if self.has(&resolved.commit) => return Ok(()),
-            Err(error @ (GitError::Stopped | GitError::Missing)) => return Err(error),
-            _ => {}
+        mirror.lend(&self.tree.join(".git"))
+    }
+
+    /// Brings the commit into a repository that stays.
+    fn fill(&self, mirror: &Mirror, resolved: &Resolved) -> Result<(), SourceError> {
+        let directory = mirror.directory().display().to_string();
+        if !mirror.is_there() {
+            mirror.clear()?;
+            let format = object_format(resolved);
+            let init = ["init", "--quiet", "--bare", "--template=", &format, "--", &directory];
+            self.program.run(init)?;
         }
-        // Not every server gives what no reference names: all of them, with their history.
-        let all = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
-        let args = ["fetch", "--quiet", "--no-tags", "origin"];
-        self.program.run(args.into_iter().chain(all))?;
-        if self.has(&resolved.commit) {
+        // The names of a remote can take each other's places, those of commits cannot.
+        let own = format!("refs/davit/{}", resolved.commit);
+        let name = resolved.reference.as_deref();
+        let place = Place {
+            git: vec![format!("--git-dir={directory}")],
+            remote: account::without_account(&self.source.remote),
+            named: name.map(|name| format!("+{name}:{own}")),
+            commit: format!("+{}:{own}", resolved.commit),
+        };
+        if place.has(self.program, &resolved.commit) {
             return Ok(());
         }
-        Err(GitError::NoReference(format!("commit {}", resolved.commit)))
-    }
-
-    fn fetch_one(&self, refspec: &str) -> Result<(), GitError> {
-        let args = ["fetch", "--quiet", "--no-tags", "--depth=1", "--update-head-ok", "origin"];
-        self.program.run(args.into_iter().chain([refspec])).map(drop)
-    }
-
-    fn has(&self, commit: &str) -> bool {
-        self.program.run(["cat-file", "-e", &format!("{commit}^{{commit}}")]).is_ok()
+        Ok(place.fetch(self.program, resolved)?)
     }
 
     fn check_out(&self, commit: &str) -> Result<(), GitError> {
         self.program.run(["checkout", "--quiet", "--force", "--detach", commit])?;
         if self.source.submodules && self.tree.join(".gitmodules").symlink_metadata().is_ok() {
-            let update = ["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"];
-            self.program.run(update)?;
+            self.check_out_submodules()?;
         }
         Ok(())
+    }
+
+    fn check_out_submodules(&self) -> Result<(), GitError> {
+        let update = ["submodule", "--quiet", "update", "--init", "--recursive"];
+        match self.program.run(update.into_iter().chain(["--depth=1"])) {
+            // Not every server leaves history out.
+            Err(GitError::Failed(_)) => self.program.run(update).map(drop),
+            result => result.map(drop),
+        }
     }
 
     fn commit_time(&self, commit: &str) -> Result<i64, GitError> {
@@ -357,17 +468,7 @@ impl Repository<'_> {
     fn clean_git_directory(&self) -> Result<(), SourceError> {
         let public = davit_build::public_address(&self.source.remote);
         self.program.run(["config", "remote.origin.url", &public])?;
-        let git = self.tree.join(".git");
-        for name in ["FETCH_HEAD", "ORIG_HEAD", "logs"] {
-            let path = git.join(name);
-            let removed = match path.symlink_metadata() {
-                Ok(facts) if facts.is_dir() => fs_err::remove_dir_all(path),
-                Ok(_) => fs_err::remove_file(path),
-                Err(_) => Ok(()),
-            };
-            removed.map_err(SourceError::Keep)?;
-        }
-        Ok(())
+        kept::clean(self.program, &self.tree.join(".git"))
     }
 
     /// The directory whose content is wanted; symlinks lead nowhere outside of the work tree.

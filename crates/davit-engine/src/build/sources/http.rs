@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use davit_build::{FetchedSource, HttpSource};
+use davit_build::{FetchedSource, HttpSource, SourceIdentity};
 use davit_distribution::{Download as Body, Wanted};
 use davit_image::{Algorithm, DiffId, Digest, Digester};
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,8 @@ struct HttpRecord {
 
 impl HttpRecord {
     const fn fetched(&self) -> FetchedSource {
-        FetchedSource { layer: self.layer, time: self.time }
+        let identity = SourceIdentity::Content(self.content);
+        FetchedSource { layer: self.layer, identity, time: self.time }
     }
 }
 
@@ -126,6 +127,11 @@ impl Fetcher<'_> {
         item: &str,
     ) -> Result<(u64, Digest), SourceError> {
         let total_bytes = body.length();
+        let ceiling = self.ceiling();
+        let too_large = SourceError::TooLarge { bytes: ceiling.bytes, reason: ceiling.reason };
+        if total_bytes.is_some_and(|total| total > ceiling.bytes) {
+            return Err(too_large);
+        }
         self.progress.report(Event::Phase { item, phase: "Downloading", total_bytes });
         let send = |pieces: Pieces| async move {
             while let Some(piece) = body.next_chunk().await? {
@@ -149,9 +155,12 @@ impl Fetcher<'_> {
                     return Err(failure.map_or(SourceError::Keep(error), SourceError::Http));
                 }
             };
+            bytes += length as u64;
+            if bytes > ceiling.bytes {
+                return Err(too_large);
+            }
             digester.update(&buffer[..length]);
             file.write_all(&buffer[..length]).map_err(SourceError::Keep)?;
-            bytes += length as u64;
             self.progress.report(Event::Position { item, bytes });
         }
         self.progress.report(Event::Done { item, status: "Download complete" });

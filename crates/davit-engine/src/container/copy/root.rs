@@ -48,7 +48,9 @@ impl Engine {
         let failed = |source: io::Error| ContainerError::io("start", "davit __root", source);
         let directory = self.store().layout().container(&container.id);
         self.store().make_dir(&directory)?;
-        let (stack, upper, options) = self.root_filesystem(container, directory)?;
+        let platform = self.image_platform(container)?;
+        let (stack, upper, options) =
+            self.root_filesystem(container, platform.as_ref(), directory)?;
         let order = RootOrder {
             stack,
             upper,

@@ -2,10 +2,13 @@
 
 use std::{
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-use davit_runtime::plan::{Device, DeviceKind, DeviceRule, Plan};
+use davit_runtime::{
+    cdi::{CdiError, Devices, inject},
+    plan::{Device, DeviceKind, DeviceRule, Plan},
+};
 
 use super::super::{ContainerError, spec::DeviceSpec};
 
@@ -44,6 +47,38 @@ pub(super) fn add_device(wish: &DeviceSpec, plan: &mut Plan) -> Result<(), Conta
         plan.devices.push(device);
     }
     Ok(())
+}
+
+/// Adds devices by their names; each must be known.
+pub(super) fn add_named(
+    wishes: &[&DeviceSpec],
+    directories: &[PathBuf],
+    plan: &mut Plan,
+) -> Result<(), ContainerError> {
+    let known = Devices::read(directories);
+    let mut all = Vec::new();
+    for wish in wishes {
+        let found = known.find(&wish.host).map_err(refused)?;
+        if found.is_empty() {
+            let name = &wish.host;
+            let mut text = format!("CDI device injection failed: unresolvable CDI devices {name}");
+            for problem in known.problems() {
+                text.push_str("; ");
+                text.push_str(problem);
+            }
+            return Err(ContainerError::Invalid(text));
+        }
+        all.extend(found);
+    }
+    inject(plan, &all).map_err(refused)
+}
+
+fn refused(error: CdiError) -> ContainerError {
+    let text = match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    ContainerError::Invalid(text)
 }
 
 /// Docker's sentence for a device that cannot be shown.

@@ -3,24 +3,28 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU8, Ordering},
-    },
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Condvar, Mutex, OnceLock, PoisonError, atomic::Ordering},
     thread,
 };
 
 use davit_bake::Plan;
 use davit_engine::{
-    Engine, Progress,
+    Progress,
     build::{BuildCommand, BuildEvent, BuildReport, StepId, StepInfo},
 };
 
 use super::build::{
     self,
+    call::Session,
     display::{self, BuildProgress, Display},
 };
-use crate::{cli::Context, error::CliError, printer, progress::ProgressMode};
+use crate::{
+    cli::Context,
+    error::{CliError, ErrorKind},
+    printer,
+    progress::ProgressMode,
+};
 
 /// Steps of one target have numbers from a range of their own.
 const RANGE: u32 = 1 << 16;
@@ -28,9 +32,8 @@ const RANGE: u32 = 1 << 16;
 /// What building a plan needs.
 pub(super) struct Run<'a> {
     pub(super) plan: &'a Plan,
-    pub(super) engine: &'a Engine,
+    pub(super) session: &'a Session,
     pub(super) context: &'a Context,
-    pub(super) interrupt: (Arc<AtomicBool>, Arc<AtomicU8>),
     pub(super) progress: BuildProgress,
 }
 
@@ -77,14 +80,16 @@ impl Run<'_> {
                     while let Some((name, command)) = self.next(&state, &changed) {
                         let number = numbers.iter().position(|it| *it == name).unwrap_or(0);
                         let show = |event| shown.show(number, &name, event);
-                        let built = self.one(&name, command, &show, &*pulls);
+                        let build = AssertUnwindSafe(|| self.one(&name, command, &show, &*pulls));
+                        // Others wait for this one: a panic must not let them wait for ever.
+                        let built = catch_unwind(build).unwrap_or_else(|_| Err(broken(&name)));
                         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
                         match built {
                             Ok(report) => {
                                 state.done.insert(name, report);
                             }
                             Err(error) => {
-                                self.interrupt.0.store(true, Ordering::Relaxed);
+                                self.session.cancelled.store(true, Ordering::Relaxed);
                                 state.failed.get_or_insert(error);
                             }
                         }
@@ -128,9 +133,15 @@ impl Run<'_> {
         show: &(dyn Fn(BuildEvent) + Sync),
         pulls: &dyn Progress,
     ) -> Result<BuildReport, CliError> {
-        let (cancelled, signal) = &self.interrupt;
-        let built = self.engine.build(command, show, pulls, cancelled);
-        built.map_err(|error| build::failed(error, signal.load(Ordering::Relaxed)).of_target(name))
+        let Session { engine, cancelled, signal } = self.session;
+        let record = OnceLock::new();
+        let noted = |event| match event {
+            BuildEvent::Begun(id) => record.set(id).unwrap_or_default(),
+            event => show(event),
+        };
+        let built = engine.build(command, &noted, pulls, cancelled);
+        let signal = signal.load(Ordering::Relaxed);
+        built.map_err(|error| build::failed(error, signal, record.get()).of_target(name))
     }
 
     fn tell(&self, reports: &BTreeMap<String, BuildReport>) {
@@ -154,7 +165,7 @@ impl Shown {
                 let own = steps.iter().map(|step| StepInfo {
                     id: moved(step.id),
                     name: named(name, &step.name),
-                    line: step.line,
+                    ..step.clone()
                 });
                 let mut all = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
                 all.insert(target, own.collect());
@@ -164,17 +175,25 @@ impl Shown {
             BuildEvent::Started(id) => BuildEvent::Started(moved(id)),
             BuildEvent::Cached(id) => BuildEvent::Cached(moved(id)),
             BuildEvent::SameResult(id) => BuildEvent::SameResult(moved(id)),
-            BuildEvent::Missed(..) => return,
+            BuildEvent::Missed(..) | BuildEvent::Read(_) => return,
             BuildEvent::Output(id, stream, bytes) => BuildEvent::Output(moved(id), stream, bytes),
             BuildEvent::Progress { step, done_bytes, total_bytes } => {
                 BuildEvent::Progress { step: moved(step), done_bytes, total_bytes }
             }
             BuildEvent::Finished(id, time) => BuildEvent::Finished(moved(id), time),
             BuildEvent::Failed(id) => BuildEvent::Failed(moved(id)),
-            event @ (BuildEvent::Checked(_) | BuildEvent::Warning(_)) => event,
+            event @ (BuildEvent::Begun(_)
+            | BuildEvent::ByHand(_)
+            | BuildEvent::Checked(_)
+            | BuildEvent::Compared(_)
+            | BuildEvent::Warning(_)) => event,
         };
         self.display.show(event);
     }
+}
+
+fn broken(target: &str) -> CliError {
+    CliError::new(ErrorKind::User, "the build of a target panicked").of_target(target)
 }
 
 /// A step's name with its target's.

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Parser as _;
 use davit_bake::{Plan, Target};
 use davit_engine::{
-    CompressionScope, LayerCompression,
+    BlobAccess, CompressionScope, LayerCompression,
     build::{
         BuildCommand, BuildOutput, ImageForm, ImageSource, LayoutImage, NamedContext, NamedSource,
         context_name,
@@ -13,17 +13,18 @@ use davit_engine::{
     image::Compression,
 };
 
-use super::{build, files::Scratch};
+use super::{build, files::Scratch, remote::Remote};
 use crate::{cli::Context, error::CliError};
 
-const LINK: &str = "target:";
+/// What names another target as a context.
+pub(super) const LINK: &str = "target:";
 
 // The arguments of `davit build`, as a line of their own.
 #[derive(Debug, clap::Parser)]
 #[command(name = "davit build")]
-struct Line {
+pub(super) struct Line {
     #[command(flatten)]
-    args: build::BuildArgs,
+    pub(super) args: build::BuildArgs,
 }
 
 /// A target of a plan that is to be built.
@@ -32,6 +33,7 @@ pub(super) struct Typed<'a> {
     pub(super) name: &'a str,
     pub(super) allowed: &'a [String],
     pub(super) scratch: &'a Scratch,
+    pub(super) remote: Option<&'a Remote>,
 }
 
 impl Typed<'_> {
@@ -41,16 +43,7 @@ impl Typed<'_> {
         target: &Target,
         context: &Context,
     ) -> Result<BuildCommand, CliError> {
-        if target.text("call").is_some_and(|call| call != "build") {
-            return Err(CliError::user("`call` is not supported"));
-        }
-        let mut line = Line::try_parse_from(self.words(target)).map_err(|error| {
-            let text = error.to_string();
-            let text = text.lines().next().unwrap_or_default();
-            CliError::user(text.strip_prefix("error: ").unwrap_or(text).to_owned())
-        })?;
-        line.args.inline = target.text("dockerfile-inline").map(str::to_owned);
-        let mut command = build::command(&line.args)?;
+        let mut command = build::command(&self.arguments(target)?)?;
         build::add_proxies(&mut command.request, context)?;
         for (name, value) in target.pairs("contexts") {
             let Some(other) = value.strip_prefix(LINK) else { continue };
@@ -66,6 +59,7 @@ impl Typed<'_> {
                     format: Compression::None,
                     level: None,
                     scope: CompressionScope::New,
+                    access: BlobAccess::Whole,
                 }),
                 ..ImageForm::default()
             };
@@ -73,6 +67,17 @@ impl Typed<'_> {
             command.outputs.push(BuildOutput::Layout(Vec::new(), form, path));
         }
         Ok(command)
+    }
+
+    /// The target as `davit build` would have it.
+    pub(super) fn arguments(&self, target: &Target) -> Result<build::BuildArgs, CliError> {
+        let mut line = Line::try_parse_from(self.words(target)).map_err(|error| {
+            let text = error.to_string();
+            let text = text.lines().next().unwrap_or_default();
+            CliError::user(text.strip_prefix("error: ").unwrap_or(text).to_owned())
+        })?;
+        line.args.inline = target.text("dockerfile-inline").map(str::to_owned);
+        Ok(line.args)
     }
 
     /// Whether another target is built of this one.
@@ -134,6 +139,7 @@ impl Typed<'_> {
                 words.push(format!("--{attribute}"));
             }
         }
+        words.extend(self.remote.map(|it| it.words(context(target))).unwrap_or_default());
         let granted = self.allowed.iter().filter(|word| !word.starts_with("fs") && *word != "ssh");
         words.extend(granted.map(|word| format!("--allow={word}")));
         if target.text("dockerfile-inline").is_none() {

@@ -1,18 +1,25 @@
 //! What of earlier builds counts, and who gets the results of this one.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+mod place;
+
+use std::{str::FromStr, time::Duration};
 
 use davit_engine::{
     CompressionScope, LayerCompression,
-    build::{CacheExport, CacheFailure, CachePlace, CacheScope, parse_duration},
+    build::{
+        CacheExport, CacheFailure, CacheImport, CachePolicy, CacheScope, ContextModes, InlineCache,
+        MountSharing, parse_duration,
+    },
     image::Compression,
 };
 
-use super::output::{fields, switch};
-use crate::reference;
+use self::place::{Keys, Place, environment_variable};
+use super::output::switch;
+use crate::printer;
 
-/// Name of a cache in a directory that has several.
-const DEFAULT_NAME: &str = "latest";
+/// Layers that are sent to a cache at a time.
+const PARALLEL: usize = 3;
+const MOST_PARALLEL: usize = 64;
 
 // Options of a build's cache.
 #[derive(Debug, clap::Args)]
@@ -24,78 +31,106 @@ pub(super) struct CacheArgs {
     /// of a stage on, or from a line of the Dockerfile
     #[arg(long, value_name = "STAGE|LINE,...", value_delimiter = ',')]
     pub(super) no_cache_from: Vec<String>,
+    /// Which modes files of contexts have, whatever the umask was: as-is, or git's (0755 for
+    /// directories and what is executable, 0644 for the rest)
+    #[arg(long, value_name = "as-is|git", default_value = "as-is", hide_default_value = true)]
+    pub(super) context_perms: ContextPerms,
+    /// Begin with empty cache mounts
+    #[arg(long)]
+    pub(super) no_cache_mounts: bool,
     /// Take no result that is older, as 90m or 24h
     #[arg(long, value_name = "DURATION", value_parser = age)]
     pub(super) cache_ttl: Option<Duration>,
-    /// Take results of a cache, too: type=registry,ref=NAME, type=local,src=DIRECTORY[,tag=NAME] or a
-    /// name at a registry; may be given several times
+    /// Take results of a cache, too: type=registry,ref=NAME, type=local,src=DIRECTORY[,tag=NAME],
+    /// type=gha[,scope=NAME], type=s3,bucket=NAME,region=NAME or the name of a cache or an image at a
+    /// registry; may be given several times. With mounts=true new cache mounts begin with what it has
     #[arg(long, value_name = "SPEC")]
     pub(super) cache_from: Vec<ImportSpec>,
-    /// Add the results to a cache: type=registry,ref=NAME or type=local,dest=DIRECTORY[,tag=NAME]; may
-    /// be given several times
+    /// Add the results to a cache: type=registry,ref=NAME, type=local,dest=DIRECTORY[,tag=NAME],
+    /// type=gha[,scope=NAME], type=s3,bucket=NAME,region=NAME, or type=inline, into the image; may be
+    /// given several times
     ///
     /// Further keys: mode=min|max (those of the image, or all), ignore-error,
-    /// compression=gzip|zstd|uncompressed, compression-level.
+    /// compression=gzip|zstd|uncompressed, compression-level, upload_parallelism, mounts=true (with the
+    /// cache mounts that the build used). Those of gha and s3
+    /// are BuildKit's; what they leave out the environment of GitHub Actions or AWS tells.
     #[arg(long, value_name = "SPEC")]
     pub(super) cache_to: Vec<ExportSpec>,
 }
 
+/// `--context-perms`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum ContextPerms {
+    AsIs,
+    Git,
+}
+
 /// One `--cache-from`, read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ImportSpec(pub(super) CachePlace);
+pub(super) struct ImportSpec(Place, MountSharing);
 
 /// One `--cache-to`, read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ExportSpec(pub(super) CacheExport);
+pub(super) enum ExportSpec {
+    /// Into the image itself.
+    Inline,
+    Cache(Box<CacheExport>),
+    /// Not even tried.
+    Nowhere(&'static str),
+}
+
+impl CacheArgs {
+    pub(super) const fn context_modes(&self) -> ContextModes {
+        match self.context_perms {
+            ContextPerms::AsIs => ContextModes::AsTheyAre,
+            ContextPerms::Git => ContextModes::Git,
+        }
+    }
+
+    pub(super) const fn mount_policy(&self) -> CachePolicy {
+        if self.no_cache_mounts { CachePolicy::Ignore } else { CachePolicy::Use }
+    }
+
+    /// The caches that results are taken from.
+    pub(super) fn imports(&self) -> Vec<CacheImport> {
+        let place = |spec: &ImportSpec| match &spec.0 {
+            Place::There(place) => Some(CacheImport { place: (**place).clone(), mounts: spec.1 }),
+            Place::Nowhere(reason) => {
+                printer::note(&format!("warning: {reason}"));
+                None
+            }
+        };
+        self.cache_from.iter().filter_map(place).collect()
+    }
+
+    /// The caches that get results, and whether the image does.
+    pub(super) fn exports(&self) -> (Vec<CacheExport>, InlineCache) {
+        let (mut exports, mut inline) = (Vec::new(), InlineCache::Nothing);
+        for spec in &self.cache_to {
+            match spec {
+                ExportSpec::Inline => inline = InlineCache::Records,
+                ExportSpec::Cache(export) => exports.push(CacheExport::clone(export)),
+                ExportSpec::Nowhere(reason) => printer::note(&format!("warning: {reason}")),
+            }
+        }
+        (exports, inline)
+    }
+}
 
 fn age(text: &str) -> Result<Duration, String> {
     let nanoseconds = parse_duration(text).and_then(|it| u64::try_from(it).ok());
     nanoseconds.map(Duration::from_nanos).ok_or_else(|| "for example 90m or 24h".to_owned())
 }
 
-/// Keys and their values.
-type Fields = Vec<(String, String)>;
-
-/// The fields of a cache with those of its place taken out; `directory` is the key of that.
-fn place(text: &str, directory: &str) -> Result<(CachePlace, Fields), String> {
-    let mut fields = if text.contains('=') {
-        fields(text)?
-    } else {
-        vec![("type".to_owned(), "registry".to_owned()), ("ref".to_owned(), text.to_owned())]
-    };
-    let mut take = |wanted: &str| {
-        let at = fields.iter().position(|(key, _)| key == wanted)?;
-        Some(fields.remove(at).1).filter(|value| !value.is_empty())
-    };
-    let place = match take("type").as_deref() {
-        Some("registry") => {
-            let name = take("ref").ok_or("type=registry needs ref=NAME")?;
-            let reference = reference::new_name(&name).map_err(|error| error.to_string())?;
-            CachePlace::Registry(reference)
-        }
-        Some("local") => {
-            let path = take(directory).ok_or(format!("type=local needs {directory}=DIRECTORY"))?;
-            let name = take("tag").unwrap_or_else(|| DEFAULT_NAME.to_owned());
-            CachePlace::Directory { path: PathBuf::from(path), name }
-        }
-        Some(other @ ("inline" | "gha" | "s3" | "azblob")) => {
-            return Err(format!(
-                "caches of type `{other}` are not supported: registry and local are"
-            ));
-        }
-        Some(other) => return Err(format!("type `{other}` is neither registry nor local")),
-        None => return Err("the type is missing".to_owned()),
-    };
-    Ok((place, fields))
-}
-
 impl FromStr for ImportSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (place, rest) = place(text, "src")?;
-        match rest.first() {
-            None => Ok(Self(place)),
+        let mut keys = Keys::parse(text)?;
+        let place = place::place(&mut keys, "src", &environment_variable)?;
+        let mounts = mounts(&mut keys)?;
+        match keys.rest().first() {
+            None => Ok(Self(place, mounts)),
             Some((key, _)) => Err(format!("`{key}` is not supported")),
         }
     }
@@ -105,57 +140,101 @@ impl FromStr for ExportSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (place, rest) = place(text, "dest")?;
-        let mut export = CacheExport {
-            place,
-            scope: CacheScope::Result,
-            compression: LayerCompression { scope: CompressionScope::New, ..Default::default() },
-            failure: CacheFailure::Fatal,
+        let mut keys = Keys::parse(text)?;
+        if keys.is("type", "inline") {
+            return inline(&mut keys);
+        }
+        let place = place::place(&mut keys, "dest", &environment_variable)?;
+        let parallel = match keys.take("upload_parallelism") {
+            None => PARALLEL,
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|count| (1..=MOST_PARALLEL).contains(count))
+                .ok_or_else(|| format!("`{text}` is not one of 1 to {MOST_PARALLEL}"))?,
         };
-        for (key, value) in &rest {
-            match (key.as_str(), value.as_str()) {
-                ("mode", "min") => export.scope = CacheScope::Result,
-                ("mode", "max") => export.scope = CacheScope::All,
-                ("mode", _) => return Err(format!("mode `{value}` is neither min nor max")),
-                ("ignore-error", _) => {
-                    export.failure = match switch(key, value)? {
-                        true => CacheFailure::Told,
-                        false => CacheFailure::Fatal,
-                    };
-                }
-                ("compression", _) => {
-                    export.compression.format = match value.as_str() {
-                        "gzip" => Compression::Gzip,
-                        "zstd" => Compression::Zstd,
-                        "uncompressed" => Compression::None,
-                        _ => return Err(format!("compression `{value}` is not supported")),
-                    };
-                }
-                ("compression-level", _) => {
-                    let wrong = || format!("`{value}` is no compression level");
-                    export.compression.level = Some(value.parse().map_err(|_| wrong())?);
-                }
-                // davit's format is such a manifest.
-                ("image-manifest" | "oci-mediatypes", _) if switch(key, value)? => {}
-                _ => return Err(format!("`{key}={value}` is not supported")),
+        let scope = match keys.take("mode").as_deref() {
+            None | Some("min") => CacheScope::Result,
+            Some("max") => CacheScope::All,
+            Some(other) => return Err(format!("mode `{other}` is neither min nor max")),
+        };
+        let failure = match keys.take_switch("ignore-error")? {
+            true => CacheFailure::Told,
+            false => CacheFailure::Fatal,
+        };
+        let compression = compression(&mut keys)?;
+        let mounts = mounts(&mut keys)?;
+        for (key, value) in keys.rest() {
+            // davit's format is such a manifest.
+            let is_so = matches!(key.as_str(), "image-manifest" | "oci-mediatypes");
+            if !is_so || !switch(key, value)? {
+                return Err(format!("`{key}={value}` is not supported"));
             }
         }
-        let most = if export.compression.format == Compression::Zstd { 22 } else { 9 };
-        if let Some(level) = export.compression.level.filter(|level| *level > most) {
-            return Err(format!("compression-level `{level}` is not one of 0 to {most}"));
-        }
-        Ok(Self(export))
+        Ok(match place {
+            Place::There(place) => {
+                let place = *place;
+                let export = CacheExport { place, scope, compression, failure, parallel, mounts };
+                Self::Cache(Box::new(export))
+            }
+            Place::Nowhere(reason) => Self::Nowhere(reason),
+        })
+    }
+}
+
+/// `type=inline` has no keys but one that says what it is in any case.
+fn inline(keys: &mut Keys) -> Result<ExportSpec, String> {
+    keys.take("type");
+    if keys.is("mode", "min") {
+        keys.take("mode");
+    }
+    match keys.rest().first() {
+        None => Ok(ExportSpec::Inline),
+        Some((key, value)) => Err(format!("`{key}={value}` is not supported")),
+    }
+}
+
+fn mounts(keys: &mut Keys) -> Result<MountSharing, String> {
+    Ok(if keys.take_switch("mounts")? { MountSharing::Go } else { MountSharing::Stay })
+}
+
+fn compression(keys: &mut Keys) -> Result<LayerCompression, String> {
+    let mut compression = LayerCompression { scope: CompressionScope::New, ..Default::default() };
+    compression.format = match keys.take("compression").as_deref() {
+        None => compression.format,
+        Some("gzip") => Compression::Gzip,
+        Some("zstd") => Compression::Zstd,
+        Some("uncompressed") => Compression::None,
+        Some(other) => return Err(format!("compression `{other}` is not supported")),
+    };
+    if let Some(text) = keys.take("compression-level") {
+        let level = text.parse().map_err(|_| format!("`{text}` is no compression level"))?;
+        compression.level = Some(level);
+    }
+    let most = if compression.format == Compression::Zstd { 22 } else { 9 };
+    match compression.level.filter(|level| *level > most) {
+        Some(level) => Err(format!("compression-level `{level}` is not one of 0 to {most}")),
+        None => Ok(compression),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use davit_engine::build::CachePlace;
+
     use super::*;
 
     #[test]
     fn reads_specs() {
         let registry = |name: &str| CachePlace::Registry(name.parse().unwrap());
-        let from = |text: &str| text.parse::<ImportSpec>().map(|spec| spec.0);
+        let from = |text: &str| {
+            text.parse::<ImportSpec>().map(|spec| match spec.0 {
+                Place::There(place) => *place,
+                Place::Nowhere(reason) => panic!("{reason}"),
+            })
+        };
         assert_eq!(from("host:5000/a"), Ok(registry("host:5000/a:latest")));
         assert_eq!(from("type=registry,ref=a:1"), Ok(registry("a:1")));
         let directory = |name: &str| {
@@ -165,7 +244,7 @@ mod tests {
         assert_eq!(from("type=local,src=d"), directory("latest"));
         assert_eq!(from("type=local,src=d,tag=x"), directory("x"));
         for bad in [
-            "type=gha",
+            "type=azblob",
             "type=inline",
             "type=x",
             "src=d",
@@ -178,7 +257,12 @@ mod tests {
         ] {
             assert!(from(bad).is_err(), "{bad}");
         }
-        let to = |text: &str| text.parse::<ExportSpec>().map(|spec| spec.0);
+        let to = |text: &str| match text.parse()? {
+            ExportSpec::Cache(export) => Ok(*export),
+            other => Err(format!("{other:?}")),
+        };
+        assert_eq!("type=inline,mode=min".parse(), Ok(ExportSpec::Inline));
+        assert!("type=inline,mode=max".parse::<ExportSpec>().is_err());
         let all = to("type=registry,ref=a,mode=max,ignore-error=true,compression=zstd,\
                       compression-level=3,image-manifest=true,oci-mediatypes=true")
         .unwrap();
@@ -186,8 +270,8 @@ mod tests {
         assert_eq!((all.compression.format, all.compression.level), (Compression::Zstd, Some(3)));
         assert_eq!(to("type=local,dest=d").unwrap().scope, CacheScope::Result);
         for bad in [
-            "type=inline",
-            "type=s3,bucket=b",
+            "type=azblob",
+            "type=local,dest=d,upload_parallelism=0",
             "type=local,dest=d,mode=all",
             "type=local,dest=d,image-manifest=false",
             "type=local,src=d",

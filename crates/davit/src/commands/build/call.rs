@@ -8,7 +8,10 @@ mod sarif;
 use std::{
     path::PathBuf,
     str::FromStr,
-    sync::atomic::{AtomicU8, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
@@ -26,16 +29,16 @@ const MOST_RANGES: usize = 1000;
 
 /// `--call`, read: a method and how its answer is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Call {
-    pub(super) method: Method,
-    pub(super) format: Format,
+pub(in crate::commands) struct Call {
+    pub(in crate::commands) method: Method,
+    pub(in crate::commands) format: Format,
     /// Whether the exit code tells of the answer.
-    pub(super) status: Status,
+    pub(in crate::commands) status: Status,
 }
 
 /// What is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Method {
+pub(in crate::commands) enum Method {
     #[default]
     Build,
     Check,
@@ -44,9 +47,22 @@ pub(super) enum Method {
     Describe,
 }
 
+impl Method {
+    /// The method as it is named.
+    pub(in crate::commands) const fn name(self) -> &'static str {
+        match self {
+            Self::Build => "build",
+            Self::Check => "check",
+            Self::Outline => "outline",
+            Self::Targets => "targets",
+            Self::Describe => "subrequests.describe",
+        }
+    }
+}
+
 /// How an answer is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Format {
+pub(in crate::commands) enum Format {
     #[default]
     Text,
     Json,
@@ -55,7 +71,7 @@ pub(super) enum Format {
 
 /// What the exit code says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Status {
+pub(in crate::commands) enum Status {
     /// 1 where there is something to say.
     #[default]
     Answer,
@@ -107,12 +123,33 @@ struct Asked<'a> {
     engine: &'a Engine,
     call: Call,
     signal: &'a AtomicU8,
+    /// What becomes of an answer that is JSON.
+    show: &'a Show<'a>,
+}
+
+/// Shows an answer that is JSON.
+pub(in crate::commands) type Show<'s> = dyn Fn(&Value) -> Result<(), CliError> + 's;
+
+/// What several questions share.
+pub(in crate::commands) struct Session {
+    pub(in crate::commands) engine: Engine,
+    pub(in crate::commands) cancelled: Arc<AtomicBool>,
+    pub(in crate::commands) signal: Arc<AtomicU8>,
+}
+
+impl Session {
+    /// Opens the engine, with Ctrl-C as the end of what is asked.
+    pub(in crate::commands) fn open(context: &Context) -> Result<Self, CliError> {
+        // Before any thread: all of them leave the signals to one.
+        let (cancelled, signal) = cancel_on_interrupt()?;
+        Ok(Self { engine: context.engine()?, cancelled, signal })
+    }
 }
 
 impl Asked<'_> {
     /// An error of the engine as the user sees it.
     fn failed(&self, error: impl Into<BuildFailure>) -> CliError {
-        super::failed(error.into(), self.signal.load(Ordering::Relaxed))
+        super::failed(error.into(), self.signal.load(Ordering::Relaxed), None)
     }
 }
 
@@ -124,12 +161,22 @@ pub(super) fn run(call: Call, args: &BuildArgs, context: &Context) -> Result<u8,
     if call.method == Method::Describe {
         return outline::describe(call.format);
     }
+    ask(call, args, context, (&Session::open(context)?, &print_json))
+}
+
+/// Answers a question of a session, with what becomes of JSON; returns the exit code.
+///
+/// # Errors
+/// Whatever keeps it from being answered.
+pub(in crate::commands) fn ask(
+    call: Call,
+    args: &BuildArgs,
+    context: &Context,
+    (session, show): (&Session, &Show<'_>),
+) -> Result<u8, CliError> {
     let file = if args.fix { Some(file_to_fix(call, args)?) } else { None };
     let (mut request, ..) = request(args)?;
     add_proxies(&mut request, context)?;
-    // Before any thread: all of them leave the signals to one.
-    let (cancelled, signal) = cancel_on_interrupt()?;
-    let engine = context.engine()?;
     let mode = if args.quiet { ProgressMode::Quiet } else { ProgressMode::Plain };
     let progress = context.progress(mode);
     let mut question = Question {
@@ -137,9 +184,9 @@ pub(super) fn run(call: Call, args: &BuildArgs, context: &Context) -> Result<u8,
         pull: args.pull.policy(),
         reach: args.reach(),
         progress: &*progress,
-        cancelled: &cancelled,
+        cancelled: &session.cancelled,
     };
-    let asked = Asked { engine: &engine, call, signal: &signal };
+    let asked = Asked { engine: &session.engine, call, signal: &session.signal, show };
     match call.method {
         Method::Outline => outline::outline(&asked, &mut question),
         Method::Targets => outline::targets(&asked, &mut question),

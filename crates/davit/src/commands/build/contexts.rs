@@ -57,12 +57,17 @@ impl Place {
 }
 
 /// The source at an address of a context; `None` for what is no address.
-fn remote(text: &str) -> Result<Option<RemoteSource>, CliError> {
+pub(in crate::commands) fn remote(text: &str) -> Result<Option<RemoteSource>, CliError> {
     match GitSource::parse_context(text) {
         Some(Ok(git)) => Ok(Some(RemoteSource::Git(git))),
         Some(Err(error)) => Err(wrong_git(text, &error)),
         None => Ok(HttpSource::parse(text).map(|http| RemoteSource::Http(http.named(CONTEXT)))),
     }
+}
+
+/// Whether an address is that of a git repository.
+pub(in crate::commands) fn is_git(text: &str) -> Result<bool, CliError> {
+    Ok(matches!(remote(text)?, Some(RemoteSource::Git(_))))
 }
 
 fn wrong_git(text: &str, error: &GitReferenceError) -> CliError {

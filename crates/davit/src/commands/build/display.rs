@@ -2,13 +2,20 @@
 
 mod json;
 mod plain;
+mod tail;
 mod tty;
 
 use std::sync::Arc;
 
-use davit_engine::build::{BuildEvent, Miss, StepId, StepInfo};
+use davit_engine::{
+    build::{BuildEvent, Miss, StepId, StepInfo},
+    image::Timestamp,
+};
 
 use crate::{format::visible, printer};
+
+/// What a second build that gave the same is told by.
+const SAME: &str = "Reproducible: a second build gave the same";
 
 /// `--progress`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -16,7 +23,7 @@ pub(crate) enum BuildProgress {
     /// As on a terminal if there is one, else plain
     #[default]
     Auto,
-    /// Steps that run, with their last lines
+    /// Steps that run, with the last lines of their output
     Tty,
     /// Every line of output
     Plain,
@@ -31,8 +38,12 @@ pub(crate) enum BuildProgress {
 
 /// Shows the events of one build on standard error.
 pub(in crate::commands) trait Display: Sync {
-    /// Shows one event.
-    fn show(&self, event: BuildEvent);
+    /// Shows one event of now.
+    fn show(&self, event: BuildEvent) {
+        self.show_at(Timestamp::now(), event);
+    }
+    /// Shows one event of another time.
+    fn show_at(&self, at: Timestamp, event: BuildEvent);
     /// Removes what is only for the time of the build, and shows what is for its end.
     fn end(&self) {}
 }
@@ -40,7 +51,7 @@ pub(in crate::commands) trait Display: Sync {
 struct Nothing;
 
 impl Display for Nothing {
-    fn show(&self, _event: BuildEvent) {}
+    fn show_at(&self, _at: Timestamp, _event: BuildEvent) {}
 }
 
 pub(in crate::commands) fn open(progress: BuildProgress) -> Box<dyn Display> {
@@ -56,6 +67,14 @@ pub(in crate::commands) fn open(progress: BuildProgress) -> Box<dyn Display> {
 /// A step's name; a Dockerfile may come from anywhere.
 fn name(steps: &Arc<[StepInfo]>, id: StepId) -> String {
     steps.iter().find(|step| step.id == id).map_or_else(String::new, |step| visible(&step.name))
+}
+
+/// Tells that a shell has the terminal from now on.
+fn by_hand(failed: Option<String>) {
+    if let Some(step) = failed {
+        let step = visible(&step);
+        printer::note(&format!("A shell in what {step} left; the build fails when it ends"));
+    }
 }
 
 /// Why a step has to run, in words; names and values may come from anywhere.

@@ -35,30 +35,20 @@ pub(super) struct Ignored {
     isolation: Vec<String>,
     #[arg(long, hide = true)]
     security_opt: Vec<String>,
+    /// A build that somebody wants judged must not go on unjudged
+    #[arg(long, hide = true, value_parser = no_policy)]
+    policy: Vec<bool>,
     /// davit's own stands before the verb
     #[arg(long, short = 'D', hide = true, overrides_with = "debug")]
     debug: bool,
-    /// Attestations: davit makes none
-    #[arg(long, hide = true, value_parser = disabled)]
-    attest: Vec<bool>,
-    #[arg(long, hide = true, value_parser = no_attestation)]
-    sbom: Vec<bool>,
-    #[arg(long, hide = true, value_parser = no_attestation)]
-    provenance: Vec<bool>,
 }
 
-/// Reads `type=KIND,disabled=true`.
-fn disabled(value: &str) -> Result<bool, String> {
-    let value = value.split(',').find_map(|field| field.strip_prefix("disabled="));
-    match value {
+/// Takes `disabled=true` alone.
+fn no_policy(value: &str) -> Result<bool, String> {
+    match value.split(',').find_map(|field| field.strip_prefix("disabled=")) {
         Some("true" | "1") => Ok(false),
-        _ => Err("attestations are not supported, only disabled=true is".to_owned()),
-    }
-}
-
-pub(in crate::commands) fn no_attestation(value: &str) -> Result<bool, String> {
-    match value {
-        "false" | "0" => Ok(false),
-        _ => Err("attestations are not supported, only `false` is".to_owned()),
+        _ => Err("source policies are not evaluated, so that a build with one is refused; only \
+                  disabled=true is supported"
+            .to_owned()),
     }
 }

@@ -7,6 +7,9 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{CliError, io_error};
 
+/// Where it comes from; the platform follows where there are several.
+const PROVENANCE: &str = "buildx.build.provenance";
+
 /// Writes the file, whole.
 pub(super) fn write(path: &Path, report: &BuildReport) -> Result<(), CliError> {
     let text = serde_json::to_string_pretty(&Value::Object(facts(report)));
@@ -17,9 +20,19 @@ pub(super) fn write(path: &Path, report: &BuildReport) -> Result<(), CliError> {
 /// The facts under the names that buildx gives them.
 pub(in crate::commands) fn facts(report: &BuildReport) -> Map<String, Value> {
     let mut facts = Map::new();
+    facts.insert("buildx.build.ref".to_owned(), json!(report.reference));
+    let provenance = report.provenance.iter().zip(&report.images);
+    for (predicate, image) in provenance {
+        let key = match &report.images[..] {
+            [_] => PROVENANCE.to_owned(),
+            _ => format!("{PROVENANCE}/{}", image.config.platform()),
+        };
+        facts.insert(key, predicate.clone());
+    }
     let Some(exported) = &report.exported else { return facts };
-    if let [only] = &report.images[..] {
-        facts.insert("containerimage.config.digest".to_owned(), json!(only.image.to_string()));
+    if report.images.len() == 1 {
+        let id = exported.image.to_string();
+        facts.insert("containerimage.config.digest".to_owned(), json!(id));
     }
     let digest = exported.descriptor.digest.to_string();
     facts.insert("containerimage.descriptor".to_owned(), json!(exported.descriptor));

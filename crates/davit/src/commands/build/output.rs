@@ -10,7 +10,9 @@ use std::{
 };
 
 use davit_engine::{
-    build::{Annotation, BuildOutput, BuildSink, ExportMode, ImageOutput, PlatformFolders},
+    build::{
+        Annotation, BuildOutput, BuildSink, ExportMode, FileForm, ImageOutput, PlatformFolders,
+    },
     image::Reference,
 };
 
@@ -23,7 +25,7 @@ pub(super) struct OutputSpec {
     kind: Kind,
     destination: Option<PathBuf>,
     image: ImageKeys,
-    folders: PlatformFolders,
+    files: FileForm,
     mode: ExportMode,
     epoch: Option<i64>,
     /// Whether an archive is one file, not a directory.
@@ -119,7 +121,7 @@ impl OutputSpec {
             kind,
             destination: None,
             image: ImageKeys::default(),
-            folders: PlatformFolders::default(),
+            files: FileForm::default(),
             mode: ExportMode::Copy,
             epoch: None,
             is_tar: true,
@@ -139,13 +141,17 @@ impl OutputSpec {
                 self.is_tar = switch(key, value)?;
             }
             "platform-split" if is_files => {
-                self.folders = match switch(key, value)? {
+                self.files.folders = match switch(key, value)? {
                     true => PlatformFolders::Always,
                     false => PlatformFolders::Never,
                 };
             }
-            // Nothing is attested.
-            "attestation-prefix" if is_files => {}
+            "attestation-prefix" if is_files && value.contains(['/', '\0']) => {
+                return Err(format!("`attestation-prefix={value}` begins no file's name"));
+            }
+            "attestation-prefix" if is_files => {
+                value.clone_into(&mut self.files.attestation_prefix)
+            }
             "mode" if self.kind == Kind::Local => {
                 self.mode = match value {
                     "copy" => ExportMode::Copy,
@@ -220,9 +226,9 @@ impl OutputSpec {
             Kind::Local => {
                 let path = self.destination.clone();
                 let path = path.ok_or_else(|| needs("local", "dest=DIRECTORY"))?;
-                BuildOutput::Directory(path, self.folders, self.mode)
+                BuildOutput::Directory(path, self.files.clone(), self.mode)
             }
-            Kind::Tar => BuildOutput::Tar(self.stream()?, self.folders),
+            Kind::Tar => BuildOutput::Tar(self.stream()?, self.files.clone()),
             Kind::Docker | Kind::Oci if !self.is_tar => {
                 let path = self.destination.clone();
                 let path = path.ok_or_else(|| needs("oci,tar=false", "dest=DIRECTORY"))?;
@@ -285,6 +291,10 @@ mod tests {
             "type=image,push=maybe",
             "type=image,dest=a",
             "type=image,compression=lzma",
+            "type=image,compression=estargz,compression-level=10",
+            "type=image,prefer-nondist-layers=false",
+            "type=image,dangling-name-prefix=x",
+            "type=image,compatibility-version=20",
             "type=image,compression-level=23",
             "type=image,compression-level=10",
             "type=image,push-by-digest=true",
@@ -299,6 +309,9 @@ mod tests {
             "type=oci,platform-split=true",
             "type=cacheonly,dest=a",
             "type=local,name=a",
+            "type=local,dest=a,attestation-prefix=../x",
+            "type=image,attestation-inline=maybe",
+            "type=image,attestation-inline=true,oci-mediatypes=false",
             "type=oci,\"dest=a\"b",
         ] {
             assert!(bad.parse::<OutputSpec>().is_err(), "{bad}");

@@ -6,11 +6,12 @@ use std::{
 };
 
 use davit_engine::{
-    build::{Annotation, BuildOutput, BuildReport, ImageForm, ImageOutput},
+    build::{Annotation, BuildOutput, BuildReport, ImageForm, ImageOutput, Squash},
     image::{Platform, Reference},
 };
 
 use super::{
+    attest::Report,
     metadata,
     output::{OutputSpec, annotation},
 };
@@ -30,9 +31,10 @@ pub(super) struct OutputArgs {
     /// directory; may be given several times
     ///
     /// Keys of every one: source-date-epoch; of files: dest; of images: name (--tag takes its place),
-    /// annotation[-LEVEL].KEY, compression=gzip|zstd|uncompressed, compression-level,
-    /// force-compression, oci-mediatypes, rewrite-timestamp; of image: push, push-by-digest, store; of
-    /// oci and docker: tar; of local and tar: platform-split; of local: mode=copy|delete.
+    /// annotation[-LEVEL].KEY, compression=gzip|zstd|estargz|uncompressed, compression-level,
+    /// force-compression, oci-mediatypes, rewrite-timestamp, attestation-inline, oci-artifact; of image:
+    /// push, push-by-digest, store; of oci and docker: tar; of local and tar: platform-split,
+    /// attestation-prefix; of local: mode=copy|delete.
     #[arg(short, long = "output", value_name = "SPEC")]
     outputs: Vec<OutputSpec>,
     /// Into the store (as without --output)
@@ -45,6 +47,11 @@ pub(super) struct OutputArgs {
     /// index-descriptor
     #[arg(long = "annotation", value_name = "[LEVEL:]KEY=VALUE", value_parser = annotation::parse)]
     annotations: Vec<Annotations>,
+    /// Merge layers of the image into one: those that the build adds (new, also for a bare
+    /// --squash), or all
+    #[arg(long, value_enum, num_args = 0..=1, require_equals = true, value_name = "WHICH",
+          default_value = "false", default_missing_value = "new", hide_default_value = true)]
+    squash: Merged,
     /// Write the image's id to a file
     #[arg(long, value_name = "FILE")]
     iidfile: Option<PathBuf>,
@@ -66,6 +73,18 @@ pub(super) struct Outputs {
     pub(super) epoch: Option<i64>,
     /// Whether the times in layers are rewritten.
     pub(super) rewrite_timestamp: bool,
+    /// Which layers become one.
+    pub(super) squash: Squash,
+}
+
+/// `--squash`; Docker's is true or false.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Merged {
+    #[value(alias = "true")]
+    New,
+    All,
+    #[value(name = "false", hide = true)]
+    Nothing,
 }
 
 impl OutputArgs {
@@ -96,6 +115,11 @@ impl OutputArgs {
             annotations: self.annotations.iter().flatten().cloned().collect(),
             epoch: only("source-date-epoch", epochs)?,
             rewrite_timestamp: only("rewrite-timestamp", rewrites)? == Some(1),
+            squash: match self.squash {
+                Merged::New => Squash::New,
+                Merged::All => Squash::All,
+                Merged::Nothing => Squash::Nothing,
+            },
             specs,
         };
         outputs.check_names(tags)?;
@@ -116,6 +140,11 @@ impl OutputArgs {
     /// Nobody is to take what an earlier build wrote for what one wrote that failed.
     pub(super) fn remove_stale(&self) -> Result<(), CliError> {
         self.iidfile.iter().chain(&self.metadata_file).try_for_each(|path| remove_stale(path))
+    }
+
+    /// Whether a file tells where the result comes from.
+    pub(super) const fn reports(&self) -> Report {
+        if self.metadata_file.is_some() { Report::File } else { Report::Nothing }
     }
 
     /// Writes the files that tell of a build.

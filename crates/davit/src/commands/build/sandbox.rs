@@ -9,13 +9,19 @@ use std::{
 };
 
 use davit_engine::build::{
-    Agent, Entitlement, Invalidation, KeyError, Keys, Limits, Origin, Rlimit, Sandbox, Secret,
+    Agent, Entitlement, Invalidation, KeyError, Keys, Limits, MountAccess, Origin, Rlimit, Sandbox,
+    Secret, StepVolume, VolumeSource,
 };
+use davit_engine::container::{MountSource, MountSpec};
 
 use crate::{
-    commands::container::{mounts::long::split_csv, values},
+    commands::container::{
+        mounts::{self, long::split_csv},
+        values,
+    },
     environment,
     error::{CliError, io_error},
+    plugin,
 };
 
 /// Largest secret in bytes, as BuildKit's.
@@ -32,9 +38,14 @@ pub(super) struct SandboxArgs {
     /// Let RUN steps use an SSH agent (that of SSH_AUTH_SOCK) or keys
     #[arg(long = "ssh", value_name = "ID[=SOCKET[,raw=true]|KEY,...]")]
     agents: Vec<String>,
-    /// Allow what a Dockerfile may not ask for otherwise: network.host, security.insecure
+    /// Allow what a Dockerfile may not ask for otherwise: network.host, security.insecure, device or
+    /// device=NAME
     #[arg(long = "allow", value_name = "ENTITLEMENT")]
     allowed: Vec<String>,
+    /// Mount a directory or volume into RUN steps: read-only, its content part of their cache keys, or
+    /// rw, then not
+    #[arg(short, long = "volume", value_name = "SOURCE:TARGET[:ro|rw]")]
+    volumes: Vec<String>,
     /// Size of /dev/shm of RUN steps
     #[arg(long, value_name = "BYTES")]
     shm_size: Option<String>,
@@ -71,6 +82,7 @@ impl SandboxArgs {
             ulimits: self.ulimits.iter().map(ulimit).collect::<Result<_, CliError>>()?,
             cgroup_parent: self.cgroup_parent.as_deref().map(cgroup_parent).transpose()?.flatten(),
             limits: limits(&self.resources)?,
+            volumes: volumes(&self.volumes)?,
             secrets: self.secrets.iter().map(|text| secret(text)).collect::<Result<_, _>>()?,
             agents: agents(&self.agents)?,
             ..Sandbox::default()
@@ -82,15 +94,52 @@ impl SandboxArgs {
     }
 }
 
+fn volumes(texts: &[String]) -> Result<Vec<StepVolume>, CliError> {
+    if let Some(text) = texts.first().filter(|_| plugin::is_called()) {
+        // It knows no such option.
+        let refused = CliError::usage(format!("unknown flag: --volume {text}"));
+        return Err(refused.hint("davit build --volume takes it"));
+    }
+    let read = mounts::parse(texts, &[], &[])?;
+    read.into_iter().map(|mount| volume(mount, texts)).collect()
+}
+
+/// A volume of a build among those of a container.
+fn volume(mount: MountSpec, texts: &[String]) -> Result<StepVolume, CliError> {
+    let access = match mount.mode.as_str() {
+        "" | "ro" => MountAccess::ReadOnly,
+        "rw" => MountAccess::ReadWrite,
+        other => {
+            let message = format!("`{other}` is nothing that a volume of a build can be");
+            return Err(CliError::usage(message).hint("ro (the default) or rw"));
+        }
+    };
+    let source = match mount.source {
+        MountSource::Bind { path, .. } => VolumeSource::Directory(path.into()),
+        MountSource::Volume { name, .. } if !name.is_empty() => VolumeSource::Named(name),
+        _ => {
+            let shown = texts.join(" ");
+            let message = format!("a volume of a build has a source: {shown}");
+            return Err(CliError::usage(message).hint("--volume SOURCE:TARGET"));
+        }
+    };
+    Ok(StepVolume { source, target: mount.target, access })
+}
+
 /// `None` for what is known and asks for nothing here.
 fn entitlement(text: &str) -> Result<Option<Entitlement>, CliError> {
     match text {
         "network.host" => Ok(Some(Entitlement::NetworkHost)),
         "security.insecure" => Ok(Some(Entitlement::SecurityInsecure)),
-        "device" | "buildx.local.delete" => Ok(None),
-        _ if text.starts_with("device=") => Ok(None),
-        _ => Err(CliError::usage(format!("unknown entitlement {text}"))
-            .hint("--allow takes network.host and security.insecure")),
+        "device" => Ok(Some(Entitlement::AllDevices)),
+        "buildx.local.delete" => Ok(None),
+        _ => match text.strip_prefix("device=") {
+            Some(name) if !name.is_empty() && !name.contains(',') => {
+                Ok(Some(Entitlement::Device(name.to_owned())))
+            }
+            _ => Err(CliError::usage(format!("unknown entitlement {text}"))
+                .hint("--allow takes network.host, security.insecure, device and device=NAME")),
+        },
     }
 }
 
@@ -303,7 +352,11 @@ mod tests {
     #[test]
     fn reads_entitlements_and_parents() {
         assert_eq!(entitlement("network.host").unwrap(), Some(Entitlement::NetworkHost));
-        assert_eq!(entitlement("device=vendor.com/x").unwrap(), None);
+        let device = Entitlement::Device("vendor.com/x".to_owned());
+        assert_eq!(entitlement("device=vendor.com/x").unwrap(), Some(device));
+        assert_eq!(entitlement("device").unwrap(), Some(Entitlement::AllDevices));
+        assert_eq!(entitlement("buildx.local.delete").unwrap(), None);
+        assert!(entitlement("device=a/b,alias=c").is_err());
         assert!(entitlement("network").is_err());
         assert_eq!(cgroup_parent("/a//b/").unwrap().as_deref(), Some("a/b"));
         assert_eq!(cgroup_parent("/").unwrap(), None);

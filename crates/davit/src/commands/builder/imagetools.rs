@@ -48,7 +48,8 @@ pub(crate) struct InspectArgs {
     /// Print the manifest or index as it is
     #[arg(long, conflicts_with = "format")]
     raw: bool,
-    /// Format output using a Go template over .Name, .Manifest and .Image, or 'json'
+    /// Format output using a Go template over .Name, .Manifest, .Image, .Provenance and .SBOM, or
+    /// 'json'
     #[arg(long)]
     format: Option<String>,
     #[command(flatten)]

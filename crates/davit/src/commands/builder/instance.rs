@@ -8,9 +8,11 @@ use serde::Serialize;
 
 use super::Named;
 use crate::{
+    cli::Context,
+    environment,
     error::CliError,
     format::{self, List, ListFormat},
-    plugin, printer,
+    plugin, printer, units,
 };
 
 const NAME: &str = "default";
@@ -184,7 +186,7 @@ const LIST: List<'static> = List {
 };
 
 fn builder() -> Builder {
-    let platforms = runnable().iter().map(ToString::to_string).collect();
+    let platforms = runnable(&environment::programs()).iter().map(ToString::to_string).collect();
     let (name, endpoint) = (NAME, NAME);
     Builder {
         name,
@@ -237,7 +239,7 @@ pub(super) fn ls(args: &LsArgs) -> Result<u8, CliError> {
 ///
 /// # Errors
 /// A malformed template.
-pub(super) fn inspect(args: &InspectArgs) -> Result<u8, CliError> {
+pub(super) fn inspect(args: &InspectArgs, context: &Context) -> Result<u8, CliError> {
     let builder = builder();
     if let Some(format) = args.format.as_deref().filter(|format| !format.is_empty()) {
         printer::line(&format::render_fields(format, &builder)?)?;
@@ -255,7 +257,22 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<u8, CliError> {
         node.version,
         node.platforms.join(", ")
     ))?;
+    printer::data(&policy(context)?)?;
     Ok(0)
+}
+
+/// What is removed after a build, as buildx shows it.
+fn policy(context: &Context) -> Result<String, CliError> {
+    let engine = context.engine()?;
+    let budget = units::exact_size(engine.build_cache_budget()?);
+    let mut text = format!("GC Policy rule#0:\n All:            true\n Max Used Space: {budget}\n");
+    let gc = &engine.config().settings.gc;
+    if let Some(bytes) = gc.keep_cache_mounts {
+        let budget = units::exact_size(bytes);
+        text += "GC Policy rule#1:\n Filters:        type==exec.cachemount\n";
+        text += &format!(" Max Used Space: {budget}\n");
+    }
+    Ok(text)
 }
 
 /// Runs `davit builder create`: prints the name, as if there were one more builder.

@@ -203,11 +203,15 @@ pub(crate) fn ulimit(text: &str) -> Result<(String, u64, u64), CliError> {
     Ok((name.to_owned(), soft, hard))
 }
 
-/// `HOST[:CONTAINER[:rwm]]`.
+/// `HOST[:CONTAINER[:rwm]]`, or the name of a device.
 ///
 /// # Errors
 /// Relative paths, unknown permissions.
 pub(crate) fn device(text: &str) -> Result<DeviceSpec, CliError> {
+    if davit_engine::container::is_cdi_device(text) {
+        let (container, permissions) = (String::new(), String::new());
+        return Ok(DeviceSpec { host: text.to_owned(), container, permissions });
+    }
     let parts: Vec<&str> = text.split(':').collect();
     // Each letter once.
     let permissions = |text: &str| {

@@ -5,7 +5,10 @@ use std::{fs, process::Stdio};
 use davit_test::Outcome;
 use serde_json::Value;
 
-use super::bench::{Bench, list};
+use super::{
+    bench::{Bench, list},
+    git_server::GitServer,
+};
 
 const DEFINITION: &str = r#"
 variable "TAG" { default = "v1" }
@@ -139,7 +142,7 @@ fn what_a_definition_must_not_is_refused_by_name() {
         ("ssh = [\"default\"]", "--allow ssh"),
         ("cache-to = [\"type=local,dest=/nowhere-davit\"]", "--allow fs.write=/nowhere-davit"),
         ("cache-from = [\"type=local,src=/nowhere-davit\"]", "--allow fs.read=/nowhere-davit"),
-        ("call = \"check\"", "`call` is not supported"),
+        ("call = \"nope\"", "the call `nope`: there is no method `nope`"),
         ("policy = []", "x.hcl:3: there is no attribute `policy`"),
         ("tags = [\"-v\"]", "invalid argument"),
         ("tags = [nothing]", "there is no variable `nothing`"),
@@ -149,9 +152,139 @@ fn what_a_definition_must_not_is_refused_by_name() {
         check(body, &[], problem);
     }
     check("", &["nope"], "there is no target `nope`");
-    check("", &["https://host/x.git"], "remote definitions are not supported");
-    bench.write("compose.yaml", "services: {}\n");
+    let outcome = bake(&bench, &[], &[("BUILDX_BAKE_FILE_RELATIVE_PATHS", "1")]);
+    assert!(outcome.stderr.contains("_RELATIVE_PATHS is not supported"), "{}", outcome.stderr);
+    bench.write("compose.yaml", "services: {a: {build: {context: ., nope: 1}}}\n");
     let outcome = bake(&bench, &["-f", "compose.yaml"], &[]);
-    assert!(outcome.stderr.contains("Compose files are not supported"), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("compose.yaml:1: there is no key `nope`"),
+        "{}",
+        outcome.stderr
+    );
     assert!(!std::path::Path::new("/nowhere-davit").exists());
 }
+
+#[test]
+fn services_of_a_compose_file_are_built() {
+    let Some(bench) = Bench::new(&[
+        ("compose.yaml", COMPOSE),
+        ("docker-bake.hcl", "target \"app\" {\n  labels = { hcl = \"yes\" }\n}\n"),
+        (".env", "NAME=from-dotenv\n"),
+        ("vars", "FROM_FILE=of-file\n"),
+        ("base/Dockerfile", "FROM scratch\nCOPY own /\n"),
+        ("base/own", "own"),
+    ]) else {
+        return;
+    };
+    let outcome = bake(&bench, &[], &[("TAG", "v3")]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let image = json(&bench.davit.ok(["image", "inspect", "app:v3"]));
+    let labels = &image[0]["Config"]["Labels"];
+    assert_eq!((&labels["name"], &labels["file"]), (&"from-dotenv".into(), &"of-file".into()));
+    assert_eq!(labels["hcl"], "yes");
+    assert_eq!(image[0]["RootFS"]["Layers"].as_array().unwrap().len(), 1);
+    // Files of the environment take the place of the usual ones.
+    bench.write("other.hcl", "target \"default\" { context = \"base\" }\n");
+    let named = [("BUILDX_BAKE_FILE", "other.hcl , docker-bake.hcl"), SEPARATED];
+    let shown = json(&bake(&bench, &["--print"], &named).stdout);
+    assert_eq!(shown["target"]["default"]["context"], "base");
+}
+
+const SEPARATED: (&str, &str) = ("BUILDX_BAKE_PATH_SEPARATOR", ",");
+const COMPOSE: &str = r#"
+services:
+  base:
+    build: ./base
+    image: base:own
+  app:
+    image: app:${TAG:-dev}
+    env_file: vars
+    build:
+      dockerfile_inline: |
+        FROM base
+        ARG NAME
+        ARG FROM_FILE
+        LABEL name=$$NAME file=$$FROM_FILE
+      args: [NAME, FROM_FILE]
+      additional_contexts: {base: "service:base"}
+"#;
+
+#[test]
+fn targets_are_asked_instead_of_built() {
+    let Some(bench) = Bench::new(&[
+        ("docker-bake.hcl", QUESTIONS),
+        ("Dockerfile", "# the default\nFROM scratch AS last\nARG A=1\nCOPY x /\n"),
+        ("Bad", "from scratch\nCOPY x /\nmaintainer me\n"),
+        ("x", ""),
+    ]) else {
+        return;
+    };
+    let outcome = bake(&bench, &["--call=outline"], &[]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert!(outcome.stdout.starts_with("bad\nthe bad one\n\n"), "{}", outcome.stdout);
+    assert!(outcome.stdout.contains("\n\ngood\n\n"), "{}", outcome.stdout);
+    let outcome = bake(&bench, &["--check", "good"], &[]);
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (0, "good\n\nno warnings\n"));
+    let outcome = bake(&bench, &["--call=check,format=json"], &[]);
+    assert_eq!(outcome.code, 1, "{}", outcome.stderr);
+    let shown = json(&outcome.stdout);
+    let warnings = shown["target"]["bad"]["check"]["warnings"].as_array().unwrap();
+    assert!(!warnings.is_empty(), "{shown}");
+    let good = &shown["target"]["good"]["check"]["warnings"];
+    assert!(good.as_array().is_none_or(Vec::is_empty), "{shown}");
+    assert_eq!(shown["target"]["bad"]["build"]["dockerfile"], "Bad");
+    // A definition may ask by itself, beside targets that are built.
+    let set = ["--set", "bad.call=targets", "--set", "good.output=type=cacheonly"];
+    let outcome = bake(&bench, &set, &[]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert!(outcome.stdout.starts_with("bad\n") && outcome.stderr.contains("Built good"));
+}
+
+const QUESTIONS: &str = r#"
+group "default" { targets = ["good", "bad"] }
+target "good" {}
+target "bad" {
+  description = "the bad one"
+  dockerfile = "Bad"
+}
+"#;
+
+#[test]
+fn a_definition_may_lie_in_a_repository() {
+    let Some(bench) = Bench::new(&[("sub/docker-bake.hcl", "target \"s\" {}\n")]) else { return };
+    let Some(server) = GitServer::start(|_| true) else { return };
+    let repository = server.repository("r.git");
+    for (name, text) in [
+        ("docker-bake.hcl", REMOTE),
+        ("one/Dockerfile", "FROM scratch\nCOPY own /\n"),
+        ("one/own", "remote"),
+    ] {
+        let path = server.path("r.git").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    repository.git(&["add", "."]);
+    repository.git(&["commit", "-qm", "x"]);
+    let url = server.url("r.git#main");
+    let outcome = bake(&bench, &["--print", &url], &[]);
+    let shown = json(&outcome.stdout);
+    assert!(shown["target"]["default"]["context"].as_str().unwrap().ends_with("#main:one"));
+    assert_eq!(shown["target"]["default"]["args"]["HERE"], "cwd://");
+    // A file of this machine beside it; contexts go out from the repository all the same.
+    bench.write("more.hcl", "target \"default\" { output = [\"out\"] }\n");
+    let outcome = bake(&bench, &["-f", "docker-bake.hcl", "-f", "cwd://more.hcl", &url], &[]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert_eq!(list(&bench.context.join("out")), ["own 644 remote"]);
+    let outcome = bake(&bench, &["-f", "gone.hcl", &url], &[]);
+    assert!(outcome.code == 1 && outcome.stderr.contains("gone.hcl"), "{}", outcome.stderr);
+    bench.write("leave.hcl", "target \"default\" { context = \"../..\" }\n");
+    let outcome = bake(&bench, &["-f", "docker-bake.hcl", "-f", "cwd://leave.hcl", &url], &[]);
+    assert!(outcome.stderr.contains("is not in the repository"), "{}", outcome.stderr);
+}
+
+const REMOTE: &str = r#"
+target "default" {
+  context = "./one"
+  args = { HERE = BAKE_CMD_CONTEXT }
+}
+"#;

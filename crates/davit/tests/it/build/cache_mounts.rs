@@ -152,3 +152,67 @@ fn steps_share_a_cache_as_they_ask() {
     }
     assert_eq!(cache(&bench).iter().filter(|name| *name == "/p").count(), 2);
 }
+
+#[test]
+fn cache_mounts_go_to_other_machines_and_come_from_them() {
+    let Some(bench) = alpine("") else { return };
+    let folder = bench.davit.dir().join("shared");
+    let to = format!("type=local,dest={},mounts=true", folder.display());
+    let from = format!("type=local,src={}", folder.display());
+    let with = format!("{from},mounts=true");
+    let fill = "RUN --mount=type=cache,target=/c mkdir -p /c/d && echo 1 >/c/d/f && \
+                ln /c/d/f /c/g && chown 7:8 /c/g && ln -s d /c/s && chmod 2750 /c/d && echo >/out";
+    out(&bench, fill, &["--cache-to", &to]);
+    let show = "RUN --mount=type=cache,target=/c ls -lnA /c /c/d | awk '{print $1,$3,$4,$9}' >/out";
+    let one = out(&bench, show, &[]);
+    assert!(one.contains("-rw-r--r-- 7 8 g") && one.contains("drwxr-s--- 0 0 d"), "{one}");
+    let machine = || Bench { davit: crate::davit(), context: bench.context.clone() };
+    assert_eq!(out(&machine(), show, &["--cache-from", &with]), one);
+    let count = "RUN --mount=type=cache,target=/c ls -A /c | wc -l >/out";
+    // Only who asks for them gets them, and one that is here stays as it is.
+    let other = machine();
+    assert_eq!(out(&other, count, &["--cache-from", &from]), "0\n");
+    assert_eq!(out(&other, count, &["--cache-from", &with, "--no-cache"]), "0\n");
+    assert_eq!(out(&other, count, &["--no-cache", "--no-cache-mounts"]), "0\n");
+    assert_eq!(out(&bench, count, &["--no-cache"]), "3\n");
+    // Nothing changed: nothing is written.
+    let index = fs::read(folder.join("index.json")).unwrap();
+    out(&bench, show, &["--cache-to", &format!("{to},ignore-error=false")]);
+    out(&bench, show, &["--cache-to", &to]);
+    let before = fs::read_dir(folder.join("blobs/sha256")).unwrap().count();
+    out(&bench, fill, &["--cache-to", &to]);
+    assert_eq!(fs::read_dir(folder.join("blobs/sha256")).unwrap().count(), before);
+    assert!(!index.is_empty());
+    // What is damaged is told, and the mount begins empty.
+    let blobs = fs::read_dir(folder.join("blobs/sha256")).unwrap().flatten();
+    for blob in blobs.filter(|blob| fs::read(blob.path()).unwrap().starts_with(&[0x1f, 0x8b])) {
+        fs::write(blob.path(), "x").unwrap();
+    }
+    let third = machine();
+    let outcome = third.run(&["--cache-from", &with]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("is of no use"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_pinned_cache_mount_goes_by_its_name_alone() {
+    let Some(bench) = alpine("") else { return };
+    let fill = "RUN --mount=type=cache,target=/p --mount=type=cache,target=/c \
+                dd if=/dev/zero of=/p/f bs=1M count=2 2>/dev/null && echo 1 >/c/f && echo >/out";
+    configure(&bench.davit, "[gc]\nkeep_cache_mounts = 1000\npinned_cache_mounts = [\"/p\"]\n");
+    out(&bench, fill, &[]);
+    assert_eq!(cache(&bench), ["//p"], "the other one is over the budget");
+    bench.davit.ok(["builder", "prune", "--all", "--force"]);
+    assert_eq!(cache(&bench), ["//p"]);
+    let named = ["--filter", "type=exec.cachemount", "--filter", "id=//p"];
+    bench.davit.ok(["builder", "prune", "--force"].iter().chain(&named));
+    assert_eq!(cache(&bench), [""; 0]);
+    // --no-cache-mounts is asking.
+    let count = "RUN --mount=type=cache,target=/p echo x >>/p/n && wc -l </p/n >/out";
+    for (args, expected) in [(&[][..], "1\n"), (&["--no-cache"], "2\n")] {
+        assert_eq!(out(&bench, count, args), expected);
+    }
+    assert_eq!(out(&bench, count, &["--no-cache", "--no-cache-mounts"]), "1\n");
+    let policy = bench.davit.ok(["builder", "inspect"]);
+    assert!(policy.contains("GC Policy rule#1:\n Filters:        type==exec.cachemount\n"));
+}

@@ -253,4 +253,14 @@ fn a_directory_is_as_the_result_if_that_is_allowed() {
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     assert_eq!(list(&out), ["a/ 755", "a/x 644 1", "f 644 1"]);
     assert!(bench.context.join("f").exists(), "a link is removed, not what it leads to");
+    // What is in the way is named with what helps.
+    fs::remove_dir_all(&out).unwrap();
+    std::os::unix::fs::symlink("nowhere", &out).unwrap();
+    let told = bench.run(&["-o", &format!("type=local,dest={}", out.display())]).stderr;
+    assert!(told.contains("hint: a file or a symlink that leads to no directory"), "{told}");
+    fs::remove_file(&out).unwrap();
+    fs::create_dir(&out).unwrap();
+    std::os::unix::fs::symlink("../context", out.join("a")).unwrap();
+    let told = bench.run(&["-o", &format!("type=local,dest={}", out.display())]).stderr;
+    assert!(told.contains("hint: what stands there is a directory in one"), "{told}");
 }

@@ -75,7 +75,7 @@ fn a_mount_that_is_wrong_is_refused_at_its_place() {
         ("RUN --mount=type=tmpfs true", "the root directory", ""),
         ("RUN --mount=tpye=tmpfs,target=/x true", "mount key `tpye` is unknown", "`type`"),
         ("ARG t=tmfps\nRUN --mount=type=$t,target=/x true", "value `tmfps`", "`tmpfs`"),
-        ("RUN --mount=from=$X,target=/x true", "variables in `from=$X`", ""),
+        ("RUN --mount=from=$X,target=/x true", "--from is empty", "`X` is not set"),
         ("RUN --mount=from=last,target=/x true\nFROM scratch AS last\nFROM alpine", "", ""),
         ("RUN --mount=from=7,target=/x true", "no stage number 7", ""),
         ("RUN --mount=from=alpine,source=none,target=/x true", "`/none` does not exist", ""),

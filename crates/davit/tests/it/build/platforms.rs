@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use davit_test::{Access, Registry, need_image};
+use davit_test::{Access, Registry};
 use serde_json::Value;
 
 use super::bench::{Bench, list, tar_file};
@@ -137,21 +137,4 @@ fn a_tar_context_serves_all_platforms() {
     let expected =
         ["linux_amd64/ 755", "linux_amd64/f 644 1", "linux_arm64/ 755", "linux_arm64/f 644 2"];
     assert_eq!(list(&target), expected);
-}
-
-#[test]
-fn a_foreign_command_needs_an_emulator() {
-    let Some(archive) = need_image("alpine-minirootfs-3.20.3-aarch64.tar.gz") else { return };
-    let Some(bench) = Bench::new(&[]) else { return };
-    fs::copy(archive, bench.context.join("alpine.tar.gz")).unwrap();
-    bench.write("Dockerfile", "FROM scratch\nADD alpine.tar.gz /\nRUN uname -m > /machine\n");
-    let outcome = bench.run(&["--platform", "linux/arm64"]);
-    if outcome.code == 0 {
-        // Somebody has registered one.
-        return;
-    }
-    let message = "a command for linux/arm64 cannot run here";
-    assert!(outcome.stderr.contains(message), "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("binfmt_misc"), "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("Dockerfile:3"), "{}", outcome.stderr);
 }

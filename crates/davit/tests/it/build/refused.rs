@@ -67,8 +67,10 @@ fn options_ask_for_what_can_be() {
         (&["-o", "type=tar,dest="], "`dest` names nothing"),
         (&["--build-arg", "=x"], "invalid key-value pair \"=x\": empty key"),
         (&["--label", "=x"], "invalid key-value pair \"=x\": empty key"),
-        (&["--provenance", "mode=max"], "attestations are not supported"),
-        (&["--attest", "type=sbom"], "attestations are not supported"),
+        (&["--provenance", "mode=full"], "mode `full` is neither min nor max"),
+        (&["--attest", "type=vex"], "type `vex` is neither provenance nor sbom"),
+        (&["--sbom=1", "--attest", "type=sbom"], "duplicate attestation field sbom"),
+        (&["--policy", "filename=x.rego"], "source policies are not evaluated"),
         (&["--iidfile", &id, "--target", "none"], "none"),
     ] {
         let outcome = bench.run(args);
@@ -88,7 +90,7 @@ fn options_ask_for_what_can_be() {
     let ignored = "--rm=true --rm --force-rm --compress -m 1g --memory-swap 2g -c 5 --cpu-period 1 \
                    --cpu-quota 1 --cpuset-cpus 0 --cpuset-mems 0 --cgroup-parent x --builder b \
                    --isolation default --security-opt a --sbom=false \
-                   --provenance=false --attest type=sbom,disabled=true -D";
+                   --policy disabled=true --attest type=provenance,disabled=true -D";
     let words: Vec<&str> = ignored.split_whitespace().collect();
     bench.build(&words);
     bench.write("Dockerfile", "# syntax=my/frontend:1\nany text\n");
@@ -111,7 +113,8 @@ fn an_error_says_what_helps() {
         ("ARG A\nENV B=\"${A:?please set A}\"", "please set A", "--build-arg A=VALUE"),
         ("COPY readme.md /", "is not in the context", "did you mean `README.md`?"),
         ("COPY http://host/f /", "source can't be a URL for COPY", "Dockerfile:3"),
-        ("COPY --from=$FOO /a /b", "not expanded in --from", "`FROM $FOO AS source`"),
+        ("COPY --from=$FOO /a /b", "--from is empty", "`FOO` is not set"),
+        ("COPY --from=x$VERSION /a /b", "x1", ""),
         ("FROM img:${VERSON}", "`img:`", "did you mean `VERSION`?"),
         ("FROM --platform=a/b/c/$VERSON/e scratch", "platform", "did you mean `VERSION`?"),
         ("COPY x.tar /f\nWORKDIR /f", "WORKDIR: `/f` is there and is no directory", ""),

@@ -1,6 +1,16 @@
 //! Caches that machines share: at a registry, in a directory.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+};
 
 use davit_engine::image::Digest;
 use davit_test::{Access, Registry};
@@ -25,10 +35,10 @@ fn digest(bench: &Bench, args: &[&str]) -> (String, String) {
     (read["containerimage.digest"].as_str().unwrap().to_owned(), outcome.stderr)
 }
 
-fn blobs(registry: &Registry) -> Vec<String> {
+pub(super) fn blobs(registry: &Registry) -> Vec<String> {
     let folder = registry.storage().join("docker/registry/v2/blobs/sha256");
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap().flatten() {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let inner = fs::read_dir(entry.path()).unwrap().flatten();
         found.extend(inner.map(|it| it.file_name().into_string().unwrap()));
     }
@@ -205,18 +215,146 @@ fn what_is_no_cache_of_davits_is_left_alone() {
     bench.build(&["-o", &spec, "-o", "type=image"]);
     let from = format!("type=local,src={},tag=latest", folder.display());
     let (_, told) = digest(&bench, &["--cache-from", &from]);
-    assert!(told.contains("holds an image, not a build cache of davit"), "{told}");
+    assert!(told.contains("holds an image without records of its steps, not a"), "{told}");
     let to = format!("type=local,dest={}", folder.display());
     let refused = bench.run(&["--cache-to", &to]);
     assert!(refused.code == 1 && refused.stderr.contains("holds an image"), "{}", refused.stderr);
     let index = fs::read_to_string(folder.join("index.json")).unwrap();
     let index: Value = serde_json::from_str(&index).unwrap();
     assert_eq!(index["manifests"].as_array().unwrap().len(), 1, "nothing was added");
-    for (spec, message) in [
-        ("type=gha", "caches of type `gha` are not supported"),
-        ("type=inline", "caches of type `inline` are not supported"),
-    ] {
-        let refused = bench.run(&["--cache-to", spec]);
-        assert!(refused.stderr.contains(message), "{}", refused.stderr);
+    let refused = bench.run(&["--cache-to", "type=azblob"]);
+    assert!(refused.stderr.contains("those that speak S3's protocol are"), "{}", refused.stderr);
+}
+
+/// Stands before a registry and lets the first two manifests arrive there together, and their
+/// writers hear of it together.
+fn meeting_point(registry: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (puts, meeting) = (Arc::new(AtomicUsize::new(0)), Arc::new(Barrier::new(2)));
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let server = TcpStream::connect(&registry).unwrap();
+            let (puts, meeting) = (Arc::clone(&puts), Arc::clone(&meeting));
+            let held = Arc::new(AtomicBool::new(false));
+            let (back, front) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            let answers = Arc::clone(&held);
+            let meet = Arc::clone(&meeting);
+            thread::spawn(move || {
+                forward(back, front, |_| {
+                    if answers.swap(false, Ordering::SeqCst) {
+                        meet.wait();
+                    }
+                });
+            });
+            thread::spawn(move || {
+                forward(client, server, |bytes| {
+                    let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
+                    let line = String::from_utf8_lossy(line);
+                    let is_manifest = line.starts_with("PUT ") && line.contains("/manifests/");
+                    if is_manifest && puts.fetch_add(1, Ordering::SeqCst) < 2 {
+                        meeting.wait();
+                        held.store(true, Ordering::SeqCst);
+                    }
+                });
+            });
+        }
+    });
+    address
+}
+
+fn forward(mut from: TcpStream, mut to: TcpStream, mut look: impl FnMut(&[u8])) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        look(&buffer[..count]);
+        if to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
     }
+    let _closed = to.shutdown(std::net::Shutdown::Both);
+}
+
+#[test]
+fn two_writers_at_a_registry_lose_nothing() {
+    let files = [("f", "1"), ("Dockerfile", "ARG N\nFROM scratch\nARG N\nCOPY f /$N\n")];
+    let (Some(one), Some(registry)) = (Bench::new(&files), Registry::start(Access::Open)) else {
+        return;
+    };
+    let name = format!("{}/cache:1", meeting_point(registry.host()));
+    let to = format!("type=registry,ref={name}");
+    let two = other(&one);
+    let number = |number: usize| format!("N={number}");
+    thread::scope(|scope| {
+        for (at, machine) in [&one, &two].into_iter().enumerate() {
+            let to = &to;
+            scope.spawn(move || digest(machine, &["--build-arg", &number(at), "--cache-to", to]));
+        }
+    });
+    let three = other(&one);
+    for at in 0..2 {
+        let (_, told) = digest(&three, &["--build-arg", &number(at), "--cache-from", &name]);
+        assert!(told.contains("(1 of 1 steps cached)"), "{told}");
+    }
+}
+
+#[test]
+fn layers_are_sent_while_a_build_runs() {
+    let wait = "RUN --mount=type=cache,target=/c i=0; while ! test -e /c/go; do \
+                i=$((i+1)); test $i -lt 2000 || exit 1; sleep 0.02; done\n";
+    let (Some(one), Some(registry)) =
+        (alpine(&format!("COPY f /\n{wait}")), Registry::start(Access::Open))
+    else {
+        return;
+    };
+    one.write("f", "1");
+    let to = format!("type=registry,ref={}/cache:1", registry.host());
+    thread::scope(|scope| {
+        let build = scope.spawn(|| digest(&one, &["--cache-to", &to]));
+        let mounts = one.davit.root().join("cache/mounts");
+        let has_layer = || !blobs(&registry).is_empty();
+        while !build.is_finished() {
+            let mount = fs::read_dir(&mounts).ok().and_then(|mut it| it.next()?.ok());
+            if let Some(mount) = mount.filter(|_| has_layer()) {
+                fs::write(mount.path().join("data/go"), "").unwrap();
+            }
+            thread::park_timeout(std::time::Duration::from_millis(5));
+        }
+        assert!(build.join().unwrap().1.contains("Built"));
+    });
+}
+
+#[test]
+fn an_image_carries_the_results_of_its_own_steps() {
+    let (Some(one), Some(registry)) =
+        (alpine(&format!("COPY f /\nRUN {IDENTITY} > /id\n")), Registry::start(Access::Open))
+    else {
+        return;
+    };
+    one.write("f", "1");
+    let name = format!("{}/image:1", registry.host());
+    let push = ["-t", &name, "--push", "--cache-to", "type=inline"];
+    let (first, _) = digest(&one, &push);
+    assert_eq!(digest(&one, &push).0, first, "equal builds give equal images");
+    let two = other(&one);
+    let from = format!("type=registry,ref={name}");
+    let (_, told) = digest(&two, &["--cache-from", &from, "--cache-to", "type=inline"]);
+    assert!(told.contains("(3 of 3 steps cached)"), "{told}");
+    // A layer that is lost costs its step.
+    let three = other(&one);
+    for blob in blobs(&registry) {
+        let path = registry.storage().join("docker/registry/v2/blobs/sha256");
+        let path = path.join(&blob[..2]).join(&blob).join("data");
+        let bytes = fs::read(&path).unwrap();
+        if bytes.len() < 1000 && bytes.starts_with(&[0x1f, 0x8b]) {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let (_, told) = digest(&three, &["--cache-from", &from]);
+    assert!(told.contains("is of no use") && told.contains("(1 of 3 steps cached)"), "{told}");
+    // An image upon it has its own, and one without is told.
+    let four = Bench::new(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]).unwrap();
+    let plain = format!("{}/image:2", registry.host());
+    digest(&four, &["-t", &plain, "--push"]);
+    let (_, told) = digest(&four, &["--cache-from", &plain, "--no-cache"]);
+    assert!(told.contains("an image without records of its steps"), "{told}");
 }

@@ -39,7 +39,8 @@ impl Image {
     }
 }
 
-fn files(path: &Path) -> BTreeMap<String, Vec<u8>> {
+/// The files of a tar, by their names.
+pub(crate) fn files(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut archive = tar::Archive::new(fs_err::File::open(path).unwrap());
     let mut files = BTreeMap::new();
     for entry in archive.entries().unwrap() {

@@ -42,25 +42,34 @@ pub(super) fn build(work: &Path, base: &Path, cases: &[&Case]) -> bool {
         store("buildah"),
         base.display()
     );
-    for case in cases {
-        let folder = case.made.display();
-        script.push_str(&format!(
-            "{buildah} bud --quiet --isolation chroot --pull-never --format docker \
+    // Two at a time: each of them mostly waits.
+    let (one, other) = cases.split_at(cases.len() / 2);
+    for (number, cases) in [one, other].into_iter().enumerate() {
+        let lines: String = cases.iter().map(|case| command(&buildah, case)).collect();
+        script.push_str(&format!("( {lines} ) & part{number}=$!\n"));
+    }
+    script.push_str("wait $part0; wait $part1; true\n");
+    // Without a network: a step shares the one that it is started in.
+    let mut command = Command::new("unshare");
+    fs_err::write(work.join("script"), script).unwrap();
+    command.args(["--mount", "--net", "--propagation", "private", "sh"]).arg(work.join("script"));
+    let output = command.env("HOME", work).env("TMPDIR", work).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    true
+}
+
+/// Builds a case and saves the result.
+fn command(buildah: &str, case: &Case) -> String {
+    let folder = case.made.display();
+    format!(
+        "cd {folder}; {buildah} bud --quiet --isolation chroot --pull-never --format docker \
              --tag case-{name}:made {options} --file {folder}/Dockerfile {folder}/context \
              >{folder}/buildah.log 2>&1 && {buildah} push --quiet case-{name}:made \
              docker-archive:{folder}/buildah.tar:case-{name}:made >>{folder}/buildah.log 2>&1\n\
              {buildah} rmi --force case-{name}:made >>{folder}/buildah.log 2>&1\n",
-            name = case.name,
-            options = case.options.join(" "),
-        ));
-    }
-    script.push_str("true\n");
-    // Without a network: a step shares the one that it is started in.
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--net", "--propagation", "private", "sh", "-c", &script]);
-    let output = command.env("HOME", work).env("TMPDIR", work).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    true
+        name = case.name,
+        options = case.options.join(" "),
+    )
 }
 
 /// Leaves of a summary what buildah and Docker say in the same words.

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid};
 const FIRST_TIME: i64 = 1_600_000_000;
 
 /// A static busybox of this machine; a skip where there is none.
-pub(super) fn busybox() -> Option<PathBuf> {
+pub(crate) fn busybox() -> Option<PathBuf> {
     davit_test::need_tool("busybox")
 }
 
@@ -31,17 +31,31 @@ pub(super) fn make(plan: &str, root: &Path) {
         let mode = u32::from_str_radix(words.next().unwrap(), 8).unwrap();
         let path = root.join(unescape(words.next().unwrap()));
         let rest = unescape(words.next().unwrap_or_default());
+        if kind == "tar" {
+            // What it holds has its times before it is packed.
+            set_times(&times);
+        }
         entry(kind, &path, &rest, root);
         if kind != "link" {
             rustix::fs::chmod(&path, Mode::from_raw_mode(mode)).unwrap();
         }
         times.push((path, time));
     }
-    // From the last to the first: a directory's time changes when something is made in it.
+    set_times(&times);
+    set_time(root, FIRST_TIME);
+}
+
+/// From the last to the first: a directory's time changes when something is made in it.
+fn set_times(times: &[(PathBuf, i64)]) {
     for (path, time) in times.iter().rev() {
         set_time(path, *time);
     }
-    set_time(root, FIRST_TIME);
+}
+
+/// Makes the context of all cases without one of their own.
+pub(super) fn shared(root: &Path) -> PathBuf {
+    make(&fs_err::read_to_string(super::data().join("context.txt")).unwrap(), root);
+    root.to_path_buf()
 }
 
 fn entry(kind: &str, path: &Path, rest: &OsString, root: &Path) {
@@ -53,7 +67,12 @@ fn entry(kind: &str, path: &Path, rest: &OsString, root: &Path) {
         "fifo" => {
             rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o644), 0).unwrap();
         }
+        "socket" => {
+            rustix::fs::mknodat(CWD, path, FileType::Socket, Mode::from_raw_mode(0o644), 0)
+                .unwrap();
+        }
         "archive" => archive(path),
+        "tar" => pack(&root.join(rest), path),
         _ => panic!("no kind {kind}"),
     }
 }
@@ -97,6 +116,17 @@ fn archive(path: &Path) {
     );
 }
 
+/// Writes a tar of what lies in a directory.
+fn pack(folder: &Path, output: &Path) {
+    let names = fs_err::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<OsString> = names.collect();
+    names.sort();
+    let mut command = Command::new("tar");
+    command.args(["--create", "--sort=name", "--numeric-owner", "--format=gnu", "--file"]);
+    command.arg(output).arg("--directory").arg(folder).args(names);
+    assert!(command.status().unwrap().success(), "{command:?}");
+}
+
 fn tar(folder: &Path, output: &Path, options: &[&str], names: &[&str]) {
     let mut command = Command::new("tar");
     command.args(["--create", "--no-recursion", "--numeric-owner", "--format=gnu", "--file"]);
@@ -105,7 +135,7 @@ fn tar(folder: &Path, output: &Path, options: &[&str], names: &[&str]) {
 }
 
 /// Writes the archive of the image `base:latest`: a busybox with users and some files.
-pub(super) fn make_base(busybox: &Path, output: &Path, work: &Path) {
+pub(crate) fn make_base(busybox: &Path, output: &Path, work: &Path) {
     let root = work.join("root");
     make(BASE, &root);
     fs_err::copy(busybox, root.join("bin/busybox")).unwrap();
@@ -146,6 +176,34 @@ pub(super) fn make_base(busybox: &Path, output: &Path, work: &Path) {
     fs_err::write(work.join("config.json"), config.to_string()).unwrap();
     fs_err::write(work.join("manifest.json"), manifest.to_string()).unwrap();
     tar(work, output, &[], &["manifest.json", "config.json", "layer.tar"]);
+    make_layout(&work.join("layout"), &layer, config.to_string().as_bytes());
+}
+
+/// The digest of a base image's manifest lies beside its layout.
+pub(super) fn base_digest(layout: &Path) -> String {
+    fs_err::read_to_string(layout.with_extension("digest")).unwrap()
+}
+
+/// Writes an image of one layer as an OCI layout.
+fn make_layout(root: &Path, layer: &[u8], config: &[u8]) {
+    fs_err::create_dir_all(root.join("blobs/sha256")).unwrap();
+    let blob = |media_type: &str, bytes: &[u8]| {
+        let digest = davit_engine::image::Digest::of(bytes).to_string();
+        fs_err::write(root.join("blobs").join(digest.replace(':', "/")), bytes).unwrap();
+        let media_type = format!("application/vnd.oci.image.{media_type}");
+        serde_json::json!({"mediaType": media_type, "digest": digest, "size": bytes.len()})
+    };
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": blob("config.v1+json", config),
+        "layers": [blob("layer.v1.tar", layer)],
+    });
+    let manifest = blob("manifest.v1+json", manifest.to_string().as_bytes());
+    fs_err::write(root.with_extension("digest"), manifest["digest"].as_str().unwrap()).unwrap();
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [manifest]});
+    fs_err::write(root.join("index.json"), index.to_string()).unwrap();
+    fs_err::write(root.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
 }
 
 const BASE: &str = "dir 0755 bin\ndir 0755 etc\n\

@@ -10,9 +10,6 @@ use std::{
 
 use super::Case;
 
-const PACKAGES: &str = "docker.io,docker-cli,docker-buildx,buildah,iptables,ca-certificates,\
-    netavark,crun,busybox-static,xz-utils";
-
 /// A root with the peers' programs.
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -23,15 +20,8 @@ pub(crate) struct Peer {
 impl Peer {
     /// The root from the cache, or made now (half a minute); a skip where it cannot be had.
     pub(crate) fn new() -> Option<Self> {
-        if !davit_test::need_root() {
-            return None;
-        }
-        let root = davit_test::cache_dir().join("peer-trixie-2");
+        let root = davit_test::need_peer_root()?;
         let busybox = root.join("usr/bin/busybox");
-        if !busybox.exists() && !bootstrap(&root) {
-            davit_test::skip("a Debian trixie root with docker.io cannot be made here");
-            return None;
-        }
         Some(Self { root, busybox })
     }
 
@@ -46,7 +36,7 @@ impl Peer {
         for case in cases {
             let folder = format!("/mnt/cases/{}", case.name);
             script.push_str(&format!(
-                "docker buildx build --quiet --network none --tag case-{name}:made {options} \
+                "cd {folder}; docker buildx build --quiet --network none --tag case-{name}:made {options} \
                  --file {folder}/Dockerfile {folder}/context >{folder}/docker.log 2>&1 && \
                  docker save --output {folder}/docker.tar case-{name}:made\n",
                 name = case.name,
@@ -121,30 +111,3 @@ until docker load --quiet --input /mnt/base.tar; do
 done >/dev/null 2>&1
 touch /mnt/loaded
 ";
-
-/// Makes the root; `false` where it cannot be made.
-fn bootstrap(root: &Path) -> bool {
-    if davit_test::find_tool("mmdebstrap").is_none() {
-        return false;
-    }
-    let partial = root.with_extension("partial");
-    if partial.exists() {
-        fs_err::remove_dir_all(&partial).unwrap();
-    }
-    let mut command = Command::new("mmdebstrap");
-    command.args(["--quiet", "--variant=minbase", &format!("--include={PACKAGES}"), "trixie"]);
-    command.arg(&partial).args(mirror()).stdout(Stdio::null()).stderr(Stdio::null());
-    let made = command.status().is_ok_and(|status| status.success());
-    made && fs_err::rename(partial, root).is_ok()
-}
-
-/// The mirror of this machine's own Debian sources, where they name one.
-fn mirror() -> Option<String> {
-    let folder = Path::new("/etc/apt/sources.list.d");
-    let files = fs_err::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let texts = files.chain([PathBuf::from("/etc/apt/sources.list")]);
-    let texts: Vec<String> = texts.filter_map(|path| fs_err::read_to_string(path).ok()).collect();
-    let words = texts.iter().flat_map(|text| text.split_whitespace());
-    let mut mirrors = words.filter(|word| word.starts_with("http"));
-    mirrors.find(|word| word.trim_end_matches('/').ends_with("/debian")).map(str::to_owned)
-}

@@ -16,7 +16,9 @@ type Pairs = Vec<(String, String)>;
 
 /// The address that git is given.
 pub(super) fn without_account(remote: &str) -> String {
-    if is_http(remote) { davit_build::public_address(remote) } else { remote.to_owned() }
+    // `git://` knows no accounts: git takes one for a part of the host's name.
+    let shows = is_http(remote) || remote.starts_with("git://");
+    if shows { davit_build::public_address(remote) } else { remote.to_owned() }
 }
 
 /// Settings and variables by which git finds the account of an address, for its own host alone.

@@ -16,10 +16,14 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use super::{GitError, guard::Guard};
+use super::{
+    super::ceiling::{Ceiling, Growth},
+    GitError,
+    guard::Guard,
+};
 
 /// Where programs are looked for, as in a build's commands.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -27,6 +31,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pub(super) const PROTOCOLS: &str = "http:https:git";
 /// How soon the end of git, or a wish to stop it, is seen.
 const LOOK: Duration = Duration::from_millis(5);
+/// How often what git writes is measured.
+const MEASURE: Duration = Duration::from_millis(250);
 /// Largest answer that is kept; a list of a few references is far smaller.
 const ANSWER_BYTES: u64 = 4 << 20;
 /// Of what git says of its failures, the end.
@@ -45,6 +51,8 @@ pub(super) struct Program<'a> {
     pub(super) executable: &'a Path,
     /// Started for the first run.
     pub(super) guard: OnceCell<Guard>,
+    /// What it may take, once that is known.
+    pub(super) growth: OnceCell<Growth>,
 }
 
 impl Program<'_> {
@@ -71,13 +79,26 @@ impl Program<'_> {
             (answer.join().expect(join), message.join().expect(join), status)
         });
         let (answer, message) = (answer.map_err(GitError::Run)?, message.map_err(GitError::Run)?);
-        if status.map_err(GitError::Run)?.success() {
+        let status = status.map_err(GitError::Run)?;
+        if let Some(Ceiling { bytes, reason }) = self.exceeded() {
+            return Err(GitError::TooLarge { bytes, reason });
+        }
+        if status.success() {
             return Ok(String::from_utf8_lossy(&answer.unwrap_or_default()).into_owned());
         }
         if self.cancelled.load(Ordering::Relaxed) {
             return Err(GitError::Stopped);
         }
         Err(GitError::Failed(shown(&message.unwrap_or_default())))
+    }
+
+    /// Stops git once what it writes is too large.
+    pub(super) fn limit(&self, growth: Growth) {
+        drop(self.growth.set(growth));
+    }
+
+    fn exceeded(&self) -> Option<Ceiling> {
+        self.growth.get().and_then(Growth::exceeded)
     }
 
     fn guard(&self) -> io::Result<&Guard> {
@@ -89,12 +110,19 @@ impl Program<'_> {
     }
 
     fn wait(&self, child: &mut Child, guard: &Guard) -> io::Result<ExitStatus> {
+        let mut measured = Instant::now();
         loop {
             if let Some(status) = child.try_wait()? {
                 return Ok(status);
             }
             if self.cancelled.load(Ordering::Relaxed) {
                 guard.kill();
+            }
+            if measured.elapsed() > MEASURE {
+                if self.exceeded().is_some() {
+                    guard.kill();
+                }
+                measured = Instant::now();
             }
             thread::sleep(LOOK);
         }
@@ -147,6 +175,9 @@ const FIXED: &[(&str, &str)] = &[
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),
     ("fetch.recurseSubmodules", "false"),
+    // As a pack, what is fetched is there whole or not at all; unpacked, a commit may be there
+    // without its files when git is stopped.
+    ("fetch.unpackLimit", "1"),
     // The tree is ours, whoever runs this.
     ("safe.directory", "*"),
     // A server that sends next to nothing for a minute is given up.

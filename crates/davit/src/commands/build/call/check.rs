@@ -28,8 +28,8 @@ pub(super) fn run(
     };
     match asked.call.format {
         Format::Text => printer::data(&text(&checked, &reasons))?,
-        Format::Json => super::print_json(&json(&checked))?,
-        Format::Sarif => super::print_json(&sarif::report(&checked))?,
+        Format::Json => (asked.show)(&json(&checked))?,
+        Format::Sarif => (asked.show)(&sarif::report(&checked))?,
     }
     let code = u8::from(!checked.checks.warnings.is_empty());
     match checked.error {

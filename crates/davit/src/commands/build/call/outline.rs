@@ -25,7 +25,7 @@ pub(super) fn outline(asked: &Asked<'_>, question: &mut Question<'_>) -> Result<
     match asked.call.format {
         Format::Json => {
             let bytes = &question.request.dockerfile.bytes;
-            super::print_json(&outline_json(&outline, bytes))?;
+            (asked.show)(&outline_json(&outline, bytes))?;
         }
         _ => printer::data(&outline_text(&outline))?,
     }
@@ -109,7 +109,7 @@ pub(super) fn targets(asked: &Asked<'_>, question: &mut Question<'_>) -> Result<
             let targets: Vec<Value> =
                 stages.iter().map(|stage| target(stage, stages.len())).collect();
             let source = super::base64(&question.request.dockerfile.bytes);
-            super::print_json(&json!({"targets": targets, "sources": [source]}))?;
+            (asked.show)(&json!({"targets": targets, "sources": [source]}))?;
         }
         _ => printer::data(&targets_text(&stages))?,
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use davit_engine::{
-    build::{BuildEvent, Checks, LogStream, StepId, StepInfo},
+    build::{BuildEvent, Checks, Difference, LogStream, StepId, StepInfo},
     image::{Digest, Timestamp},
 };
 use serde_json::{Map, Value, json};
@@ -45,16 +45,16 @@ impl State {
         Digest::of(format!("{} {}", id.0, name(&self.steps, id)).as_bytes()).to_string()
     }
 
-    fn began(&mut self, id: StepId) -> Value {
+    fn began(&mut self, id: StepId, now: &str) -> Value {
         let mut vertex = self.vertex(id);
-        vertex["started"] = json!(now());
+        vertex["started"] = json!(now);
         self.started.insert(id.0.to_string(), vertex["started"].clone());
         vertex
     }
 
-    fn ended(&self, id: StepId, error: Option<&str>) -> Value {
+    fn ended(&self, id: StepId, now: &str, error: Option<&str>) -> Value {
         let mut vertex = self.vertex(id);
-        let now = json!(now());
+        let now = json!(now);
         vertex["started"] = self.started.get(&id.0.to_string()).unwrap_or(&now).clone();
         vertex["completed"] = now;
         if let Some(error) = error {
@@ -63,8 +63,12 @@ impl State {
         vertex
     }
 
-    fn status(&self, id: StepId, text: &str, (current, total): (u64, Option<u64>)) -> Value {
-        let now = now();
+    fn status(
+        &self,
+        (id, now): (StepId, &str),
+        text: &str,
+        (current, total): (u64, Option<u64>),
+    ) -> Value {
         let mut status =
             json!({"id": text, "vertex": self.digest(id), "current": current, "timestamp": now});
         if let Some(total) = total {
@@ -73,41 +77,46 @@ impl State {
         status
     }
 
-    fn line(&mut self, event: BuildEvent) -> Option<Value> {
+    fn line(&mut self, event: BuildEvent, now: &str) -> Option<Value> {
         let vertexes = |vertex: Value| Some(json!({"vertexes": [vertex]}));
         let statuses = |status: Value| Some(json!({"statuses": [status]}));
         match event {
+            BuildEvent::Begun(_) | BuildEvent::ByHand(_) | BuildEvent::Read(_) => None,
             BuildEvent::Planned(steps) => {
                 self.steps = steps;
                 let all: Vec<_> = self.steps.iter().map(|step| self.vertex(step.id)).collect();
                 Some(json!({"vertexes": all}))
             }
-            BuildEvent::Started(id) => vertexes(self.began(id)),
+            BuildEvent::Started(id) => vertexes(self.began(id, now)),
             BuildEvent::Cached(id) => {
-                let mut vertex = self.ended(id, None);
+                let mut vertex = self.ended(id, now, None);
                 vertex["cached"] = json!(true);
                 vertexes(vertex)
             }
             BuildEvent::SameResult(id) => {
-                statuses(self.status(id, "same result as before", (0, None)))
+                statuses(self.status((id, now), "same result as before", (0, None)))
             }
-            BuildEvent::Missed(id, miss) => statuses(self.status(id, &reason(&miss), (0, None))),
+            BuildEvent::Missed(id, miss) => {
+                statuses(self.status((id, now), &reason(&miss), (0, None)))
+            }
             BuildEvent::Output(id, stream, bytes) => {
                 let stream = if stream == LogStream::Stdout { 1 } else { 2 };
                 let (vertex, data) = (self.digest(id), BASE64.encode(&bytes));
                 let log =
-                    json!({"vertex": vertex, "stream": stream, "data": data, "timestamp": now()});
+                    json!({"vertex": vertex, "stream": stream, "data": data, "timestamp": now});
                 Some(json!({"logs": [log]}))
             }
             BuildEvent::Progress { step, done_bytes, total_bytes } => {
-                statuses(self.status(step, "transferring", (done_bytes, total_bytes)))
+                statuses(self.status((step, now), "transferring", (done_bytes, total_bytes)))
             }
-            BuildEvent::Finished(id, _) => vertexes(self.ended(id, None)),
-            BuildEvent::Failed(id) => vertexes(self.ended(id, Some("the step failed"))),
+            BuildEvent::Finished(id, _) => vertexes(self.ended(id, now, None)),
+            BuildEvent::Failed(id) => vertexes(self.ended(id, now, Some("the step failed"))),
             BuildEvent::Checked(checks) => {
-                warnings(&checks);
+                warnings(&checks, now);
                 None
             }
+            BuildEvent::Compared(None) => Some(json!({"repro": {"equal": true}})),
+            BuildEvent::Compared(Some(found)) => Some(different(&found)),
             BuildEvent::Warning(text) => {
                 Some(json!({"warnings": [{"level": 1, "short": BASE64.encode(text)}]}))
             }
@@ -116,19 +125,42 @@ impl State {
 }
 
 impl Display for Json {
-    fn show(&self, event: BuildEvent) {
+    fn show_at(&self, at: Timestamp, event: BuildEvent) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(line) = state.line(event) {
+        if let Some(line) = state.line(event, &at.to_string()) {
             printer::note(&line.to_string());
         }
     }
 }
 
+/// How two builds differ.
+fn different(found: &Difference) -> Value {
+    let [first, second] = &found.values;
+    let mut value = json!({
+        "equal": false,
+        "what": found.aspect.name(),
+        "path": visible(&found.path),
+        "first": visible(first),
+        "second": visible(second),
+    });
+    let mut set = |name: &str, fact: Option<Value>| {
+        if let Some(fact) = fact {
+            value[name] = fact;
+        }
+    };
+    set("platform", found.platform.as_ref().map(|platform| json!(platform)));
+    set("layer", found.layer.map(|layer| json!(layer)));
+    set("offset", found.offset.map(|offset| json!(offset)));
+    set("step", found.step.as_ref().map(|step| json!(visible(&step.name))));
+    set("line", found.step.as_ref().map(|step| json!(step.line)));
+    json!({"repro": value})
+}
+
 /// What the build checks found, each a line: the warning in short, the rule's sentence, the place.
 /// They belong to the reading of the file, since programs show them below a step.
-fn warnings(checks: &Checks) {
+fn warnings(checks: &Checks, now: &str) {
     let name = format!("[internal] load build definition from {}", visible(&checks.file));
-    let (vertex, now) = (Digest::of(name.as_bytes()).to_string(), now());
+    let vertex = Digest::of(name.as_bytes()).to_string();
     let reading = json!({"digest": vertex, "name": name, "started": now, "completed": now});
     printer::note(&json!({"vertexes": [reading]}).to_string());
     let whole = source(&checks.file, &checks.text);
@@ -150,8 +182,4 @@ fn warnings(checks: &Checks) {
         value["range"] = location(warning.span)["ranges"].take();
         printer::note(&json!({"warnings": [value]}).to_string());
     }
-}
-
-fn now() -> String {
-    Timestamp::now().to_string()
 }

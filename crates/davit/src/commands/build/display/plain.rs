@@ -3,12 +3,14 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
 };
 
-use davit_engine::build::{BuildEvent, StepId, StepInfo};
+use davit_engine::{
+    build::{BuildEvent, StepId, StepInfo},
+    image::Timestamp,
+};
 
-use super::{Display, name, reason};
+use super::{Display, SAME, by_hand, name, reason};
 use crate::{commands::build::warnings::Gathered, printer};
 
 /// Longest output that is held back for its line end, in bytes.
@@ -22,7 +24,7 @@ pub(super) struct Plain {
 #[derive(Default)]
 struct State {
     steps: Arc<[StepInfo]>,
-    started: HashMap<StepId, Instant>,
+    started: HashMap<StepId, Timestamp>,
     /// Output of each step that has no line end yet.
     partial: HashMap<StepId, Vec<u8>>,
     last: Option<StepId>,
@@ -71,42 +73,56 @@ impl State {
         text
     }
 
-    fn output(&mut self, id: StepId, bytes: &[u8]) {
+    fn output(&mut self, id: StepId, at: Timestamp, bytes: &[u8]) {
         let text = self.complete(id, bytes);
-        let seconds = self.started.get(&id).map_or(0.0, |since| since.elapsed().as_secs_f64());
+        let seconds = self.started.get(&id).map_or(0.0, |since| seconds_between(*since, at));
         for line in String::from_utf8_lossy(&text).lines() {
             self.line(id, &format!("{seconds:.3} {line}"));
         }
     }
 
-    fn end(&mut self, id: StepId, text: &str) {
+    fn end(&mut self, id: StepId, at: Timestamp, text: &str) {
         if self.partial.contains_key(&id) {
-            self.output(id, b"\n");
+            self.output(id, at, b"\n");
         }
         self.line(id, text);
     }
 }
 
+/// Seconds from a time to a later one.
+fn seconds_between(from: Timestamp, to: Timestamp) -> f64 {
+    let seconds = to.unix_seconds().saturating_sub(from.unix_seconds());
+    let rest = f64::from(to.nanoseconds()) - f64::from(from.nanoseconds());
+    #[expect(clippy::cast_precision_loss, reason = "a build takes less than 2^52 seconds")]
+    let seconds = seconds as f64;
+    (seconds + rest / 1e9).max(0.0)
+}
+
 impl Display for Plain {
-    fn show(&self, event: BuildEvent) {
+    fn show_at(&self, at: Timestamp, event: BuildEvent) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
+            BuildEvent::Read(_) => {}
             BuildEvent::Checked(checks) => state.found.add(checks),
             BuildEvent::Planned(steps) => state.steps = steps,
             BuildEvent::Started(id) => {
-                state.started.insert(id, Instant::now());
+                state.started.insert(id, at);
             }
             BuildEvent::Cached(id) => state.line(id, "CACHED"),
             BuildEvent::SameResult(id) => state.line(id, "same result as before"),
             BuildEvent::Missed(id, miss) => {
                 state.line(id, &format!("not cached: {}", reason(&miss)));
             }
-            BuildEvent::Progress { .. } => {}
-            BuildEvent::Output(id, _, bytes) => state.output(id, &bytes),
+            BuildEvent::Begun(_) | BuildEvent::Progress { .. } => {}
+            BuildEvent::Output(id, _, bytes) => state.output(id, at, &bytes),
             BuildEvent::Finished(id, time) => {
-                state.end(id, &format!("DONE {:.1}s", time.as_secs_f64()));
+                state.end(id, at, &format!("DONE {:.1}s", time.as_secs_f64()));
             }
-            BuildEvent::Failed(id) => state.end(id, "ERROR"),
+            BuildEvent::Failed(id) => state.end(id, at, "ERROR"),
+            BuildEvent::ByHand(step) => by_hand(step),
+            BuildEvent::Compared(None) => printer::note(SAME),
+            // The error says it.
+            BuildEvent::Compared(Some(_)) => {}
             BuildEvent::Warning(text) => printer::error(&format!("warning: {text}")),
         }
     }

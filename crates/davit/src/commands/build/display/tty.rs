@@ -1,4 +1,4 @@
-//! For a terminal: finished steps as lines, running ones with their last line of output.
+//! For a terminal: finished steps as lines, running ones with their last lines of output.
 
 use std::{
     collections::HashMap,
@@ -6,15 +6,20 @@ use std::{
     time::Duration,
 };
 
-use davit_engine::build::{BuildEvent, StepId, StepInfo};
+use davit_engine::{
+    build::{BuildEvent, StepId, StepInfo},
+    image::Timestamp,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Display, name, reason};
+use super::{Display, SAME, by_hand, name, reason, tail::Tail};
 use crate::{
-    commands::build::warnings::Gathered,
+    commands::{build::warnings::Gathered, container::stream},
     printer::{self, Footer},
 };
 
+/// Width of a terminal that does not say it.
+const COLUMNS: usize = 80;
 const TICK: Duration = Duration::from_millis(120);
 
 pub(super) struct Tty {
@@ -25,7 +30,7 @@ pub(super) struct Tty {
 #[derive(Default)]
 struct State {
     steps: Arc<[StepInfo]>,
-    running: HashMap<StepId, ProgressBar>,
+    running: HashMap<StepId, (ProgressBar, Tail)>,
     found: Gathered,
 }
 
@@ -35,17 +40,16 @@ impl Tty {
     }
 
     fn start(&self, state: &mut State, id: StepId) {
-        let style =
-            ProgressStyle::with_template("{spinner} {prefix:.bold} {elapsed}\n    {wide_msg:.dim}");
+        let style = ProgressStyle::with_template("{spinner} {prefix:.bold} {elapsed}\n{msg:.dim}");
         let bar = self.footer.add();
         bar.set_style(style.expect("the template is well-formed"));
         bar.set_prefix(name(&state.steps, id));
         bar.enable_steady_tick(TICK);
-        state.running.insert(id, bar);
+        state.running.insert(id, (bar, Tail::default()));
     }
 
     fn finish(&self, state: &mut State, id: StepId, text: &str) {
-        if let Some(bar) = state.running.remove(&id) {
+        if let Some((bar, _)) = state.running.remove(&id) {
             bar.finish_and_clear();
             self.footer.remove(&bar);
         }
@@ -54,9 +58,10 @@ impl Tty {
 }
 
 impl Display for Tty {
-    fn show(&self, event: BuildEvent) {
+    fn show_at(&self, _at: Timestamp, event: BuildEvent) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
+            BuildEvent::Read(_) => {}
             BuildEvent::Checked(checks) => state.found.add(checks),
             BuildEvent::Planned(steps) => state.steps = steps,
             BuildEvent::Started(id) => self.start(&mut state, id),
@@ -67,25 +72,33 @@ impl Display for Tty {
             BuildEvent::Missed(id, miss) => {
                 printer::note(&format!("    {}: {}", name(&state.steps, id), reason(&miss)));
             }
-            BuildEvent::Progress { .. } => {}
+            BuildEvent::Begun(_) | BuildEvent::Progress { .. } => {}
             BuildEvent::Output(id, _, bytes) => {
-                let text = String::from_utf8_lossy(&bytes);
-                let last = text.lines().rev().find(|line| !line.trim().is_empty());
-                if let (Some(bar), Some(last)) = (state.running.get(&id), last) {
-                    bar.set_message(last.replace(char::is_control, " "));
+                let steps = state.running.len();
+                if let Some((bar, tail)) = state.running.get_mut(&id) {
+                    tail.push(&bytes);
+                    let columns = stream::size().map_or(COLUMNS, |(_, columns)| columns.into());
+                    bar.set_message(tail.text(steps, columns));
                 }
             }
             BuildEvent::Finished(id, time) => {
                 self.finish(&mut state, id, &format!("{:.1}s", time.as_secs_f64()));
             }
             BuildEvent::Failed(id) => self.finish(&mut state, id, "failed"),
+            BuildEvent::Compared(None) => printer::note(SAME),
+            // The error says it.
+            BuildEvent::Compared(Some(_)) => {}
+            BuildEvent::ByHand(step) => {
+                state.running.drain().for_each(|(_, (bar, _))| bar.finish_and_clear());
+                by_hand(step);
+            }
             BuildEvent::Warning(text) => printer::error(&format!("warning: {text}")),
         }
     }
 
     fn end(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, bar) in state.running.drain() {
+        for (_, (bar, _)) in state.running.drain() {
             bar.finish_and_clear();
         }
         state.found.summary().iter().for_each(|text| printer::error(text));

@@ -1,8 +1,8 @@
 //! Keys of an `--output` that is an image: its names, its form, and who gets it.
 
 use davit_engine::{
-    CompressionScope, LayerCompression, RemoteName,
-    build::{Annotation, ImageForm, ImagePlace, MediaTypes},
+    BlobAccess, CompressionScope, LayerCompression, RemoteName,
+    build::{Annotation, AttestationPlace, ImageForm, ImagePlace, MediaTypes},
     image::{Compression, Reference},
 };
 
@@ -14,12 +14,15 @@ pub(super) struct ImageKeys {
     pub(super) names: Vec<Reference>,
     annotations: Vec<Annotation>,
     types: MediaTypes,
-    compression: Option<Compression>,
+    compression: Option<(Compression, BlobAccess)>,
     level: Option<u32>,
     force_compression: bool,
     push: bool,
     by_digest: bool,
     unstored: bool,
+    /// Whether attestations stand in the index, and in which form.
+    inline: bool,
+    artifact: Option<bool>,
     pub(super) rewrite_timestamp: bool,
 }
 
@@ -37,14 +40,31 @@ impl ImageKeys {
             "push" if kind == Kind::Image => self.push = on()?,
             "push-by-digest" if kind == Kind::Image => self.by_digest = on()?,
             "store" if kind == Kind::Image => self.unstored = !on()?,
-            // An image can be mounted at once, a digest leads to it, and nothing is attested.
+            // An image can be mounted at once, and a digest leads to it.
             "unpack" | "name-canonical" if kind == Kind::Image => drop(on()?),
-            "oci-artifact" | "attestation-inline" => drop(on()?),
+            "oci-artifact" => self.artifact = Some(on()?),
+            "attestation-inline" => self.inline = on()?,
             "registry.insecure" if kind == Kind::Image => {
                 if on()? {
                     let advice = "name the registry in certs.d or the configuration";
                     return Err(format!("`registry.insecure=true` is not supported: {advice}"));
                 }
+            }
+            "prefer-nondist-layers" => {
+                if !on()? {
+                    let reason = "a layer that others serve keeps its media type";
+                    return Err(format!(
+                        "`prefer-nondist-layers=false` is not supported: {reason}"
+                    ));
+                }
+            }
+            "dangling-name-prefix" | "danging-name-empty-only" => {
+                let reason = "an image without a name is kept, and found by its id";
+                return Err(format!("`{key}` is not supported: {reason}"));
+            }
+            "compatibility-version" => {
+                let reason = "the bytes of layers are davit's own in any case";
+                return Err(format!("`{key}` is not supported: {reason}"));
             }
             "oci-mediatypes" => {
                 self.types = if on()? { MediaTypes::Oci } else { MediaTypes::Docker };
@@ -67,16 +87,30 @@ impl ImageKeys {
 
     /// Refuses keys that do not fit together.
     pub(super) fn check(&self) -> Result<(), String> {
-        let gzip = !matches!(self.compression, Some(Compression::Zstd));
+        let gzip = !matches!(self.compression, Some((Compression::Zstd, _)));
         match self.level {
             Some(level) if gzip && level > 9 => {
-                Err(format!("`compression-level={level}` is none of gzip: 0 to 9"))
+                Err(format!("`compression-level={level}` is none of gzip and estargz: 0 to 9"))
+            }
+            _ if self.types == MediaTypes::Docker
+                && self.attestations() != AttestationPlace::Referrers =>
+            {
+                Err("attestations in an index need oci-mediatypes=true".to_owned())
             }
             _ if self.by_digest && !self.push => Err("`push-by-digest` needs push=true".to_owned()),
             _ if self.unstored && !self.push => {
                 Err("`store=false` without push=true leaves nothing; cacheonly does so".to_owned())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Where attestations are; in the older form they cannot refer to an image.
+    const fn attestations(&self) -> AttestationPlace {
+        match (self.inline, self.artifact) {
+            (_, Some(false)) => AttestationPlace::PlainIndex,
+            (true, _) => AttestationPlace::Index,
+            (false, _) => AttestationPlace::Referrers,
         }
     }
 
@@ -91,15 +125,18 @@ impl ImageKeys {
     pub(super) fn form(&self, more: &[Annotation]) -> ImageForm {
         let annotations = more.iter().chain(&self.annotations).cloned().collect();
         let asked = self.compression.is_some() || self.level.is_some() || self.force_compression;
-        let compression = asked.then(|| LayerCompression {
-            format: self.compression.unwrap_or(Compression::Gzip),
+        let (format, access) = self.compression.unwrap_or((Compression::Gzip, BlobAccess::Whole));
+        let compression = asked.then_some(LayerCompression {
+            format,
+            access,
             level: self.level,
             scope: match self.force_compression {
                 true => CompressionScope::All,
                 false => CompressionScope::New,
             },
         });
-        ImageForm { annotations, types: self.types, compression }
+        let attestations = self.attestations();
+        ImageForm { annotations, types: self.types, compression, attestations }
     }
 
     pub(super) const fn place(&self) -> ImagePlace {
@@ -112,11 +149,12 @@ impl ImageKeys {
     }
 }
 
-fn compression(value: &str) -> Result<Compression, String> {
+fn compression(value: &str) -> Result<(Compression, BlobAccess), String> {
     match value {
-        "uncompressed" => Ok(Compression::None),
-        "gzip" => Ok(Compression::Gzip),
-        "zstd" => Ok(Compression::Zstd),
-        _ => Err(format!("compression `{value}` is none of uncompressed, gzip, zstd")),
+        "uncompressed" => Ok((Compression::None, BlobAccess::Whole)),
+        "gzip" => Ok((Compression::Gzip, BlobAccess::Whole)),
+        "estargz" => Ok((Compression::Gzip, BlobAccess::Files)),
+        "zstd" => Ok((Compression::Zstd, BlobAccess::Whole)),
+        _ => Err(format!("compression `{value}` is none of uncompressed, gzip, estargz, zstd")),
     }
 }

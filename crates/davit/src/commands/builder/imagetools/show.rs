@@ -1,7 +1,7 @@
 //! How an image of a registry is shown.
 
 use davit_engine::{
-    RemoteDocument, Remotes,
+    RemoteDocument, RemoteStatement, Remotes,
     image::{Descriptor, Document},
 };
 use serde_json::{Map, Value, json};
@@ -11,6 +11,9 @@ use crate::{
     format::{self, visible},
 };
 
+/// Kinds of statements.
+const PROVENANCE: &str = "https://slsa.dev/provenance/";
+const SBOM: &str = "https://spdx.dev/Document";
 /// Most images of an index whose configs are read for a template.
 const MOST_CONFIGS: usize = 100;
 
@@ -57,7 +60,8 @@ fn entry_lines(name: &str, entry: &Descriptor, width: usize) -> Vec<String> {
     lines
 }
 
-/// Renders a template over `.Name`, `.Manifest` and `.Image`; configs are read if it speaks of them.
+/// Renders a template over `.Name`, `.Manifest`, `.Image`, `.Provenance` and `.SBOM`; what is not in the
+/// document itself is read if the template speaks of it.
 ///
 /// # Errors
 /// A malformed template, or a config that the registry does not give.
@@ -75,8 +79,9 @@ pub(super) fn formatted(
     if let Value::Object(fields) = serde_json::to_value(&found.descriptor).map_err(failed)? {
         manifest.extend(fields);
     }
-    let has_image = ["Image", "image", "json ."].iter().any(|word| template.contains(word))
-        || template.trim() == "json";
+    let is_json = template.trim() == "json" || is_whole(template);
+    let speaks = |words: &[&str]| is_json || words.iter().any(|word| template.contains(word));
+    let has_image = speaks(&["Image", "image"]);
     let (shape, image) = match &found.document {
         Document::Manifest(document) => {
             let has_image = has_image && document.value().is_image();
@@ -98,7 +103,55 @@ pub(super) fn formatted(
     if !image.is_null() {
         fields["image"] = image;
     }
+    if speaks(&["Provenance", "provenance", "SBOM", "sbom"]) {
+        add_attested(&mut fields, found, remotes)?;
+    }
     format::render_shaped(template, shape, &fields)
+}
+
+/// Whether a template shows all that there is: `{{json .}}`.
+fn is_whole(template: &str) -> bool {
+    let words: Vec<&str> = template.split(['{', '}', ' ']).filter(|it| !it.is_empty()).collect();
+    words.windows(2).any(|pair| pair == ["json", "."])
+}
+
+/// Adds what is attested, by platform where there are several.
+fn add_attested(
+    fields: &mut Value,
+    found: &RemoteDocument,
+    remotes: &Remotes,
+) -> Result<(), CliError> {
+    let all = remotes.attested(found)?;
+    for (field, of) in
+        [("provenance", provenance as fn(&[RemoteStatement]) -> Option<Value>), ("sbom", sbom)]
+    {
+        let told: Map<String, Value> = all
+            .iter()
+            .filter_map(|(platform, statements)| Some((platform.clone(), of(statements)?)))
+            .collect();
+        let value = match (all.len(), told) {
+            (_, told) if told.is_empty() => continue,
+            (1, told) => told.into_iter().next().map_or(Value::Null, |(_, value)| value),
+            (_, told) => Value::Object(told),
+        };
+        fields[field] = value;
+    }
+    Ok(())
+}
+
+fn provenance(statements: &[RemoteStatement]) -> Option<Value> {
+    let mut found = statements.iter().filter(|it| it.predicate_type.starts_with(PROVENANCE));
+    found.next().map(|it| json!({"SLSA": it.predicate}))
+}
+
+fn sbom(statements: &[RemoteStatement]) -> Option<Value> {
+    let mut found = statements.iter().filter(|it| it.predicate_type == SBOM);
+    let mut fields = json!({"SPDX": found.next()?.predicate});
+    let more: Vec<&Value> = found.map(|it| &it.predicate).collect();
+    if !more.is_empty() {
+        fields["AdditionalSPDXs"] = json!(more);
+    }
+    Some(fields)
 }
 
 /// The configs of an index's images, by platform.

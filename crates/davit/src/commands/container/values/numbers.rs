@@ -1,41 +1,15 @@
 //! Sizes, durations and fractions as Go's libraries read them.
 
+use davit_engine::parse_size;
+
 use crate::error::CliError;
 
-/// Bytes as `512`, `64k`, `1.5g`, `10 MiB`; units are binary (go-units `RAMInBytes`).
+/// Bytes as `512`, `64k`, `1.5g`, `10 MiB`.
 ///
 /// # Errors
 /// Anything else.
 pub(crate) fn bytes(text: &str) -> Result<u64, CliError> {
-    let invalid = || CliError::usage(format!("invalid size: '{text}'"));
-    let is_number = |c: char| c.is_ascii_digit() || matches!(c, '.' | ' ');
-    let (number, unit) = text.split_at(text.rfind(is_number).map_or(0, |last| last + 1));
-    // One space may stand between the two.
-    let number = number.strip_suffix(' ').unwrap_or(number);
-    let shift = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        "p" | "pb" | "pib" => 50,
-        _ => return Err(invalid()),
-    };
-    if let Ok(whole) = number.parse::<u64>() {
-        return whole.checked_mul(1 << shift).ok_or_else(invalid);
-    }
-    let value: f64 = number.parse().map_err(|_| invalid())?;
-    let scaled =
-        value * f64::from(1_u32 << (shift % 32)) * if shift >= 32 { 4_294_967_296.0 } else { 1.0 };
-    if !scaled.is_finite() || !(0.0..9e18).contains(&scaled) {
-        return Err(invalid());
-    }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "in range by the check above"
-    )]
-    Ok(scaled as u64)
+    parse_size(text).ok_or_else(|| CliError::usage(format!("invalid size: '{text}'")))
 }
 
 /// Bytes of an option, which a refusal names.
@@ -122,40 +96,6 @@ fn rational(text: &str) -> Option<(i128, i128)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes() {
-        let cases = [
-            ("0", 0),
-            ("512", 512),
-            ("64k", 65_536),
-            ("1.5g", 1_610_612_736),
-            ("10MiB", 10_485_760),
-            ("10 mb", 10_485_760),
-            ("7b", 7),
-            ("7 ", 7),
-            ("2GB", 2 << 30),
-            ("1T", 1 << 40),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(bytes(text).unwrap(), expected, "{text}");
-        }
-        for bad in [
-            "",
-            "x",
-            "1x",
-            " 1",
-            "1  k",
-            "1k ",
-            "1ib",
-            "1kbb",
-            "-1",
-            "1..5k",
-            "99999999999999999999",
-        ] {
-            assert!(bytes(bad).is_err(), "{bad:?}");
-        }
-    }
 
     #[test]
     fn durations_and_cpus() {

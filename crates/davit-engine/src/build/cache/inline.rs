@@ -1,0 +1,89 @@
+//! Records that an image carries of its own steps, in a field of its config.
+//!
+//! They hold nothing but what the steps are and when the history says that they were made, so that
+//! equal builds still give equal images.
+
+use std::collections::BTreeMap;
+
+use davit_build::{Built, DefinitionKey, INLINE_RECORDS, Shareable, SharedRecord};
+use davit_image::{ImageConfig, Manifest, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Caches,
+    format::{Contents, MOST_READ},
+    import::tell,
+};
+
+/// A record in an image.
+#[derive(Serialize, Deserialize)]
+struct InlineRecord {
+    key: DefinitionKey,
+    /// Number of its layer among those of the image.
+    layer: usize,
+    created: Timestamp,
+}
+
+impl Caches<'_> {
+    /// Lets images carry the records of their own steps.
+    pub(in crate::build) fn write_into(&self, images: &mut [Built]) {
+        let results = self.results.as_ref().map(super::super::results::Results::all);
+        for image in images {
+            let records = records(image, results.as_deref().unwrap_or_default());
+            if records.is_empty() {
+                let text = "no layer of the image is the result of a step: its cache is empty";
+                tell(self.events, text.to_owned());
+            }
+            let value = serde_json::to_value(&records).expect("records are JSON");
+            image.carry(INLINE_RECORDS, value);
+        }
+    }
+}
+
+fn records(image: &Built, results: &[Shareable]) -> Vec<InlineRecord> {
+    let layers = image.outcome.layers.iter().map(|layer| layer.diff_id);
+    let layers: BTreeMap<_, _> = layers.zip(0..).collect();
+    let mut records: Vec<InlineRecord> = results
+        .iter()
+        // A step's further keys are known only where it ran.
+        .filter(|result| result.in_result && !result.record.step.is_empty())
+        .filter_map(|result| {
+            let SharedRecord { key, layer, created, .. } = result.record;
+            Some(InlineRecord { key, layer: *layers.get(&layer)?, created })
+        })
+        .collect();
+    records.sort_by_key(|record| (record.layer, record.key));
+    records
+}
+
+/// Reads the records of an image, if it carries any; else says what is wrong.
+pub(super) fn read(manifest: &Manifest, config: &[u8]) -> Result<Option<Contents>, String> {
+    let config: ImageConfig = serde_json::from_slice(config).map_err(|error| error.to_string())?;
+    let Some(records) = config.extra.get(INLINE_RECORDS) else { return Ok(None) };
+    let records = Vec::<InlineRecord>::deserialize(records).map_err(|error| error.to_string())?;
+    if records.len() > MOST_READ {
+        return Err(format!("it has more than {MOST_READ} records"));
+    }
+    let diff_ids = &config.rootfs.diff_ids;
+    if diff_ids.len() != manifest.layers.len() {
+        return Err("its config and its manifest have different layers".to_owned());
+    }
+    let blobs = diff_ids.iter().copied().zip(manifest.layers.iter().cloned());
+    let layers = blobs.filter(|(_, blob)| blob.media_type.layer_compression().is_some()).collect();
+    let mut contents = Contents { layers, ..Contents::default() };
+    for InlineRecord { key, layer, created } in records {
+        let Some(layer) = diff_ids.get(layer).copied() else { continue };
+        if contents.layers.contains_key(&layer) {
+            contents.add(SharedRecord {
+                key,
+                layer,
+                size: 0,
+                created,
+                made: created,
+                step: String::new(),
+                components: Vec::new(),
+            });
+        }
+    }
+    Ok(Some(contents))
+}
