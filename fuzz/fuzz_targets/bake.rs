@@ -4,7 +4,7 @@
 use davit_bake::{BakeFile, Definitions, Surroundings};
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
-    for name in ["f.hcl", "f.json"] {
+    for name in ["f.hcl", "f.json", "f.yaml"] {
         let file = BakeFile { name: name.to_owned(), text: text.to_owned() };
         let Ok(definitions) = Definitions::read(&[file], Surroundings::default()) else { continue };
         let Ok(listed) = definitions.list() else { continue };

@@ -3,12 +3,16 @@
 //! Each repetition gets a folder of its own that is removed only at the very end: after a mass
 //! delete ext4 creates files several times slower for minutes.
 
+mod bases;
 mod build;
+mod builders;
 mod containers;
+mod contexts;
 mod images;
 mod measure;
 mod peers;
 mod report;
+mod stages;
 
 use std::{
     path::{Path, PathBuf},
@@ -26,7 +30,7 @@ use crate::{
 /// Arguments of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// Workloads to run (all where none is named)
+    /// Workloads to run (all where none is named); `build` means all of the builder
     names: Vec<String>,
     /// One repetition of the development binary with small input: shows that the bench works,
     /// measures nothing
@@ -35,6 +39,12 @@ pub(crate) struct BenchArgs {
     /// Measure this program instead of building it
     #[arg(long, value_name = "PATH")]
     davit: Option<PathBuf>,
+    /// Repeat each workload so often, instead of as often as it asks for
+    #[arg(long, value_name = "NUMBER")]
+    repetitions: Option<usize>,
+    /// Measure davit against these peers alone (may be repeated)
+    #[arg(long, value_name = "PEER")]
+    against: Vec<String>,
     /// List the workloads
     #[arg(long)]
     list: bool,
@@ -50,6 +60,38 @@ pub(crate) struct Workload {
     pub(crate) repetitions: usize,
     /// davit first.
     pub(crate) contenders: Vec<Contender>,
+    /// What becomes of a repetition's files.
+    pub(crate) leftovers: Leftovers,
+}
+
+impl Workload {
+    /// A workload of three repetitions, whose files stay to the end.
+    pub(crate) const fn new(
+        name: &'static str,
+        promise: &'static str,
+        contenders: Vec<Contender>,
+    ) -> Self {
+        Self { name, promise, repetitions: 3, contenders, leftovers: Leftovers::Kept }
+    }
+
+    /// With another number of repetitions.
+    pub(crate) fn repeated(self, repetitions: usize) -> Self {
+        Self { repetitions, ..self }
+    }
+
+    /// Removes the files of each repetition before the next.
+    pub(crate) fn sweeping(self) -> Self {
+        Self { leftovers: Leftovers::Removed, ..self }
+    }
+}
+
+/// What becomes of the files of a repetition before the next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Leftovers {
+    /// They stay to the end of the bench, so that a mass delete slows down nothing.
+    Kept,
+    /// They go at once: few files, but big ones.
+    Removed,
 }
 
 /// Work of one repetition: gets a fresh folder, returns what was measured.
@@ -82,6 +124,10 @@ pub(crate) struct Setting {
     pub(crate) folder: PathBuf,
     /// How much is done.
     pub(crate) extent: Extent,
+    /// How often, if not as often as each workload asks for.
+    pub(crate) repetitions: Option<usize>,
+    /// The only peers, if any are named.
+    pub(crate) against: Vec<String>,
 }
 
 impl Setting {
@@ -90,42 +136,68 @@ impl Setting {
         if self.is_quick() { "base" } else { "app" }
     }
 
+    /// Whether a program takes part.
+    fn measures(&self, name: &str) -> bool {
+        let is_named = || self.against.iter().any(|peer| peer.eq_ignore_ascii_case(name));
+        self.against.is_empty() || name == "davit" || is_named()
+    }
+
     /// Whether to use small input.
     pub(crate) const fn is_quick(&self) -> bool {
         matches!(self.extent, Extent::Smoke)
     }
 }
 
-const NAMES: [&str; 14] = [
-    "pull",
-    "load",
-    "remove",
-    "copy-first",
-    "copy-unchanged",
-    "copy-changed",
-    "noop",
-    "step",
-    "start",
-    "run",
-    "exec",
-    "list",
-    "rate",
-    "memory",
+/// The workloads, by what they measure; a group's name stands for all of it.
+const GROUPS: [(&str, &[&str]); 3] = [
+    ("images", &["pull", "load", "remove"]),
+    (
+        "build",
+        &[
+            "copy-first",
+            "copy-unchanged",
+            "copy-changed",
+            "copy-big",
+            "copy-ignored",
+            "noop",
+            "noop-stages",
+            "step",
+            "steps",
+            "parallel",
+            "stages",
+            "application",
+            "export-gzip",
+            "export-zstd",
+            "cache-import",
+        ],
+    ),
+    ("containers", &["start", "run", "exec", "list", "rate", "memory"]),
 ];
+
+/// The workloads that `wanted` names, alone or by their group; all for none.
+fn chosen(wanted: &[String]) -> Result<Vec<&'static str>> {
+    let is_known =
+        |name: &str| GROUPS.iter().any(|(group, names)| *group == name || names.contains(&name));
+    for name in wanted {
+        ensure!(is_known(name), "no workload `{name}`; `bench --list` shows them");
+    }
+    let is_wanted = |group: &str, name: &str| {
+        wanted.is_empty() || wanted.iter().any(|wanted| wanted == group || wanted == name)
+    };
+    let all =
+        GROUPS.iter().flat_map(|(group, names)| names.iter().map(move |name| (*group, *name)));
+    Ok(all.filter(|(group, name)| is_wanted(group, name)).map(|(_, name)| name).collect())
+}
 
 /// Runs the bench and writes its report to bench/results.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     if args.list {
-        println!("{}", NAMES.join("\n"));
+        for (group, names) in GROUPS {
+            println!("{group}: {}", names.join(" "));
+        }
         return Ok(());
     }
-    for name in &args.names {
-        ensure!(
-            NAMES.contains(&name.as_str()),
-            "no workload `{name}`; there are {}",
-            NAMES.join(", ")
-        );
-    }
+    let names = chosen(&args.names)?;
     let extent = if args.quick { Extent::Smoke } else { Extent::Full };
     peers::install(extent)?;
     let davit = match &args.davit {
@@ -139,9 +211,12 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     }
     let folder = process::cache_folder()?.join(format!("bench-{}", std::process::id()));
     fs_err::create_dir_all(&folder)?;
-    let setting = Setting { davit, corpus: Corpus::open(extent)?, folder, extent };
+    let repetitions = if args.quick { Some(1) } else { args.repetitions };
+    let against = args.against.clone();
+    let setting =
+        Setting { davit, corpus: Corpus::open(extent)?, folder, extent, repetitions, against };
     let mut rows = Vec::new();
-    let outcome = run_all(&setting, &args.names, &mut rows);
+    let outcome = run_all(&setting, &names, &mut rows);
     // What was measured counts, also when a later workload fails.
     report::write(&rows, args.quick)?;
     // The daemons of the workloads have ended with them; only files are left.
@@ -161,14 +236,12 @@ fn build(extent: Extent) -> Result<PathBuf> {
     }
 }
 
-fn run_all(setting: &Setting, names: &[String], rows: &mut Vec<report::Row>) -> Result<()> {
-    for name in NAMES {
-        if names.is_empty() || names.iter().any(|wanted| wanted == name) {
-            let workload = workload(name, setting)?;
-            let row = run_one(workload, setting).with_context(|| format!("workload {name}"))?;
-            println!("{row}");
-            rows.push(row);
-        }
+fn run_all(setting: &Setting, names: &[&str], rows: &mut Vec<report::Row>) -> Result<()> {
+    for name in names {
+        let workload = workload(name, setting)?;
+        let row = run_one(workload, setting).with_context(|| format!("workload {name}"))?;
+        println!("{row}");
+        rows.push(row);
     }
     Ok(())
 }
@@ -178,22 +251,33 @@ fn workload(name: &str, setting: &Setting) -> Result<Workload> {
         "pull" => images::pull(setting),
         "load" => Ok(images::load(setting)),
         "remove" => Ok(images::remove(setting)),
-        "copy-first" => build::copy_first(setting),
-        "copy-unchanged" => build::copy_unchanged(setting),
-        "copy-changed" => build::copy_changed(setting),
-        "noop" => build::noop(setting),
-        "step" => build::step(setting),
+        "copy-first" => Ok(build::copy_first(setting)),
+        "copy-unchanged" => Ok(build::copy_unchanged(setting)),
+        "copy-changed" => Ok(build::copy_changed(setting)),
+        "copy-big" => Ok(build::copy_big(setting)),
+        "copy-ignored" => Ok(build::copy_ignored(setting)),
+        "noop" => Ok(build::noop(setting)),
+        "noop-stages" => stages::noop_stages(setting),
+        "step" => Ok(build::step(setting)),
+        "steps" => stages::steps(setting),
+        "parallel" => stages::parallel(setting),
+        "stages" => stages::three_stages(setting),
+        "application" => stages::application(setting),
+        "export-gzip" => Ok(build::export_gzip(setting)),
+        "export-zstd" => Ok(build::export_zstd(setting)),
+        "cache-import" => stages::cache_import(setting),
         "start" => Ok(containers::start(setting)),
-        "run" => containers::run(setting),
-        "exec" => containers::exec(setting),
-        "list" => containers::list(setting),
-        "rate" => containers::rate(setting),
-        _ => containers::memory(setting),
+        "run" => Ok(containers::run(setting)),
+        "exec" => Ok(containers::exec(setting)),
+        "list" => Ok(containers::list(setting)),
+        "rate" => Ok(containers::rate(setting)),
+        _ => Ok(containers::memory(setting)),
     }
 }
 
 fn run_one(mut workload: Workload, setting: &Setting) -> Result<report::Row> {
-    let repetitions = if setting.is_quick() { 1 } else { workload.repetitions };
+    let repetitions = setting.repetitions.unwrap_or(workload.repetitions);
+    workload.contenders.retain(|contender| setting.measures(&contender.name));
     let mut results = vec![Vec::new(); workload.contenders.len()];
     for repetition in 0..repetitions {
         for (contender, results) in workload.contenders.iter_mut().zip(&mut results) {
@@ -210,6 +294,9 @@ fn run_one(mut workload: Workload, setting: &Setting) -> Result<report::Row> {
                 let reset = ["system", "reset", "--force"];
                 process::run(&mut images::davit(&setting.davit, &folder, &reset))?;
                 process::run(Command::new("rm").arg("-rf").arg(images::run_folder(&folder)))?;
+            }
+            if matches!(workload.leftovers, Leftovers::Removed) {
+                process::run(Command::new("rm").arg("-rf").arg(&folder))?;
             }
             let measured = measured?;
             eprintln!("{} {repetition} {}: {measured}", workload.name, contender.name);

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `base` | Debian minbase without documentation, one layer |
 //! | `app` | `base`, development tools, 25,000 small files: three layers, 75,000 entries |
+//! | `busybox` | a static busybox alone, one layer |
+//! | `packages` | Debian packages that `base` can install |
 //! | `context` | a folder of 50,000 small files for COPY |
 //! | `small-context` | the same with 300, of the text of `base` |
 
@@ -20,6 +22,7 @@ use crate::{packages, process};
 
 const TOOLS: &str = "--include=python3,nodejs,npm,build-essential,git,curl,ca-certificates";
 const SMALL_FILES: &str = include_str!("../corpus/small_files.py");
+const PACKAGES: [&str; 6] = ["less", "zip", "unzip", "jq", "libjq1", "libonig5"];
 const IMAGE_FILES: u32 = 25_000;
 const CONTEXT_FILES: u32 = 50_000;
 const SMALL_CONTEXT_FILES: u32 = 300;
@@ -58,6 +61,10 @@ impl Corpus {
         })?;
         corpus.make("base.tar", |path| tar(&corpus.folder.join("root-base"), None, path))?;
         corpus.image("base", &["base"])?;
+        corpus.make("root-busybox", busybox)?;
+        corpus.make("busybox.tar", |path| tar(&corpus.folder.join("root-busybox"), None, path))?;
+        corpus.image("busybox", &["busybox"])?;
+        corpus.make("packages", download)?;
         match extent {
             Extent::Full => corpus.make_large()?,
             Extent::Smoke => {
@@ -94,7 +101,12 @@ impl Corpus {
         self.folder.display()
     }
 
-    /// OCI layout of an image (`base` or `app`), tagged `latest`.
+    /// The one layer of `busybox`.
+    pub(crate) fn busybox(&self) -> PathBuf {
+        self.folder.join("busybox.tar")
+    }
+
+    /// OCI layout of an image, tagged `latest`.
     pub(crate) fn oci_layout(&self, image: &str) -> PathBuf {
         self.folder.join(format!("{image}.oci"))
     }
@@ -102,6 +114,11 @@ impl Corpus {
     /// `docker save` archive of an image, tagged `IMAGE:latest`.
     pub(crate) fn archive(&self, image: &str) -> PathBuf {
         self.folder.join(format!("{image}.docker.tar"))
+    }
+
+    /// Folder of packages that install on `base`.
+    pub(crate) fn packages(&self) -> PathBuf {
+        self.folder.join("packages")
     }
 
     /// The folder of small files; callers copy it before they change it.
@@ -202,6 +219,24 @@ fn put_json(
 fn sha256(path: &Path) -> Result<String> {
     let line = process::output(Command::new("sha256sum").arg(path))?;
     Ok(line.split(' ').next().unwrap_or_default().to_owned())
+}
+
+fn busybox(path: &Path) -> Result<()> {
+    let bin = path.join("bin");
+    fs_err::create_dir_all(&bin)?;
+    fs_err::copy("/bin/busybox", bin.join("busybox"))?;
+    for name in ["sh", "true", "sleep"] {
+        std::os::unix::fs::symlink("busybox", bin.join(name))?;
+    }
+    Ok(())
+}
+
+fn download(path: &Path) -> Result<()> {
+    fs_err::create_dir(path)?;
+    // The release of `base`, whose libraries they find there.
+    let mut command = process::as_root("apt-get");
+    command.args(["download", "--quiet", "-o", "APT::Sandbox::User=root"]).args(PACKAGES);
+    process::run(command.current_dir(path))
 }
 
 fn debootstrap(path: &Path, options: &[String]) -> Result<()> {

@@ -10,7 +10,8 @@ use crate::process;
 /// Crate, its layer, and the workspace crates it may depend on.
 const TABLE: &[(&str, u8, &[&str])] = &[
     ("davit-image", 0, &[]),
-    ("davit-bake", 0, &[]),
+    ("davit-composefile", 0, &[]),
+    ("davit-bake", 0, &["davit-composefile", "davit-dockerfile"]),
     ("davit-dockerfile", 0, &["davit-image"]),
     ("davit-sys", 1, &[]),
     ("davit-layer", 1, &["davit-image", "davit-sys"]),
@@ -33,6 +34,7 @@ const TABLE: &[(&str, u8, &[&str])] = &[
             "davit-sys",
         ],
     ),
+    ("davit-scan", 3, &["davit-image", "davit-layer"]),
     (
         "davit-engine",
         4,
@@ -44,6 +46,7 @@ const TABLE: &[(&str, u8, &[&str])] = &[
             "davit-layer",
             "davit-network",
             "davit-runtime",
+            "davit-scan",
             "davit-snapshot",
             "davit-store",
             "davit-sys",

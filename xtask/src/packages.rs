@@ -27,6 +27,7 @@ const SUITE: &[(&str, &str)] = &[
     ("procps", "/bin/kill"),
     ("python3-seccomp", "/usr/share/doc/python3-seccomp"),
     ("python3-venv", "/usr/share/doc/python3-venv"),
+    ("qemu-user-static", "/usr/bin/qemu-aarch64-static"),
     ("skopeo", "/usr/bin/skopeo"),
     ("strace", "/usr/bin/strace"),
     ("umoci", "/usr/bin/umoci"),

@@ -1,17 +1,14 @@
-//! Workloads of the builder.
+//! Workloads of the builder: contexts, steps, exports.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::path::Path;
 
 use anyhow::Result;
 
 use super::{
     Contender, Setting, Workload,
-    images::davit,
+    builders::{Builder, Job, Kind, contenders},
+    containers, contexts,
     measure::{Measured, median_of, prepare, timed},
-    peers::{self, Buildkit},
 };
 
 const COPY: &str = "FROM scratch\nCOPY . /src\n";
@@ -26,7 +23,7 @@ enum Change {
 }
 
 /// First build of `COPY . /src`.
-pub(super) fn copy_first(setting: &Setting) -> Result<Workload> {
+pub(super) fn copy_first(setting: &Setting) -> Workload {
     copy(
         setting,
         "copy-first",
@@ -36,7 +33,7 @@ pub(super) fn copy_first(setting: &Setting) -> Result<Workload> {
 }
 
 /// The same again, nothing changed.
-pub(super) fn copy_unchanged(setting: &Setting) -> Result<Workload> {
+pub(super) fn copy_unchanged(setting: &Setting) -> Workload {
     copy(
         setting,
         "copy-unchanged",
@@ -46,7 +43,7 @@ pub(super) fn copy_unchanged(setting: &Setting) -> Result<Workload> {
 }
 
 /// The same again, one file changed.
-pub(super) fn copy_changed(setting: &Setting) -> Result<Workload> {
+pub(super) fn copy_changed(setting: &Setting) -> Workload {
     copy(
         setting,
         "copy-changed",
@@ -55,166 +52,122 @@ pub(super) fn copy_changed(setting: &Setting) -> Result<Workload> {
     )
 }
 
-fn copy(
-    setting: &Setting,
-    name: &'static str,
-    promise: &'static str,
-    change: Change,
-) -> Result<Workload> {
+fn copy(setting: &Setting, name: &'static str, promise: &'static str, change: Change) -> Workload {
     let source = setting.corpus.context();
-    let program = setting.davit.clone();
-    let ours = source.clone();
-    let mut contenders = vec![Contender::new("davit", move |folder| {
-        let context = context(&ours, folder)?;
-        around(&context, change, &[], || davit_build(&program, folder, &context, &[]))
-    })];
-    if peers::find("buildkitd").is_some() {
-        contenders.push(Contender::new("BuildKit", move |folder| {
-            let context = context(&source, folder)?;
-            let buildkit = Buildkit::start(folder)?;
-            around(&context, change, &[buildkit.pid()], || buildkit.build(&context))
-        }));
-    } else if peers::find("buildah").is_some() {
-        contenders.push(Contender::new("buildah", move |folder| {
-            let context = context(&source, folder)?;
-            around(&context, change, &[], || buildah_build(folder, &context))
-        }));
-    }
-    Ok(Workload { name, promise, repetitions: 3, contenders })
+    let contenders = contenders(setting, &Kind::ALL, move |builder, folder| {
+        let context = contexts::copied(&source, folder, COPY)?;
+        around(&context, change, builder)
+    });
+    Workload::new(name, promise, contenders)
 }
 
 /// Builds as often as `change` asks before the clock starts, then once more under it.
-fn around(
-    context: &Path,
-    change: Change,
-    daemons: &[u32],
-    command: impl Fn() -> Command,
-) -> Result<Measured> {
+fn around(context: &Path, change: Change, builder: &dyn Builder) -> Result<Measured> {
+    let job = Job::of(context);
     if !matches!(change, Change::First) {
-        prepare(&mut command())?;
+        prepare(&mut builder.build(&job))?;
     }
     if matches!(change, Change::OneFile) {
-        let file = first_file(context)?;
-        fs_err::write(&file, "changed\n")?;
+        contexts::change_one(context)?;
     }
     rustix::fs::sync();
-    timed(&mut command(), daemons)
+    timed(&mut builder.build(&job), &builder.daemons())
+}
+
+/// `COPY` of one file of 4 GiB.
+pub(super) fn copy_big(setting: &Setting) -> Workload {
+    let bytes = if setting.is_quick() { 16 << 20 } else { 4 << 30 };
+    let archive = setting.corpus.archive(setting.image());
+    let contenders = contenders(setting, &Kind::ALL, move |builder, folder| {
+        let context = contexts::one_big_file(&archive, folder, bytes, COPY)?;
+        around(&context, Change::First, builder)
+    });
+    Workload::new("copy-big", "not slower than any; at most 96 MiB", contenders).sweeping()
+}
+
+/// First build of a context of 100,000 files of which nine tenths are ignored.
+pub(super) fn copy_ignored(setting: &Setting) -> Workload {
+    let source = setting.corpus.context();
+    let contenders = contenders(setting, &Kind::ALL, move |builder, folder| {
+        let context = contexts::mostly_ignored(&source, folder, COPY)?;
+        around(&context, Change::First, builder)
+    });
+    Workload::new(
+        "copy-ignored",
+        "at least 2 times as fast as BuildKit; at most 96 MiB",
+        contenders,
+    )
 }
 
 /// Rebuild with nothing to do, 10,000 files in the context.
-pub(super) fn noop(setting: &Setting) -> Result<Workload> {
+pub(super) fn noop(setting: &Setting) -> Workload {
     let source = setting.corpus.context();
-    let program = setting.davit.clone();
     let count = if setting.is_quick() { 100 } else { 10_000 };
-    let job = move |folder: &Path| {
-        let context = part_of_context(&source, folder, count)?;
-        prepare(&mut davit_build(&program, folder, &context, &[]))?;
-        prepare(&mut davit_build(&program, folder, &context, &[]))?;
-        median_of(21, || davit_build(&program, folder, &context, &[]))
-    };
-    Ok(Workload {
-        name: "noop",
-        promise: "at most 0.050 s",
-        repetitions: 3,
-        contenders: vec![Contender::new("davit", job)],
-    })
+    let contenders = contenders(setting, &[Kind::Davit], move |builder, folder| {
+        rebuilds(builder, &contexts::part(&source, folder, count, COPY)?, 21)
+    });
+    Workload::new("noop", "at most 0.050 s", contenders)
+}
+
+/// Builds twice, then `count` times more with nothing to do.
+pub(super) fn rebuilds(builder: &dyn Builder, context: &Path, count: usize) -> Result<Measured> {
+    let job = Job::of(context);
+    prepare(&mut builder.build(&job))?;
+    prepare(&mut builder.build(&job))?;
+    median_of(count, || builder.build(&job))
 }
 
 /// One `RUN true` step: what twenty of them take, divided by twenty.
-pub(super) fn step(setting: &Setting) -> Result<Workload> {
-    let program = setting.davit.clone();
+pub(super) fn step(setting: &Setting) -> Workload {
+    let (program, archive) = (setting.davit.clone(), setting.corpus.busybox());
     let job = move |folder: &Path| {
         let context = folder.join("context");
         fs_err::create_dir_all(&context)?;
-        let steps = |count: usize| STEP.replace("RUN true\n", &"RUN true $N\n".repeat(count));
-        super::containers::import_busybox(&program, folder)?;
+        containers::import_busybox(&program, folder, &archive)?;
+        let builder = Kind::Davit.start(&program, folder)?;
         let mut seconds = Vec::new();
         for count in [0, 20] {
-            fs_err::write(context.join("Dockerfile"), steps(count))?;
+            fs_err::write(context.join("Dockerfile"), true_steps(STEP, count))?;
             // A fresh argument makes every step a miss.
             let mut number = 0;
             let measured = median_of(5, || {
                 number += 1;
-                davit_build(
-                    &program,
-                    folder,
-                    &context,
-                    &["--build-arg", &format!("N={count}-{number}")],
-                )
+                let job = Job::of(&context);
+                builder.build(&Job { number: Some(format!("{count}-{number}")), ..job })
             })?;
             seconds.push(measured.value);
         }
-        Ok(Measured { value: (seconds[1] - seconds[0]) / 20.0, peak_bytes: 0 })
+        Ok(Measured::of((seconds[1] - seconds[0]) / 20.0))
     };
-    Ok(Workload {
-        name: "step",
-        promise: "at most 0.015 s (BuildKit: 0.055)",
-        repetitions: 3,
-        contenders: vec![Contender::new("davit", job)],
-    })
+    Workload::new("step", "at most 0.015 s (BuildKit: 0.055)", vec![Contender::new("davit", job)])
 }
 
-fn davit_build(program: &Path, folder: &Path, context: &Path, more: &[&str]) -> Command {
-    let mut command = davit(program, folder, &["build", "--progress", "quiet", "--tag", "bench"]);
-    command.args(more).arg(context);
-    command
+/// A Dockerfile whose `RUN true` is there `count` times, dependent on the argument `N`.
+pub(super) fn true_steps(dockerfile: &str, count: usize) -> String {
+    dockerfile.replace("RUN true\n", &"RUN true $N\n".repeat(count))
 }
 
-fn buildah_build(folder: &Path, context: &Path) -> Command {
-    let mut command = Command::new("buildah");
-    command.arg("--root").arg(folder.join("buildah"));
-    command.arg("--runroot").arg(folder.join("buildah-run"));
-    command.args(["bud", "--layers", "--quiet", "--isolation", "chroot", "--tag", "bench"]);
-    command.arg(context);
-    command
+/// Export of 5 GiB that are built already, as a gzip archive.
+pub(super) fn export_gzip(setting: &Setting) -> Workload {
+    export(setting, "export-gzip", "gzip")
 }
 
-fn context(source: &Path, folder: &Path) -> Result<PathBuf> {
-    let context = folder.join("context");
-    prepare(Command::new("cp").arg("--archive").arg(source).arg(&context))?;
-    fs_err::write(context.join("Dockerfile"), COPY)?;
-    Ok(context)
+/// The same with zstd.
+pub(super) fn export_zstd(setting: &Setting) -> Workload {
+    export(setting, "export-zstd", "zstd")
 }
 
-/// Copies whole packages until the context holds `count` files.
-fn part_of_context(source: &Path, folder: &Path, count: usize) -> Result<PathBuf> {
-    let context = folder.join("context");
-    fs_err::create_dir_all(&context)?;
-    fs_err::write(context.join("Dockerfile"), COPY)?;
-    let mut packages: Vec<PathBuf> = fs_err::read_dir(source.join("app/node_modules"))?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<_>>()?;
-    packages.sort();
-    let mut files = 0;
-    for package in packages {
-        if files >= count {
-            break;
-        }
-        files += walk(&package)?.len();
-        prepare(Command::new("cp").arg("--archive").arg(&package).arg(&context))?;
-    }
-    Ok(context)
-}
-
-fn first_file(context: &Path) -> Result<PathBuf> {
-    let mut files = walk(context)?;
-    files.sort();
-    let file = files.into_iter().find(|path| path.extension().is_some_and(|suffix| suffix == "js"));
-    file.ok_or_else(|| anyhow::anyhow!("{} holds no file to change", context.display()))
-}
-
-fn walk(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    let mut open = vec![folder.to_owned()];
-    while let Some(folder) = open.pop() {
-        for entry in fs_err::read_dir(folder)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                open.push(entry.path());
-            } else {
-                files.push(entry.path());
-            }
-        }
-    }
-    Ok(files)
+fn export(setting: &Setting, name: &'static str, compression: &'static str) -> Workload {
+    let bytes = if setting.is_quick() { 16 << 20 } else { 5 << 30 };
+    let archive = setting.corpus.archive(setting.image());
+    let contenders = contenders(setting, &Kind::EXPORTING, move |builder, folder| {
+        let context = contexts::one_big_file(&archive, folder, bytes, COPY)?;
+        prepare(&mut builder.build(&Job::of(&context)))?;
+        rustix::fs::sync();
+        let archive = Some((folder.join("image.tar"), compression));
+        let job = Job { archive, ..Job::of(&context) };
+        timed(&mut builder.build(&job), &builder.daemons())
+    });
+    Workload::new(name, "at least 2 times as fast as BuildKit; at most 96 MiB", contenders)
+        .sweeping()
 }

@@ -1,10 +1,6 @@
 //! Workloads of running containers.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    time::Instant,
-};
+use std::{path::Path, process::Command, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -16,53 +12,35 @@ use super::{
 };
 
 /// Makes the image `busybox` of the static busybox alone.
-pub(super) fn import_busybox(program: &Path, folder: &Path) -> Result<()> {
-    let archive = busybox_archive(folder)?;
+pub(super) fn import_busybox(program: &Path, folder: &Path, archive: &Path) -> Result<()> {
     prepare(davit(program, folder, &["import"]).arg(archive).arg("busybox"))
 }
 
-fn busybox_archive(folder: &Path) -> Result<PathBuf> {
-    let bin = folder.join("busybox-root/bin");
-    fs_err::create_dir_all(&bin)?;
-    fs_err::copy("/bin/busybox", bin.join("busybox"))?;
-    for name in ["sh", "true", "sleep"] {
-        std::os::unix::fs::symlink("busybox", bin.join(name))?;
-    }
-    let archive = folder.join("busybox.tar");
-    prepare(
-        Command::new("tar")
-            .arg("-C")
-            .arg(folder.join("busybox-root"))
-            .arg("-cf")
-            .arg(&archive)
-            .arg("."),
-    )?;
-    Ok(archive)
-}
-
 /// Adds the engines that are here; each runs `arguments` `count` times beside a running container.
-fn with_peers(contenders: &mut Vec<Contender>, count: usize, arguments: &'static str) {
+fn with_peers(contenders: &mut Vec<Contender>, setting: &Setting, arguments: &'static str) {
+    let count = if setting.is_quick() { 1 } else { 11 };
+    let archive = setting.corpus.busybox();
     if peers::find("podman").is_some() {
+        let archive = archive.clone();
         contenders.push(Contender::new("podman", move |folder| {
             let podman = Podman::start(folder, Network::Own)?;
-            beside_sleeper(folder, count, arguments, |arguments| podman.command(arguments))
+            beside_sleeper(&archive, count, arguments, |arguments| podman.command(arguments))
         }));
     }
     if Nerdctl::is_here() {
         contenders.push(Contender::new("nerdctl", move |folder| {
             let nerdctl = Nerdctl::start(folder)?;
-            beside_sleeper(folder, count, arguments, |arguments| nerdctl.command(arguments))
+            beside_sleeper(&archive, count, arguments, |arguments| nerdctl.command(arguments))
         }));
     }
 }
 
 fn beside_sleeper(
-    folder: &Path,
+    archive: &Path,
     count: usize,
     arguments: &str,
     peer: impl Fn(&str) -> Command,
 ) -> Result<Measured> {
-    let archive = busybox_archive(folder)?;
     prepare(&mut peer(&format!("import {} busybox", archive.display())))?;
     prepare(&mut peer("run --detach --name sleeper busybox sleep 600"))?;
     let result = median_of(count, || peer(arguments));
@@ -72,30 +50,29 @@ fn beside_sleeper(
 }
 
 /// `run --rm` of a static `true` on the bridge.
-pub(super) fn run(setting: &Setting) -> Result<Workload> {
-    let program = setting.davit.clone();
+pub(super) fn run(setting: &Setting) -> Workload {
+    let (program, archive) = (setting.davit.clone(), setting.corpus.busybox());
     let count = if setting.is_quick() { 3 } else { 41 };
     let mut contenders = vec![Contender::new("davit", move |folder| {
-        import_busybox(&program, folder)?;
+        import_busybox(&program, folder, &archive)?;
         let arguments = ["run", "--rm", "busybox", "true"];
         prepare(&mut davit(&program, folder, &arguments))?;
         median_of(count, || davit(&program, folder, &arguments))
     })];
-    with_peers(&mut contenders, if setting.is_quick() { 1 } else { 11 }, "run --rm busybox true");
-    Ok(Workload {
-        name: "run",
-        promise: "at most 0.010 s; at least 30 times as fast as nerdctl, 50 as Podman 4.3",
-        repetitions: 3,
+    with_peers(&mut contenders, setting, "run --rm busybox true");
+    Workload::new(
+        "run",
+        "at most 0.010 s; at least 30 times as fast as nerdctl, 50 as Podman 4.3",
         contenders,
-    })
+    )
 }
 
 /// `exec` of a static `true`.
-pub(super) fn exec(setting: &Setting) -> Result<Workload> {
-    let program = setting.davit.clone();
+pub(super) fn exec(setting: &Setting) -> Workload {
+    let (program, archive) = (setting.davit.clone(), setting.corpus.busybox());
     let count = if setting.is_quick() { 3 } else { 41 };
     let mut contenders = vec![Contender::new("davit", move |folder| {
-        import_busybox(&program, folder)?;
+        import_busybox(&program, folder, &archive)?;
         prepare(&mut davit(
             &program,
             folder,
@@ -105,35 +82,34 @@ pub(super) fn exec(setting: &Setting) -> Result<Workload> {
         prepare(&mut davit(&program, folder, &["rm", "--force", "sleeper"]))?;
         result
     })];
-    with_peers(&mut contenders, if setting.is_quick() { 1 } else { 11 }, "exec sleeper true");
-    Ok(Workload { name: "exec", promise: "at most 0.005 s", repetitions: 3, contenders })
+    with_peers(&mut contenders, setting, "exec sleeper true");
+    Workload::new("exec", "at most 0.005 s", contenders)
 }
 
 /// The program's own start: `version`, beside a static `true`.
 pub(super) fn start(setting: &Setting) -> Workload {
-    let program = setting.davit.clone();
+    let (program, archive) = (setting.davit.clone(), setting.corpus.busybox());
     let count = if setting.is_quick() { 3 } else { 101 };
     let own = Contender::new("davit", move |folder| {
         median_of(count, || davit(&program, folder, &["version"]))
     });
     let empty = Contender::new("static true", move |folder| {
-        busybox_archive(folder)?;
-        median_of(count, || Command::new(folder.join("busybox-root/bin/true")))
+        prepare(Command::new("tar").arg("-C").arg(folder).arg("-xf").arg(&archive))?;
+        median_of(count, || Command::new(folder.join("bin/true")))
     });
-    Workload {
-        name: "start",
-        promise: "`davit version` takes at most 0.001 s more than a static `true`",
-        repetitions: 3,
-        contenders: vec![own, empty],
-    }
+    Workload::new(
+        "start",
+        "`davit version` takes at most 0.001 s more than a static `true`",
+        vec![own, empty],
+    )
 }
 
 /// `ps` with one container.
-pub(super) fn list(setting: &Setting) -> Result<Workload> {
-    let program = setting.davit.clone();
+pub(super) fn list(setting: &Setting) -> Workload {
+    let (program, archive) = (setting.davit.clone(), setting.corpus.busybox());
     let count = if setting.is_quick() { 3 } else { 41 };
     let mut contenders = vec![Contender::new("davit", move |folder| {
-        import_busybox(&program, folder)?;
+        import_busybox(&program, folder, &archive)?;
         prepare(&mut davit(
             &program,
             folder,
@@ -150,21 +126,16 @@ pub(super) fn list(setting: &Setting) -> Result<Workload> {
         prepare(&mut davit(&program, folder, &["rm", "--force", "sleeper"]))?;
         Ok(slowest)
     })];
-    with_peers(&mut contenders, if setting.is_quick() { 1 } else { 11 }, "ps");
-    Ok(Workload {
-        name: "list",
-        promise: "at most 0.003 s for the slowest of ps, images and version",
-        repetitions: 3,
-        contenders,
-    })
+    with_peers(&mut contenders, setting, "ps");
+    Workload::new("list", "at most 0.003 s for the slowest of ps, images and version", contenders)
 }
 
 /// Containers per second, four at a time.
-pub(super) fn rate(setting: &Setting) -> Result<Workload> {
-    let program = setting.davit.clone();
+pub(super) fn rate(setting: &Setting) -> Workload {
+    let (program, archive) = (setting.davit.clone(), setting.corpus.busybox());
     let count: usize = if setting.is_quick() { 8 } else { 200 };
     let job = move |folder: &Path| {
-        import_busybox(&program, folder)?;
+        import_busybox(&program, folder, &archive)?;
         let arguments = ["run", "--rm", "busybox", "true"];
         prepare(&mut davit(&program, folder, &arguments))?;
         let start = Instant::now();
@@ -184,22 +155,21 @@ pub(super) fn rate(setting: &Setting) -> Result<Workload> {
         })?;
         #[allow(clippy::cast_precision_loss, reason = "a few hundred")]
         let value = count as f64 / start.elapsed().as_secs_f64();
-        Ok(Measured { value, peak_bytes: 0 })
+        Ok(Measured::of(value))
     };
-    Ok(Workload {
-        name: "rate",
-        promise: "at least 80 containers per second (crun alone: 54, Podman: 6.3)",
-        repetitions: 3,
-        contenders: vec![Contender::new("davit", job)],
-    })
+    Workload::new(
+        "rate",
+        "at least 80 containers per second (crun alone: 54, Podman: 6.3)",
+        vec![Contender::new("davit", job)],
+    )
 }
 
 /// Private memory of the process that stays with a running container, in MB: the mean of four, which
 /// share the pages of the program.
-pub(super) fn memory(setting: &Setting) -> Result<Workload> {
-    let program = setting.davit.clone();
+pub(super) fn memory(setting: &Setting) -> Workload {
+    let (program, archive) = (setting.davit.clone(), setting.corpus.busybox());
     let job = move |folder: &Path| {
-        import_busybox(&program, folder)?;
+        import_busybox(&program, folder, &archive)?;
         let names = ["one", "two", "three", "four"];
         for name in names {
             let arguments = ["run", "-d", "--name", name, "busybox", "sleep", "600"];
@@ -210,14 +180,13 @@ pub(super) fn memory(setting: &Setting) -> Result<Workload> {
         prepare(davit(&program, folder, &["rm", "--force"]).args(names))?;
         #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
         let value = bytes? as f64 / 1e6 / names.len() as f64;
-        Ok(Measured { value, peak_bytes: 0 })
+        Ok(Measured::of(value))
     };
-    Ok(Workload {
-        name: "memory",
-        promise: "at most 0.5 MB private per running container (a containerd shim: 12.8–15.7)",
-        repetitions: 3,
-        contenders: vec![Contender::new("davit", job)],
-    })
+    Workload::new(
+        "memory",
+        "at most 0.5 MB private per running container (a containerd shim: 12.8–15.7)",
+        vec![Contender::new("davit", job)],
+    )
 }
 
 /// Private memory of the monitors of these containers.

@@ -5,11 +5,11 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result};
-use davit_test::{Access, Registry};
+use anyhow::Result;
 
 use super::{
     Contender, Setting, Workload,
+    bases::Bases,
     measure::{prepare, timed},
     peers::{self, Containerd, Network, Podman},
 };
@@ -33,19 +33,13 @@ pub(super) fn run_folder(folder: &Path) -> PathBuf {
 
 /// Pull into an empty store from a registry on the loopback.
 pub(super) fn pull(setting: &Setting) -> Result<Workload> {
-    let registry = Registry::start(Access::Open).context("docker-registry is needed")?;
-    let reference = format!("{}/{}:latest", registry.host(), setting.image());
-    prepare(
-        Command::new("skopeo")
-            .args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"])
-            .arg(format!("oci:{}:latest", setting.corpus.oci_layout(setting.image()).display()))
-            .arg(format!("docker://{reference}")),
-    )?;
+    let bases = Bases::serve(setting, &[setting.image()])?;
+    let reference = bases.name(setting.image());
     let program = setting.davit.clone();
     let ours = reference.clone();
     let mut contenders = vec![Contender::new("davit", move |folder| {
         // The registry lives as long as the workload.
-        let _running = &registry;
+        let _running = &bases;
         timed(&mut davit(&program, folder, &["pull", "--quiet", &ours]), &[])
     })];
     if let (Some(daemon), Some(ctr)) = (peers::find("containerd"), peers::find("ctr")) {
@@ -63,12 +57,12 @@ pub(super) fn pull(setting: &Setting) -> Result<Workload> {
             timed(&mut podman.command(&arguments), &[])
         }));
     }
-    Ok(Workload {
-        name: "pull",
-        promise: "at least 3.5 times as fast as containerd 2.4, at most 64 MiB",
-        repetitions: 5,
+    Ok(Workload::new(
+        "pull",
+        "at least 3.5 times as fast as containerd 2.4, at most 64 MiB",
         contenders,
-    })
+    )
+    .repeated(5))
 }
 
 /// Load a `docker save` archive into an empty store.
@@ -81,12 +75,7 @@ pub(super) fn load(setting: &Setting) -> Workload {
             timed(&mut podman.command(&format!("load --quiet --input {archive}")), &[])
         }));
     }
-    Workload {
-        name: "load",
-        promise: "at least 9 times as fast as Podman",
-        repetitions: 3,
-        contenders,
-    }
+    Workload::new("load", "at least 9 times as fast as Podman", contenders)
 }
 
 fn loader(program: &Path, archive: &str) -> Contender {
@@ -109,7 +98,7 @@ pub(super) fn remove(setting: &Setting) -> Workload {
             timed(&mut podman.command(&format!("rmi {name}")), &[])
         }));
     }
-    Workload { name: "remove", promise: "at most 0.1 s", repetitions: 3, contenders }
+    Workload::new("remove", "at most 0.1 s", contenders)
 }
 
 fn remover(program: PathBuf, archive: String, name: String) -> Contender {

@@ -1,7 +1,7 @@
 //! Time and memory of commands.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fmt,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -14,13 +14,24 @@ use anyhow::{Context as _, Result, ensure};
 pub(crate) struct Measured {
     /// The figure: seconds, or a rate or size where the workload says so.
     pub(crate) value: f64,
-    /// Sum of the peak resident sizes of all processes involved, in bytes; 0 if not measured.
+    /// The most that the peak resident sizes of processes that were there together sum up to, in
+    /// bytes; 0 if not measured.
     pub(crate) peak_bytes: u64,
+    /// Processor time of all processes involved, in seconds; 0 if not measured.
+    pub(crate) cpu_seconds: f64,
+}
+
+impl Measured {
+    /// A figure alone.
+    pub(crate) const fn of(value: f64) -> Self {
+        Self { value, peak_bytes: 0, cpu_seconds: 0.0 }
+    }
 }
 
 impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.4}, {} MiB", self.value, self.peak_bytes >> 20)
+        let Self { value, peak_bytes, cpu_seconds } = self;
+        write!(f, "{value:.4}, {} MiB, CPU {cpu_seconds:.2} s", peak_bytes >> 20)
     }
 }
 
@@ -28,10 +39,11 @@ impl fmt::Display for Measured {
 pub(crate) fn timed(command: &mut Command, daemons: &[u32]) -> Result<Measured> {
     daemons.iter().for_each(|pid| reset_peak(*pid));
     quiet(command);
+    let before = cpu_seconds(daemons);
     let start = Instant::now();
     let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
     let (value, peak_bytes) = watch(child, start, daemons, command)?;
-    Ok(Measured { value, peak_bytes })
+    Ok(Measured { value, peak_bytes, cpu_seconds: cpu_seconds(daemons) - before })
 }
 
 /// Runs a short command `count` times in a row and takes the median time, without memory: looking
@@ -46,7 +58,7 @@ pub(crate) fn median_of(count: usize, mut command: impl FnMut() -> Command) -> R
         seconds.push(start.elapsed().as_secs_f64());
         check(&command, &output)?;
     }
-    Ok(Measured { value: median(&mut seconds), peak_bytes: 0 })
+    Ok(Measured::of(median(&mut seconds)))
 }
 
 /// Runs a command outside the clock; it must succeed.
@@ -83,11 +95,11 @@ fn watch(
     daemons: &[u32],
     command: &Command,
 ) -> Result<(f64, u64)> {
-    let mut peaks = BTreeMap::new();
     let stderr = child.stderr.take().context("stderr is piped")?;
     let reader = std::thread::spawn(move || std::io::read_to_string(stderr));
     let mut roots = daemons.to_vec();
     roots.push(child.id());
+    let mut peak = 0;
     let seconds = loop {
         if let Some(status) = child.try_wait()? {
             let seconds = start.elapsed().as_secs_f64();
@@ -95,17 +107,15 @@ fn watch(
             ensure!(status.success(), "{command:?} ended with {status}: {stderr}");
             break seconds;
         }
-        for pid in with_descendants(&roots) {
-            if let Some(bytes) = peak_bytes(pid) {
-                peaks.insert(pid, bytes);
-            }
-        }
+        peak = peak.max(peaks_of(&roots));
         std::thread::sleep(Duration::from_millis(2));
     };
-    for pid in with_descendants(daemons) {
-        peak_bytes(pid).map(|bytes| peaks.insert(pid, bytes));
-    }
-    Ok((seconds, peaks.values().sum()))
+    Ok((seconds, peak.max(peaks_of(daemons))))
+}
+
+/// Sum of the peak resident sizes of processes and all below them.
+fn peaks_of(roots: &[u32]) -> u64 {
+    with_descendants(roots).into_iter().filter_map(peak_bytes).sum()
 }
 
 /// The processes and everything below them, as /proc shows it now.
@@ -123,6 +133,33 @@ fn with_descendants(roots: &[u32]) -> BTreeSet<u32> {
         }
     }
     found
+}
+
+/// Processor time so far of this process's ended children, and of the daemons and all that is or
+/// was below them.
+fn cpu_seconds(daemons: &[u32]) -> f64 {
+    let own = cpu_ticks(std::process::id()).map_or(0, |ticks| ticks.children);
+    let theirs = with_descendants(daemons).into_iter().filter_map(cpu_ticks);
+    let ticks = own + theirs.map(|ticks| ticks.own + ticks.children).sum::<u32>();
+    f64::from(ticks) / f64::from(TICKS_PER_SECOND)
+}
+
+/// What the kernel counts in for user space on all Linux ABIs of today.
+const TICKS_PER_SECOND: u32 = 100;
+
+struct Ticks {
+    own: u32,
+    children: u32,
+}
+
+/// `utime`, `stime`, `cutime` and `cstime` of a process (proc_pid_stat(5)).
+fn cpu_ticks(pid: u32) -> Option<Ticks> {
+    let stat = fs_err::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it may hold anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut times = fields.split_whitespace().skip(11).map_while(|field| field.parse::<u32>().ok());
+    let mut pair = || Some(times.next()? + times.next()?);
+    Some(Ticks { own: pair()?, children: pair()? })
 }
 
 /// Peak resident size of a process (`VmHWM`, proc_pid_status(5)).
@@ -169,6 +206,9 @@ mod tests {
         command.args(["-c", "head -c 30000000 /dev/zero | tail -c 29000000 >/dev/null"]);
         let measured = timed(&mut command, &[]).unwrap();
         assert!(measured.peak_bytes > 20 << 20, "{measured}");
+        let work = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
+        let measured = timed(Command::new("sh").args(["-c", work]), &[]).unwrap();
+        assert!(measured.cpu_seconds >= 0.02, "{measured}");
         assert!(timed(Command::new("false").arg("x"), &[]).is_err());
     }
 }

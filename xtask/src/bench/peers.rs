@@ -8,7 +8,7 @@ use std::{path::PathBuf, process::Command};
 use anyhow::Result;
 
 pub(super) use self::{
-    daemon::{Buildkit, Containerd, Nerdctl},
+    daemon::{Buildkit, Containerd, Docker, Nerdctl},
     namespaces::{Network, Podman},
 };
 use crate::{corpus::Extent, packages, process};

@@ -23,9 +23,12 @@ impl fmt::Display for Row {
             let (low, high) = range(measured);
             let peak = measured.iter().map(|m| m.peak_bytes).max().unwrap_or(0);
             let peak = if peak == 0 { "–".to_owned() } else { format!("{:.1}", mib(peak)) };
+            let mut cpu: Vec<f64> = measured.iter().map(|m| m.cpu_seconds).collect();
+            let cpu = median(&mut cpu);
+            let cpu = if cpu > 0.0 { format!("{cpu:.2}") } else { "–".to_owned() };
             writeln!(
                 f,
-                "| {} | {name} | {theirs:.4} | {low:.4}–{high:.4} | {} | {peak} | {:.2} |",
+                "| {} | {name} | {theirs:.4} | {low:.4}–{high:.4} | {} | {peak} | {cpu} | {:.2} |",
                 self.name,
                 measured.len(),
                 theirs / ours,
@@ -49,8 +52,8 @@ fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-const HEAD: &str = "| workload | program | median | min–max | n | peak RSS MiB | times davit's |\n\
-                    |---|---|---|---|---|---|---|\n";
+const HEAD: &str = "| workload | program | median | min–max | n | peak RSS MiB | CPU s | times davit's |\n\
+                    |---|---|---|---|---|---|---|---|\n";
 
 /// Prints the table and, unless it was a smoke run, writes it to bench/results/DATE.md.
 pub(crate) fn write(rows: &[Row], quick: bool) -> Result<()> {

@@ -12,6 +12,7 @@ use super::{
     find, go_folder,
     namespaces::{Namespaces, Network},
 };
+use crate::process;
 
 /// A running daemon; dropping it ends it.
 struct Daemon {
@@ -103,10 +104,7 @@ impl Nerdctl {
         let namespaces = Namespaces::make(Network::Own, "*/davit-bench*")?;
         let mut command = namespaces.command(find("containerd").context("no containerd")?);
         // The shim and runc of the same version are beside it.
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let folders = std::iter::once(go_folder()).chain(std::env::split_paths(&path));
-        let containerd =
-            Containerd::launch(command.env("PATH", std::env::join_paths(folders)?), folder)?;
+        let containerd = Containerd::launch(command.env("PATH", path()?), folder)?;
         let program = find("nerdctl").context("no nerdctl")?;
         Ok(Self { program, folder: folder.to_owned(), containerd, namespaces })
     }
@@ -138,7 +136,7 @@ impl Buildkit {
         let mut command = Command::new(program);
         command.arg("--root").arg(folder.join("buildkit"));
         command.arg("--addr").arg(format!("unix://{}", socket.display()));
-        Ok(Self { client, daemon: Daemon::start(&mut command, socket)? })
+        Ok(Self { client, daemon: Daemon::start(command.env("PATH", path()?), socket)? })
     }
 
     /// Process ID of the daemon.
@@ -146,14 +144,78 @@ impl Buildkit {
         self.daemon.child.id()
     }
 
-    /// Builds a folder, like `docker build`.
-    pub(crate) fn build(&self, context: &Path) -> Command {
+    /// A `buildctl` command on this daemon.
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.client);
         command.arg("--addr").arg(format!("unix://{}", self.daemon.socket.display()));
-        command.args(["build", "--frontend", "dockerfile.v0", "--progress", "plain"]);
-        for name in ["context", "dockerfile"] {
-            command.arg("--local").arg(format!("{name}={}", context.display()));
-        }
         command
     }
+}
+
+/// A Docker with an empty store, in namespaces of mounts and processes of its own; it leaves the
+/// machine's network alone. Its root shows the folder of the bench at /mnt.
+pub(crate) struct Docker {
+    root: PathBuf,
+    daemon: Daemon,
+    // After the daemon: dropping it ends what the daemon left.
+    namespaces: Namespaces,
+}
+
+/// Makes the root of the peers complete: $1 is the root, $2 the folder.
+const FURNISH: &str = r#"set -e
+mount --bind "$1" "$1"
+mount -t proc proc "$1/proc"
+mount --rbind /sys "$1/sys"
+mount --rbind /dev "$1/dev"
+mount -t tmpfs tmpfs "$1/run"
+mount -t tmpfs tmpfs "$1/tmp"
+mount --bind "$2" "$1/mnt""#;
+
+const DOCKERD: &str = "dockerd --host unix:///mnt/docker.sock --data-root /mnt/docker \
+    --bridge=none --iptables=false --ip6tables=false --ip-forward=false --ip-masq=false \
+    --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent=/davit-bench";
+
+impl Docker {
+    /// Whether all that it needs is here.
+    pub(crate) fn is_here() -> bool {
+        davit_test::need_peer_root().is_some()
+    }
+
+    /// Starts it with its store in `folder`.
+    pub(crate) fn start(folder: &Path) -> Result<Self> {
+        let root = davit_test::need_peer_root().context("no root with Docker")?;
+        let namespaces = Namespaces::make(Network::Host, "*/davit-bench*")?;
+        let mut furnish = namespaces.command("sh");
+        furnish.args(["-c", FURNISH, "sh"]).arg(&root).arg(folder);
+        process::run(&mut furnish)?;
+        let mut command = entered(&namespaces, &root);
+        let socket = folder.join("docker.sock");
+        let daemon = Daemon::start(command.args(DOCKERD.split_whitespace()), socket)?;
+        Ok(Self { root, daemon, namespaces })
+    }
+
+    /// Process ID above the daemon.
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon.child.id()
+    }
+
+    /// A `docker` command on this daemon; of the machine's files it sees the bench's folder alone.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = entered(&self.namespaces, &self.root);
+        command.args(["docker", "--host", "unix:///mnt/docker.sock"]);
+        command
+    }
+}
+
+fn entered(namespaces: &Namespaces, root: &Path) -> Command {
+    let mut command = namespaces.command("chroot");
+    command.arg(root).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/tmp");
+    command
+}
+
+/// PATH with the peers that Go built in front.
+fn path() -> Result<std::ffi::OsString> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(go_folder()).chain(std::env::split_paths(&path));
+    Ok(std::env::join_paths(folders)?)
 }
