@@ -13,10 +13,12 @@ const HELPER_HEAP: usize = 192 << 10;
 
 /// Does what must happen before anything else in a `davit` process.
 ///
-/// Pins the static glibc's name lookups to `files dns`, so that no library of the host is loaded.
+/// Pins the static glibc's name lookups to `files dns`, so that no library of the host is loaded, and
+/// keeps what children leave for whoever waits for them.
 pub fn prepare(arguments: &[OsString]) {
     davit_sys::heap::populate(if helper(arguments).is_some() { HELPER_HEAP } else { COMMAND_HEAP });
     davit_sys::nss::pin();
+    davit_sys::signals::keep_children();
 }
 
 /// The hidden verb that is called, without its underscores.

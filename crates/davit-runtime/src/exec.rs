@@ -19,9 +19,11 @@ use crate::child::{
     self, Join,
     channel::{ParentEnd, Report, channel},
 };
-use crate::error::{LaunchError, Objects};
+use crate::error::{LaunchError, Objects, Step};
 use crate::launch::process::{PreparedProcess, streams};
-use crate::launch::{PidNamespace, StdioPlan, Streams, end, namespace, within_pid_namespace};
+use crate::launch::{
+    PidNamespace, StdioPlan, Streams, end, is_gone, namespace, within_pid_namespace,
+};
 use crate::plan::ProcessPlan;
 use crate::process::{Identity, Process};
 use crate::user;
@@ -72,7 +74,7 @@ pub fn exec(target: &Target, plan: ExecPlan) -> Result<Executed, LaunchError> {
     let space = foreign_user_namespace(&first)?;
     let mut prepared = PreparedProcess::new(&plan.process, &user, stdio)?;
     prepared.user_namespace = space.as_ref().map(AsFd::as_fd);
-    let cgroup = Cgroups::discover()?.open(&target.cgroup)?;
+    let cgroup = Cgroups::discover()?.open(&target.cgroup).map_err(of_running)?;
     let (process, channel) = clone_joining(&first, &prepared, &cgroup)?;
     let objects = Objects::of_process(&plan.process);
     // The child's ends of the pipes are closed with it.
@@ -81,13 +83,28 @@ pub fn exec(target: &Target, plan: ExecPlan) -> Result<Executed, LaunchError> {
         Ok(()) => Ok(Executed { process, streams: own }),
         Err(error) => {
             end(&process);
-            Err(error)
+            Err(of_running(error))
         }
     }
 }
 
 fn failed(object: &str, source: io::Error) -> LaunchError {
     LaunchError::Prepare { object: object.to_owned(), source }
+}
+
+/// What a failure means that the end of the container brings about, at whatever instant it comes:
+/// its cgroup is missing, and its first process has no namespaces from its end until it is reaped.
+fn of_running(error: impl Into<LaunchError>) -> LaunchError {
+    match error.into() {
+        LaunchError::Cgroup(error) if error.is_not_found() => LaunchError::NotRunning,
+        LaunchError::Prepare { source, .. }
+        | LaunchError::Child { step: Step::Namespace, source, .. }
+            if is_gone(&source) =>
+        {
+            LaunchError::NotRunning
+        }
+        error => error,
+    }
 }
 
 /// The user namespace of a container's first process, unless it is the caller's.
@@ -126,7 +143,7 @@ fn clone_joining(
     prepared: &PreparedProcess<'_>,
     cgroup: &Cgroup,
 ) -> Result<(Process, ParentEnd), LaunchError> {
-    let attachments = cgroup.attachments()?;
+    let attachments = cgroup.attachments().map_err(of_running)?;
     let (parent_end, child_end) =
         channel().map_err(|errno| failed("the start channel", errno.into()))?;
     child::hide_from_tracers().map_err(|errno| failed("the calling process", errno.into()))?;
@@ -145,7 +162,7 @@ fn clone_joining(
         clone(options, || child::joining_process(&join, &child_end))
     })
     // Between opening and joining the container may end.
-    .map_err(|error| if first.signal(0).is_err() { LaunchError::NotRunning } else { error })?;
+    .map_err(of_running)?;
     let cloned = match cloned {
         // The PID namespace has lost its process 1, or the cgroup is gone.
         Err(rustix::io::Errno::NOMEM | rustix::io::Errno::NODEV) => {
@@ -172,5 +189,36 @@ fn await_exec(
             Report::Closed => return Ok(()),
             Report::Prepared => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_container_that_ends_meanwhile_is_not_running() {
+        let joining = |step, errno: Errno| LaunchError::Child {
+            step,
+            object: String::new(),
+            source: errno.into(),
+        };
+        for error in [
+            joining(Step::Namespace, Errno::SRCH),
+            failed("the PID namespace to join", Errno::SRCH.into()),
+            failed("namespaces", Errno::NOENT.into()),
+        ] {
+            assert!(matches!(of_running(error), LaunchError::NotRunning));
+        }
+        for error in
+            [joining(Step::Namespace, Errno::PERM), joining(Step::WorkingDirectory, Errno::NOENT)]
+        {
+            assert!(matches!(of_running(error), LaunchError::Child { .. }));
+        }
+        let cgroups = Cgroups::discover().unwrap();
+        let gone = cgroups.open("davit-test/none").unwrap_err();
+        assert!(matches!(of_running(gone), LaunchError::NotRunning));
     }
 }

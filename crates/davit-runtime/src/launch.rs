@@ -165,12 +165,20 @@ pub fn launch(launch: Launch<'_>) -> Result<Launched, LaunchError> {
     });
     let objects = Objects::of_plan(plan);
     let inner = cloned.and_then(|(cloned, channel)| {
-        // A child that is gone already has said why.
-        let held = hold(plan, (descriptors, network), cloned)
-            .map_err(|error| reported(&channel, &objects).unwrap_or(error))?;
-        let member = held.0.identity().pid;
-        cgroups.filter_devices(&mut cgroup, &plan.cgroup.devices, member)?;
-        Ok((held, channel))
+        let held = hold(plan.namespaces.network, (descriptors, network), cloned).and_then(|held| {
+            let member = held.0.identity().pid;
+            match cgroups.filter_devices(&mut cgroup, &plan.cgroup.devices, member) {
+                Ok(()) => Ok(held),
+                Err(error) => {
+                    end(&held.0);
+                    Err(error.into())
+                }
+            }
+        });
+        match held {
+            Ok(held) => Ok((held, channel)),
+            Err(error) => Err(reported(&channel, &objects).unwrap_or(error)),
+        }
     });
     let inner = match inner {
         Ok(((process, mount_namespace, network_namespace), channel)) => {
@@ -193,7 +201,7 @@ pub fn launch(launch: Launch<'_>) -> Result<Launched, LaunchError> {
     Ok(Launched { inner: Some(inner), objects, is_prepared: false, is_wired: false })
 }
 
-/// The failure that a dead child has reported.
+/// The failure that a dead child has reported. Of one that lives it would wait for the end.
 fn reported(channel: &ParentEnd, objects: &Objects) -> Option<LaunchError> {
     loop {
         match channel.receive() {
@@ -280,14 +288,14 @@ pub(crate) fn within_pid_namespace<T>(
 
 /// Opens what the caller holds of a first process; kills it on failure.
 fn hold(
-    plan: &Plan,
+    wanted: Namespace,
     (descriptors, network): (&[BorrowedFd<'_>], Option<BorrowedFd<'_>>),
     cloned: Cloned,
 ) -> Result<(Process, OwnedFd, OwnedFd), LaunchError> {
     let process =
         Process::from_cloned(cloned).map_err(|source| failed("the first process", source))?;
     let held = namespace(&process, NamespaceKind::Mount).and_then(|mount| {
-        let network = match (plan.namespaces.network, network) {
+        let network = match (wanted, network) {
             // It joins by itself, a little later.
             (Namespace::Join(number), _) => {
                 let space = descriptors.get(number).ok_or(io::ErrorKind::NotFound)?;
@@ -302,19 +310,26 @@ fn hold(
         Ok((mount, network)) => Ok((process, mount, network)),
         Err(source) => {
             end(&process);
-            // One that ended has no namespaces left to open.
-            if source.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) {
-                return Err(LaunchError::Died);
-            }
-            Err(failed("namespaces of the first process", source))
+            Err(if is_gone(&source) {
+                LaunchError::Died
+            } else {
+                failed("namespaces of the first process", source)
+            })
         }
     }
+}
+
+/// Whether an error says that a process has ended. One that is not reaped yet answers signals, but
+/// has no namespaces any more: `ESRCH` by its pidfd, `ENOENT` below `/proc`.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
 
 /// Opens a namespace of a process.
 ///
 /// # Errors
-/// The process has ended.
+/// The process has ended ([`is_gone`]).
 pub fn namespace(process: &Process, kind: NamespaceKind) -> io::Result<OwnedFd> {
     match pidfd_namespace(process, kind) {
         Err(rustix::io::Errno::NOTTY | rustix::io::Errno::INVAL) => {
@@ -439,4 +454,26 @@ impl Drop for Launched {
 pub(crate) fn abandon(process: &Process, cgroup: Cgroup) {
     end(process);
     discard(cgroup);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+    use super::*;
+
+    #[test]
+    fn a_first_process_that_has_ended_is_told_as_that() {
+        let cloned = clone(CloneOptions::default(), || 0).unwrap();
+        // It stays as it is between its end and the look of a parent that comes late.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::PidFd(cloned.pidfd.as_fd()), options).unwrap();
+        let path = format!("/proc/{}/ns/mnt", cloned.pid);
+        let by_name = fs_err::File::open(path).map(drop).unwrap_err();
+        assert!(is_gone(&by_name), "as before Linux 6.11: {by_name}");
+        let held = hold(Namespace::New, (&[], None), cloned);
+        assert!(matches!(held, Err(LaunchError::Died)), "{held:?}");
+    }
 }

@@ -5,6 +5,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
+use davit_sys::process::Cloned;
 use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus},
@@ -76,8 +77,17 @@ impl Identity {
 }
 
 impl Process {
-    pub(crate) fn from_cloned(cloned: davit_sys::process::Cloned) -> io::Result<Self> {
-        Ok(Self { identity: Identity::of(cloned.pid)?, pidfd: cloned.pidfd })
+    /// A child that was cloned just now; it is killed and reaped if it cannot be identified.
+    pub(crate) fn from_cloned(cloned: Cloned) -> io::Result<Self> {
+        let Cloned { pid, pidfd } = cloned;
+        match Identity::of(pid) {
+            Ok(identity) => Ok(Self { pidfd, identity }),
+            Err(error) => {
+                let unknown = Identity { pid, start_time: 0 };
+                crate::launch::end(&Self { pidfd, identity: unknown });
+                Err(error)
+            }
+        }
     }
 
     /// Opens a running process and makes sure that it is the one meant, not a later one with its

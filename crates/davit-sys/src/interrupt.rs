@@ -4,10 +4,13 @@ use std::io;
 
 use libc::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::signals::is_ignored;
+
 const SIGNALS: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
 
 /// Signals that ask a command to stop, blocked in the thread that made it and in those that it
-/// starts afterwards; make it before any other thread.
+/// starts afterwards; make it before any other thread. `SIGHUP` is not among them where the process
+/// was started to outlive its terminal (`nohup`).
 ///
 /// Programs that are executed afterwards inherit the mask unless they reset it.
 #[derive(Debug)]
@@ -57,7 +60,7 @@ fn set() -> libc::sigset_t {
     // SAFETY: `sigemptyset` initialises the set, and the signals are valid numbers.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
-        for signal in SIGNALS {
+        for signal in SIGNALS.into_iter().filter(|it| *it != SIGHUP || !is_ignored(SIGHUP)) {
             libc::sigaddset(set.as_mut_ptr(), signal);
         }
         set.assume_init()

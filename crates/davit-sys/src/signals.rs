@@ -68,6 +68,24 @@ impl AsFd for SignalFd {
     }
 }
 
+/// Lets the process wait for its children, whoever executed it: where `SIGCHLD` is ignored, which
+/// `execve` hands on, the kernel reaps them itself.
+pub fn keep_children() {
+    // SAFETY: no handler is installed; the default action of the signal is to do nothing.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Whether the process was told to ignore a signal, as by `nohup`.
+pub(crate) fn is_ignored(signal: i32) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: nothing is changed; the old action is written into memory of this frame, and is a
+    // plain structure, valid when all zero.
+    unsafe {
+        let asked = libc::sigaction(signal, ptr::null(), action.as_mut_ptr());
+        asked == 0 && action.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

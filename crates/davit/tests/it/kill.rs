@@ -75,18 +75,25 @@ fn what_a_killed_monitor_watched_runs_again_by_its_policy() {
     assert_eq!(machine.ok(&["ps", "-q"]), "");
 }
 
-/// Starts the container `half` and kills whoever makes a system call for the n-th time (`bpf:2`).
-/// Its exit code and what it said.
+/// Long enough for a first process to come to its end.
+const HELD_UP_MICROSECONDS: u32 = 100_000;
+
+/// Starts the container `half` and kills whoever makes a system call for the n-th time (`bpf:2`). What
+/// stands behind a `/` holds everybody up (`umask:1/ioctl`). Its exit code and what it said.
 fn killed_at(machine: &Machine, instant: &str) -> Option<(Option<i32>, String)> {
     let (timeout, strace) = (need_tool("timeout")?, need_tool("strace")?);
+    let (instant, slow) = instant.split_once('/').unwrap_or((instant, ""));
     let (call, number) = instant.split_once(':').expect("CALL:NUMBER");
     let run = ["run", "-d", "--name", "half", "-p", "8081:80", "busybox", "sleep", "5"];
     let inner = machine.command(&run);
     let mut command = std::process::Command::new(timeout);
     // A process that nobody ends would keep strace, and the streams.
     command.args(["-s", "KILL", "60"]).arg(strace).args(["-f", "-qqq", "-o", "/dev/null", "-e"]);
-    command.args([format!("trace={call}"), "-e".to_owned()]);
+    command.args([format!("trace={call},{slow}").trim_end_matches(','), "-e"]);
     command.arg(format!("inject={call}:signal=KILL:when={number}"));
+    if !slow.is_empty() {
+        command.args(["-e", &format!("inject={slow}:delay_enter={HELD_UP_MICROSECONDS}")]);
+    }
     command.arg(inner.get_program()).args(inner.get_args());
     command.envs(inner.get_envs().filter_map(|(key, value)| Some((key, value?))));
     let path = machine.davit().dir().join("words");
@@ -122,7 +129,17 @@ fn killing_the_monitor_in_a_start_leaves_nothing() {
 #[test]
 fn killing_the_first_process_in_a_start_leaves_nothing() {
     a_start_killed_at(
-        &["move_mount:6", "pivot_root:1", "sethostname:1"],
+        &["move_mount:6", "pivot_root:1", "sethostname:1", "umask:1"],
+        "first process ended before it ran",
+    );
+}
+
+/// The monitor finds a zombie, where it asks for namespaces, gives the cgroup its device filter and
+/// releases the barriers.
+#[test]
+fn a_first_process_that_ends_before_its_monitor_looks_leaves_nothing() {
+    a_start_killed_at(
+        &["umask:1/ioctl", "umask:1/bpf", "umask:1/sendto", "sethostname:1/bpf"],
         "first process ended before it ran",
     );
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use davit_engine::image::Platform;
-use davit_test::{Content, End, HttpServer, Outcome, Reply, noise, tar_of};
+use davit_test::{Content, End, HttpServer, Outcome, Reply, need_tool, noise, tar_of};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::bench::{Bench, alpine, tar_file};
@@ -234,4 +234,47 @@ fn a_cache_of_another_build_is_waited_for_until_that_is_gone() {
     pruned = bench.davit.ok(["builder", "prune", "--all", "--force"]);
     assert!(pruned.contains("exec.cachemount"), "{pruned}");
     assert!(!directory.exists());
+}
+
+/// davit as somebody executes it who ignores a signal, which it is born with then.
+fn ignoring(signal: &str, bench: &Bench) -> Option<std::process::Command> {
+    let inner = bench.davit.command(["build", "--progress", "plain", "--network", "none"]);
+    let mut command = std::process::Command::new(need_tool("env")?);
+    command.arg(format!("--ignore-signal={signal}")).arg(inner.get_program());
+    command.args(inner.get_args()).arg(&bench.context).stdin(Stdio::null());
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    Some(command)
+}
+
+#[test]
+fn an_end_of_the_terminal_ends_no_build_under_nohup() {
+    let (sent, may_answer) = std::sync::mpsc::channel::<()>();
+    let may_answer = std::sync::Mutex::new(may_answer);
+    let server = HttpServer::start(move |_| {
+        may_answer.lock().unwrap().recv().unwrap();
+        Reply::ok("there")
+    });
+    let dockerfile = format!("FROM scratch\nADD http://{}/f /\n", server.host());
+    let Some(bench) = Bench::new(&[("Dockerfile", &dockerfile)]) else { return };
+    let Some(mut command) = ignoring("HUP", &bench) else { return };
+    let child = command.spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while server.requests().is_empty() {
+        assert!(Instant::now() < deadline, "it does not come so far");
+        std::thread::yield_now();
+    }
+    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    // Requests are as many as it likes to make.
+    (0..9).for_each(|_| sent.send(()).unwrap());
+    let outcome = Outcome::from(child.wait_with_output().unwrap());
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+}
+
+#[test]
+fn whoever_ignores_the_end_of_children_can_build() {
+    let Some(bench) = alpine("RUN echo it runs\n") else { return };
+    let Some(mut command) = ignoring("CHLD", &bench) else { return };
+    let outcome = Outcome::from(command.output().unwrap());
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
 }
