@@ -52,7 +52,8 @@ const TABLE: &[(&str, u8, &[&str])] = &[
             "davit-sys",
         ],
     ),
-    ("davit", 6, &["davit-bake", "davit-engine"]),
+    ("davit-registry", 5, &["davit-distribution", "davit-engine", "davit-image"]),
+    ("davit", 6, &["davit-bake", "davit-engine", "davit-registry"]),
 ];
 
 /// Crates that only tests and tasks use; anything may depend on them for its tests.

@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use sha2::Digest as _;
+use sha2::{Digest as _, digest::common::hazmat::SerializableState as _};
 
 /// A registered digest algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -234,6 +234,28 @@ impl Digester {
         }
     }
 
+    /// The state so far, from which [`Digester::resume`] goes on; the bytes of sha2 0.11.
+    #[must_use]
+    pub fn state(&self) -> Vec<u8> {
+        match &self.0 {
+            State::Sha256(state) => state.serialize().to_vec(),
+            State::Sha512(state) => state.serialize().to_vec(),
+        }
+    }
+
+    /// Goes on from a [`Digester::state`]; `None` when these are not the bytes of one.
+    #[must_use]
+    pub fn resume(algorithm: Algorithm, state: &[u8]) -> Option<Self> {
+        Some(Self(match algorithm {
+            Algorithm::Sha256 => {
+                State::Sha256(sha2::Sha256::deserialize(state.try_into().ok()?).ok()?)
+            }
+            Algorithm::Sha512 => {
+                State::Sha512(Box::new(sha2::Sha512::deserialize(state.try_into().ok()?).ok()?))
+            }
+        }))
+    }
+
     /// Ends the stream.
     #[must_use]
     pub fn finish(self) -> Digest {
@@ -304,6 +326,19 @@ mod tests {
             let mut digester = Digester::new(Algorithm::Sha256);
             parts.iter().for_each(|part| digester.update(part));
             prop_assert_eq!(digester.finish(), Digest::of(&parts.concat()));
+        }
+
+        #[test]
+        fn resumed_equals_whole(before: Vec<u8>, after: Vec<u8>) {
+            for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+                let mut digester = Digester::new(algorithm);
+                digester.update(&before);
+                let mut resumed = Digester::resume(algorithm, &digester.state()).unwrap();
+                resumed.update(&after);
+                let whole = [before.clone(), after.clone()].concat();
+                prop_assert_eq!(resumed.finish(), Digest::of_with(algorithm, &whole));
+                prop_assert!(Digester::resume(algorithm, &before).is_none() || before.len() > 99);
+            }
         }
 
         #[test]

@@ -93,6 +93,12 @@ impl Repository {
         Reference { repository: self.clone(), tag: Some(tag), digest: None }
     }
 
+    /// Tells whether the text may be a repository's path (distribution-spec § Pulling manifests).
+    #[must_use]
+    pub fn is_path(text: &str) -> bool {
+        check_path(text).is_ok()
+    }
+
     /// Names a manifest of this repository by digest.
     #[must_use]
     pub fn with_digest(&self, digest: Digest) -> Reference {

@@ -1,0 +1,62 @@
+//! Settings of a registry, as plain structs; the command line fills them.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::db::Location;
+
+/// Shortest lease that the command line takes; tests go below it.
+pub const SHORTEST_LEASE: Duration = Duration::from_secs(60 * 60);
+
+/// What the use cases need to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How long what a client was told stays true: a blob it pushed or asked for is not collected.
+    pub lease: Duration,
+    /// How long a removed object's bytes stay on disk.
+    pub trash_delay: Duration,
+    /// How long an upload session may rest.
+    pub upload_idle: Duration,
+    /// Largest manifest in bytes.
+    pub manifest_bytes: usize,
+    /// Largest blob in bytes.
+    pub blob_bytes: u64,
+    /// Open upload sessions of one account.
+    pub open_uploads: u32,
+    /// Whether manifests may name blobs and children that the repository lacks.
+    pub sparse: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        Self {
+            lease: DAY,
+            trash_delay: DAY,
+            upload_idle: DAY,
+            manifest_bytes: 4 << 20,
+            blob_bytes: 1 << 40,
+            open_uploads: 64,
+            sparse: false,
+        }
+    }
+}
+
+/// Where a registry keeps its things.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// The registry's directory.
+    pub root: PathBuf,
+    /// The database; `None` is SQLite in the directory.
+    pub database: Option<Location>,
+    /// URL of the blob store; `None` is the directory.
+    pub store: Option<String>,
+}
+
+impl Places {
+    /// Where the database is.
+    #[must_use]
+    pub fn database(&self) -> Location {
+        let local = || Location::Sqlite(self.root.join("registry.db"));
+        self.database.clone().unwrap_or_else(local)
+    }
+}

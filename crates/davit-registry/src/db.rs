@@ -1,0 +1,319 @@
+//! The registry's database: one [`Database`] over SQLite (one node) or PostgreSQL (many nodes).
+//!
+//! # How a use case is written
+//! A change is a struct with what it needs, and a [`Transaction`] that does it. It may run more than
+//! once (PostgreSQL asks for that on a deadlock), so it only reads itself; what it returns as `Err` is
+//! rolled back. A reading is a statement on a [`Database::reader`].
+//!
+//! ```
+//! use davit_registry::db::{Connection, Database, DbError, Transaction, values};
+//!
+//! struct SetQuota { account: i64, quota_bytes: Option<i64> }
+//!
+//! impl Transaction for SetQuota {
+//!     type Output = bool;
+//!     type Error = DbError;
+//!
+//!     async fn run(&self, connection: &mut Connection) -> Result<bool, DbError> {
+//!         let changed = connection
+//!             .execute(
+//!                 "UPDATE account SET quota_bytes = $1 WHERE id = $2",
+//!                 values![self.quota_bytes, self.account],
+//!             )
+//!             .await?;
+//!         Ok(changed == 1)
+//!     }
+//! }
+//!
+//! # async fn example(database: &Database) -> Result<(), DbError> {
+//! database.write(SetQuota { account: 1, quota_bytes: Some(1 << 30) }).await?;
+//! let mut reader = database.reader().await?;
+//! let row = reader.row("SELECT used_bytes FROM account WHERE id = $1", values![1]).await?;
+//! let used_bytes: Option<i64> = row.map(|row| row.get(0)).transpose()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Rules of the SQL
+//! - The common subset of both databases, parameters as `$1`, and only literals: no text is glued.
+//! - Numbers are `BIGINT` and `i64`: write `CAST(1 AS BIGINT)` for a selected literal, and cast `SUM`.
+//!   Truth is 0 or 1, read as `bool`. Digests are `TEXT` as `algorithm:hex`, read as `Digest`.
+//! - Times are milliseconds since 1970 of the database's clock: [`Connection::now_ms`], one value per
+//!   transaction. Tests move it with [`Database::advance_clock`].
+//! - Rows that two nodes may change at once are locked with [`Connection::rows_locked`]; SQLite has one
+//!   writer, and needs nothing there.
+//! - A transaction does nothing but SQL: no file, no network, no waiting for other tasks.
+//!
+//! # Durability and order
+//! [`Database::write`] returns after the commit is on disk. On SQLite the transactions that arrive while
+//! one commit is flushed share the next one (group commit), each in a savepoint of its own. A change that
+//! was started runs to its end, also when its caller goes away.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use sqlx::{
+    PgPool, SqlitePool,
+    postgres::PgPoolOptions,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+mod connection;
+mod schema;
+mod value;
+mod writer;
+
+pub use connection::{Connection, Lock};
+pub use schema::VERSION;
+pub use value::{Column, Row, Value, values};
+use writer::{Pending, Work};
+
+/// Connections of the reading pool on SQLite, each with a thread of its own.
+const SQLITE_READERS: u32 = 3;
+/// Connections to PostgreSQL.
+const POSTGRES_CONNECTIONS: u32 = 16;
+/// How often a transaction is tried when PostgreSQL asks to run it again.
+const TRIES: u32 = 8;
+/// How long to wait for another process's lock on the SQLite file.
+const BUSY: Duration = Duration::from_secs(15);
+/// Jobs that may wait for SQLite's writer.
+const QUEUE: usize = 1024;
+
+/// Where the database is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// SQLite in this file, made when it is absent.
+    Sqlite(PathBuf),
+    /// PostgreSQL at this URL (`postgres://user:password@host/database`).
+    Postgres(String),
+}
+
+/// One change, atomic and durable: see the [module](self).
+pub trait Transaction: Send + Sync + 'static {
+    /// What it tells.
+    type Output: Send + 'static;
+    /// Why it did not happen; the database's own reasons included.
+    type Error: From<DbError> + Send + 'static;
+
+    /// Makes the change; `Err` undoes it.
+    fn run(
+        &self,
+        connection: &mut Connection,
+    ) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send;
+
+    /// Runs once after the commit, also when the caller has gone: forgets what caches know.
+    fn committed(&self) {}
+}
+
+/// The database is out of order, or cannot be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    /// The database cannot be opened.
+    #[error("cannot open the database `{0}`")]
+    Open(String, #[source] sqlx::Error),
+    /// A statement failed.
+    #[error("the database refused a statement")]
+    Statement(#[from] sqlx::Error),
+    /// The commit of several transactions failed; none of them happened.
+    #[error("the database refused a commit")]
+    Commit(#[source] Arc<sqlx::Error>),
+    /// The file or server holds a newer schema than this program knows.
+    #[error("the database has schema {found}, this program knows {VERSION}")]
+    Newer {
+        /// Version in the database.
+        found: i64,
+    },
+    /// The writer has ended.
+    #[error("the database was closed")]
+    Closed,
+}
+
+impl DbError {
+    /// Tells whether a unique or foreign key refused the change.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        let Self::Statement(sqlx::Error::Database(error)) = self else { return false };
+        error.is_unique_violation() || error.is_foreign_key_violation()
+    }
+}
+
+/// The registry's database; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Database {
+    backend: Backend,
+    /// Milliseconds that tests add to the clock.
+    offset_ms: Arc<AtomicI64>,
+}
+
+#[derive(Clone, Debug)]
+enum Backend {
+    Sqlite { readers: SqlitePool, writer: tokio::sync::mpsc::Sender<Box<dyn Work>> },
+    Postgres(PgPool),
+}
+
+impl Database {
+    /// Opens the database and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`DbError::Open`], or [`DbError::Newer`] when a later program wrote it.
+    pub async fn open(location: &Location) -> Result<Self, DbError> {
+        let offset_ms = Arc::new(AtomicI64::new(0));
+        let backend = match location {
+            Location::Sqlite(file) => open_sqlite(file, &offset_ms).await?,
+            Location::Postgres(url) => open_postgres(url).await?,
+        };
+        Ok(Self { backend, offset_ms })
+    }
+
+    /// Runs a change to its durable end.
+    ///
+    /// # Errors
+    /// The transaction's own, or the database's.
+    pub async fn write<T: Transaction>(&self, transaction: T) -> Result<T::Output, T::Error> {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        match &self.backend {
+            Backend::Sqlite { writer, .. } => {
+                let job = Box::new(Pending::new(transaction, reply));
+                writer.send(job).await.map_err(|_closed| DbError::Closed)?;
+            }
+            Backend::Postgres(pool) => {
+                let (pool, offset_ms) = (pool.clone(), Arc::clone(&self.offset_ms));
+                tokio::spawn(async move {
+                    let outcome = on_postgres(&pool, &offset_ms, &transaction).await;
+                    // The caller may have gone; the change is done.
+                    drop(reply.send(outcome));
+                });
+            }
+        }
+        answer.await.unwrap_or_else(|_dropped| Err(DbError::Closed.into()))
+    }
+
+    /// A connection for reading; each statement sees the newest commit.
+    ///
+    /// # Errors
+    /// The database cannot be reached.
+    pub async fn reader(&self) -> Result<Connection, DbError> {
+        Ok(match &self.backend {
+            Backend::Sqlite { readers, .. } => {
+                Connection::sqlite(readers.acquire().await?, self.local_ms())
+            }
+            Backend::Postgres(pool) => Connection::postgres(pool.acquire().await?, self.local_ms()),
+        })
+    }
+
+    /// Tells whether many nodes may share this database.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        matches!(self.backend, Backend::Postgres(_))
+    }
+
+    /// Moves the clock of this `Database` and its clones forward, for tests.
+    pub fn advance_clock(&self, by: Duration) {
+        let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+        self.offset_ms.fetch_add(by, Ordering::SeqCst);
+    }
+
+    /// Ends all connections; SQLite's log is merged into its file.
+    pub async fn close(self) {
+        match self.backend {
+            Backend::Sqlite { readers, writer } => {
+                readers.close().await;
+                let (done, ended) = tokio::sync::oneshot::channel();
+                if writer.send(Box::new(writer::End(done))).await.is_ok() {
+                    // An error only says that the writer has ended already.
+                    drop(ended.await);
+                }
+            }
+            Backend::Postgres(pool) => pool.close().await,
+        }
+    }
+
+    /// This machine's clock, which is SQLite's, plus what tests added.
+    fn local_ms(&self) -> i64 {
+        local_ms(&self.offset_ms)
+    }
+}
+
+fn local_ms(offset_ms: &AtomicI64) -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX) + offset_ms.load(Ordering::SeqCst)
+}
+
+async fn open_sqlite(
+    file: &std::path::Path,
+    offset_ms: &Arc<AtomicI64>,
+) -> Result<Backend, DbError> {
+    let fault = |error| DbError::Open(file.display().to_string(), error);
+    let options = SqliteConnectOptions::new()
+        .filename(file)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY)
+        .pragma("cache_size", "-4096")
+        .pragma("temp_store", "memory");
+    let one = SqlitePoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
+    let pool = one.connect_with(options.clone()).await.map_err(fault)?;
+    let mut connection = Connection::sqlite(pool.acquire().await.map_err(fault)?, 0);
+    schema::migrate(&mut connection).await?;
+    let readers = SqlitePoolOptions::new()
+        .max_connections(SQLITE_READERS)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .connect_lazy_with(options.pragma("query_only", "true").statement_cache_capacity(64));
+    let (writer, jobs) = tokio::sync::mpsc::channel(QUEUE);
+    tokio::spawn(writer::run(pool, connection, jobs, Arc::clone(offset_ms)));
+    Ok(Backend::Sqlite { readers, writer })
+}
+
+async fn open_postgres(url: &str) -> Result<Backend, DbError> {
+    let name = url.rsplit_once('@').map_or(url, |(_, place)| place);
+    let fault = |error| DbError::Open(name.to_owned(), error);
+    let pool = PgPoolOptions::new()
+        .max_connections(POSTGRES_CONNECTIONS)
+        .acquire_timeout(BUSY)
+        .connect(url)
+        .await
+        .map_err(fault)?;
+    let mut connection = Connection::postgres_transaction(pool.begin().await?, 0);
+    schema::migrate(&mut connection).await?;
+    connection.commit().await?;
+    Ok(Backend::Postgres(pool))
+}
+
+/// Runs a transaction at READ COMMITTED, again when PostgreSQL says that it met another one.
+async fn on_postgres<T: Transaction>(
+    pool: &PgPool,
+    offset_ms: &AtomicI64,
+    transaction: &T,
+) -> Result<T::Output, T::Error> {
+    let mut tried = 0;
+    loop {
+        tried += 1;
+        let begun = pool.begin().await.map_err(DbError::from)?;
+        let mut connection = Connection::postgres_transaction(begun, 0);
+        connection.read_clock(offset_ms.load(Ordering::SeqCst)).await?;
+        let outcome = transaction.run(&mut connection).await;
+        let again = connection.must_run_again() && tried < TRIES;
+        match outcome {
+            Ok(output) => match connection.commit().await {
+                Ok(()) => {
+                    transaction.committed();
+                    return Ok(output);
+                }
+                Err(_) if again => {}
+                Err(error) => return Err(error.into()),
+            },
+            Err(_) if again => drop(connection),
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(Duration::from_millis(u64::from(tried * tried))).await;
+    }
+}

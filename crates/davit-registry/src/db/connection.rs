@@ -1,0 +1,229 @@
+//! A connection to either database, for reading or inside a transaction.
+
+use sqlx::{
+    AssertSqlSafe, PgConnection, Postgres, SqlSafeStr, SqlStr, Sqlite, SqliteConnection,
+    pool::PoolConnection,
+};
+
+use super::{DbError, Row, Value, value::Rows};
+
+/// One connection; statements run one after another.
+#[derive(Debug)]
+pub struct Connection {
+    inner: Inner,
+    now_ms: i64,
+    /// PostgreSQL refused a statement because of another transaction.
+    met_another: bool,
+}
+
+#[derive(Debug)]
+enum Inner {
+    Sqlite(PoolConnection<Sqlite>),
+    Postgres(PoolConnection<Postgres>),
+    Transaction(sqlx::Transaction<'static, Postgres>),
+}
+
+/// How rows are locked until the transaction ends; SQLite, which has one writer, ignores it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// To change or delete them.
+    Update,
+    /// To change or delete them, passing over those that another transaction holds.
+    UpdateSkipLocked,
+    /// Only that nobody deletes them.
+    KeyShare,
+}
+
+impl Lock {
+    const fn clause(self) -> &'static str {
+        match self {
+            Self::Update => " FOR UPDATE",
+            Self::UpdateSkipLocked => " FOR UPDATE SKIP LOCKED",
+            Self::KeyShare => " FOR KEY SHARE",
+        }
+    }
+}
+
+impl Connection {
+    pub(super) const fn sqlite(connection: PoolConnection<Sqlite>, now_ms: i64) -> Self {
+        Self { inner: Inner::Sqlite(connection), now_ms, met_another: false }
+    }
+
+    pub(super) const fn postgres(connection: PoolConnection<Postgres>, now_ms: i64) -> Self {
+        Self { inner: Inner::Postgres(connection), now_ms, met_another: false }
+    }
+
+    pub(super) const fn postgres_transaction(
+        transaction: sqlx::Transaction<'static, Postgres>,
+        now_ms: i64,
+    ) -> Self {
+        Self { inner: Inner::Transaction(transaction), now_ms, met_another: false }
+    }
+
+    /// Milliseconds since 1970 by the database's clock, as they were when the transaction began.
+    ///
+    /// Readers have this machine's clock, which is good enough to compare with expiry times.
+    #[must_use]
+    pub const fn now_ms(&self) -> i64 {
+        self.now_ms
+    }
+
+    /// Tells whether this is PostgreSQL.
+    #[must_use]
+    pub const fn is_postgres(&self) -> bool {
+        !matches!(self.inner, Inner::Sqlite(_))
+    }
+
+    /// Runs a statement; tells how many rows it changed.
+    ///
+    /// # Errors
+    /// [`DbError::Statement`].
+    pub async fn execute(&mut self, sql: &'static str, values: Vec<Value>) -> Result<u64, DbError> {
+        let changed = match self.inner.split() {
+            Split::Sqlite(connection) => {
+                let done = bind(sqlx::query::<Sqlite>(sql), values).execute(connection).await;
+                done.map(|done| done.rows_affected())
+            }
+            Split::Postgres(connection) => {
+                let done = bind_pg(sqlx::query::<Postgres>(sql), values).execute(connection).await;
+                done.map(|done| done.rows_affected())
+            }
+        };
+        self.noted(changed)
+    }
+
+    /// Runs a query; all rows at once, so bound it with `LIMIT`.
+    ///
+    /// # Errors
+    /// [`DbError::Statement`].
+    pub async fn rows(
+        &mut self,
+        sql: &'static str,
+        values: Vec<Value>,
+    ) -> Result<Vec<Row>, DbError> {
+        self.fetch(sql.into_sql_str(), values).await
+    }
+
+    /// Runs a query; its first row.
+    ///
+    /// # Errors
+    /// [`DbError::Statement`].
+    pub async fn row(
+        &mut self,
+        sql: &'static str,
+        values: Vec<Value>,
+    ) -> Result<Option<Row>, DbError> {
+        Ok(self.rows(sql, values).await?.into_iter().next())
+    }
+
+    /// Runs a query that ends where a locking clause may follow, and locks its rows.
+    ///
+    /// # Errors
+    /// [`DbError::Statement`].
+    pub async fn rows_locked(
+        &mut self,
+        sql: &'static str,
+        values: Vec<Value>,
+        lock: Lock,
+    ) -> Result<Vec<Row>, DbError> {
+        let sql = if self.is_postgres() {
+            AssertSqlSafe(format!("{sql}{}", lock.clause())).into_sql_str()
+        } else {
+            sql.into_sql_str()
+        };
+        self.fetch(sql, values).await
+    }
+
+    async fn fetch(&mut self, sql: SqlStr, values: Vec<Value>) -> Result<Vec<Row>, DbError> {
+        let rows = match self.inner.split() {
+            Split::Sqlite(connection) => {
+                let rows = bind(sqlx::query::<Sqlite>(sql), values).fetch_all(connection).await;
+                rows.map(|rows| rows.into_iter().map(|row| Row(Rows::Sqlite(row))).collect())
+            }
+            Split::Postgres(connection) => {
+                let rows =
+                    bind_pg(sqlx::query::<Postgres>(sql), values).fetch_all(connection).await;
+                rows.map(|rows| rows.into_iter().map(|row| Row(Rows::Postgres(row))).collect())
+            }
+        };
+        self.noted(rows)
+    }
+
+    /// Runs several statements without parameters.
+    pub(super) async fn script(&mut self, sql: String) -> Result<(), DbError> {
+        use sqlx::Executor as _;
+
+        let sql = sqlx::raw_sql(AssertSqlSafe(sql));
+        let done = match self.inner.split() {
+            Split::Sqlite(connection) => connection.execute(sql).await.map(drop),
+            Split::Postgres(connection) => connection.execute(sql).await.map(drop),
+        };
+        self.noted(done)
+    }
+
+    pub(super) const fn set_clock(&mut self, now_ms: i64) {
+        self.now_ms = now_ms;
+    }
+
+    /// Takes the time from PostgreSQL.
+    pub(super) async fn read_clock(&mut self, offset_ms: i64) -> Result<(), DbError> {
+        let sql = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";
+        let row = self.row(sql, Vec::new()).await?.ok_or(sqlx::Error::RowNotFound)?;
+        self.now_ms = row.get::<i64>(0)? + offset_ms;
+        Ok(())
+    }
+
+    pub(super) const fn must_run_again(&self) -> bool {
+        self.met_another
+    }
+
+    pub(super) async fn commit(self) -> Result<(), DbError> {
+        if let Inner::Transaction(transaction) = self.inner {
+            transaction.commit().await?;
+        }
+        Ok(())
+    }
+
+    fn noted<T>(&mut self, outcome: Result<T, sqlx::Error>) -> Result<T, DbError> {
+        if let Err(sqlx::Error::Database(error)) = &outcome {
+            // serialization_failure, deadlock_detected
+            self.met_another |= matches!(error.code().as_deref(), Some("40001" | "40P01"));
+        }
+        outcome.map_err(DbError::from)
+    }
+}
+
+enum Split<'c> {
+    Sqlite(&'c mut SqliteConnection),
+    Postgres(&'c mut PgConnection),
+}
+
+impl Inner {
+    fn split(&mut self) -> Split<'_> {
+        match self {
+            Self::Sqlite(connection) => Split::Sqlite(connection),
+            Self::Postgres(connection) => Split::Postgres(connection),
+            Self::Transaction(transaction) => Split::Postgres(transaction),
+        }
+    }
+}
+
+macro_rules! bind {
+    ($name:ident, $database:ty, $arguments:ty) => {
+        fn $name(
+            mut query: sqlx::query::Query<'_, $database, $arguments>,
+            values: Vec<Value>,
+        ) -> sqlx::query::Query<'_, $database, $arguments> {
+            for value in values {
+                query = match value {
+                    Value::Int(value) => query.bind(value),
+                    Value::Text(value) => query.bind(value),
+                    Value::Bytes(value) => query.bind(value),
+                };
+            }
+            query
+        }
+    };
+}
+bind!(bind, Sqlite, sqlx::sqlite::SqliteArguments);
+bind!(bind_pg, Postgres, sqlx::postgres::PgArguments);
