@@ -24,6 +24,7 @@ const SUITE: &[(&str, &str)] = &[
     ("openssh-server", "/usr/sbin/sshd"),
     ("openssl", "/usr/bin/openssl"),
     ("podman", "/usr/bin/podman"),
+    ("postgresql", "/usr/lib/postgresql"),
     ("procps", "/bin/kill"),
     ("python3-seccomp", "/usr/share/doc/python3-seccomp"),
     ("python3-venv", "/usr/share/doc/python3-venv"),

@@ -2,9 +2,17 @@
 //!
 //! - [`config`]: settings, as plain structs
 //! - [`db`]: SQLite or PostgreSQL, and the schema
+//! - [`gc`]: online garbage collection
 //! - [`name`]: a repository's name
+//! - [`quota`]: bytes of an account
+//! - [`retention`]: which tags stay
+//! - [`settings`]: what a repository's owner sets
 #![forbid(unsafe_code)]
 
 pub mod config;
 pub mod db;
+pub mod gc;
 pub mod name;
+pub mod quota;
+pub mod retention;
+pub mod settings;

@@ -13,6 +13,7 @@ mod davit;
 mod filter;
 mod http;
 mod peer_root;
+mod postgres;
 mod registry;
 mod temp;
 
@@ -28,6 +29,7 @@ pub use davit::{Davit, Outcome};
 pub use filter::filter;
 pub use http::{End, HttpServer, Reply, Request};
 pub use peer_root::need_peer_root;
+pub use postgres::Postgres;
 pub use registry::{Access, Registry};
 pub use temp::TempDir;
 

@@ -189,6 +189,7 @@ CREATE TABLE tag_event (
     by_id BIGINT REFERENCES account (id) ON DELETE SET NULL
 );
 CREATE INDEX tag_event_name ON tag_event (repo_id, name, id);
+CREATE INDEX tag_event_old ON tag_event (repo_id, old_digest);
 
 CREATE TABLE upload (
     id TEXT NOT NULL PRIMARY KEY,

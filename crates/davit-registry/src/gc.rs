@@ -1,0 +1,138 @@
+//! Online garbage collection: short transactions, no lock that a user waits for, safe on many nodes.
+//!
+//! ```text
+//! retention    tags that no rule keeps               -> tag removed, its manifest queued
+//! A manifests  queued, without tag, parent, subject  -> removed; their links get a lease
+//! B links      unreferenced, lease over              -> removed
+//! C blobs      without a link                        -> row removed, key into the trash
+//! D objects    in the trash for long enough          -> removed from the store
+//! E orphans    old keys that no row names            -> into the trash; lost objects are marked
+//! F uploads    expired                               -> row removed, then what is stored
+//! ```
+//!
+//! Candidates are found by a reader, outside of any transaction. What is removed is locked and looked
+//! at again in a transaction of at most [`BATCH`] rows, with a fresh statement after the lock: what was
+//! referenced meanwhile stays. Foreign keys refuse what a wrong query would remove. A crash between
+//! any two steps leaves an object too many, never a row too many. `tests/it/gc_model.rs` searches all
+//! orders of these steps.
+//!
+//! Two promises: **I1** a manifest's link, the link's blob and the blob's object exist; **I2** a client
+//! that was told that a repository holds a blob finds it there for a lease (half of one after HEAD).
+
+use std::time::Duration;
+
+use crate::{
+    db::{Connection, Database, DbError},
+    settings::SettingsError,
+};
+
+mod blobs;
+mod links;
+mod manifests;
+mod tags;
+
+pub use tags::RetentionVerdict;
+
+/// Rows that one transaction removes at most.
+const BATCH: usize = 200;
+
+/// Times and extent of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GcSettings {
+    /// How long what a client was told stays true.
+    pub lease: Duration,
+    /// How long the bytes of a removed blob stay: a backup of the database of that age is whole.
+    pub trash_delay: Duration,
+    /// How long the manifest stays that a tag has left, so that the move can be undone.
+    pub undo: Duration,
+    /// How long a referrer stays after its subject.
+    pub referrers: Duration,
+}
+
+impl Default for GcSettings {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        Self { lease: DAY, trash_delay: DAY, undo: 14 * DAY, referrers: 7 * DAY }
+    }
+}
+
+/// What a run removed, or would remove.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GcReport {
+    /// Tags that no rule keeps.
+    pub tags: u64,
+    /// Manifests.
+    pub manifests: u64,
+    /// Links of blobs to repositories.
+    pub links: u64,
+    /// Blobs that no repository has any more.
+    pub blobs: u64,
+    /// Bytes of those blobs.
+    pub blob_bytes: u64,
+}
+
+/// A run could not go on; what it did before is done.
+#[derive(Debug, thiserror::Error)]
+pub enum GcError {
+    /// The database is out of order.
+    #[error("the database failed during garbage collection")]
+    Database(#[from] DbError),
+    /// A repository's settings cannot be read, so nothing is known of its retention.
+    #[error("cannot read the settings of repository `{repository}`")]
+    Settings {
+        /// Its name.
+        repository: String,
+        /// Why.
+        #[source]
+        source: SettingsError,
+    },
+}
+
+/// What a run may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Remove.
+    Collect,
+    /// Only count, as things are now: what one phase frees for the next is not followed.
+    DryRun,
+}
+
+/// Collects the garbage of the database: retention and phases A to C, once through.
+///
+/// Any number of nodes may do so at once. Cost: one walk over the links and blobs by index, on a reader.
+///
+/// # Errors
+/// [`GcError`]; the next run goes on where this one ended.
+pub async fn collect_rows(
+    database: &Database,
+    settings: &GcSettings,
+    mode: Mode,
+) -> Result<GcReport, GcError> {
+    let mut report = GcReport { tags: tags::collect(database, mode).await?, ..GcReport::default() };
+    report.manifests = manifests::collect(database, settings, mode).await?;
+    report.links = links::collect(database, mode).await?;
+    (report.blobs, report.blob_bytes) = blobs::collect(database, settings, mode).await?;
+    Ok(report)
+}
+
+/// A duration in the database's unit.
+fn ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
+}
+
+/// Judges every tag of every repository that has rules, for `--dry-run`.
+///
+/// # Errors
+/// [`GcError`].
+pub async fn retention_verdicts(database: &Database) -> Result<Vec<RetentionVerdict>, GcError> {
+    tags::verdicts(database).await
+}
+
+/// The first column of every row.
+async fn ids(
+    reader: &mut Connection,
+    sql: &'static str,
+    values: Vec<crate::db::Value>,
+) -> Result<Vec<i64>, DbError> {
+    reader.rows(sql, values).await?.iter().map(|row| row.get(0)).collect()
+}

@@ -1,0 +1,3 @@
+//! Tests of the registry server.
+
+mod gc_model;
