@@ -65,11 +65,13 @@ use sqlx::{
 };
 
 mod connection;
+mod mark;
 mod schema;
 mod value;
 mod writer;
 
 pub use connection::{Connection, Lock};
+pub use mark::ChangeMark;
 pub use schema::VERSION;
 pub use value::{Column, Row, Value, values};
 use writer::{Pending, Work};
@@ -153,7 +155,11 @@ pub struct Database {
 
 #[derive(Clone, Debug)]
 enum Backend {
-    Sqlite { readers: SqlitePool, writer: tokio::sync::mpsc::Sender<Box<dyn Work>> },
+    Sqlite {
+        readers: SqlitePool,
+        writer: tokio::sync::mpsc::Sender<Box<dyn Work>>,
+        index: Arc<mark::WalIndex>,
+    },
     Postgres(PgPool),
 }
 
@@ -213,6 +219,24 @@ impl Database {
         matches!(self.backend, Backend::Postgres(_))
     }
 
+    /// What says, at the cost of one small read, whether anything was committed since an earlier
+    /// call, by this process or another; `None` where only a query can tell (PostgreSQL).
+    ///
+    /// Take it *before* the query whose result is to be kept.
+    #[must_use]
+    pub fn change_mark(&self) -> Option<ChangeMark> {
+        match &self.backend {
+            Backend::Sqlite { index, .. } => index.mark(),
+            Backend::Postgres(_) => None,
+        }
+    }
+
+    /// Milliseconds since 1970 by this machine's clock, plus what tests added.
+    #[must_use]
+    pub fn now_ms(&self) -> i64 {
+        self.local_ms()
+    }
+
     /// Moves the clock of this `Database` and its clones forward, for tests.
     pub fn advance_clock(&self, by: Duration) {
         let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
@@ -222,7 +246,7 @@ impl Database {
     /// Ends all connections; SQLite's log is merged into its file.
     pub async fn close(self) {
         match self.backend {
-            Backend::Sqlite { readers, writer } => {
+            Backend::Sqlite { readers, writer, .. } => {
                 readers.close().await;
                 let (done, ended) = tokio::sync::oneshot::channel();
                 if writer.send(Box::new(writer::End(done))).await.is_ok() {
@@ -270,7 +294,8 @@ async fn open_sqlite(
         .connect_lazy_with(options.pragma("query_only", "true").statement_cache_capacity(64));
     let (writer, jobs) = tokio::sync::mpsc::channel(QUEUE);
     tokio::spawn(writer::run(pool, connection, jobs, Arc::clone(offset_ms)));
-    Ok(Backend::Sqlite { readers, writer })
+    let index = Arc::new(mark::WalIndex::of(file));
+    Ok(Backend::Sqlite { readers, writer, index })
 }
 
 async fn open_postgres(url: &str) -> Result<Backend, DbError> {

@@ -1,5 +1,6 @@
 //! The registry server: repositories of manifests and blobs, accounts, online garbage collection.
 //!
+//! - [`auth`]: accounts, credentials, roles, the policy gate
 //! - [`config`]: settings, as plain structs
 //! - [`db`]: SQLite or PostgreSQL, and the schema
 //! - [`gc`]: online garbage collection
@@ -9,6 +10,7 @@
 //! - [`settings`]: what a repository's owner sets
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod config;
 pub mod db;
 pub mod gc;

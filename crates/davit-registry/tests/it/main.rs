@@ -1,3 +1,5 @@
 //! Tests of the registry server.
+#![allow(clippy::unwrap_used, reason = "a failed fixture is a failed test")]
 
+mod auth;
 mod gc_model;

@@ -60,11 +60,11 @@ CREATE TABLE token (
 );
 CREATE INDEX token_account ON token (account_id);
 
+-- Public keys of all nodes; what signs is in each node's key file.
 CREATE TABLE signing_key (
     id TEXT NOT NULL PRIMARY KEY,
-    secret {bytes} NOT NULL,
-    created_at BIGINT NOT NULL,
-    retired_at BIGINT
+    public_key {bytes} NOT NULL,
+    created_at BIGINT NOT NULL
 );
 
 CREATE TABLE setting (

@@ -1,0 +1,39 @@
+//! Who may do what: accounts, credentials, tokens, roles, and the one policy gate.
+//!
+//! ```text
+//! Authorization ─► authenticate ─► Caller ─┐
+//!                   (password, token, JWT)  ├─► gate ─► Decision ─► 2xx | 401 | 403 | 404
+//! repository path, visibility, grants ──────┘
+//! ```
+//!
+//! A caller's rights on a repository are those that its account holds *now* (namespace, teams,
+//! grants), cut to what the credential in hand was limited to. Whether a repository exists is no
+//! input of a decision, so that a private name and an absent one cannot be told apart.
+
+pub mod accounts;
+pub mod audit;
+mod directory;
+mod glob;
+mod jwt;
+mod keys;
+mod names;
+mod opaque;
+mod password;
+mod policy;
+mod rights;
+mod service;
+mod throttle;
+mod token_server;
+
+pub use accounts::{AccountError, AddToken};
+pub use glob::{GlobError, RepositoryGlob};
+pub use jwt::{Access, Claims, JwtError};
+pub use keys::{KeyError, Keys, PublicKey};
+pub use names::{AccountName, NameError, is_reserved};
+pub use opaque::{OpaqueKind, OpaqueToken, TokenHash};
+pub use password::{PasswordError, PasswordHash, Passwords};
+pub use policy::{Caller, Decision, Identity, Limit, Need, Standing, decide};
+pub use rights::{Action, Rights, Role, RoleError};
+pub use service::{Auth, AuthError, AuthSettings, Refusal};
+pub use throttle::{Attempt, Throttle, ThrottleSettings};
+pub use token_server::{peer, refused, routes};

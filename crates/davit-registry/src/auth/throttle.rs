@@ -1,0 +1,251 @@
+//! Bounds how often passwords can be guessed, by account and by address.
+//!
+//! Each attempt is counted before it is checked, so that many at once gain nothing, and taken back
+//! if it was right. The answer is the same whether the account exists or not. Tokens with 256
+//! random bits count by address only: an account cannot be locked out of its machines.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    net::{IpAddr, Ipv6Addr},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// Keys remembered of each sort; about 100 bytes each.
+const MOST: usize = 10_000;
+
+/// How many wrong attempts are allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThrottleSettings {
+    /// For one account, from wherever, per window.
+    pub per_account: u32,
+    /// From one address (IPv6: its /64), per window.
+    pub per_address: u32,
+    /// In which that many are forgotten again, evenly.
+    pub window: Duration,
+}
+
+impl Default for ThrottleSettings {
+    fn default() -> Self {
+        Self { per_account: 30, per_address: 60, window: Duration::from_secs(15 * 60) }
+    }
+}
+
+/// Counts wrong attempts.
+#[derive(Debug)]
+pub struct Throttle {
+    accounts: Mutex<Counts<String>>,
+    addresses: Mutex<Counts<IpAddr>>,
+}
+
+/// An attempt that is counted as wrong until it turns out right.
+#[derive(Debug)]
+#[must_use]
+pub struct Attempt<'a> {
+    throttle: &'a Throttle,
+    account: Option<String>,
+    address: IpAddr,
+}
+
+impl Throttle {
+    /// Starts with nothing counted.
+    #[must_use]
+    pub fn new(settings: ThrottleSettings) -> Self {
+        Self {
+            accounts: Mutex::new(Counts::new(settings.per_account, settings.window)),
+            addresses: Mutex::new(Counts::new(settings.per_address, settings.window)),
+        }
+    }
+
+    /// Counts one attempt on an account (`None`: on no named one), or tells how long to wait.
+    ///
+    /// # Errors
+    /// The time until the next attempt is allowed.
+    pub fn attempt(
+        &self,
+        account: Option<&str>,
+        address: IpAddr,
+        now: Instant,
+    ) -> Result<Attempt<'_>, Duration> {
+        // A name of any length may be tried: only its start is kept.
+        let account: Option<String> = account.map(|name| name.chars().take(64).collect());
+        let address = network(address);
+        lock(&self.addresses).take(&address, now)?;
+        if let Some(account) = &account
+            && let Err(wait) = lock(&self.accounts).take(account, now)
+        {
+            // It was not made: the address must not pay for it.
+            lock(&self.addresses).give_back(&address);
+            return Err(wait);
+        }
+        Ok(Attempt { throttle: self, account, address })
+    }
+}
+
+impl Attempt<'_> {
+    /// Takes the attempt back, for it was right or was not made.
+    pub fn forgive(self) {
+        lock(&self.throttle.addresses).give_back(&self.address);
+        if let Some(account) = &self.account {
+            lock(&self.throttle.accounts).give_back(account);
+        }
+    }
+}
+
+/// Whoever has one IPv6 address has its /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)))
+        }
+        address => address,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Counts are whole at every instant.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A leaking bucket per key.
+#[derive(Debug)]
+struct Counts<K> {
+    buckets: HashMap<K, Bucket>,
+    most: f64,
+    leak_per_second: f64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    level: f64,
+    at: Instant,
+}
+
+impl<K: Clone + Eq + Hash> Counts<K> {
+    fn new(most: u32, window: Duration) -> Self {
+        let most = f64::from(most);
+        Self { buckets: HashMap::new(), most, leak_per_second: most / window.as_secs_f64() }
+    }
+
+    fn take(&mut self, key: &K, now: Instant) -> Result<(), Duration> {
+        if self.buckets.len() >= MOST && !self.buckets.contains_key(key) {
+            self.make_room(now);
+        }
+        let leak_per_second = self.leak_per_second;
+        let bucket = self.buckets.entry(key.clone()).or_insert(Bucket { level: 0.0, at: now });
+        *bucket = bucket.leaked(leak_per_second, now);
+        let over = bucket.level + 1.0 - self.most;
+        if over > 0.0 {
+            return Err(Duration::from_secs_f64((over / leak_per_second).max(1.0)));
+        }
+        bucket.level += 1.0;
+        Ok(())
+    }
+
+    fn give_back(&mut self, key: &K) {
+        if let Some(bucket) = self.buckets.get_mut(key) {
+            bucket.level = (bucket.level - 1.0).max(0.0);
+        }
+    }
+
+    /// Forgets what has leaked away, else the fuller half's rest: those who guess most stay known.
+    fn make_room(&mut self, now: Instant) {
+        let leak_per_second = self.leak_per_second;
+        let level = |bucket: &Bucket| bucket.leaked(leak_per_second, now).level;
+        self.buckets.retain(|_, bucket| level(bucket) > 0.0);
+        if self.buckets.len() < MOST {
+            return;
+        }
+        let mut levels: Vec<f64> = self.buckets.values().map(level).collect();
+        levels.sort_by(f64::total_cmp);
+        let median = levels[levels.len() / 2];
+        let mut room = self.buckets.len() / 2;
+        self.buckets.retain(|_, bucket| {
+            let goes = room > 0 && level(bucket) <= median;
+            room -= usize::from(goes);
+            !goes
+        });
+    }
+}
+
+impl Bucket {
+    fn leaked(self, leak_per_second: f64, now: Instant) -> Self {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        Self { level: (self.level - passed * leak_per_second).max(0.0), at: now }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    fn throttle(per_account: u32, per_address: u32) -> Throttle {
+        let window = Duration::from_secs(60);
+        Throttle::new(ThrottleSettings { per_account, per_address, window })
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn accounts_are_bounded_over_all_addresses() {
+        let (throttle, now) = (throttle(3, 100), Instant::now());
+        for last in 1..=3 {
+            let from = address(&format!("192.0.2.{last}"));
+            drop(throttle.attempt(Some("alice"), from, now).unwrap());
+        }
+        let wait = throttle.attempt(Some("alice"), HERE, now).unwrap_err();
+        assert_eq!(wait, Duration::from_secs(20));
+        drop(throttle.attempt(Some("bob"), HERE, now).unwrap());
+        drop(throttle.attempt(None, HERE, now).unwrap());
+        drop(throttle.attempt(Some("alice"), HERE, now + wait).unwrap());
+        assert!(throttle.attempt(Some("alice"), HERE, now + wait).is_err());
+    }
+
+    #[test]
+    fn addresses_are_bounded_over_all_accounts() {
+        let (throttle, now) = (throttle(100, 3), Instant::now());
+        for name in ["a1", "a2", "a3"] {
+            drop(throttle.attempt(Some(name), HERE, now).unwrap());
+        }
+        assert!(throttle.attempt(Some("a4"), HERE, now).is_err());
+        // The refused attempt was none on the account, and other addresses go on.
+        for _ in 0..3 {
+            drop(throttle.attempt(Some("a4"), address("2001:db8::1"), now).unwrap());
+        }
+        assert!(throttle.attempt(None, address("2001:db8::ffff:1"), now).is_err(), "same /64");
+        assert!(throttle.attempt(None, address("2001:db8:0:1::1"), now).is_ok());
+        assert!(throttle.attempt(None, address("::ffff:192.0.2.1"), now).is_err(), "same IPv4");
+    }
+
+    #[test]
+    fn right_attempts_are_not_counted() {
+        let (throttle, now) = (throttle(2, 2), Instant::now());
+        for _ in 0..10 {
+            throttle.attempt(Some("alice"), HERE, now).unwrap().forgive();
+        }
+        // Made at once, they count while they are under way.
+        let first = throttle.attempt(Some("alice"), HERE, now).unwrap();
+        let second = throttle.attempt(Some("alice"), HERE, now).unwrap();
+        assert!(throttle.attempt(Some("alice"), HERE, now).is_err());
+        first.forgive();
+        second.forgive();
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_worst_stay_known() {
+        let (throttle, now) = (throttle(3, u32::MAX), Instant::now());
+        for _ in 0..3 {
+            drop(throttle.attempt(Some("alice"), HERE, now).unwrap());
+        }
+        for at in 0..3 * MOST {
+            drop(throttle.attempt(Some(&format!("name{at}")), HERE, now).unwrap());
+        }
+        assert!(lock(&throttle.accounts).buckets.len() <= MOST);
+        assert!(throttle.attempt(Some("alice"), HERE, now).is_err());
+    }
+}
