@@ -1,20 +1,21 @@
 //! The registry server: repositories of manifests and blobs, accounts, online garbage collection.
 //!
-//! - [`auth`]: accounts, credentials, roles, the policy gate
 //! - [`config`]: settings, as plain structs
 //! - [`db`]: SQLite or PostgreSQL, and the schema
-//! - [`gc`]: online garbage collection
+//! - [`store`]: the bytes of blobs
+//! - [`registry`]: what use cases share; [`blobs`], [`uploads`], [`manifests`], [`lists`]: the use cases
+//! - [`fault`]: why a request is refused
 //! - [`name`]: a repository's name
-//! - [`quota`]: bytes of an account
-//! - [`retention`]: which tags stay
-//! - [`settings`]: what a repository's owner sets
 #![forbid(unsafe_code)]
 
-pub mod auth;
+pub mod blobs;
 pub mod config;
 pub mod db;
-pub mod gc;
+pub mod fault;
+pub mod lists;
+pub mod manifests;
 pub mod name;
-pub mod quota;
-pub mod retention;
-pub mod settings;
+pub mod oci;
+pub mod registry;
+pub mod store;
+pub mod uploads;

@@ -1,0 +1,229 @@
+//! Blobs of a repository: find, link (commit and mount), delete. `repo_blob` rows are the links.
+
+use davit_image::Digest;
+
+use crate::{
+    db::{Connection, DbError, Lock, Transaction, values},
+    fault::Fault,
+    name::RepositoryName,
+    registry::{Registry, ensure_repo, find_repo},
+    store::Key,
+};
+
+/// Repositories that an anonymous mount tries at most.
+const MOUNT_SOURCES: i64 = 50;
+
+/// A blob that can be pulled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blob {
+    /// Where its bytes are.
+    pub key: Key,
+    /// How many.
+    pub size_bytes: u64,
+}
+
+/// Finds a blob of a repository, and renews its lease when nothing else keeps it.
+///
+/// What this tells holds for a lease: a manifest that names the blob may be pushed so long.
+///
+/// # Errors
+/// [`Fault::BLOB_UNKNOWN`], or the database's.
+pub async fn find(
+    registry: &Registry,
+    name: &RepositoryName,
+    digest: &Digest,
+) -> Result<Blob, Fault> {
+    let sql = "SELECT b.store_key, b.size_bytes, l.lease_until, \
+               CASE WHEN EXISTS (SELECT 1 FROM manifest_blob e \
+                   WHERE e.repo_id = l.repo_id AND e.linked = l.digest) \
+               THEN CAST(1 AS BIGINT) ELSE CAST(0 AS BIGINT) END \
+               FROM repo r JOIN repo_blob l ON l.repo_id = r.id JOIN blob b ON b.digest = l.digest \
+               WHERE r.path = $1 AND l.digest = $2";
+    let mut reader = registry.database.reader().await?;
+    let row = reader.row(sql, values![name.as_str(), digest]).await?.ok_or(Fault::BLOB_UNKNOWN)?;
+    let now = reader.now_ms();
+    drop(reader);
+    let key: String = row.get(0)?;
+    let blob =
+        Blob { key: key.parse().map_err(|_error| Fault::BLOB_UNKNOWN)?, size_bytes: row.get(1)? };
+    let (lease_until, is_referenced): (i64, bool) = (row.get(2)?, row.get(3)?);
+    if !is_referenced && lease_until < now + registry.lease_ms() / 2 {
+        let renewal = Renew { name: name.clone(), digest: *digest, lease_ms: registry.lease_ms() };
+        if !registry.database.write(renewal).await? {
+            return Err(Fault::BLOB_UNKNOWN);
+        }
+    }
+    Ok(blob)
+}
+
+struct Renew {
+    name: RepositoryName,
+    digest: Digest,
+    lease_ms: i64,
+}
+
+impl Transaction for Renew {
+    type Output = bool;
+    type Error = DbError;
+
+    async fn run(&self, connection: &mut Connection) -> Result<bool, DbError> {
+        let sql = "UPDATE repo_blob SET lease_until = $1 \
+                   WHERE repo_id = (SELECT id FROM repo WHERE path = $2) AND digest = $3";
+        let until = connection.now_ms() + self.lease_ms;
+        let changed =
+            connection.execute(sql, values![until, self.name.as_str(), &self.digest]).await?;
+        Ok(changed == 1)
+    }
+}
+
+/// A durable object becomes a blob of a repository; its upload session, if any, ends.
+pub(crate) struct Commit {
+    pub(crate) name: RepositoryName,
+    pub(crate) digest: Digest,
+    pub(crate) size_bytes: u64,
+    pub(crate) key: Key,
+    pub(crate) session: Option<uuid::Uuid>,
+    pub(crate) lease_ms: i64,
+    pub(crate) trash_ms: i64,
+}
+
+impl Transaction for Commit {
+    type Output = ();
+    type Error = Fault;
+
+    async fn run(&self, connection: &mut Connection) -> Result<(), Fault> {
+        let repo = ensure_repo(connection, &self.name).await?;
+        if let Some(session) = self.session {
+            let sql = "DELETE FROM upload WHERE id = $1 AND repo_id = $2";
+            if connection.execute(sql, values![session, repo.id]).await? == 0 {
+                return Err(Fault::UPLOAD_UNKNOWN);
+            }
+        }
+        self.add_blob(connection).await?;
+        link(connection, repo.id, &self.digest, self.lease_ms).await?;
+        Ok(())
+    }
+}
+
+impl Commit {
+    /// Adds the blob, or puts this copy aside when a healthy one exists.
+    async fn add_blob(&self, connection: &mut Connection) -> Result<(), DbError> {
+        let (key, now) = (self.key.to_string(), connection.now_ms());
+        loop {
+            let insert = "INSERT INTO blob (digest, size_bytes, store_key, created_at) \
+                          VALUES ($1, $2, $3, $4) ON CONFLICT (digest) DO NOTHING";
+            let row = values![&self.digest, self.size_bytes, &key, now];
+            if connection.execute(insert, row).await? == 1 {
+                return Ok(());
+            }
+            let find = "SELECT store_key, state FROM blob WHERE digest = $1";
+            let found = connection.rows_locked(find, values![&self.digest], Lock::Update).await?;
+            // The collector may have removed it between the two statements.
+            let Some(row) = found.first() else { continue };
+            let (old, state): (String, String) = (row.get(0)?, row.get(1)?);
+            if state == "live" {
+                return self.discard(connection, &key).await;
+            }
+            let heal = "UPDATE blob SET store_key = $1, size_bytes = $2, state = 'live' \
+                        WHERE digest = $3";
+            connection.execute(heal, values![&key, self.size_bytes, &self.digest]).await?;
+            return self.discard(connection, &old).await;
+        }
+    }
+
+    async fn discard(&self, connection: &mut Connection, key: &str) -> Result<(), DbError> {
+        let sql = "INSERT INTO trash (store_key, size_bytes, not_before) VALUES ($1, $2, $3)";
+        let not_before = connection.now_ms() + self.trash_ms;
+        connection.execute(sql, values![key, self.size_bytes, not_before]).await?;
+        Ok(())
+    }
+}
+
+/// Makes a blob pullable from a repository for at least a lease, and completes sparse manifests.
+async fn link(
+    connection: &mut Connection,
+    repo_id: i64,
+    digest: &Digest,
+    lease_ms: i64,
+) -> Result<(), DbError> {
+    let now = connection.now_ms();
+    let upsert = "INSERT INTO repo_blob (repo_id, digest, lease_until, created_at) \
+                  VALUES ($1, $2, $3, $4) ON CONFLICT (repo_id, digest) DO UPDATE \
+                  SET lease_until = excluded.lease_until \
+                  WHERE repo_blob.lease_until < excluded.lease_until";
+    connection.execute(upsert, values![repo_id, digest, now + lease_ms, now]).await?;
+    let complete = "UPDATE manifest_blob SET linked = digest \
+                    WHERE repo_id = $1 AND digest = $2 AND linked IS NULL";
+    connection.execute(complete, values![repo_id, digest]).await?;
+    Ok(())
+}
+
+/// Makes a blob of one repository a blob of another; the caller may pull from the first.
+pub(crate) struct Mount {
+    pub(crate) from: RepositoryName,
+    pub(crate) to: RepositoryName,
+    pub(crate) digest: Digest,
+    pub(crate) lease_ms: i64,
+}
+
+impl Transaction for Mount {
+    /// Whether the source has it.
+    type Output = bool;
+    type Error = DbError;
+
+    async fn run(&self, connection: &mut Connection) -> Result<bool, DbError> {
+        let Some(from) = find_repo(connection, &self.from).await? else { return Ok(false) };
+        let sql = "SELECT digest FROM repo_blob WHERE repo_id = $1 AND digest = $2";
+        let values = values![from.id, &self.digest];
+        if connection.rows_locked(sql, values, Lock::KeyShare).await?.is_empty() {
+            return Ok(false);
+        }
+        let to = ensure_repo(connection, &self.to).await?;
+        link(connection, to.id, &self.digest, self.lease_ms).await?;
+        Ok(true)
+    }
+}
+
+/// Repositories that have the blob, for a mount that names none.
+///
+/// # Errors
+/// The database's.
+pub(crate) async fn holders(
+    registry: &Registry,
+    digest: &Digest,
+) -> Result<Vec<RepositoryName>, Fault> {
+    let sql = "SELECT r.path FROM repo_blob l JOIN repo r ON r.id = l.repo_id \
+               WHERE l.digest = $1 ORDER BY l.repo_id LIMIT $2";
+    let mut reader = registry.database.reader().await?;
+    let rows = reader.rows(sql, values![digest, MOUNT_SOURCES]).await?;
+    let paths: Vec<String> = rows.iter().map(|row| row.get(0)).collect::<Result<_, _>>()?;
+    Ok(paths.iter().filter_map(|path| path.parse().ok()).collect())
+}
+
+/// Removes a blob from a repository at once; refused while a manifest names it.
+pub(crate) struct Delete {
+    pub(crate) name: RepositoryName,
+    pub(crate) digest: Digest,
+}
+
+impl Transaction for Delete {
+    type Output = ();
+    type Error = Fault;
+
+    async fn run(&self, connection: &mut Connection) -> Result<(), Fault> {
+        let repo = find_repo(connection, &self.name).await?.ok_or(Fault::NAME_UNKNOWN)?;
+        let sql = "SELECT digest FROM repo_blob WHERE repo_id = $1 AND digest = $2";
+        let values = || values![repo.id, &self.digest];
+        if connection.rows_locked(sql, values(), Lock::Update).await?.is_empty() {
+            return Err(Fault::BLOB_UNKNOWN);
+        }
+        let used = "SELECT digest FROM manifest_blob WHERE repo_id = $1 AND linked = $2 LIMIT 1";
+        if connection.row(used, values()).await?.is_some() {
+            let why = "a manifest of this repository names the blob; delete that first";
+            return Err(Fault::Unsupported(why.to_owned()));
+        }
+        let sql = "DELETE FROM repo_blob WHERE repo_id = $1 AND digest = $2";
+        connection.execute(sql, values()).await?;
+        Ok(())
+    }
+}

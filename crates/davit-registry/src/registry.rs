@@ -1,0 +1,97 @@
+//! What every use case needs: the database, the store, the limits, and what is kept in memory.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use uuid::Uuid;
+
+use crate::{
+    config::Limits,
+    db::{Connection, Database, DbError, values},
+    manifests::Cache,
+    name::RepositoryName,
+    store::Store,
+};
+
+/// A registry; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    /// What is known.
+    pub database: Database,
+    /// The bytes of blobs.
+    pub store: Store,
+    /// What is allowed.
+    pub limits: Limits,
+    pub(crate) manifests: Arc<Cache>,
+    /// Upload sessions that a request of this process works on.
+    busy: Arc<Mutex<HashSet<Uuid>>>,
+}
+
+/// A repository's row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Repo {
+    pub(crate) id: i64,
+    /// Its own rule about sparse manifests, when it has one.
+    pub(crate) sparse: Option<i64>,
+}
+
+impl Registry {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(database: Database, store: Store, limits: Limits) -> Self {
+        let manifests = Arc::new(Cache::new(database.is_shared()));
+        Self { database, store, limits, manifests, busy: Arc::default() }
+    }
+
+    /// The lease in milliseconds.
+    pub(crate) fn lease_ms(&self) -> i64 {
+        i64::try_from(self.limits.lease.as_millis()).unwrap_or(i64::MAX / 4)
+    }
+
+    /// Claims an upload session within this process until the claim is dropped.
+    pub(crate) fn claim(&self, session: Uuid) -> Option<Claim> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        busy.insert(session).then(|| Claim { busy: Arc::clone(&self.busy), session })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Claim {
+    busy: Arc<Mutex<HashSet<Uuid>>>,
+    session: Uuid,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.session);
+    }
+}
+
+/// Finds a repository.
+pub(crate) async fn find_repo(
+    connection: &mut Connection,
+    name: &RepositoryName,
+) -> Result<Option<Repo>, DbError> {
+    let sql = "SELECT id, sparse FROM repo WHERE path = $1";
+    let row = connection.row(sql, values![name.as_str()]).await?;
+    row.map(|row| Ok(Repo { id: row.get(0)?, sparse: row.get(1)? })).transpose()
+}
+
+/// Finds a repository, or makes it: it belongs to the account of its first part, if there is one.
+pub(crate) async fn ensure_repo(
+    connection: &mut Connection,
+    name: &RepositoryName,
+) -> Result<Repo, DbError> {
+    loop {
+        if let Some(repo) = find_repo(connection, name).await? {
+            return Ok(repo);
+        }
+        let sql = "INSERT INTO repo (path, owner_id, created_at) \
+                   VALUES ($1, (SELECT id FROM account WHERE name = $2), $3) \
+                   ON CONFLICT (path) DO NOTHING";
+        let created = connection.now_ms();
+        connection.execute(sql, values![name.as_str(), name.namespace(), created]).await?;
+    }
+}
