@@ -1,21 +1,34 @@
 //! The registry server: repositories of manifests and blobs, accounts, online garbage collection.
 //!
+//! - [`auth`]: accounts, credentials, roles, the policy gate
 //! - [`config`]: settings, as plain structs
 //! - [`db`]: SQLite or PostgreSQL, and the schema
 //! - [`store`]: the bytes of blobs
 //! - [`registry`]: what use cases share; [`blobs`], [`uploads`], [`manifests`], [`lists`]: the use cases
 //! - [`fault`]: why a request is refused
+//! - [`oci`]: the distribution-spec's HTTP protocol
+//! - [`server`]: the listener
+//! - [`gc`]: online garbage collection
 //! - [`name`]: a repository's name
+//! - [`quota`]: bytes of an account
+//! - [`retention`]: which tags stay
+//! - [`settings`]: what a repository's owner sets
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod blobs;
 pub mod config;
 pub mod db;
 pub mod fault;
+pub mod gc;
 pub mod lists;
 pub mod manifests;
 pub mod name;
 pub mod oci;
+pub mod quota;
 pub mod registry;
+pub mod retention;
+pub mod server;
+pub mod settings;
 pub mod store;
 pub mod uploads;

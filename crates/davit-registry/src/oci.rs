@@ -3,20 +3,25 @@
 //!
 //! A request passes here in one order: route, gate, use case, reply.
 
+use std::{sync::Arc, time::Instant};
+
 use axum::body::Body;
 use davit_distribution::wire::{API_VERSION, Catalog, ErrorCode, SUBJECT, TagList};
 use davit_image::{Digest, Index, MediaType};
 use http::{HeaderName, Method, Request, Response, StatusCode, header, request::Parts};
 
 use crate::{
+    auth::{Auth, Caller},
     fault::Fault,
     lists::{self, LONGEST_PAGE, Page},
     manifests::{self, Condition, Content, Put, Target},
     name::RepositoryName,
     registry::Registry,
+    server::Metrics,
     uploads::Owner,
 };
 
+mod gate;
 mod pull;
 mod push;
 mod ranges;
@@ -39,23 +44,15 @@ const TAGS: usize = 100;
 #[derive(Clone, Debug)]
 pub struct Oci {
     registry: Registry,
-}
-
-/// Who asks.
-#[derive(Clone, Debug, Default)]
-pub struct Caller;
-
-impl Caller {
-    fn account(&self) -> Option<i64> {
-        None
-    }
+    auth: Arc<Auth>,
+    metrics: Arc<Metrics>,
 }
 
 impl Oci {
     /// Serves this registry.
     #[must_use]
-    pub const fn new(registry: Registry) -> Self {
-        Self { registry }
+    pub const fn new(registry: Registry, auth: Arc<Auth>, metrics: Arc<Metrics>) -> Self {
+        Self { registry, auth, metrics }
     }
 
     /// Answers one request; never fails, what goes wrong is in the reply.
@@ -66,11 +63,16 @@ impl Oci {
 
     /// Answers one request, its body's bytes not sent yet.
     pub async fn answer(&self, parts: &Parts, body: Body) -> Reply {
-        let outcome = match route(&parts.method, parts.uri.path()) {
-            Ok(route) => self.run(route, parts, body).await,
-            Err(no_route) => Ok(refuse(no_route)),
+        let started = Instant::now();
+        let reply = match route(&parts.method, parts.uri.path()) {
+            Ok(route) => {
+                let operation = route.operation();
+                let reply = self.run(route, parts, body).await.unwrap_or_else(Reply::from);
+                self.metrics.count(operation, reply.head.status(), started.elapsed());
+                reply
+            }
+            Err(no_route) => refuse(no_route),
         };
-        let reply = outcome.unwrap_or_else(Reply::from);
         let reply = if parts.method == Method::HEAD { reply.without_body() } else { reply };
         reply
             .with(HeaderName::from_static(API_VERSION), "registry/2.0")
@@ -79,9 +81,12 @@ impl Oci {
     }
 
     async fn run(&self, route: Route, parts: &Parts, body: Body) -> Result<Reply, Fault> {
-        let caller = Caller;
+        let caller = match self.admit(&route, parts).await? {
+            Ok(caller) => caller,
+            Err(reply) => return Ok(reply),
+        };
         let (operation, name, last) = match route {
-            Route::Server(Operation::Catalog) => return self.catalog(parts).await,
+            Route::Server(Operation::Catalog) => return self.catalog(&caller, parts).await,
             Route::Server(_) => {
                 return Ok(Reply::json(StatusCode::OK, "application/json", &serde_json::json!({})));
             }
@@ -111,16 +116,16 @@ impl Oci {
         }
     }
 
-    /// Tells whether the caller may pull from a repository that the request does not name in its path.
-    async fn may_pull(&self, _caller: &Caller, _name: &RepositoryName) -> Result<bool, Fault> {
-        Ok(true)
-    }
-
-    async fn catalog(&self, parts: &Parts) -> Result<Reply, Fault> {
+    async fn catalog(&self, caller: &Caller, parts: &Parts) -> Result<Reply, Fault> {
         let query = Query::of(parts);
         let (most, after) = (query.page_size(LONGEST_PAGE)?, query.get("last").unwrap_or_default());
         let page = lists::repositories(&self.registry, after, most).await?;
-        let names = page.entries.iter().map(ToString::to_string).collect();
+        let mut names = Vec::new();
+        for name in &page.entries {
+            if self.may_pull(caller, name).await? {
+                names.push(name.to_string());
+            }
+        }
         let reply =
             Reply::json(StatusCode::OK, "application/json", &Catalog { repositories: names });
         let most = most.min(LONGEST_PAGE).to_string();
@@ -191,6 +196,7 @@ impl Oci {
             digest: wanted,
             tags,
             condition: condition(parts),
+            rights: self.auth.rights(caller, name.as_str()).await?,
             by: caller.account(),
         };
         let digest = manifests::put(&self.registry, put).await?;

@@ -6,6 +6,7 @@ use davit_image::{Algorithm, Descriptor, Digest, Tag};
 
 use super::{Cache, Content, Target, queue};
 use crate::{
+    auth::{Action, Rights},
     db::{Connection, DbError, Lock, Transaction, values},
     fault::Fault,
     name::RepositoryName,
@@ -39,6 +40,8 @@ pub struct Put {
     pub tags: Vec<Tag>,
     /// What must be true of them.
     pub condition: Condition,
+    /// What the one who pushes may do with tags.
+    pub rights: Rights,
     /// The account that pushes.
     pub by: Option<i64>,
 }
@@ -214,6 +217,10 @@ impl PutManifest {
         }
         if old.as_ref() == Some(digest) {
             return Ok(());
+        }
+        let action = if old.is_some() { Action::MoveTag } else { Action::CreateTag };
+        if !self.put.rights.allows(action) {
+            return Err(Fault::Denied(format!("the account may not move the tag {tag}")));
         }
         let now = connection.now_ms();
         let upsert = "INSERT INTO tag (repo_id, name, manifest_id, version, updated_at, updated_by) \

@@ -12,10 +12,10 @@ use super::{
     request::{Query, digest, pieces, session, text},
 };
 use crate::{
+    auth::Caller,
     blobs,
     fault::Fault,
     name::RepositoryName,
-    oci::Caller,
     uploads::{self, Owner, Session},
 };
 

@@ -1,14 +1,19 @@
 //! What a request says beside its path: query, headers, body.
 
-use axum::body::Body;
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream};
 use bytes::{Bytes, BytesMut};
 use davit_distribution::wire::ErrorCode;
 use davit_image::{Digest, Tag};
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, stream};
 use http::{HeaderMap, HeaderName, request::Parts};
 use uuid::Uuid;
 
 use crate::{fault::Fault, manifests::Target};
+
+/// How long a client may take for the next piece of a body.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Parameters of the query, decoded.
 pub(super) struct Query(Vec<(String, String)>);
@@ -78,9 +83,17 @@ pub(super) fn validators(header: &str) -> Option<Vec<Digest>> {
     Some(header.split(',').filter_map(one).collect())
 }
 
-/// The body's pieces.
+/// The body's pieces; a client that sends nothing for [`PATIENCE`] has gone.
 pub(super) fn pieces(body: Body) -> impl Stream<Item = Result<Bytes, Fault>> + Send + Unpin {
-    body.into_data_stream().map(|piece| piece.map_err(|_error| Fault::Disconnected))
+    let next = |mut body: BodyDataStream| async move {
+        let piece = match tokio::time::timeout(PATIENCE, body.next()).await {
+            Ok(None) => return None,
+            Ok(Some(Ok(piece))) => Ok(piece),
+            Ok(Some(Err(_))) | Err(_) => Err(Fault::Disconnected),
+        };
+        Some((piece, body))
+    };
+    Box::pin(stream::unfold(body.into_data_stream(), next))
 }
 
 /// The whole body, when it is not larger than `most` bytes.

@@ -66,6 +66,16 @@ pub enum Route {
     Repository(Operation, RepositoryName, String),
 }
 
+impl Route {
+    /// What is asked for.
+    #[must_use]
+    pub const fn operation(&self) -> Operation {
+        match self {
+            Self::Server(operation) | Self::Repository(operation, ..) => *operation,
+        }
+    }
+}
+
 /// Why a request has no route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoRoute {

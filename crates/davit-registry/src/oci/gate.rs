@@ -1,0 +1,124 @@
+//! Who asks, and whether they may: before anything else happens.
+
+use std::net::IpAddr;
+
+use axum::extract::ConnectInfo;
+use davit_distribution::wire::ErrorCode;
+use http::{StatusCode, header, request::Parts};
+
+use super::{Oci, Operation, Reply, Route};
+use crate::{
+    auth::{Action, Auth, Caller, Decision, Need},
+    fault::Fault,
+    name::RepositoryName,
+};
+
+impl Operation {
+    /// What the gate asks for before the operation runs. Tags are looked at again where they move: by
+    /// their effect, in the transaction.
+    #[must_use]
+    pub fn need<'r>(self, name: &'r RepositoryName, last: &str) -> Need<'r> {
+        let action = match self {
+            Self::Ping => return Need::Credential,
+            Self::Catalog => return Need::Catalog,
+            Self::Tags | Self::Referrers | Self::GetManifest | Self::GetBlob => Action::Pull,
+            Self::PutManifest
+            | Self::BeginUpload
+            | Self::UploadStatus
+            | Self::AppendUpload
+            | Self::FinishUpload
+            | Self::CancelUpload => Action::Push,
+            Self::DeleteManifest if last.contains(':') => Action::DeleteManifest,
+            Self::DeleteManifest => Action::DeleteTag,
+            Self::DeleteBlob => Action::DeleteBlob,
+        };
+        Need::Repository(action, name.as_str())
+    }
+}
+
+impl Oci {
+    /// Lets a request through, or says what to answer instead.
+    pub(super) async fn admit(
+        &self,
+        route: &Route,
+        parts: &Parts,
+    ) -> Result<Result<Caller, Reply>, Fault> {
+        let peer = parts.extensions.get::<ConnectInfo<std::net::SocketAddr>>();
+        let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |ConnectInfo(peer)| peer.ip());
+        let need = match route {
+            Route::Server(Operation::Catalog) => Need::Catalog,
+            Route::Server(_) => Need::Credential,
+            Route::Repository(operation, name, last) => operation.need(name, last),
+        };
+        let header = parts.headers.get(header::AUTHORIZATION);
+        let caller = match self.auth.authenticate(header, peer).await {
+            Ok(caller) => caller,
+            Err(refusal) => return Ok(Err(self.refused(&refusal, need, parts))),
+        };
+        let decision = self.auth.gate(&caller, need).await?;
+        Ok(match decision {
+            Decision::Allow => Ok(caller),
+            Decision::Challenge => Err(self.challenge(need, parts, caller.has_credential)),
+            Decision::Denied => {
+                let words = "the account may not do this";
+                Err(Reply::error(StatusCode::FORBIDDEN, ErrorCode::Denied, words))
+            }
+            Decision::Absent => Err(Reply::from(absent(route))),
+        })
+    }
+
+    /// Tells whether the caller may pull from a repository that the path does not name.
+    pub(super) async fn may_pull(
+        &self,
+        caller: &Caller,
+        name: &RepositoryName,
+    ) -> Result<bool, Fault> {
+        let need = Need::Repository(Action::Pull, name.as_str());
+        Ok(self.auth.gate(caller, need).await? == Decision::Allow)
+    }
+
+    fn challenge(&self, need: Need<'_>, parts: &Parts, has_credential: bool) -> Reply {
+        let error = has_credential.then_some("insufficient_scope");
+        let challenge = self.auth.challenge(&parts.headers, Auth::scope_of(need).as_ref(), error);
+        let words = "authentication is needed";
+        let mut reply = Reply::error(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, words);
+        reply.head.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        reply
+    }
+
+    fn refused(&self, refusal: &crate::auth::Refusal, need: Need<'_>, parts: &Parts) -> Reply {
+        use crate::auth::Refusal;
+
+        match refusal {
+            Refusal::Wrong => {
+                let scope = Auth::scope_of(need);
+                let error = Some("invalid_token");
+                let challenge = self.auth.challenge(&parts.headers, scope.as_ref(), error);
+                let status = StatusCode::UNAUTHORIZED;
+                let mut reply = Reply::error(status, ErrorCode::Unauthorized, refusal.to_string());
+                reply.head.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+                reply
+            }
+            Refusal::Throttled(wait) => {
+                let status = StatusCode::TOO_MANY_REQUESTS;
+                Reply::error(status, ErrorCode::TooManyRequests, refusal.to_string())
+                    .with(header::RETRY_AFTER, &wait.as_secs().max(1).to_string())
+            }
+            Refusal::Busy | Refusal::Database(_) => {
+                tracing::error!(error = refusal as &dyn std::error::Error, "cannot authenticate");
+                let words = "the registry cannot answer now";
+                Reply::error(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, words)
+                    .with(header::RETRY_AFTER, "1")
+            }
+        }
+    }
+}
+
+/// What a repository that does not exist answers to the same request.
+fn absent(route: &Route) -> Fault {
+    match route {
+        Route::Repository(Operation::GetManifest, ..) => Fault::MANIFEST_UNKNOWN,
+        Route::Repository(Operation::GetBlob, ..) => Fault::BLOB_UNKNOWN,
+        _ => Fault::NAME_UNKNOWN,
+    }
+}

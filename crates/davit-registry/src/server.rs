@@ -1,0 +1,389 @@
+//! The listener: connections, TLS, limits, health, metrics, and an end that finishes what is under way.
+//!
+//! ```text
+//! accept ─► TLS? ─► hyper ─► /v2/ …            oci
+//!                          ├ /token            auth
+//!                          └ /healthz /readyz /metrics
+//! ```
+
+use std::{
+    convert::Infallible, io, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration,
+};
+
+use axum::{Router, body::Body, extract::ConnectInfo, routing::get};
+use http::{Request, Response, StatusCode, header};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+};
+use tower::ServiceExt as _;
+
+use crate::{
+    auth::{self, Auth, AuthError, AuthSettings},
+    config::{Limits, Places},
+    db::{Database, DbError, values},
+    oci::Oci,
+    registry::Registry,
+    store::{Store, StoreError},
+};
+
+mod metrics;
+mod tls;
+
+pub use metrics::Metrics;
+use tls::Certificates;
+pub use tls::{TlsError, TlsFiles};
+
+/// Connections at once; more wait in the kernel.
+const CONNECTIONS: usize = 8192;
+/// How long a client may take for the head of a request.
+const HEAD_TIME: Duration = Duration::from_secs(30);
+/// How long a client may take for the TLS handshake.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// How long requests under way may take when the server ends.
+const GRACE: Duration = Duration::from_secs(30);
+/// Bytes of a request's head.
+const HEAD_BYTES: usize = 64 << 10;
+/// Headers of a request.
+const HEADERS: usize = 100;
+/// Threads that wait for the disk: each upload that is under way has one.
+const DISK_THREADS: usize = 64;
+/// Stack of the server's threads.
+const STACK_BYTES: usize = 1 << 20;
+
+/// How a registry is served.
+#[derive(Clone, Debug)]
+pub struct ServeSettings {
+    /// Where its things are.
+    pub places: Places,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Certificate and key; `None` is plain HTTP.
+    pub tls: Option<TlsFiles>,
+    /// Whether plain HTTP is taken from other machines.
+    pub plain_http: bool,
+    /// Whether callers are asked who they are.
+    pub auth: bool,
+    /// Base URL by which clients reach the server, where the request's `Host` is another.
+    pub public_url: Option<String>,
+    /// What is allowed.
+    pub limits: Limits,
+}
+
+/// Why the registry cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Passwords would cross the network in the clear.
+    #[error("{0} can be reached by other machines, and plain HTTP shows them passwords")]
+    PlainHttp(SocketAddr),
+    /// Anybody could change everything.
+    #[error(
+        "{0} can be reached by other machines, and without authentication they may do everything"
+    )]
+    NoAuth(SocketAddr),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {0}")]
+    Listen(SocketAddr, #[source] io::Error),
+    /// The registry's directory cannot be made.
+    #[error("cannot make `{}`", .0.display())]
+    Root(PathBuf, #[source] io::Error),
+    /// No threads.
+    #[error("cannot start threads")]
+    Threads(#[source] io::Error),
+    /// The certificate or key.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The keys that sign tokens, or the database.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] DbError),
+    /// The blob store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ServeSettings {
+    fn check(&self) -> Result<(), ServeError> {
+        let is_loopback = self.listen.ip().is_loopback();
+        if !is_loopback && self.tls.is_none() && !self.plain_http {
+            return Err(ServeError::PlainHttp(self.listen));
+        }
+        if !is_loopback && !self.auth {
+            return Err(ServeError::NoAuth(self.listen));
+        }
+        Ok(())
+    }
+}
+
+/// Serves until `wait` returns, then lets requests end; blocks. `ready` learns the address.
+///
+/// # Errors
+/// See [`ServeError`].
+pub fn serve(
+    settings: ServeSettings,
+    ready: impl FnOnce(SocketAddr),
+    wait: impl FnOnce() + Send + 'static,
+) -> Result<(), ServeError> {
+    settings.check()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(DISK_THREADS)
+        .thread_stack_size(STACK_BYTES)
+        .thread_name("registry")
+        .build()
+        .map_err(ServeError::Threads)?;
+    runtime.block_on(async {
+        let server = Server::start(settings).await?;
+        ready(server.address());
+        // Not one of the runtime's threads: the wait for a signal may be endless.
+        let (asked, stop) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            wait();
+            // The server may have ended by itself.
+            asked.send(())
+        });
+        // Either it was asked, or nobody can ask any more.
+        drop(stop.await);
+        server.stop().await;
+        Ok(())
+    })
+}
+
+/// Runs a use case for a command that serves nothing; blocks.
+///
+/// # Errors
+/// No threads.
+pub fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
+}
+
+/// A server that listens.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    registry: Registry,
+    stop: watch::Sender<bool>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    /// Opens the registry and starts to listen.
+    ///
+    /// # Errors
+    /// See [`ServeError`].
+    pub async fn start(settings: ServeSettings) -> Result<Self, ServeError> {
+        settings.check()?;
+        let root = &settings.places.root;
+        fs_err::create_dir_all(root).map_err(|error| ServeError::Root(root.clone(), error))?;
+        let certificates = settings.tls.as_ref().map(Certificates::open).transpose()?;
+        let database = Database::open(&settings.places.database()).await?;
+        let store = Store::open(root)?;
+        let auth_settings = AuthSettings {
+            is_on: settings.auth,
+            public_url: settings.public_url.clone(),
+            is_tls: settings.tls.is_some(),
+            ..AuthSettings::default()
+        };
+        let key_file = root.join("token-keys.json");
+        let auth = Arc::new(Auth::open(&database, &key_file, auth_settings).await?);
+        let registry = Registry::new(database, store, settings.limits);
+        let metrics = Arc::new(Metrics::default());
+        let oci = Oci::new(registry.clone(), Arc::clone(&auth), Arc::clone(&metrics));
+        let listener = TcpListener::bind(settings.listen).await;
+        let listener = listener.map_err(|error| ServeError::Listen(settings.listen, error))?;
+        let address =
+            listener.local_addr().map_err(|error| ServeError::Listen(settings.listen, error))?;
+        let (stop, stopped) = watch::channel(false);
+        let front = Front { router: router(&registry, auth, metrics), oci };
+        let accepting = tokio::spawn(accept(listener, front, certificates.map(Arc::new), stopped));
+        Ok(Self { address, registry, stop, accepting })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The registry that it serves.
+    #[must_use]
+    pub const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Takes no more requests, waits for those under way, and closes the database.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        if tokio::time::timeout(GRACE, self.accepting).await.is_err() {
+            tracing::warn!("requests were cut off");
+        }
+        self.registry.database.close().await;
+    }
+}
+
+/// Pages that are not the protocol's.
+fn router(registry: &Registry, auth: Arc<Auth>, metrics: Arc<Metrics>) -> Router {
+    let database = registry.database.clone();
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route(
+            "/readyz",
+            get(move || {
+                let database = database.clone();
+                async move { is_ready(&database).await }
+            }),
+        )
+        .route(
+            "/metrics",
+            get(move || {
+                let text = metrics.to_string();
+                async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text) }
+            }),
+        )
+        .merge(auth::routes(auth))
+}
+
+async fn is_ready(database: &Database) -> (StatusCode, &'static str) {
+    let answer = async {
+        let mut reader = database.reader().await?;
+        reader.row("SELECT version FROM schema_version", values![]).await
+    };
+    match answer.await {
+        Ok(_) => (StatusCode::OK, "ready\n"),
+        Err(error) => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the database does not answer"
+            );
+            (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n")
+        }
+    }
+}
+
+/// Who answers a request.
+#[derive(Clone, Debug)]
+struct Front {
+    router: Router,
+    oci: Oci,
+}
+
+impl Front {
+    async fn answer(
+        self,
+        peer: SocketAddr,
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>, Infallible> {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let path = request.uri().path();
+        if path == "/v2" || path.starts_with("/v2/") {
+            return Ok(self.oci.serve(request).await);
+        }
+        self.router.oneshot(request).await
+    }
+}
+
+/// Takes connections until the end, then waits for those that are open.
+async fn accept(
+    listener: TcpListener,
+    front: Front,
+    certificates: Option<Arc<Certificates>>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopped.changed() => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let connection = serve_stream(
+                    (stream, peer),
+                    front.clone(),
+                    certificates.clone(),
+                    stopped.clone(),
+                );
+                tokio::spawn(async move {
+                    connection.await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors: those that are open must end first.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    drop(listener);
+    // All slots are free when no connection is open.
+    let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
+    drop(slots.acquire_many(all).await);
+}
+
+async fn serve_stream(
+    (stream, peer): (TcpStream, SocketAddr),
+    front: Front,
+    certificates: Option<Arc<Certificates>>,
+    stopped: watch::Receiver<bool>,
+) {
+    // Replies are written whole: nothing is gained by waiting for more.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "the connection has ended");
+        return;
+    }
+    let Some(certificates) = certificates else {
+        return serve_connection(stream, peer, front, stopped).await;
+    };
+    let handshake = certificates.acceptor().accept(stream);
+    match tokio::time::timeout(HANDSHAKE_TIME, handshake).await {
+        Ok(Ok(stream)) => serve_connection(stream, peer, front, stopped).await,
+        Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake failed"),
+        Err(_elapsed) => tracing::debug!(%peer, "TLS handshake took too long"),
+    }
+}
+
+async fn serve_connection<S>(
+    stream: S,
+    peer: SocketAddr,
+    front: Front,
+    mut stopped: watch::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+        front.clone().answer(peer, request.map(Body::new))
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_headers(HEADERS)
+        .max_buf_size(HEAD_BYTES.max(400 << 10));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX))
+        .max_concurrent_streams(128)
+        .keep_alive_interval(HEAD_TIME);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        _ = stopped.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.as_mut().await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, %peer, "a connection failed");
+    }
+}
