@@ -24,6 +24,8 @@ pub struct Blob {
 
 /// Finds a blob of a repository, and renews its lease when nothing else keeps it.
 ///
+/// One whose bytes were found lost or corrupt answers as absent, so that clients push it again.
+///
 /// What this tells holds for a lease: a manifest that names the blob may be pushed so long.
 ///
 /// # Errors
@@ -38,7 +40,7 @@ pub async fn find(
                    WHERE e.repo_id = l.repo_id AND e.linked = l.digest) \
                THEN CAST(1 AS BIGINT) ELSE CAST(0 AS BIGINT) END \
                FROM repo r JOIN repo_blob l ON l.repo_id = r.id JOIN blob b ON b.digest = l.digest \
-               WHERE r.path = $1 AND l.digest = $2";
+               WHERE r.path = $1 AND l.digest = $2 AND b.state = 'live'";
     let mut reader = registry.database.reader().await?;
     let row = reader.row(sql, values![name.as_str(), digest]).await?.ok_or(Fault::BLOB_UNKNOWN)?;
     let now = reader.now_ms();

@@ -22,15 +22,20 @@
 use std::time::Duration;
 
 use crate::{
-    db::{Connection, Database, DbError},
+    db::{Connection, Database, DbError, Transaction, values},
     settings::SettingsError,
+    store::{Store, StoreError},
 };
 
 mod blobs;
+mod explain;
 mod links;
 mod manifests;
+mod objects;
 mod tags;
 
+pub use explain::explain;
+pub(crate) use objects::Suspect;
 pub use tags::RetentionVerdict;
 
 /// Rows that one transaction removes at most.
@@ -47,12 +52,34 @@ pub struct GcSettings {
     pub undo: Duration,
     /// How long a referrer stays after its subject.
     pub referrers: Duration,
+    /// How old a key or session must be for the scan to judge it: longer than any request lives.
+    pub orphan_age: Duration,
+    /// When the whole store is scanned.
+    pub scan: Scan,
+}
+
+/// When phase E runs, which lists the whole store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scan {
+    /// In no run.
+    Never,
+    /// In the first run of a day, on one of the nodes.
+    Daily,
+    /// In each run.
+    Always,
 }
 
 impl Default for GcSettings {
     fn default() -> Self {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-        Self { lease: DAY, trash_delay: DAY, undo: 14 * DAY, referrers: 7 * DAY }
+        Self {
+            lease: DAY,
+            trash_delay: DAY,
+            undo: 14 * DAY,
+            referrers: 7 * DAY,
+            orphan_age: 2 * DAY,
+            scan: Scan::Daily,
+        }
     }
 }
 
@@ -69,6 +96,14 @@ pub struct GcReport {
     pub blobs: u64,
     /// Bytes of those blobs.
     pub blob_bytes: u64,
+    /// Objects that were in the trash for long enough.
+    pub objects: u64,
+    /// Old objects and sessions that no row named.
+    pub orphans: u64,
+    /// Blobs whose object is lost.
+    pub lost: u64,
+    /// Upload sessions that expired.
+    pub uploads: u64,
 }
 
 /// A run could not go on; what it did before is done.
@@ -77,6 +112,9 @@ pub enum GcError {
     /// The database is out of order.
     #[error("the database failed during garbage collection")]
     Database(#[from] DbError),
+    /// The store is out of order.
+    #[error("the blob store failed during garbage collection")]
+    Store(#[from] StoreError),
     /// A repository's settings cannot be read, so nothing is known of its retention.
     #[error("cannot read the settings of repository `{repository}`")]
     Settings {
@@ -97,22 +135,54 @@ pub enum Mode {
     DryRun,
 }
 
-/// Collects the garbage of the database: retention and phases A to C, once through.
+/// Collects garbage: retention and all phases, once through.
 ///
-/// Any number of nodes may do so at once. Cost: one walk over the links and blobs by index, on a reader.
+/// Any number of nodes may do so at once. Cost: one walk over the links and blobs by index, on a reader;
+/// with a scan, one listing of the store.
 ///
 /// # Errors
 /// [`GcError`]; the next run goes on where this one ended.
-pub async fn collect_rows(
+pub async fn run_once(
     database: &Database,
+    store: &Store,
     settings: &GcSettings,
     mode: Mode,
 ) -> Result<GcReport, GcError> {
     let mut report = GcReport { tags: tags::collect(database, mode).await?, ..GcReport::default() };
     report.manifests = manifests::collect(database, settings, mode).await?;
+    report.uploads = objects::end_uploads(database, store, mode).await?;
     report.links = links::collect(database, mode).await?;
     (report.blobs, report.blob_bytes) = blobs::collect(database, settings, mode).await?;
+    if mode == Mode::Collect && scan_is_due(database, settings.scan).await? {
+        let found = objects::scan(database, store, settings).await?;
+        (report.orphans, report.lost) = (found.orphans, found.lost);
+    }
+    report.objects = objects::empty_trash(database, store, mode).await?;
     Ok(report)
+}
+
+async fn scan_is_due(database: &Database, scan: Scan) -> Result<bool, DbError> {
+    match scan {
+        Scan::Never => Ok(false),
+        Scan::Always => Ok(true),
+        Scan::Daily => database.write(ClaimScan).await,
+    }
+}
+
+/// Writes down that the day's scan begins, unless one did.
+struct ClaimScan;
+
+impl Transaction for ClaimScan {
+    type Output = bool;
+    type Error = DbError;
+
+    async fn run(&self, connection: &mut Connection) -> Result<bool, DbError> {
+        const CLAIM: &str = "INSERT INTO setting (name, value) VALUES ('gc.scan_day', $1) \
+             ON CONFLICT (name) DO UPDATE SET value = excluded.value \
+             WHERE setting.value <> excluded.value";
+        let day = connection.now_ms() / ms(Duration::from_secs(24 * 60 * 60));
+        Ok(connection.execute(CLAIM, values![day.to_string()]).await? == 1)
+    }
 }
 
 /// A duration in the database's unit.

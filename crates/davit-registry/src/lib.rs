@@ -8,7 +8,7 @@
 //! - [`fault`]: why a request is refused
 //! - [`oci`]: the distribution-spec's HTTP protocol
 //! - [`server`]: the listener
-//! - [`gc`]: online garbage collection
+//! - [`gc`]: online garbage collection; [`check`]: the database compared with itself and the store
 //! - [`name`]: a repository's name
 //! - [`quota`]: bytes of an account
 //! - [`retention`]: which tags stay
@@ -17,6 +17,7 @@
 
 pub mod auth;
 pub mod blobs;
+pub mod check;
 pub mod config;
 pub mod db;
 pub mod fault;

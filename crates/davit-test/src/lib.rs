@@ -42,6 +42,15 @@ pub const CACHE_ENV: &str = "DAVIT_TEST_CACHE";
 /// Names the environment variable with the number of kills of a longer run.
 pub const KILLS_ENV: &str = "DAVIT_TEST_KILLS";
 
+/// Names the environment variable with the number of operations of a longer soak of the registry.
+pub const SOAK_ENV: &str = "DAVIT_TEST_SOAK";
+
+/// How many operations a soak makes: `usual`, or what a longer run asks for.
+#[must_use]
+pub fn soak_operations(usual: usize) -> usize {
+    std::env::var(SOAK_ENV).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
 /// How often to kill a real process at random instants: `usual`, or what a longer run asks for.
 #[must_use]
 pub fn kills(usual: usize) -> usize {

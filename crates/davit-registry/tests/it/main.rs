@@ -2,4 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a failed fixture is a failed test")]
 
 mod auth;
+mod bench;
+mod gc;
 mod gc_model;
