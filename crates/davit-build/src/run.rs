@@ -48,7 +48,7 @@ use self::{
 use crate::{event::LogStream, plan::RunSpec};
 
 /// How soon a cancelled build is noticed while a command runs.
-const CANCEL_POLL: Duration = Duration::from_millis(50);
+const CANCEL_POLL: Duration = Duration::from_millis(20);
 /// Replies of a command that wait to be shown, of 64 KiB at most; a command that writes more than
 /// is shown then waits.
 const MOST_WAITING: usize = 16;

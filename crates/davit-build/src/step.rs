@@ -50,7 +50,7 @@ use crate::{
 };
 
 /// How long a process waits for another one before it looks again.
-const FLIGHT_POLL: Duration = Duration::from_millis(100);
+const FLIGHT_POLL: Duration = Duration::from_millis(20);
 
 /// What all steps of a build share.
 pub(crate) struct Session<'b, 's> {

@@ -11,7 +11,7 @@ use std::{
 use super::OriginError;
 
 /// How soon it is seen by those who wait for an answer.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Ends the downloads of one image: one of them failed, or the user wants no more.
 #[derive(Clone, Debug, Default)]

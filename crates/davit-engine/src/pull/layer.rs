@@ -19,7 +19,7 @@ use crate::{Event, layer, origin::OriginError};
 use super::{Pull, PullError, document::Documents};
 
 /// Between two looks at another process's download.
-const LOOK: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(20);
 
 impl Pull<'_> {
     /// Brings all layers here, a few at a time. The first failure ends the others.

@@ -22,7 +22,7 @@ use super::{
 };
 
 /// How often it is looked whether a push is still wanted.
-const CANCEL_POLL: Duration = Duration::from_millis(50);
+const CANCEL_POLL: Duration = Duration::from_millis(20);
 
 /// How a layer is to be sent.
 enum Form {
