@@ -13,8 +13,14 @@ use std::{
 const POLL: Duration = Duration::from_millis(20);
 /// Where the kernel tells how much memory programs can have.
 const MEMORY: &str = "/proc/meminfo";
+/// Where it tells how long programs waited for memory (Linux 4.20, `Documentation/accounting/psi.rst`):
+/// those of the container that davit is in, else all.
+const PRESSURE: [&str; 2] = ["/sys/fs/cgroup/memory.pressure", "/proc/pressure/memory"];
 /// Part of the memory that is left for those commands that run already.
 const RESERVE: u64 = 20;
+/// From which share of the last ten seconds on, in percent, memory is short however much is free: what
+/// is free then was taken from programs that want it back.
+const MOST_PRESSURE: u64 = 10;
 /// Caches of others that are asked at a time.
 const TRANSFERS: usize = 8;
 
@@ -55,6 +61,8 @@ pub(crate) struct Memory {
     pub(crate) total: u64,
     /// What programs can have without swapping.
     pub(crate) available: u64,
+    /// For how much of the last ten seconds some program waited for memory, in percent.
+    pub(crate) pressure: u64,
 }
 
 impl Places {
@@ -113,7 +121,7 @@ impl Places {
         }
         (self.memory)().is_none_or(|memory| {
             let wanted = self.command_bytes.unwrap_or(0).min(memory.total);
-            memory.available > wanted.max(memory.total / RESERVE)
+            memory.available > wanted.max(memory.total / RESERVE) && memory.pressure < MOST_PRESSURE
         })
     }
 }
@@ -135,15 +143,20 @@ impl Drop for Place<'_> {
 
 /// What the kernel tells of memory; `None` where it tells nothing.
 fn memory() -> Option<Memory> {
-    parse(&fs_err::read_to_string(MEMORY).ok()?)
+    let pressure = PRESSURE.into_iter().find_map(|path| fs_err::read_to_string(path).ok());
+    parse(&fs_err::read_to_string(MEMORY).ok()?, &pressure.unwrap_or_default())
 }
 
-fn parse(text: &str) -> Option<Memory> {
+fn parse(text: &str, pressure: &str) -> Option<Memory> {
     let field = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
         line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
     };
-    Some(Memory { total: field("MemTotal:")?, available: field("MemAvailable:")? })
+    // `some avg10=1.27 avg60=2.85 …`; a kernel without it knows of no pressure.
+    let (_, pressure) = pressure.split_once("some avg10=").unwrap_or_default();
+    let pressure = pressure.split(|digit: char| !digit.is_ascii_digit()).next();
+    let pressure = pressure.and_then(|percent| percent.parse().ok()).unwrap_or(0);
+    Some(Memory { total: field("MemTotal:")?, available: field("MemAvailable:")?, pressure })
 }
 
 #[cfg(test)]
@@ -155,8 +168,12 @@ mod tests {
     #[test]
     fn reads_what_the_kernel_tells() {
         let text = "MemTotal:       1000 kB\nMemFree: 1 kB\nMemAvailable:    250 kB\n";
-        assert_eq!(parse(text), Some(Memory { total: 1_024_000, available: 256_000 }));
-        assert_eq!(parse("MemTotal: 1 kB\n"), None);
+        let told = |pressure| Memory { total: 1_024_000, available: 256_000, pressure };
+        let stalls = "some avg10=12.99 avg60=2.85 avg300=0.00 total=1\nfull avg10=9.00 total=0\n";
+        assert_eq!(parse(text, stalls), Some(told(12)));
+        assert_eq!(parse(text, ""), Some(told(0)));
+        assert_eq!(parse(text, "some avg10=x"), Some(told(0)));
+        assert_eq!(parse("MemTotal: 1 kB\n", stalls), None);
         assert!(memory().is_some_and(|memory| memory.available < memory.total));
     }
 
@@ -198,8 +215,9 @@ mod tests {
 
     #[test]
     fn a_second_command_waits_for_memory() {
-        let short = || Some(Memory { total: 1000, available: 40 });
-        let enough = || Some(Memory { total: 1000, available: 500 });
+        let short = || Some(Memory { total: 1000, available: 40, pressure: 0 });
+        let enough = || Some(Memory { total: 1000, available: 500, pressure: 9 });
+        let thrashing = || Some(Memory { total: 1000, available: 500, pressure: 10 });
         let places = |memory, command_bytes| Places { memory, ..Places::new(4, command_bytes) };
         let tries = |places: &Places| {
             let turns = std::cell::Cell::new(0);
@@ -210,6 +228,7 @@ mod tests {
         assert_eq!(tries(&places(short, None)), (true, false));
         assert_eq!(tries(&places(enough, None)), (true, true));
         assert_eq!(tries(&places(enough, Some(600))), (true, false), "its limit is not there");
+        assert_eq!(tries(&places(thrashing, None)), (true, false), "others wait for memory");
         assert_eq!(tries(&places(|| None, None)), (true, true));
     }
 }
