@@ -11,8 +11,8 @@ use davit_test::{Outcome, need_tool};
 
 use super::bench::{Bench, alpine};
 
-/// All files below a directory that hold these bytes.
-fn holding(root: &Path, needle: &[u8]) -> Vec<PathBuf> {
+/// All files at or below a path that hold one of these words.
+fn holding(root: &Path, words: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut stack = vec![root.to_path_buf()];
     while let Some(path) = stack.pop() {
@@ -20,8 +20,10 @@ fn holding(root: &Path, needle: &[u8]) -> Vec<PathBuf> {
         if facts.is_dir() {
             stack.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
         } else if facts.is_file() {
+            // What is no text leaves the text in it as it is.
             let bytes = fs::read(&path).unwrap();
-            if bytes.windows(needle.len()).any(|window| window == needle) {
+            let text = String::from_utf8_lossy(&bytes);
+            if words.iter().any(|word| text.contains(word)) {
                 found.push(path);
             }
         }
@@ -71,7 +73,7 @@ fn secrets_reach_commands_and_nothing_else() {
     for (secret, place) in [FILE, VARIABLE].iter().flat_map(|secret| {
         [bench.davit.root(), bench.davit.run_root()].map(|place| (secret, place))
     }) {
-        assert_eq!(holding(&place, secret.as_bytes()), Vec::<PathBuf>::new(), "{secret}");
+        assert_eq!(holding(&place, &[secret]), Vec::<PathBuf>::new(), "{secret}");
     }
     // The value is in no key, its absence neither, unless it is asked for.
     fs::write(&file, "another").unwrap();
@@ -88,7 +90,87 @@ fn secrets_reach_commands_and_nothing_else() {
     assert!(!cached_steps(FILE));
     assert!(cached_steps(FILE));
     assert!(!cached_steps(&FILE.replace("file", "elif")));
-    assert_eq!(holding(&bench.davit.root(), FILE.as_bytes()), Vec::<PathBuf>::new());
+    assert_eq!(holding(&bench.davit.root(), &[FILE]), Vec::<PathBuf>::new());
+}
+
+/// What a value looks like where somebody kept it: as it is, as a digest without salt, which tells a
+/// short one, and in base64 within other bytes.
+fn traces(value: &str) -> Vec<String> {
+    let digest = davit_engine::image::Digest::of(value.as_bytes());
+    let mut traces = vec![value.to_owned(), digest.hex()];
+    traces.extend((0..3).map(|skipped| base64_of(&value.as_bytes()[skipped..])));
+    traces
+}
+
+/// The whole groups of bytes in base64, which has no end then.
+fn base64_of(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let group = |group: &[u8]| {
+        let bits = group.iter().fold(0, |bits, byte| (bits << 8) | usize::from(*byte));
+        [18, 12, 6, 0].map(|shift| char::from(LETTERS[(bits >> shift) & 63]))
+    };
+    bytes.chunks_exact(3).flat_map(group).collect()
+}
+
+#[test]
+fn what_a_build_gives_and_remembers_holds_no_secret() {
+    const FILE: &str = "Eeng4ohBah6ieWoo3quo-file";
+    const VARIABLE: &str = "eu7zeep0OhYoo4aeL9no-variable";
+    let Some(bench) = alpine(
+        "RUN --mount=type=secret,id=f,required --mount=type=cache,target=/c \
+             [ -s /run/secrets/f ] && touch /c/used && echo u''sed > /used\n\
+         RUN --mount=type=secret,id=v,env=TOKEN,required [ -n \"$TOKEN\" ] && touch /too\n\
+         FROM alpine AS broken\nRUN --mount=type=secret,id=f cat /run/secrets/f | wc -c && false\n\
+         FROM alpine\n",
+    ) else {
+        return;
+    };
+    let there = |name: &str| bench.davit.dir().join(name).display().to_string();
+    fs::write(there("secret"), FILE).unwrap();
+    let file = format!("id=f,invalidate,src={}", there("secret"));
+    let secrets = ["--secret", &file, "--secret", "id=v,env=OUTSIDE"];
+    // Whatever is written is plain, so that it can be looked through.
+    let plain = "compression=uncompressed";
+    let cache = format!("type=local,dest={},mode=max,mounts=true,{plain}", there("cache"));
+    let image = format!("type=oci,tar=false,dest={},{plain}", there("image"));
+    let results = ["--cache-to", &cache, "-o", &image, "--metadata-file", &there("metadata")];
+    let attested = ["--provenance=mode=max", "--sbom=true", "-t", "t", "--explain"];
+    let told = ["--progress", "rawjson", "--target", "alpine"];
+    let build = |args: &[&[&str]]| {
+        let args = [&[&secrets[..]], args].concat().concat();
+        run_with(&bench, &[("OUTSIDE", VARIABLE)], &args)
+    };
+    let built = build(&[&results, &attested, &told]);
+    assert_eq!(built.code, 0, "{}", built.stderr);
+    let failed = build(&[&["--target", "broken"]]);
+    assert!(failed.code == 1 && failed.stderr.contains(" 25\n"), "{}", failed.stderr);
+    let context = bench.context.to_str().unwrap();
+    let fixed = ["build", "--progress", "rawjson", "--network", "none", "--at", "alpine"];
+    let by_hand = ["cat", "/run/secrets/f", "/run/secrets/v"];
+    let all = [&fixed[..], &secrets, &[context, "--"], &by_hand].concat();
+    let shown = bench.davit.command(all).env("OUTSIDE", VARIABLE).output().map(Outcome::from);
+    let shown = shown.unwrap();
+    assert_eq!((shown.code, shown.stdout), (0, format!("{FILE}{VARIABLE}")), "{}", shown.stderr);
+    // Records are compressed; what they hold is what is told of them.
+    let mut words = [built.stdout, built.stderr, failed.stderr, shown.stderr].concat();
+    let refs = bench.davit.ok(["builder", "history", "ls", "--format", "{{.Ref}}"]);
+    assert_eq!(refs.lines().count(), 3, "{refs}");
+    for record in refs.lines() {
+        let inspect = ["inspect", "--format", "json", record];
+        for verb in [&["logs", record][..], &["trace", record], &inspect] {
+            let told = bench.davit.run([&["builder", "history"], verb].concat());
+            assert_eq!(told.code, 0, "{verb:?}: {}", told.stderr);
+            words.push_str(&[told.stdout, told.stderr].concat());
+        }
+    }
+    assert!(words.contains("/run/secrets/f"), "the steps themselves are told");
+    fs::write(there("words"), words).unwrap();
+    let traces: Vec<String> = [FILE, VARIABLE].into_iter().flat_map(traces).collect();
+    let traces: Vec<&str> = traces.iter().map(String::as_str).collect();
+    for place in ["root", "run", "cache", "image", "metadata", "words"] {
+        assert_eq!(holding(there(place).as_ref(), &traces), Vec::<PathBuf>::new());
+    }
+    assert!(!holding(there("secret").as_ref(), &traces).is_empty(), "what is there is found");
 }
 
 #[test]
@@ -189,7 +271,7 @@ fn a_key_signs_for_commands_that_never_see_it() {
     assert!(outcome.stderr.contains("someone (ED25519)"), "{}", outcome.stderr);
     let text = fs::read_to_string(&key).unwrap();
     let secret = text.lines().nth(4).unwrap();
-    assert_eq!(holding(&bench.davit.root(), secret.as_bytes()), Vec::<PathBuf>::new());
+    assert_eq!(holding(&bench.davit.root(), &[secret]), Vec::<PathBuf>::new());
 }
 
 #[test]
