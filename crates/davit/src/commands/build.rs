@@ -156,7 +156,7 @@ pub(crate) struct BuildArgs {
 }
 
 /// Options for an image, of which `--at` makes none.
-const RESULTS: [&str; 13] = [
+const RESULTS: [&str; 17] = [
     "tags",
     "labels",
     "target",
@@ -164,6 +164,10 @@ const RESULTS: [&str; 13] = [
     "load",
     "push",
     "annotations",
+    "squash",
+    "attest",
+    "provenance",
+    "sbom",
     "iidfile",
     "metadata_file",
     "cache_to",

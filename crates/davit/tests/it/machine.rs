@@ -96,10 +96,12 @@ impl Machine {
         format!("/proc/{}/ns/net", self.holder.id()).into()
     }
 
-    /// A command inside the machine's network.
+    /// A command inside the machine's network, with signals as a shell at a terminal leaves them.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let inner = self.davit.command(arguments);
-        let mut command = Command::new("nsenter");
+        // Whoever runs the tests in the background ignores Ctrl-C, which every program inherits.
+        let mut command = Command::new("env");
+        command.args(["--default-signal", "nsenter"]);
         command.arg(format!("--net=/proc/{}/ns/net", self.holder.id()));
         command.arg(inner.get_program()).args(inner.get_args());
         for (name, value) in inner.get_envs() {

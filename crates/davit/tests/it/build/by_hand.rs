@@ -80,7 +80,14 @@ fn a_command_runs_behind_a_step() {
         let outcome = at(&bench, place, command);
         assert!(outcome.code > 0 && outcome.stderr.contains(message), "{}", outcome.stderr);
     }
-    for options in [&["-t", "x"][..], &["-o", "x"], &["--target", "one"], &["--check"]] {
+    for options in [
+        &["-t", "x"][..],
+        &["-o", "x"],
+        &["--target", "one"],
+        &["--check"],
+        &["--squash"],
+        &["--sbom", "true"],
+    ] {
         let mut command = build(&bench, &[&["--at", "6"], options].concat(), &["true"]);
         let refused = Outcome::from(command.output().unwrap());
         assert!(refused.code != 0 && refused.stderr.contains("--at"), "{}", refused.stderr);

@@ -36,19 +36,18 @@ impl State {
         self.steps.iter().position(|step| step.id == id).map_or(0, |at| at + 1)
     }
 
-    /// Writes a line of a step, with its name above where another step wrote last.
-    fn line(&mut self, id: StepId, text: &str) {
+    /// The name of a step, to stand above its lines where another step wrote last.
+    fn heading(&mut self, id: StepId) -> Option<String> {
+        let before = self.last.replace(id);
+        let gap = if before.is_some() { "\n" } else { "" };
         let number = self.number(id);
-        let mut all = String::new();
-        if self.last != Some(id) {
-            if self.last.is_some() {
-                all.push('\n');
-            }
-            all.push_str(&format!("#{number} {}\n", name(&self.steps, id)));
-            self.last = Some(id);
-        }
-        all.push_str(&format!("#{number} {text}"));
-        printer::note(&all);
+        (before != Some(id)).then(|| format!("{gap}#{number} {}", name(&self.steps, id)))
+    }
+
+    /// Writes a line of a step.
+    fn line(&mut self, id: StepId, text: &str) {
+        let heading = self.heading(id).map(|heading| heading + "\n").unwrap_or_default();
+        printer::note(&format!("{heading}#{} {text}", self.number(id)));
     }
 
     /// What can be shown of a step's output with these new bytes: whole lines, and of an endless
@@ -77,7 +76,7 @@ impl State {
         let text = self.complete(id, bytes);
         let seconds = self.started.get(&id).map_or(0.0, |since| seconds_between(*since, at));
         for line in String::from_utf8_lossy(&text).lines() {
-            self.line(id, &format!("{seconds:.3} {line}"));
+            self.line(id, &format!("{seconds:.3} {}", kept(line)));
         }
     }
 
@@ -87,6 +86,12 @@ impl State {
         }
         self.line(id, text);
     }
+}
+
+/// What a line shows in the end: a progress bar writes it anew again and again.
+fn kept(line: &str) -> &str {
+    let line = line.trim_end_matches('\r');
+    line.rsplit('\r').next().unwrap_or(line)
 }
 
 /// Seconds from a time to a later one.
@@ -107,6 +112,10 @@ impl Display for Plain {
             BuildEvent::Planned(steps) => state.steps = steps,
             BuildEvent::Started(id) => {
                 state.started.insert(id, at);
+                // A command may be silent for long.
+                if let Some(heading) = state.heading(id) {
+                    printer::note(&heading);
+                }
             }
             BuildEvent::Cached(id) => state.line(id, "CACHED"),
             BuildEvent::SameResult(id) => state.line(id, "same result as before"),
@@ -136,6 +145,21 @@ impl Display for Plain {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_is_what_it_became() {
+        for (line, expected) in [("a", "a"), ("9%\r10%\r", "10%"), ("x\r", "x"), ("", "")] {
+            assert_eq!(kept(line), expected);
+        }
+    }
+
+    #[test]
+    fn a_heading_stands_where_another_step_wrote_last() {
+        let mut state = State::default();
+        assert_eq!(state.heading(StepId(1)).map(|it| it.starts_with('\n')), Some(false));
+        assert_eq!(state.heading(StepId(1)), None);
+        assert_eq!(state.heading(StepId(2)).map(|it| it.starts_with('\n')), Some(true));
+    }
 
     #[test]
     fn lines_come_whole_and_endless_ones_in_pieces() {
