@@ -4,6 +4,7 @@
 //! content (tables, trees, a layer of its blob) is made again, what a registry is known to have is
 //! fetched; only a name that still leads nowhere goes.
 
+mod referrers;
 mod repair;
 mod rows;
 
@@ -216,6 +217,7 @@ impl Store {
         if options.repair {
             self.restore(options, &mut report)?;
         }
+        self.check_referrers(options, &mut report)?;
         self.check_images(options, &mut report)?;
         drop(lease);
         Ok(report)

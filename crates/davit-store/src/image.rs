@@ -11,10 +11,10 @@ use davit_image::{
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use query::{
-    find_by_prefix, find_by_reference, layers_below, list, lost_blobs, reachable_blobs,
-    referrers_of, tag_key, target_of_row,
+    find_by_prefix, find_by_reference, layers_below, list, lost_blobs, reachable_blobs, tag_key,
+    target_of_row,
 };
-pub(crate) use query::{layers_of, repo_targets, row_of_image};
+pub(crate) use query::{layers_of, referrers_of, repo_targets, row_of_image};
 
 use crate::{
     Durability, Lease, Store, StoreError, StoredDocument,

@@ -103,7 +103,7 @@ pub(super) fn reachable_blobs(c: &Connection, digest: &Digest) -> rusqlite::Resu
 }
 
 /// Manifests that are here and that a manifest keeps, without being part of it.
-pub(super) fn referrers_of(c: &Connection, subject: &Digest) -> rusqlite::Result<Vec<Target>> {
+pub(crate) fn referrers_of(c: &Connection, subject: &Digest) -> rusqlite::Result<Vec<Target>> {
     c.prepare_cached(
         "SELECT b.digest, b.media_type, b.size, NULL FROM blob_refs r
          JOIN blobs b ON b.digest = r.child

@@ -375,3 +375,48 @@ fn a_pushed_image_comes_back() {
     assert!(has(&davit, &name), "{}{}", outcome.stdout, outcome.stderr);
     davit.ok(["system", "check"]);
 }
+
+/// What refers to an image is kept by a row alone; where that is lost, what refers to it says so.
+#[test]
+fn what_refers_to_an_image_is_kept_again() {
+    if !need_root() {
+        return;
+    }
+    let davit = davit();
+    let context = davit.dir().join("context");
+    fs_err::create_dir(&context).unwrap();
+    fs_err::write(context.join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").unwrap();
+    let build = |provenance: &str| {
+        let context = context.to_str().unwrap();
+        davit.ok(["build", "-q", "-t", "attested:1", "--provenance", provenance, context]);
+    };
+    let connection = || rusqlite::Connection::open(davit.root().join("davit.db")).unwrap();
+    let kept = || -> Vec<(String, String)> {
+        let connection = connection();
+        let mut rows = connection
+            .prepare(
+                "SELECT parent, child FROM blob_refs JOIN blobs ON digest = child
+                 WHERE media_type LIKE '%manifest%'",
+            )
+            .unwrap();
+        let rows = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        rows.map(Result::unwrap).collect()
+    };
+    build("mode=min");
+    let former = kept();
+    build("mode=max");
+    let whole = kept();
+    assert!(whole.len() == 1 && former.len() == 1 && whole != former, "{former:?} {whole:?}");
+    // What another one took the place of is not missed.
+    davit.ok(["system", "check"]);
+    connection().execute("DELETE FROM blob_refs WHERE child = ?", [&whole[0].1]).unwrap();
+    let found = davit.run(["system", "check"]);
+    assert_eq!(found.code, 1, "{}", found.stdout);
+    assert!(found.stdout.contains("which refers to it"), "{}", found.stdout);
+    let repaired = davit.ok(["system", "check", "--repair"]);
+    assert!(repaired.contains("[made again]"), "{repaired}");
+    assert_eq!(kept(), whole, "the newest one, and no other");
+    davit.ok(["system", "check"]);
+    davit.ok(["system", "prune", "-f"]);
+    assert_eq!(kept(), whole);
+}
