@@ -76,7 +76,9 @@ pub use plan::{
     Plan, RemoteCopy, RunDevice, RunMount, RunSpec, Scans, ScriptFile, SecretVariable, StageId,
     Target, Unpack,
 };
-pub use provenance::{Attest, Detail, Details, Material, Provenance, ProvenanceStep, Sbom};
+pub use provenance::{
+    Attest, Detail, Details, Material, Provenance, ProvenanceStep, Sbom, StepLayers,
+};
 pub use request::{
     BaseImages, BuildRequest, CachePolicy, ContextModes, ContextSource, DockerfilePlace,
     DockerfileText, IgnoreText, ImageSource, LayoutImage, NamedContext, NamedSource, PullPolicy,

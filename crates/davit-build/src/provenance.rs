@@ -131,6 +131,17 @@ pub struct ProvenanceStep {
     pub op: Value,
     /// First and last line in the Dockerfile.
     pub lines: Option<(u32, u32)>,
+    /// Of which layers its result consists, as far as images tell.
+    pub layers: StepLayers,
+}
+
+/// Where the layers of a step's result are named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepLayers {
+    /// They are so many of the image that is built, from the bottom.
+    pub of_image: Option<usize>,
+    /// They are those of a base image with this manifest.
+    pub of_base: Option<Digest>,
 }
 
 /// What lies elsewhere of what the caller named, as it was before anything was fetched.
@@ -211,7 +222,7 @@ pub(crate) fn gather(
     if detail == Detail::Max {
         facts.details = Some(Details {
             text: shown.bytes(&request.dockerfile.bytes),
-            steps: steps::of(request, plan, &needed, &shown),
+            steps: steps::of((request, plan), (&needed, target.state), &shown),
         });
     }
     facts

@@ -5,6 +5,7 @@ mod bases;
 mod cache;
 mod classic;
 mod early;
+mod failure;
 mod form;
 mod history;
 mod machine;
@@ -27,7 +28,7 @@ pub use davit_build::{
     PullPolicy, RemoteSource, Repeat, Sandbox, Sbom, Secret, Squash, StepId, StepInfo, StepVolume,
     TarStream, VolumeSource, context_name, looks_like_archive,
 };
-use davit_build::{BuildEnvironment, CallEnvironment, ExportError};
+use davit_build::{BuildEnvironment, CallEnvironment};
 pub use davit_dockerfile::{
     Span, Stage,
     lint::{Mended, Rule, Warning},
@@ -39,11 +40,11 @@ pub use davit_runtime::{
     emulation::runnable,
     plan::{Limits, Origin, Rlimit},
 };
-use davit_store::{Lease, StoreError, is_no_space};
+use davit_store::Lease;
 
 pub use self::history::{
-    BuildProblem, BuildResult, BuildSpec, BuildStatus, BuildStep, HistoryError, PastBuild,
-    Repository, StepState, find_build, repository_of,
+    BuildMaterial, BuildProblem, BuildResult, BuildSpec, BuildStatus, BuildStep, HistoryError,
+    PastBuild, Repository, StepState, dockerfile_path, find_build, repository_of,
 };
 use self::{
     attest::Begun,
@@ -60,6 +61,7 @@ pub use self::{
         CachePlace, CacheScope, MountSharing, S3Account, S3Place,
     },
     classic::{ClassicBuild, ClassicError, ClassicParameters},
+    failure::BuildFailure,
     form::{Annotation, AnnotationLevel, AttestationPlace, FormError, ImageForm, MediaTypes},
     output::{
         BuildOutput, BuildSink, Exported, FileForm, ImageOutput, ImagePlace, PlatformFolders,
@@ -75,7 +77,7 @@ pub(crate) use self::{
     history::HISTORY,
     sources::{GIT_CHECKOUT, guard_helper, remote_of},
 };
-use crate::{Engine, Hint, Progress, container::ContainerError};
+use crate::{Engine, Progress};
 
 /// Name of the helper that supervises the commands of a build.
 pub(crate) const SUPERVISOR: &str = "__build-supervisor";
@@ -103,6 +105,8 @@ pub struct BuildCommand {
     pub at: Option<(At, Arc<dyn Console>)>,
     /// What is attested of the results.
     pub attestations: Attestations,
+    /// The repository that the context is part of, where that is told.
+    pub repository: Option<Repository>,
 }
 
 /// What images carry of the results that they consist of.
@@ -152,12 +156,14 @@ pub struct BuildReport {
     pub reference: String,
     /// The images, one for each platform, in the order asked for.
     pub images: Vec<BuildOutcome>,
-    /// Where the first output that is an image went; `None` if none is one.
+    /// Where the last output that is an image went; `None` if none is one.
     pub exported: Option<Exported>,
     /// How the command of [`BuildCommand::at`] ended.
     pub exit_code: Option<i32>,
     /// Where each image comes from, as a predicate of SLSA, as far as that was to be told.
     pub provenance: Vec<serde_json::Value>,
+    /// What was read for the images.
+    pub materials: Vec<BuildMaterial>,
 }
 
 /// A question about a build; of base images that are not here only the configs are fetched.
@@ -177,88 +183,6 @@ pub struct Question<'a> {
 
 /// Who is told what a build does, and who may end it.
 type Callbacks<'c> = (&'c (dyn Fn(BuildEvent) + Sync), &'c dyn Progress, &'c Arc<AtomicBool>);
-
-/// Why a build gave no image.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildFailure {
-    /// The build itself.
-    #[error(transparent)]
-    Build(#[from] BuildError),
-    /// Its result cannot be exported.
-    #[error(transparent)]
-    Export(#[from] ExportError),
-    /// Its result cannot have the form that an output asks for.
-    #[error(transparent)]
-    Form(#[from] FormError),
-    /// It is not found out what it holds.
-    #[error(transparent)]
-    Sbom(#[from] SbomError),
-    /// Its layers cannot be compressed.
-    #[error(transparent)]
-    Pack(#[from] PackError),
-    /// Its result cannot be saved.
-    #[error(transparent)]
-    Save(#[from] crate::FileError),
-    /// A registry does not take it.
-    #[error(transparent)]
-    Push(#[from] crate::PushError),
-    /// Containers' file systems cannot be made here.
-    #[error(transparent)]
-    Snapshot(#[from] davit_snapshot::SnapshotError),
-    /// Its commands cannot have a volume, or a container's network.
-    #[error(transparent)]
-    Machine(#[from] ContainerError),
-    /// A cache does not take it.
-    #[error(transparent)]
-    Cache(#[from] CacheError),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl BuildFailure {
-    /// The build's own error, which knows its place in the Dockerfile.
-    #[must_use]
-    pub const fn build_error(&self) -> Option<&BuildError> {
-        match self {
-            Self::Build(error) => Some(error),
-            _ => None,
-        }
-    }
-
-    /// Whether the user stopped the build.
-    #[must_use]
-    pub const fn is_cancelled(&self) -> bool {
-        matches!(self, Self::Build(BuildError { kind: BuildErrorKind::Cancelled, .. }))
-    }
-}
-
-impl Hint for BuildFailure {
-    fn hints(&self) -> Vec<String> {
-        match self {
-            Self::Build(error) => {
-                let mut hints = error.hints.clone();
-                if let BuildErrorKind::Base { source, .. } = &error.kind {
-                    hints.extend(bases::hints(source.as_ref()));
-                }
-                if let BuildErrorKind::Source { source, .. } = &error.kind {
-                    hints.extend(sources::hints(source.as_ref()));
-                }
-                let more_room = "davit system prune".to_owned();
-                if is_no_space(&error.kind) && !hints.contains(&more_room) {
-                    hints.push(more_room);
-                }
-                hints
-            }
-            Self::Export(error) => error.hint().map(str::to_owned).into_iter().collect(),
-            Self::Push(error) => error.hints(),
-            Self::Cache(error) => error.hints(),
-            Self::Machine(error) => error.hints(),
-            Self::Store(error) if error.is_no_space() => vec!["davit system prune".to_owned()],
-            _ => Vec::new(),
-        }
-    }
-}
 
 /// All platforms that are built for, in the order asked for.
 fn platforms(request: &BuildRequest) -> Vec<Platform> {
@@ -325,8 +249,9 @@ impl Engine {
         self.find_volumes(&mut command.request.sandbox.volumes)?;
         let joined = self.joined_network(&command.request.network)?;
         let store = self.store();
-        let begun = Begun { id: lease.id().to_owned(), at: Timestamp::now() };
-        command.request.attest = command.attestations.asked();
+        let vcs = attest::vcs::facts(&command.request, command.repository.as_ref());
+        let begun = Begun { id: lease.id().to_owned(), at: Timestamp::now(), vcs };
+        command.request.attest = command.attestations.asked(&command.outputs);
         let snapshots = self.snapshots()?;
         let pull = command.reach.limit(command.pull);
         let (engine, wanted) = (self, Wanted::Image);
@@ -357,9 +282,16 @@ impl Engine {
         if let Some((at, console)) = &command.at {
             let at = (at, &**console);
             let code = davit_build::build_at(&mut command.request, &environment, at)?;
-            let (images, exported, provenance) = (Vec::new(), None, Vec::new());
-            let exit_code = Some(code);
-            return Ok(BuildReport { reference, images, exported, provenance, exit_code });
+            let (images, provenance, materials) = (Vec::new(), Vec::new(), Vec::new());
+            let (exported, exit_code) = (None, Some(code));
+            return Ok(BuildReport {
+                reference,
+                images,
+                exported,
+                exit_code,
+                provenance,
+                materials,
+            });
         }
         let BuildCommand { mut request, outputs, cache_to, inline_cache, attestations, .. } =
             command;
@@ -369,7 +301,7 @@ impl Engine {
             if let (Some(caches), InlineCache::Records) = (&caches, inline_cache) {
                 caches.write_into(&mut built);
             }
-            let told = self.tell((&built, &begun), &attestations, (lease, &outputs))?;
+            let told = self.tell((&built, &begun), &attestations, (lease, &outputs), cancelled)?;
             let delivery = output::Delivery {
                 lease,
                 built: &built,
@@ -389,8 +321,9 @@ impl Engine {
             let cancelled = cancelled.load(Ordering::Relaxed);
             if cancelled { BuildError::new(BuildErrorKind::Cancelled).into() } else { error }
         })?;
+        let materials = attest::materials(&built);
         let images = built.into_iter().map(|built| built.outcome).collect();
-        Ok(BuildReport { reference, images, exported, provenance, exit_code: None })
+        Ok(BuildReport { reference, images, exported, exit_code: None, provenance, materials })
     }
 
     /// Brings what builds leave under its budgets.

@@ -17,7 +17,10 @@ pub(crate) mod layer;
 mod referrers;
 mod source;
 
-use std::sync::atomic::AtomicBool;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, atomic::AtomicBool},
+};
 
 use davit_distribution::{Access, Session, Target as RemoteTarget};
 use davit_image::{
@@ -165,6 +168,8 @@ struct Push<'a> {
     cancelled: Vec<&'a AtomicBool>,
     /// All images, to find repositories that share layers.
     images: Vec<ImageRow>,
+    /// What was sent in the place of layers, by their digests here.
+    sent_layers: Mutex<HashMap<Digest, Descriptor>>,
 }
 
 /// A manifest with everything that is needed to send it.
@@ -191,7 +196,8 @@ impl<'a> Push<'a> {
         let images = engine.store().images();
         let images = images.map_err(|source| PushError::Store { reference, source })?;
         let session = registries.client.session(request.reference.repository(), Access::Push);
-        Ok(Self { engine, registries, session, request, progress, cancelled: Vec::new(), images })
+        let (cancelled, sent_layers) = (Vec::new(), Mutex::default());
+        Ok(Self { engine, registries, session, request, progress, cancelled, images, sent_layers })
     }
 }
 

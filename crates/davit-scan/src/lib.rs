@@ -3,6 +3,7 @@
 //! ```text
 //! layers -> Tree (merged view, tars) -> os-release -> Distro
 //!                                    -> dpkg, apk  -> Package ...   -> Inventory -> SPDX 2.3
+//!                                    -> files      -> their SHA-1
 //! ```
 //!
 //! Nothing is mounted and no package manager runs: databases are read out of the layers' tars. They
@@ -15,10 +16,13 @@
 
 mod apk;
 mod dpkg;
+mod files;
 mod os_release;
 mod purl;
 mod spdx;
 mod tree;
+
+use std::sync::atomic::AtomicBool;
 
 pub use os_release::Distro;
 pub use purl::{encoded, image_purl};
@@ -27,7 +31,7 @@ pub use tree::Tree;
 
 /// Most packages of one file system.
 const MOST_PACKAGES: usize = 200_000;
-/// Most files that packages own; those of further packages are not told.
+/// Most files that packages own; further ones are not told.
 const MOST_FILES: usize = 500_000;
 
 /// All packages of a file system.
@@ -39,6 +43,8 @@ pub struct Inventory {
     pub packages: Vec<Package>,
     /// Entries of databases that make no sense.
     pub skipped: usize,
+    /// Files that packages own.
+    files: usize,
 }
 
 /// A package that is installed.
@@ -62,7 +68,7 @@ pub struct Package {
     pub homepage: Option<String>,
     /// The database that names it, without leading `/`.
     pub database: String,
-    /// Files of it whose checksums the database holds.
+    /// Files of it that are there.
     pub files: Vec<PackageFile>,
 }
 
@@ -119,26 +125,32 @@ pub enum ScanError {
     /// There are more packages than any honest image has.
     #[error("the image has more than {MOST_PACKAGES} packages")]
     TooMany,
+    /// Somebody stopped the search.
+    #[error("the search for packages was stopped")]
+    Cancelled,
 }
 
 /// Looks for all packages of a file system.
 ///
-/// Blocks. Takes as long as reading the databases.
+/// Blocks. Takes as long as reading the databases and the files of all packages. Another thread ends
+/// it by `cancelled`.
 ///
 /// # Errors
 /// [`ScanError`]; a database that is not there is none.
-pub fn scan(tree: &Tree<'_>) -> Result<Inventory, ScanError> {
+pub fn scan(tree: &Tree<'_>, cancelled: &AtomicBool) -> Result<Inventory, ScanError> {
     let mut inventory = Inventory { distro: os_release::read(tree)?, ..Inventory::default() };
-    dpkg::read(tree, &mut inventory)?;
+    dpkg::read(tree, &mut inventory, cancelled)?;
     apk::read(tree, &mut inventory)?;
     inventory.packages.sort();
-    inventory.packages.dedup();
+    // Two databases may tell of one package.
+    inventory.packages.dedup_by(|one, other| one.identity() == other.identity());
+    files::digest(tree, &mut inventory, cancelled)?;
     Ok(inventory)
 }
 
 impl Inventory {
-    /// Adds a package, unless it has no name or version that can be one.
-    fn add(&mut self, package: Package) -> Result<(), ScanError> {
+    /// Adds a package and what it owns, unless it has no name or version that can be one.
+    fn add(&mut self, mut package: Package, mut files: Vec<String>) -> Result<(), ScanError> {
         if !is_word(&package.name) || !is_word(&package.version) {
             self.skipped += 1;
             return Ok(());
@@ -146,8 +158,21 @@ impl Inventory {
         if self.packages.len() >= MOST_PACKAGES {
             return Err(ScanError::TooMany);
         }
+        files.sort();
+        files.dedup();
+        files.truncate(MOST_FILES - self.files);
+        self.files += files.len();
+        let file = |path| PackageFile { path, sha1: String::new() };
+        package.files = files.into_iter().map(file).collect();
         self.packages.push(package);
         Ok(())
+    }
+}
+
+impl Package {
+    /// What tells it from all others.
+    fn identity(&self) -> impl PartialEq {
+        (self.kind, &self.name, &self.version, &self.architecture, &self.source)
     }
 }
 
@@ -207,10 +232,11 @@ mod tests {
             created: davit_image::Timestamp::EPOCH,
             tool: "t".into(),
         };
+        let no_files = |_: &Package| Vec::new();
         let mut seed = 1;
         for _ in 0..3000 {
             let mut inventory = Inventory::default();
-            dpkg::parse(&spoiled(DPKG, &mut seed), "d", &mut inventory).unwrap();
+            dpkg::parse(&spoiled(DPKG, &mut seed), "d", (&mut inventory, &no_files)).unwrap();
             apk::parse(&spoiled(APK, &mut seed), "a", &mut inventory).unwrap();
             for package in &inventory.packages {
                 assert!(is_word(&package.name) && is_word(&package.version), "{package:?}");

@@ -260,7 +260,8 @@ mod tests {
             ..Package::default()
         };
         let distro = Distro { id: "alpine".into(), version: "3.20".into(), name: "Alpine".into() };
-        let inventory = Inventory { distro: Some(distro), packages: vec![package], skipped: 0 };
+        let inventory =
+            Inventory { distro: Some(distro), packages: vec![package], ..Inventory::default() };
         let subject = Subject {
             name: "img".into(),
             identity: Digest::of(b"x"),

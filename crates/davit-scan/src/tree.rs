@@ -47,6 +47,15 @@ impl<'a> Tree<'a> {
         Ok(Some(bytes))
     }
 
+    pub(crate) const fn merged(&self) -> &'a Merged {
+        self.merged
+    }
+
+    /// The tar of a layer.
+    pub(crate) fn tar(&self, layer: usize) -> Option<&'a File> {
+        self.tars.get(layer).map(|tar| &**tar)
+    }
+
     fn find(&self, path: &str) -> Option<(u64, &'a File, Vec<davit_layer::Extent>)> {
         let path = self.merged.follow(path.as_bytes()).ok()?;
         let node = self.merged.find(&path)?;

@@ -28,8 +28,10 @@ impl Shown {
 
     /// A text without what is hidden.
     pub(crate) fn text(&self, text: &str) -> String {
-        let text = without_queries(&without_accounts(text));
-        self.secrets.iter().fold(text, |text, secret| text.replace(secret, HIDDEN))
+        // Whole values first: a part of one may look like an account.
+        let hidden = |text: String, secret: &String| text.replace(secret, HIDDEN);
+        let text = self.secrets.iter().fold(text.to_owned(), hidden);
+        without_queries(&without_accounts(&text))
     }
 
     /// As [`Self::text`]; what is no text at all stays as it is, for it holds no address.
@@ -68,13 +70,19 @@ mod tests {
 
     #[test]
     fn hides_secrets_accounts_and_queries() {
-        let shown = Shown::without(vec!["hunter22".into(), "hunter22-long".into(), "ab".into()]);
+        let shown = Shown::without(vec![
+            "hunter22".into(),
+            "hunter22-long".into(),
+            "ab".into(),
+            "a://b@secret".into(),
+        ]);
         for (text, expected) in [
             (
                 "ADD https://u:p@h/f?token=t#x \"http://h/?a\" /ab",
                 "ADD https://h/f#x \"http://h/\" /ab",
             ),
             ("echo hunter22-long hunter22", "echo **** ****"),
+            ("echo a://b@secret", "echo ****"),
             ("git@h:r a?b", "git@h:r a?b"),
             ("x=http://a?b\ny", "x=http://a\ny"),
         ] {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{ProvenanceStep, Shown, context_name};
+use super::{ProvenanceStep, Shown, StepLayers, context_name};
 use crate::{
-    BuildRequest,
+    BuildRequest, Squash,
     plan::{
         BindOrigin, ContextId, CopyOrigin, CopySpec, MakeDirectory, MountAccess, MountSource,
         Network, Node, NodeId, Op, Ownership, Plan, RunSpec,
@@ -14,17 +14,18 @@ use crate::{
 };
 use davit_dockerfile::Security;
 
-/// The steps of these nodes of a plan; what is read of contexts are steps of their own.
+/// The steps of these nodes of a plan, which make `state`; what is read of contexts are steps of their
+/// own.
 pub(super) fn of(
-    request: &BuildRequest,
-    plan: &Plan,
-    needed: &[NodeId],
+    (request, plan): (&BuildRequest, &Plan),
+    (needed, state): (&[NodeId], NodeId),
     shown: &Shown,
 ) -> Vec<ProvenanceStep> {
     let mut steps = Steps {
         request,
         plan,
         shown,
+        heights: heights(request, plan, state),
         steps: Vec::new(),
         ids: BTreeMap::new(),
         contexts: BTreeMap::new(),
@@ -35,8 +36,40 @@ pub(super) fn of(
     let last = needed.last().and_then(|id| steps.ids.get(id)).cloned();
     // What the result is.
     let inputs = last.into_iter().collect();
-    steps.push(inputs, json!({"Op": {}}), None);
+    steps.push(inputs, json!({"Op": {}}), None, StepLayers::default());
     steps.steps
+}
+
+/// Up to which of the image's layers the states go that it consists of.
+fn heights(request: &BuildRequest, plan: &Plan, state: NodeId) -> BTreeMap<NodeId, usize> {
+    let (mut path, mut next) = (Vec::new(), Some(state));
+    while let Some(id) = next {
+        path.push(id);
+        next = plan.node(id).inputs.first().copied().filter(|_| adds_layer(plan.node(id)));
+    }
+    let mut height = 0;
+    let mut heights = BTreeMap::new();
+    for id in path.into_iter().rev() {
+        let node = plan.node(id);
+        let is_kept = match &node.op {
+            Op::Image(image) => {
+                height = image.config.rootfs.diff_ids.len();
+                request.squash != Squash::All
+            }
+            _ => {
+                height += usize::from(adds_layer(node));
+                // Merged layers are no step's.
+                request.squash == Squash::Nothing
+            }
+        };
+        heights.extend((is_kept && height > 0).then_some((id, height)));
+    }
+    heights
+}
+
+/// Whether a state is another one and a layer.
+const fn adds_layer(node: &Node) -> bool {
+    matches!(node.op, Op::Run(_) | Op::Copy(_) | Op::MakeDirectory(_))
 }
 
 struct Steps<'a> {
@@ -47,13 +80,21 @@ struct Steps<'a> {
     /// Under which names nodes are read; the empty file system has none.
     ids: BTreeMap<NodeId, String>,
     contexts: BTreeMap<ContextId, String>,
+    /// How many of the image's layers states consist of.
+    heights: BTreeMap<NodeId, usize>,
 }
 
 impl Steps<'_> {
-    fn push(&mut self, inputs: Vec<String>, op: Value, lines: Option<(u32, u32)>) -> String {
+    fn push(
+        &mut self,
+        inputs: Vec<String>,
+        op: Value,
+        lines: Option<(u32, u32)>,
+        layers: StepLayers,
+    ) -> String {
         let id = format!("step{}", self.steps.len());
         let name = format!("{id}:0");
-        self.steps.push(ProvenanceStep { id, inputs, op, lines });
+        self.steps.push(ProvenanceStep { id, inputs, op, lines, layers });
         name
     }
 
@@ -99,7 +140,12 @@ impl Steps<'_> {
             }
         };
         let lines = node.span.map(|span| (span.first_line, span.last_line));
-        let name = self.push(inputs, op, lines);
+        let of_base = match &node.op {
+            Op::Image(image) => Some(image.manifest),
+            _ => None,
+        };
+        let layers = StepLayers { of_image: self.heights.get(&id).copied(), of_base };
+        let name = self.push(inputs, op, lines, layers);
         self.ids.insert(id, name);
     }
 
@@ -109,7 +155,7 @@ impl Steps<'_> {
         }
         let identifier = format!("local://{}", context_name(self.request, context));
         let op = json!({"Op": {"source": {"identifier": identifier}}, "constraints": {}});
-        let name = self.push(Vec::new(), op, None);
+        let name = self.push(Vec::new(), op, None, StepLayers::default());
         self.contexts.insert(context, name);
     }
 

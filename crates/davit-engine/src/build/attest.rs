@@ -10,8 +10,12 @@
 //! they stand beside the images in one index, as `BuildKit` writes them.
 
 pub(crate) mod document;
+mod layers;
 mod sbom;
 mod slsa;
+pub(super) mod vcs;
+
+use std::{collections::BTreeMap, sync::atomic::AtomicBool};
 
 use davit_build::{Attest, Built, Detail, Sbom};
 use davit_image::{
@@ -21,8 +25,10 @@ use davit_store::{Lease, Store, StoreError, StoredDocument};
 use serde_json::Value;
 
 pub use self::sbom::SbomError;
+pub(super) use self::slsa::materials;
 use self::{
     document::{ManifestShape, Statement},
+    layers::StepChains,
     slsa::BuildRun,
 };
 use super::{
@@ -54,6 +60,8 @@ pub struct ProvenanceOptions {
     pub builder_id: String,
     /// Whether the caller says that the same is built again from the same.
     pub reproducible: bool,
+    /// Whether a build fails that reads what nobody else can read again.
+    pub complete: bool,
     /// Its format.
     pub version: SlsaVersion,
     /// Name of its file among a result's files.
@@ -87,6 +95,8 @@ pub enum SlsaVersion {
 pub(super) struct Attestation {
     pub(super) predicate_type: String,
     pub(super) predicate: Value,
+    /// Layers that the predicate tells, once it is known how they are named.
+    chains: StepChains,
     pub(super) file_name: String,
     pub(super) scope: AttestationScope,
 }
@@ -103,16 +113,26 @@ pub(super) enum Receiver {
 pub(crate) struct FormedAttestation {
     /// The image that it is about.
     pub(crate) subject: Digest,
+    /// What names the statements.
+    pub(crate) statements: Vec<Descriptor>,
     /// Statements, config and manifest.
     pub(crate) documents: Vec<StoredDocument>,
     pub(crate) descriptor: Descriptor,
 }
 
 impl Attestations {
-    /// What the builder has to gather.
-    pub(super) fn asked(&self) -> Attest {
-        let own = self.provenance.as_ref().map(|options| options.detail);
-        Attest { provenance: own.max(self.reported), sbom: self.sbom.clone() }
+    /// The provenance that some of these outputs has.
+    fn wanted(&self, outputs: &[BuildOutput]) -> Option<&ProvenanceOptions> {
+        let is_pushed = || outputs.iter().any(BuildOutput::is_pushed);
+        let options = self.provenance.as_ref();
+        options.filter(|it| it.scope != AttestationScope::Pushed || is_pushed())
+    }
+
+    /// What the builder has to gather; the record of a build has its materials in any case.
+    pub(super) fn asked(&self, outputs: &[BuildOutput]) -> Attest {
+        let own = self.wanted(outputs).map(|options| options.detail);
+        let detail = own.max(self.reported).unwrap_or_default();
+        Attest { provenance: Some(detail), sbom: self.sbom.clone() }
     }
 
     /// Whether a registry has to take what is attested.
@@ -136,6 +156,13 @@ impl Attestation {
 }
 
 impl Attestation {
+    /// What is said of an image with these layers.
+    fn about(&self, layers: &[Descriptor]) -> Value {
+        let mut predicate = self.predicate.clone();
+        self.chains.add_to(&mut predicate, layers);
+        predicate
+    }
+
     /// Its name among the files of a result; `platform` tells those of several from each other.
     pub(super) fn exported_name(&self, prefix: &str, platform: Option<&str>) -> String {
         let name = format!("{prefix}{}", self.file_name);
@@ -149,15 +176,17 @@ impl Attestation {
     /// The statement about a result's files, for people to read as well.
     pub(super) fn exported(&self, subjects: Vec<(String, Digest)>) -> Vec<u8> {
         let predicate_type = self.predicate_type.clone();
-        let statement = Statement { subjects, predicate_type, predicate: self.predicate.clone() };
+        let statement = Statement { subjects, predicate_type, predicate: self.about(&[]) };
         serde_json::to_vec_pretty(&statement.value()).expect("JSON values are JSON")
     }
 }
 
-/// When a build began, and by which id it is known.
+/// When a build began, by which id it is known, and of what.
 pub(super) struct Begun {
     pub(super) id: String,
     pub(super) at: Timestamp,
+    /// What is known of the repository of the caller's directories.
+    pub(super) vcs: BTreeMap<String, String>,
 }
 
 /// What is told of a build's results.
@@ -177,12 +206,14 @@ impl Engine {
         (built, begun): (&[Built], &Begun),
         asked: &Attestations,
         (lease, outputs): (&Lease<'_>, &[BuildOutput]),
+        cancelled: &AtomicBool,
     ) -> Result<Told, BuildFailure> {
         let finished = Timestamp::now();
         let attested = match outputs.iter().all(BuildOutput::is_nowhere) {
             true => Vec::new(),
             false => {
-                let one = |built| self.attest((built, begun, finished), asked, lease);
+                let asked = (asked.wanted(outputs), asked.sbom.as_ref());
+                let one = |built| self.attest((built, begun, finished), asked, (lease, cancelled));
                 built.iter().map(one).collect::<Result<_, _>>()?
             }
         };
@@ -192,7 +223,13 @@ impl Engine {
             let options = ProvenanceOptions { detail, version, ..own };
             let run = BuildRun { begun, finished, options: &options };
             let facts = built.iter().filter_map(|built| built.provenance.as_ref());
-            facts.map(|facts| slsa::predicate(facts, &run)).collect()
+            let told = |facts| {
+                let mut predicate = slsa::predicate(facts, &run);
+                // How an output names the image's own layers is not known yet.
+                StepChains::of(facts, detail, self.store()).add_to(&mut predicate, &[]);
+                predicate
+            };
+            facts.map(|facts| told(facts)).collect()
         });
         let (referrers, reported) = (asked.referrers(), reported.unwrap_or_default());
         Ok(Told { attested, referrers, reported })
@@ -202,19 +239,23 @@ impl Engine {
     fn attest(
         &self,
         (built, begun, finished): (&Built, &Begun, Timestamp),
-        asked: &Attestations,
-        lease: &Lease<'_>,
+        (provenance, sbom): (Option<&ProvenanceOptions>, Option<&Sbom>),
+        (lease, cancelled): (&Lease<'_>, &AtomicBool),
     ) -> Result<Vec<Attestation>, BuildFailure> {
-        let mut all = match &asked.sbom {
-            Some(sbom) => self.sboms(built, sbom, lease)?,
+        let mut all = match sbom {
+            Some(sbom) => self.sboms(built, sbom, (lease, cancelled))?,
             None => Vec::new(),
         };
-        if let (Some(options), Some(facts)) = (&asked.provenance, &built.provenance) {
+        if let (Some(options), Some(facts)) = (provenance, &built.provenance) {
+            if options.complete && !facts.locals.is_empty() {
+                return Err(BuildFailure::Incomplete(facts.locals.iter().cloned().collect()));
+            }
             let run = BuildRun { begun, finished, options };
             let name = options.file_name.as_deref().unwrap_or("provenance.json");
             all.push(Attestation {
                 predicate_type: slsa::predicate_type(options.version).to_owned(),
                 predicate: slsa::predicate(facts, &run),
+                chains: StepChains::of(facts, options.detail, self.store()),
                 file_name: name.to_owned(),
                 scope: options.scope,
             });
@@ -252,16 +293,17 @@ fn formed_attestation(
     let subject = &image.descriptor;
     let earlier = earlier_statements(store, &subject.digest)?;
     let statements = attested.iter().map(|attestation| {
+        let predicate = attestation.about(&image.manifest.layers);
         let same = |it: &&Statement| {
             it.predicate_type == attestation.predicate_type
-                && slsa::without_run(&it.predicate) == slsa::without_run(&attestation.predicate)
+                && slsa::without_run(&it.predicate) == slsa::without_run(&predicate)
         };
         // What was told already of how the same came about stays as it is, with its times.
         let known = earlier.iter().find(same);
         Statement {
             subjects: subjects(names, &image.platform, &subject.digest),
             predicate_type: attestation.predicate_type.clone(),
-            predicate: known.map_or(&attestation.predicate, |it| &it.predicate).clone(),
+            predicate: known.map_or_else(|| predicate.clone(), |it| it.predicate.clone()),
         }
     });
     let shape = match form.attestations {

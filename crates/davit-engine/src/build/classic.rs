@@ -73,6 +73,7 @@ impl Engine {
             on_error: None,
             at: None,
             attestations: super::Attestations::default(),
+            repository: None,
         };
         let show = |event: BuildEvent| stream.show(event);
         let built = match &accounts {

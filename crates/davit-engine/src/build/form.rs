@@ -89,6 +89,14 @@ pub enum FormError {
     NoPlace(String),
 }
 
+impl FormError {
+    pub(super) fn hint(&self) -> Option<String> {
+        let hint =
+            "attestation-inline=true in --output, with --provenance or --sbom, makes an index";
+        matches!(self, Self::NoIndex(_)).then(|| hint.to_owned())
+    }
+}
+
 impl ImageForm {
     /// Refuses what images for these platforms cannot have.
     ///
@@ -211,6 +219,18 @@ impl Formed {
         self.descriptor = Descriptor::of(media_type, &document.bytes);
         self.descriptor.annotations = form.annotations(AnnotationLevel::IndexDescriptor, None);
         self.index = Some(document);
+    }
+
+    /// What names each statement, with the platform that it is for.
+    pub(crate) fn statements(&self) -> Vec<(Platform, Descriptor)> {
+        let mut found = Vec::new();
+        for made in &self.attestations {
+            let image = self.images.iter().find(|image| image.descriptor.digest == made.subject);
+            let platform = image.map(|image| &image.platform);
+            let statements = made.statements.iter().cloned();
+            found.extend(statements.filter_map(|it| Some((platform?.clone(), it))));
+        }
+        found
     }
 
     /// Attestations that nothing but the images leads to.

@@ -7,6 +7,7 @@
 
 mod facts;
 mod find;
+mod follow;
 mod log;
 mod recorder;
 mod repository;
@@ -19,11 +20,12 @@ pub use davit_store::BuildStatus;
 use davit_store::{BuildRow, HistoryLimits, StoreError};
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::{find::full_reference, recorder::Recorder};
 pub use self::{
+    facts::dockerfile_path,
     find::{HistoryError, find_build},
     repository::{Repository, repository_of},
 };
+pub(super) use self::{find::full_reference, recorder::Recorder};
 use crate::{BuildCacheUsage, Engine, container::inspect::from_nanoseconds};
 
 /// Builds that are remembered, if nothing else is set.
@@ -80,6 +82,8 @@ pub struct BuildSpec {
     pub steps: Vec<BuildStep>,
     /// Warnings.
     pub warnings: Vec<String>,
+    /// What it read.
+    pub materials: Vec<BuildMaterial>,
     /// Documents that it gave.
     pub results: Vec<BuildResult>,
     /// Why it failed.
@@ -121,12 +125,21 @@ pub enum StepState {
     Failed,
 }
 
+/// What a build read that is not the caller's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildMaterial {
+    /// Where it is: an address, or an image's package URL.
+    pub uri: String,
+    /// What tells it from others there, as `ALGORITHM:HEX`.
+    pub digests: Vec<String>,
+}
+
 /// A document that a build gave.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildResult {
     /// Its digest.
     pub digest: Digest,
-    /// What it is: a media type.
+    /// What it is: a media type, or what a statement about an image says.
     pub kind: String,
     /// What it is for; `None` for what is for all.
     pub platform: Option<String>,
@@ -229,7 +242,10 @@ impl Engine {
         self.store().forget_builds(ids)
     }
 
-    /// Tells all that happened in a build again, with the times of then.
+    /// Tells all that happened in a build again, with the times of then. Of one that runs it tells
+    /// what happens as well, until it ends, however it does.
+    ///
+    /// Blocks so long.
     ///
     /// # Errors
     /// The log cannot be read, or a later davit wrote it.
@@ -239,13 +255,18 @@ impl Engine {
         sink: &mut dyn FnMut(Timestamp, BuildEvent),
     ) -> io::Result<()> {
         let path = self.store().layout().build_log(&build.id);
-        match fs_err::File::open(&path) {
-            Ok(file) => {
-                let mut sink = |at_us, event| sink(after(build.started, at_us), event);
-                log::read(file, &mut sink)?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => from_record(build, sink),
-            Err(error) => return Err(error),
+        let runs = || self.store().is_lease_live(&build.id).map_err(io::Error::other);
+        let log = follow::open(&path, &runs)?;
+        let has_log = log.is_some();
+        if let Some(log) = log {
+            let mut sink = |at_us, event| sink(after(build.started, at_us), event);
+            log::read(log, &mut sink)?;
+        }
+        // It may have run until now.
+        let ended = self.past_builds().map_err(io::Error::other)?;
+        let build = ended.iter().find(|it| it.id == build.id).unwrap_or(build);
+        if !has_log {
+            from_record(build, sink);
         }
         if build.spec.dropped_bytes > 0 {
             let bytes = build.spec.dropped_bytes;

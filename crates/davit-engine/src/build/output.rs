@@ -54,6 +54,11 @@ impl BuildOutput {
         matches!(self, Self::CacheOnly)
     }
 
+    /// Whether registries get it.
+    pub(super) fn is_pushed(&self) -> bool {
+        matches!(self, Self::Image(image) if image.place != ImagePlace::Store)
+    }
+
     /// The form that it asks for, if it is an image.
     pub(super) const fn form(&self) -> Option<&ImageForm> {
         match self {
@@ -117,6 +122,8 @@ pub struct Exported {
     pub image: ImageId,
     /// Its names there.
     pub names: Vec<Reference>,
+    /// What names the statements about it that are in the store.
+    pub statements: Vec<(Platform, Descriptor)>,
 }
 
 /// What a tar is written to.
@@ -217,7 +224,7 @@ impl Delivery<'_> {
 
 impl Engine {
     /// Puts a result where it is to go; names in the store come last, when nothing can fail any
-    /// more. Yields what the first output that is an image gave.
+    /// more. Yields what the last output that is an image gave, as `BuildKit` tells it.
     pub(super) fn deliver(
         &self,
         delivery: Delivery<'_>,
@@ -230,8 +237,8 @@ impl Engine {
             matches!(output, Image(_) | Archive(..) | Layout(..))
         };
         let is_image = outputs.iter().any(is_image);
-        let (mut exported, mut images) = (None, Vec::new());
-        for output in outputs {
+        let (mut told, mut images) = (BTreeMap::new(), Vec::new());
+        for (position, output) in outputs.into_iter().enumerate() {
             match output {
                 BuildOutput::CacheOnly => {}
                 BuildOutput::Directory(path, form, mode) => {
@@ -249,29 +256,30 @@ impl Engine {
                     let mut writer = Cancellable { inner: sink.writer(), cancelled };
                     let saved = self.save(delivery, (names, &form), SavedForm::Tar(&mut writer))?;
                     sink.finish()?;
-                    exported.get_or_insert(saved);
+                    told.insert(position, saved);
                 }
                 BuildOutput::Layout(names, form, path) => {
                     let layout = SavedForm::Layout(&path, cancelled);
                     let saved = self.save(delivery, (names, &form), layout)?;
-                    exported.get_or_insert(saved);
+                    told.insert(position, saved);
                 }
-                BuildOutput::Image(image) => images.push(image),
+                BuildOutput::Image(image) => images.push((position, image)),
             }
         }
         let mut formed = Vec::new();
-        for image in &images {
+        for (position, image) in &images {
             let (whole, pushed) = self.push_image(delivery, image)?;
             let here = || Exported {
                 descriptor: whole.descriptor.clone(),
                 image: whole.own().id,
                 names: image.names.clone(),
+                statements: whole.statements(),
             };
-            exported.get_or_insert(pushed.unwrap_or_else(here));
+            told.insert(*position, pushed.unwrap_or_else(here));
             formed.push(whole);
         }
         delivery.check()?;
-        for (image, whole) in images.iter().zip(&formed) {
+        for ((_, image), whole) in images.iter().zip(&formed) {
             if !matches!(image.place, ImagePlace::Registry(_)) {
                 self.name_image(lease, &image.names, whole)?;
             }
@@ -279,7 +287,7 @@ impl Engine {
         if is_image {
             self.remember(delivery)?;
         }
-        Ok(exported)
+        Ok(told.pop_last().map(|(_, exported)| exported))
     }
 
     /// Writes an archive or a layout.
@@ -315,7 +323,7 @@ impl Engine {
         let (descriptor, image) = (formed.descriptor.clone(), formed.own().id);
         let images = BuiltImages { formed: &formed, files, names: names.clone() };
         self.save_built(lease, images, saved)?;
-        Ok(Exported { descriptor, image, names })
+        Ok(Exported { descriptor, image, names, statements: Vec::new() })
     }
 
     /// Brings an image into its form and sends it where it is to go; yields what the registry has.
@@ -359,6 +367,7 @@ impl Engine {
                 descriptor: Descriptor { digest, size, ..formed.descriptor.clone() },
                 image: sent.image_id.unwrap_or(formed.own().id),
                 names: image.names.clone(),
+                statements: formed.statements(),
             });
         }
         Ok((formed, pushed))

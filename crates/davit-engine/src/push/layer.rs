@@ -66,6 +66,8 @@ impl Push<'_> {
             let (descriptor, bytes) = (image.descriptor.clone(), image.manifest.bytes().to_vec());
             return Ok(Sent { descriptor, bytes, image_id, novelty: Novelty::None });
         }
+        let replaced = manifest.layers.iter().map(|layer| layer.digest).zip(sent.iter().cloned());
+        self.sent_layers.lock().unwrap_or_else(PoisonError::into_inner).extend(replaced);
         let novelty = if second.is_some() { Novelty::Elsewhere } else { Novelty::Document };
         let own = |(layer, diff_id): &(&Descriptor, DiffId)| layer.digest == diff_id.digest();
         let mut changed = layers.iter().zip(&sent).filter(|((layer, _), sent)| *layer != *sent);

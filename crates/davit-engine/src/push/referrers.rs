@@ -3,6 +3,8 @@
 //! Attestations of an image that was built here are about its manifest here; at the registry that
 //! has another digest, since its layers are compressed there, and they are written anew about it.
 
+use std::sync::PoisonError;
+
 use davit_distribution::Target as RemoteTarget;
 use davit_image::{Descriptor, Manifest, MediaType, Raw};
 use davit_store::Lease;
@@ -83,7 +85,9 @@ impl Push<'_> {
         manifest: &Manifest,
         (old, new): (&Descriptor, &Descriptor),
     ) -> Result<Option<Sent>, PushError> {
-        let made = about(self.engine.store(), manifest, (&old.digest, new));
+        let sent = self.sent_layers.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = about(self.engine.store(), manifest, (&old.digest, new), &sent);
+        drop(sent);
         let Some(mut made) = made.map_err(|e| self.store_error(e))? else { return Ok(None) };
         let whole = made.documents.pop().expect("a manifest is the last of its documents");
         for part in made.documents {

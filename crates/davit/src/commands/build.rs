@@ -12,6 +12,7 @@ pub(super) mod metadata;
 pub(super) mod output;
 mod outputs;
 mod sandbox;
+mod vcs;
 mod warnings;
 
 use std::{
@@ -345,7 +346,8 @@ pub(super) fn cancel_on_interrupt() -> Result<(Arc<AtomicBool>, Arc<AtomicU8>), 
 }
 
 pub(super) fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
-    let (request, outputs, tags) = request(args)?;
+    let (mut request, outputs, tags) = request(args)?;
+    let repository = vcs::repository(&mut request)?;
     let (pull, reach, outputs) = (args.pull.policy(), args.reach(), outputs.open(&tags)?);
     let at = args.at.clone().map(|place| At { place, command: args.command.clone() });
     let (at, on_error) = console::choose(at, args.on_error.is_some())?;
@@ -366,6 +368,7 @@ pub(super) fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
         on_error,
         at,
         attestations,
+        repository,
     })
 }
 

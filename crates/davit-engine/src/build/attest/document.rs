@@ -6,11 +6,13 @@
 //! | config | `{}`; of the older form an image's, whose `DiffIDs` are the layers |
 //! | subject | the image's manifest; of the older form none |
 
+use std::collections::HashMap;
+
 use davit_image::{Descriptor, Digest, Manifest, MediaType, Platform, Raw};
 use davit_store::{Store, StoreError, StoredDocument};
 use serde_json::{Map, Value, json};
 
-use super::FormedAttestation;
+use super::{FormedAttestation, layers};
 
 /// Type of a statement.
 pub(crate) const STATEMENT: &str = "application/vnd.in-toto+json";
@@ -93,6 +95,7 @@ fn written_manifest(
         ManifestShape::Artifact => (b"{}".to_vec(), MediaType::OCI_EMPTY),
         ManifestShape::Image(platform) => (legacy_config(platform, &layers), MediaType::OCI_CONFIG),
     };
+    let statements = layers.clone();
     let mut manifest = Manifest::new(Descriptor::of(media_type.clone(), &config), layers);
     if *shape == ManifestShape::Artifact {
         manifest.artifact_type = Some(MediaType::new(ARTIFACT));
@@ -110,7 +113,7 @@ fn written_manifest(
     let mut descriptor = Descriptor::of(MediaType::OCI_MANIFEST, &document.bytes);
     descriptor.artifact_type.clone_from(&raw.value().artifact_type);
     documents.push(document);
-    FormedAttestation { subject: subject.digest, documents, descriptor }
+    FormedAttestation { subject: subject.digest, statements, documents, descriptor }
 }
 
 fn legacy_config(platform: &Platform, layers: &[Descriptor]) -> Vec<u8> {
@@ -149,11 +152,12 @@ pub(crate) fn statements(store: &Store, manifest: &Manifest) -> Result<Vec<State
 }
 
 /// The same statements about another manifest: the same image in the form in which a registry gets
-/// it. `None` if the manifest holds something else.
+/// it, with these layers in the place of others. `None` if the manifest holds something else.
 pub(crate) fn about(
     store: &Store,
     manifest: &Manifest,
     (old, new): (&Digest, &Descriptor),
+    sent: &HashMap<Digest, Descriptor>,
 ) -> Result<Option<FormedAttestation>, StoreError> {
     if !super::is_attestation(manifest) {
         return Ok(None);
@@ -171,6 +175,9 @@ pub(crate) fn about(
                 }
                 _ => {}
             }
+        }
+        if let Some(predicate) = value.get_mut("predicate") {
+            layers::rename(predicate, sent);
         }
         let predicate_type = value["predicateType"].as_str().unwrap_or_default().to_owned();
         written.push((predicate_type, serde_json::to_vec(&value).expect("JSON values are JSON")));

@@ -1,5 +1,7 @@
 //! What an image holds: by the databases in its layers, or by a generator that ran.
 
+use std::sync::atomic::AtomicBool;
+
 use davit_build::{Built, LayerError, OpenedLayers, SBOM_DIRECTORY, Sbom, open_layers};
 use davit_image::{DiffId, Digest, Timestamp};
 use davit_layer::{Kind, Merged};
@@ -7,7 +9,7 @@ use davit_scan::{ScanError, Subject, Tree, scan, spdx};
 use davit_store::Lease;
 use serde_json::Value;
 
-use super::{Attestation, AttestationScope, document::STATEMENT_BYTES};
+use super::{Attestation, AttestationScope, document::STATEMENT_BYTES, layers::StepChains};
 use crate::{Engine, build::BuildFailure};
 
 /// The kind of the statements.
@@ -55,7 +57,7 @@ impl Engine {
         &self,
         built: &Built,
         sbom: &Sbom,
-        lease: &Lease<'_>,
+        (lease, cancelled): (&Lease<'_>, &AtomicBool),
     ) -> Result<Vec<Attestation>, BuildFailure> {
         if let Some(generator) = &sbom.generator {
             let generator = generator.to_string();
@@ -64,9 +66,10 @@ impl Engine {
         }
         let own: Vec<DiffId> = built.outcome.layers.iter().map(|layer| layer.diff_id).collect();
         let created = built.outcome.config.created.unwrap_or(Timestamp::EPOCH);
-        let mut all = vec![self.scanned(CORE, &own, created, lease)?];
+        let held = (lease, cancelled);
+        let mut all = vec![self.scanned(CORE, &own, created, held)?];
         for (name, layers) in &built.extras {
-            all.push(self.scanned(&format!("{CORE}-{name}"), layers, created, lease)?);
+            all.push(self.scanned(&format!("{CORE}-{name}"), layers, created, held)?);
         }
         Ok(all)
     }
@@ -76,11 +79,11 @@ impl Engine {
         name: &str,
         layers: &[DiffId],
         created: Timestamp,
-        lease: &Lease<'_>,
+        (lease, cancelled): (&Lease<'_>, &AtomicBool),
     ) -> Result<Attestation, BuildFailure> {
         let identity: Vec<String> = layers.iter().map(ToString::to_string).collect();
         let (merged, tars) = self.opened(layers, lease)?;
-        let mut inventory = scan(&Tree::new(&merged, &tars)).map_err(SbomError::from)?;
+        let mut inventory = scan(&Tree::new(&merged, &tars), cancelled).map_err(SbomError::from)?;
         let subject = Subject {
             name: name.to_owned(),
             identity: Digest::of(identity.join("\n").as_bytes()),
@@ -149,5 +152,6 @@ fn is_file(merged: &Merged, name: &str) -> bool {
 
 fn attestation(file_name: String, predicate: Value) -> Attestation {
     let scope = AttestationScope::All;
-    Attestation { predicate_type: SPDX.to_owned(), predicate, file_name, scope }
+    let chains = StepChains::default();
+    Attestation { predicate_type: SPDX.to_owned(), predicate, chains, file_name, scope }
 }

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use davit_build::{Detail, Material, Provenance, ProvenanceStep};
+use davit_build::{Built, Detail, Material, Provenance, ProvenanceStep};
 use davit_image::{Digest, Platform, Reference, Timestamp};
 use davit_scan::{encoded, image_purl};
 use serde_json::{Map, Value, json};
 
 use super::{Begun, ProvenanceOptions, SlsaVersion};
+use crate::build::BuildMaterial;
 
 /// What the fields mean.
 const BUILD_TYPE: &str =
@@ -37,11 +38,29 @@ pub(super) const fn predicate_type(version: SlsaVersion) -> &'static str {
 
 /// Writes where a result comes from.
 pub(super) fn predicate(facts: &Provenance, run: &BuildRun<'_>) -> Value {
-    let parts = Parts::of(facts, run.options.detail);
+    let parts = Parts::of(facts, run);
     match run.options.version {
         SlsaVersion::V1 => parts.v1(run),
         SlsaVersion::V02 => parts.v02(run),
     }
+}
+
+/// What was read for a build's images, each once.
+pub(in crate::build) fn materials(built: &[Built]) -> Vec<BuildMaterial> {
+    const MOST: usize = 300;
+    let mut found: Vec<BuildMaterial> = Vec::new();
+    let facts = built.iter().filter_map(|built| built.provenance.as_ref());
+    for material in facts.flat_map(|facts| &facts.materials) {
+        let (uri, digests) = located(material);
+        let digests = digests.iter().filter_map(Value::as_object).flatten();
+        let digests = digests
+            .map(|(algorithm, hex)| format!("{algorithm}:{}", hex.as_str().unwrap_or_default()));
+        let material = BuildMaterial { uri, digests: digests.collect() };
+        if found.len() < MOST && !found.contains(&material) {
+            found.push(material);
+        }
+    }
+    found
 }
 
 /// A predicate without what differs from one run to the next.
@@ -74,9 +93,9 @@ struct Parts {
 }
 
 impl Parts {
-    fn of(facts: &Provenance, detail: Detail) -> Self {
+    fn of(facts: &Provenance, run: &BuildRun<'_>) -> Self {
         let is_own = |key: &str| OWN_ARGUMENTS.iter().any(|own| key.starts_with(own));
-        let is_full = detail == Detail::Max;
+        let is_full = run.options.detail == Detail::Max;
         let arguments: BTreeMap<&String, &String> =
             facts.arguments.iter().filter(|(key, _)| is_full || !is_own(key)).collect();
         let mut request = Map::new();
@@ -97,6 +116,9 @@ impl Parts {
         }
         let details = facts.details.as_ref().filter(|_| is_full);
         let mut metadata = Map::new();
+        if !run.begun.vcs.is_empty() {
+            metadata.insert("vcs".to_owned(), json!(run.begun.vcs));
+        }
         if let Some(details) = details {
             metadata.insert("source".to_owned(), source(facts, details));
         }

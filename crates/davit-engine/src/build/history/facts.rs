@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
 };
 
 use davit_build::{
@@ -11,7 +11,7 @@ use davit_build::{
 };
 use davit_runtime::plan::Rlimit;
 
-use super::{BuildSpec, repository_of};
+use super::BuildSpec;
 use crate::build::BuildCommand;
 
 /// Steps that are remembered.
@@ -45,10 +45,6 @@ pub(super) fn of(command: &BuildCommand) -> BuildSpec {
     let words = Words { request };
     let context = context(request);
     let dockerfile = dockerfile(request);
-    let directory = match &request.context {
-        ContextSource::Directory(path) => Some(path),
-        _ => None,
-    };
     let named = request.named_contexts.iter();
     let named = named.map(|it| (it.name.clone(), source(&it.source))).collect();
     let mut spec = BuildSpec {
@@ -63,7 +59,7 @@ pub(super) fn of(command: &BuildCommand) -> BuildSpec {
         named_contexts: words.map(&named),
         build_args: words.map(&request.build_args),
         labels: words.map(&request.labels),
-        repository: directory.and_then(|path| repository_of(path)),
+        repository: command.repository.clone(),
         options: words.map(&options(command)),
         ..BuildSpec::default()
     };
@@ -117,6 +113,13 @@ fn dockerfile(request: &BuildRequest) -> String {
         }
         (DockerfilePlace::Given, _) => text.name.clone(),
     }
+}
+
+/// Where the Dockerfile lies on this machine, if it does.
+#[must_use]
+pub fn dockerfile_path(request: &BuildRequest) -> Option<PathBuf> {
+    let is_given = request.dockerfile.place == DockerfilePlace::Given;
+    Some(PathBuf::from(dockerfile(request))).filter(|path| is_given && path.is_absolute())
 }
 
 fn absolute(path: &Path) -> String {

@@ -148,9 +148,10 @@ impl Write for Counted {
     }
 }
 
-/// Reads a log as far as it goes: that of a build that was killed just ends.
+/// Reads a log as far as it goes: that of a build that was killed just ends. Nothing is waited for
+/// behind the frame's end.
 pub(super) fn read(file: impl Read, sink: &mut dyn FnMut(u64, BuildEvent)) -> io::Result<()> {
-    let mut source = io::BufReader::new(Decoder::new(file)?);
+    let mut source = io::BufReader::new(Decoder::new(file)?.single_frame());
     let mut magic = [0; MAGIC.len()];
     if source.read_exact(&mut magic).is_err() {
         return Ok(());

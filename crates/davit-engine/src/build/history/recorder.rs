@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Engine,
-    build::{BuildCommand, BuildFailure, BuildReport},
+    build::{BuildCommand, BuildFailure, BuildReport, PREDICATE_TYPE},
 };
 
 /// Last lines of a failed command's output that are kept with the record.
@@ -145,6 +145,7 @@ impl<'e> Recorder<'e> {
         let status = match outcome {
             Ok(report) => {
                 state.spec.results = results(report, platforms);
+                state.spec.materials.clone_from(&report.materials);
                 BuildStatus::Completed
             }
             Err(failure) => {
@@ -188,6 +189,11 @@ fn results(report: &BuildReport, platforms: &[Platform]) -> Vec<BuildResult> {
         add(image.manifest, MediaType::OCI_MANIFEST);
         add(image.image.digest(), MediaType::OCI_CONFIG);
     }
+    let statements = report.exported.iter().flat_map(|exported| &exported.statements);
+    results.extend(statements.filter_map(|(platform, statement)| {
+        let kind = statement.annotations.get(PREDICATE_TYPE)?.clone();
+        Some(BuildResult { digest: statement.digest, kind, platform: Some(platform.to_string()) })
+    }));
     results
 }
 

@@ -14,7 +14,7 @@ const LIMIT: u64 = 1 << 20;
 /// Most directories that are climbed.
 const DEPTH: usize = 64;
 /// Remotes in the order in which they are asked for, after that of the branch.
-const REMOTES: [&str; 2] = ["upstream", "origin"];
+const REMOTES: [&str; 2] = ["origin", "upstream"];
 
 /// A repository and its state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,13 +24,31 @@ pub struct Repository {
     pub url: String,
     /// The commit that is checked out; empty if there is none.
     pub revision: String,
+    /// The directory that is checked out; nothing that is kept.
+    #[serde(skip)]
+    pub root: PathBuf,
+}
+
+impl Repository {
+    /// Where a path lies in it: `.` for all of it, `None` if it lies elsewhere.
+    #[must_use]
+    pub fn place(&self, path: &Path) -> Option<String> {
+        let path = fs_err::canonicalize(path).ok()?;
+        let below = path.strip_prefix(&self.root).ok()?;
+        Some(if below.as_os_str().is_empty() {
+            ".".to_owned()
+        } else {
+            below.display().to_string()
+        })
+    }
 }
 
 /// Finds the repository that a directory is part of.
 #[must_use]
 pub fn repository_of(directory: &Path) -> Option<Repository> {
     let directory = fs_err::canonicalize(directory).ok()?;
-    let git = directory.ancestors().take(DEPTH).find_map(git_directory)?;
+    let mut folders = directory.ancestors().take(DEPTH);
+    let (root, git) = folders.find_map(|folder| Some((folder, git_directory(folder)?)))?;
     let common = match text(&git.join("commondir")) {
         Some(path) => git.join(path.trim()),
         None => git.clone(),
@@ -46,7 +64,8 @@ pub fn repository_of(directory: &Path) -> Option<Repository> {
     let url = remote_url(&config, branch).map(|url| public_address(&url)).unwrap_or_default();
     let is_commit = revision.len() >= 40 && revision.bytes().all(|it| it.is_ascii_hexdigit());
     let revision = if is_commit { revision } else { String::new() };
-    (!url.is_empty() || is_commit).then_some(Repository { url, revision })
+    let root = root.to_path_buf();
+    (!url.is_empty() || is_commit).then_some(Repository { url, revision, root })
 }
 
 /// The directory `.git` below a folder, or what a file of that name points at.
@@ -114,6 +133,8 @@ mod tests {
 
     #[test]
     fn finds_the_remote_that_counts() {
+        let both = "[remote \"upstream\"]\nurl=u\n[remote \"origin\"]\nurl=o";
+        assert_eq!(remote_url(both, None).as_deref(), Some("o"));
         let config = "[core]\n\tbare = false\n[remote \"origin\"]\n\turl = https://u:p@h/o.git?x=1\n\
                       [remote \"mine\"]\n url = \"git@h:m.git\"\n[branch \"dev\"]\n\tremote = mine\n";
         let url = |branch| remote_url(config, branch).unwrap();
@@ -139,6 +160,9 @@ mod tests {
         write("a/.git/packed-refs", &format!("# x\n{other} refs/heads/main\n"));
         write("a/sub/f", "");
         let found = repository_of(&temp.join("a/sub")).unwrap();
+        assert_eq!(found.place(&temp.join("a/sub")).as_deref(), Some("sub"));
+        assert_eq!(found.place(&temp.join("a")).as_deref(), Some("."));
+        assert_eq!(found.place(&temp.join("w")), None);
         assert_eq!((found.url.as_str(), &found.revision), ("https://h/o.git", &other));
         write("a/.git/refs/heads/main", &commit);
         assert_eq!(repository_of(&temp.join("a")).unwrap().revision, commit);

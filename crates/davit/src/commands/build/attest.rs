@@ -22,7 +22,7 @@ pub(super) struct AttestArgs {
     /// which stays as it is
     ///
     /// Keys of provenance: mode=min|max, builder-id, version=v1|v0.2, reproducible, inline-only,
-    /// filename; of sbom: generator=IMAGE; of both: disabled. An image that is pushed has a provenance
+    /// filename, complete-materials (fail if local files are read); of sbom: generator=IMAGE; of both: disabled. An image that is pushed has a provenance
     /// of mode=min in any case, unless BUILDX_NO_DEFAULT_ATTESTATIONS=1.
     #[arg(long = "attest", value_name = "SPEC")]
     attest: Vec<AttestSpec>,
@@ -74,7 +74,7 @@ fn sbom(text: &str) -> Result<AttestSpec, String> {
 }
 
 /// A truth value in all of Go's words.
-fn flag(text: &str) -> Option<bool> {
+pub(super) fn flag(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
@@ -95,6 +95,7 @@ fn provenance_of(fields: &[(String, String)]) -> Result<Option<ProvenanceOptions
             "disabled" => disabled = switch(key, value)?,
             "mode" => options.detail = detail(value)?,
             "builder-id" => options.builder_id.clone_from(value),
+            "complete-materials" => options.complete = switch(key, value)?,
             "reproducible" => options.reproducible = switch(key, value)?,
             "inline-only" => {
                 options.scope = match switch(key, value)? {
@@ -241,11 +242,12 @@ mod tests {
             detail: Detail::Min,
             builder_id: "https://b/x".into(),
             reproducible: true,
+            complete: true,
             scope: AttestationScope::Images,
             version: SlsaVersion::V02,
             file_name: Some("p.json".into()),
         };
-        let text = "mode=min,builder-id=https://b/x,reproducible=true,inline-only=1,version=v0.2,filename=p.json";
+        let text = "mode=min,builder-id=https://b/x,reproducible=true,inline-only=1,version=v0.2,filename=p.json,complete-materials=1";
         assert_eq!(provenance(text), of(Some(own)));
         assert_eq!(sbom("true"), Ok(AttestSpec::Sbom(Some(Sbom::default()))));
         let Ok(AttestSpec::Sbom(Some(found))) = sbom("generator=a/b:1,EXTRA=x") else { panic!() };

@@ -264,3 +264,27 @@ fn a_directory_is_as_the_result_if_that_is_allowed() {
     let told = bench.run(&["-o", &format!("type=local,dest={}", out.display())]).stderr;
     assert!(told.contains("hint: what stands there is a directory in one"), "{told}");
 }
+
+/// With several images at once the metadata file tells of the last one, as BuildKit's does.
+#[test]
+fn the_last_image_is_told() {
+    let Some(bench) = Bench::new(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]) else {
+        return;
+    };
+    let folder = bench.davit.dir().join("packed");
+    let layout = format!("type=oci,tar=false,dest={},compression=gzip", folder.display());
+    let store = "type=image,name=both:1".to_owned();
+    let file = bench.davit.dir().join("facts.json");
+    let digest = |outputs: [&String; 2]| {
+        let _absent = fs::remove_dir_all(&folder);
+        let args = ["--metadata-file", file.to_str().unwrap(), "-o", outputs[0], "-o", outputs[1]];
+        bench.build(&args);
+        json(&file)["containerimage.digest"].clone()
+    };
+    let last = digest([&store, &layout]);
+    assert_eq!(last, json(&folder.join("index.json"))["manifests"][0]["digest"]);
+    let last = digest([&layout, &store]);
+    assert_ne!(last, json(&folder.join("index.json"))["manifests"][0]["digest"]);
+    let index = bench.run(&["-o", "type=image,annotation-index.a=b"]);
+    assert!(index.code == 1 && index.stderr.contains("hint: attestation-inline"), "{index:?}");
+}

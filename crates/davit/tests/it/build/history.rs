@@ -1,11 +1,11 @@
 //! What is remembered of builds: `davit builder history`, and `docker buildx history`.
 
 use std::{
+    cell::RefCell,
     fs,
     io::Write as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::{Duration, Instant},
+    process::{Child, Command, Stdio},
 };
 
 use davit_test::Outcome;
@@ -16,6 +16,7 @@ use super::{
     cancel::interrupt,
     docker::Docker,
 };
+use crate::machine::until;
 
 fn history(bench: &Bench, args: &[&str]) -> Outcome {
     bench.davit.run(["builder", "history"].iter().chain(args))
@@ -69,6 +70,54 @@ fn everything(bench: &Bench) -> Vec<u8> {
         bytes.extend(history(bench, &["inspect", id]).stdout.into_bytes());
     }
     bytes
+}
+
+/// Somebody who reads the log of a build that runs.
+struct Follower {
+    child: RefCell<Child>,
+    file: PathBuf,
+}
+
+impl Follower {
+    fn of(bench: &Bench, id: &str) -> Self {
+        let file = bench.davit.dir().join(format!("followed-{}", followed(bench)));
+        let log = fs::File::create(&file).unwrap();
+        let mut command = bench.davit.command(["builder", "history", "logs", id]);
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        Self { child: RefCell::new(child), file }
+    }
+
+    /// Of the newest build, as soon as one runs.
+    fn of_a_build_that_begins(bench: &Bench) -> Self {
+        let id = RefCell::new(String::new());
+        until("a build runs", || {
+            let running = history(bench, &["ls", "--format", "{{.Ref}} {{.Status}}"]).stdout;
+            let mut ids = running.lines().filter_map(|line| line.strip_suffix(" Running"));
+            *id.borrow_mut() = ids.next().unwrap_or_default().to_owned();
+            !id.borrow().is_empty()
+        });
+        Self::of(bench, &id.borrow())
+    }
+
+    fn text(&self) -> String {
+        fs::read_to_string(&self.file).unwrap()
+    }
+
+    fn wait_for(&self, text: &str) {
+        until(text, || self.text().contains(text));
+    }
+
+    /// All that it saw; it ends by itself.
+    fn end(self) -> String {
+        until("it ends", || self.child.borrow_mut().try_wait().unwrap().is_some());
+        assert!(self.child.borrow_mut().wait().unwrap().success(), "{}", self.text());
+        self.text()
+    }
+}
+
+fn followed(bench: &Bench) -> usize {
+    let names = fs::read_dir(bench.davit.dir()).unwrap().map(|it| it.unwrap().file_name());
+    names.filter(|name| name.to_string_lossy().starts_with("followed-")).count()
 }
 
 #[test]
@@ -259,15 +308,9 @@ fn builds_that_are_killed_cancelled_or_run_are_read() {
         let mut command = bench.davit.command(arguments);
         command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
     };
-    let has_begun = || {
-        let lines = history(&bench, &["logs"]);
-        lines.code == 0 && lines.stderr.contains(" begun")
-    };
     let mut child = start();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !has_begun() {
-        assert!(Instant::now() < deadline, "it does not come so far");
-    }
+    let follower = Follower::of_a_build_that_begins(&bench);
+    follower.wait_for(" begun\n");
     let running = inspect(&bench, "");
     assert_eq!(running["Status"], "running");
     assert_eq!((&running["NumTotalSteps"], &running["NumCompletedSteps"]), (&2.into(), &1.into()));
@@ -286,9 +329,15 @@ fn builds_that_are_killed_cancelled_or_run_are_read() {
         }
     });
     assert_eq!(ok(&bench, &["ls", "--filter", "status=completed"]).lines().count(), 4);
+    // Another one begins to follow in the midst of it, and sees the same.
+    let id = running["Ref"].as_str().unwrap();
+    let second = Follower::of(&bench, id);
+    second.wait_for(" begun\n");
     child.kill().unwrap();
     child.wait().unwrap();
-    let id = running["Ref"].as_str().unwrap();
+    for text in [follower.end(), second.end()] {
+        assert!(text.contains(" begun\n") && !text.contains("DONE 6"), "{text}");
+    }
     let killed = inspect(&bench, id);
     assert_eq!(
         (&killed["Status"], &killed["Error"]["Message"]),
@@ -298,8 +347,11 @@ fn builds_that_are_killed_cancelled_or_run_are_read() {
     assert!(log(&bench, id).contains(&"begun".to_owned()));
     assert_eq!(ok(&bench, &["ls", "--filter", "status=error"]).lines().count(), 2);
 
-    let outcome = interrupt(start(), |_| has_begun());
+    let child = start();
+    let follower = Follower::of_a_build_that_begins(&bench);
+    let outcome = interrupt(child, |_| follower.text().contains(" begun\n"));
     assert_eq!(outcome.code, 130, "{}", outcome.stderr);
+    assert_eq!(follower.end().matches(" begun\n").count(), 1);
     assert_eq!(inspect(&bench, "")["Status"], "canceled");
     assert!(ok(&bench, &["ls"]).contains("Canceled"));
     assert!(log(&bench, "").contains(&"begun".to_owned()));
@@ -322,6 +374,40 @@ fn a_secret_is_in_no_record() {
     assert!(shown.contains("exit 4"));
     let records = ok(&bench, &["inspect", "--format", "json"]) + &log(&bench, "").join("\n");
     assert!(!records.contains("correct horse"), "{records}");
+}
+
+/// What a build read and what is attested of it, as `docker buildx history inspect` shows them.
+#[test]
+fn materials_and_statements_are_remembered() {
+    let Some(bench) = alpine("FROM alpine\n") else { return };
+    bench.build(&["-t", "base:1"]);
+    assert_eq!(inspect(&bench, "")["Materials"], Value::Null, "an archive of the context is none");
+    bench.write("Dockerfile", "FROM base:1\nLABEL a=b\n");
+    bench.build(&["--provenance", "mode=max", "--sbom", "true"]);
+    let shown = inspect(&bench, "");
+    let material = &shown["Materials"][0];
+    assert_eq!(material["URI"], "pkg:docker/base@1?platform=linux%2Famd64");
+    let digest = material["Digests"][0].as_str().unwrap();
+    assert!(digest.starts_with("sha256:"), "{material}");
+    let pretty = ok(&bench, &["inspect"]);
+    assert!(pretty.contains("Materials:\nURI") && pretty.contains(digest), "{pretty}");
+    let types = ["https://slsa.dev/provenance/v1", "https://spdx.dev/Document"];
+    let attachment = |args: &[&str]| -> Value {
+        let all = [&["inspect", "attachment"], args].concat();
+        serde_json::from_str(&ok(&bench, &all)).unwrap()
+    };
+    for (word, kind, field) in
+        [("provenance", types[0], "buildDefinition"), ("sbom", types[1], "spdxVersion")]
+    {
+        let listed = shown["Attachments"].as_array().unwrap().iter();
+        let entry = listed.clone().find(|it| it["Type"] == kind).unwrap();
+        assert_eq!(entry["Platform"], "linux/amd64");
+        for name in [word, kind] {
+            assert!(!attachment(&["--type", name])[field].is_null(), "{name}");
+        }
+        let statement = attachment(&["^0", entry["Digest"].as_str().unwrap()]);
+        assert_eq!(statement["predicateType"], kind);
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `davit builder history inspect attachment`
 
-use std::io;
+use std::io::{self, Write as _};
 
 use davit_engine::{build::BuildResult, image::Digest};
 
@@ -11,10 +11,13 @@ use crate::{
 };
 
 /// Short words for types.
-const TYPES: [(&str, &str); 3] = [
+const TYPES: [(&str, &str); 6] = [
     ("index", "application/vnd.oci.image.index.v1+json"),
     ("manifest", "application/vnd.oci.image.manifest.v1+json"),
     ("image", "application/vnd.oci.image.config.v1+json"),
+    ("provenance", "https://slsa.dev/provenance/v1"),
+    ("provenance", "https://slsa.dev/provenance/v0.2"),
+    ("sbom", "https://spdx.dev/Document"),
 ];
 
 // Arguments of `davit builder history inspect attachment`.
@@ -26,7 +29,7 @@ pub(super) struct AttachmentArgs {
     /// The document
     #[arg(value_name = "DIGEST", required_unless_present_any = ["kind", "platform"])]
     digest: Option<Digest>,
-    /// Its type: index, manifest, image or a media type
+    /// Its type: index, manifest, image, provenance, sbom, or a media or predicate type
     #[arg(long = "type", value_name = "TYPE", id = "kind")]
     kind: Option<String>,
     /// Its platform
@@ -47,18 +50,31 @@ pub(super) fn run(args: &AttachmentArgs, context: &Context) -> Result<u8, CliErr
         let text = format!("`{}` is not stored: it went elsewhere, or was removed", found.digest);
         CliError::user(text)
     })?;
-    let mut file = fs_err::File::open(path).map_err(io_error)?;
-    io::copy(&mut file, &mut io::stdout().lock()).map_err(io_error)?;
+    let mut bytes = fs_err::read(path).map_err(io_error)?;
+    // By its digest the document itself is meant.
+    if let (None, Some(predicate)) = (args.digest, predicate(&bytes)) {
+        bytes = predicate;
+    }
+    io::stdout().lock().write_all(&bytes).map_err(io_error)?;
     Ok(0)
+}
+
+/// What a statement says; `None` of another document.
+fn predicate(bytes: &[u8]) -> Option<Vec<u8>> {
+    let statement: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    statement.get("predicateType")?;
+    let mut predicate = serde_json::to_vec_pretty(statement.get("predicate")?).ok()?;
+    predicate.push(b'\n');
+    Some(predicate)
 }
 
 impl AttachmentArgs {
     fn fits(&self, result: &BuildResult) -> bool {
-        let kind = self.kind.as_deref().map(|kind| {
-            TYPES.iter().find(|(word, _)| *word == kind).map_or(kind, |(_, media_type)| *media_type)
-        });
+        let is_kind = |kind: &str| {
+            kind == result.kind || TYPES.iter().any(|known| *known == (kind, &result.kind))
+        };
         self.digest.is_none_or(|digest| digest == result.digest)
-            && kind.is_none_or(|kind| kind == result.kind)
+            && self.kind.as_deref().is_none_or(is_kind)
             && self.platform.as_ref().is_none_or(|it| result.platform.as_ref() == Some(it))
     }
 }

@@ -112,6 +112,8 @@ fn fields(build: &PastBuild) -> Value {
     add("Error", problem(build));
     add("BuildArgs", pairs(&spec.build_args));
     add("Labels", pairs(&spec.labels));
+    let materials = spec.materials.iter();
+    add("Materials", materials.map(|it| json!({"URI": it.uri, "Digests": it.digests})).collect());
     let attachments = spec.results.iter().map(|result| {
         let platform = result.platform.clone().unwrap_or_default();
         json!({"Digest": result.digest.to_string(), "Platform": platform, "Type": result.kind})

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use davit_engine::build::{BuildStatus, PastBuild};
+use davit_engine::build::{BuildMaterial, BuildStatus, PastBuild};
 
 use super::{
     inspect::{KILLED, end, places},
@@ -42,6 +42,12 @@ pub(super) fn text(build: &PastBuild) -> String {
     parts.push(lines(options.collect()));
     parts.push(table("BUILD ARG", &spec.build_args));
     parts.push(table("LABEL", &spec.labels));
+    if !spec.materials.is_empty() {
+        let mut rows = vec!["URI\tDIGEST".to_owned()];
+        let shown = |it: &BuildMaterial| format!("{}\t{}", it.uri, it.digests.join(", "));
+        rows.extend(spec.materials.iter().map(shown));
+        parts.push(format!("Materials:\n{}", align(&rows)));
+    }
     if !spec.results.is_empty() {
         let mut rows = vec!["DIGEST\tPLATFORM\tTYPE".to_owned()];
         rows.extend(spec.results.iter().map(|result| {

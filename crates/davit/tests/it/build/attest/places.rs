@@ -95,6 +95,11 @@ fn attestations_go_with_a_push() {
     assert_eq!(listed(&skopeo, later.rsplit_once(':').unwrap().0, &digests[0]).len(), 1);
     let told = inspected(&davit(), &later, "Provenance");
     assert!(told["SLSA"]["buildDefinition"]["internalParameters"]["buildConfig"].is_object());
+    // The layers of steps are named as the registry names them, compressed.
+    let layers = raw(&skopeo, &later).unwrap()["layers"].clone();
+    assert!(layers[0]["mediaType"].as_str().unwrap().ends_with("gzip"), "{layers}");
+    let metadata = &told["SLSA"]["runDetails"]["metadata"]["buildkit_metadata"];
+    assert_eq!(metadata["layers"], json!({"step1:0": [layers]}));
     assert_eq!(inspected(&davit(), &later, "SBOM")["SPDX"]["spdxVersion"], "SPDX-2.3");
     let whole = davit().ok(["builder", "imagetools", "inspect", "--format", "{{json .}}", &later]);
     assert!(whole.contains("SPDX-2.3") && whole.contains("buildDefinition"), "{whole}");

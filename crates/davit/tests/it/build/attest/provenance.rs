@@ -1,7 +1,7 @@
 //! What a provenance tells.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use davit_test::{HttpServer, Outcome, Reply};
+use davit_test::{HttpServer, Outcome, Reply, need_tool};
 use serde_json::{Value, json};
 
 use super::{Layout, SLSA, SLSA_02, holding, json};
@@ -90,6 +90,22 @@ fn provenance_attestation() {
     assert_eq!(predicate["invocation"]["parameters"]["args"]["build-arg:FOO"], "bar");
     assert_eq!(predicate["invocation"]["configSource"]["entryPoint"], "Dockerfile");
     assert!(predicate["buildConfig"]["llbDefinition"].is_array());
+}
+
+#[test]
+fn a_provenance_may_have_to_be_complete() {
+    let Some(bench) = Bench::new(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]) else {
+        return;
+    };
+    let asked = ["--provenance", "complete-materials=true"];
+    let refused = bench.run(&asked);
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(refused.stderr.contains("were read (context, dockerfile)"), "{}", refused.stderr);
+    let Some(git) = GitServer::start(|_| true) else { return };
+    let repository = git.repository("r.git");
+    repository.commit("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    let context = format!("{}#main", git.url("r.git"));
+    bench.davit.ok(["build", "-q", "--provenance", "complete-materials=true", &context]);
 }
 
 #[test]
@@ -263,4 +279,155 @@ fn multi_platform_provenance() {
         let text = layout.statement(&manifest, SLSA).to_string();
         assert!(text.contains(&format!("\"dest\":\"/{architecture}\"")), "{text}");
     }
+}
+
+/// What a statement tells of the layers of steps.
+fn layers(statement: &Value) -> Value {
+    let predicate = &statement["predicate"];
+    match predicate.pointer("/runDetails/metadata/buildkit_metadata") {
+        Some(metadata) => metadata["layers"].clone(),
+        None => {
+            predicate["metadata"]["https://mobyproject.org/buildkit@v1#metadata"]["layers"].clone()
+        }
+    }
+}
+
+/// `DuplicateLayersProvenance`: both stages have one base, and its layers are told once.
+#[test]
+fn duplicate_layers_provenance() {
+    let Some(bench) = alpine("FROM alpine\n") else { return };
+    bench.build(&["-t", "base:1"]);
+    let base = Layout::saved(&bench, "base:1");
+    let base = base.document(&base.index()[0]["digest"])["layers"].clone();
+    let text = "FROM base:1 AS base\nFROM base AS a\nRUN echo a >/a.txt\nFROM base AS b\n\
+                COPY --from=a /a.txt /\nRUN echo b >/b.txt\nWORKDIR /bin\n";
+    bench.write("Dockerfile", text);
+    for (name, keys, options) in [
+        ("plain", "", "mode=max"),
+        ("gzip", ",compression=gzip,force-compression=true", "mode=max"),
+        ("docker", ",compression=zstd,oci-mediatypes=false", "mode=max,version=v0.2"),
+        ("inline", ",attestation-inline=true", "mode=max"),
+    ] {
+        let layout = Layout::build(&bench, name, keys, &["--provenance", options]);
+        let (image, manifest) = match name {
+            "inline" => {
+                let index = layout.document(&layout.index()[0]["digest"]);
+                let entry = |at: usize| layout.document(&index["manifests"][at]["digest"]);
+                (entry(0), entry(1))
+            }
+            _ => {
+                let entry = layout.referrer();
+                (layout.document(&layout.index()[0]["digest"]), layout.document(&entry["digest"]))
+            }
+        };
+        let kind = if options.contains("v0.2") { SLSA_02 } else { SLSA };
+        let found = layers(&layout.statement(&manifest, kind));
+        let image = image["layers"].as_array().unwrap();
+        assert_eq!(image.len(), base.as_array().unwrap().len() + 3);
+        let of = |count: usize| json!([image[..count]]);
+        let lowest = image.len() - 3;
+        // The command of the other stage has no layer in the image.
+        let expected = json!({
+            "step0:0": of(lowest),
+            "step2:0": of(lowest + 1),
+            "step3:0": of(lowest + 2),
+            "step4:0": of(lowest + 3),
+        });
+        assert_eq!(found, expected, "{name}");
+    }
+    // Merged layers are no step's; those of a base are there all the same.
+    for (name, squash, is_told) in [("new", "--squash", true), ("all", "--squash=all", false)] {
+        let layout = Layout::build(&bench, name, "", &["--provenance", "mode=max", squash]);
+        let image = layout.document(&layout.index()[0]["digest"])["layers"].clone();
+        let found = layers(&layout.statement(&layout.document(&layout.referrer()["digest"]), SLSA));
+        let lowest = if is_told { json!([[image[0]]]) } else { json!([base]) };
+        assert_eq!(found, json!({"step0:0": lowest}), "{name}");
+    }
+    // Less tells none, and among files there are those of the base alone.
+    let layout = Layout::build(&bench, "min", "", &["--provenance", "mode=min"]);
+    let statement = layout.statement(&layout.document(&layout.referrer()["digest"]), SLSA);
+    assert_eq!(layers(&statement), Value::Null);
+    let files = bench.files(&["--provenance", "mode=max"]);
+    assert_eq!(layers(&json(&files.join("provenance.json"))), json!({"step0:0": [base]}));
+}
+
+/// Builds with an environment; gives the facts of the repository in the metadata file.
+fn repository_told(bench: &Bench, variables: &[(&str, &str)], args: &[&str]) -> Value {
+    let file = bench.davit.dir().join("facts.json");
+    let context = bench.context.join("app");
+    let fixed = ["build", "--network", "none", "--metadata-file", file.to_str().unwrap()];
+    let all = fixed.iter().chain(args).copied().chain([context.to_str().unwrap()]);
+    let mut command = bench.davit.command(all);
+    command.envs(variables.iter().copied());
+    let outcome = Outcome::from(command.output().unwrap());
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let found = &json(&file)["buildx.build.provenance"]["runDetails"]["metadata"];
+    found["buildkit_metadata"]["vcs"].clone()
+}
+
+#[test]
+fn the_repository_of_the_context_is_told() {
+    let Some(bench) = Bench::new(&[("app/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]) else {
+        return;
+    };
+    assert_eq!(repository_told(&bench, &[], &[]), Value::Null);
+    let commit = "a".repeat(40);
+    bench.write(".git/HEAD", &commit);
+    bench.write(".git/config", "[remote \"origin\"]\nurl = https://u:hidden@h/o.git?t=hidden\n");
+    let expected = json!({
+        "source": "https://h/o.git",
+        "revision": commit,
+        "localdir:context": "app",
+        "localdir:dockerfile": "app",
+    });
+    assert_eq!(repository_told(&bench, &[], &[]), expected);
+    let elsewhere = bench.davit.dir().join("Dockerfile.x");
+    fs_err::write(&elsewhere, "FROM scratch\nCOPY Dockerfile /\n").unwrap();
+    let facts = repository_told(&bench, &[], &["-f", elsewhere.to_str().unwrap()]);
+    assert_eq!(facts["localdir:dockerfile"], Value::Null, "it lies in no repository");
+    assert_eq!(repository_told(&bench, &[("BUILDX_GIT_INFO", "false")], &[]), Value::Null);
+    let history = ["builder", "history", "inspect", "--format", "{{.VCSRevision}}"];
+    assert_eq!(bench.davit.ok(history).trim(), "");
+    let labelled = [("BUILDX_GIT_LABELS", "full"), ("BUILDX_GIT_INFO", "0")];
+    assert_eq!(repository_told(&bench, &labelled, &["-t", "labels:1"]), Value::Null);
+    let labels = bench.davit.ok(["image", "inspect", "-f", "{{json .Config.Labels}}", "labels:1"]);
+    let labels: Value = serde_json::from_str(&labels).unwrap();
+    let expected = json!({
+        "org.opencontainers.image.revision": commit,
+        "org.opencontainers.image.source": "https://h/o.git",
+        "com.docker.image.source.entrypoint": "app/Dockerfile",
+    });
+    assert_eq!(labels, expected);
+}
+
+#[test]
+fn a_changed_checkout_is_told_as_such() {
+    if need_tool("git").is_none() {
+        return;
+    }
+    let Some(bench) = Bench::new(&[("app/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]) else {
+        return;
+    };
+    let git = |args: &[&str]| {
+        let who = ["-c", "user.name=n", "-c", "user.email=e@h", "-c", "init.defaultBranch=main"];
+        let mut git = std::process::Command::new("git");
+        git.current_dir(&bench.context).args(who).args(args);
+        let outcome = Outcome::from(git.output().unwrap());
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        outcome.stdout.trim().to_owned()
+    };
+    git(&["init", "-q"]);
+    git(&["add", "."]);
+    git(&["commit", "-q", "-m", "m"]);
+    let commit = git(&["rev-parse", "HEAD"]);
+    // A program that the repository names is not run.
+    let ran = bench.davit.dir().join("ran");
+    git(&["config", "core.fsmonitor", &format!("touch {}; false", ran.display())]);
+    let revision = |variables| repository_told(&bench, variables, &[])["revision"].clone();
+    let asked = [("BUILDX_GIT_CHECK_DIRTY", "1")];
+    assert_eq!(revision(&asked), json!(commit));
+    bench.write("more", "1");
+    assert_eq!(revision(&asked), json!(format!("{commit}-dirty")));
+    assert_eq!(revision(&[]), json!(commit));
+    assert!(!ran.exists());
 }

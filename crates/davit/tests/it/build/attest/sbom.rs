@@ -1,5 +1,8 @@
 //! What an SBOM tells.
 
+use std::{collections::BTreeMap, process::Command};
+
+use davit_test::need_tool;
 use serde_json::{Value, json};
 
 use super::{Layout, SPDX, json};
@@ -9,6 +12,87 @@ fn packages(document: &Value) -> Vec<String> {
     let packages = document["packages"].as_array().unwrap().iter();
     let purl = |it: &Value| it["externalRefs"][0]["referenceLocator"].as_str().map(str::to_owned);
     packages.filter_map(purl).collect()
+}
+
+/// SHA-1 of all files that a document tells.
+fn sums(document: &Value) -> BTreeMap<String, String> {
+    let files = document["files"].as_array().unwrap().iter();
+    let sum = |it: &Value| {
+        let [sum] = it["checksums"].as_array().unwrap().as_slice() else { panic!("{it}") };
+        assert_eq!(sum["algorithm"], "SHA1");
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        (text(&it["fileName"]), text(&sum["checksumValue"]))
+    };
+    files.map(sum).collect()
+}
+
+/// SHA-1 of `content`, by another program.
+fn sha1(content: &str) -> String {
+    let script = format!("printf '{content}' | sha1sum");
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().split(' ').next().unwrap().to_owned()
+}
+
+/// What dpkg lists is told as far as it is there, with the checksums of what is there.
+#[test]
+fn files_of_debian_packages_are_told() {
+    if need_tool("sha1sum").is_none() {
+        return;
+    }
+    let status = "Package: a\nStatus: install ok installed\nVersion: 1\nArchitecture: amd64\n\n\
+                  Package: b\nStatus: install ok installed\nVersion: 2\nArchitecture: all\n\n\
+                  Package: ../x\nStatus: install ok installed\nVersion: 3\n";
+    let listed =
+        "/.\n/usr\n/usr/bin\n/bin/tool\n/bin/link\n/usr/gone\n/etc/changed\n/../../etc/passwd\n";
+    let files = [
+        ("status", status),
+        ("info/a:amd64.list", listed),
+        ("info/b.list", "/etc/twin\n/etc/changed\n/sparse\n/etc/out\n"),
+        ("x.list", "/etc/secret\n"),
+        ("status.d/c", "Package: c\nVersion: 4\nArchitecture: all\n"),
+        ("status.d/c.md5sums", "0123  etc/sum med\nbad\n"),
+        ("status.d/again", "Package: b\nVersion: 2\nArchitecture: all\n"),
+        ("tool", "tool"),
+        ("file", "old"),
+        (
+            "Dockerfile",
+            "FROM scratch\nCOPY status /var/lib/dpkg/\nCOPY info /var/lib/dpkg/info/\n\
+             COPY x.list /var/lib/dpkg/\nCOPY status.d /var/lib/dpkg/status.d/\n\
+             COPY tool /usr/bin/\nCOPY links /\nCOPY file /etc/changed\n\
+             COPY twins /etc/\nCOPY [\"file\", \"/etc/sum med\"]\nCOPY file /etc/secret\nCOPY sparse /sparse\n\
+             COPY tool /etc/changed\n",
+        ),
+    ];
+    let Some(bench) = Bench::new(&files) else { return };
+    let link = |target: &str, name: &str| {
+        let path = bench.context.join(name);
+        fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(target, path).unwrap();
+    };
+    link("usr/bin", "links/bin");
+    link("tool", "links/usr/bin/link");
+    link("/../../../etc/hostname", "twins/out");
+    bench.write("twins/one", "twin");
+    fs_err::hard_link(bench.context.join("twins/one"), bench.context.join("twins/twin")).unwrap();
+    let sparse = fs_err::File::create(bench.context.join("sparse")).unwrap();
+    sparse.set_len(3 << 20).unwrap();
+    let target = bench.files(&["--sbom", "true"]);
+    let document = json(&target.join("sbom.spdx.json"))["predicate"].clone();
+    let names = packages(&document);
+    assert_eq!(names.len(), 4, "each package once: {names:?}");
+    let zeros = String::from_utf8(
+        Command::new("sha1sum").arg(bench.context.join("sparse")).output().unwrap().stdout,
+    );
+    let zeros = zeros.unwrap().split(' ').next().unwrap().to_owned();
+    let expected = [
+        ("/bin/tool", sha1("tool")),
+        ("/etc/changed", sha1("tool")),
+        ("/etc/sum med", sha1("old")),
+        ("/etc/twin", sha1("twin")),
+        ("/sparse", zeros),
+    ];
+    let expected = expected.map(|(name, sum)| (name.to_owned(), sum));
+    assert_eq!(sums(&document), BTreeMap::from(expected));
 }
 
 #[test]
@@ -27,7 +111,14 @@ fn packages_of_the_image_are_told() {
     let version = musl.clone().find_map(|line| line.strip_prefix("V:")).unwrap();
     let musl = format!("pkg:apk/alpine/musl@{version}?arch=x86_64&distro=alpine-3.20.3");
     assert!(found.contains(&musl), "{found:?}");
-    assert_eq!(document["files"].as_array().unwrap().len(), count("Z:"));
+    let sums = sums(document);
+    let busybox = "/bin/busybox".to_owned();
+    let tool = need_tool("sha1sum").unwrap();
+    let output = Command::new(tool).arg(files.join("bin/busybox")).output().unwrap();
+    let expected = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(sums[&busybox], expected.split(' ').next().unwrap());
+    let of_packages = database.lines().filter(|line| line.starts_with("R:")).count();
+    assert!(sums.len() > of_packages / 2 && sums.len() <= of_packages, "{}", sums.len());
     let all = document["packages"].as_array().unwrap();
     let musl = all.iter().find(|it| it["name"] == "musl").unwrap();
     assert_eq!((&musl["licenseDeclared"], &musl["versionInfo"]), (&json!("MIT"), &json!(version)));
