@@ -14,6 +14,7 @@ pub mod accounts;
 pub mod audit;
 mod directory;
 mod glob;
+pub mod htpasswd;
 mod jwt;
 mod keys;
 mod names;
@@ -26,6 +27,10 @@ mod throttle;
 mod token_server;
 
 pub use accounts::{AccountError, AddToken};
+pub use davit_distribution::{
+    Secret,
+    wire::{Scope, ScopeError},
+};
 pub use glob::{GlobError, RepositoryGlob};
 pub use jwt::{Access, Claims, JwtError};
 pub use keys::{KeyError, Keys, PublicKey};

@@ -7,6 +7,7 @@ use davit_image::{Descriptor, Digest, MediaType};
 use serde_json::Value;
 
 use crate::{
+    auth::Caller,
     db::values,
     fault::Fault,
     name::RepositoryName,
@@ -48,20 +49,36 @@ pub async fn tags(
     Ok(page(names, most))
 }
 
-/// Repositories after a name that the caller may see; as many are looked at as one page may be long.
+/// Repositories after a name that the caller may read.
+///
+/// Others are passed over without a trace: the name after which the next page goes on is one of the
+/// page's own.
 ///
 /// # Errors
 /// The database's.
 pub async fn repositories(
     registry: &Registry,
+    caller: &Caller,
     after: &str,
     most: usize,
 ) -> Result<Page<RepositoryName>, Fault> {
     let most = most.min(LONGEST_PAGE);
     let mut reader = registry.database.reader().await?;
-    let sql = "SELECT path FROM repo WHERE path > $1 ORDER BY path LIMIT $2";
-    let rows = reader.rows(sql, values![after, most as u64 + 1]).await?;
-    let names = rows.iter().map(|row| row.get(0)).collect::<Result<_, _>>()?;
+    let sql = "SELECT path, visibility FROM repo WHERE path > $1 ORDER BY path LIMIT $2";
+    let (mut names, mut last) = (Vec::new(), after.to_owned());
+    while names.len() <= most {
+        let rows = reader.rows(sql, values![&last, LONGEST_PAGE as u64]).await?;
+        for row in &rows {
+            let visibility: String = row.get(1)?;
+            last = row.get(0)?;
+            if caller.may_see(&last, visibility == "public") {
+                names.push(last.clone());
+            }
+        }
+        if rows.len() < LONGEST_PAGE {
+            break;
+        }
+    }
     let Page { entries, next } = page(names, most);
     Ok(Page { entries: entries.iter().filter_map(|name| name.parse().ok()).collect(), next })
 }

@@ -119,13 +119,8 @@ impl Oci {
     async fn catalog(&self, caller: &Caller, parts: &Parts) -> Result<Reply, Fault> {
         let query = Query::of(parts);
         let (most, after) = (query.page_size(LONGEST_PAGE)?, query.get("last").unwrap_or_default());
-        let page = lists::repositories(&self.registry, after, most).await?;
-        let mut names = Vec::new();
-        for name in &page.entries {
-            if self.may_pull(caller, name).await? {
-                names.push(name.to_string());
-            }
-        }
+        let page = lists::repositories(&self.registry, caller, after, most).await?;
+        let names = page.entries.iter().map(ToString::to_string).collect();
         let reply =
             Reply::json(StatusCode::OK, "application/json", &Catalog { repositories: names });
         let most = most.min(LONGEST_PAGE).to_string();

@@ -9,8 +9,8 @@ mod tokens;
 
 pub use changes::{AddAccount, Kind, RemoveAccount, SetPassword, SetState, SetVisibility, SignUp};
 pub use lists::{
-    AccountRow, AuditRow, GrantRow, MemberRow, TeamRow, TokenRow, accounts, audit_entries, grants,
-    members, teams, tokens,
+    AccountRow, AuditRow, GrantRow, MemberRow, RepositoryRow, TeamRow, TokenRow, accounts,
+    audit_entries, grants, members, repositories, teams, tokens,
 };
 pub(crate) use organisations::ADDING_ONLY;
 pub use organisations::{
@@ -19,7 +19,7 @@ pub use organisations::{
 pub use tokens::{AddToken, RevokeToken};
 
 use super::{AccountName, NameError, PasswordError};
-use crate::db::{Connection, DbError, values};
+use crate::db::{Connection, Database, DbError, values};
 
 /// Why a change of accounts is refused.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +61,14 @@ async fn find(connection: &mut Connection, name: &str) -> Result<Option<(i64, St
     let sql = "SELECT id, kind FROM account WHERE name = $1";
     let row = connection.row(sql, values![name]).await?;
     row.map(|row| Ok((row.get(0)?, row.get(1)?))).transpose()
+}
+
+/// Refuses a name that no user has.
+///
+/// # Errors
+/// [`AccountError::Unknown`], or the database's.
+pub async fn need_user(database: &Database, name: &str) -> Result<(), AccountError> {
+    need(&mut database.reader().await?, name, "user").await.map(drop)
 }
 
 /// Row of an account of this kind (`org`), or of any (`account`).

@@ -123,6 +123,13 @@ impl Caller {
         self.held(path, is_public).and(self.limit_on(path))
     }
 
+    /// Tells whether a list may name the repository: by the account, since a token for the catalog
+    /// names no repositories.
+    #[must_use]
+    pub fn may_see(&self, path: &str, is_public: bool) -> bool {
+        self.held(path, is_public).allows(Action::Pull)
+    }
+
     /// What the account may do, whatever the credential.
     fn held(&self, path: &str, is_public: bool) -> Rights {
         if self.identity == Identity::Everyone {

@@ -119,6 +119,7 @@ impl Bench {
             content,
             tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
             condition: Condition::None,
+            rights: davit_registry::auth::Rights::ALL,
             by: None,
         };
         manifests::put(&self.registry, put).await

@@ -70,6 +70,17 @@ pub struct TokenRow {
     pub last_used_at: Option<i64>,
 }
 
+/// One repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepositoryRow {
+    /// Its name.
+    pub path: String,
+    /// `public` or `private`.
+    pub visibility: String,
+    /// Milliseconds since 1970.
+    pub created_at: i64,
+}
+
 /// One entry of the audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRow {
@@ -194,6 +205,23 @@ pub async fn tokens(database: &Database, account: &str) -> Result<Vec<TokenRow>,
             expires_at: row.get(5)?,
             last_used_at: row.get(6)?,
         })
+    })
+    .await
+}
+
+/// Repositories whose names begin with this text, by name.
+///
+/// # Errors
+/// The database's.
+pub async fn repositories(
+    database: &Database,
+    prefix: &str,
+) -> Result<Vec<RepositoryRow>, DbError> {
+    // No byte of a name comes after `z`.
+    let sql = "SELECT path, visibility, created_at FROM repo WHERE path >= $1 AND path < $2
+               ORDER BY path LIMIT $3";
+    list(database, sql, values![prefix, format!("{prefix}{{"), MOST], |row| {
+        Ok(RepositoryRow { path: row.get(0)?, visibility: row.get(1)?, created_at: row.get(2)? })
     })
     .await
 }

@@ -19,7 +19,7 @@ impl Site {
         (status, axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap().to_vec())
     }
 
-    async fn get(&self, query: &str, account: Option<(&str, &str)>) -> TokenResponse {
+    pub(super) async fn get(&self, query: &str, account: Option<(&str, &str)>) -> TokenResponse {
         let mut request = Request::get(format!("/token?{query}"));
         if let Some((name, password)) = account {
             request = request.header(header::AUTHORIZATION, basic(name, password));
