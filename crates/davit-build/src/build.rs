@@ -15,6 +15,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::{self, Sender},
     },
     time::Instant,
 };
@@ -50,7 +51,7 @@ use crate::{
         console::Console,
         network::{FindNetwork, JoinedNetwork},
     },
-    step::store_failed,
+    step::{Leftover, store_failed},
 };
 
 /// Takes note of layers; called from several threads, each layer perhaps several times, and must be
@@ -174,11 +175,7 @@ fn build_whole(
         request.target = None;
     }
     (environment.events)(BuildEvent::Read(request.dockerfile.bytes.as_slice().into()));
-    if request.sandbox.needs_salt() {
-        // Random bytes that stay in the store: without them nobody guesses a value from a key.
-        let salt = environment.store.secret_salt().map_err(store_failed)?;
-        request.sandbox.salt(&salt);
-    }
+    add_salt(request, environment.store)?;
     request.open_volumes();
     let known = (&mut remote, archive.as_ref(), scratch.dir());
     epoch::resolve(request, &dockerfile, &environment.for_calls(), known)?;
@@ -205,11 +202,13 @@ fn build_whole(
         let facts = |target| Arc::new(gather(known, (&plan, target), &inputs, detail));
         plan.targets().map(facts).collect::<Vec<_>>()
     });
-    let build =
-        Build { request, plan: &plan, inputs: &inputs, drafts: &drafts, environment, begun };
+    let (plan, inputs, drafts) = (&plan, &inputs, &drafts);
     std::thread::scope(|scope| {
         // The next build can use the digests even if this one fails.
         scope.spawn(|| inputs.save());
+        let (leftovers, left) = mpsc::channel::<Leftover<'_>>();
+        scope.spawn(move || left.into_iter().for_each(drop));
+        let build = Build { request, plan, inputs, drafts, environment, begun, leftovers };
         if let Some((id, console)) = by_hand {
             return build.run_at(scratch.dir(), id, console).map(Reached::Exited);
         }
@@ -229,6 +228,15 @@ fn build_whole(
         }
         Ok(Reached::Images(built))
     })
+}
+
+/// Salts the values that keys hold, with random bytes that stay in the store: without them nobody
+/// guesses a value from a key.
+fn add_salt(request: &mut BuildRequest, store: &Store) -> Result<(), BuildError> {
+    if request.sandbox.needs_salt() {
+        request.sandbox.salt(&store.secret_salt().map_err(store_failed)?);
+    }
+    Ok(())
 }
 
 fn warn(request: &BuildRequest, plan: &Plan, environment: &BuildEnvironment<'_, '_>) {
@@ -316,6 +324,8 @@ struct Build<'b, 's> {
     drafts: &'b Drafts<'s>,
     environment: &'b BuildEnvironment<'b, 's>,
     begun: Instant,
+    /// Removes what commands leave, beside the steps that follow.
+    leftovers: Sender<Leftover<'s>>,
 }
 
 fn parse_failed(request: &BuildRequest, error: ParseError) -> BuildError {

@@ -21,6 +21,7 @@ use rustix::fs::{Mode, OFlags};
 
 pub(crate) use self::selectors::Selectors;
 use self::{
+    read::Root,
     stat_cache::StatCache,
     walk::{Scope, WalkError, stamp_of, walk},
 };
@@ -41,7 +42,7 @@ const RACY_REMOTE_NS: i64 = 3_000_000_000;
 /// A directory as build context.
 #[derive(Debug)]
 pub(crate) struct Context {
-    root: OwnedFd,
+    root: Root,
     path: PathBuf,
     /// The selected files.
     pub(crate) set: FileSet,
@@ -88,7 +89,7 @@ impl Context {
         })
         .map_err(|error| walk_failed(path, error))?;
         let threads = options.threads;
-        let path = path.to_path_buf();
+        let (root, path) = (Root::new(root), path.to_path_buf());
         let read_at_ns = i64::MAX;
         Ok(Self { root, path, set, cache, cache_path, threads, dirty: false, read_at_ns })
     }
@@ -171,19 +172,19 @@ impl Context {
         if !self.dirty {
             return;
         }
-        let limit = self.read_at_ns.saturating_sub(racy_margin(&self.root));
-        let seen: Vec<_> = self
+        let limit = self.read_at_ns.saturating_sub(racy_margin(self.root.directory()));
+        let stamped = |entry| Some((stamp_of(entry)?, entry.digest?, entry));
+        let seen = self
             .set
             .entries
             .iter()
-            .filter_map(|entry| Some((stamp_of(entry)?, entry.digest?, entry)))
+            .filter_map(stamped)
             .filter(|(stamp, _, entry)| {
                 let old = stamp.mtime_ns.max(stamp.ctime_ns) < limit;
                 entry.capability.is_none() && (old || self.cache.get(stamp).is_some())
             })
-            .map(|(stamp, digest, _)| (stamp, digest))
-            .collect();
-        if let Err(error) = self.cache.save(&self.cache_path, &seen) {
+            .map(|(stamp, digest, _)| (stamp, digest));
+        if let Err(error) = self.cache.save(&self.cache_path, seen) {
             tracing::warn!(%error, "cannot remember the digests of the build context");
         }
     }

@@ -16,7 +16,7 @@ mod squash;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool, atomic::Ordering},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool, atomic::Ordering, mpsc::Sender},
     time::{Duration, Instant},
 };
 
@@ -26,7 +26,7 @@ use davit_snapshot::Snapshots;
 use davit_store::{Flight, Lease, Store};
 
 use self::by_hand::FailedSlot;
-pub(crate) use self::elsewhere::in_result;
+pub(crate) use self::{elsewhere::in_result, run::Leftover};
 use crate::{
     BuildEvent, CachePolicy, EventSink, FinalLayers, StepId,
     admission::{Class, Place, Places},
@@ -94,6 +94,8 @@ pub(crate) struct Session<'b, 's> {
     pub(crate) in_result: BTreeSet<NodeId>,
     /// Told of layers of the images as they become final.
     pub(crate) finals: Option<FinalLayers<'b>>,
+    /// Takes what commands leave, to remove it beside the steps that follow.
+    pub(crate) leftovers: Sender<Leftover<'s>>,
     /// Cache mounts that commands used.
     pub(crate) used_mounts: Mutex<BTreeSet<String>>,
     /// Whether what cache mounts hold counts.

@@ -216,6 +216,7 @@ impl Engine {
         progress: &dyn Progress,
         cancelled: &Arc<AtomicBool>,
     ) -> Result<BuildReport, BuildFailure> {
+        davit_sys::heap::expect_much();
         let platforms = command.platforms()?;
         let lease = self.store().lease("build")?;
         let recorder = Recorder::begin(self, &lease, &command);

@@ -10,7 +10,7 @@ use std::{
 /// Bytes that are handed over at a time.
 const PIECE: usize = 512 << 10;
 /// Pieces that may wait, beside the one that is filled and the one that is written.
-const WAITING: usize = 1;
+const WAITING: usize = 4;
 
 /// Hands what is written to `W` on another thread; [`Self::finish`] tells whether all arrived.
 #[derive(Debug)]

@@ -18,8 +18,7 @@ pub fn populate(bytes: usize) {
         (libc::M_TRIM_THRESHOLD, KEPT),
     ];
     for (setting, value) in settings {
-        // SAFETY: mallopt(3) changes settings of the allocator; no memory is passed.
-        unsafe { libc::mallopt(setting, value) };
+        set(setting, value);
     }
     let before = end_of_heap();
     // More than the heap has left from the start (132 KiB) makes it grow.
@@ -33,6 +32,22 @@ pub fn populate(bytes: usize) {
         // time only.
         unsafe { libc::madvise(start, length, libc::MADV_POPULATE_WRITE) };
     }
+}
+
+/// Room that the heap of each thread, and the program's own, is given at once in a process that
+/// [expects much](expect_much); what is not used costs addresses only.
+const ROOM: libc::c_int = 8 << 20;
+
+/// Prepares for tens of MiB in small pieces: the heaps of threads otherwise grow by 4 KiB, each by a
+/// call that stops the page faults of all threads (measured in a walk of 50,000 files by two
+/// threads: 3,000 calls, a third of the time).
+pub fn expect_much() {
+    set(libc::M_TOP_PAD, ROOM);
+}
+
+fn set(setting: libc::c_int, value: libc::c_int) {
+    // SAFETY: mallopt(3) changes settings of the allocator; no memory is passed.
+    unsafe { libc::mallopt(setting, value) };
 }
 
 fn page_size() -> usize {
@@ -50,6 +65,7 @@ mod tests {
     #[test]
     fn memory_stays_usable() {
         super::populate(512 << 10);
+        super::expect_much();
         let blocks: Vec<Vec<u8>> = (1..100).map(|size| vec![1; size * 1000]).collect();
         assert!(blocks.iter().flatten().all(|byte| *byte == 1));
     }

@@ -1,10 +1,14 @@
 //! Reads files of a context: never through a symlink, and never a mixture of two states.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     io::{self, Read},
     os::fd::OwnedFd,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use rustix::{
@@ -28,7 +32,7 @@ const BUFFER: usize = 256 * 1024;
 /// Files that are to be read, and what ends it.
 #[derive(Clone, Copy)]
 pub(crate) struct Files<'a> {
-    pub(crate) root: &'a OwnedFd,
+    pub(crate) root: &'a Root,
     pub(crate) set: &'a FileSet,
     pub(crate) cancelled: &'a AtomicBool,
 }
@@ -57,20 +61,67 @@ impl From<ReadError> for io::Error {
 }
 
 /// Opens a regular file below `root`; a symlink anywhere on the way is an error.
-fn open_any(root: &OwnedFd, path: &[u8]) -> Result<File, Errno> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let open = |flags| rustix::fs::openat2(root, path, flags, Mode::empty(), resolve);
-    match open(flags) {
+fn open_any(root: &Root, path: &[u8]) -> Result<File, Errno> {
+    let (directory, name) = root.parent(path)?;
+    let open = |flags| open_beneath(&directory, name, flags);
+    match open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
         // Of a socket, which cannot be opened, nothing is read.
-        Err(Errno::NXIO) => open(OFlags::PATH | OFlags::CLOEXEC),
+        Err(Errno::NXIO) => open(OFlags::PATH),
         opened => opened,
     }
     .map(File::from)
 }
 
+fn open_beneath(directory: &OwnedFd, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(directory, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+/// Directories that a [`Root`] keeps open; each thread that reads is in one or two at a time.
+const KEPT: usize = 16;
+
+/// The root of a context, with the directories that files were opened in last: to look for each
+/// file from the root costs several times as much.
+#[derive(Debug)]
+pub(crate) struct Root {
+    directory: Arc<OwnedFd>,
+    recent: Mutex<VecDeque<Recent>>,
+}
+
+/// The path of a directory below the root, and the directory.
+type Recent = (Box<[u8]>, Arc<OwnedFd>);
+
+impl Root {
+    pub(crate) fn new(directory: OwnedFd) -> Self {
+        Self { directory: Arc::new(directory), recent: Mutex::default() }
+    }
+
+    pub(crate) fn directory(&self) -> &OwnedFd {
+        &self.directory
+    }
+
+    /// The directory of a path, and the name in it.
+    fn parent<'p>(&self, path: &'p [u8]) -> Result<(Arc<OwnedFd>, &'p [u8]), Errno> {
+        let Some(slash) = path.iter().rposition(|&byte| byte == b'/') else {
+            return Ok((Arc::clone(&self.directory), path));
+        };
+        let (parent, name) = (&path[..slash], &path[slash + 1..]);
+        let lock = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().iter().find(|(at, _)| **at == *parent).map(|(_, it)| Arc::clone(it));
+        if let Some(known) = known {
+            return Ok((known, name));
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let opened = Arc::new(open_beneath(&self.directory, parent, flags)?);
+        let mut recent = lock();
+        recent.truncate(KEPT - 1);
+        recent.push_front((parent.into(), Arc::clone(&opened)));
+        Ok((opened, name))
+    }
+}
+
 /// Opens the file of an entry and checks that it is in the state that was walked.
-pub(crate) fn open(root: &OwnedFd, entry: &FileEntry) -> Result<File, ReadError> {
+pub(crate) fn open(root: &Root, entry: &FileEntry) -> Result<File, ReadError> {
     let file = open_any(root, &entry.path).map_err(gone_is_changed)?;
     if is_same(&file, entry)? { Ok(file) } else { Err(ReadError::Changed) }
 }

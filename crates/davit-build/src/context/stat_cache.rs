@@ -96,7 +96,11 @@ impl StatCache {
     ///
     /// # Errors
     /// When the file cannot be written; nothing is lost then but time.
-    pub(crate) fn save(&self, path: &Path, seen: &[(Stamp, ContentDigest)]) -> std::io::Result<()> {
+    pub(crate) fn save(
+        &self,
+        path: &Path,
+        seen: impl Iterator<Item = (Stamp, ContentDigest)> + Clone,
+    ) -> std::io::Result<()> {
         let bytes = self.merged(seen);
         // Nothing asks any more, and what is built meanwhile needs memory.
         if let Some(map) = &self.bytes {
@@ -107,15 +111,16 @@ impl StatCache {
         fs_err::rename(&temporary, path)
     }
 
-    fn merged(&self, seen: &[(Stamp, ContentDigest)]) -> Vec<u8> {
+    fn merged(&self, seen: impl Iterator<Item = (Stamp, ContentDigest)> + Clone) -> Vec<u8> {
         // Most of what was known is met again.
-        let wanted = seen.len().max(self.used()) * 3 / 2 + 8;
+        let count = seen.clone().count();
+        let wanted = count.max(self.used()) * 5 / 4 + 8;
         let slots = wanted.next_power_of_two();
         let mut bytes = vec![0; HEADER + slots * RECORD];
         for (stamp, digest) in seen {
-            insert(&mut bytes[HEADER..], slots, stamp, digest, 0);
+            insert(&mut bytes[HEADER..], slots, &stamp, &digest, 0);
         }
-        let mut room = slots * 7 / 8 - seen.len();
+        let mut room = slots * 7 / 8 - count;
         for slot in 0..self.slots {
             let Some(record) = self.record(slot).filter(|record| !is_free(record)) else {
                 continue;
@@ -228,7 +233,8 @@ mod tests {
     fn remembers_only_the_same_state() {
         let empty = StatCache::default();
         assert_eq!(empty.get(&stamp(1)), None);
-        let cache = parse(&empty.merged(&[(stamp(1), known(1)), (stamp(2), known(2))])).unwrap();
+        let cache =
+            parse(&empty.merged([(stamp(1), known(1)), (stamp(2), known(2))].into_iter())).unwrap();
         assert_eq!(cache.get(&stamp(1)), Some(known(1)));
         assert_eq!(cache.get(&stamp(2)), Some(known(2)));
         assert_eq!(cache.get(&stamp(3)), None);
@@ -244,12 +250,13 @@ mod tests {
 
     #[test]
     fn forgets_what_no_walk_met() {
-        let mut cache = parse(&StatCache::default().merged(&[(stamp(1), known(1))])).unwrap();
+        let mut cache =
+            parse(&StatCache::default().merged([(stamp(1), known(1))].into_iter())).unwrap();
         for _ in 0..KEEP_UNSEEN {
-            cache = parse(&cache.merged(&[(stamp(2), known(2))])).unwrap();
+            cache = parse(&cache.merged([(stamp(2), known(2))].into_iter())).unwrap();
             assert_eq!(cache.get(&stamp(1)), Some(known(1)));
         }
-        cache = parse(&cache.merged(&[(stamp(2), known(2))])).unwrap();
+        cache = parse(&cache.merged([(stamp(2), known(2))].into_iter())).unwrap();
         assert_eq!(cache.get(&stamp(1)), None);
         assert_eq!(cache.get(&stamp(2)), Some(known(2)));
     }
@@ -259,8 +266,8 @@ mod tests {
         let all = |range: std::ops::Range<u64>| -> Vec<_> {
             range.map(|inode| (stamp(inode), known(1))).collect()
         };
-        let before = parse(&StatCache::default().merged(&all(0..1000))).unwrap();
-        let after = parse(&before.merged(&all(1000..2000))).unwrap();
+        let before = parse(&StatCache::default().merged(all(0..1000).into_iter())).unwrap();
+        let after = parse(&before.merged(all(1000..2000).into_iter())).unwrap();
         assert_eq!(after.slots, before.slots);
         assert!((1000..2000).all(|inode| after.get(&stamp(inode)).is_some()));
         assert!((0..1000).any(|inode| after.get(&stamp(inode)).is_some()));
@@ -268,16 +275,17 @@ mod tests {
 
     #[test]
     fn a_new_state_replaces_the_old() {
-        let cache = parse(&StatCache::default().merged(&[(stamp(1), known(1))])).unwrap();
+        let cache =
+            parse(&StatCache::default().merged([(stamp(1), known(1))].into_iter())).unwrap();
         let newer = Stamp { mtime_ns: 9, ..stamp(1) };
-        let cache = parse(&cache.merged(&[(newer, known(2))])).unwrap();
+        let cache = parse(&cache.merged([(newer, known(2))].into_iter())).unwrap();
         assert_eq!(cache.get(&newer), Some(known(2)));
         assert_eq!(cache.get(&stamp(1)), None);
     }
 
     #[test]
     fn takes_no_damaged_file() {
-        let good = StatCache::default().merged(&[(stamp(1), known(1))]);
+        let good = StatCache::default().merged([(stamp(1), known(1))].into_iter());
         for index in 0..good.len() {
             let mut bad = good.clone();
             bad[index] ^= 0x10;
@@ -292,7 +300,7 @@ mod tests {
         #[test]
         fn finds_everything(inodes in proptest::collection::hash_set(any::<u64>(), 0..200)) {
             let seen: Vec<_> = inodes.iter().map(|&inode| (stamp(inode), known(1))).collect();
-            let cache = parse(&StatCache::default().merged(&seen)).unwrap();
+            let cache = parse(&StatCache::default().merged(seen.into_iter())).unwrap();
             prop_assert!(inodes.iter().all(|&inode| cache.get(&stamp(inode)).is_some()));
         }
 

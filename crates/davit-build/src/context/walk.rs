@@ -10,7 +10,7 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
@@ -57,10 +57,25 @@ struct Task {
     above: Above,
 }
 
-/// What a directory holds; a child directory that is walked has the index of its own result.
+/// An entry of a directory; a directory that is walked has the index of its own result.
+type Listed = (FileEntry, Option<usize>, Keep);
+
+/// What a directory holds.
 #[derive(Default)]
 struct Listing {
-    entries: Vec<(FileEntry, Option<usize>, Keep)>,
+    entries: Vec<Listed>,
+}
+
+/// What a thread uses for one directory after the other.
+struct Buffers {
+    raw: Box<[MaybeUninit<u8>]>,
+    entries: Vec<Listed>,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self { raw: Box::new_uninit_slice(32 * 1024), entries: Vec::new() }
+    }
 }
 
 /// Whether an entry is part of the result.
@@ -76,6 +91,8 @@ enum Keep {
 struct Queue {
     tasks: Vec<Task>,
     open: usize,
+    /// Threads that wait for one.
+    waiting: usize,
     failed: Option<WalkError>,
 }
 
@@ -105,7 +122,7 @@ pub(crate) fn walk(root: &OwnedFd, scope: Scope<'_>) -> Result<FileSet, WalkErro
     };
     let walk = Walk {
         scope,
-        queue: Mutex::new(Queue { tasks: vec![first], open: 1, failed: None }),
+        queue: Mutex::new(Queue { tasks: vec![first], open: 1, ..Queue::default() }),
         changed: Condvar::new(),
         next_id: AtomicUsize::new(1),
     };
@@ -159,16 +176,17 @@ fn flatten(root: FileEntry, mut listings: Vec<Listing>) -> Vec<FileEntry> {
 }
 
 impl Walk<'_> {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn work(&self) -> Vec<(usize, Listing)> {
         let mut listings = Vec::new();
-        let mut buffer = vec![MaybeUninit::uninit(); 32 * 1024];
-        while let Some(task) = self.take() {
+        let mut buffers = Buffers::default();
+        let mut next = self.take(self.lock());
+        while let Some(task) = next {
             let mut found = Vec::new();
-            let outcome = self.read(&task, &mut buffer, &mut found);
+            let outcome = self.read(&task, &mut buffers, &mut found);
             let mut queue = self.lock();
             match outcome {
                 Ok(listing) => listings.push((task.id, listing)),
@@ -180,15 +198,18 @@ impl Walk<'_> {
             queue.open -= 1;
             // The first child is taken first: few descriptors are open at a time.
             queue.tasks.extend(found.into_iter().rev());
-            drop(queue);
-            self.changed.notify_all();
+            // To wake nobody is a system call all the same.
+            let is_news = queue.tasks.len() > 1 || queue.open == 0 || queue.failed.is_some();
+            if queue.waiting > 0 && is_news {
+                self.changed.notify_all();
+            }
+            next = self.take(queue);
         }
         listings
     }
 
     /// Waits for a directory; `None` when all are done or one failed.
-    fn take(&self) -> Option<Task> {
-        let mut queue = self.lock();
+    fn take<'q>(&'q self, mut queue: MutexGuard<'q, Queue>) -> Option<Task> {
         loop {
             if queue.failed.is_some() || queue.open == 0 {
                 return None;
@@ -196,14 +217,16 @@ impl Walk<'_> {
             if let Some(task) = queue.tasks.pop() {
                 return Some(task);
             }
+            queue.waiting += 1;
             queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.waiting -= 1;
         }
     }
 
     fn read(
         &self,
         task: &Task,
-        buffer: &mut [MaybeUninit<u8>],
+        Buffers { raw, entries }: &mut Buffers,
         found: &mut Vec<Task>,
     ) -> Result<Listing, WalkError> {
         let fail = |errno| failure(&task.path, errno);
@@ -218,17 +241,19 @@ impl Walk<'_> {
         let directory =
             rustix::fs::openat(&*task.parent, name, flags, Mode::empty()).map_err(fail)?;
         let directory = Arc::new(directory);
-        let mut listing = Listing::default();
-        let mut raw = RawDir::new(directory.as_fd(), buffer);
-        while let Some(item) = raw.next() {
+        entries.clear();
+        let mut items = RawDir::new(directory.as_fd(), raw);
+        while let Some(item) = items.next() {
             let item = item.map_err(fail)?;
             let name = item.file_name();
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
             }
-            self.visit(task, &directory, name, (&mut listing, found))?;
+            self.visit(task, &directory, name, (entries, found))?;
         }
-        listing.entries.sort_unstable_by(|(left, ..), (right, ..)| left.path.cmp(&right.path));
+        entries.sort_unstable_by(|(left, ..), (right, ..)| left.path.cmp(&right.path));
+        let mut listing = Listing { entries: Vec::with_capacity(entries.len()) };
+        listing.entries.append(entries);
         Ok(listing)
     }
 
@@ -237,7 +262,7 @@ impl Walk<'_> {
         task: &Task,
         directory: &Arc<OwnedFd>,
         name: &CStr,
-        (listing, found): (&mut Listing, &mut Vec<Task>),
+        (entries, found): (&mut Vec<Listed>, &mut Vec<Task>),
     ) -> Result<(), WalkError> {
         let Some(reach) = self.scope.selectors.child(&task.reach, name.to_bytes()) else {
             return Ok(());
@@ -278,7 +303,7 @@ impl Walk<'_> {
         }
         let partly = is_directory && matches!(reach, Reach::Partly { .. });
         let keep = if ignored || partly { Keep::AsParent } else { Keep::Always };
-        listing.entries.push((entry, id, keep));
+        entries.push((entry, id, keep));
         Ok(())
     }
 }

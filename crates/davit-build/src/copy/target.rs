@@ -259,7 +259,8 @@ impl<'a> Target<'a> {
     /// The outputs in order, with the directories above them as they are.
     pub(crate) fn finish(self) -> Vec<Output> {
         let below = self.below;
-        let mut outputs: Vec<Output> = self.outputs.into_iter().flatten().collect();
+        #[expect(clippy::filter_map_identity, reason = "`flatten` does not collect in place")]
+        let mut outputs: Vec<Output> = self.outputs.into_iter().filter_map(|it| it).collect();
         let mut known: HashSet<&[u8]> = outputs
             .iter()
             .filter(|output| output.content.is_directory())

@@ -79,7 +79,9 @@ impl Session<'_, '_> {
         let targets = spec.mounts.iter().map(|mount| mount.target.as_str()).chain(of_devices);
         remove_stubs(&mut changes.changes, &merged, targets);
         let stored = self.store_changes(node, &changes.changes, &changes, Some(times));
-        drop((written, place));
+        drop(place);
+        // Thousands of files take their time. Nobody receives once the build has ended.
+        let _ended = self.leftovers.send(Leftover { _written: written, _scratch: scratch });
         stored
     }
 
@@ -219,6 +221,12 @@ pub(super) struct Job<'a> {
 /// The time that a file system would give now: it lags behind that of programs.
 fn file_clock_seconds() -> i64 {
     rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse).tv_sec
+}
+
+/// What a command leaves when its layer is made: removed when dropped.
+pub(crate) struct Leftover<'s> {
+    _written: Written,
+    _scratch: LayerIngest<'s>,
 }
 
 /// What a command wrote, removed when the layer is made or the command has failed: on a tmpfs

@@ -62,9 +62,10 @@ fn a_first_copy_reads_each_file_once() {
     }
     assert!(command.status().unwrap().success());
     let calls = fs::read_to_string(&log).unwrap();
+    // By whatever directory: both names are there once.
     let opened = |name: &str| calls.lines().filter(|line| line.contains(name)).count();
-    assert_eq!(opened("\"src/d3/f10\""), 1);
-    assert_eq!(opened("\"src/large\""), 1);
+    assert_eq!(opened("f10\""), 1);
+    assert_eq!(opened("large\""), 1);
 }
 
 #[test]
