@@ -35,12 +35,19 @@ pub(crate) fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
 
 fn read(arguments: &[OsString]) -> Result<Cli, clap::Error> {
     // A variable that is set to nothing is not set.
-    let command = ["root", "run_root"].into_iter().fold(Cli::command(), |command, root| {
+    let mut command = ["root", "run_root"].into_iter().fold(Cli::command(), |command, root| {
         command.mut_arg(root, |flag| match flag.get_env().is_some_and(environment::is_empty) {
             true => flag.env(Resettable::Reset),
             false => flag,
         })
     });
+    if verb(arguments).is_some_and(|at| arguments[at] == "registry") {
+        // A registry's folder is another than that of images and containers.
+        command = command.mut_arg("root", |flag| {
+            let help = "Folder of the registry (default /var/lib/davit-registry)";
+            flag.env(Resettable::Reset).help(help)
+        });
+    }
     Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)
 }
 

@@ -119,6 +119,8 @@ pub(crate) enum Command {
     Login(commands::login::LoginArgs),
     /// Log out from a registry
     Logout(commands::login::LogoutArgs),
+    /// Run a registry: its server, accounts, rights and cleaning
+    Registry(Box<commands::registry::RegistryArgs>),
     /// Search a registry for images
     Search(commands::search::SearchArgs),
     /// Return low-level information on containers, images, networks and volumes
@@ -150,6 +152,11 @@ impl Context {
     /// A configuration file that cannot be read.
     pub(crate) fn config(&self) -> Result<Config, CliError> {
         environment::config(&self.global)
+    }
+
+    /// The folder that `--root` names, or the variable where the verb reads it.
+    pub(crate) fn given_root(&self) -> Option<&std::path::Path> {
+        self.global.root.as_deref()
     }
 
     /// The engine on the roots that the user named.
@@ -215,6 +222,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
         Command::Copy(args) => commands::copy::run(&args, &context),
         Command::Login(args) => commands::login::run(args, &context),
         Command::Logout(args) => commands::login::logout(&args, &context),
+        Command::Registry(args) => commands::registry::run(*args, &context),
         Command::Search(args) => commands::search::run(&args, &context),
         Command::Images(args) => commands::images::run(&args, &context),
         Command::Image(command) => commands::image::run(command, &context),

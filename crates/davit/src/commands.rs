@@ -22,6 +22,7 @@ pub(crate) mod network;
 pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod registry;
 pub(crate) mod rmi;
 pub(crate) mod save;
 pub(crate) mod search;

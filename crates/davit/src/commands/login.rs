@@ -149,7 +149,7 @@ fn account(args: LoginArgs, known: Option<&Account>) -> Result<Account, CliError
 }
 
 /// Reads standard input to its end.
-fn read_password() -> Result<String, CliError> {
+pub(super) fn read_password() -> Result<String, CliError> {
     let mut password = String::new();
     io::stdin().take(PASSWORD_BYTES).read_to_string(&mut password).map_err(io_error)?;
     Ok(password.trim_end_matches(['\r', '\n']).to_owned())

@@ -1,0 +1,179 @@
+//! `davit registry VERB`: a registry's accounts and rights.
+
+mod audit;
+mod grant;
+mod organisation;
+mod repository;
+mod token;
+mod user;
+
+use std::path::PathBuf;
+
+use davit_engine::Hint;
+use davit_registry::{
+    auth::{AccountError, GlobError, NameError, PasswordError, RoleError, ScopeError},
+    config::Places,
+    db::{Database, DbError, Location},
+};
+
+use crate::{cli::Context, error::CliError};
+
+const ROOT: &str = "/var/lib/davit-registry";
+
+// Arguments of `davit registry`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RegistryArgs {
+    /// Database, if not in the registry's folder: postgres://USER:PASSWORD@HOST/NAME
+    #[arg(long, global = true, value_name = "URL")]
+    db: Option<String>,
+    /// Store of blobs, if not in the registry's folder: s3://BUCKET
+    #[arg(long, global = true, value_name = "URL")]
+    store: Option<String>,
+    #[command(subcommand)]
+    command: RegistryCommand,
+}
+
+/// Verbs of `davit registry`.
+#[derive(Debug, clap::Subcommand)]
+#[command(
+    defer = true,
+    after_help = "\
+The registry's folder is --root (default /var/lib/davit-registry; DAVIT_ROOT is not read here).
+Changes count at once, also where a server is running on the same folder or database."
+)]
+pub(crate) enum RegistryCommand {
+    /// Manage users
+    #[command(subcommand)]
+    User(user::UserCommand),
+    /// Manage organisations
+    #[command(subcommand)]
+    Org(organisation::OrgCommand),
+    /// Manage teams of organisations
+    #[command(subcommand)]
+    Team(organisation::TeamCommand),
+    /// Manage what users, robots, teams and members may do with repositories
+    #[command(subcommand)]
+    Grant(grant::GrantCommand),
+    /// Manage robots: accounts of machines
+    #[command(subcommand)]
+    Robot(token::RobotCommand),
+    /// Manage access tokens
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Manage repositories
+    #[command(subcommand)]
+    Repo(repository::RepoCommand),
+    /// Show or check the audit log
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+}
+
+/// Runs `davit registry`.
+///
+/// # Errors
+/// The verb's.
+pub(crate) fn run(args: RegistryArgs, context: &Context) -> Result<u8, CliError> {
+    let places = places(&args, context)?;
+    match args.command {
+        RegistryCommand::User(command) => user::run(command, &places),
+        RegistryCommand::Org(command) => organisation::run(command, &places),
+        RegistryCommand::Team(command) => organisation::run_team(command, &places),
+        RegistryCommand::Grant(command) => grant::run(command, &places),
+        RegistryCommand::Robot(command) => token::run_robot(command, &places),
+        RegistryCommand::Token(command) => token::run(command, &places),
+        RegistryCommand::Repo(command) => repository::run(command, &places),
+        RegistryCommand::Audit(command) => audit::run(command, &places),
+    }
+}
+
+/// Where the registry is.
+fn places(args: &RegistryArgs, context: &Context) -> Result<Places, CliError> {
+    let database = match args.db.as_deref() {
+        None => None,
+        Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+            Some(Location::Postgres(url.to_owned()))
+        }
+        // The URL may hold a password.
+        Some(_) => return Err(CliError::usage("--db takes a URL of the form postgres://…")),
+    };
+    let root = context.given_root().map_or_else(|| PathBuf::from(ROOT), PathBuf::from);
+    Ok(Places { root, database, store: args.store.clone() })
+}
+
+/// Does something with the registry's database.
+fn with_database<T, E: Into<Fault>>(
+    places: &Places,
+    work: impl AsyncFnOnce(&Database) -> Result<T, E>,
+) -> Result<T, CliError> {
+    if places.database.is_none() {
+        make_root(&places.root)?;
+    }
+    let location = places.database();
+    let outcome = davit_registry::server::block_on(async {
+        let database = Database::open(&location).await.map_err(Fault::from)?;
+        let outcome = work(&database).await.map_err(Into::into);
+        database.close().await;
+        outcome
+    });
+    let done: Result<T, Fault> = outcome.map_err(crate::error::io_error)?;
+    Ok(done?)
+}
+
+/// The folder holds hashes of passwords and keys: it is its owner's alone.
+fn make_root(root: &std::path::Path) -> Result<(), CliError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(root).map_err(|error| {
+        CliError::user(format!("cannot make the registry's folder {}: {error}", root.display()))
+    })
+}
+
+/// Why a verb is refused.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    #[error(transparent)]
+    Database(#[from] DbError),
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error(transparent)]
+    Glob(#[from] GlobError),
+    #[error(transparent)]
+    Role(#[from] RoleError),
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
+    #[error("{0}")]
+    Text(String),
+}
+
+impl Hint for Fault {
+    fn hints(&self) -> Vec<String> {
+        let Self::Account(error) = self else { return Vec::new() };
+        match error {
+            AccountError::HasRepositories(name) => vec![
+                format!("davit registry repo ls {name}/"),
+                format!("davit registry user disable {name}, to keep the account out"),
+            ],
+            AccountError::LastOwner(_, org) => {
+                vec![format!("davit registry org member add {org} USER --owner")]
+            }
+            AccountError::NotMember(account, org) => {
+                vec![format!("davit registry org member add {org} {account}")]
+            }
+            AccountError::OutsideNamespace(_, owner) => {
+                vec![format!("patterns such as {owner}/* or {owner}/** will do")]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// RFC 3339, in seconds of UTC.
+fn date(milliseconds: i64) -> String {
+    let time = davit_engine::image::Timestamp::from_unix_seconds(milliseconds / 1000);
+    time.map(|time| time.to_string()).unwrap_or_default()
+}
