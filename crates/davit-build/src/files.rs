@@ -246,7 +246,10 @@ fn pop_component(path: &mut Vec<u8>) {
 
 /// Joins two paths without leading `/`.
 pub(crate) fn join(base: &[u8], rest: &[u8]) -> Vec<u8> {
-    let mut path = base.to_vec();
+    let slash = usize::from(!base.is_empty() && !rest.is_empty());
+    // Paths are many: none is moved to grow.
+    let mut path = Vec::with_capacity(base.len() + slash + rest.len());
+    path.extend_from_slice(base);
     if !rest.is_empty() {
         push_component(&mut path, rest);
     }

@@ -17,7 +17,7 @@ use rustix::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::walk::{entry as entry_of, stamp_of};
+use super::walk::{entry as entry_of, stamp, stamp_of};
 use crate::{
     cancel::check,
     files::{FileEntry, FileKind, FileSet},
@@ -158,8 +158,7 @@ fn gone_is_changed(errno: Errno) -> ReadError {
 }
 
 fn is_same(file: &File, entry: &FileEntry) -> Result<bool, ReadError> {
-    let now = entry_of(entry.path.to_vec(), &rustix::fs::fstat(file)?);
-    Ok(now.is_some_and(|now| stamp_of(&now) == stamp_of(entry)))
+    Ok(stamp(&rustix::fs::fstat(file)?) == stamp_of(entry))
 }
 
 /// Reads the files at `indices` of the set; gives them back with digest and capability, and with

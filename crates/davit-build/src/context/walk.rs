@@ -335,9 +335,19 @@ pub(crate) fn stamp_of(entry: &FileEntry) -> Option<Stamp> {
     })
 }
 
-/// Makes an entry; `None` for what is never copied. A context's files belong to root.
-pub(crate) fn entry(path: Vec<u8>, stat: &rustix::fs::Stat) -> Option<FileEntry> {
-    let kind = match FileType::from_raw_mode(stat.st_mode) {
+/// What tells the state of a file; `None` if it is not regular.
+pub(crate) fn stamp(stat: &rustix::fs::Stat) -> Option<Stamp> {
+    kind_of(stat).filter(|kind| *kind == FileKind::Regular).map(|_| Stamp {
+        device: stat.st_dev,
+        inode: stat.st_ino,
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        mtime_ns: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
+        ctime_ns: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
+    })
+}
+
+fn kind_of(stat: &rustix::fs::Stat) -> Option<FileKind> {
+    Some(match FileType::from_raw_mode(stat.st_mode) {
         // Nobody can connect to a copy: it is a file without content, as with BuildKit.
         FileType::RegularFile | FileType::Socket => FileKind::Regular,
         FileType::Directory => FileKind::Directory,
@@ -345,14 +355,16 @@ pub(crate) fn entry(path: Vec<u8>, stat: &rustix::fs::Stat) -> Option<FileEntry>
         FileType::CharacterDevice => FileKind::CharDevice,
         FileType::BlockDevice => FileKind::BlockDevice,
         FileType::Fifo => FileKind::Fifo,
-        _ => return None,
-    };
+        FileType::Unknown => return None,
+    })
+}
+
+/// Makes an entry; `None` for what is never copied. A context's files belong to root.
+pub(crate) fn entry(path: Vec<u8>, stat: &rustix::fs::Stat) -> Option<FileEntry> {
+    let kind = kind_of(stat)?;
     let regular = kind == FileKind::Regular;
-    let identity = Identity {
-        device: stat.st_dev,
-        inode: stat.st_ino,
-        ctime_ns: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
-    };
+    let ctime_ns = nanoseconds(stat.st_ctime, stat.st_ctime_nsec);
+    let identity = Identity { device: stat.st_dev, inode: stat.st_ino, ctime_ns };
     let device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
     Some(FileEntry {
         path: path.into(),

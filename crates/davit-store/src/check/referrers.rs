@@ -37,12 +37,12 @@ impl Store {
             let rows = self
                 .database
                 .read("check what refers to images", |c| referrers_of(c, &subject).map_err(sql))?;
-            let kept = rows.iter().filter_map(|row| self.manifest(&row.digest));
+            let mut kept = rows.iter().filter_map(|row| self.manifest(&row.digest));
             let is_same = |other: Manifest| {
                 other.subject.is_some_and(|it| it.digest == subject)
                     && other.artifact_type == manifest.artifact_type
             };
-            if !kept.map(is_same).any(|is_same| is_same) {
+            if !kept.any(is_same) {
                 // The last one is the newest.
                 lost.insert((subject, manifest.artifact_type.clone()), digest);
             }
