@@ -150,7 +150,7 @@ impl Reach {
 }
 
 /// What a build gave.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct BuildReport {
     /// Its name among all builds that are remembered: `BUILDER/NODE/ID`.
     pub reference: String,
@@ -283,16 +283,8 @@ impl Engine {
         if let Some((at, console)) = &command.at {
             let at = (at, &**console);
             let code = davit_build::build_at(&mut command.request, &environment, at)?;
-            let (images, provenance, materials) = (Vec::new(), Vec::new(), Vec::new());
-            let (exported, exit_code) = (None, Some(code));
-            return Ok(BuildReport {
-                reference,
-                images,
-                exported,
-                exit_code,
-                provenance,
-                materials,
-            });
+            let exit_code = Some(code);
+            return Ok(BuildReport { reference, exit_code, ..BuildReport::default() });
         }
         let BuildCommand { mut request, outputs, cache_to, inline_cache, attestations, .. } =
             command;

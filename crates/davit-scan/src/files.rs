@@ -119,7 +119,7 @@ fn sha1_of(tar: &File, file: &Wanted, cancelled: &AtomicBool) -> io::Result<Stri
 
 /// What no extent covers reads as zeros.
 fn holes(digester: &mut Sha1, mut length: u64, cancelled: &AtomicBool) {
-    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     while length > 0 && !cancelled.load(Ordering::Relaxed) {
         let part = usize::try_from(length).unwrap_or(ZEROS.len()).min(ZEROS.len());
         digester.update(&ZEROS[..part]);

@@ -138,7 +138,7 @@ mod tests {
             let found = metadata(&mut files).unwrap()[LAYERS].clone();
             assert_eq!(found, json!({"step0:0": [[base]], "step3:0": [[base]]}));
             let mut none = plain.clone();
-            StepChains::default().add_to(&mut none, &[one.clone()]);
+            StepChains::default().add_to(&mut none, std::slice::from_ref(&one));
             assert_eq!(none, plain);
         }
         rename(&mut json!({"layers": 1}), &HashMap::new());

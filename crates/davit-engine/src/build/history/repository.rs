@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 /// Largest file of a repository that is read.
 const LIMIT: u64 = 1 << 20;
+/// Longest address that is told, in bytes.
+const LONGEST_URL: usize = 2048;
 /// Most directories that are climbed.
 const DEPTH: usize = 64;
 /// Remotes in the order in which they are asked for, after that of the branch.
@@ -61,7 +63,10 @@ pub fn repository_of(directory: &Path) -> Option<Repository> {
     };
     let config = text(&common.join("config")).unwrap_or_default();
     let branch = branch.and_then(|name| name.strip_prefix("refs/heads/"));
-    let url = remote_url(&config, branch).map(|url| public_address(&url)).unwrap_or_default();
+    let url = remote_url(&config, branch).map(|url| public_address(&url));
+    // A checkout may come from anywhere.
+    let is_line = |url: &String| url.len() <= LONGEST_URL && !url.contains(char::is_control);
+    let url = url.filter(is_line).unwrap_or_default();
     let is_commit = revision.len() >= 40 && revision.bytes().all(|it| it.is_ascii_hexdigit());
     let revision = if is_commit { revision } else { String::new() };
     let root = root.to_path_buf();
@@ -172,6 +177,11 @@ mod tests {
         write("w/.git", &format!("gitdir: {}\n", temp.join("a/.git/worktrees/w").display()));
         let found = repository_of(&temp.join("w")).unwrap();
         assert_eq!((found.url.as_str(), &found.revision), ("https://h/o.git", &other));
+        // An address that is no line is none.
+        for odd in ["x".repeat(LONGEST_URL + 1), "a\u{1b}[2J".to_owned()] {
+            write("a/.git/config", &format!("[remote \"origin\"]\nurl = {odd}\n"));
+            assert_eq!(repository_of(&temp.join("a")).unwrap().url, "");
+        }
         // What would lead elsewhere leads nowhere.
         write("a/.git/HEAD", "ref: ../../../x\n");
         write("x", &commit);

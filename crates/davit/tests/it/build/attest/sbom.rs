@@ -97,6 +97,7 @@ fn files_of_debian_packages_are_told() {
 
 #[test]
 fn packages_of_the_image_are_told() {
+    let Some(tool) = need_tool("sha1sum") else { return };
     let Some(bench) = alpine("FROM alpine\n") else { return };
     let layout = Layout::build(&bench, "alpine", "", &["--sbom", "true"]);
     let statement = layout.statement(&layout.document(&layout.referrer()["digest"]), SPDX);
@@ -113,7 +114,6 @@ fn packages_of_the_image_are_told() {
     assert!(found.contains(&musl), "{found:?}");
     let sums = sums(document);
     let busybox = "/bin/busybox".to_owned();
-    let tool = need_tool("sha1sum").unwrap();
     let output = Command::new(tool).arg(files.join("bin/busybox")).output().unwrap();
     let expected = String::from_utf8(output.stdout).unwrap();
     assert_eq!(sums[&busybox], expected.split(' ').next().unwrap());
