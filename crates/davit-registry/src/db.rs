@@ -274,6 +274,7 @@ async fn open_sqlite(
     offset_ms: &Arc<AtomicI64>,
 ) -> Result<Backend, DbError> {
     let fault = |error| DbError::Open(file.display().to_string(), error);
+    make_private(file).map_err(|error| fault(error.into()))?;
     let options = SqliteConnectOptions::new()
         .filename(file)
         .create_if_missing(true)
@@ -296,6 +297,15 @@ async fn open_sqlite(
     tokio::spawn(writer::run(pool, connection, jobs, Arc::clone(offset_ms)));
     let index = Arc::new(mark::WalIndex::of(file));
     Ok(Backend::Sqlite { readers, writer, index })
+}
+
+/// Makes the file for its owner alone, for it holds hashes of passwords; SQLite gives its log and
+/// index the same mode.
+fn make_private(file: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600).open(file).map(drop)
 }
 
 async fn open_postgres(url: &str) -> Result<Backend, DbError> {

@@ -473,8 +473,8 @@ impl Transaction for PublishKeys {
                 audit::append(connection, &Actor::operator(), entry).await?;
             }
         }
-        // A key signs for a month, and its tokens live for minutes.
-        let old = connection.now_ms() - 3 * KEY_AGE_SECONDS * 1000;
+        // A node that was not started again for so long is none.
+        let old = connection.now_ms() - 12 * KEY_AGE_SECONDS * 1000;
         connection.execute("DELETE FROM signing_key WHERE created_at < $1", values![old]).await?;
         Ok(())
     }

@@ -39,6 +39,10 @@ impl Site {
     async fn with(settings: AuthSettings) -> Self {
         let dir = TempDir::new();
         let database = open(&dir).await;
+        Self::on(dir, database, settings).await
+    }
+
+    async fn on(dir: TempDir, database: Database, settings: AuthSettings) -> Self {
         let auth = Auth::open(&database, &dir.join("keys.json"), settings).await.unwrap();
         Self { dir, database, auth: Arc::new(auth) }
     }

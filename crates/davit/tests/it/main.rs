@@ -29,6 +29,7 @@ mod options;
 mod output;
 mod peer_defaults;
 mod refused;
+mod registry_accounts;
 mod repair;
 mod reset;
 mod security;

@@ -8,7 +8,7 @@ use super::{
         OpaqueKind, TokenHash,
         audit::{self, Actor, Entry},
     },
-    AccountError, need,
+    AccountError, find, need,
 };
 use crate::db::{Connection, Transaction, values};
 
@@ -39,7 +39,7 @@ impl Transaction for AddToken {
     type Error = AccountError;
 
     async fn run(&self, connection: &mut Connection) -> Result<i64, AccountError> {
-        let account = need(connection, &self.account, "account").await?;
+        let account = self.owner(connection).await?;
         let now = connection.now_ms();
         if self.kind == OpaqueKind::Refresh {
             let sql = "DELETE FROM token WHERE account_id = $1 AND kind = 'refresh'
@@ -70,6 +70,17 @@ impl Transaction for AddToken {
             Entry { action: "token.add", object: &self.account, detail: &detail.to_string() };
         audit::append(connection, &self.by, entry).await?;
         Ok(id)
+    }
+}
+
+impl AddToken {
+    /// Row of a user, or for a robot's key of a robot: nobody logs in as an organisation.
+    async fn owner(&self, connection: &mut Connection) -> Result<i64, AccountError> {
+        let kind = if self.kind == OpaqueKind::Robot { "robot" } else { "user" };
+        match find(connection, &self.account).await? {
+            Some((id, found)) if found == kind => Ok(id),
+            _ => Err(AccountError::Unknown(kind, self.account.clone())),
+        }
     }
 }
 

@@ -11,7 +11,10 @@ use super::*;
 /// acme has owner `olga`, member `mia` in team `dev` (push on acme/web*), member `max` in none;
 /// `sam` is of another organisation, `robot` may pull one repository.
 async fn company() -> Site {
-    let site = Site::new().await;
+    company_on(Site::new().await).await
+}
+
+async fn company_on(site: Site) -> Site {
     for name in ["olga", "mia", "max", "sam"] {
         site.add(name, Kind::User).await;
     }
@@ -51,7 +54,46 @@ async fn row(site: &Site, caller: &Caller, path: &str) -> String {
 
 #[tokio::test]
 async fn rights_come_by_namespace_team_and_grant() {
-    let site = company().await;
+    check_rights(&company().await).await;
+}
+
+/// The same on PostgreSQL, where two nodes write one audit log.
+#[tokio::test]
+async fn postgres_has_the_same_rights() {
+    let Some(postgres) = davit_test::Postgres::start() else { return };
+    let location = Location::Postgres(postgres.url());
+    let database = Database::open(&location).await.unwrap();
+    let site = Site::on(TempDir::new(), database, AuthSettings::default()).await;
+    let site = company_on(site).await;
+    check_rights(&site).await;
+
+    let other = Database::open(&location).await.unwrap();
+    let Verdict::Whole(before) = audit::verify(&other).await.unwrap() else { panic!() };
+    let set = |database: &Database| {
+        let database = database.clone();
+        async move {
+            for is_active in [false, true].into_iter().cycle().take(20) {
+                let (by, name) = (Actor::operator(), "max".to_owned());
+                database.write(SetState { by, name, is_active }).await.unwrap();
+            }
+        }
+    };
+    tokio::join!(set(&site.database), set(&other));
+    assert_eq!(audit::verify(&other).await.unwrap(), Verdict::Whole(before + 40));
+
+    let (id, token) = site.token("acme+ci", "", None).await;
+    assert!(site.bearer(&token).await.is_ok());
+    let account = "acme+ci".to_owned();
+    other.write(RevokeToken { by: Actor::operator(), account, id }).await.unwrap();
+    // What is asked ten times a second is known soon; the test ends when it is.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while site.bearer(&token).await.is_ok() {
+        assert!(std::time::Instant::now() < deadline, "it is never known");
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn check_rights(site: &Site) {
     let (_, robot) = site.token("acme+ci", "", None).await;
     let (_, narrow) = site.token("olga", "repository:acme/db:pull", None).await;
     let callers = [
@@ -76,7 +118,7 @@ async fn rights_come_by_namespace_team_and_grant() {
     let paths = ["acme/web", "acme/db", "acme/none", "acme/open", "umbrella/x", "sam/x"];
     for ((who, caller), expected) in callers.iter().zip(table) {
         for (path, expected) in paths.iter().zip(expected) {
-            assert_eq!(row(&site, caller, path).await, expected, "{who} on {path}");
+            assert_eq!(row(site, caller, path).await, expected, "{who} on {path}");
         }
     }
 }
@@ -150,7 +192,12 @@ async fn secrets_are_stored_hashed_only() {
     assert_eq!(rows[0].id, id);
     assert!(rows[0].last_used_at.is_some());
     for file in fs_err::read_dir(site.dir.path()).unwrap() {
-        let bytes = fs_err::read(file.unwrap().path()).unwrap();
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let path = file.unwrap().path();
+        let mode = fs_err::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}", path.display());
+        let bytes = fs_err::read(&path).unwrap();
         for secret in [token.as_bytes(), PASSWORD.as_bytes()] {
             assert!(!bytes.windows(secret.len()).any(|window| window == secret));
         }

@@ -1,0 +1,130 @@
+//! `davit registry`: accounts and rights, without a server.
+
+use std::{
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    process::{Command, Stdio},
+};
+
+use davit_test::{Davit, Outcome, TempDir};
+
+struct Site {
+    davit: Davit,
+    dir: TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        Self { davit: Davit::new(env!("CARGO_BIN_EXE_davit")), dir: TempDir::new() }
+    }
+
+    fn command(&self, words: &str) -> Command {
+        let mut command = self.davit.command(["registry"]);
+        command.args(words.split(' ')).arg("--root").arg(self.dir.join("registry"));
+        command
+    }
+
+    fn run(&self, words: &str, input: &str) -> Outcome {
+        let mut command = self.command(words);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        Outcome::from(child.wait_with_output().unwrap())
+    }
+
+    fn ok(&self, words: &str) -> String {
+        let outcome = self.run(words, "wonderland\n");
+        assert_eq!(outcome.code, 0, "{words}: {}", outcome.stderr);
+        outcome.stdout.trim_end().to_owned()
+    }
+
+    fn refused(&self, words: &str, reason: &str) {
+        let outcome = self.run(words, "wonderland\n");
+        assert_eq!(outcome.code, 1, "{words}: {outcome:?}");
+        assert!(outcome.stderr.contains(reason), "{words}: {}", outcome.stderr);
+    }
+}
+
+#[test]
+fn accounts_are_made_listed_and_removed() {
+    let site = Site::new();
+    assert_eq!(site.ok("user add alice --admin --password-stdin"), "alice");
+    site.ok("user add bob --password-stdin");
+    site.refused("user add bob --password-stdin", "the name `bob` is taken");
+    site.refused("user add library --password-stdin", "reserved");
+    site.refused("user add Bob --password-stdin", "no account name");
+    let short = site.run("user add carol --password-stdin", "short\n");
+    assert!(short.stderr.contains("8 to 1024 bytes"), "{}", short.stderr);
+    assert_eq!(site.ok("user ls -q"), "alice\nbob");
+    let table = site.ok("user ls --format {{.Name}}:{{.State}}:{{.Admin}}");
+    assert_eq!(table, "alice:active:true\nbob:active:false");
+
+    site.refused("org add acme --owner nobody", "there is no user `nobody`");
+    assert_eq!(site.ok("org ls -q"), "");
+    site.ok("org add acme --owner alice");
+    site.refused("team member add acme/dev bob", "there is no team `acme/dev`");
+    site.ok("team add acme/dev");
+    site.refused("team member add acme/dev bob", "hint: davit registry org member add acme bob");
+    site.ok("org member add acme bob");
+    site.ok("team member add acme/dev bob");
+    assert_eq!(site.ok("team ls acme --format {{.Name}}={{.Members}}"), "dev=bob");
+    let members = site.ok("org member ls acme --format {{.Name}}={{.Role}}");
+    assert_eq!(members, "alice=owner\nbob=member");
+    site.refused("org member rm acme alice", "last owner");
+
+    site.ok("grant add acme/dev acme/web-* push");
+    site.refused("grant add acme/dev other/* push", "beyond the repositories of `acme`");
+    site.refused("grant add bob acme/* owner", "no role");
+    let grants = site.ok("grant ls --format {{.Who}}|{{.Repositories}}|{{.Role}}");
+    assert_eq!(grants, "team acme/dev|acme/web-*|push");
+
+    site.ok("user disable bob");
+    assert!(site.ok("user ls").contains("disabled"));
+    site.ok("user rm bob");
+    assert_eq!(site.ok("user ls -q"), "alice");
+    site.ok("user passwd alice --password-stdin");
+    assert!(site.ok("audit check").contains("none changed or missing"));
+    assert!(site.ok("audit ls").contains("account.remove"));
+    // The registry's folder is another than davit's own, and its owner's alone.
+    assert!(!site.davit.root().exists());
+    let mode = fs_err::metadata(site.dir.join("registry")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+#[test]
+fn tokens_are_shown_once_and_revoked() {
+    let site = Site::new();
+    site.ok("user add alice --password-stdin");
+    let token =
+        site.ok("token add alice --name laptop --scope repository:alice/*:pull --expires 90d");
+    assert!(token.starts_with("davit_pat_"), "{token}");
+    let list = site.ok("token ls alice");
+    assert!(list.contains("laptop") && list.contains("repository:alice/*:pull"), "{list}");
+    assert!(!list.contains(&token));
+    let id = site.ok("token ls alice --format {{.Id}}");
+    site.refused("token add alice --scope repository:alice/*:fly", "allows nothing");
+    site.refused("token add alice --scope x", "no scope");
+    site.refused("token add nobody", "there is no user `nobody`");
+    site.ok("org add acme --owner alice");
+    site.refused("token add acme", "there is no user `acme`");
+    site.ok(&format!("token rm alice {id}"));
+    assert_eq!(site.ok("token ls alice --format {{.Id}}"), "");
+    let robot = site.ok("robot add alice+ci");
+    assert!(robot.starts_with("davit_bot_"), "{robot}");
+    assert_eq!(site.ok("robot ls -q"), "alice+ci");
+    site.refused("robot add alice", "no account name");
+    site.ok("robot rm alice+ci");
+}
+
+#[test]
+fn password_files_are_imported() {
+    let site = Site::new();
+    let file = site.dir.join("htpasswd");
+    // The hash of `wonderland` at bcrypt's lowest cost.
+    let hash = "$2y$04$cbFrDxw1Q0F8kqBZSQ8rDOq2BhbbhQDJ1GbfE9tGWNAk0J/aQyRZu";
+    fs_err::write(&file, format!("alice:{hash}\nbob:$apr1$x$y\n")).unwrap();
+    let outcome = site.run(&format!("user import {}", file.display()), "");
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (1, "alice\n"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("htpasswd:2: has no bcrypt hash"), "{}", outcome.stderr);
+    assert_eq!(site.ok("user ls -q"), "alice");
+}
