@@ -8,6 +8,8 @@ use crate::Difference;
 
 /// Longest part that is underlined as a whole in bytes; of a longer one it is the first line.
 const LONGEST_PART: usize = 4096;
+/// Longest command that an error names as a whole, in bytes; the excerpt below it has all of it.
+const LONGEST_COMMAND: usize = 120;
 
 /// A part of a Dockerfile or ignore file that a message points at.
 ///
@@ -132,7 +134,7 @@ pub enum BuildErrorKind {
         problem: String,
     },
     /// A command ended with an error.
-    #[error("`{command}` ended with exit code {code}")]
+    #[error("`{}` ended with exit code {code}", in_short(command))]
     Command {
         /// The command.
         command: String,
@@ -255,9 +257,30 @@ pub fn one_line(error: &dyn Error) -> String {
     text
 }
 
+/// A command as far as it stands in a line of an error.
+fn in_short(command: &str) -> String {
+    let line = command.trim().lines().next().unwrap_or_default();
+    let shown = line[..line.floor_char_boundary(LONGEST_COMMAND)].trim_end();
+    if shown == command.trim() { shown.to_owned() } else { format!("{shown}…") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_command_is_named_in_short() {
+        for (command, expected) in [
+            ("/bin/sh -c true", "/bin/sh -c true"),
+            ("/bin/sh -c true\n", "/bin/sh -c true"),
+            ("/bin/sh -c echo one\nfalse\n", "/bin/sh -c echo one…"),
+            ("", ""),
+        ] {
+            assert_eq!(in_short(command), expected);
+        }
+        let long = "ä".repeat(LONGEST_COMMAND);
+        assert_eq!(in_short(&long), format!("{}…", "ä".repeat(LONGEST_COMMAND / 2)));
+    }
 
     #[test]
     fn points_at_the_text() {

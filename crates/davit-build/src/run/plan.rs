@@ -47,6 +47,8 @@ impl Supervisor {
         plan.process.dies_with_parent = true;
         plan.process.rlimits.clone_from(&spec.ulimits);
         plan.hostname = Some(spec.hostname.clone());
+        // Those of containers are Docker's; BuildKit leaves the kernel's.
+        plan.sysctls.clear();
         plan.cgroup.limits = command.limits.clone();
         plan.emulator.clone_from(&command.emulator);
         set_shared_memory(&mut plan, spec.shm_size_bytes);
@@ -83,10 +85,6 @@ impl Supervisor {
             _ => (Namespace::New, private),
         };
         plan.namespaces.network = namespace;
-        if namespace != Namespace::New {
-            // Parameters of a shared network namespace are another's.
-            plan.sysctls.retain(|name, _| !name.starts_with("net."));
-        }
         resolv_conf
     }
 

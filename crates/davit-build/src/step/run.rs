@@ -313,6 +313,9 @@ fn launch_hint(message: &str) -> Option<&'static str> {
     if message.contains("unable to find user") || message.contains("unable to find group") {
         return Some("add it in an earlier RUN, or give its number");
     }
+    if message.ends_with("ended before it ran the command") {
+        return Some("something killed it; is what --resource gives it enough to begin with?");
+    }
     let problem = message.strip_prefix("mounting ")?;
     let hints = [
         ("Too many levels of symbolic links", "a symlink on the way leads nowhere or in a circle"),

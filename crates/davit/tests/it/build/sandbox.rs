@@ -341,6 +341,19 @@ fn commands_have_the_limits_that_are_given() {
     remove_cgroups(&parent);
 }
 
+#[test]
+fn kernel_parameters_are_the_kernels_own() {
+    let Some(bench) = alpine(
+        "RUN cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range\n",
+    ) else {
+        return;
+    };
+    let outcome = bench.run(&[]);
+    // An unprivileged program that listens at port 80 fails here, too, as it does with BuildKit.
+    assert!(outcome.stderr.contains(" 1024\n"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains(" 1\t0\n"), "{}", outcome.stderr);
+}
+
 /// Removes a cgroup from each hierarchy; gives their number.
 fn remove_cgroups(name: &str) -> usize {
     let root = PathBuf::from("/sys/fs/cgroup");
