@@ -6,6 +6,7 @@ use crate::{
     db::{Connection, DbError, Lock, Transaction, values},
     fault::Fault,
     name::RepositoryName,
+    quota::{self, Charge},
     registry::{Registry, ensure_repo, find_repo},
     store::Key,
 };
@@ -102,8 +103,7 @@ impl Transaction for Commit {
             }
         }
         self.add_blob(connection).await?;
-        link(connection, repo.id, &self.digest, self.lease_ms).await?;
-        Ok(())
+        link(connection, repo.id, (&self.digest, self.size_bytes), self.lease_ms).await
     }
 }
 
@@ -145,9 +145,14 @@ impl Commit {
 async fn link(
     connection: &mut Connection,
     repo_id: i64,
-    digest: &Digest,
+    (digest, size_bytes): (&Digest, u64),
     lease_ms: i64,
-) -> Result<(), DbError> {
+) -> Result<(), Fault> {
+    if quota::charge(connection, repo_id, &digest.to_string(), size_bytes).await? == Charge::Exceeds
+    {
+        let why = "the account that owns the repository has no space left for the blob";
+        return Err(Fault::Denied(why.to_owned()));
+    }
     let now = connection.now_ms();
     let upsert = "INSERT INTO repo_blob (repo_id, digest, lease_until, created_at) \
                   VALUES ($1, $2, $3, $4) ON CONFLICT (repo_id, digest) DO UPDATE \
@@ -171,17 +176,17 @@ pub(crate) struct Mount {
 impl Transaction for Mount {
     /// Whether the source has it.
     type Output = bool;
-    type Error = DbError;
+    type Error = Fault;
 
-    async fn run(&self, connection: &mut Connection) -> Result<bool, DbError> {
+    async fn run(&self, connection: &mut Connection) -> Result<bool, Fault> {
         let Some(from) = find_repo(connection, &self.from).await? else { return Ok(false) };
-        let sql = "SELECT digest FROM repo_blob WHERE repo_id = $1 AND digest = $2";
+        let sql = "SELECT b.size_bytes FROM repo_blob l JOIN blob b ON b.digest = l.digest \
+                   WHERE l.repo_id = $1 AND l.digest = $2";
         let values = values![from.id, &self.digest];
-        if connection.rows_locked(sql, values, Lock::KeyShare).await?.is_empty() {
-            return Ok(false);
-        }
+        let rows = connection.rows_locked(sql, values, Lock::KeyShare).await?;
+        let Some(row) = rows.first() else { return Ok(false) };
         let to = ensure_repo(connection, &self.to).await?;
-        link(connection, to.id, &self.digest, self.lease_ms).await?;
+        link(connection, to.id, (&self.digest, row.get(0)?), self.lease_ms).await?;
         Ok(true)
     }
 }
@@ -226,6 +231,6 @@ impl Transaction for Delete {
         }
         let sql = "DELETE FROM repo_blob WHERE repo_id = $1 AND digest = $2";
         connection.execute(sql, values()).await?;
-        Ok(())
+        Ok(quota::refund(connection, repo.id, &self.digest.to_string()).await?)
     }
 }

@@ -1,6 +1,9 @@
 //! Settings of a registry, as plain structs; the command line fills them.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crate::db::Location;
 
@@ -48,11 +51,19 @@ pub struct Places {
     pub root: PathBuf,
     /// The database; `None` is SQLite in the directory.
     pub database: Option<Location>,
-    /// URL of the blob store; `None` is the directory.
+    /// Where the blobs are: `file:DIR`; `None` is the registry's directory.
     pub store: Option<String>,
 }
 
 impl Places {
+    /// The directory of the blobs; `None` is a URL of another kind.
+    #[must_use]
+    pub fn store(&self) -> Option<&Path> {
+        let Some(url) = &self.store else { return Some(&self.root) };
+        let path = url.strip_prefix("file:")?;
+        Some(Path::new(path.strip_prefix("//").unwrap_or(path))).filter(|path| path.is_absolute())
+    }
+
     /// Where the database is.
     #[must_use]
     pub fn database(&self) -> Location {

@@ -27,6 +27,7 @@ use crate::{
     auth::{self, Auth, AuthError, AuthSettings},
     config::{Limits, Places},
     db::{Database, DbError, values},
+    gc::{self, GcSettings},
     oci::Oci,
     registry::Registry,
     store::{Store, StoreError},
@@ -45,6 +46,8 @@ const CONNECTIONS: usize = 8192;
 const HEAD_TIME: Duration = Duration::from_secs(30);
 /// How long a client may take for the TLS handshake.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// How often garbage is collected.
+const COLLECT: Duration = Duration::from_secs(5 * 60);
 /// How long requests under way may take when the server ends.
 const GRACE: Duration = Duration::from_secs(30);
 /// Bytes of a request's head.
@@ -92,6 +95,9 @@ pub enum ServeError {
     /// The registry's directory cannot be made.
     #[error("cannot make `{}`", .0.display())]
     Root(PathBuf, #[source] io::Error),
+    /// Only directories are served.
+    #[error("the blob store must be file:DIR")]
+    StoreUrl,
     /// No threads.
     #[error("cannot start threads")]
     Threads(#[source] io::Error),
@@ -171,6 +177,7 @@ pub struct Server {
     registry: Registry,
     stop: watch::Sender<bool>,
     accepting: tokio::task::JoinHandle<()>,
+    collecting: tokio::task::JoinHandle<()>,
 }
 
 impl Server {
@@ -184,7 +191,7 @@ impl Server {
         fs_err::create_dir_all(root).map_err(|error| ServeError::Root(root.clone(), error))?;
         let certificates = settings.tls.as_ref().map(Certificates::open).transpose()?;
         let database = Database::open(&settings.places.database()).await?;
-        let store = Store::open(root)?;
+        let store = Store::open(settings.places.store().ok_or(ServeError::StoreUrl)?)?;
         let auth_settings = AuthSettings {
             is_on: settings.auth,
             public_url: settings.public_url.clone(),
@@ -202,8 +209,9 @@ impl Server {
             listener.local_addr().map_err(|error| ServeError::Listen(settings.listen, error))?;
         let (stop, stopped) = watch::channel(false);
         let front = Front { router: router(&registry, auth, metrics), oci };
+        let collecting = tokio::spawn(collect(registry.clone(), stopped.clone()));
         let accepting = tokio::spawn(accept(listener, front, certificates.map(Arc::new), stopped));
-        Ok(Self { address, registry, stop, accepting })
+        Ok(Self { address, registry, stop, accepting, collecting })
     }
 
     /// Where it listens.
@@ -224,7 +232,32 @@ impl Server {
         if tokio::time::timeout(GRACE, self.accepting).await.is_err() {
             tracing::warn!("requests were cut off");
         }
+        // What it had begun is done in the next run.
+        self.collecting.abort();
         self.registry.database.close().await;
+    }
+}
+
+/// Collects garbage now and then until the end.
+async fn collect(registry: Registry, mut stopped: watch::Receiver<bool>) {
+    let settings = GcSettings {
+        lease: registry.limits.lease,
+        trash_delay: registry.limits.trash_delay,
+        ..GcSettings::default()
+    };
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(COLLECT) => {}
+            _ = stopped.changed() => return,
+        }
+        let (database, store) = (&registry.database, &registry.store);
+        match gc::run_once(database, store, &settings, gc::Mode::Collect).await {
+            Ok(report) => tracing::info!(?report, "garbage was collected"),
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(error, "garbage collection failed");
+            }
+        }
     }
 }
 

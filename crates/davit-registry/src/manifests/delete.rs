@@ -7,11 +7,11 @@ use davit_image::{Digest, Tag};
 
 use super::{
     Cache, Target,
-    put::{lock_tag, tell},
+    put::{check_movable, lock_tag, tell},
     queue,
 };
 use crate::{
-    db::{Connection, DbError, Lock, Transaction, values},
+    db::{Connection, Lock, Transaction, values},
     fault::Fault,
     name::RepositoryName,
     registry::{Registry, Repo, find_repo},
@@ -59,6 +59,7 @@ impl Transaction for DeleteTag {
         if self.expected.as_ref().is_some_and(|expected| !expected.contains(&digest)) {
             return Err(Fault::Precondition);
         }
+        check_movable(connection, repo, [self.tag.as_str()]).await?;
         let sql = "DELETE FROM tag WHERE repo_id = $1 AND name = $2";
         connection.execute(sql, values![repo.id, self.tag.as_str()]).await?;
         tell(connection, repo, self.tag.as_str(), (Some(&digest), None, self.by)).await?;
@@ -150,11 +151,16 @@ impl DeleteManifest {
         connection: &mut Connection,
         repo: Repo,
         id: i64,
-    ) -> Result<(), DbError> {
+    ) -> Result<(), Fault> {
         let sql = "SELECT name FROM tag WHERE manifest_id = $1 ORDER BY name";
-        for row in connection.rows(sql, values![id]).await? {
-            let tag: String = row.get(0)?;
-            tell(connection, repo, &tag, (Some(&self.digest), None, self.by)).await?;
+        let rows = connection.rows(sql, values![id]).await?;
+        let tags: Vec<String> = rows.iter().map(|row| row.get(0)).collect::<Result<_, _>>()?;
+        if tags.is_empty() {
+            return Ok(());
+        }
+        check_movable(connection, repo, tags.iter().map(String::as_str)).await?;
+        for tag in &tags {
+            tell(connection, repo, tag, (Some(&self.digest), None, self.by)).await?;
         }
         connection.execute("DELETE FROM tag WHERE manifest_id = $1", values![id]).await?;
         Ok(())

@@ -11,6 +11,7 @@ use crate::{
     fault::Fault,
     name::RepositoryName,
     registry::{Registry, Repo, ensure_repo},
+    settings::RepositorySettings,
 };
 
 /// What must be true of each tag before it is moved.
@@ -218,6 +219,9 @@ impl PutManifest {
         if old.as_ref() == Some(digest) {
             return Ok(());
         }
+        if old.is_some() {
+            check_movable(connection, repo, [tag.as_str()]).await?;
+        }
         let action = if old.is_some() { Action::MoveTag } else { Action::CreateTag };
         if !self.put.rights.allows(action) {
             return Err(Fault::Denied(format!("the account may not move the tag {tag}")));
@@ -250,6 +254,24 @@ pub(super) async fn lock_tag(
                WHERE t.repo_id = $1 AND t.name = $2";
     let row = connection.row(sql, values![repo.id, tag.as_str()]).await?;
     row.map(|row| row.get(0)).transpose()
+}
+
+/// Refuses to move or delete tags that the repository keeps as they are.
+pub(super) async fn check_movable<'t>(
+    connection: &mut Connection,
+    repo: Repo,
+    tags: impl IntoIterator<Item = &'t str>,
+) -> Result<(), Fault> {
+    let sql = "SELECT settings FROM repo WHERE id = $1";
+    let row = connection.row(sql, values![repo.id]).await?.ok_or(Fault::NAME_UNKNOWN)?;
+    let settings: String = row.get(0)?;
+    // Settings that cannot be read forbid: they may have kept the tag.
+    let settings: Option<RepositorySettings> = settings.parse().ok();
+    let is_kept = |tag: &&str| settings.as_ref().is_none_or(|settings| settings.is_immutable(tag));
+    match tags.into_iter().find(is_kept) {
+        Some(tag) => Err(Fault::Denied(format!("the tag {tag} is immutable in this repository"))),
+        None => Ok(()),
+    }
 }
 
 /// Writes a move of a tag into its history.

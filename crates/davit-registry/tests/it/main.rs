@@ -3,5 +3,9 @@
 
 mod auth;
 mod bench;
+mod blobs;
+mod db;
+mod fixture;
 mod gc;
 mod gc_model;
+mod manifests;
