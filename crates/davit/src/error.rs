@@ -37,6 +37,12 @@ impl CliError {
         Self::new(ErrorKind::User, text)
     }
 
+    /// An error that has no advice of its own.
+    pub(crate) fn of(error: impl Error + Send + Sync + 'static) -> Self {
+        let source = Box::new(error);
+        Self { kind: ErrorKind::User, source, excerpt: None, hints: Vec::new() }
+    }
+
     /// A wrong flag, or a value that it does not take.
     pub(crate) fn usage(text: impl Into<String>) -> Self {
         Self::new(ErrorKind::Usage, text)

@@ -4,6 +4,7 @@ mod audit;
 mod grant;
 mod organisation;
 mod repository;
+mod serve;
 mod token;
 mod user;
 
@@ -26,7 +27,7 @@ pub(crate) struct RegistryArgs {
     /// Database, if not in the registry's folder: postgres://USER:PASSWORD@HOST/NAME
     #[arg(long, global = true, value_name = "URL")]
     db: Option<String>,
-    /// Store of blobs, if not in the registry's folder: s3://BUCKET
+    /// Store of blobs, if not in the registry's folder: file:DIR
     #[arg(long, global = true, value_name = "URL")]
     store: Option<String>,
     #[command(subcommand)]
@@ -42,6 +43,8 @@ The registry's folder is --root (default /var/lib/davit-registry; DAVIT_ROOT is 
 Changes count at once, also where a server is running on the same folder or database."
 )]
 pub(crate) enum RegistryCommand {
+    /// Serve a registry of images
+    Serve(serve::ServeArgs),
     /// Manage users
     #[command(subcommand)]
     User(user::UserCommand),
@@ -75,6 +78,7 @@ pub(crate) enum RegistryCommand {
 pub(crate) fn run(args: RegistryArgs, context: &Context) -> Result<u8, CliError> {
     let places = places(&args, context)?;
     match args.command {
+        RegistryCommand::Serve(args) => serve::run(args, places),
         RegistryCommand::User(command) => user::run(command, &places),
         RegistryCommand::Org(command) => organisation::run(command, &places),
         RegistryCommand::Team(command) => organisation::run_team(command, &places),

@@ -1,0 +1,98 @@
+//! `davit registry serve`
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use davit_engine::process::Interrupts;
+use davit_registry::{
+    config::{Limits, Places, SHORTEST_LEASE},
+    server::{self, ServeError, ServeSettings, TlsFiles},
+};
+
+use crate::{
+    error::{CliError, io_error},
+    printer,
+};
+
+// Arguments of `davit registry serve`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServeArgs {
+    /// Address and port to listen on
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:5000")]
+    listen: SocketAddr,
+    /// Certificate chain in PEM; read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Private key of the certificate in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Take plain HTTP from other machines, behind a proxy that speaks TLS
+    #[arg(long, conflicts_with = "tls_cert")]
+    plain_http: bool,
+    /// Whether callers are asked who they are; off only on loopback
+    #[arg(long, value_enum, default_value = "on")]
+    auth: Switch,
+    /// URL by which clients reach the server, where they use another name
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
+    /// Hours for which a pushed blob waits for its manifest, from 1
+    #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=8760))]
+    lease_hours: u32,
+    /// Take manifests that name blobs which the repository lacks
+    #[arg(long)]
+    sparse: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+/// Runs `davit registry serve`: until a signal asks it to stop.
+///
+/// # Errors
+/// See [`ServeError`].
+pub(crate) fn run(args: ServeArgs, places: Places) -> Result<u8, CliError> {
+    let interrupts = Interrupts::block().map_err(io_error)?;
+    let tls = args.tls_cert.zip(args.tls_key);
+    let tls = tls.map(|(certificate, key)| TlsFiles { certificate, key });
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let limits = Limits {
+        lease: SHORTEST_LEASE * args.lease_hours,
+        sparse: args.sparse,
+        ..Limits::default()
+    };
+    let settings = ServeSettings {
+        places,
+        listen: args.listen,
+        tls,
+        plain_http: args.plain_http,
+        auth: args.auth == Switch::On,
+        public_url: args.public_url,
+        limits,
+    };
+    let ready = |address: SocketAddr| printer::note(&format!("serving on {scheme}://{address}"));
+    let wait = move || {
+        while let Err(error) = interrupts.wait() {
+            tracing::debug!(%error, "the wait for a signal was disturbed");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    server::serve(settings, ready, wait).map_err(explain)?;
+    Ok(0)
+}
+
+fn explain(error: ServeError) -> CliError {
+    let hint = match &error {
+        ServeError::PlainHttp(_) => {
+            Some("--tls-cert FILE --tls-key FILE, or --plain-http behind a proxy that speaks TLS")
+        }
+        ServeError::NoAuth(_) => Some("--listen 127.0.0.1:5000, or --auth on"),
+        _ => None,
+    };
+    let error = CliError::of(error);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
