@@ -92,7 +92,8 @@ pub fn outline(
     environment: &CallEnvironment<'_, '_>,
 ) -> Result<Outline, BuildError> {
     let dockerfile = read(request, environment)??;
-    Planner::new(request, &dockerfile)?.outline_target(environment.images)
+    let ignore = main_ignore(request)?;
+    Planner::new(request, &dockerfile)?.outline_target(environment.images, ignore.as_ref())
 }
 
 /// Reads the stages of a Dockerfile, which are its targets; needs no image.

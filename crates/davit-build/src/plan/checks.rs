@@ -113,15 +113,20 @@ impl Planner<'_> {
         self.linter.stages(&surroundings);
     }
 
-    /// What the target takes; fails where a build would fail before it runs anything.
+    /// What the target takes; fails where a build would fail before it runs anything, be it for
+    /// warnings that are errors.
     pub(crate) fn outline_target(
         &mut self,
         images: &dyn BaseImages,
+        ignore: Option<&Patterns>,
     ) -> Result<outline::Outline, BuildError> {
         self.read_globals()?;
+        self.check_bases();
         let target = self.target()?;
         let outlines = self.outline([target], images)?;
+        self.check_stages(&outlines, ignore);
         self.build_stages(&outlines)?;
+        self.refuse_found()?;
         let surroundings = Surroundings {
             globals: &self.globals,
             build_args: &self.request.build_args,

@@ -264,6 +264,23 @@ fn outline_follows_the_target() {
     assert_eq!(rows[2..], ["BUILD ARG   VALUE     DESCRIPTION", "ELSEWHERE   1"]);
 }
 
+/// An outline is refused where a build is; what lists the targets checks nothing. So does BuildKit.
+#[test]
+fn warnings_that_are_errors_end_an_outline() {
+    let text = "# check=error=true\nFROM scratch AS Up\nCOPY kept left /\n";
+    let Some(bench) = Bench::new(&[("Dockerfile", text), (".dockerignore", "left\n")]) else {
+        return;
+    };
+    let ask = |args: &[&str]| bench.run(args);
+    let outlined = ask(&["--call=outline"]);
+    assert_eq!((outlined.code, &*outlined.stdout), (1, ""));
+    let named = outlined.stderr.lines().next().unwrap();
+    assert!(named.contains("StageNameCasing") && named.contains("CopyIgnoredFile"), "{named}");
+    assert_eq!(ask(&["--call=targets"]).code, 0);
+    let skipped = "BUILDKIT_DOCKERFILE_CHECK=skip=all;error=true";
+    assert_eq!(ask(&["--call=outline", "--build-arg", skipped]).code, 0);
+}
+
 #[test]
 fn fix_mends_the_file_and_says_what_is_left() {
     let Some(bench) = Bench::new(&[("real", "from scratch AS a\n# kept\ncmd run $IT\nrun  x\n")])
