@@ -211,13 +211,14 @@ impl Engine {
     /// See [`BuildFailure`]; no name has changed then.
     pub fn build(
         &self,
-        command: BuildCommand,
+        mut command: BuildCommand,
         events: &(dyn Fn(BuildEvent) + Sync),
         progress: &dyn Progress,
         cancelled: &Arc<AtomicBool>,
     ) -> Result<BuildReport, BuildFailure> {
         davit_sys::heap::expect_much();
         let platforms = command.platforms()?;
+        command.inline_cache = command.inline_cache.or_asked(&command.request.build_args);
         let lease = self.store().lease("build")?;
         let recorder = Recorder::begin(self, &lease, &command);
         events(BuildEvent::Begun(recorder.id().to_owned()));

@@ -312,8 +312,8 @@ impl Copy<'_> {
     fn stored(&self, reference: &Reference, lease: &Lease<'_>) -> Result<Stored, CopyError> {
         let store = self.engine.store();
         let platform = self.request.platform.as_ref();
-        let stored =
-            Stored::find(store, lease, reference, platform).map_err(|e| self.store_error(e))?;
+        let stored = Stored::find(store, lease, &reference.to_string(), platform)
+            .map_err(|e| self.store_error(e))?;
         if let Some(platform) = stored.alone() {
             let text = format!("only the image for {platform} is here; it is copied alone");
             self.progress.report(Event::Message(&text));

@@ -43,12 +43,15 @@ pub enum CachePlace {
     S3(S3Place),
     /// In the cache of GitHub Actions.
     Actions(ActionsPlace),
+    /// In an image of the store, by a name or id. It is only read: a build's own image is written
+    /// to by [`super::InlineCache`].
+    Image(String),
 }
 
 impl CachePlace {
     /// Whether others are asked for it.
     const fn is_far(&self) -> bool {
-        !matches!(self, Self::Directory { .. })
+        !matches!(self, Self::Directory { .. } | Self::Image(_))
     }
 }
 
@@ -62,6 +65,7 @@ impl std::fmt::Display for CachePlace {
                 write!(f, "s3://{}/{}{name}", place.bucket, place.manifests)
             }
             Self::Actions(place) => write!(f, "of GitHub Actions, scope {}", place.scope),
+            Self::Image(name) => f.write_str(name),
         }
     }
 }
@@ -184,6 +188,7 @@ impl CacheError {
                 source: OriginError::Registry(error) | OriginError::Web(error), ..
             } => error.is_not_found(),
             Self::Access { source: OriginError::Name { .. } | OriginError::Missing(_), .. } => true,
+            Self::Store(error) => error.is_not_found(),
             _ => false,
         }
     }

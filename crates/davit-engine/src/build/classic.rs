@@ -19,7 +19,8 @@ use davit_image::Reference;
 pub use self::parameters::{ClassicError, ClassicParameters};
 use self::stream::Stream;
 use super::{
-    BuildCommand, BuildFailure, BuildOutput, BuildReport, ImageForm, ImageOutput, ImagePlace, Reach,
+    BuildCommand, BuildFailure, BuildOutput, BuildReport, ImageForm, ImageOutput, ImagePlace,
+    InlineCache, Reach,
 };
 use crate::{Config, Engine, Progress};
 
@@ -56,6 +57,16 @@ impl Engine {
         let quiet = parameters.is_quiet();
         let stream = Stream::new(messages, &parameters);
         let (names, pull) = (parameters.names().to_vec(), parameters.pulls());
+        let cache_from = parameters.cache_from();
+        // What is to speed up later builds must tell them of its steps.
+        let inline_cache = match cache_from.is_empty() {
+            true => InlineCache::Nothing,
+            false => InlineCache::Records,
+        };
+        if parameters.has_outputs() {
+            let text = "outputs are for BuildKit: the image is kept here alone";
+            stream.show(BuildEvent::Warning(text.to_owned()));
+        }
         let request = parameters.request(context);
         let image = ImageOutput {
             names: names.clone(),
@@ -67,9 +78,9 @@ impl Engine {
             pull: if pull { PullPolicy::Always } else { PullPolicy::Missing },
             reach: Reach::Network,
             outputs: vec![BuildOutput::Image(image)],
-            cache_from: Vec::new(),
+            cache_from,
             cache_to: Vec::new(),
-            inline_cache: super::InlineCache::default(),
+            inline_cache,
             on_error: None,
             at: None,
             attestations: super::Attestations::default(),

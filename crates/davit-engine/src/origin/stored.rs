@@ -6,9 +6,7 @@
 
 use std::{collections::HashMap, path::PathBuf};
 
-use davit_image::{
-    Descriptor, Digest, Document, ImageConfig, Manifest, MediaType, Platform, Reference,
-};
+use davit_image::{Descriptor, Digest, Document, ImageConfig, Manifest, MediaType, Platform};
 use davit_store::{Lease, Store, StoreError, Target};
 use fs_err::File;
 
@@ -35,10 +33,10 @@ impl Stored {
     pub(crate) fn find(
         store: &Store,
         lease: &Lease<'_>,
-        reference: &Reference,
+        name: &str,
         platform: Option<&Platform>,
     ) -> Result<Self, StoreError> {
-        let target = store.find_image(&reference.to_string())?.target;
+        let target = store.find_image(name)?.target;
         let top = target.descriptor();
         let mut stored = Self { top, alone: None, made: None, files: HashMap::new() };
         let is_whole = stored.gather(store)?;

@@ -11,7 +11,9 @@ use davit_build::{
 use davit_image::{Descriptor, DiffId};
 use davit_store::Lease;
 
-use super::{CacheError, CacheExport, CacheImport, MountSharing, format::Contents, place::Source};
+use super::{
+    CacheError, CacheExport, CacheImport, CachePlace, MountSharing, format::Contents, place::Source,
+};
 use crate::{
     Engine, Progress,
     build::{BuildFailure, Reach, results::Results},
@@ -71,7 +73,10 @@ impl<'e> Caches<'e> {
                 tell(events, format!("the build cache {place} is not asked: --offline"));
                 continue;
             }
-            let source = Source::open(place, &registries, cancelled);
+            let source = match place {
+                CachePlace::Image(name) => Source::stored(name, engine.store(), lease),
+                place => Source::open(place, &registries, cancelled),
+            };
             match source.and_then(|source| Ok((source.read_any()?, source))) {
                 Ok((mut contents, source)) => {
                     if *mounts == MountSharing::Stay {

@@ -10,10 +10,23 @@ use davit_image::{ImageConfig, Manifest, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    super::InlineCache,
     Caches,
     format::{Contents, MOST_READ},
     import::tell,
 };
+
+/// Build argument that asks for records as `type=inline` does.
+const ARGUMENT: &str = "BUILDKIT_INLINE_CACHE";
+
+impl InlineCache {
+    /// This, or records where a build argument asks for them.
+    pub(in crate::build) fn or_asked(self, build_args: &BTreeMap<String, String>) -> Self {
+        let is_true =
+            |value: &String| matches!(value.as_str(), "1" | "t" | "T" | "true" | "True" | "TRUE");
+        if build_args.get(ARGUMENT).is_some_and(is_true) { Self::Records } else { self }
+    }
+}
 
 /// A record in an image.
 #[derive(Serialize, Deserialize)]

@@ -40,7 +40,7 @@ impl Objects {
         match place {
             CachePlace::S3(place) => Some(Self::Bucket(Bucket { client, place: place.clone() })),
             CachePlace::Actions(place) => Some(Self::Actions(Actions::new(client, place.clone()))),
-            CachePlace::Registry(_) | CachePlace::Directory { .. } => None,
+            CachePlace::Registry(_) | CachePlace::Directory { .. } | CachePlace::Image(_) => None,
         }
     }
 

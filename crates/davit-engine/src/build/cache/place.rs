@@ -1,10 +1,13 @@
-//! A registry or a directory that holds a build cache.
+//! A registry, a directory or an image that holds a build cache.
 
 use std::{fs::File, io::Cursor, path::Path, sync::Arc, sync::atomic::AtomicBool};
 
 use davit_distribution::{Access, Session, Target};
 use davit_image::{Descriptor, Digest, Document, Index, Manifest, MediaType};
-use davit_store::archive::{ArchiveError, LayoutDir, LayoutDirWriter, REF_NAME};
+use davit_store::{
+    Lease, Store,
+    archive::{ArchiveError, LayoutDir, LayoutDirWriter, REF_NAME},
+};
 
 use super::{
     CacheError, CachePlace,
@@ -13,7 +16,7 @@ use super::{
     objects::{ObjectOrigin, Objects},
 };
 use crate::{
-    origin::{Layout, Origin, OriginError, Registry, Stop},
+    origin::{Layout, Origin, OriginError, Registry, Stop, Stored},
     push::StoredBlob,
     registry::Registries,
 };
@@ -45,6 +48,7 @@ impl Source {
         }
         let origin: Box<dyn Origin> = match place {
             CachePlace::S3(_) | CachePlace::Actions(_) => unreachable!("they are services"),
+            CachePlace::Image(_) => unreachable!("the store is no place of others"),
             CachePlace::Registry(reference) => {
                 let stop = Stop::with(Some(cancelled));
                 let handle = registries.handle();
@@ -55,6 +59,12 @@ impl Source {
             }
         };
         Ok(Self { name, origin, version: None })
+    }
+
+    /// An image of the store.
+    pub(super) fn stored(name: &str, store: &Store, lease: &Lease<'_>) -> Result<Self, CacheError> {
+        let origin = Box::new(Stored::find(store, lease, name, None)?);
+        Ok(Self { name: name.to_owned(), origin, version: None })
     }
 
     /// The digest of what is under its name.
@@ -195,6 +205,7 @@ impl<'a> Sink<'a> {
         }
         match place {
             CachePlace::S3(_) | CachePlace::Actions(_) => unreachable!("they are services"),
+            CachePlace::Image(_) => unreachable!("images are only read"),
             CachePlace::Registry(reference) => Ok(Self::Registry {
                 session: registries.client.session(reference.repository(), Access::Push),
                 registries,

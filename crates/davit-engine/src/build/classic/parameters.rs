@@ -14,7 +14,10 @@ use davit_image::{Platform, Reference};
 use davit_runtime::plan::{Origin, Rlimit};
 use serde_json::{Value, json};
 
-use crate::OpenError;
+use crate::{
+    OpenError,
+    build::{CacheImport, CachePlace, MountSharing},
+};
 
 /// Largest header with accounts in bytes.
 const ACCOUNTS_LIMIT: usize = 1 << 20;
@@ -64,6 +67,8 @@ pub struct ClassicParameters {
     ignores_cache: bool,
     pulls: bool,
     keeps: bool,
+    has_outputs: bool,
+    cache_from: Vec<String>,
     /// The header, as it came.
     accounts: Option<String>,
 }
@@ -104,9 +109,16 @@ impl ClassicParameters {
             "pull" => self.pulls = flag(value),
             // Nothing is left of a step in any case; it is only told differently.
             "rm" => self.keeps = !flag(value),
-            "forcerm" | "isolation" | "securityopt" | "buildid" | "session" => {}
-            // davit's own cache knows what these images would tell.
-            "cachefrom" => {}
+            "isolation" if value != "default" => {
+                return Err(Fault::Unsupported("an isolation other than `default`"));
+            }
+            "forcerm" | "isolation" | "buildid" | "session" => {}
+            "securityopt" => return Err(Fault::Unsupported("a security option of a build")),
+            "cachefrom" => {
+                let images: Option<Vec<String>> = serde_json::from_str(value).map_err(Fault::of)?;
+                self.cache_from = images.unwrap_or_default();
+                self.cache_from.retain(|image| !image.is_empty());
+            }
             "buildargs" => self.build_args = pairs(value)?,
             "labels" => self.labels = pairs(value)?,
             "extrahosts" => self.hosts.extend(hosts(value)?),
@@ -122,10 +134,10 @@ impl ClassicParameters {
             "cpusetcpus" => limits.cpuset_cpus = Some(value.to_owned()),
             "cpusetmems" => limits.cpuset_mems = Some(value.to_owned()),
             "squash" => self.squash = if flag(value) { Squash::New } else { Squash::Nothing },
-            "outputs" if !matches!(value, "[]" | "null") => {
-                return Err(Fault::Unsupported("outputs without BuildKit"));
+            "outputs" => {
+                let outputs: Option<Vec<Value>> = serde_json::from_str(value).map_err(Fault::of)?;
+                self.has_outputs = outputs.is_some_and(|outputs| !outputs.is_empty());
             }
-            "outputs" => {}
             "version" if value != "1" => return Err(Fault::Unsupported("a session of BuildKit")),
             "version" => {}
             _ => return Err(Fault::Wrong("there is no such parameter".to_owned())),
@@ -142,7 +154,10 @@ impl ClassicParameters {
                 self.sandbox.entitlements.insert(Entitlement::NetworkHost);
                 Network::Host
             }
-            _ => return Err(Fault::Unsupported("a network of containers for a build")),
+            _ => match mode.strip_prefix("container:") {
+                Some(name) if !name.is_empty() => Network::Container(name.to_owned()),
+                _ => return Err(Fault::Unsupported("a network that was made, for a build")),
+            },
         };
         Ok(())
     }
@@ -153,6 +168,20 @@ impl ClassicParameters {
 
     pub(super) const fn removes(&self) -> bool {
         !self.keeps
+    }
+
+    /// Whether the client wants the result elsewhere, which is BuildKit's matter alone.
+    pub(super) const fn has_outputs(&self) -> bool {
+        self.has_outputs
+    }
+
+    /// The images that tell of steps. As with Docker, none is fetched for that.
+    pub(super) fn cache_from(&self) -> Vec<CacheImport> {
+        let import = |name: &String| CacheImport {
+            place: CachePlace::Image(name.clone()),
+            mounts: MountSharing::Stay,
+        };
+        self.cache_from.iter().map(import).collect()
     }
 
     pub(super) const fn pulls(&self) -> bool {
@@ -391,12 +420,16 @@ mod tests {
             ("platform", "linux/arm64"),
             ("target", "t"),
             ("version", "1"),
-            ("cachefrom", "[]"),
+            ("cachefrom", "[\"app\", \"\"]"),
+            ("outputs", "[{\"Type\":\"local\"}]"),
+            ("isolation", "default"),
             ("shmsize", "64"),
             ("q", ""),
         ])
         .unwrap();
-        assert!(!read.removes() && read.pulls() && !read.is_quiet());
+        assert!(!read.removes() && read.pulls() && !read.is_quiet() && read.has_outputs());
+        let place = CachePlace::Image("app".to_owned());
+        assert_eq!(read.cache_from(), [CacheImport { place, mounts: MountSharing::Stay }]);
         let request = read.request(TarStream(Box::new(std::io::empty())));
         assert_eq!(request.dockerfile.name, "sub/Dockerfile");
         assert_eq!(request.build_args, BTreeMap::from([("A".to_owned(), "1".to_owned())]));
@@ -412,8 +445,12 @@ mod tests {
     fn what_is_wrong_is_refused_by_name() {
         for (name, value, problem) in [
             ("version", "2", "a session of BuildKit"),
-            ("outputs", "[{}]", "outputs without BuildKit"),
-            ("networkmode", "container:x", "a network of containers"),
+            ("outputs", "{}", "the parameter `outputs`"),
+            ("cachefrom", "[1]", "the parameter `cachefrom`"),
+            ("networkmode", "container:", "a network that was made"),
+            ("networkmode", "mine", "a network that was made"),
+            ("securityopt", "x", "a security option"),
+            ("isolation", "hyperv", "an isolation"),
             ("nope", "1", "the parameter `nope`: there is no such parameter"),
             ("t", "A B", "the parameter `t`"),
             ("memory", "much", "the parameter `memory`"),

@@ -139,6 +139,38 @@ fn a_tar_becomes_an_image_and_messages() {
     assert_eq!(refused, "`a session of BuildKit` is not supported");
 }
 
+/// As on a machine of a CI service: the image comes from elsewhere, what was built here is not.
+#[test]
+fn an_image_from_elsewhere_speeds_up_a_build() {
+    let Some(one) = Bench::new(&[]) else { return };
+    let Some(other) = Bench::new(&[]) else { return };
+    let files = [("Dockerfile", DOCKERFILE), ("x", "text")];
+    let query = "t=app&cachefrom=%5B%22gone%22%2C%22app%22%5D";
+    let first = build(&engine(&one.davit), &request(query, &files)).unwrap();
+    assert!(!first.contains("Using cache") && !first.contains("errorDetail"), "{first}");
+    let archive = one.davit.dir().join("app.tar");
+    one.davit.ok(["save", "-o", archive.to_str().unwrap(), "app"]);
+    other.davit.ok(["load", "-i", archive.to_str().unwrap()]);
+    let engine = engine(&other.davit);
+    let second = texts(&build(&engine, &request(query, &files)).unwrap());
+    assert!(second.contains("COPY x /x\n ---> Using cache\n ---> ID\n"), "{second}");
+    let id = |bench: &Bench| bench.davit.ok(["image", "inspect", "-f", "{{.Id}}", "app"]);
+    assert_eq!(id(&one), id(&other));
+    // An image that tells nothing is passed over, and what is BuildKit's is said to be that.
+    let plain = request("t=plain&nocache=1", &files);
+    assert!(!build(&engine, &plain).unwrap().contains("errorDetail"));
+    let asked = "cachefrom=%5B%22plain%22%5D&outputs=%5B%7B%22Type%22%3A%22local%22%7D%5D";
+    let told = texts(&build(&engine, &request(asked, &files)).unwrap());
+    assert!(told.contains("[Warning] plain holds an image without records"), "{told}");
+    assert!(told.contains("[Warning] outputs are for BuildKit"), "{told}");
+    assert!(told.contains("Successfully built ID"), "{told}");
+    // As `--cache-to type=inline`, which BuildKit's argument asks for, too.
+    let asked = "t=own&buildargs=%7B%22BUILDKIT_INLINE_CACHE%22%3A%221%22%7D";
+    assert!(!build(&engine, &request(asked, &files)).unwrap().contains("errorDetail"));
+    let told = texts(&build(&engine, &request("cachefrom=%5B%22own%22%5D", &files)).unwrap());
+    assert!(!told.contains("[Warning]") && told.contains("Using cache"), "{told}");
+}
+
 #[test]
 fn dockers_command_line_builds_without_buildkit() {
     let Some(docker) = need_tool("docker") else { return };
@@ -178,8 +210,10 @@ fn dockers_command_line_builds_without_buildkit() {
     assert_eq!(labels.trim(), r#"{"a":"b","v":"cli"}"#);
     let quiet = call(&["-q"]);
     assert!(quiet.stdout.starts_with("sha256:") && quiet.stdout.lines().count() == 1);
-    let refused = call(&["--network", "container:x"]);
-    assert!(refused.code == 1 && refused.stderr.contains("a network of containers"));
+    let missing = call(&["--network", "container:x"]);
+    assert!(missing.code == 1 && missing.stderr.contains("No such container: x"), "{missing:?}");
+    let refused = call(&["--network", "mine"]);
+    assert!(refused.code == 1 && refused.stderr.contains("a network that was made"));
     let file = bench.context.join("Fails");
     let failed = call(&["-f", file.to_str().unwrap(), "--network", "none"]);
     assert_eq!(failed.code, 3, "{}{}", failed.stdout, failed.stderr);
