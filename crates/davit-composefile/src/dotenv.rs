@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::{error::ComposeError, interpolate::interpolate};
 
+/// Most bytes of all names and values.
+const MOST_BYTES: usize = 8 << 20;
+
 /// Reads the variables of a file in their order; `lookup` has those that are set outside, which
 /// win where a value names them.
 ///
@@ -20,6 +23,7 @@ pub fn read(
         rest: text.strip_prefix('\u{feff}').unwrap_or(&text),
         line: 1,
         found: BTreeMap::new(),
+        bytes: 0,
         lookup,
     };
     while reader.statement()? {}
@@ -31,6 +35,7 @@ struct Reader<'t> {
     rest: &'t str,
     line: usize,
     found: BTreeMap<String, String>,
+    bytes: usize,
     lookup: &'t dyn Fn(&str) -> Option<String>,
 }
 
@@ -72,6 +77,10 @@ impl<'t> Reader<'t> {
         let (name, has_value) = self.name()?;
         let value = if has_value { Some(self.value()?) } else { (self.lookup)(&name) };
         if let Some(value) = value {
+            self.bytes += name.len() + value.len();
+            if self.bytes > MOST_BYTES {
+                return Err(self.wrong("all values together are too long"));
+            }
             self.found.insert(name, value);
         }
         Ok(true)

@@ -73,6 +73,14 @@ pub enum ComposeError {
         /// The service.
         name: String,
     },
+    /// A file that includes itself, or too many one within the other.
+    #[error("{place}: {name} includes itself, or is included too deep")]
+    Circle {
+        /// Where it is included.
+        place: Place,
+        /// The file.
+        name: String,
+    },
     /// A key whose meaning is not supported.
     #[error("{place}: `{key}` is not supported")]
     Unsupported {

@@ -1,5 +1,7 @@
 //! `$NAME` and `${NAME…}` in texts.
 
+use std::cell::Cell;
+
 use crate::error::ComposeError;
 use crate::node::{Node, Shape};
 
@@ -19,18 +21,25 @@ pub fn interpolate(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Resul
     replaced(text, lookup, DEPTH)
 }
 
-/// Replaces variables in all texts of a tree.
-pub(crate) fn tree(node: &mut Node, lookup: Lookup<'_>) -> Result<(), ComposeError> {
+/// Replaces variables in all texts of a tree, which may become as long together as is left.
+pub(crate) fn tree(
+    node: &mut Node,
+    lookup: Lookup<'_>,
+    left: &Cell<usize>,
+) -> Result<(), ComposeError> {
     match &mut node.shape {
         Shape::Plain(text) | Shape::Text(text) if text.contains('$') => {
             let place = node.place.clone();
             let wrong = |problem| ComposeError::Variable { place, problem };
-            node.shape = Shape::Text(interpolate(text, lookup).map_err(wrong)?);
+            let text = interpolate(text, lookup).map_err(wrong)?;
+            let rest = left.get().checked_sub(text.len());
+            left.set(rest.ok_or_else(|| ComposeError::Large(node.place.file.clone()))?);
+            node.shape = Shape::Text(text);
             Ok(())
         }
         Shape::Plain(_) | Shape::Text(_) => Ok(()),
-        Shape::List(all) => all.iter_mut().try_for_each(|item| tree(item, lookup)),
-        Shape::Map(all) => all.values_mut().try_for_each(|item| tree(item, lookup)),
+        Shape::List(all) => all.iter_mut().try_for_each(|item| tree(item, lookup, left)),
+        Shape::Map(all) => all.values_mut().try_for_each(|item| tree(item, lookup, left)),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Compose files: YAML texts to one tree of services, secrets and the rest.
 //!
 //! ```text
-//! text -> yaml (anchors, tags) -> interpolate -> extends -> merge with the files before -> tree
+//! text -> yaml (anchors, tags) -> interpolate -> include -> extends -> merge with the files before
+//!      -> tree
 //! ```
 //!
 //! [`Loader::load`] does it; what the keys of a service mean is its caller's. Nothing here reads a

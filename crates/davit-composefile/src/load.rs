@@ -1,6 +1,9 @@
 //! Files to one tree.
 
-use std::{collections::BTreeMap, sync::Arc};
+mod include;
+mod rebase;
+
+use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 
 use crate::{
     error::{ComposeError, Place},
@@ -11,8 +14,12 @@ use crate::{
 
 /// Services that extend each other.
 const MOST_EXTENDS: usize = 50;
-/// Files that services of other files are in.
+/// Files that others name.
 const MOST_FILES: usize = 100;
+/// Values of all services that extend others.
+const MOST_NODES: usize = 500_000;
+/// Bytes of all texts in which variables are replaced.
+const MOST_BYTES: usize = 8 << 20;
 
 /// A Compose file.
 #[derive(Clone, Debug)]
@@ -41,22 +48,63 @@ impl std::fmt::Debug for Loader<'_> {
 type Services = BTreeMap<String, Node>;
 
 impl Loader<'_> {
-    /// Reads the files, of which later ones win: their variables are replaced, services have what
-    /// they extend, and nothing is left of tags.
+    /// Reads the files, of which later ones win: their variables are replaced, what they include is
+    /// there, services have what they extend, and nothing is left of tags.
     ///
     /// # Errors
     /// What is wrong with a file.
     pub fn load(&self, files: &[ComposeText]) -> Result<Node, ComposeError> {
         let name = files.first().map_or("compose.yaml", |file| &file.name);
         let mut tree = Node::empty_map(name.into());
-        let mut budget = MOST_FILES;
+        let budget = Budget::default();
         for file in files {
-            for document in self.documents(file)? {
-                let document = self.extended(document, &mut budget)?;
+            let open = [file.name.clone()];
+            let site = Site { loader: self, folder: None, open: &open, budget: &budget };
+            for document in site.whole(file)? {
                 merge::files(&mut tree, document)?;
             }
         }
         Ok(tree)
+    }
+}
+
+/// What all files of a project share.
+struct Budget {
+    /// Files that others name.
+    files: Cell<usize>,
+    /// Values of services that extend others.
+    nodes: Cell<usize>,
+    /// Bytes of texts with variables.
+    bytes: Cell<usize>,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        let (files, nodes) = (Cell::new(MOST_FILES), Cell::new(MOST_NODES));
+        Self { files, nodes, bytes: Cell::new(MOST_BYTES) }
+    }
+}
+
+/// How the names in a file are understood.
+#[derive(Clone, Copy)]
+struct Site<'l> {
+    loader: &'l Loader<'l>,
+    /// Where other files are looked for; `None` is beside the file that names them.
+    folder: Option<&'l str>,
+    /// The files on the way to this one, with its own name.
+    open: &'l [String],
+    budget: &'l Budget,
+}
+
+impl Site<'_> {
+    /// The documents of a file, as they are merged into others.
+    fn whole(&self, file: &ComposeText) -> Result<Vec<Node>, ComposeError> {
+        let documents = self.documents(file)?.into_iter();
+        let whole = documents.map(|mut document| {
+            self.include(&mut document)?;
+            self.extended(document)
+        });
+        whole.collect()
     }
 
     fn documents(&self, file: &ComposeText) -> Result<Vec<Node>, ComposeError> {
@@ -66,21 +114,41 @@ impl Loader<'_> {
             if !matches!(document.shape, Shape::Map(_)) {
                 return Err(document.wrong("the file", "a mapping"));
             }
-            interpolate::tree(document, self.variables)?;
-            if let Some(include) = document.get("include") {
-                let place = include.place.clone();
-                return Err(ComposeError::Unsupported { place, key: "include" });
-            }
+            interpolate::tree(document, self.loader.variables, &self.budget.bytes)?;
         }
         Ok(documents)
     }
 
+    /// The path of a file that another names.
+    fn path(&self, place: &Place, name: &str) -> String {
+        let folder = self.folder.unwrap_or_else(|| folder_of(&place.file));
+        if name.starts_with('/') || folder.is_empty() {
+            return name.to_owned();
+        }
+        format!("{}/{name}", folder.trim_end_matches('/'))
+    }
+
+    /// Reads a file that another names.
+    fn read(&self, place: &Place, path: &str) -> Result<ComposeText, ComposeError> {
+        let wrong = |problem: String| {
+            let (place, path) = (place.clone(), path.to_owned());
+            ComposeError::File { place, path, problem }
+        };
+        let left = self.budget.files.get().checked_sub(1);
+        self.budget.files.set(left.ok_or_else(|| wrong("too many files".to_owned()))?);
+        if is_elsewhere(path) {
+            return Err(wrong("only files of this machine are read".to_owned()));
+        }
+        let text = (self.loader.read)(path).map_err(wrong)?;
+        Ok(ComposeText { name: path.to_owned(), text })
+    }
+
     /// A document whose services have what they extend.
-    fn extended(&self, mut document: Node, budget: &mut usize) -> Result<Node, ComposeError> {
+    fn extended(&self, mut document: Node) -> Result<Node, ComposeError> {
         let services = services(&document)?;
         let mut all = Services::new();
         for name in services.keys() {
-            let found = self.service(name, &services, &mut Vec::new(), budget)?;
+            let found = self.service(name, &services, &mut Vec::new())?;
             all.insert(name.clone(), found);
         }
         if let Shape::Map(keys) = &mut document.shape
@@ -96,7 +164,6 @@ impl Loader<'_> {
         name: &str,
         services: &Services,
         open: &mut Vec<(Arc<str>, String)>,
-        budget: &mut usize,
     ) -> Result<Node, ComposeError> {
         let Some(found) = services.get(name) else {
             return Ok(Node::empty_map("".into()));
@@ -118,20 +185,19 @@ impl Loader<'_> {
             }
             _ => (extends.string("extends")?, None),
         };
-        let base = match file {
-            None => self.base(&other, services, &place, open, budget)?,
-            Some(file) => self.base_of_file(&other, &file, &place, open, budget)?,
+        let mut base = match file {
+            None => self.base(&other, services, &place, open)?,
+            Some(file) => self.base_of_file(&other, &file, &place, open)?,
         };
         open.pop();
         let mut later = found.clone();
         if let Shape::Map(keys) = &mut later.shape {
             keys.remove("extends");
         }
-        // What this one marks it marks in other files, too.
-        let marks = later.clone();
-        let mut base = base;
-        merge::service(&mut base, later)?;
-        remark(&mut base, &marks);
+        laid_over(&mut base, later, "services")?;
+        // Each service is a copy of what it extends.
+        let left = self.budget.nodes.get().checked_sub(base.count());
+        self.budget.nodes.set(left.ok_or_else(|| ComposeError::Large(place.file))?);
         Ok(base)
     }
 
@@ -141,13 +207,12 @@ impl Loader<'_> {
         services: &Services,
         place: &Place,
         open: &mut Vec<(Arc<str>, String)>,
-        budget: &mut usize,
     ) -> Result<Node, ComposeError> {
         if !services.contains_key(name) {
             let (place, name) = (place.clone(), name.to_owned());
             return Err(ComposeError::NoService { place, name });
         }
-        self.service(name, services, open, budget)
+        self.service(name, services, open)
     }
 
     fn base_of_file(
@@ -156,28 +221,27 @@ impl Loader<'_> {
         file: &str,
         place: &Place,
         open: &mut Vec<(Arc<str>, String)>,
-        budget: &mut usize,
     ) -> Result<Node, ComposeError> {
-        let path = beside(&place.file, file);
-        let wrong = |problem: String| ComposeError::File {
-            place: place.clone(),
-            path: path.clone(),
-            problem,
-        };
-        *budget = budget.checked_sub(1).ok_or_else(|| wrong("too many files".to_owned()))?;
-        let text = (self.read)(&path).map_err(wrong)?;
-        let mut tree = Node::empty_map(path.as_str().into());
-        for document in self.documents(&ComposeText { name: path.clone(), text })? {
+        let text = self.read(place, &self.path(place, file))?;
+        let mut tree = Node::empty_map(text.name.as_str().into());
+        // What it names lies beside it; what it includes has no part in this.
+        let beside = Site { folder: None, ..*self };
+        for document in beside.documents(&text)? {
             merge::files(&mut tree, document)?;
         }
-        let mut base = self.base(name, &services(&tree)?, place, open, budget)?;
+        let mut base = beside.base(name, &services(&tree)?, place, open)?;
         // Paths go out from the folder of their file.
-        let folder = folder_of(file);
-        if !folder.is_empty() {
-            rebase(&mut base, folder);
-        }
+        rebase::service(&mut base, folder_of(file));
         Ok(base)
     }
+}
+
+/// Lays a part of a file over the one that it changes; its marks stay, for files before.
+fn laid_over(base: &mut Node, later: Node, section: &str) -> Result<(), ComposeError> {
+    let marks = later.clone();
+    merge::part(base, later, section)?;
+    remark(base, &marks);
+    Ok(())
 }
 
 fn services(document: &Node) -> Result<Services, ComposeError> {
@@ -208,78 +272,9 @@ fn folder_of(file: &str) -> &str {
     file.rsplit_once('/').map_or("", |(folder, _)| if folder.is_empty() { "/" } else { folder })
 }
 
-/// A path that a file names.
-fn beside(file: &str, path: &str) -> String {
-    let folder = folder_of(file);
-    if path.starts_with('/') || folder.is_empty() {
-        return path.to_owned();
-    }
-    format!("{}/{path}", folder.trim_end_matches('/'))
-}
-
-/// Lets the relative paths of a service go out from a folder.
-fn rebase(service: &mut Node, folder: &str) {
-    let Shape::Map(keys) = &mut service.shape else { return };
-    if let Some(build) = keys.get_mut("build") {
-        match &mut build.shape {
-            Shape::Map(keys) => {
-                if let Some(context) = keys.get_mut("context") {
-                    rebase_text(context, folder);
-                }
-                if let Some(contexts) = keys.get_mut("additional_contexts") {
-                    rebase_pairs(contexts, folder);
-                }
-            }
-            _ => rebase_text(build, folder),
-        }
-    }
-    for key in ["env_file", "label_file"] {
-        let Some(files) = keys.get_mut(key) else { continue };
-        match &mut files.shape {
-            Shape::List(all) => all.iter_mut().for_each(|file| rebase_file(file, folder)),
-            _ => rebase_file(files, folder),
-        }
-    }
-}
-
-fn rebase_file(file: &mut Node, folder: &str) {
-    match &mut file.shape {
-        Shape::Map(keys) => {
-            if let Some(path) = keys.get_mut("path") {
-                rebase_text(path, folder);
-            }
-        }
-        _ => rebase_text(file, folder),
-    }
-}
-
-fn rebase_pairs(pairs: &mut Node, folder: &str) {
-    match &mut pairs.shape {
-        Shape::Map(all) => all.values_mut().for_each(|value| rebase_text(value, folder)),
-        Shape::List(all) => {
-            for item in all {
-                let (Shape::Plain(text) | Shape::Text(text)) = &mut item.shape else { continue };
-                if let Some((name, path)) = text.split_once('=') {
-                    *text = format!("{name}={}", rebased(path, folder));
-                }
-            }
-        }
-        _ => {}
-    }
-}
-
-fn rebase_text(node: &mut Node, folder: &str) {
-    if let Shape::Plain(text) | Shape::Text(text) = &mut node.shape {
-        *text = rebased(text, folder);
-    }
-}
-
-fn rebased(path: &str, folder: &str) -> String {
-    let remote = ["github.com/", "git@", "service:", "target:", "/", "~"];
-    let is_fixed = path.is_empty()
-        || path.contains("://")
-        || remote.iter().any(|prefix| path.starts_with(prefix));
-    if is_fixed { path.to_owned() } else { format!("{folder}/{path}") }
+/// Whether a file is said to lie on another machine.
+fn is_elsewhere(path: &str) -> bool {
+    path.contains("://") || path.starts_with("git@") || path.starts_with("github.com/")
 }
 
 #[cfg(test)]
@@ -289,7 +284,7 @@ mod tests {
     fn load(files: &[(&str, &str)]) -> Result<Node, String> {
         let texts: Vec<ComposeText> = files
             .iter()
-            .filter(|(name, _)| !name.starts_with("other/"))
+            .filter(|(name, _)| !name.contains('/') && name.ends_with(".yaml"))
             .map(|&(name, text)| ComposeText { name: name.to_owned(), text: text.to_owned() })
             .collect();
         let read = |path: &str| {
@@ -365,7 +360,12 @@ mod tests {
             ("services: {a: {extends: b}}", "no service `b` to extend"),
             ("services: {a: {extends: {file: no, service: b}}}", "no: it is not there"),
             ("services: {a: {extends: {file: x}}}", "the name of a `service`"),
-            ("include: [x]", "`include` is not supported"),
+            ("include: x", "`include` is not a list"),
+            ("include: [x]", "c.yaml:1: x: it is not there"),
+            ("include: [c.yaml]", "includes itself"),
+            ("include: [https://x.y/z]", "only files of this machine"),
+            ("include: [{path: []}]", "`path` is not a file"),
+            ("include: [{path: x, nope: y}]", "there is no key `nope`"),
             ("services: [a]", "`services` is not a mapping"),
             ("- a", "`the file` is not a mapping"),
             ("services: {a: {image: '${X:?gone}'}}", "c.yaml:1: the variable X has no value: gone"),
@@ -373,5 +373,74 @@ mod tests {
             let error = load(&[("c.yaml", text)]).unwrap_err();
             assert!(error.contains(problem), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn files_include_others() {
+        let text = "include:\n  - sub/c.yaml\n  - {path: [sub/d.yaml, sub/e.yaml], env_file: e.env}\n\
+                    services:\n  a: {image: own, build: {args: {O: 1}}}\n  gone: !reset\n  \
+                    z: {extends: b}\n";
+        let first = "include: [deeper/f.yaml]\n\
+                     services:\n  a: {image: i, build: {context: x, args: [A=$D]}}\n  \
+                     b: {build: ., environment: [D, N]}\n  gone: {image: i}\n\
+                     secrets: {s: {file: s.txt}}\n";
+        let files = [
+            ("c.yaml", text),
+            ("sub/c.yaml", first),
+            ("sub/.env", "D=dot\nV=lost\n"),
+            ("sub/deeper/f.yaml", "services: {f: {build: {context: y}, image: '$D$V'}}\n"),
+            (
+                "sub/d.yaml",
+                "services: {d: {image: one, env_file: v, build: {context: /abs}}, h: {build: {target: t}}}\n",
+            ),
+            (
+                "sub/e.yaml",
+                "services: {d: {image: \"$E\"}, a: {image: late, build: {target: t}}}\n",
+            ),
+            ("e.env", "E=env\n"),
+        ];
+        for (name, expected) in [
+            ("a", "{build:{args:[A=dot O=1] context:sub/x target:t} image:own}"),
+            ("z", "{build:{context:sub/.} environment:[D=dot N]}"),
+            ("f", "{build:{context:sub/deeper/y} image:value}"),
+            ("h", "{build:{context:sub/. target:t}}"),
+            ("d", "{build:{context:/abs} env_file:sub/v image:env}"),
+        ] {
+            assert_eq!(service(&files, name), expected, "{name}");
+        }
+        let tree = load(&files).unwrap();
+        assert_eq!(shown(tree.get("secrets").unwrap()), "{s:{file:sub/s.txt}}");
+        assert!(tree.get("services").unwrap().get("gone").is_none());
+        assert!(tree.get("include").is_none());
+        // Another folder is that of the project.
+        let other = "include: [{path: sub/c.yaml, project_directory: p, env_file: /dev/null}]\n";
+        let in_project = ("p/deeper/f.yaml", "services: {}\n");
+        let files = [("c.yaml", other), files[1], in_project];
+        assert_eq!(service(&files, "b"), "{build:{context:p/.} environment:[D N]}");
+        let circle = [("c.yaml", "include: [x/a.yaml]\n"), ("x/a.yaml", "include: [a.yaml]\n")];
+        assert!(load(&circle).unwrap_err().contains("x/a.yaml:1: x/a.yaml includes itself"));
+    }
+
+    #[test]
+    fn what_grows_by_being_used_is_bounded() {
+        let list = "x,".repeat(40_000);
+        let many: String = (0..2000).map(|at| format!("  s{at}: {{extends: b}}\n")).collect();
+        let extended = format!("services:\n  b: {{labels: [{list}]}}\n{many}");
+        let nested: String = (0..90).map(|at| format!("&a{at} [")).collect();
+        let anchors = format!("x: {nested}{list}{}\n", "]".repeat(90));
+        let (long, once) = ("v".repeat(1 << 17), "a: $B\n".to_owned());
+        let used: String = (0..1000).map(|at| format!("k{at}: $B\n")).collect();
+        let read = |_: &str| Err("gone".to_owned());
+        let variables = |name: &str| (name == "B").then(|| long.clone());
+        let loader = Loader { variables: &variables, read: &read };
+        for (text, is_fine) in [(extended, false), (anchors, false), (used, false), (once, true)] {
+            let text = ComposeText { name: "c.yaml".to_owned(), text };
+            let loaded = loader.load(&[text]);
+            assert_eq!(loaded.is_ok(), is_fine, "{:?}", loaded.err());
+        }
+        let hosts: String = (0..40_000).map(|at| format!("h{at}:1,")).collect();
+        let hosts = format!("services: {{a: {{image: i, extra_hosts: [{hosts}]}}}}\n");
+        let file = |name: &str| ComposeText { name: name.to_owned(), text: hosts.clone() };
+        assert!(loader.load(&[file("c.yaml"), file("d.yaml")]).is_ok());
     }
 }

@@ -100,11 +100,11 @@ pub(crate) fn files(base: &mut Node, later: Node) -> Result<(), ComposeError> {
     Ok(())
 }
 
-/// Merges a service into a copy of the one that it extends.
-pub(crate) fn service(base: &mut Node, later: Node) -> Result<(), ComposeError> {
+/// Merges a part of a section, as a service, into a copy of what it extends or changes.
+pub(crate) fn part(base: &mut Node, later: Node, section: &str) -> Result<(), ComposeError> {
     unmark(base, &later);
-    let services = Path { key: "services", above: None };
-    both(base, later, Some(&Path { key: "", above: Some(&services) }))
+    let section = Path { key: section, above: None };
+    both(base, later, Some(&Path { key: "", above: Some(&section) }))
 }
 
 /// Takes away what a `!reset` or `!override` of the later one stands for.
@@ -184,10 +184,18 @@ fn join(base: &mut Node, later: Node, rule: Rule) {
     let mut all = sequence(base.clone());
     let mut more = sequence(later);
     if rule == Rule::NewOnly {
-        more.retain(|item| !all.iter().any(|other| other.shape == item.shape));
+        let known: BTreeSet<&str> = all.iter().filter_map(scalar).collect();
+        more.retain(|item| scalar(item).is_none_or(|text| !known.contains(text)));
     }
     all.extend(more);
     base.shape = Shape::List(all);
+}
+
+fn scalar(node: &Node) -> Option<&str> {
+    match &node.shape {
+        Shape::Text(text) | Shape::Plain(text) => Some(text),
+        _ => None,
+    }
 }
 
 /// A mapping as a list of `KEY=VALUE`.

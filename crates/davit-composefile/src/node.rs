@@ -60,6 +60,15 @@ impl Node {
         }
     }
 
+    /// How many values it is made of, itself included.
+    pub(crate) fn count(&self) -> usize {
+        match &self.shape {
+            Shape::List(all) => 1 + all.iter().map(Self::count).sum::<usize>(),
+            Shape::Map(all) => 1 + all.values().map(Self::count).sum::<usize>(),
+            _ => 1,
+        }
+    }
+
     /// Whether it is null.
     #[must_use]
     pub fn is_null(&self) -> bool {

@@ -123,6 +123,8 @@ impl<'t, E: Iterator<Item = Result<(Event<'t>, Span), ScanError>>> Reader<E> {
         if anchor != 0 {
             let nodes = self.size.nodes - before.nodes;
             let bytes = self.size.bytes - before.bytes;
+            // It is kept beside what it is a part of, perhaps within others that are kept.
+            self.take(Size { nodes, bytes })?;
             self.anchors.insert(anchor, (node.clone(), Size { nodes, bytes }));
         }
         Ok(node)
