@@ -12,15 +12,18 @@ mod mount_layers;
 mod mounts;
 mod run;
 mod squash;
+mod writers;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool, atomic::Ordering, mpsc::Sender},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool, atomic::Ordering, mpsc::Sender,
+    },
     time::{Duration, Instant},
 };
 
-use davit_image::{Digest, Timestamp};
+use davit_image::{DiffId, Digest, Timestamp};
 use davit_layer::{Change, Merged, Opener, WriteOptions};
 use davit_snapshot::Snapshots;
 use davit_store::{Flight, Lease, Store};
@@ -92,6 +95,8 @@ pub(crate) struct Session<'b, 's> {
     pub(crate) elsewhere: BTreeMap<NodeId, StepRecord>,
     /// Steps that images of the build consist of.
     pub(crate) in_result: BTreeSet<NodeId>,
+    /// The layers of the steps that are done.
+    pub(crate) done: Mutex<BTreeMap<NodeId, DiffId>>,
     /// Told of layers of the images as they become final.
     pub(crate) finals: Option<FinalLayers<'b>>,
     /// Takes what commands leave, to remove it beside the steps that follow.
@@ -151,6 +156,14 @@ impl Session<'_, '_> {
 
     /// Does a node whose inputs are done.
     pub(crate) fn node(&self, id: NodeId, inputs: &[&Done]) -> Result<Done, BuildError> {
+        let done = self.result(id, inputs)?;
+        if let Some(record) = &done.layer {
+            self.done.lock().unwrap_or_else(PoisonError::into_inner).insert(id, record.layer);
+        }
+        Ok(done)
+    }
+
+    fn result(&self, id: NodeId, inputs: &[&Done]) -> Result<Done, BuildError> {
         let node = self.plan.node(id);
         let base =
             |layers| Done { state: State::image(layers), layer: None, cached: true, cause: id };

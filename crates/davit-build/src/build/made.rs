@@ -95,6 +95,7 @@ impl<'s> Build<'_, 's> {
             shared: environment.shared.filter(|_| round == Round::First),
             elsewhere: BTreeMap::new(),
             in_result: in_result(self.plan),
+            done: Mutex::default(),
             // Others take the place of these where they are rewritten, and none is sent before two
             // builds are equal.
             finals: environment.finals.filter(|_| {

@@ -138,7 +138,7 @@ impl Session<'_, '_> {
         Ok(read)
     }
 
-    /// Adds the name in another state that a source was perhaps meant to be.
+    /// Adds the step that wrote a source, or the name that it was perhaps meant to be.
     fn with_near_name(
         &self,
         error: BuildError,
@@ -151,9 +151,13 @@ impl Session<'_, '_> {
         else {
             return error;
         };
+        let path = source.trim_start_matches('/');
+        if let Some(told) = self.who_wrote(path, node.inputs[1]) {
+            return error.hint(told);
+        }
         // Hints are for people: one that cannot be had is no error.
         let all = self.source_files(node, &[String::new()], &inputs[1].state).ok();
-        match all.and_then(|(files, _)| near_in_set(&files, source.trim_start_matches('/'))) {
+        match all.and_then(|(files, _)| near_in_set(&files, path)) {
             Some(near) => error.hint(format!("did you mean `{near}`?")),
             None => error,
         }

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
-use super::bench::{Bench, list, with_owners};
+use super::bench::{Bench, alpine, list, with_owners};
 
 fn cached(bench: &Bench, args: &[&str]) -> String {
     let outcome = bench.run(args);
@@ -85,6 +85,23 @@ fn a_linked_copy_does_not_depend_on_what_lies_below() {
     bench.write("Dockerfile", "FROM scratch\nCOPY passwd /etc/\nCOPY --link --chown=wep g /g\n");
     let outcome = bench.run(&[]);
     assert!(outcome.stderr.contains("did you mean `web`?"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_path_that_another_step_wrote_or_removed_is_told() {
+    let Some(bench) = Bench::new(&[("src/f", "1")]) else { return };
+    bench.write(
+        "Dockerfile",
+        "FROM scratch AS a\nCOPY src /d\nFROM scratch AS b\nCOPY --from=a /d /e\n\
+         FROM scratch\nCOPY --from=b /d/f /\n",
+    );
+    let told = bench.run(&[]);
+    let hint = "hint: line 2, `[a 1/1] COPY src /d`, wrote it, which is not what is copied from";
+    assert!(told.code == 1 && told.stderr.contains(hint), "{}", told.stderr);
+    let steps = "RUN touch /made\nRUN rm /made\nFROM scratch\nCOPY --from=alpine /made /\n";
+    let Some(bench) = alpine(steps) else { return };
+    let told = bench.run(&[]);
+    assert!(told.stderr.contains("RUN rm /made`, removed it"), "{}", told.stderr);
 }
 
 #[test]
