@@ -7,7 +7,8 @@ use std::{
 };
 
 use davit_layer::{
-    Digests, Kind, Limits, Merged, ReadOptions, Table, TableLimits, path, read_layer, read_table,
+    Digests, Kind, Limits, Merged, ReadOptions, Table, TableLimits, WhiteoutNames, decompressed,
+    path, read_layer, read_table,
 };
 
 /// Small enough for many runs a second.
@@ -34,20 +35,7 @@ pub(crate) fn check(bytes: &[u8]) {
     let options = ReadOptions { limits: LIMITS, ..ReadOptions::default() };
     let mut tar = Vec::new();
     let Ok(layer) = read_layer(&mut &bytes[..], &mut tar, None, &options) else { return };
-    let table = Arc::new(layer.table);
-    let mut written = Vec::new();
-    table.write_to(&mut written).expect("memory takes it");
-    let again = Table::open(&file_of(&written)).expect("what was made can be opened");
-    assert!(again.iter().eq(table.iter()));
-    again.release_memory();
-    assert!(again.iter().eq(table.iter()));
-    let tar = file_of(&tar);
-    let from_headers = read_table(&tar, table.facts(), &LIMITS).expect("the tar was read before");
-    assert!(from_headers.iter().eq(table.iter()));
-    let readable = |entry: davit_layer::Entry<'_>| entry.kind.size() < 16 << 20;
-    if table.iter().all(readable) {
-        Digests::compute(&table, &tar).expect("every extent lies in the tar");
-    }
+    let table = sound(layer.table, &tar);
     let Ok(merged) = Merged::new(vec![Arc::clone(&table)]) else { return };
     for node in merged.iter() {
         assert_eq!(merged.position(node.entry.path), Ok(node.id));
@@ -56,6 +44,39 @@ pub(crate) fn check(bytes: &[u8]) {
     }
     let Ok(twice) = Merged::new(vec![Arc::clone(&table), table]) else { return };
     assert_eq!(twice.node_count(), merged.node_count());
+}
+
+/// Reads `bytes` as an archive of a build, in any compression; its names mean themselves.
+///
+/// # Panics
+/// If what is accepted is not sound.
+pub(crate) fn check_archive(bytes: &[u8]) {
+    let whiteout_names = WhiteoutNames::Plain;
+    let options = ReadOptions { limits: LIMITS, whiteout_names, ..ReadOptions::default() };
+    let Ok(mut plain) = decompressed(bytes) else { return };
+    let mut tar = Vec::new();
+    let Ok(layer) = read_layer(&mut plain, &mut tar, None, &options) else { return };
+    let table = sound(layer.table, &tar);
+    assert!(table.iter().all(|entry| !entry.kind.is_whiteout()));
+}
+
+/// A table that says of its tar what is true.
+fn sound(table: Table, tar: &[u8]) -> Arc<Table> {
+    let table = Arc::new(table);
+    let mut written = Vec::new();
+    table.write_to(&mut written).expect("memory takes it");
+    let again = Table::open(&file_of(&written)).expect("what was made can be opened");
+    assert!(again.iter().eq(table.iter()));
+    again.release_memory();
+    assert!(again.iter().eq(table.iter()));
+    let tar = file_of(tar);
+    let from_headers = read_table(&tar, table.facts(), &LIMITS).expect("the tar was read before");
+    assert!(from_headers.iter().eq(table.iter()));
+    let readable = |entry: davit_layer::Entry<'_>| entry.kind.size() < 16 << 20;
+    if table.iter().all(readable) {
+        Digests::compute(&table, &tar).expect("every extent lies in the tar");
+    }
+    table
 }
 
 fn file_of(content: &[u8]) -> File {

@@ -258,9 +258,11 @@ fn nothing_panics_whatever_is_cut_or_flipped() {
         .end();
     for at in 0..good.len() {
         any_bytes::check(&good[..at]);
+        any_bytes::check_archive(&good[..at]);
         let mut flipped = good.clone();
         flipped[at] ^= 0x55;
         any_bytes::check(&flipped);
+        any_bytes::check_archive(&flipped);
     }
 }
 
@@ -296,6 +298,8 @@ fn random_headers() {
             }
             archive = archive.with(&header, &content);
         }
-        any_bytes::check(&archive.end());
+        let archive = archive.end();
+        any_bytes::check(&archive);
+        any_bytes::check_archive(&archive);
     }
 }
