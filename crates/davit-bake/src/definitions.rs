@@ -17,8 +17,18 @@ use crate::{
     eval::{Names, Scope, Spent},
     functions::World,
     source::{Attribute, BakeFile, Block, Format, Source, Sources},
-    value::{boolean, entries, object, text},
+    value::{boolean, entries, object, text, weight},
 };
+
+/// Where contexts that are relative paths go out from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Paths {
+    /// The working directory of the caller.
+    #[default]
+    OfCaller,
+    /// The folder of the file that names them; of Compose files that of the first.
+    OfFiles,
+}
 
 /// What a definition may know of the world.
 #[derive(Debug, Default)]
@@ -33,6 +43,8 @@ pub struct Surroundings {
     pub dotenv: Option<BakeFile>,
     /// Reads a file that a Compose file names; without it such files are refused.
     pub read_file: Option<ReadFile>,
+    /// Where contexts go out from.
+    pub paths: Paths,
     /// The home directory of the caller.
     pub home: String,
     /// The time, in seconds since 1970.
@@ -130,6 +142,10 @@ impl Definitions {
         };
         definitions.check_variables()?;
         Ok(definitions)
+    }
+
+    pub(crate) const fn paths(&self) -> Paths {
+        self.surroundings.paths
     }
 
     /// All variables by name, with their values.
@@ -281,7 +297,8 @@ impl Definitions {
     /// The targets that a matrix makes, with what it binds for each.
     pub(crate) fn combined(&self, block: &Block) -> Result<Vec<(String, Bindings)>, ValueError> {
         let Some(matrix) = block.attributes.get("matrix") else { return Ok(Vec::new()) };
-        let combinations = combinations(&Scope::new(self).source(&matrix.source)?)?;
+        let axes = Scope::new(self).source(&matrix.source)?;
+        let combinations = combinations(&axes, &self.spent)?;
         let named = combinations.into_iter().map(|bindings| {
             let bound: Vec<(&str, Value)> =
                 bindings.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
@@ -393,7 +410,7 @@ impl Names for Definitions {
 const MOST_COMBINATIONS: usize = 10_000;
 
 /// All combinations of a matrix; its first name changes fastest.
-fn combinations(axes: &Value) -> Result<Vec<Bindings>, ValueError> {
+fn combinations(axes: &Value, spent: &Spent) -> Result<Vec<Bindings>, ValueError> {
     let mut all: Vec<Bindings> = vec![Vec::new()];
     for (name, values) in object(axes)? {
         let mut more = Vec::new();
@@ -402,6 +419,8 @@ fn combinations(axes: &Value) -> Result<Vec<Bindings>, ValueError> {
                 if more.len() >= MOST_COMBINATIONS {
                     return Err(ValueError::Budget);
                 }
+                let weights = one.iter().map(|(_, value)| 64 + weight(value));
+                spent.take(weights.fold(64 + weight(&value), u64::saturating_add))?;
                 more.push([&one[..], &[(name.clone(), value.clone())]].concat());
             }
         }

@@ -118,8 +118,13 @@ pub enum BakeError {
         name: String,
     },
     /// A target or group that is not defined.
-    #[error("there is no target `{0}`")]
-    NoTarget(String),
+    #[error("there is no target `{name}`")]
+    NoTarget {
+        /// Its name.
+        name: String,
+        /// The name that was perhaps meant.
+        near: Option<String>,
+    },
     /// A target that is built of itself.
     #[error("the target `{0}` is made of itself")]
     Cycle(String),
@@ -139,6 +144,9 @@ pub enum BakeError {
         /// What is wrong.
         problem: String,
     },
+    /// Targets that together take too much, mostly of what they inherit.
+    #[error("the targets take too much memory")]
+    Heavy,
     /// More than a definition may have.
     #[error("the definition has more than {0} blocks or targets")]
     Many(usize),

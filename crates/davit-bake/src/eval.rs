@@ -133,6 +133,8 @@ impl<'s> Scope<'s> {
         self.names.spent().take(STEP)?;
         self.names.spent().within(|| match value {
             Value::String(text) => {
+                // It is read each time, be it for nothing.
+                self.names.spent().take(text.len() as u64)?;
                 let template = hcl_edit::parser::parse_template(text)
                     .map_err(|error| ValueError::Template(error.message().to_owned()))?;
                 self.template(&template)

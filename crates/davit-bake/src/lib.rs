@@ -24,7 +24,7 @@ mod value;
 mod words;
 
 pub use self::{
-    definitions::{Definitions, ReadFile, ReadFn, Surroundings, Variable},
+    definitions::{Definitions, Paths, ReadFile, ReadFn, Surroundings, Variable},
     error::{BakeError, Place, ValueError},
     resolve::{Group, Listed, Plan},
     source::BakeFile,

@@ -1,5 +1,6 @@
 //! Which targets are built: groups, parents, matrices and links between targets.
 
+pub(crate) mod folder;
 mod pattern;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +11,7 @@ use self::pattern::matches;
 use crate::{
     definitions::{Definitions, located, unknown_attribute},
     error::{BakeError, ValueError},
-    eval::Scope,
+    eval::{Names as _, Scope, Spent},
     source::Block,
     target::{ATTRIBUTES, Override, Target},
     value::{list, text},
@@ -92,6 +93,8 @@ fn links(target: Option<&Target>) -> Vec<String> {
 struct Raw {
     inherits: Vec<String>,
     target: Target,
+    /// The context of a target that neither has one nor inherits one; `None` for the usual one.
+    folder: Option<String>,
 }
 
 /// All targets and groups of the files.
@@ -138,10 +141,10 @@ impl Definitions {
             set.iter().map(|it| Override::parse(it)).collect::<Result<_, _>>()?;
         for one in &set {
             if !all.targets.keys().any(|name| matches(&one.pattern, name)) {
-                return Err(BakeError::NoTarget(one.pattern.clone()));
+                return Err(all.no_target(&one.pattern));
             }
         }
-        let resolver = Resolver { all: &all, set: &set, environment };
+        let resolver = Resolver { all: &all, set: &set, environment, spent: self.spent() };
         let mut plan = Plan::default();
         let mut asked = Vec::new();
         for name in names {
@@ -158,8 +161,9 @@ impl Definitions {
         default.targets.sort();
         default.targets.dedup();
         let found: Vec<String> = plan.targets.keys().cloned().collect();
+        let mut way = Way::default();
         for name in found {
-            resolver.link(&name, &mut plan, &mut Vec::new())?;
+            resolver.link(&name, &mut plan, &mut way)?;
         }
         if let Some(time) = environment(EPOCH).filter(|time| !time.is_empty()) {
             for target in plan.targets.values_mut() {
@@ -175,11 +179,12 @@ impl Definitions {
         let mut all = All { targets: BTreeMap::new(), groups: BTreeMap::new() };
         let mut count = 0_usize;
         if let Some(composed) = &self.composed {
-            for (name, target) in composed {
-                let raw = Raw { inherits: Vec::new(), target: target.clone() };
+            for (name, target) in &composed.targets {
+                let target = target.clone();
+                let raw = Raw { target, folder: composed.folder.clone(), ..Raw::default() };
                 all.targets.insert(name.clone(), raw);
             }
-            let targets = composed.keys().cloned().collect();
+            let targets = composed.targets.keys().cloned().collect();
             all.groups.insert("default".to_owned(), Group { description: None, targets });
         }
         let mut renamed: BTreeMap<&str, Vec<String>> = BTreeMap::new();
@@ -195,6 +200,7 @@ impl Definitions {
                 }
                 let known = all.targets.entry(name).or_default();
                 known.target.merge(&raw.target);
+                known.folder = raw.folder.or_else(|| known.folder.take());
                 if !raw.inherits.is_empty() {
                     known.inherits = raw.inherits;
                 }
@@ -255,7 +261,7 @@ impl Definitions {
     }
 
     fn raw(&self, block: &Block, bindings: &[(&str, Value)]) -> Result<Raw, BakeError> {
-        let mut raw = Raw::default();
+        let mut raw = Raw { folder: self.folder(block), ..Raw::default() };
         for (name, attribute) in &block.attributes {
             if matches!(name.as_str(), "name" | "matrix") {
                 continue;
@@ -271,18 +277,25 @@ impl Definitions {
                 });
             located(name, attribute, value)?;
         }
+        self.rebase(block, &mut raw.target);
         Ok(raw)
     }
 }
 
 impl All {
+    fn no_target(&self, name: &str) -> BakeError {
+        let known = self.targets.keys().chain(self.groups.keys()).map(String::as_str);
+        let near = davit_dockerfile::nearest(name, known).map(str::to_owned);
+        BakeError::NoTarget { name: name.to_owned(), near }
+    }
+
     /// Targets and groups of this name, or that a pattern means.
     fn matching(&self, pattern: &str) -> Result<Vec<String>, BakeError> {
         let names: BTreeSet<&String> = self.targets.keys().chain(self.groups.keys()).collect();
         let found: Vec<String> =
             names.into_iter().filter(|name| matches(pattern, name)).cloned().collect();
         if found.is_empty() {
-            return Err(BakeError::NoTarget(pattern.to_owned()));
+            return Err(self.no_target(pattern));
         }
         Ok(found)
     }
@@ -292,6 +305,7 @@ struct Resolver<'a> {
     all: &'a All,
     set: &'a [Override],
     environment: &'a dyn Fn(&str) -> Option<String>,
+    spent: &'a Spent,
 }
 
 impl Resolver<'_> {
@@ -321,7 +335,9 @@ impl Resolver<'_> {
     /// A target as it is built.
     fn target(&self, name: &str) -> Result<Target, BakeError> {
         let mut target = self.joined(name, &mut BTreeMap::new())?;
-        for (attribute, default) in [("context", "."), ("dockerfile", "Dockerfile")] {
+        let folder = self.all.targets.get(name).and_then(|raw| raw.folder.as_deref());
+        let folder = folder.unwrap_or(".");
+        for (attribute, default) in [("context", folder), ("dockerfile", "Dockerfile")] {
             let is_set = match target.text(attribute) {
                 Some("") => attribute == "context",
                 other => other.is_some(),
@@ -343,15 +359,18 @@ impl Resolver<'_> {
             return known.clone().ok_or_else(|| BakeError::Cycle(name.to_owned()));
         }
         let raw = self.all.targets.get(name);
-        let raw = raw.ok_or_else(|| BakeError::NoTarget(name.to_owned()))?;
+        let raw = raw.ok_or_else(|| self.all.no_target(name))?;
         seen.insert(name.to_owned(), None);
         if seen.len() > 500 {
             return Err(BakeError::Many(500));
         }
         let mut target = Target::default();
         for parent in &raw.inherits {
-            target.merge(&self.joined(parent, seen)?);
+            let parent = self.joined(parent, seen)?;
+            self.take(&parent)?;
+            target.merge(&parent);
         }
+        self.take(&raw.target)?;
         target.merge(&raw.target);
         let set: Vec<&Override> =
             self.set.iter().filter(|one| matches(&one.pattern, name)).collect();
@@ -361,8 +380,16 @@ impl Resolver<'_> {
         Ok(target)
     }
 
+    fn take(&self, target: &Target) -> Result<(), BakeError> {
+        self.spent.take(target.weight()).map_err(|_| BakeError::Heavy)
+    }
+
     /// Adds the targets that a target is built of.
-    fn link(&self, name: &str, plan: &mut Plan, open: &mut Vec<String>) -> Result<(), BakeError> {
+    fn link(&self, name: &str, plan: &mut Plan, way: &mut Way) -> Result<(), BakeError> {
+        let Way { open, done } = way;
+        if done.contains(name) {
+            return Ok(());
+        }
         if open.iter().any(|it| it == name) || open.len() > 100 {
             return Err(BakeError::Cycle(name.to_owned()));
         }
@@ -374,7 +401,7 @@ impl Resolver<'_> {
                 plan.targets.insert(other.clone(), target);
                 plan.linked.insert(other.clone());
             }
-            self.link(&other, plan, open)?;
+            self.link(&other, plan, way)?;
             check_platforms(name, &other, plan)?;
             let needed = plan.targets.get(&other).map(|it| it.words("entitlements"));
             if let (Some(needed), Some(target)) = (needed, plan.targets.get_mut(name)) {
@@ -386,9 +413,18 @@ impl Resolver<'_> {
                 }
             }
         }
-        open.pop();
+        way.open.pop();
+        way.done.insert(name.to_owned());
         Ok(())
     }
+}
+
+/// Targets on the way from one to what it is built of.
+#[derive(Default)]
+struct Way {
+    open: Vec<String>,
+    /// Those with nothing new behind them: there may be many ways to each.
+    done: BTreeSet<String>,
 }
 
 /// A target is built for no platform that what it is built of has not.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 pub(crate) use self::overrides::Override;
 use crate::{
     error::ValueError,
-    value::{boolean, list, object, text},
+    value::{self, boolean, list, object, text},
     words::{self, Entry},
 };
 
@@ -57,6 +57,7 @@ pub(crate) const ATTRIBUTES: &[(&str, Kind, Join)] = &[
     ("call", Kind::Text, Join::Replace),
     ("entitlements", Kind::List, Join::Append),
     ("extra-hosts", Kind::Map, Join::Append),
+    ("policy", Kind::Entries(Entry::Policy), Join::Append),
 ];
 /// Where the escapes of a definition's text are shown as such.
 const ESCAPED: [&str; 5] = ["annotations", "dockerfile-inline", "labels", "args", "extra-hosts"];
@@ -116,24 +117,23 @@ impl Target {
         pairs
     }
 
-    /// Replaces contexts by what `below` makes of them; `None` leaves one.
+    /// Replaces `context`, or each of `contexts`, by what `below` makes of it; `None` leaves one.
     ///
     /// # Errors
     /// That of `below`.
-    pub fn rebase(
+    pub fn rebase<E>(
         &mut self,
-        below: &dyn Fn(&str) -> Result<Option<String>, String>,
-    ) -> Result<(), String> {
-        for (name, value) in &mut self.values {
-            let contexts: Vec<&mut Value> = match (name.as_str(), value) {
-                ("context", value) => vec![value],
-                ("contexts", Value::Object(all)) => all.values_mut().collect(),
-                _ => continue,
-            };
-            for context in contexts {
-                if let Some(new) = below(context.as_str().unwrap_or_default())? {
-                    *context = new.into();
-                }
+        attribute: &str,
+        below: &dyn Fn(&str) -> Result<Option<String>, E>,
+    ) -> Result<(), E> {
+        let contexts: Vec<&mut Value> = match self.values.get_mut(attribute) {
+            Some(Value::Object(all)) => all.values_mut().collect(),
+            Some(value) => vec![value],
+            None => Vec::new(),
+        };
+        for context in contexts {
+            if let Some(new) = below(context.as_str().unwrap_or_default())? {
+                *context = new.into();
             }
         }
         Ok(())
@@ -170,6 +170,11 @@ impl Target {
             }
         }
         Value::Object(shown)
+    }
+
+    /// What it weighs against the budget of its definition.
+    pub(crate) fn weight(&self) -> u64 {
+        self.values.values().map(value::weight).fold(64, u64::saturating_add)
     }
 
     pub(crate) fn set(&mut self, name: &str, value: Value) {
@@ -238,14 +243,12 @@ pub(crate) fn kind_of(name: &str) -> Option<(Kind, Join)> {
 /// The last attestation of a type is the one that counts.
 fn latest_attestations(value: Option<&mut Value>) {
     let Some(Value::Array(all)) = value else { return };
-    let mut latest: Vec<Value> = Vec::new();
+    let mut latest = Map::new();
     for item in all.drain(..) {
-        match latest.iter_mut().find(|other| other.get("type") == item.get("type")) {
-            Some(other) => *other = item,
-            None => latest.push(item),
-        }
+        let kind = item.get("type").map(Value::to_string).unwrap_or_default();
+        latest.insert(kind, item);
     }
-    *all = latest;
+    *all = latest.into_iter().map(|(_, item)| item).collect();
 }
 
 /// Brings a value into the form of its attribute.
@@ -299,7 +302,7 @@ fn shown_context(context: Value) -> Value {
 }
 
 /// Whether a context is none of this machine's directories.
-fn is_remote(text: &str) -> bool {
+pub(crate) fn is_remote(text: &str) -> bool {
     text.contains("://") || text.starts_with("git@") || text.starts_with("github.com/")
 }
 

@@ -7,6 +7,9 @@ use crate::error::ValueError;
 /// Largest integer that a float holds exactly.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
+/// Values within values: variables that are made of others would nest as deep as there are any.
+const DEPTH: u32 = 400;
+
 /// What arithmetic gave, as an integer where it is one, else with the digits that are sure.
 pub(crate) fn number(value: f64) -> Result<Value, ValueError> {
     let is_whole = value.fract() == 0.0 || !value.is_finite();
@@ -161,14 +164,22 @@ pub(crate) fn entries(value: &Value) -> Result<Vec<(Value, Value)>, ValueError> 
     }
 }
 
-/// What a value weighs against the budget, about its bytes.
+/// What a value weighs against the budget, about its bytes; more than any budget if it is nested
+/// too deep to be copied or dropped.
 pub(crate) fn weight(value: &Value) -> u64 {
+    weight_at(value, DEPTH)
+}
+
+fn weight_at(value: &Value, depth: u32) -> u64 {
+    let Some(depth) = depth.checked_sub(1) else { return u64::MAX };
     match value {
         Value::String(text) => 32 + text.len() as u64,
-        Value::Array(all) => all.iter().map(weight).fold(32, u64::saturating_add),
+        Value::Array(all) => {
+            all.iter().map(|item| weight_at(item, depth)).fold(32, u64::saturating_add)
+        }
         Value::Object(all) => all
             .iter()
-            .map(|(key, item)| 32 + key.len() as u64 + weight(item))
+            .map(|(key, item)| weight_at(item, depth).saturating_add(32 + key.len() as u64))
             .fold(32, u64::saturating_add),
         _ => 32,
     }

@@ -10,6 +10,7 @@ pub(crate) enum Entry {
     Ssh,
     Output,
     Attestation,
+    Policy,
 }
 
 /// Splits at commas; quotes keep them, as in CSV.
@@ -61,6 +62,7 @@ pub(crate) fn parse(entry: Entry, word: &str) -> Map<String, Value> {
             Entry::Cache => ("registry", "ref"),
             Entry::Attestation => (only.as_str(), ""),
             Entry::Secret | Entry::Ssh => ("", "id"),
+            Entry::Policy => ("", "filename"),
         };
         object.insert("type".to_owned(), kind.into());
         object.insert(key.to_owned(), only.as_str().into());

@@ -1,5 +1,7 @@
 //! Types of variables, as `list(string)`.
 
+use std::collections::HashSet;
+
 use hcl_edit::expr::{Expression, ObjectKey};
 use serde_json::{Map, Value};
 
@@ -103,13 +105,10 @@ impl Type {
             Self::Bool => value::boolean(&given)?.into(),
             Self::List(inner) => all(given, inner)?.into(),
             Self::Set(inner) => {
-                let mut seen: Vec<Value> = Vec::new();
-                for item in all(given, inner)? {
-                    if !seen.contains(&item) {
-                        seen.push(item);
-                    }
-                }
-                value::in_order(seen.into())
+                let (mut set, mut seen) = (Vec::new(), HashSet::new());
+                let items = all(given, inner)?.into_iter();
+                set.extend(items.filter(|item| seen.insert(item.to_string())));
+                value::in_order(set.into())
             }
             Self::Map(inner) => {
                 let Value::Object(fields) = given else { return Err(wrong("a map", &given)) };

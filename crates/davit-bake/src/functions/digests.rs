@@ -34,7 +34,10 @@ pub(super) fn digests(call: &Call<'_>) -> Found {
             uuid(bytes, 5).into()
         }
         "rsadecrypt" => {
-            let plain = decrypted(&text(0)?, &text(1)?).map_err(|problem| call.wrong(problem))?;
+            let (cipher, key) = (text(0)?, text(1)?);
+            // The work grows with the cube of the key's length.
+            call.spent.take((key.len() as u64).saturating_pow(2) / 4)?;
+            let plain = decrypted(&cipher, &key).map_err(|problem| call.wrong(problem))?;
             String::from_utf8(plain).map_err(|_| call.wrong("it is no text"))?.into()
         }
         _ => return Ok(None),

@@ -6,24 +6,31 @@ use regex::{Captures, Regex};
 use serde_json::{Map, Value};
 
 use super::{Call, Found, bounded};
-use crate::error::ValueError;
+use crate::{error::ValueError, value::weight};
 
-/// Most matches of a pattern.
-const MOST: usize = 100_000;
+/// What it weighs to look at a byte, of which each state of a pattern may want to know.
+const SCAN: u64 = 64;
 
 pub(super) fn patterns(call: &Call<'_>) -> Found {
     let value = match call.name {
         "regex" => {
             let (pattern, text) = (compiled(call, &call.text(0)?)?, call.text(1)?);
             let shape = Shape::of(call, &pattern)?;
+            call.spent.take(SCAN * text.len() as u64)?;
             let found = pattern.captures(&text);
             shape.value(&found.ok_or_else(|| call.wrong("the pattern matches nothing"))?)
         }
         "regexall" => {
             let (pattern, text) = (compiled(call, &call.text(0)?)?, call.text(1)?);
             let shape = Shape::of(call, &pattern)?;
-            let found = pattern.captures_iter(&text).take(MOST);
-            found.map(|found| shape.value(&found)).collect()
+            call.spent.take(SCAN * text.len() as u64)?;
+            let found = pattern.captures_iter(&text).map(|found| {
+                let start = found.get(0).map_or(0, |it| it.start());
+                let value = shape.value(&found);
+                call.spent.take(rest(&text, start) + weight(&value))?;
+                Ok(value)
+            });
+            found.collect::<Result<_, ValueError>>()?
         }
         "regex_replace" => replaced(call)?,
         _ => return Ok(None),
@@ -33,11 +40,21 @@ pub(super) fn patterns(call: &Call<'_>) -> Found {
 
 fn replaced(call: &Call<'_>) -> Result<Value, ValueError> {
     let (text, pattern, new) = (call.text(0)?, compiled(call, &call.text(1)?)?, call.text(2)?);
-    let count = pattern.find_iter(&text).count();
+    call.spent.take(2 * SCAN * text.len() as u64)?;
+    let mut count = 0;
+    for found in pattern.find_iter(&text) {
+        call.spent.take(2 * rest(&text, found.start()))?;
+        count += 1;
+    }
     // A reference may stand for the whole text.
     let longest = new.matches('$').count().saturating_mul(text.len()).saturating_add(new.len());
     bounded(call, count, text.len(), longest)?;
     Ok(pattern.replace_all(&text, new.as_str()).into_owned().into())
+}
+
+/// What the search for the next match may look at again: to the end of the text and back.
+fn rest(text: &str, start: usize) -> u64 {
+    (text.len() - start) as u64
 }
 
 fn compiled(call: &Call<'_>, pattern: &str) -> Result<Regex, ValueError> {

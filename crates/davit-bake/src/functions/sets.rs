@@ -1,5 +1,7 @@
 //! Functions on sets, which are lists without repetition in an order of their own.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::{Call, Found, lists::unique};
@@ -19,19 +21,26 @@ pub(super) fn sets(call: &Call<'_>) -> Found {
     call.list(0)?;
     for other in call.arguments.iter().skip(1) {
         let other = list(other)?;
+        let others = forms(other);
         match call.name {
             "setunion" => all.extend_from_slice(other),
-            "setintersection" => all.retain(|item| other.contains(item)),
-            "setsubtract" => all.retain(|item| !other.contains(item)),
+            "setintersection" => all.retain(|item| others.contains(&item.to_string())),
+            "setsubtract" => all.retain(|item| !others.contains(&item.to_string())),
             _ => {
-                let new: Vec<Value> =
-                    other.iter().filter(|item| !all.contains(item)).cloned().collect();
-                all.retain(|item| !other.contains(item));
+                let known = forms(&all);
+                let is_new = |item: &&Value| !known.contains(&item.to_string());
+                let new: Vec<Value> = other.iter().filter(is_new).cloned().collect();
+                all.retain(|item| !others.contains(&item.to_string()));
                 all.extend(new);
             }
         }
     }
     Ok(Some(in_order(unique(&all))))
+}
+
+/// The elements by what they are as text: no two of them have the same.
+fn forms(all: &[Value]) -> HashSet<String> {
+    all.iter().map(Value::to_string).collect()
 }
 
 /// All combinations of the elements of lists; the last one changes fastest.

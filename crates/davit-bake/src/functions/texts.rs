@@ -43,6 +43,7 @@ pub(super) fn texts(call: &Call<'_>) -> Found {
         "substr" => substring(&text(0)?, call.whole(1)?, call.whole(2)?).into(),
         "split" => {
             let (separator, all) = (text(0)?, text(1)?);
+            call.spent.take(32 * all.matches(&separator).count() as u64)?;
             if separator.is_empty() {
                 all.chars().map(|letter| Value::String(letter.to_string())).collect()
             } else {
@@ -56,7 +57,10 @@ pub(super) fn texts(call: &Call<'_>) -> Found {
                     words.push(crate::value::text(word)?);
                 }
             }
-            words.join(&text(0)?).into()
+            let separator = text(0)?;
+            let length = words.iter().map(String::len).sum();
+            bounded(call, words.len(), length, separator.len())?;
+            words.join(&separator).into()
         }
         "replace" => replaced(call, &text(0)?, &text(1)?, &text(2)?)?.into(),
         "indent" => {

@@ -6,7 +6,7 @@ mod cases;
 
 use std::collections::BTreeMap;
 
-use davit_bake::{BakeFile, Definitions, Plan, Surroundings};
+use davit_bake::{BakeFile, Definitions, Paths, Plan, Surroundings};
 use serde_json::{Value, json};
 
 fn read(name: &str, text: &str, environment: &[(&str, &str)]) -> Result<Definitions, String> {
@@ -258,6 +258,126 @@ fn what_is_set_wins() {
         let error = set(&[word]).unwrap_err();
         assert!(error.contains(problem), "{word}: {error}");
     }
+}
+
+/// Each takes little to write, and would take minutes or gigabytes without its bound.
+#[test]
+fn what_grows_by_being_used_is_bounded() {
+    let groups: String = (0..400).map(|at| format!("(?P<g{at}>)")).collect();
+    let list = |count: usize| format!("[{}]", "1,".repeat(count));
+    let numbers: Vec<String> = (0..150_000).map(|it| it.to_string()).collect();
+    let numbers = format!("[{}]", numbers.join(","));
+    let nest = |inner: &str| format!("{}{inner}{}", "[".repeat(60), "]".repeat(60));
+    let deep: String = (1..300)
+        .map(|at| {
+            let value = nest(&format!("v{}", at - 1));
+            format!("variable \"v{at}\" {{\n default = {value}\n}}\n")
+        })
+        .collect();
+    let heirs: String =
+        (0..4000).map(|at| format!("target \"h{at}\" {{\n inherits = [\"base\"]\n}}\n")).collect();
+    let axes = "{ a = range(100), b = range(100) }";
+    let matrices: String =
+        (0..2000).map(|at| format!("target \"m{at}\" {{\n matrix = {axes}\n}}\n")).collect();
+    let text = "\"${x}\"";
+    for (text, problem) in [
+        (format!("A = length(regexall(\"{groups}x?\", join(\"\", split(\"1\", s))))"), "too many"),
+        ("A = length(regexall(\".*b|x\", s))".to_owned(), "too many"),
+        (format!("A = join(s, {})", list(10_000)), "too long"),
+        ("A = length(split(\"\", \"${s}${s}${s}${s}${s}${s}${s}${s}\"))".to_owned(), "too many"),
+        (format!("A = {text}"), "no variable"),
+    ] {
+        let definition =
+            format!("s = \"{}\"\ntarget \"t\" {{\n args = {{ {text} }}\n}}\n", "x".repeat(1 << 19));
+        let error = plan(&definition, &["t"], &[]).map(drop).unwrap_err();
+        assert!(error.contains(problem), "{text}: {error}");
+    }
+    for (text, names, problem) in [
+        (
+            format!("variable \"v0\" {{\n default = []\n}}\n{deep}target \"t\" {{}}\n"),
+            "t",
+            "too many",
+        ),
+        (
+            format!("target \"base\" {{\n tags = {}\n}}\n{heirs}", list(100_000)),
+            "*",
+            "too much memory",
+        ),
+        (
+            format!("target \"t\" {{\n args = {{ A = target.m0.network }}\n}}\n{matrices}"),
+            "t",
+            "too many",
+        ),
+    ] {
+        let error = plan(&text, &[names], &[]).map(drop).unwrap_err();
+        assert!(error.contains(problem), "{problem}: {error}");
+    }
+    // These are no more than long.
+    let set = format!("variable \"s\" {{\n type = set(number)\n default = {numbers}\n}}\n");
+    assert!(plan(&format!("{set}target \"t\" {{}}"), &["t"], &[]).is_ok());
+    let both = format!("length(setintersection({numbers}, {}))", list(100));
+    assert_eq!(value(&both).as_deref(), Ok("1"));
+    // Two ways to each target.
+    let ways: String = (0..60)
+        .map(|at| {
+            let next = at + 1;
+            format!(
+                "target \"a{at}\" {{\n contexts = {{ x = \"target:a{next}\", \
+                 y = \"target:b{next}\" }}\n}}\ntarget \"b{at}\" {{\n contexts = {{ \
+                 x = \"target:a{next}\", y = \"target:b{next}\" }}\n}}\n"
+            )
+        })
+        .collect();
+    let ways = format!("{ways}target \"a60\" {{}}\ntarget \"b60\" {{}}\n");
+    assert_eq!(plan(&ways, &["a0"], &[]).unwrap().targets.len(), 121);
+}
+
+/// As buildx with `BUILDX_BAKE_FILE_RELATIVE_PATHS`.
+#[test]
+fn contexts_may_go_out_from_their_files() {
+    let file = |name: &str, text: &str| BakeFile { name: name.to_owned(), text: text.to_owned() };
+    let files = [
+        file(
+            "a/docker-bake.hcl",
+            "target \"one\" {\n context = \"x\"\n contexts = { n = \"../n\", m = \
+             \"docker-image://i\" }\n}\ntarget \"none\" {}\ntarget \"heir\" {\n inherits = \
+             [\"one\"]\n}\ntarget \"far\" {\n context = \"cwd://x\"\n}\n",
+        ),
+        file(
+            "b/more.json",
+            "{\"target\": {\"one\": {\"contexts\": {\"k\": \"k\"}}, \"two\": {\"context\": \"y\"}}}",
+        ),
+        file("c/last.hcl", "target \"three\" {\n context = target.one.context\n}\n"),
+        file("d/compose.yaml", "services: {s: {build: {additional_contexts: {z: ./z}}}}\n"),
+        file("e/compose.yaml", "services: {u: {build: y}}\n"),
+        file("<standard input>", "target \"typed\" { context = \"t\" }\n"),
+    ];
+    let resolve = |paths: Paths, set: &[String]| {
+        let surroundings = Surroundings { paths, ..Surroundings::default() };
+        let definitions = Definitions::read(&files, surroundings).unwrap();
+        definitions.resolve(&["*".to_owned()], set, &|_| None).unwrap().to_json()
+    };
+    let found = resolve(Paths::OfFiles, &["two.context=set".to_owned()]);
+    let context = |name: &str| found["target"][name]["context"].as_str().unwrap().to_owned();
+    for (name, expected) in [
+        ("one", "a/x"),
+        ("none", "a"),
+        ("heir", "a/x"),
+        ("far", "x"),
+        ("two", "set"),
+        ("three", "a/x"),
+        ("s", "d"),
+        ("u", "d/y"),
+        ("typed", "t"),
+    ] {
+        assert_eq!(context(name), expected, "{name}");
+    }
+    let contexts = json!({"k": "b/k", "m": "docker-image://i", "n": "n"});
+    assert_eq!(found["target"]["one"]["contexts"], contexts);
+    assert_eq!(found["target"]["s"]["contexts"]["z"], "d/z");
+    let found = resolve(Paths::OfCaller, &[]);
+    assert_eq!(found["target"]["one"]["context"], "x");
+    assert_eq!(found["target"]["none"]["context"], ".");
 }
 
 #[test]

@@ -10,7 +10,7 @@ mod words;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use davit_bake::{BakeError, Definitions, Plan, ReadFile, Surroundings};
+use davit_bake::{BakeError, Definitions, Paths, Plan, ReadFile, Surroundings};
 use davit_engine::{Engine, Hint, image::Platform};
 use serde_json::{Map, Value};
 
@@ -56,6 +56,11 @@ pub(crate) struct BakeArgs {
     /// List targets or variables
     #[arg(long, value_name = "targets|variables", conflicts_with = "print")]
     list: Option<show::Listing>,
+    /// The older forms of --list
+    #[arg(long, hide = true)]
+    list_targets: bool,
+    #[arg(long, hide = true)]
+    list_variables: bool,
     /// As --set *.no-cache=true
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
@@ -86,6 +91,12 @@ pub(crate) struct BakeArgs {
     /// davit is the builder
     #[arg(long, hide = true)]
     builder: Vec<String>,
+    /// davit's own stands before the verb
+    #[arg(long, short = 'D', hide = true, overrides_with = "debug")]
+    debug: bool,
+    /// Let no policy of a target count, which davit does not evaluate: disabled=true
+    #[arg(long, value_name = "OPTION=VALUE", value_parser = build::ignored::no_policy)]
+    policy: Vec<bool>,
     /// As --set *.attest=type=sbom
     #[arg(long, value_name = "BOOL|FIELDS", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
@@ -104,6 +115,11 @@ pub(crate) struct BakeArgs {
 }
 
 impl BakeArgs {
+    fn listing(&self) -> Option<show::Listing> {
+        let older = [(self.list_targets, show::TARGETS), (self.list_variables, show::VARIABLES)];
+        self.list.or_else(|| older.into_iter().find(|(is_asked, _)| *is_asked).map(|it| it.1))
+    }
+
     /// What is asked of all targets.
     fn asked(&self) -> Option<Call> {
         if self.check { Some(Call { method: Method::Check, ..Call::default() }) } else { self.call }
@@ -118,7 +134,10 @@ struct Failed(#[from] BakeError);
 impl Hint for Failed {
     fn hints(&self) -> Vec<String> {
         match &self.0 {
-            BakeError::NoTarget(_) => vec!["`davit bake --list targets` shows them".to_owned()],
+            BakeError::NoTarget { near: Some(near), .. } => {
+                vec![format!("did you mean `{near}`?")]
+            }
+            BakeError::NoTarget { .. } => vec!["`davit bake --list targets` shows them".to_owned()],
             _ => Vec::new(),
         }
     }
@@ -141,7 +160,7 @@ pub(crate) fn run(args: &BakeArgs, context: &Context) -> Result<u8, CliError> {
     };
     let surroundings = surroundings(args, remote.as_ref())?;
     let definitions = Definitions::read(&files, surroundings).map_err(Failed)?;
-    if let Some(listing) = args.list {
+    if let Some(listing) = args.listing() {
         return show::list(listing, &definitions).map(|()| 0);
     }
     let default = ["default".to_owned()];
@@ -211,12 +230,7 @@ fn surroundings(args: &BakeArgs, remote: Option<&Remote>) -> Result<Surroundings
         let (name, value) = pair.ok_or_else(wrong)?;
         variables.insert(name.to_owned(), value.to_owned());
     }
-    let is_set =
-        |name| environment::variable_text(name).is_some_and(|it| it == "1" || it == "true");
-    if is_set(RELATIVE) {
-        return Err(CliError::user(format!("{RELATIVE} is not supported"))
-            .hint("contexts go out from the working directory"));
-    }
+    let is_set = |name| environment::variable_text(name).is_some_and(|it| is_true(&it));
     let environment = std::env::vars_os()
         .filter(|_| !is_set(NO_ENVIRONMENT))
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
@@ -232,11 +246,17 @@ fn surroundings(args: &BakeArgs, remote: Option<&Remote>) -> Result<Surroundings
         builtin: builtin.into(),
         dotenv: files::dotenv()?,
         // Another's definition names no files of this machine.
+        paths: if is_set(RELATIVE) { Paths::OfFiles } else { Paths::OfCaller },
         read_file: remote.is_none().then(|| ReadFile(Box::new(files::text))),
         home: environment::variable_text("HOME").unwrap_or_default(),
         now_seconds: i64::try_from(now).unwrap_or(0),
         seed: seed()?,
     })
+}
+
+/// As variables of buildx say it.
+fn is_true(text: &str) -> bool {
+    matches!(text, "1" | "t" | "T" | "true" | "True" | "TRUE")
 }
 
 /// What is set, with what flags stand for.
@@ -262,7 +282,10 @@ fn overrides(args: &BakeArgs) -> Vec<String> {
         };
         Some(format!("*.attest=type={kind}{setting}"))
     });
-    args.set.iter().cloned().chain(flags).chain(call).chain(attests).collect()
+    // It takes one value, which says that no target's policy counts.
+    let policies = args.policy.iter().map(|_| "*.policy=disabled=true".to_owned());
+    let set = args.set.iter().cloned().chain(flags).chain(call);
+    set.chain(attests).chain(policies).collect()
 }
 
 /// Random bytes of the kernel.

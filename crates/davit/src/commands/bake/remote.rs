@@ -153,8 +153,10 @@ impl Remote {
             return Ok(());
         }
         for (name, target) in &mut plan.targets {
-            let rebased = target.rebase(&|path| self.below(path));
-            rebased.map_err(|problem| CliError::user(problem).of_target(name))?;
+            for attribute in ["context", "contexts"] {
+                let rebased = target.rebase(attribute, &|path| self.below(path));
+                rebased.map_err(|problem: String| CliError::user(problem).of_target(name))?;
+            }
         }
         Ok(())
     }

@@ -15,6 +15,9 @@ pub(super) struct Listing {
     is_json: bool,
 }
 
+pub(super) const TARGETS: Listing = Listing { what: What::Targets, is_json: false };
+pub(super) const VARIABLES: Listing = Listing { what: What::Variables, is_json: false };
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
     Targets,

@@ -1,6 +1,6 @@
 //! A target as what `davit build` is asked for.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use clap::Parser as _;
 use davit_bake::{Plan, Target};
@@ -86,17 +86,27 @@ impl Typed<'_> {
     }
 
     /// The platforms of a target; one that only others ask for has theirs, unless it says more.
-    fn platforms(&self, name: &str) -> Vec<String> {
-        let own = self.plan.targets.get(name).map(|it| it.words("platforms")).unwrap_or_default();
-        if !own.is_empty() || !self.plan.linked.contains(name) {
-            return own;
+    fn platforms(&self) -> Vec<String> {
+        let own = |name: &str| {
+            self.plan.targets.get(name).map(|it| it.words("platforms")).unwrap_or_default()
+        };
+        let (mut platforms, mut seen) = (BTreeSet::new(), BTreeSet::from([self.name]));
+        let mut queue = vec![self.name];
+        while let Some(name) = queue.pop() {
+            let found = own(name);
+            if !found.is_empty() || !self.plan.linked.contains(name) {
+                if name == self.name {
+                    return found;
+                }
+                platforms.extend(found);
+                continue;
+            }
+            let users = self.plan.targets.keys().map(String::as_str);
+            let users = users.filter(|other| self.plan.links(other).any(|it| it == name));
+            // There may be many ways to each.
+            queue.extend(users.filter(|other| seen.insert(other)));
         }
-        let users = self.plan.targets.keys();
-        let users = users.filter(|other| self.plan.links(other).any(|it| it == name));
-        let mut platforms: Vec<String> = users.flat_map(|other| self.platforms(other)).collect();
-        platforms.sort();
-        platforms.dedup();
-        platforms
+        platforms.into_iter().collect()
     }
 
     fn words(&self, target: &Target) -> Vec<String> {
@@ -127,10 +137,11 @@ impl Typed<'_> {
             ("output", "output"),
             ("no-cache-filter", "no-cache-filter"),
             ("ulimits", "ulimit"),
+            ("policy", "policy"),
         ] {
             target.words(attribute).iter().for_each(|word| add(flag, word));
         }
-        self.platforms(self.name).iter().for_each(|word| add("platform", word));
+        self.platforms().iter().for_each(|word| add("platform", word));
         for attribute in ["target", "network", "shm-size"] {
             target.text(attribute).into_iter().for_each(|value| add(attribute, value));
         }

@@ -43,10 +43,17 @@ pub(super) struct Ignored {
     debug: bool,
 }
 
+impl Ignored {
+    /// Whether nobody said that policies are not to count.
+    pub(super) const fn wants_policies(&self) -> bool {
+        self.policy.is_empty()
+    }
+}
+
 /// Takes `disabled=true` alone.
-fn no_policy(value: &str) -> Result<bool, String> {
-    match value.split(',').find_map(|field| field.strip_prefix("disabled=")) {
-        Some("true" | "1") => Ok(false),
+pub(in crate::commands) fn no_policy(value: &str) -> Result<bool, String> {
+    match value {
+        "disabled=true" | "disabled=1" => Ok(false),
         _ => Err("source policies are not evaluated, so that a build with one is refused; only \
                   disabled=true is supported"
             .to_owned()),

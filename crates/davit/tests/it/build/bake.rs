@@ -119,6 +119,28 @@ fn a_definition_is_shown_and_may_come_from_standard_input() {
 }
 
 #[test]
+fn contexts_go_out_from_the_definition_if_that_is_asked_for() {
+    let files = [
+        ("a/docker-bake.hcl", "target \"default\" {\n  policy = [\"disabled=true\"]\n}\n"),
+        ("a/Dockerfile", "FROM scratch\nCOPY f /\n"),
+        ("a/Dockerfile.rego", "package docker\n"),
+        ("a/f", "1"),
+    ];
+    let Some(bench) = Bench::new(&files) else { return };
+    let relative = [("BUILDX_BAKE_FILE_RELATIVE_PATHS", "1")];
+    let args = ["-f", "a/docker-bake.hcl", "--set", "*.output=type=local,dest=out"];
+    assert_ne!(bake(&bench, &args, &[]).code, 0);
+    let outcome = bake(&bench, &args, &relative);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert_eq!(list(&bench.context.join("out")), ["f 644 1"]);
+    bench.write("a/docker-bake.hcl", "target \"default\" {}\n");
+    let judged = bake(&bench, &args, &relative);
+    assert!(judged.code == 1 && judged.stderr.contains("Dockerfile.rego is one"), "{judged:?}");
+    let free = bake(&bench, &[&args[..], &["--policy", "disabled=true"]].concat(), &relative);
+    assert_eq!(free.code, 0, "{}", free.stderr);
+}
+
+#[test]
 fn what_a_definition_must_not_is_refused_by_name() {
     let Some(bench) = bench() else { return };
     let check = |body: &str, args: &[&str], problem: &str| {
@@ -143,7 +165,7 @@ fn what_a_definition_must_not_is_refused_by_name() {
         ("cache-to = [\"type=local,dest=/nowhere-davit\"]", "--allow fs.write=/nowhere-davit"),
         ("cache-from = [\"type=local,src=/nowhere-davit\"]", "--allow fs.read=/nowhere-davit"),
         ("call = \"nope\"", "the call `nope`: there is no method `nope`"),
-        ("policy = []", "x.hcl:3: there is no attribute `policy`"),
+        ("policy = [{ filename = \"x.rego\" }]", "source policies are not evaluated"),
         ("tags = [\"-v\"]", "invalid argument"),
         ("tags = [nothing]", "there is no variable `nothing`"),
         ("target = \"gone\"", "the target `t` failed"),
@@ -152,8 +174,11 @@ fn what_a_definition_must_not_is_refused_by_name() {
         check(body, &[], problem);
     }
     check("", &["nope"], "there is no target `nope`");
-    let outcome = bake(&bench, &[], &[("BUILDX_BAKE_FILE_RELATIVE_PATHS", "1")]);
-    assert!(outcome.stderr.contains("_RELATIVE_PATHS is not supported"), "{}", outcome.stderr);
+    let mistyped = bake(&bench, &["bsae"], &[]);
+    assert!(mistyped.stderr.contains("did you mean `base`?"), "{}", mistyped.stderr);
+    check("", &["--policy", "strict=true"], "only disabled=true is supported");
+    bench.write("Other.rego", "package docker\n");
+    check("", &[], "Other.rego is one");
     bench.write("compose.yaml", "services: {a: {build: {context: ., nope: 1}}}\n");
     let outcome = bake(&bench, &["-f", "compose.yaml"], &[]);
     assert!(

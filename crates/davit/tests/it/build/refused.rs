@@ -92,7 +92,12 @@ fn options_ask_for_what_can_be() {
                    --isolation default --security-opt a --sbom=false \
                    --policy disabled=true --attest type=provenance,disabled=true -D";
     let words: Vec<&str> = ignored.split_whitespace().collect();
+    // A policy that lies there would be evaluated by buildx.
+    bench.write("Dockerfile.rego", "package docker\n");
+    let judged = bench.run(&[]);
+    assert!(judged.code == 1 && judged.stderr.contains("Dockerfile.rego is one"), "{judged:?}");
     bench.build(&words);
+    fs::remove_file(bench.context.join("Dockerfile.rego")).unwrap();
     bench.write("Dockerfile", "# syntax=my/frontend:1\nany text\n");
     let outcome = bench.run(&[]);
     assert_eq!(outcome.code, 1);
