@@ -1,16 +1,22 @@
-//! A definition that lies in a git repository, in an archive or at a URL.
+//! A definition that lies in a git repository or at a URL.
 
-use std::{path::Path, sync::atomic::Ordering};
+use std::{io::Read as _, path::Path, sync::atomic::Ordering};
 
 use clap::Parser as _;
 use davit_bake::{BakeFile, Plan};
+use davit_engine::build::looks_like_archive;
 
 use super::{
     build::{self, call::Session, contexts},
     files::{self, Scratch, USUAL},
     words::Line,
 };
-use crate::{cli::Context, environment, error::CliError, progress::ProgressMode};
+use crate::{
+    cli::Context,
+    environment,
+    error::{CliError, io_error},
+    progress::ProgressMode,
+};
 
 /// Variables with what a private repository asks for, and the secrets that they are.
 const SECRETS: [(&str, &str); 2] = [
@@ -19,6 +25,8 @@ const SECRETS: [(&str, &str); 2] = [
 ];
 /// The variable that names keys for repositories behind SSH.
 const SSH: &str = "BUILDX_BAKE_GIT_SSH";
+/// Bytes that tell an archive.
+const HEAD: u64 = 512;
 /// What a definition at a URL is called while it is read.
 const DEFINITION: &str = "definition";
 
@@ -106,6 +114,13 @@ impl Remote {
         }
         let dockerfile = format!("FROM scratch\nADD [\"{}\", \"/{DEFINITION}\"]\n", self.url);
         let scratch = self.fetch(&dockerfile, ".", context)?;
+        let mut head = Vec::new();
+        let file = fs_err::File::open(scratch.definition().join(DEFINITION)).map_err(io_error)?;
+        file.take(HEAD).read_to_end(&mut head).map_err(io_error)?;
+        if looks_like_archive(&head) {
+            let text = format!("`{}` is an archive, of which no definition is read", self.url);
+            return Err(CliError::user(text).hint("a git repository, or -f FILE of what is in it"));
+        }
         let path = self.url.split(['?', '#']).next().unwrap_or_default();
         let name = path.rsplit('/').next().unwrap_or_default();
         definition(&scratch, DEFINITION, name.to_owned())

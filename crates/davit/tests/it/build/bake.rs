@@ -2,7 +2,7 @@
 
 use std::{fs, process::Stdio};
 
-use davit_test::Outcome;
+use davit_test::{HttpServer, Outcome, Reply};
 use serde_json::Value;
 
 use super::{
@@ -305,6 +305,22 @@ fn a_definition_may_lie_in_a_repository() {
     bench.write("leave.hcl", "target \"default\" { context = \"../..\" }\n");
     let outcome = bake(&bench, &["-f", "docker-bake.hcl", "-f", "cwd://leave.hcl", &url], &[]);
     assert!(outcome.stderr.contains("is not in the repository"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_definition_of_a_web_server_is_one_file() {
+    let Some(bench) = bench() else { return };
+    let tar = super::bench::tar_file("docker-bake.hcl", b"target \"default\" {}\n");
+    let server = HttpServer::start(move |request| match request.path.as_str() {
+        "/x.hcl" => Reply::status(200).body("target \"default\" { tags = [\"far\"] }\n"),
+        "/x.tar" => Reply::status(200).body(tar.clone()),
+        _ => Reply::status(404),
+    });
+    let ask =
+        |name: &str| bake(&bench, &["--print", &format!("http://{}{name}", server.host())], &[]);
+    assert_eq!(json(&ask("/x.hcl").stdout)["target"]["default"]["tags"][0], "far");
+    let refused = ask("/x.tar");
+    assert!(refused.stderr.contains("x.tar` is an archive"), "{}", refused.stderr);
 }
 
 const REMOTE: &str = r#"
