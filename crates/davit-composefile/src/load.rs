@@ -197,7 +197,7 @@ impl Site<'_> {
         laid_over(&mut base, later, "services")?;
         // Each service is a copy of what it extends.
         let left = self.budget.nodes.get().checked_sub(base.count());
-        self.budget.nodes.set(left.ok_or_else(|| ComposeError::Large(place.file))?);
+        self.budget.nodes.set(left.ok_or(ComposeError::Large(place.file))?);
         Ok(base)
     }
 

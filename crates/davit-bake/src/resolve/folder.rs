@@ -14,11 +14,11 @@ pub(crate) fn of_file(name: &str) -> Option<String> {
     if name.is_empty() || name.starts_with('<') || is_remote(name) {
         return None;
     }
-    Some(
-        name.rsplit_once('/')
-            .map_or(".", |(folder, _)| if folder.is_empty() { "/" } else { folder }),
-    )
-    .map(str::to_owned)
+    Some(match name.rsplit_once('/') {
+        None => ".".to_owned(),
+        Some(("", _)) => "/".to_owned(),
+        Some((folder, _)) => folder.to_owned(),
+    })
 }
 
 /// A context as seen from the working directory; what is no relative path stays.
