@@ -401,8 +401,8 @@ mod tests {
         ];
         for (name, expected) in [
             ("a", "{build:{args:[A=dot O=1] context:sub/x target:t} image:own}"),
-            ("z", "{build:{context:sub/.} environment:[D=dot N]}"),
-            ("f", "{build:{context:sub/deeper/y} image:value}"),
+            ("z", "{build:sub/. environment:[D=dot N]}"),
+            ("f", "{build:{context:sub/deeper/y} image:dotvalue}"),
             ("h", "{build:{context:sub/. target:t}}"),
             ("d", "{build:{context:/abs} env_file:sub/v image:env}"),
         ] {
@@ -416,7 +416,7 @@ mod tests {
         let other = "include: [{path: sub/c.yaml, project_directory: p, env_file: /dev/null}]\n";
         let in_project = ("p/deeper/f.yaml", "services: {}\n");
         let files = [("c.yaml", other), files[1], in_project];
-        assert_eq!(service(&files, "b"), "{build:{context:p/.} environment:[D N]}");
+        assert_eq!(service(&files, "b"), "{build:p/. environment:[D N]}");
         let circle = [("c.yaml", "include: [x/a.yaml]\n"), ("x/a.yaml", "include: [a.yaml]\n")];
         assert!(load(&circle).unwrap_err().contains("x/a.yaml:1: x/a.yaml includes itself"));
     }
