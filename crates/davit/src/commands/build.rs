@@ -346,7 +346,7 @@ pub(super) fn cancel_on_interrupt() -> Result<(Arc<AtomicBool>, Arc<AtomicU8>), 
 }
 
 pub(super) fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
-    refuse_policy(args)?;
+    ignored::refuse_policy(args)?;
     let (mut request, outputs, tags) = request(args)?;
     let repository = vcs::repository(&mut request)?;
     let (pull, reach, outputs) = (args.pull.policy(), args.reach(), outputs.open(&tags)?);
@@ -371,15 +371,6 @@ pub(super) fn command(args: &BuildArgs) -> Result<BuildCommand, CliError> {
         attestations,
         repository,
     })
-}
-
-/// Refuses a Dockerfile beside which a policy lies, as buildx looks for one.
-fn refuse_policy(args: &BuildArgs) -> Result<(), CliError> {
-    let beside = contexts::dockerfile_on_disk(args).filter(|_| args.inline.is_none());
-    let policy = beside.map(|path| path.with_added_extension("rego")).filter(|path| path.exists());
-    let Some(policy) = policy.filter(|_| args.ignored.wants_policies()) else { return Ok(()) };
-    let text = format!("source policies are not evaluated, and {} is one", policy.display());
-    Err(CliError::user(text).hint("--policy disabled=true builds without it"))
 }
 
 /// What is to be built or asked about, where it goes, and its names.

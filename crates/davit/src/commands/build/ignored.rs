@@ -1,6 +1,9 @@
 //! Options of Docker's build commands that ask for nothing: buildx takes them and does nothing, or
 //! davit has no other way.
 
+use super::{BuildArgs, contexts};
+use crate::error::CliError;
+
 // They are hidden: what does nothing needs no help.
 #[derive(Debug, clap::Args)]
 pub(super) struct Ignored {
@@ -45,9 +48,18 @@ pub(super) struct Ignored {
 
 impl Ignored {
     /// Whether nobody said that policies are not to count.
-    pub(super) const fn wants_policies(&self) -> bool {
+    const fn wants_policies(&self) -> bool {
         self.policy.is_empty()
     }
+}
+
+/// Refuses a Dockerfile beside which a policy lies, as buildx looks for one.
+pub(super) fn refuse_policy(args: &BuildArgs) -> Result<(), CliError> {
+    let beside = contexts::dockerfile_on_disk(args).filter(|_| args.inline.is_none());
+    let policy = beside.map(|path| path.with_added_extension("rego")).filter(|path| path.exists());
+    let Some(policy) = policy.filter(|_| args.ignored.wants_policies()) else { return Ok(()) };
+    let text = format!("source policies are not evaluated, and {} is one", policy.display());
+    Err(CliError::user(text).hint("--policy disabled=true builds without it"))
 }
 
 /// Takes `disabled=true` alone.
