@@ -1,6 +1,7 @@
 //! Accounts, credentials and the token server on a real database.
 
 mod accounts;
+mod clients;
 mod gate;
 mod token_server;
 
