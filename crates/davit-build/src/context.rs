@@ -220,3 +220,6 @@ fn racy_margin(root: &OwnedFd) -> i64 {
         _ => RACY_REMOTE_NS,
     }
 }
+
+#[cfg(test)]
+mod tests;

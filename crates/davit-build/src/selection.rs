@@ -121,4 +121,56 @@ mod tests {
         assert_eq!(matched, ["a", "a/l", "real", "real/deep", "real/deep/f"]);
         assert_eq!(select_from(&all, &["nothing"]), [""; 0]);
     }
+
+    #[test]
+    fn links_that_lead_nowhere_or_in_circles_are_selected_themselves() {
+        let all = set(&["me -> me", "one -> two", "two -> one", "other", "gone -> not/here"]);
+        assert_eq!(select_from(&all, &["me", "one"]), ["me", "one", "two"]);
+        assert_eq!(select_from(&all, &["gone"]), ["gone"]);
+        assert_eq!(select_from(&all, &["not/here", "n*/h*"]), [""; 0]);
+    }
+
+    #[test]
+    fn absolute_links_and_those_above_the_root_stay_within() {
+        for up in ["..", "../../../..", "/", "/../.."] {
+            let up = format!("home/up -> {up}");
+            let all = set(&["bin/", "bin/tool -> /home/up/real", "home/", &up, "real", "else"]);
+            let found = select_from(&all, &["bin/tool"]);
+            assert_eq!(found, ["bin", "bin/tool", "home", "home/up", "real"], "{up}");
+        }
+    }
+
+    #[test]
+    fn a_link_to_the_root_selects_everything() {
+        for target in [".", "/", "./", "x/.."] {
+            let link = format!("link -> {target}");
+            let all = set(&[&link, "a", "b", "x/", "x/y"]);
+            assert_eq!(select_from(&all, &["link"]), ["a", "b", "link", "x", "x/y"], "{target}");
+        }
+    }
+
+    #[test]
+    fn what_patterns_match_is_followed_and_what_a_directory_holds_is_not() {
+        let all = set(&[
+            "conf/",
+            "conf/l1 -> /store/one",
+            "conf/l2 -> /store/two",
+            "conf/other-link -> /store/three",
+            "store/",
+            "store/one",
+            "store/two -> ../base",
+            "store/three",
+            "store/unused",
+            "base",
+        ]);
+        let links = ["conf", "conf/l1", "conf/l2", "store", "store/one", "store/two"];
+        let all_links = [&["base"][..], &links].concat();
+        assert_eq!(select_from(&all, &["conf/l*"]), all_links);
+        let conf = ["conf", "conf/l1", "conf/l2", "conf/other-link"];
+        assert_eq!(select_from(&all, &["conf"]), conf);
+        let more = [&conf[..], &["store", "store/three"]].concat();
+        assert_eq!(select_from(&all, &["conf", "conf/*link"]), more);
+        // What lies below something that is selected adds nothing.
+        assert_eq!(select_from(&all, &["conf", "conf/nothing", "conf/."]), conf);
+    }
 }

@@ -229,4 +229,82 @@ mod tests {
             assert_eq!(plain_prefix(pattern), prefix, "{pattern}");
         }
     }
+
+    /// What `**` leaves of a tree in which one name stands at several depths, as directory and as file.
+    #[test]
+    fn doubled_stars_match_at_every_depth() {
+        const TREE: [&str; 13] = [
+            "lib/",
+            "lib/x/",
+            "lib/x/out/",
+            "lib/x/src/",
+            "lib/x/src/main",
+            "lib/x/src/more",
+            "src/",
+            "src/main",
+            "out/",
+            "main2",
+            "main/",
+            "main/src/",
+            "main/src/sum",
+        ];
+        let deep = ["(lib)", "(lib/x)"];
+        let below = |rest: &[&'static str]| [&deep[..], rest].concat();
+        let src = ["lib/x/src", "lib/x/src/main", "lib/x/src/more"];
+        let way = ["(lib/x/src)", "lib/x/src/main"];
+        let cases: [(&str, Vec<&str>); 10] = [
+            ("**/src", {
+                let rest = ["(main)", "main/src", "main/src/sum", "src", "src/main"];
+                below(&[&src[..], &rest].concat())
+            }),
+            ("**/src/main", below(&[&way[..], &["(src)", "src/main"]].concat())),
+            ("**/s*", {
+                let rest = ["(main)", "main/src", "main/src/sum", "src", "src/main"];
+                below(&[&src[..], &rest].concat())
+            }),
+            ("**/src/m*", {
+                let rest = ["lib/x/src/more", "(src)", "src/main"];
+                below(&[&way[..], &rest].concat())
+            }),
+            ("**/src/g*", vec![]),
+            ("**/m*", {
+                let rest = ["lib/x/src/more", "main", "main/src", "main/src/sum", "main2"];
+                below(&[&way[..], &rest, &["(src)", "src/main"]].concat())
+            }),
+            ("**/s*/main", below(&[&way[..], &["(src)", "src/main"]].concat())),
+            // What is in such a directory, and not a file of that name.
+            ("**/main/**", vec!["(main)", "main/src", "main/src/sum"]),
+            ("**/out", below(&["lib/x/out", "out"])),
+            ("l*/*/src/m?in", below(&way)),
+        ];
+        for (include, expected) in cases {
+            assert_eq!(left(&TREE, Some(include), &[]), expected, "{include}");
+        }
+        let all = left(&TREE, Some("**"), &[]);
+        assert_eq!(all.len(), TREE.len());
+        assert!(all.iter().all(|line| !line.starts_with('(')));
+    }
+
+    /// Lists of exclusions, and inclusions with exclusions, by what they leave.
+    #[test]
+    fn later_exclusions_decide() {
+        const TREE: [&str; 5] = ["bin/", "bin/a", "bin/sub/", "bin/sub/b", "aside"];
+        let cases: [(Option<&str>, &[&str], &[&str]); 12] = [
+            (None, &["bin*", "!bin/sub"], &["aside", "(bin)", "bin/sub", "bin/sub/b"]),
+            (None, &["**", "!bin/sub"], &["(bin)", "bin/sub", "bin/sub/b"]),
+            (None, &["**", "!bin/sub", "bin/sub/b"], &["(bin)", "bin/sub"]),
+            (None, &["**", "!bin/sub/b"], &["(bin)", "(bin/sub)", "bin/sub/b"]),
+            (None, &["bin/sub"], &["aside", "bin", "bin/a"]),
+            (None, &["!bin/a"], &["aside", "bin", "bin/a", "bin/sub", "bin/sub/b"]),
+            (Some("bin"), &["bin/sub"], &["bin", "bin/a"]),
+            (Some("bin"), &["**/b"], &["bin", "bin/a", "bin/sub"]),
+            (Some("bin"), &["bin"], &[]),
+            (Some("b*/"), &["**/sub"], &["bin", "bin/a"]),
+            (Some("bin/*/b"), &["bin"], &[]),
+            (Some("bin/*/b"), &["!**"], &["(bin)", "(bin/sub)", "bin/sub/b"]),
+        ];
+        for (include, exclude, expected) in cases {
+            assert_eq!(left(&TREE, include, exclude), expected, "{include:?} {exclude:?}");
+        }
+    }
 }

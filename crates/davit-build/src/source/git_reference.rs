@@ -75,6 +75,9 @@ pub enum GitReferenceError {
         /// The other one.
         second: String,
     },
+    /// A key has several values.
+    #[error("`{0}` is given twice")]
+    Twice(&'static str),
     /// The reference cannot be the name of one.
     #[error("`{0}` can be no branch, tag or commit")]
     Reference(String),
@@ -116,7 +119,7 @@ impl GitSource {
     /// # Errors
     /// [`GitReferenceError::Value`] or [`GitReferenceError::Conflict`].
     pub fn with_checksum(mut self, text: &str) -> Result<Self, GitReferenceError> {
-        agree(&mut self.checksum, "checksum", checked_checksum(text.to_owned())?)?;
+        agree(&mut self.checksum, "checksum", checked_checksum("checksum", text.to_owned())?)?;
         Ok(self)
     }
 
@@ -176,7 +179,7 @@ fn source(remote: String, fragment: &str, query: &str) -> Result<GitSource, GitR
     let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     let mut keys = Keys {
         reference: given(reference),
-        directory: given(directory),
+        directory: given(&cleaned(directory)),
         submodules: true,
         ..Keys::default()
     };
@@ -211,8 +214,7 @@ impl Keys {
     fn set(&mut self, key: &str, value: String) -> Result<(), GitReferenceError> {
         // A second value would decide or be ignored in silence.
         if self.seen.iter().any(|seen| seen == key) {
-            let (first, second) = ("one value".to_owned(), "another one".to_owned());
-            return Err(GitReferenceError::Conflict { key: known(key)?, first, second });
+            return Err(GitReferenceError::Twice(known(key)?));
         }
         self.seen.push(key.to_owned());
         let key = known(key)?;
@@ -224,8 +226,10 @@ impl Keys {
             "ref" => agree(&mut self.reference, key, value)?,
             "tag" => self.tag = Some(below("refs/tags/", &value)),
             "branch" => self.branch = Some(below("refs/heads/", &value)),
-            "subdir" => agree(&mut self.directory, key, value)?,
-            "checksum" | "commit" => agree(&mut self.checksum, key, checked_checksum(value)?)?,
+            "subdir" => agree(&mut self.directory, key, cleaned(&value))?,
+            "checksum" | "commit" => {
+                agree(&mut self.checksum, "checksum", checked_checksum(key, value)?)?;
+            }
             "keep-git-dir" => self.keep_git_dir = Some(switch(key, value)?),
             "submodules" => self.submodules = switch(key, value)?,
             "fetch-by-commit" => self.by_commit = switch(key, value)?,
@@ -248,20 +252,20 @@ impl Keys {
             }
         }
         let checksum = self.checksum;
-        let reference = reference.or_else(|| checksum.clone());
+        // A part of a commit's name is looked up nowhere: it is compared with what HEAD names.
+        let whole = checksum.as_ref().filter(|name| is_commit(name));
+        let reference = reference.or_else(|| whole.cloned());
         if let Some(name) = reference.as_ref().filter(|name| !is_reference(name)) {
             return Err(GitReferenceError::Reference(name.clone()));
         }
         if self.by_commit && !checksum.as_deref().is_some_and(is_commit) {
             return Err(GitReferenceError::NoCommit);
         }
-        let directory = self.directory.map(|path| crate::files::clean(path.as_bytes()));
-        let directory = directory.and_then(|path| String::from_utf8(path).ok());
         Ok(GitSource {
             remote,
             reference,
             checksum,
-            directory: directory.filter(|path| !path.is_empty()),
+            directory: self.directory.filter(|path| !path.is_empty()),
             keep_git_dir: self.keep_git_dir,
             submodules: self.submodules,
             mtime: self.mtime,
@@ -289,9 +293,15 @@ fn known(key: &str) -> Result<&'static str, GitReferenceError> {
 }
 
 /// The begin of a commit's name.
-fn checked_checksum(value: String) -> Result<String, GitReferenceError> {
+fn checked_checksum(key: &'static str, value: String) -> Result<String, GitReferenceError> {
     let is_good = !value.is_empty() && value.len() <= LONGEST_COMMIT && is_hex(&value);
-    if is_good { Ok(value) } else { Err(GitReferenceError::Value { key: "checksum", value }) }
+    if is_good { Ok(value) } else { Err(GitReferenceError::Value { key, value }) }
+}
+
+/// A directory without `.`, `..` and slashes that mean nothing.
+fn cleaned(path: &str) -> String {
+    let path = crate::files::clean(path.as_bytes());
+    String::from_utf8(path).expect("whole components of a text are text")
 }
 
 /// Sets what is not set; what is set must be the same.
@@ -335,128 +345,4 @@ fn is_reference(name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parsed(text: &str) -> GitSource {
-        GitSource::parse(text).unwrap_or_else(|| panic!("{text}")).unwrap()
-    }
-
-    #[test]
-    fn tells_git_from_other_sources() {
-        for text in [
-            "https://h/u/r.git",
-            "http://h/r.git#x",
-            "git://h/r",
-            "ssh://git@h/u/r",
-            "git@h:u/r.git",
-            "me@h.example:r",
-        ] {
-            assert!(GitSource::parse(text).is_some(), "{text}");
-        }
-        for text in [
-            "https://h/u/r",
-            "https://h/r.git/x",
-            "https://h/x?y=.git",
-            "file:///r.git",
-            "ext::sh -c x",
-            "h:r.git",
-            "./git@h:r",
-            "github.com/u/r",
-            "a b@h:r",
-            "",
-        ] {
-            assert!(GitSource::parse(text).is_none(), "{text}");
-        }
-        let github = GitSource::parse_context("github.com/u/r#v1").unwrap().unwrap();
-        assert_eq!(github.remote, "https://github.com/u/r");
-        assert_eq!(github.reference.as_deref(), Some("v1"));
-    }
-
-    #[test]
-    fn reads_fragment_and_query() {
-        let plain = parsed("https://h/r.git");
-        assert_eq!((plain.reference.as_deref(), plain.directory.as_deref()), (None, None));
-        assert!(plain.submodules && plain.keep_git_dir.is_none() && plain.commit().is_none());
-        let (commit, long) = ("1".repeat(40), "a".repeat(64));
-        for (text, reference, directory) in [
-            ("https://h/r.git#v1", Some("v1"), None),
-            ("https://h/r.git#feature/x:a/b", Some("feature/x"), Some("a/b")),
-            ("https://h/r.git#:/a/./b/", None, Some("a/b")),
-            ("https://h/r.git#v1:../../etc", Some("v1"), Some("etc")),
-            ("https://h/r.git#:/", None, None),
-            ("git@h:r.git#v1:d", Some("v1"), Some("d")),
-            ("https://h/r.git?ref=v1&subdir=a%2Fb", Some("v1"), Some("a/b")),
-            ("https://h/r.git?tag=v1", Some("refs/tags/v1"), None),
-            ("https://h/r.git?tag=refs/tags/v1", Some("refs/tags/v1"), None),
-            ("https://h/r.git?branch=x", Some("refs/heads/x"), None),
-            ("https://h/r.git?branch=x#refs/heads/x", Some("refs/heads/x"), None),
-            ("https://h/r.git?ref=v1#v1", Some("v1"), None),
-            ("https://h/r.git?commit=abc", Some("abc"), None),
-        ] {
-            let source = parsed(text);
-            assert_eq!(source.reference.as_deref(), reference, "{text}");
-            assert_eq!(source.directory.as_deref(), directory, "{text}");
-        }
-        for commit in [&commit, &long] {
-            assert_eq!(parsed(&format!("git://h/r#{commit}")).commit(), Some(commit.as_str()));
-        }
-        let text = format!("git://h/r?branch=x&commit={commit}&fetch-by-commit=true");
-        assert_eq!(parsed(&text).commit(), Some(commit.as_str()));
-        let all = parsed("git://h/r?keep-git-dir&submodules=0&mtime=commit&checksum=abc");
-        assert_eq!((all.keep_git_dir, all.submodules), (Some(true), false));
-        assert_eq!((all.mtime, all.checksum.as_deref()), (GitMtime::Commit, Some("abc")));
-        assert_eq!(all.remote, "git://h/r");
-        assert_eq!(parsed("https://u:p@h:1/r.git?ref=x#x").remote, "https://u:p@h:1/r.git");
-    }
-
-    #[test]
-    fn refuses_what_git_could_take_for_something_else() {
-        for text in [
-            "https://h/r.git#--upload-pack=x",
-            "https://h/r.git?ref=-x",
-            "https://h/r.git#a..b",
-            "https://h/r.git#a%20b",
-            "https://h/r.git#x*",
-            "https://h/r.git#+x",
-            "https://h/r.git#x%0ay",
-            "ssh://-oProxyCommand=x/r",
-            "ssh://-o@h/r",
-            "-o@h:r",
-            "git@-h:r",
-            "git://h/r?nosuch=1",
-            "git://h/r?ref=",
-            "git://h/r?ref=a&ref=a",
-            "git://h/r?ref=a#b",
-            "git://h/r?subdir=a#:b",
-            "git://h/r?tag=a&branch=a",
-            "git://h/r?tag=a#a",
-            "git://h/r?submodules=maybe",
-            "git://h/r?mtime=now",
-            "git://h/r?checksum=xyz",
-            "git://h/r?checksum=ABC",
-            "git://h/r?checksum=abc&commit=def",
-            "git://h/r?fetch-by-commit&checksum=abc",
-            "git://h/r?fetch-by-commit",
-        ] {
-            assert!(GitSource::parse(text).is_some_and(|it| it.is_err()), "{text}");
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn nothing_that_is_given_to_git_looks_like_an_option(
-            text in "(https?://|git://|ssh://|[-a-z]{1,3}@)[-a-z:/.@]{0,12}(.git)?(\\?[-a-z=&%0-9]{0,20})?(#.{0,12})?",
-        ) {
-            let Some(Ok(source)) = GitSource::parse(&text) else { return Ok(()) };
-            let words = [Some(&source.remote), source.reference.as_ref(), source.checksum.as_ref()];
-            for word in words.into_iter().flatten() {
-                proptest::prop_assert!(!word.starts_with('-'), "{text}");
-                proptest::prop_assert!(!word.chars().any(char::is_control), "{text}");
-            }
-            let directory = source.directory.unwrap_or_default();
-            proptest::prop_assert!(!directory.starts_with('/'), "{text}");
-            proptest::prop_assert!(directory.split('/').all(|part| part != ".."), "{text}");
-        }
-    }
-}
+mod tests;
