@@ -1,18 +1,19 @@
 //! Layers: `layers/ALG/HEX/{tar,table,digests}` and their rows.
 
-use std::path::{Path, PathBuf};
+mod ingest;
+mod rows;
+
+use std::path::Path;
 
 use davit_image::{DiffId, Digest, MediaType};
 use fs_err as fs;
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::OptionalExtension;
 
+pub(crate) use self::rows::{all, clear_marks, find};
+use self::rows::{layer_blob_of_row, record_layer_blob};
 use crate::{
-    BootId, Durability, Lease, Store, StoreError,
-    database::{Class, Database, parsed, parsed_option, size, to_sql_size},
-    durable,
-    format::random_hex,
+    BootId, Durability, Lease, Store, StoreError, database::Class, durable, format::random_hex,
     lock::Lock,
-    store::now,
 };
 
 /// What is known about a layer's DiffID.
@@ -297,163 +298,8 @@ pub struct LayerBlob {
     pub encoding: String,
 }
 
-impl LayerIngest<'_> {
-    /// The directory; nobody else writes in it.
-    #[must_use]
-    pub fn dir(&self) -> &Path {
-        self.lock().path()
-    }
-
-    /// Where the uncompressed tar is to be written.
-    #[must_use]
-    pub fn tar_path(&self) -> PathBuf {
-        self.dir().join("tar")
-    }
-
-    /// Where the table is to be written.
-    #[must_use]
-    pub fn table_path(&self) -> PathBuf {
-        self.dir().join("table")
-    }
-
-    /// Creates the tar, to be written and read.
-    ///
-    /// # Errors
-    /// When it cannot be created.
-    pub fn create_tar(&self) -> Result<fs::File, StoreError> {
-        create(&self.tar_path())
-    }
-
-    /// Creates the table, to be written and read.
-    ///
-    /// # Errors
-    /// When it cannot be created.
-    pub fn create_table(&self) -> Result<fs::File, StoreError> {
-        create(&self.table_path())
-    }
-
-    /// Makes the written layer visible under its DiffID and keeps it by the lease. The caller has
-    /// digested the tar; its size is checked here. When the layer is there already, what was
-    /// written is dropped; a durable commit then makes the present one durable.
-    ///
-    /// # Errors
-    /// [`StoreError::Size`] when the tar is not as long as `facts` say; otherwise what the disk or
-    /// the database says. Nothing is left behind.
-    pub fn commit(mut self, facts: &LayerFacts) -> Result<LayerRow, StoreError> {
-        let row = self.row(facts)?;
-        self.seal(facts.durability)?;
-        let lock = self.lock.take().expect("only commit and drop take the lock");
-        let published = self.publish(&lock, &row, facts.durability);
-        if !matches!(published, Ok(true)) {
-            self.store.discard(lock)?;
-        }
-        if !published? && facts.durability == Durability::Durable {
-            self.store.make_durable(&[row.diff_id])?;
-        }
-        let found = self.store.layer(&row.diff_id)?;
-        found.ok_or(StoreError::MissingLayer(row.diff_id))
-    }
-
-    fn lock(&self) -> &Lock {
-        self.lock.as_ref().expect("only commit and drop take the lock")
-    }
-
-    fn row(&self, facts: &LayerFacts) -> Result<LayerRow, StoreError> {
-        let actual = file_size(&self.tar_path())?;
-        if actual != facts.tar_size && facts.presence == Presence::Full {
-            let digest = facts.diff_id.digest();
-            return Err(StoreError::Size { digest, expected: facts.tar_size, actual });
-        }
-        let (table_size, table_crc32c) = checksum(&self.table_path())?;
-        let durable_boot = match facts.durability {
-            Durability::Durable => None,
-            Durability::Lazy => Some(self.store.boot_id().clone()),
-        };
-        Ok(LayerRow {
-            diff_id: facts.diff_id,
-            tar_size: facts.tar_size,
-            table_size,
-            table_crc32c,
-            entries: facts.entries,
-            diffid_state: facts.diffid_state,
-            presence: facts.presence,
-            durable_boot,
-            verity_digest: None,
-        })
-    }
-
-    /// Makes the files read-only and, if asked, durable.
-    fn seal(&self, durability: Durability) -> Result<(), StoreError> {
-        for path in [self.tar_path(), self.table_path()] {
-            let mode = rustix::fs::Mode::RUSR;
-            rustix::fs::chmod(&path, mode).map_err(|e| StoreError::io("protect", &path, e))?;
-            if durability == Durability::Durable {
-                durable::sync_file(&path)?;
-            }
-        }
-        match durability {
-            Durability::Durable => durable::sync_dir(self.dir()),
-            Durability::Lazy => Ok(()),
-        }
-    }
-
-    /// Renames and commits while no other process writes; `false` when the layer is there.
-    fn publish(
-        &self,
-        lock: &Lock,
-        row: &LayerRow,
-        durability: Durability,
-    ) -> Result<bool, StoreError> {
-        let target = self.store.layout().layer(&row.diff_id);
-        self.store.settle_layer(&row.diff_id)?;
-        self.store.database.write(durability.into(), "record a layer", |tx| {
-            self.lease.keep_in(tx, &row.diff_id.digest())?;
-            if find(&self.store.database, tx, &row.diff_id)?.is_some() {
-                return Ok(false);
-            }
-            if !durable::rename_new(lock.path(), &target)? {
-                // A directory without a row: its writer was killed before the commit. Ours is
-                // verified, that one is not.
-                self.store.move_to_trash(&target)?;
-                if !durable::rename_new(lock.path(), &target)? {
-                    return Err(StoreError::Exists {
-                        kind: "layer",
-                        name: row.diff_id.to_string(),
-                    });
-                }
-            }
-            if durability == Durability::Durable {
-                durable::sync_dir(parent_of(&target))?;
-            }
-            insert(&self.store.database, tx, row)?;
-            Ok(true)
-        })
-    }
-}
-
-impl Drop for LayerIngest<'_> {
-    fn drop(&mut self) {
-        if let Some(Err(error)) = self.lock.take().map(|lock| self.store.discard(lock)) {
-            tracing::debug!(%error, "the next sweep removes the layer");
-        }
-    }
-}
-
-fn create(path: &Path) -> Result<fs::File, StoreError> {
-    fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(path)
-        .map_err(|e| StoreError::io("create", path, e))
-}
-
 fn parent_of(path: &Path) -> &Path {
     path.parent().expect("content lies below ROOT")
-}
-
-fn file_size(path: &Path) -> Result<u64, StoreError> {
-    Ok(fs::metadata(path).map_err(|e| StoreError::io("examine", path, e))?.len())
 }
 
 /// Size and CRC-32C of a file.
@@ -470,116 +316,4 @@ pub(crate) fn checksum(path: &Path) -> Result<(u64, u32), StoreError> {
         size_bytes += got as u64;
         crc = crc32c::crc32c_append(crc, &buffer[..got]);
     }
-}
-
-const COLUMNS: &str =
-    "diff_id, tar_size, table_size, table_crc32c, entries, diffid_state, presence,
-     durable_boot, verity_digest";
-
-/// Reads a layer's row.
-pub(crate) fn find(
-    database: &Database,
-    connection: &Connection,
-    diff_id: &DiffId,
-) -> Result<Option<LayerRow>, StoreError> {
-    connection
-        .prepare_cached(&format!("SELECT {COLUMNS} FROM layers WHERE diff_id = ?"))
-        .and_then(|mut s| s.query_row([diff_id.to_string()], of_row).optional())
-        .map_err(|e| database.error("look up a layer", e))
-}
-
-/// Reads all layers' rows.
-pub(crate) fn all(database: &Database) -> Result<Vec<LayerRow>, StoreError> {
-    let sql = |e| database.error("list the layers", e);
-    database.read("list the layers", |c| {
-        let mut statement =
-            c.prepare_cached(&format!("SELECT {COLUMNS} FROM layers")).map_err(sql)?;
-        let rows = statement.query_map([], of_row).map_err(sql)?;
-        rows.collect::<Result<_, _>>().map_err(sql)
-    })
-}
-
-fn of_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<LayerRow> {
-    let boot: Option<String> = row.get(7)?;
-    Ok(LayerRow {
-        diff_id: parsed(row, 0)?,
-        tar_size: size(row, 1)?,
-        table_size: size(row, 2)?,
-        table_crc32c: row.get(3)?,
-        entries: size(row, 4)?,
-        diffid_state: parsed(row, 5)?,
-        presence: parsed(row, 6)?,
-        durable_boot: boot.as_deref().map(BootId::new),
-        verity_digest: parsed_option(row, 8)?,
-    })
-}
-
-fn insert(database: &Database, tx: &Transaction<'_>, row: &LayerRow) -> Result<(), StoreError> {
-    tx.prepare_cached(
-        "INSERT INTO layers (diff_id, tar_size, table_size, table_crc32c, entries, diffid_state,
-         presence, durable_boot, verity_digest, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    )
-    .and_then(|mut s| {
-        s.execute(params![
-            row.diff_id.to_string(),
-            to_sql_size(row.tar_size),
-            to_sql_size(row.table_size),
-            row.table_crc32c,
-            to_sql_size(row.entries),
-            row.diffid_state.to_string(),
-            row.presence.to_string(),
-            row.durable_boot.as_ref().map(BootId::as_str),
-            row.verity_digest,
-            now(),
-        ])
-    })
-    .map(|_| ())
-    .map_err(|e| database.error("record a layer", e))
-}
-
-/// Declares synced layers durable.
-pub(crate) fn clear_marks(
-    database: &Database,
-    tx: &Transaction<'_>,
-    layers: &[DiffId],
-) -> Result<(), StoreError> {
-    for diff_id in layers {
-        tx.prepare_cached("UPDATE layers SET durable_boot = NULL WHERE diff_id = ?")
-            .and_then(|mut s| s.execute([diff_id.to_string()]))
-            .map_err(|e| database.error("mark layers durable", e))?;
-    }
-    Ok(())
-}
-
-fn record_layer_blob(
-    database: &Database,
-    tx: &Transaction<'_>,
-    blob: &LayerBlob,
-) -> Result<(), StoreError> {
-    tx.prepare_cached(
-        "INSERT INTO layer_blobs (digest, diff_id, size, media_type, encoding)
-         VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
-         size = excluded.size, media_type = excluded.media_type, encoding = excluded.encoding",
-    )
-    .and_then(|mut s| {
-        s.execute(params![
-            blob.digest.to_string(),
-            blob.diff_id.to_string(),
-            to_sql_size(blob.size),
-            blob.media_type.as_str(),
-            blob.encoding,
-        ])
-    })
-    .map(|_| ())
-    .map_err(|e| database.error("record a compressed layer", e))
-}
-
-fn layer_blob_of_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<LayerBlob> {
-    Ok(LayerBlob {
-        digest: parsed(row, 0)?,
-        diff_id: parsed(row, 1)?,
-        size: size(row, 2)?,
-        media_type: MediaType::new(row.get::<_, String>(3)?),
-        encoding: row.get(4)?,
-    })
 }

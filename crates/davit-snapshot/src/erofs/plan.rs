@@ -1,14 +1,17 @@
 //! Where everything in an image goes, before a byte of it is written.
 
+mod chunks;
+
 use std::ffi::OsString;
 
 use davit_image::DiffId;
-use davit_layer::Extents;
 
+use self::chunks::{MAX_CHUNK_BITS, MAX_CHUNK_BYTES, chunk_bits, chunks_len};
+pub(super) use self::chunks::{chunk_len, data_chunks};
 use super::{
     format::{
-        BLOCK, BLOCK_BITS, BLOCK_LEN, CHUNK_BASED, CHUNK_LEN, DIRENT_LEN, FLAT_INLINE, FLAT_PLAIN,
-        INODE_LEN, MAX_NAME, MAX_TARGET, SLOT, SLOT_LEN, first_inode,
+        BLOCK, BLOCK_LEN, CHUNK_BASED, CHUNK_LEN, DIRENT_LEN, FLAT_INLINE, FLAT_PLAIN, INODE_LEN,
+        MAX_NAME, MAX_TARGET, SLOT, SLOT_LEN, first_inode,
     },
     header::{Slot, device_blocks, tag},
     image::{Image, Node, NodeKind},
@@ -17,15 +20,11 @@ use super::{
 
 /// Most devices of one image: the root's nid, which comes after their slots, has 16 bits.
 const MAX_DEVICES: usize = 16_000;
-/// Most bytes of chunk entries in one image: a bound on what a sparse file may cost.
-const MAX_CHUNK_BYTES: u64 = 64 << 20;
 /// Most bytes of content that one image may hold copies of, since its holes are not aligned: a
 /// block for each run, so a hostile map costs more than its content.
 const MAX_COPIED: u64 = 1 << 30;
 /// Most bytes of chunk entries of a file that is copied; above it chunks get larger.
 const MAX_COPIED_CHUNK_BYTES: u64 = 1 << 20;
-/// Largest chunk, as log2 of its size in blocks.
-const MAX_CHUNK_BITS: u32 = 22;
 
 pub(super) const NONE: u32 = u32::MAX;
 
@@ -404,47 +403,6 @@ fn node_name(node: &Node<'_>) -> OsString {
     std::os::unix::ffi::OsStringExt::from_vec(node.name.to_vec())
 }
 
-/// Length of the chunk entries of a file.
-fn chunks_len(size: u64, bits: u32) -> Result<usize, WriteError> {
-    let len = size.div_ceil(BLOCK << bits).saturating_mul(CHUNK_LEN as u64);
-    match len <= MAX_CHUNK_BYTES {
-        true => Ok(usize::try_from(len).expect("at most 64 MiB")),
-        false => Err(WriteError::Chunks),
-    }
-}
-
-/// Length of one chunk of a file in bytes: the last one ends with the file.
-pub(super) fn chunk_len(size: u64, bits: u32, chunk: u64) -> u64 {
-    (size - chunk * (BLOCK << bits)).min(BLOCK << bits)
-}
-
-/// The chunks that hold some of a file's content, in order.
-pub(super) fn data_chunks(extents: Extents<'_>, bits: u32) -> impl Iterator<Item = u64> + '_ {
-    let mut next = 0;
-    extents.iter().flat_map(move |run| {
-        let chunk = BLOCK << bits;
-        let first = (run.file_offset / chunk).max(next);
-        let end = (run.file_offset + run.length).div_ceil(chunk);
-        next = next.max(end);
-        first..end
-    })
-}
-
-/// The largest chunk whose borders meet every border between data and hole, as log2 of blocks.
-fn chunk_bits(size: u64, runs: impl Iterator<Item = (u64, u64)>) -> Option<u32> {
-    let whole = size.div_ceil(BLOCK).next_power_of_two().trailing_zeros();
-    let mut bits = whole.min(MAX_CHUNK_BITS);
-    for (offset, length) in runs {
-        for border in [offset, offset + length] {
-            if border == 0 || border == size {
-                continue;
-            }
-            bits = bits.min(border.trailing_zeros().checked_sub(u32::from(BLOCK_BITS))?);
-        }
-    }
-    Some(bits)
-}
-
 /// A directory's data: full blocks in the data area, the last, partial one inline where it can be.
 fn directory_shape(shape: Shape, size: u64) -> Shape {
     let last = usize::try_from(size % BLOCK).expect("below a block");
@@ -524,23 +482,6 @@ mod tests {
                     }
                 }
             }
-        }
-    }
-
-    #[test]
-    fn chunks_meet_every_border() {
-        type Case = (u64, &'static [(u64, u64)], Option<u32>);
-        let cases: [Case; 7] = [
-            (1 << 20, &[], Some(11)),
-            (1 << 20, &[(4096, 4096)], Some(3)),
-            (1 << 20, &[(0, 512)], Some(0)),
-            (1_000_001, &[(4096 * 100, 1_000_001 - 4096 * 100)], Some(5)),
-            (5000, &[(0, 4096), (4608, 392)], Some(0)),
-            (5000, &[(0, 100)], None),
-            (5000, &[(700, 4300)], None),
-        ];
-        for (size, runs, expected) in cases {
-            assert_eq!(chunk_bits(size, runs.iter().copied()), expected, "{size} {runs:?}");
         }
     }
 }
