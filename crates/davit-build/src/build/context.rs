@@ -292,8 +292,16 @@ impl Lost<'_> {
                 pattern.text
             )),
             (None, Some(near)) => error.hint(format!("did you mean `{near}`?")),
+            (None, None) if self.is_bare() => error.hint(
+                "a Dockerfile alone has an empty context: `-f FILE|URL|- DIRECTORY` gives it one",
+            ),
             (None, None) => error.hint("sources are paths below the context's directory"),
         }
+    }
+
+    /// Whether it is the context of a Dockerfile that came without one.
+    fn is_bare(&self) -> bool {
+        self.which.named.is_none() && matches!(self.which.request.context, ContextSource::Empty)
     }
 
     /// The ignore pattern that excludes the source: the path before its wildcards, or else what it

@@ -123,6 +123,12 @@ impl GitSource {
         Ok(self)
     }
 
+    /// Whether ssh brings it.
+    #[must_use]
+    pub fn is_over_ssh(&self) -> bool {
+        !self.remote.contains("://") || self.remote.starts_with("ssh:")
+    }
+
     /// The commit, where its full name is given: it needs no look at the server.
     #[must_use]
     pub fn commit(&self) -> Option<&str> {

@@ -101,7 +101,7 @@ pub(crate) struct BuildArgs {
     #[command(flatten)]
     outputs: OutputArgs,
     /// Let RUN steps know a host
-    #[arg(long = "add-host", value_name = "HOST:IP")]
+    #[arg(long = "add-host", value_name = "HOST:IP,...", value_delimiter = ',')]
     add_hosts: Vec<String>,
     /// How progress is shown
     #[arg(long, value_enum, default_value_t, env = "BUILDKIT_PROGRESS", hide_env = true)]
@@ -259,8 +259,12 @@ pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
         BuildProgress::Rawjson => ProgressMode::Json,
         _ => ProgressMode::Plain,
     });
-    let record = OnceLock::new();
+    let (record, warnings) = (OnceLock::new(), metadata::Warnings::default());
     let show = |event| match event {
+        BuildEvent::Checked(checks) => {
+            warnings.add(&checks);
+            display.show(BuildEvent::Checked(checks));
+        }
         BuildEvent::Begun(id) => record.set(id).unwrap_or_default(),
         BuildEvent::Missed(..) if !args.explain => {}
         event => display.show(event),
@@ -272,7 +276,7 @@ pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
     if let Some(code) = report.exit_code {
         return Ok(u8::try_from(code).unwrap_or(255));
     }
-    args.outputs.report(&report)?;
+    args.outputs.report(&report, &warnings)?;
     let id = outputs::id(&report);
     if quiet {
         printer::line(&id)?;
@@ -393,7 +397,7 @@ fn request(args: &BuildArgs) -> Result<(BuildRequest, Outputs, Vec<Reference>), 
         args.tags.iter().map(|name| parse_tag(name)).collect::<Result<_, _>>()?;
     let add_hosts = args.add_hosts.iter().map(|host| parse_host(host));
     let add_hosts = add_hosts.collect::<Result<_, _>>()?;
-    let (sandbox, network) = (args.sandbox.read()?, network(&args.network)?);
+    let (sandbox, network) = (args.sandbox.read(place.is_over_ssh())?, network(&args.network)?);
     let result = args.outputs.plan(&tags, args.sandbox.allowed())?;
     // What is typed is right; from here on it is a build, which may fail.
     args.outputs.remove_stale()?;

@@ -123,14 +123,14 @@ fn a_step_reaches_what_is_outside_and_not_the_hosts_loopback() {
 fn steps_find_names_as_containers_do() {
     let Some(machine) = Machine::new() else { return };
     let steps = "RUN cat /etc/hosts\nRUN cat /etc/resolv.conf > /copy\n";
-    let hosts = ["--add-host", "db:10.9.8.7", "--add-host", "me=host-gateway"];
+    let hosts = ["--add-host", "db:10.9.8.7,cache=10.9.8.6", "--add-host", "me=host-gateway"];
     let outcome = build(&machine, steps, &[&hosts[..], &["-t", "made"]].concat());
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     let bridge = machine.ok(&["network", "inspect", "bridge"]);
     let bridge: serde_json::Value = serde_json::from_str(&bridge).unwrap();
     let gateway = bridge[0]["IPAM"]["Config"][0]["Gateway"].as_str().unwrap();
-    for line in ["127.0.0.1\tlocalhost buildkitsandbox", "10.9.8.7\tdb", &format!("{gateway}\tme")]
-    {
+    let me = format!("{gateway}\tme");
+    for line in ["127.0.0.1\tlocalhost buildkitsandbox", "10.9.8.7\tdb", "10.9.8.6\tcache", &me] {
         assert!(outcome.stderr.contains(line), "{line}\n{}", outcome.stderr);
     }
     let container = machine.ok(&["run", "--rm", "busybox", "cat", "/etc/resolv.conf"]);

@@ -218,8 +218,7 @@ impl Fetcher<'_> {
 
     /// The way to a repository over ssh.
     fn ssh(&self, source: &GitSource, scratch: &Path) -> Result<Option<Ssh>, SourceError> {
-        let is_ssh = !source.remote.contains("://") || source.remote.starts_with("ssh:");
-        if !is_ssh || self.reach == Reach::Offline {
+        if !source.is_over_ssh() || self.reach == Reach::Offline {
             return Ok(None);
         }
         let agent = self.agents.get(AGENT).ok_or(GitError::Ssh)?;

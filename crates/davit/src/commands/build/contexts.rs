@@ -54,6 +54,11 @@ impl Place {
         let hint = || format!("davit build -f {text} DIRECTORY");
         Err(if path.exists() { error.hint(hint()) } else { error })
     }
+
+    /// Whether it is a repository over ssh.
+    pub(super) fn is_over_ssh(&self) -> bool {
+        matches!(self, Self::Remote(RemoteSource::Git(git)) if git.is_over_ssh())
+    }
 }
 
 /// The source at an address of a context; `None` for what is no address.

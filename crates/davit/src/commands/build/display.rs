@@ -1,6 +1,6 @@
 //! How a build is shown while it runs.
 
-mod json;
+pub(super) mod json;
 mod plain;
 mod tail;
 mod tty;

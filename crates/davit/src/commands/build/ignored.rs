@@ -1,8 +1,11 @@
 //! Options of Docker's build commands that ask for nothing: buildx takes them and does nothing, or
-//! davit has no other way.
+//! davit has no other way; and source policies, which davit does not evaluate.
 
 use super::{BuildArgs, contexts};
-use crate::error::CliError;
+use crate::{environment, error::CliError};
+
+/// Names the file of a source policy.
+const POLICY: &str = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY";
 
 // They are hidden: what does nothing needs no help.
 #[derive(Debug, clap::Args)]
@@ -19,21 +22,6 @@ pub(super) struct Ignored {
     /// davit is the builder
     #[arg(long, hide = true)]
     builder: Vec<String>,
-    /// Limits of the builder before BuildKit, which BuildKit ignores
-    #[arg(long, short, hide = true)]
-    memory: Vec<String>,
-    #[arg(long, hide = true)]
-    memory_swap: Vec<String>,
-    #[arg(long, short, hide = true)]
-    cpu_shares: Vec<String>,
-    #[arg(long, hide = true)]
-    cpu_period: Vec<String>,
-    #[arg(long, hide = true)]
-    cpu_quota: Vec<String>,
-    #[arg(long, hide = true)]
-    cpuset_cpus: Vec<String>,
-    #[arg(long, hide = true)]
-    cpuset_mems: Vec<String>,
     #[arg(long, hide = true)]
     isolation: Vec<String>,
     #[arg(long, hide = true)]
@@ -53,12 +41,16 @@ impl Ignored {
     }
 }
 
-/// Refuses a Dockerfile beside which a policy lies, as buildx looks for one.
+/// Refuses a Dockerfile beside which a policy lies, as buildx looks for one, and what the one that the
+/// environment names would judge.
 pub(super) fn refuse_policy(args: &BuildArgs) -> Result<(), CliError> {
     let beside = contexts::dockerfile_on_disk(args).filter(|_| args.inline.is_none());
     let policy = beside.map(|path| path.with_added_extension("rego")).filter(|path| path.exists());
-    let Some(policy) = policy.filter(|_| args.ignored.wants_policies()) else { return Ok(()) };
-    let text = format!("source policies are not evaluated, and {} is one", policy.display());
+    let policy = policy.map(|path| path.display().to_string());
+    let named = || environment::variable(POLICY).map(|_| format!("what {POLICY} names"));
+    let policy = policy.or_else(named).filter(|_| args.ignored.wants_policies());
+    let Some(policy) = policy else { return Ok(()) };
+    let text = format!("source policies are not evaluated, and {policy} is one");
     Err(CliError::user(text).hint("--policy disabled=true builds without it"))
 }
 

@@ -148,11 +148,15 @@ impl OutputArgs {
     }
 
     /// Writes the files that tell of a build.
-    pub(super) fn report(&self, report: &BuildReport) -> Result<(), CliError> {
+    pub(super) fn report(
+        &self,
+        report: &BuildReport,
+        warnings: &metadata::Warnings,
+    ) -> Result<(), CliError> {
         if let Some(path) = &self.iidfile {
             fs_err::write(path, id(report)).map_err(io_error)?;
         }
-        self.metadata_file.as_ref().map_or(Ok(()), |path| metadata::write(path, report))
+        self.metadata_file.as_ref().map_or(Ok(()), |path| metadata::write(path, report, warnings))
     }
 }
 

@@ -28,6 +28,8 @@ use crate::{
 const SECRET_LIMIT: u64 = 500 << 10;
 /// Where an agent's socket is named.
 const AGENT_VARIABLE: &str = "SSH_AUTH_SOCK";
+/// The agent of repositories.
+const DEFAULT_AGENT: &str = "default";
 
 // Arguments of `davit build` for its commands.
 #[derive(Debug, clap::Args)]
@@ -59,6 +61,45 @@ pub(super) struct SandboxArgs {
     /// cpuset-mems
     #[arg(long = "resource", value_name = "KEY=VALUE")]
     resources: Vec<String>,
+    #[command(flatten)]
+    older: OlderLimits,
+}
+
+// The names that limits had before `--resource`, which comes after all of them.
+#[derive(Debug, clap::Args)]
+struct OlderLimits {
+    #[arg(long, short, hide = true, value_name = "VALUE")]
+    memory: Vec<String>,
+    #[arg(long, hide = true, value_name = "VALUE")]
+    memory_swap: Vec<String>,
+    #[arg(long, short, hide = true, value_name = "VALUE")]
+    cpu_shares: Vec<String>,
+    #[arg(long, hide = true, value_name = "VALUE")]
+    cpu_period: Vec<String>,
+    #[arg(long, hide = true, value_name = "VALUE")]
+    cpu_quota: Vec<String>,
+    #[arg(long, hide = true, value_name = "VALUE")]
+    cpuset_cpus: Vec<String>,
+    #[arg(long, hide = true, value_name = "VALUE")]
+    cpuset_mems: Vec<String>,
+}
+
+impl OlderLimits {
+    /// As `--resource` says them.
+    fn fields(&self) -> impl Iterator<Item = String> {
+        let named = [
+            ("memory", &self.memory),
+            ("memory-swap", &self.memory_swap),
+            ("cpu-shares", &self.cpu_shares),
+            ("cpu-period", &self.cpu_period),
+            ("cpu-quota", &self.cpu_quota),
+            ("cpuset-cpus", &self.cpuset_cpus),
+            ("cpuset-mems", &self.cpuset_mems),
+        ];
+        named
+            .into_iter()
+            .flat_map(|(key, values)| values.iter().map(move |value| format!("{key}={value}")))
+    }
 }
 
 impl SandboxArgs {
@@ -67,11 +108,12 @@ impl SandboxArgs {
         &self.allowed
     }
 
-    /// Reads all of it, files and variables with secrets included.
+    /// Reads all of it, files and variables with secrets included. A context that comes `over_ssh`
+    /// does so by the agent of the session, if none is given.
     ///
     /// # Errors
     /// What is mistyped; a secret or socket that is not there.
-    pub(super) fn read(&self) -> Result<Sandbox, CliError> {
+    pub(super) fn read(&self, over_ssh: bool) -> Result<Sandbox, CliError> {
         let shm_size = self.shm_size.as_deref().map(|text| values::size("--shm-size", text));
         let ulimit = |text: &String| {
             let (name, soft, hard) = values::ulimit(text)?;
@@ -81,10 +123,13 @@ impl SandboxArgs {
             shm_size_bytes: shm_size.transpose()?.filter(|bytes| *bytes > 0),
             ulimits: self.ulimits.iter().map(ulimit).collect::<Result<_, CliError>>()?,
             cgroup_parent: self.cgroup_parent.as_deref().map(cgroup_parent).transpose()?.flatten(),
-            limits: limits(&self.resources)?,
+            limits: limits(self.older.fields().chain(fields(&self.resources)))?,
             volumes: volumes(&self.volumes)?,
             secrets: self.secrets.iter().map(|text| secret(text)).collect::<Result<_, _>>()?,
-            agents: agents(&self.agents)?,
+            agents: match (&self.agents[..], over_ssh, environment::variable(AGENT_VARIABLE)) {
+                ([], true, Some(_)) => agents(&[DEFAULT_AGENT.to_owned()])?,
+                (given, ..) => agents(given)?,
+            },
             ..Sandbox::default()
         };
         for text in &self.allowed {
@@ -151,9 +196,14 @@ fn cgroup_parent(text: &str) -> Result<Option<String>, CliError> {
     Ok((!parts.is_empty()).then(|| parts.join("/")))
 }
 
-fn limits(texts: &[String]) -> Result<Limits, CliError> {
+/// The fields of several values of `--resource`.
+fn fields(texts: &[String]) -> impl Iterator<Item = String> {
+    texts.iter().flat_map(|text| split_csv(text))
+}
+
+fn limits(fields: impl Iterator<Item = String>) -> Result<Limits, CliError> {
     let mut limits = Limits::default();
-    for field in texts.iter().flat_map(|text| split_csv(text)) {
+    for field in fields {
         let wrong = || CliError::usage(format!("invalid resource limit: {field:?}"));
         let (key, value) = field.split_once('=').ok_or_else(wrong)?;
         let bytes = || values::bytes(value).map_err(|_| wrong());
@@ -268,7 +318,7 @@ fn agents(texts: &[String]) -> Result<BTreeMap<String, Agent>, CliError> {
     let mut agents = BTreeMap::new();
     for text in texts {
         let (id, paths) = text.split_once('=').unwrap_or((text, ""));
-        let id = if id.is_empty() { "default" } else { id };
+        let id = if id.is_empty() { DEFAULT_AGENT } else { id };
         let paths: Vec<PathBuf> = match paths {
             "" => vec![own_agent(id)?],
             paths => paths.split(',').map(PathBuf::from).collect(),
@@ -337,7 +387,7 @@ mod tests {
     fn reads_limits() {
         let read = |texts: &[&str]| {
             let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
-            limits(&texts).ok()
+            limits(fields(&texts)).ok()
         };
         let limits = read(&["memory=1g,cpu-quota=50000", "\"cpuset-cpus=0,1\"", "memory-swap=-1"]);
         let limits = limits.unwrap();

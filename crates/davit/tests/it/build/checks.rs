@@ -66,6 +66,18 @@ fn rawjson_warnings_are_buildkits() {
     assert_eq!(warning["range"], json!([{"start": {"line": 3}, "end": {"line": 3}}]));
     assert_eq!(warning["sourceInfo"]["filename"], "Dockerfile");
     assert!(warning["sourceInfo"]["data"].as_str().unwrap().starts_with("RlJPTSBzY3JhdGNo"));
+    // The metadata file has them where the environment says so.
+    let facts = bench.davit.dir().join("facts.json");
+    let told = |variable: Option<(&str, &str)>| {
+        let build = ["build", "-q", "--metadata-file", facts.to_str().unwrap(), &context];
+        let status = bench.davit.command(build).envs(variable).output().unwrap().status;
+        assert!(status.success());
+        let facts: Value = serde_json::from_slice(&fs::read(&facts).unwrap()).unwrap();
+        facts.get("buildx.build.warnings").cloned()
+    };
+    assert_eq!(told(None), None);
+    let told = told(Some(("BUILDX_METADATA_WARNINGS", "1"))).unwrap();
+    assert_eq!(told, json!(warnings.iter().map(|it| it[0].clone()).collect::<Vec<_>>()));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use davit_test::need_tool;
+use davit_test::{Outcome, need_tool};
 
 use super::{
     bench::{Bench, list},
@@ -64,7 +64,8 @@ fn repositories_over_ssh_need_an_agent() {
     };
     let (Some(host), Some(other)) = (key(&folder, "host"), key(&folder, "other")) else { return };
     let Some(port) = serve(&folder, &host) else { return };
-    git.repository("r.git").commit("f", "over ssh");
+    let repository = git.repository("r.git");
+    repository.commit("f", "over ssh");
     let path = git.path("r.git").display().to_string();
     let write = |port: u16| {
         let add = format!("ADD ssh://root@127.0.0.1:{port}{path}#main /r/");
@@ -78,6 +79,14 @@ fn repositories_over_ssh_need_an_agent() {
     assert!(refused.code == 1 && refused.stderr.contains("git says"), "{}", refused.stderr);
     let files = bench.files(&["--ssh", &with(&user)]);
     assert_eq!(list(&files), ["r/ 755", "r/f 644 over ssh"]);
+    // A context needs no word for the agent of the session.
+    repository.commit("Dockerfile", "FROM scratch\nCOPY f /\n");
+    let context = format!("ssh://root@127.0.0.1:{port}{path}#main");
+    let mut build = bench.davit.command(["build", "-q", &context]);
+    let lost = Outcome::from(build.env_remove("SSH_AUTH_SOCK").output().unwrap());
+    assert!(lost.code == 1 && lost.stderr.contains("--ssh default"), "{}", lost.stderr);
+    let found = Outcome::from(build.env("SSH_AUTH_SOCK", &user).output().unwrap());
+    assert_eq!(found.code, 0, "{}", found.stderr);
     // The host is known now; the same one with another key is another one.
     let hosts = bench.davit.root().join("cache/known_hosts");
     let known = fs::read_to_string(&hosts).unwrap();

@@ -51,6 +51,10 @@ fn images_take_the_place_of_names() {
     bench.write("Dockerfile", "FROM first\n");
     let unused = ["--pull=never", "--build-context", "other=docker-image://nosuch:1"];
     assert_eq!(list(&bench.files(&unused)), ["image 644 1", "w/ 755"]);
+    // Nor is one that only a stage names which nothing needs.
+    bench.write("Dockerfile", "FROM other AS unneeded\nRUN false\nFROM first\n");
+    assert_eq!(list(&bench.files(&unused)), ["image 644 1", "w/ 755"]);
+    assert_eq!(bench.run(&[&unused[..], &["--target", "unneeded"]].concat()).code, 1);
     // A stage, with all that it does; as a base, for a copy and as the target.
     let stage = "FROM nosuch AS Base\nRUN false\n";
     let whole = ["image 644 2"];

@@ -87,8 +87,7 @@ fn options_ask_for_what_can_be() {
     bench.build(&["--iidfile", link.to_str().unwrap()]);
     assert!(link.is_symlink(), "a symlink stays");
     // What Docker's own clients take and do not do.
-    let ignored = "--rm=true --rm --force-rm --compress -m 1g --memory-swap 2g -c 5 --cpu-period 1 \
-                   --cpu-quota 1 --cpuset-cpus 0 --cpuset-mems 0 --cgroup-parent x --builder b \
+    let ignored = "--rm=true --rm --force-rm --compress --cgroup-parent x --builder b \
                    --isolation default --security-opt a --sbom=false \
                    --policy disabled=true --attest type=provenance,disabled=true -D";
     let words: Vec<&str> = ignored.split_whitespace().collect();

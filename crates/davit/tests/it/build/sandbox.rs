@@ -325,7 +325,12 @@ fn commands_have_the_limits_that_are_given() {
     let parent = format!("davit-test-parent-{}", std::process::id());
     let args = ["--shm-size", "32m", "--ulimit", "nofile=1021:1022", "--cgroup-parent", &parent];
     let limit = ["--resource", "memory=40m,memory-swap=40m"];
-    let limited = bench.run(&[&args[..], &limit].concat());
+    let older = ["-m", "40m", "--memory-swap", "40m", "--no-cache"];
+    let with_older = bench.run(&[&args[..], &older].concat());
+    assert_eq!(with_older.code, 0, "{}", with_older.stderr);
+    let unlimited = bench.run(&[&args[..], &["--no-cache"]].concat());
+    assert_eq!(unlimited.code, 1, "{}", unlimited.stderr);
+    let limited = bench.run(&[&args[..], &limit, &["--no-cache"]].concat());
     assert_eq!(limited.code, 0, "{}", limited.stderr);
     for words in [" 32768 ", " 1021\n", " 1022\n"] {
         assert!(limited.stderr.contains(words), "{words:?}: {}", limited.stderr);

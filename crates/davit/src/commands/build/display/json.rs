@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use davit_engine::{
-    build::{BuildEvent, Checks, Difference, LogStream, StepId, StepInfo},
+    build::{BuildEvent, Checks, Difference, LogStream, StepId, StepInfo, Warning},
     image::{Digest, Timestamp},
 };
 use serde_json::{Map, Value, json};
@@ -156,16 +156,28 @@ fn different(found: &Difference) -> Value {
     json!({"repro": value})
 }
 
-/// What the build checks found, each a line: the warning in short, the rule's sentence, the place.
-/// They belong to the reading of the file, since programs show them below a step.
+/// Prints what the build checks found, each a line.
 fn warnings(checks: &Checks, now: &str) {
-    let name = format!("[internal] load build definition from {}", visible(&checks.file));
-    let vertex = Digest::of(name.as_bytes()).to_string();
+    let (vertex, name) = reading(checks);
     let reading = json!({"digest": vertex, "name": name, "started": now, "completed": now});
     printer::note(&json!({"vertexes": [reading]}).to_string());
+    for value in values(checks) {
+        printer::note(&json!({"warnings": [value]}).to_string());
+    }
+}
+
+/// The reading of the file, to which its warnings belong, since programs show them below a step.
+fn reading(checks: &Checks) -> (String, String) {
+    let name = format!("[internal] load build definition from {}", visible(&checks.file));
+    (Digest::of(name.as_bytes()).to_string(), name)
+}
+
+/// What the build checks found: the warning in short, the rule's sentence, the place.
+pub(in crate::commands::build) fn values(checks: &Checks) -> Vec<Value> {
+    let (vertex, _) = reading(checks);
     let whole = source(&checks.file, &checks.text);
     let mut size = 0;
-    for warning in &checks.warnings {
+    let value = |warning: &Warning| {
         let short = format!("{} (line {})", short(warning), warning.span.first_line);
         let mut value = json!({
             "vertex": vertex,
@@ -180,6 +192,7 @@ fn warnings(checks: &Checks, now: &str) {
         let is_small = size <= SOURCES_LIMIT;
         value["sourceInfo"] = if is_small { whole.clone() } else { source(&checks.file, b"") };
         value["range"] = location(warning.span)["ranges"].take();
-        printer::note(&json!({"warnings": [value]}).to_string());
-    }
+        value
+    };
+    checks.warnings.iter().map(value).collect()
 }
