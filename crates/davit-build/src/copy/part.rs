@@ -131,8 +131,9 @@ impl CopySpec {
     /// Patterns that reach everything that the sources may need.
     pub(crate) fn selectors(&self) -> Vec<String> {
         let reach = |(position, source): (usize, &String)| match self.parents.get(position) {
-            Some(pattern) => joined(source, &plain_prefix(pattern)),
-            None => source.clone(),
+            // A symlink that such a source matches leads to where the pattern goes on.
+            Some(pattern) if !Glob::has_wildcards(source) => joined(source, &plain_prefix(pattern)),
+            _ => source.clone(),
         };
         self.sources.iter().enumerate().map(reach).collect()
     }

@@ -167,6 +167,27 @@ fn parents_have_their_own_time_and_keep_what_is_there() {
 }
 
 #[test]
+fn links_that_a_source_matches_are_followed_before_the_pivot() {
+    let all = set(&["alias -> /real/in", "real/", "real/in/", "real/in/f", "real/in/g", "top"]);
+    let mut spec = spec(&["*"], "/o/");
+    spec.parents = vec!["f".to_owned()];
+    let load = |selectors: &crate::context::Selectors| {
+        let entries = all.entries.iter().filter(|entry| {
+            let mut parts = crate::files::components(&entry.path);
+            let root = selectors.root().unwrap();
+            parts.try_fold(root, |reach, part| selectors.child(&reach, part)).is_some()
+        });
+        Ok::<_, ()>(FileSet { entries: entries.cloned().collect() })
+    };
+    let files = crate::selection::select(&spec.selectors(), load).unwrap();
+    let found = outputs(&spec, &files, None, None).unwrap();
+    assert_eq!(paths(&found), ["o/", "o/f", "o/top"]);
+    spec.sources = vec!["a*".to_owned()];
+    let found = outputs(&spec, &files, None, None).unwrap();
+    assert_eq!(paths(&found), ["o/", "o/f"]);
+}
+
+#[test]
 fn names_of_one_file_stay_links_within_a_copy() {
     let mut files = set(&["d/", "d/a", "d/b", "e"]);
     let identity = crate::files::Identity { device: 1, inode: 2, ctime_ns: 3 };
