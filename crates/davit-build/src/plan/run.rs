@@ -6,7 +6,7 @@ use davit_dockerfile::{
 
 use super::{
     Network, Op, RunDevice, RunSpec, ScriptFile, SecretVariable,
-    stage::{LayerText, StageBuilder},
+    stage::{LayerText, StageBuilder, absolute},
 };
 use crate::{error::BuildError, sandbox::Entitlement};
 
@@ -44,11 +44,10 @@ impl StageBuilder<'_, '_> {
         }
         let request = self.planner.request;
         let config = &self.state.config.config;
-        let working_dir = if config.working_dir.is_empty() { "/" } else { &config.working_dir };
         let spec = RunSpec {
             env: variables.to_entries(),
             proxy_env: proxies(&request.build_args),
-            working_dir: working_dir.to_owned(),
+            working_dir: format!("/{}", absolute(&config.working_dir, "")),
             user: config.user.clone(),
             network,
             hostname: hostname(&request.build_args),

@@ -338,11 +338,17 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
 
     fn workdir(&mut self, word: &Word, text: &str, span: Span) -> Result<(), BuildError> {
         let path = self.expand(word)?;
-        let cleaned = absolute(&self.state.config.config.working_dir, &path);
-        let directory = format!("/{cleaned}");
+        let before = &self.state.config.config.working_dir;
+        let cleaned = absolute(before, &path);
+        // One that begins at the root stays as it is written, `/x/` or `/x/../y`.
+        let directory = match path.as_str() {
+            "" if !before.is_empty() => before.clone(),
+            path if path.starts_with('/') => path.to_owned(),
+            _ => format!("/{cleaned}"),
+        };
         self.config().working_dir.clone_from(&directory);
         if cleaned.is_empty() {
-            self.record(history::word("WORKDIR", "/"));
+            self.record(history::word("WORKDIR", &directory));
             return Ok(());
         }
         let user = self.state.config.config.user.clone();
