@@ -15,7 +15,6 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{self, Sender},
     },
     time::Instant,
 };
@@ -51,7 +50,7 @@ use crate::{
         console::Console,
         network::{FindNetwork, JoinedNetwork},
     },
-    step::{Leftover, store_failed},
+    step::store_failed,
 };
 
 /// Takes note of layers; called from several threads, each layer perhaps several times, and must be
@@ -206,9 +205,7 @@ fn build_whole(
     std::thread::scope(|scope| {
         // The next build can use the digests even if this one fails.
         scope.spawn(|| inputs.save());
-        let (leftovers, left) = mpsc::channel::<Leftover<'_>>();
-        scope.spawn(move || left.into_iter().for_each(drop));
-        let build = Build { request, plan, inputs, drafts, environment, begun, leftovers };
+        let build = Build { request, plan, inputs, drafts, environment, begun };
         if let Some((id, console)) = by_hand {
             return build.run_at(scratch.dir(), id, console).map(Reached::Exited);
         }
@@ -324,8 +321,6 @@ struct Build<'b, 's> {
     drafts: &'b Drafts<'s>,
     environment: &'b BuildEnvironment<'b, 's>,
     begun: Instant,
-    /// Removes what commands leave, beside the steps that follow.
-    leftovers: Sender<Leftover<'s>>,
 }
 
 fn parse_failed(request: &BuildRequest, error: ParseError) -> BuildError {

@@ -17,7 +17,7 @@ mod writers;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool, atomic::Ordering, mpsc::Sender},
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -27,7 +27,7 @@ use davit_snapshot::Snapshots;
 use davit_store::{Flight, Lease, Store};
 
 use self::by_hand::FailedSlot;
-pub(crate) use self::{elsewhere::in_result, run::Leftover};
+pub(crate) use self::elsewhere::in_result;
 use crate::{
     BuildEvent, CachePolicy, EventSink, FinalLayers, StepId,
     admission::{Class, Place, Places},
@@ -97,8 +97,6 @@ pub(crate) struct Session<'b, 's> {
     pub(crate) done: Mutex<BTreeMap<NodeId, DiffId>>,
     /// Told of layers of the images as they become final.
     pub(crate) finals: Option<FinalLayers<'b>>,
-    /// Takes what commands leave, to remove it beside the steps that follow.
-    pub(crate) leftovers: Sender<Leftover<'s>>,
     /// Cache mounts that commands used.
     pub(crate) used_mounts: Mutex<BTreeSet<String>>,
     /// Whether what cache mounts hold counts.

@@ -35,6 +35,7 @@ pub fn run_helper(arguments: &[OsString]) -> Option<u8> {
     match helper(arguments)? {
         "monitor" => Some(container::monitor_helper()),
         "build-supervisor" => Some(crate::build::supervisor_helper()),
+        "remove-scratch" => Some(crate::build::removal_helper(&arguments[2..])),
         "git-guard" => Some(crate::build::guard_helper()),
         "root" => Some(container::root_helper()),
         "settle" => Some(container::settle_helper(&arguments[2..])),

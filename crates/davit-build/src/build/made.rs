@@ -104,7 +104,6 @@ impl<'s> Build<'_, 's> {
                     && request.squash == Squash::Nothing
                     && request.repeat == Repeat::Never
             }),
-            leftovers: self.leftovers.clone(),
             used_mounts: Mutex::default(),
             mount_policy: self.request.cache_mounts,
             explain: self.request.explain,

@@ -25,11 +25,17 @@ use crate::{
     error::{BuildError, BuildErrorKind},
     layers::State,
     plan::{Network, Node, NodeId, RunSpec},
-    run::{RunError, StepCommand, Supervisor, console::Passed, stubs::remove_stubs},
+    run::{
+        RunError, StepCommand, Supervisor, console::Passed, removal::remove_later,
+        stubs::remove_stubs,
+    },
 };
 
 /// How often trees are prepared for one command.
 const MOUNT_ATTEMPTS: usize = 3;
+/// Changes of a command from which on what it wrote is removed by another process: a disk that is
+/// told of each file that goes takes some 50 µs for one.
+const MANY: usize = 1000;
 /// Last lines of a failed command's output that are kept for the error.
 const TAIL_LINES: usize = 20;
 
@@ -79,9 +85,10 @@ impl Session<'_, '_> {
         let targets = spec.mounts.iter().map(|mount| mount.target.as_str()).chain(of_devices);
         remove_stubs(&mut changes.changes, &merged, targets);
         let stored = self.store_changes(node, &changes.changes, &changes, Some(times));
-        drop(place);
-        // Thousands of files take their time. Nobody receives once the build has ended.
-        let _ended = self.leftovers.send(Leftover { _written: written, _scratch: scratch });
+        drop((written, place));
+        if stored.is_ok() && changes.changes.len() > MANY {
+            remove_later(self.run, scratch);
+        }
         stored
     }
 
@@ -221,12 +228,6 @@ pub(super) struct Job<'a> {
 /// The time that a file system would give now: it lags behind that of programs.
 fn file_clock_seconds() -> i64 {
     rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse).tv_sec
-}
-
-/// What a command leaves when its layer is made: removed when dropped.
-pub(crate) struct Leftover<'s> {
-    _written: Written,
-    _scratch: LayerIngest<'s>,
 }
 
 /// What a command wrote, removed when the layer is made or the command has failed: on a tmpfs

@@ -27,6 +27,7 @@ mod git_ssh;
 mod history;
 mod independent_copies;
 mod instructions;
+mod leftovers;
 mod machine;
 mod mounts;
 mod named_contexts;
