@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn lives_have_units() {
-        let hours = |hours| Ok(Duration::from_secs(3600 * hours));
+        let hours = |hours: u64| Ok(Duration::from_secs(3600 * hours));
         assert_eq!(life("90d"), hours(90 * 24));
         assert_eq!(life("12h"), hours(12));
         assert_eq!(life("60m"), hours(1));
