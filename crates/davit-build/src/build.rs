@@ -50,12 +50,12 @@ use crate::{
         console::Console,
         network::{FindNetwork, JoinedNetwork},
     },
+    shared::FinalStep,
     step::store_failed,
 };
 
-/// Takes note of layers; called from several threads, each layer perhaps several times, and must be
-/// quick.
-pub type FinalLayers<'b> = &'b (dyn Fn(&[DiffId]) + Sync);
+/// Takes note of what is final; called from several threads, and must be quick.
+pub type FinalSteps<'b> = &'b (dyn Fn(FinalStep) + Sync);
 
 /// What a build works with.
 #[derive(Clone, Copy)]
@@ -79,8 +79,8 @@ pub struct BuildEnvironment<'b, 's> {
     pub network: FindNetwork<'b>,
     /// The container's for those that are to be in one's.
     pub joined: Option<&'b JoinedNetwork>,
-    /// Told of layers of the images, bottom first, as they become final.
-    pub finals: Option<FinalLayers<'b>>,
+    /// Told of bases and steps as they become final.
+    pub finals: Option<FinalSteps<'b>>,
     /// Where events go.
     pub events: EventSink<'b>,
     /// Set by another thread to cancel.

@@ -1,6 +1,7 @@
 //! Runs the nodes of a plan: those that are ready, the longest way to the end first.
 
 use std::{
+    mem,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Condvar, Mutex, PoisonError, atomic::Ordering},
 };
@@ -10,6 +11,7 @@ use crate::{
     error::{BuildError, BuildErrorKind, Excerpt},
     plan::{NodeId, Op, Plan},
     request::DockerfileText,
+    shared::FinalStep,
     step::{Done, Session},
 };
 
@@ -107,11 +109,11 @@ impl Worker<'_, '_, '_> {
         }
     }
 
-    fn finish(&self, id: NodeId, result: Result<Done, BuildError>) {
-        if let (Ok(done), Some(tell)) = (&result, self.session.finals)
-            && self.session.in_result.contains(&id)
-        {
-            tell(&done.state.layers);
+    fn finish(&self, id: NodeId, mut result: Result<Done, BuildError>) {
+        if let (Ok(done), Some(tell)) = (&mut result, self.session.finals) {
+            let in_result = self.session.in_result.contains(&id);
+            let records = mem::take(&mut done.records);
+            tell(FinalStep { in_result, layers: done.state.layers.clone(), records });
         }
         let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
         board.open -= 1;

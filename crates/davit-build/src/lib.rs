@@ -53,7 +53,7 @@ mod writer;
 
 pub use archives::looks_like_archive;
 pub use build::{
-    BuildEnvironment, Built, FinalLayers, SBOM_DIRECTORY,
+    BuildEnvironment, Built, FinalSteps, SBOM_DIRECTORY,
     at::At,
     build, build_at,
     call::{CallEnvironment, Checked, check, outline, targets},
@@ -96,7 +96,7 @@ pub use run::{
     supervisor::supervise,
 };
 pub use sandbox::{Entitlement, Invalidation, Sandbox, Secret, StepVolume, VolumeSource};
-pub use shared::{INLINE_RECORDS, Shareable, SharedCache, SharedMount, SharedRecord};
+pub use shared::{FinalStep, INLINE_RECORDS, SharedCache, SharedMount, SharedRecord};
 pub use source::{
     FetchedSource, GitMtime, GitReferenceError, GitSource, HttpSource, RemoteSource,
     SourceIdentity, Sources, account, host_name, public_address, without_secrets,

@@ -35,13 +35,15 @@ pub struct SharedRecord {
     pub components: Vec<Component>,
 }
 
-/// A result that may be shared.
+/// A base or a step whose result is final: what it is made of may go wherever it is wanted.
 #[derive(Clone, Debug)]
-pub struct Shareable {
-    /// The result.
-    pub record: SharedRecord,
+pub struct FinalStep {
     /// Whether an image of the build consists of it.
     pub in_result: bool,
+    /// The layers of its state, bottom first; some may still be elsewhere alone.
+    pub layers: Vec<DiffId>,
+    /// Its result under each of its keys, where caches want that ([`SharedCache::wants_results`]).
+    pub records: Vec<SharedRecord>,
 }
 
 /// What commands left in a cache mount.
@@ -74,11 +76,8 @@ pub trait SharedCache: Sync {
     /// Results of the step at this place, whatever they were asked for by.
     fn near(&self, step: &str) -> Vec<SharedRecord>;
 
-    /// Whether [`Self::offer`] is of use.
+    /// Whether the records of all steps are wanted, also where the whole image is known.
     fn wants_results(&self) -> bool;
-
-    /// Takes a result as soon as it is final; its layer may still be elsewhere alone.
-    fn offer(&self, result: Shareable);
 
     /// What others left in the cache mount of this name.
     fn mount(&self, name: &str) -> Option<SharedMount>;

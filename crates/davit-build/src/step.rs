@@ -29,7 +29,7 @@ use davit_store::{Flight, Lease, Store};
 use self::by_hand::FailedSlot;
 pub(crate) use self::elsewhere::in_result;
 use crate::{
-    BuildEvent, CachePolicy, EventSink, FinalLayers, StepId,
+    BuildEvent, CachePolicy, EventSink, FinalSteps, StepId,
     admission::{Class, Place, Places},
     build::drafts::Drafts,
     cache::{Cache, Made, StepRecord},
@@ -46,7 +46,7 @@ use crate::{
         network::{JoinedNetwork, StepNetworks},
     },
     sandbox::Sandbox,
-    shared::SharedCache,
+    shared::{SharedCache, SharedRecord},
     writer::Writer,
 };
 
@@ -95,8 +95,8 @@ pub(crate) struct Session<'b, 's> {
     pub(crate) in_result: BTreeSet<NodeId>,
     /// The layers of the steps that are done.
     pub(crate) done: Mutex<BTreeMap<NodeId, DiffId>>,
-    /// Told of layers of the images as they become final.
-    pub(crate) finals: Option<FinalLayers<'b>>,
+    /// Told of bases and steps as they become final.
+    pub(crate) finals: Option<FinalSteps<'b>>,
     /// Cache mounts that commands used.
     pub(crate) used_mounts: Mutex<BTreeSet<String>>,
     /// Whether what cache mounts hold counts.
@@ -119,6 +119,8 @@ pub(crate) struct Done {
     pub(crate) cached: bool,
     /// The step that made the state another than before, as far as is known.
     pub(crate) cause: NodeId,
+    /// What caches are told of it, until they are.
+    pub(crate) records: Vec<SharedRecord>,
 }
 
 /// A layer that a step made, or found by its content.
@@ -161,8 +163,10 @@ impl Session<'_, '_> {
 
     fn result(&self, id: NodeId, inputs: &[&Done]) -> Result<Done, BuildError> {
         let node = self.plan.node(id);
-        let base =
-            |layers| Done { state: State::image(layers), layer: None, cached: true, cause: id };
+        let base = |layers| {
+            let (state, records) = (State::image(layers), Vec::new());
+            Done { state, layer: None, cached: true, cause: id, records }
+        };
         match &node.op {
             Op::Scratch => return Ok(base(Vec::new())),
             Op::Image(image) => {
@@ -180,9 +184,10 @@ impl Session<'_, '_> {
         let (key, parts) = definition_key(components(node, self.inputs), &states);
         let below = &inputs[0].state;
         let cached = |record: StepRecord, cause| {
-            self.note(id, (key, None), (&parts, &record));
             (self.events)(BuildEvent::Cached(StepId(id.0)));
-            Done { state: below.push(record.layer), layer: Some(record), cached: true, cause }
+            let records = self.shared_records(id, (key, None), (&parts, &record));
+            let state = below.push(record.layer);
+            Done { state, layer: Some(record), cached: true, cause, records }
         };
         if let Some(record) = self.elsewhere.get(&id) {
             return Ok(cached(record.clone(), id));
@@ -220,13 +225,13 @@ impl Session<'_, '_> {
             let by_content = (by_content, kind_of(node));
             self.cache().remember_step(by_content, record, cost_us).map_err(store_failed)?;
         }
-        self.note(id, (key, by_content), (&parts, &layer.record));
+        let records = self.shared_records(id, (key, by_content), (&parts, &layer.record));
         if layer.same {
             (self.events)(BuildEvent::SameResult(StepId(id.0)));
         }
         (self.events)(BuildEvent::Finished(StepId(id.0), begun.elapsed()));
         let state = below.push(layer.record.layer);
-        Ok(Done { state, layer: Some(layer.record), cached: false, cause })
+        Ok(Done { state, layer: Some(layer.record), cached: false, cause, records })
     }
 
     /// Whether earlier results count for a node.

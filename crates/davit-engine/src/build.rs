@@ -14,10 +14,7 @@ mod pack;
 mod results;
 mod sources;
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, OnceLock, atomic::AtomicBool};
 
 pub use davit_build::{
     Agent, Aspect, At, Attest, BuildError, BuildErrorKind, BuildEvent, BuildOutcome, BuildRequest,
@@ -28,14 +25,14 @@ pub use davit_build::{
     PullPolicy, RemoteSource, Repeat, Sandbox, Sbom, Secret, Squash, StepId, StepInfo, StepVolume,
     TarStream, VolumeSource, context_name, looks_like_archive,
 };
-use davit_build::{BuildEnvironment, CallEnvironment};
+use davit_build::{BuildEnvironment, CallEnvironment, SharedCache};
 pub use davit_dockerfile::{
     Span, Stage,
     lint::{Mended, Rule, Warning},
     outline::{Outline, OutlineArgument, OutlineInput},
     parse_duration,
 };
-use davit_image::{DiffId, Platform, Timestamp};
+use davit_image::{Platform, Timestamp};
 pub use davit_runtime::{
     emulation::runnable,
     plan::{Limits, Origin, Rlimit},
@@ -49,9 +46,10 @@ pub use self::history::{
 use self::{
     attest::Begun,
     bases::{Bases, Wanted},
-    cache::{Caches, Collect, Surroundings},
+    cache::{Caches, Surroundings},
     early::EarlyPush,
     history::Recorder,
+    results::Results,
     sources::Fetcher,
 };
 pub use self::{
@@ -77,7 +75,10 @@ pub(crate) use self::{
     history::HISTORY,
     sources::{GIT_CHECKOUT, guard_helper, remote_of},
 };
-use crate::{Engine, Progress};
+use crate::{
+    Engine, Progress,
+    compressed::{CompressedLayers, Scratch},
+};
 
 /// Name of the helper that supervises the commands of a build.
 pub(crate) const SUPERVISOR: &str = "__build-supervisor";
@@ -263,16 +264,20 @@ impl Engine {
         let begun = Begun { id: lease.id().to_owned(), at: Timestamp::now(), vcs };
         command.request.attest = command.attestations.asked(&command.outputs);
         let snapshots = self.snapshots()?;
-        let pull = command.reach.limit(command.pull);
-        let (engine, wanted) = (self, Wanted::Image);
+        let (engine, wanted, pull) = (self, Wanted::Image, command.reach.limit(command.pull));
         let images = Bases { engine, lease, pull, wanted, progress, cancelled };
         let told = (progress, cancelled);
         let sources = self.fetcher(lease, &command.request, command.reach, told);
-        let caches = self.caches(lease, &command, events, told)?;
-        let run = self.run_settings();
-        let early = EarlyPush::new(self, lease, &command.outputs, cancelled);
-        let note_final = |layers: &[DiffId]| early.add(layers);
-        let on_error = command.on_error.clone();
+        let results = Results::default();
+        let caches = self.caches((lease, &results), &command, events, told)?;
+        let (run, on_error) = (self.run_settings(), command.on_error.clone());
+        let files = command.cache_to.iter().map(|export| export.compression.options());
+        let scratch = Scratch::new(store, lease);
+        let directory = || scratch.directory();
+        let compressed = CompressedLayers::new(store.layout(), &directory, cancelled, files);
+        let early = EarlyPush::new(self, lease, &command, (&results, &compressed), cancelled);
+        let is_sent = early.is_wanted() || caches.as_ref().is_some_and(Caches::wants_results);
+        let note_final = |step| results.add(step);
         let environment = BuildEnvironment {
             store,
             lease,
@@ -283,7 +288,7 @@ impl Engine {
             run: &run,
             network: &|| Ok(self.build_network()?),
             joined: joined.as_ref(),
-            finals: early.is_wanted().then_some(&note_final),
+            finals: is_sent.then_some(&note_final),
             events,
             cancelled,
             on_error: on_error.as_deref(),
@@ -298,8 +303,7 @@ impl Engine {
         let BuildCommand { mut request, outputs, cache_to, inline_cache, attestations, .. } =
             command;
         let work = || -> Result<_, BuildFailure> {
-            let built = early.beside(|| davit_build::build(&mut request, &environment));
-            let mut built = built?;
+            let mut built = early.beside(|| davit_build::build(&mut request, &environment))?;
             if let (Some(caches), InlineCache::Records) = (&caches, inline_cache) {
                 caches.write_into(&mut built);
             }
@@ -311,18 +315,16 @@ impl Engine {
                 platforms,
                 progress,
                 cancelled,
+                compressed: &compressed,
             };
             let exported = self.deliver(delivery, outputs)?;
             Ok((built, exported, told.reported))
         };
         let done = match &caches {
-            Some(caches) => caches.writing(&cache_to, work),
+            Some(caches) => caches.writing(&cache_to, &compressed, work),
             None => work(),
         };
-        let (built, exported, provenance) = done.map_err(|error| {
-            let cancelled = cancelled.load(Ordering::Relaxed);
-            if cancelled { BuildError::new(BuildErrorKind::Cancelled).into() } else { error }
-        })?;
+        let (built, exported, provenance) = done.map_err(|error| error.unless(cancelled))?;
         let materials = attest::materials(&built);
         let images = built.into_iter().map(|built| built.outcome).collect();
         Ok(BuildReport { reference, images, exported, exit_code: None, provenance, materials })
@@ -362,7 +364,7 @@ impl Engine {
     /// The caches of a build, if it has any.
     fn caches<'e>(
         &'e self,
-        lease: &'e Lease<'e>,
+        (lease, results): (&'e Lease<'e>, &'e Results),
         command: &BuildCommand,
         events: &'e (dyn Fn(BuildEvent) + Sync),
         (progress, cancelled): (&'e dyn Progress, &'e Arc<AtomicBool>),
@@ -372,8 +374,7 @@ impl Engine {
             return Ok(None);
         }
         let surroundings = Surroundings { engine: self, lease, progress, cancelled, events };
-        let collect = if none { Collect::Nothing } else { Collect::Results };
-        let asked = (command.reach, collect);
+        let asked = (command.reach, (!none).then_some(results));
         let caches = Caches::open(surroundings, &command.cache_from, asked)?;
         Ok(Some(caches.taking_mounts(&command.cache_to)))
     }

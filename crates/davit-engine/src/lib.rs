@@ -9,6 +9,7 @@
 mod archive;
 pub mod build;
 mod change;
+mod compressed;
 mod config;
 pub mod container;
 mod copy;

@@ -20,6 +20,7 @@ mod source;
 use std::{
     collections::HashMap,
     sync::{Mutex, atomic::AtomicBool},
+    thread,
 };
 
 use davit_distribution::{Access, Session, Target as RemoteTarget};
@@ -27,10 +28,12 @@ use davit_image::{
     Compression, Descriptor, Digest, Document, ImageConfig, ImageId, Index, Manifest, Platform,
     Raw, Reference, Repository,
 };
+use davit_layer::CompressOptions;
 use davit_store::{ImageCommit, ImageRow, Lease, RepoDigest, StoreError, StoredDocument, Target};
 
 use crate::{
     Engine, Event, Progress,
+    compressed::CompressedLayers,
     images::index::{Wanted, find_manifest},
     origin::DOCUMENT_BYTES,
     registry::{Registries, RegistryError},
@@ -117,6 +120,17 @@ pub enum CompressionScope {
     All,
 }
 
+impl LayerCompression {
+    /// What the compressor is told; all cores work.
+    pub(crate) fn options(&self) -> CompressOptions {
+        CompressOptions {
+            compression: self.format,
+            level: self.level,
+            threads: thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
 impl Default for LayerCompression {
     fn default() -> Self {
         Self {
@@ -166,6 +180,8 @@ struct Push<'a> {
     progress: &'a dyn Progress,
     /// Each of them is set by another thread to end it.
     cancelled: Vec<&'a AtomicBool>,
+    /// Layers that others of the same build want compressed, too.
+    compressed: Option<&'a CompressedLayers<'a>>,
     /// All images, to find repositories that share layers.
     images: Vec<ImageRow>,
     /// What was sent in the place of layers, by their digests here.
@@ -196,8 +212,17 @@ impl<'a> Push<'a> {
         let images = engine.store().images();
         let images = images.map_err(|source| PushError::Store { reference, source })?;
         let session = registries.client.session(request.reference.repository(), Access::Push);
-        let (cancelled, sent_layers) = (Vec::new(), Mutex::default());
-        Ok(Self { engine, registries, session, request, progress, cancelled, images, sent_layers })
+        Ok(Self {
+            engine,
+            registries,
+            session,
+            request,
+            progress,
+            cancelled: Vec::new(),
+            compressed: None,
+            images,
+            sent_layers: Mutex::default(),
+        })
     }
 }
 

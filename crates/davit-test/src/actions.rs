@@ -71,6 +71,12 @@ impl ActionsCache {
         gone.for_each(|entry| entry.key.clear());
     }
 
+    /// Leaves all entries as they are before they are whole: whoever began them was killed.
+    pub fn abandon(&self) {
+        let mut entries = lock(&self.entries);
+        entries.iter_mut().for_each(|entry| entry.is_whole = false);
+    }
+
     /// The requests so far as `METHOD path`.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {

@@ -10,7 +10,7 @@ use davit_image::{DiffId, Timestamp};
 
 use super::{Build, Built, Round, cores, family};
 use crate::{
-    BuildOutcome, BuiltLayer, CachePolicy, EventSink, Repeat, Squash, StepInfo,
+    BuildOutcome, BuiltLayer, CachePolicy, EventSink, Squash, StepInfo,
     admission::Places,
     error::{BuildError, one_line},
     executor::{execute, weights},
@@ -96,14 +96,7 @@ impl<'s> Build<'_, 's> {
             elsewhere: BTreeMap::new(),
             in_result: in_result(self.plan),
             done: Mutex::default(),
-            // Others take the place of these where they are rewritten, and none is sent before two
-            // builds are equal.
-            finals: environment.finals.filter(|_| {
-                let request = self.request;
-                !request.rewrite_timestamp
-                    && request.squash == Squash::Nothing
-                    && request.repeat == Repeat::Never
-            }),
+            finals: environment.finals.filter(|_| round == Round::First),
             used_mounts: Mutex::default(),
             mount_policy: self.request.cache_mounts,
             explain: self.request.explain,

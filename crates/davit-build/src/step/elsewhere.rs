@@ -19,7 +19,7 @@ use crate::{
     key::{Component, DefinitionKey, Miss},
     layers::State,
     plan::{Node, NodeId, Op, Plan},
-    shared::{Shareable, SharedRecord, hidden, place_of},
+    shared::{SharedCache, SharedRecord, hidden, place_of},
 };
 
 /// Layers that are fetched at a time.
@@ -189,21 +189,19 @@ impl Session<'_, '_> {
         }
     }
 
-    /// Gives a result to the caches that want it.
-    pub(super) fn note(
+    /// A result under each of its keys, for the caches that want it.
+    pub(super) fn shared_records(
         &self,
         id: NodeId,
         (key, by_content): (DefinitionKey, Option<DefinitionKey>),
         (parts, record): (&[Component], &StepRecord),
-    ) {
-        let Some(shared) = self.shared.filter(|shared| shared.wants_results()) else { return };
-        let name = &self.plan.node(id).name;
-        let in_result = self.in_result.contains(&id);
-        let offer = |record| shared.offer(Shareable { record, in_result });
-        offer(SharedRecord::new(key, record, (name, parts)));
-        if let Some(key) = by_content {
-            offer(SharedRecord::new(key, record, ("", &[])));
+    ) -> Vec<SharedRecord> {
+        if !self.shared.is_some_and(SharedCache::wants_results) {
+            return Vec::new();
         }
+        let own = SharedRecord::new(key, record, (&self.plan.node(id).name, parts));
+        let further = by_content.map(|key| SharedRecord::new(key, record, ("", &[])));
+        [own].into_iter().chain(further).collect()
     }
 }
 

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 use davit_image::Reference;
 
-pub(super) use self::import::{Caches, Collect, Surroundings};
+pub(super) use self::import::{Caches, Surroundings};
 pub use self::{
     actions::{ActionsPlace, ActionsProtocol},
     s3::{S3Account, S3Place},

@@ -7,20 +7,25 @@
 use std::{
     collections::{HashSet, VecDeque},
     sync::{
-        Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
 };
 
+use davit_build::{Repeat, Squash};
 use davit_image::{DiffId, MediaType};
 use davit_store::Lease;
 
 use super::{
+    BuildCommand,
     form::MediaTypes,
     output::{BuildOutput, push_requests},
+    results::Results,
 };
-use crate::{Engine, PushRequest, push::built::LayerPush, registry::Registries};
+use crate::{
+    Engine, PushRequest, compressed::CompressedLayers, push::built::LayerPush, registry::Registries,
+};
 
 /// Layers that are sent at a time, as a push sends them.
 const PARALLEL: usize = 3;
@@ -39,26 +44,35 @@ pub(super) struct EarlyPush<'a> {
     cancelled: &'a AtomicBool,
     /// The build failed: what is under way ends.
     failed: AtomicBool,
+    results: &'a Results,
+    compressed: &'a CompressedLayers<'a>,
     state: Mutex<State>,
-    changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     queue: VecDeque<(usize, DiffId)>,
     met: HashSet<DiffId>,
-    is_closed: bool,
+    /// The next result to look at.
+    next: usize,
 }
 
 impl<'a> EarlyPush<'a> {
     pub(super) fn new(
         engine: &'a Engine,
         lease: &'a Lease<'a>,
-        outputs: &[BuildOutput],
+        command: &BuildCommand,
+        (results, compressed): (&'a Results, &'a CompressedLayers<'a>),
         cancelled: &'a AtomicBool,
     ) -> Self {
         let mut places: Vec<Place> = Vec::new();
-        for output in outputs {
+        let request = &command.request;
+        // Others take the place of layers that are rewritten, and none is sent before two builds
+        // are equal.
+        let are_final = !request.rewrite_timestamp
+            && request.squash == Squash::Nothing
+            && request.repeat == Repeat::Never;
+        for output in command.outputs.iter().filter(|_| are_final) {
             let BuildOutput::Image(image) = output else { continue };
             for request in push_requests(image) {
                 let place = (request, image.form.types);
@@ -79,8 +93,9 @@ impl<'a> EarlyPush<'a> {
             registries: OnceLock::new(),
             cancelled,
             failed: AtomicBool::new(false),
+            results,
+            compressed,
             state: Mutex::default(),
-            changed: Condvar::new(),
         }
     }
 
@@ -93,47 +108,37 @@ impl<'a> EarlyPush<'a> {
     /// finished, and what has not begun is left to the push.
     pub(super) fn beside<T, E>(&self, build: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         if !self.is_wanted() {
-            return build();
+            return self.results.until_closed(build);
         }
         thread::scope(|scope| {
             for _ in 0..PARALLEL {
                 scope.spawn(|| self.work());
             }
-            let closing = Closing(self);
-            let built = build();
-            self.failed.store(built.is_err(), Ordering::Relaxed);
-            drop(closing);
-            built
+            self.results.until_closed(|| {
+                let built = build();
+                self.failed.store(built.is_err(), Ordering::Relaxed);
+                built
+            })
         })
     }
 
-    /// Takes note of layers that are final, bottom first.
-    pub(super) fn add(&self, layers: &[DiffId]) {
-        let mut state = self.lock();
-        for &layer in layers {
-            if state.met.insert(layer) {
-                state.queue.extend((0..self.places.len()).map(|place| (place, layer)));
-            }
-        }
-        drop(state);
-        self.changed.notify_all();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
+    /// The next layer to send, bottom first; who waits for one lets the others wait for itself.
     fn next(&self) -> Option<(usize, DiffId)> {
-        let mut state = self.lock();
-        loop {
-            if state.is_closed {
-                return None;
-            }
+        let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = &mut *guard;
+        while !self.results.is_closed() {
             if let Some(next) = state.queue.pop_front() {
                 return Some(next);
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let step = self.results.wait_for(state.next)?;
+            state.next += 1;
+            for layer in step.layers.into_iter().filter(|_| step.in_result) {
+                if state.met.insert(layer) {
+                    state.queue.extend((0..self.places.len()).map(|place| (place, layer)));
+                }
+            }
         }
+        None
     }
 
     fn work(&self) {
@@ -151,20 +156,11 @@ impl<'a> EarlyPush<'a> {
                 request,
                 manifest_type,
                 cancelled: [self.cancelled, &self.failed],
+                compressed: self.compressed,
             };
             if let Err(error) = self.engine.push_layer_early(&push, layer) {
                 tracing::debug!(%error, "the push at the end sends the layer");
             }
         }
-    }
-}
-
-/// Lets the workers end.
-struct Closing<'e, 'a>(&'e EarlyPush<'a>);
-
-impl Drop for Closing<'_, '_> {
-    fn drop(&mut self) {
-        self.0.lock().is_closed = true;
-        self.0.changed.notify_all();
     }
 }

@@ -1,5 +1,7 @@
 //! Why a build gave no image.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use davit_build::{BuildError, BuildErrorKind, ExportError};
 use davit_store::{StoreError, is_no_space};
 
@@ -55,6 +57,12 @@ impl BuildFailure {
             Self::Build(error) => Some(error),
             _ => None,
         }
+    }
+
+    /// This failure, or that the user stopped the build, which may look like anything.
+    pub(super) fn unless(self, cancelled: &AtomicBool) -> Self {
+        let is_cancelled = cancelled.load(Ordering::Relaxed);
+        if is_cancelled { BuildError::new(BuildErrorKind::Cancelled).into() } else { self }
     }
 
     /// Whether the user stopped the build.

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     Engine, FileError, Progress, PushRequest, Referrers, RemoteName,
     archive::{BuiltImages, SavedForm},
+    compressed::CompressedLayers,
 };
 
 /// As Docker's: everyone may read it, as far as the umask goes.
@@ -174,6 +175,8 @@ pub(super) struct Delivery<'a> {
     pub(super) platforms: &'a [Platform],
     pub(super) progress: &'a dyn Progress,
     pub(super) cancelled: &'a AtomicBool,
+    /// Layers as those get them who want them compressed.
+    pub(super) compressed: &'a CompressedLayers<'a>,
 }
 
 impl Delivery<'_> {
@@ -297,15 +300,13 @@ impl Engine {
         (names, form): (Vec<Reference>, &ImageForm),
         saved: SavedForm<'_>,
     ) -> Result<Exported, BuildFailure> {
-        let Delivery { lease, built, platforms, cancelled, .. } = delivery;
+        let Delivery { lease, built, platforms, .. } = delivery;
         let mut formed = Formed::new(built, platforms, form);
-        let scratch = self.store().begin_layer(lease)?;
         let mut files = BTreeMap::new();
         if let Some(compression) = form.compression {
             let mut packer = Packer {
                 engine: self,
-                directory: scratch.dir(),
-                cancelled,
+                compressed: delivery.compressed,
                 compression,
                 known: HashMap::new(),
                 renamed: HashMap::new(),
@@ -361,7 +362,8 @@ impl Engine {
                 false => delivery.told.referrers,
             };
             let request = PushRequest { referrers, ..request };
-            let sent = self.push_built(lease, &target, &request, (progress, cancelled))?;
+            let told = (progress, cancelled, delivery.compressed);
+            let sent = self.push_built(lease, &target, &request, told)?;
             let Descriptor { digest, size, .. } = sent.descriptor;
             pushed.get_or_insert_with(|| Exported {
                 descriptor: Descriptor { digest, size, ..formed.descriptor.clone() },

@@ -2,15 +2,13 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io::{self, BufWriter, Write as _},
-    path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
-    thread,
+    io::Write as _,
+    path::PathBuf,
 };
 
-use davit_build::{Built, Cancellable};
+use davit_build::Built;
 use davit_image::{Compression, Descriptor, DiffId, Digest};
-use davit_layer::{CompressError, CompressOptions, Estargz, compress, compressor_name};
+use davit_layer::{CompressError, CompressOptions, Estargz, compressor_name};
 use davit_store::{Durability, LayerBlob, StoreError};
 
 use super::{
@@ -19,11 +17,10 @@ use super::{
 };
 use crate::{
     BlobAccess, CompressionScope, Engine, EstargzError, LayerCompression,
+    compressed::CompressedLayers,
     estargz::{self, with_layers},
     push::layer::{layer_type, received},
 };
-
-const BUFFER: usize = 1 << 20;
 
 /// Why layers cannot be compressed.
 #[derive(Debug, thiserror::Error)]
@@ -66,17 +63,14 @@ pub enum PackError {
 /// Where compressed layers are put, each once.
 pub(super) struct Packer<'a> {
     pub(super) engine: &'a Engine,
-    /// A directory of the build's own.
-    pub(super) directory: &'a Path,
-    pub(super) cancelled: &'a AtomicBool,
+    /// Where layers are compressed, for all who want them.
+    pub(super) compressed: &'a CompressedLayers<'a>,
     pub(super) compression: LayerCompression,
     pub(super) known: HashMap<DiffId, Descriptor>,
     /// DiffIDs of layers that others have under another one.
     pub(super) renamed: HashMap<DiffId, DiffId>,
     pub(super) files: BTreeMap<Digest, PathBuf>,
 }
-
-type Sink<'a> = Cancellable<'a, BufWriter<fs_err::File>>;
 
 /// A layer as a blob.
 pub(super) struct PackedLayer {
@@ -166,22 +160,16 @@ impl Packer<'_> {
             self.renamed.insert(diff_id, made.diff_id);
             return Ok(estargz::descriptor(&made, is_docker));
         }
-        let options = self.options();
-        let failed = |source| PackError::Write { diff_id, source };
-        let tar = fs_err::File::open(store.layout().layer_tar(&diff_id)).map_err(failed)?;
-        let (path, mut sink) = self.file().map_err(failed)?;
-        let made = compress(tar.file(), &mut sink, &options)
-            .map_err(|source| PackError::Compress { diff_id, source })?;
-        sink.inner.flush().map_err(failed)?;
-        self.files.insert(made.digest, path);
-        Ok(Descriptor::new(layer_type(format, is_docker), made.digest, made.size))
+        let made = self.compressed.take(diff_id, &self.options())?;
+        self.files.insert(made.digest, made.path);
+        Ok(Descriptor::new(layer_type(format, is_docker), made.digest, made.size_bytes))
     }
 
     /// Brings a layer into the form of eStargz; `None` if it cannot have that.
     fn estargz(&mut self, diff_id: DiffId) -> Result<Option<Estargz>, PackError> {
         let (store, options) = (self.engine.store(), self.options());
         let failed = |source| PackError::Write { diff_id, source };
-        let (path, mut sink) = self.file().map_err(failed)?;
+        let (path, mut sink) = self.compressed.file().map_err(|error| error.of(diff_id))?;
         let made = estargz::compress((store.layout(), &diff_id), &mut sink, &options);
         let made = made.map_err(|source| PackError::Form { diff_id, source })?;
         sink.inner.flush().map_err(failed)?;
@@ -194,17 +182,7 @@ impl Packer<'_> {
         Ok(Some(made))
     }
 
-    fn file(&self) -> io::Result<(PathBuf, Sink<'_>)> {
-        let path = self.directory.join(format!("packed-{}", self.files.len()));
-        let inner = BufWriter::with_capacity(BUFFER, fs_err::File::create_new(&path)?);
-        Ok((path, Cancellable { inner, cancelled: self.cancelled }))
-    }
-
     fn options(&self) -> CompressOptions {
-        CompressOptions {
-            compression: self.compression.format,
-            level: self.compression.level,
-            threads: thread::available_parallelism().map_or(1, usize::from),
-        }
+        self.compression.options()
     }
 }

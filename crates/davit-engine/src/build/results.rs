@@ -1,9 +1,9 @@
-//! Results of a build in the order in which they become final, for all who send them on while it
-//! runs.
+//! What is final of a build so far, for all who send it on while the build runs: registries that get
+//! the image, and caches.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use davit_build::Shareable;
+use davit_build::FinalStep;
 
 /// What a build gave so far.
 #[derive(Debug, Default)]
@@ -14,13 +14,13 @@ pub(super) struct Results {
 
 #[derive(Debug, Default)]
 struct Log {
-    results: Vec<Shareable>,
+    results: Vec<FinalStep>,
     is_closed: bool,
 }
 
 /// Closes the log when it is dropped.
 #[derive(Debug)]
-pub(super) struct Closing<'r>(&'r Results);
+struct Closing<'r>(&'r Results);
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
@@ -34,14 +34,25 @@ impl Results {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn add(&self, result: Shareable) {
+    pub(super) fn add(&self, result: FinalStep) {
         self.lock().results.push(result);
         self.changed.notify_all();
     }
 
-    /// Lets nobody wait for more once the guard is dropped.
-    pub(super) const fn closing(&self) -> Closing<'_> {
-        Closing(self)
+    /// Runs what gives results; there are no more when it is done, and none if it failed.
+    pub(super) fn until_closed<T, E>(&self, build: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        let closing = Closing(self);
+        let built = build();
+        if built.is_err() {
+            self.abandon();
+        }
+        drop(closing);
+        built
+    }
+
+    /// Whether there will be no more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().is_closed
     }
 
     /// Forgets everything: the build failed.
@@ -50,7 +61,7 @@ impl Results {
     }
 
     /// The result of this number, waited for; `None` if there will be none.
-    pub(super) fn wait_for(&self, number: usize) -> Option<Shareable> {
+    pub(super) fn wait_for(&self, number: usize) -> Option<FinalStep> {
         let mut log = self.lock();
         loop {
             match log.results.get(number) {
@@ -62,7 +73,7 @@ impl Results {
     }
 
     /// All so far.
-    pub(super) fn all(&self) -> Vec<Shareable> {
+    pub(super) fn all(&self) -> Vec<FinalStep> {
         self.lock().results.clone()
     }
 }

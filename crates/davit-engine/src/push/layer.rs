@@ -14,7 +14,7 @@ use davit_image::{Compression, Descriptor, DiffId, Digest, ImageId, Manifest, Me
 use davit_layer::{CompressOptions, compressor_name};
 use davit_store::{Durability, LayerBlob, Lease};
 
-use crate::{Event, estargz::with_layers};
+use crate::{Event, compressed::note_compressing, estargz::with_layers};
 
 use super::{
     CompressedTar, CompressionScope, Loaded, Novelty, PARALLEL, Push, PushError, Rewrite, Sent,
@@ -229,7 +229,14 @@ impl Push<'_> {
         let source = CompressedTar::open(store, &diff_id, options)
             .map_err(|e| self.store_error(e))?
             .ok_or_else(|| self.missing(diff_id.digest()))?;
-        let sent = self.send(item, &source, known)?;
+        let file = self.compressed.and_then(|layers| layers.offer(diff_id, &options));
+        let sent = match file {
+            Some(made) => self.send(item, &StoredBlob::at(made.path, made.size_bytes), known)?,
+            None => {
+                note_compressing(&diff_id);
+                self.send(item, &source, known)?
+            }
+        };
         let media_type = layer_type(options.compression, is_docker(manifest));
         let blob = Descriptor::new(media_type, sent.digest, sent.size);
         let form = LayerBlob {
@@ -244,11 +251,7 @@ impl Push<'_> {
     }
 
     pub(super) fn compress_options(&self) -> CompressOptions {
-        CompressOptions {
-            compression: self.request.compression.format,
-            level: self.request.compression.level,
-            threads: thread::available_parallelism().map_or(1, usize::from),
-        }
+        self.request.compression.options()
     }
 
     pub(super) fn send(

@@ -2,11 +2,12 @@
 //!
 //! | key | entry |
 //! |---|---|
-//! | `davit-blob-1-DIGEST` | a blob |
+//! | `davit-blob-1-DIGEST`, or with `#N` behind it | a blob |
 //! | `davit-cache-1-SCOPE#N` | the manifest of a scope, its Nth |
 //!
 //! An entry cannot be written twice, so that who makes the Nth manifest has replaced the one before
-//! and nothing else. The service removes what was not used for long.
+//! and nothing else. One that was begun and not finished is nobody's: its number, or its name, is
+//! passed over. The service removes what was not used for long.
 
 use std::{path::Path, time::Duration};
 
@@ -25,6 +26,8 @@ use crate::origin::MANIFEST_BYTES;
 
 /// Bytes that are sent at a time.
 const PIECE_BYTES: u64 = 32 << 20;
+/// Entries of one blob that were begun and not finished, at most.
+const MOST_BEGUN: u32 = 8;
 /// Entries of one kind belong together.
 const KIND: &str = "davit build cache 1";
 /// What the service calls itself.
@@ -198,10 +201,18 @@ impl Actions {
             url: "a layer".to_owned(),
             problem: format!("cannot be read: {source}"),
         };
-        let mut file = fs_err::File::open(path).map_err(unreadable)?;
-        let next = |bytes| read_piece(&mut file, bytes).map_err(unreadable);
-        // Where it is there already another one writes the same bytes.
-        self.limited(self.write(&blob_key(&blob.digest), blob.size, next)).await.map(drop)
+        let key = blob_key(&blob.digest);
+        for number in 0..MOST_BEGUN {
+            let mut file = fs_err::File::open(path).map_err(unreadable)?;
+            let next = |bytes| read_piece(&mut file, bytes).map_err(unreadable);
+            // An entry is found by what its key begins with.
+            let own = if number == 0 { key.clone() } else { format!("{key}#{number}") };
+            if self.limited(self.write(&own, blob.size, next)).await? || self.has(blob).await? {
+                return Ok(());
+            }
+            // Somebody has begun to write it, who may have died.
+        }
+        Err(Error::Protocol { url: key, problem: "is begun, but never finished".to_owned() })
     }
 
     pub(super) async fn top(&self) -> Result<Option<Top>, Error> {
@@ -215,8 +226,14 @@ impl Actions {
         .await
     }
 
-    pub(super) async fn put_top(&self, bytes: &[u8], before: Option<&str>) -> Result<Put, Error> {
-        let number = before.and_then(|before| before.parse::<u64>().ok()).unwrap_or(0) + 1;
+    /// Writes the manifest that comes so many after the next.
+    pub(super) async fn put_top(
+        &self,
+        bytes: &[u8],
+        (before, ahead): (Option<&str>, u32),
+    ) -> Result<Put, Error> {
+        let newest = before.and_then(|before| before.parse::<u64>().ok()).unwrap_or(0);
+        let number = newest.saturating_add(1).saturating_add(ahead.into());
         let key = format!("{}{number}", self.top_prefix());
         let next = |_| Ok(Bytes::copy_from_slice(bytes));
         let written = self.limited(self.write(&key, bytes.len() as u64, next)).await?;

@@ -2,17 +2,17 @@
 //! when the build is done.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
+    collections::{BTreeMap, HashMap, btree_map::Entry},
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
 };
 
-use davit_build::{Shareable, one_line};
+use davit_build::{FinalStep, SharedRecord, one_line};
 use davit_image::{Descriptor, DiffId, Digest};
 
 use super::{
@@ -21,10 +21,17 @@ use super::{
     import::tell,
     place::{Put, Sink, Source},
 };
-use crate::{Event, build::pack::Packer, origin::OriginError, push::StoredBlob};
+use crate::{
+    Event, build::pack::Packer, compressed::CompressedLayers, origin::OriginError, push::StoredBlob,
+};
 
 /// How often a cache is written that others write at the same time.
 const ATTEMPTS: usize = 10;
+/// After so many attempts in which nobody is seen to write, whoever began to has died.
+const PATIENCE: u32 = 4;
+/// How long is waited before the second attempt, and how many times that before a later one at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const MOST_PAUSES: u32 = 16;
 /// How long is waited at most for those whose writing has begun already.
 const LONGEST_SETTLE: Duration = Duration::from_secs(1);
 
@@ -45,6 +52,8 @@ struct CacheWriter<'a> {
     packer: Mutex<Packer<'a>>,
     /// The next result to look at.
     next: AtomicUsize,
+    /// What was there when the build began.
+    named: OnceLock<BTreeMap<DiffId, Descriptor>>,
     /// Layers that somebody here takes care of, with their blobs once these are at the place.
     sent: Mutex<BTreeMap<DiffId, Option<Descriptor>>>,
 }
@@ -58,25 +67,25 @@ impl Caches<'_> {
     pub(in crate::build) fn writing<T, E: From<CacheError>>(
         &self,
         exports: &[CacheExport],
+        compressed: &CompressedLayers<'_>,
         work: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
-        let Some(results) = &self.results else { return work() };
-        let scratch = self.engine.store().begin_layer(self.lease).map_err(CacheError::from)?;
-        let folders = folders(scratch.dir(), exports.len()).map_err(CacheError::Scratch)?;
-        let writers: Vec<_> =
-            exports.iter().zip(&folders).map(|it| CacheWriter::new(self, it)).collect();
+        let Some(results) = self.results.filter(|_| !exports.is_empty()) else { return work() };
+        let scratch = compressed.directory().map_err(CacheError::from)?;
+        let folders = folders(&scratch, exports.len()).map_err(CacheError::Scratch)?;
+        let writer = |it| CacheWriter::new(self, compressed, it);
+        let writers: Vec<_> = exports.iter().zip(&folders).map(writer).collect();
         let done = thread::scope(|scope| {
-            let closing = results.closing();
             for writer in &writers {
                 for _ in 0..writer.export.parallel {
                     scope.spawn(|| writer.send_early());
                 }
             }
+            // The build, which `work` begins with, says when there are no more.
             let done = work();
             if done.is_err() {
                 results.abandon();
             }
-            drop(closing);
             done
         })?;
         let results = results.all();
@@ -100,11 +109,14 @@ fn folders(scratch: &Path, count: usize) -> std::io::Result<Vec<PathBuf>> {
 }
 
 impl<'a> CacheWriter<'a> {
-    fn new(caches: &'a Caches<'a>, (export, folder): (&'a CacheExport, &'a PathBuf)) -> Self {
+    fn new(
+        caches: &'a Caches<'a>,
+        compressed: &'a CompressedLayers<'a>,
+        (export, folder): (&'a CacheExport, &'a PathBuf),
+    ) -> Self {
         let packer = Packer {
             engine: caches.engine,
-            directory: folder,
-            cancelled: caches.cancelled,
+            compressed,
             compression: export.compression,
             known: HashMap::new(),
             renamed: HashMap::new(),
@@ -117,6 +129,7 @@ impl<'a> CacheWriter<'a> {
             folder,
             packer: Mutex::new(packer),
             next: AtomicUsize::new(0),
+            named: OnceLock::new(),
             sent: Mutex::default(),
         }
     }
@@ -125,8 +138,10 @@ impl<'a> CacheWriter<'a> {
         CacheError::Access { place: self.place.clone(), source }
     }
 
-    fn wants(&self, result: &Shareable) -> bool {
-        self.export.scope == CacheScope::All || result.in_result
+    /// The records of a step, if it is one that the cache gets.
+    fn wanted<'s>(&self, step: &'s FinalStep) -> &'s [SharedRecord] {
+        let is_wanted = self.export.scope == CacheScope::All || step.in_result;
+        if is_wanted { &step.records } else { &[] }
     }
 
     /// Sends layers until the build is done. What fails is tried again, and told, at the end.
@@ -137,17 +152,22 @@ impl<'a> CacheWriter<'a> {
             CachePlace::Directory { .. } => None,
             place => Sink::open(place, &self.caches.registries, self.caches.cancelled).ok(),
         };
-        let there: BTreeSet<DiffId> = match &sink {
-            Some(_) => self.present().map_or_else(|_| BTreeSet::new(), |it| it.layers()),
-            None => BTreeSet::new(),
-        };
-        while let Some(result) = results.wait_for(self.next.fetch_add(1, Ordering::Relaxed)) {
-            let layer = result.record.layer;
-            if !self.wants(&result) || there.contains(&layer) || self.sent().contains_key(&layer) {
+        let present = || self.present().map(|it| it.contents.layers).unwrap_or_default();
+        let named = self.named.get_or_init(present);
+        while let Some(step) = results.wait_for(self.next.fetch_add(1, Ordering::Relaxed)) {
+            // All records of a step lead to its layer.
+            let Some(layer) = self.wanted(&step).first().map(|record| record.layer) else {
+                continue;
+            };
+            // Whether a directory has what it names is looked at when nobody else writes there.
+            if sink.is_none() && named.contains_key(&layer) {
                 continue;
             }
-            self.sent().insert(layer, None);
-            match self.send(sink.as_ref(), layer) {
+            match self.sent().entry(layer) {
+                Entry::Occupied(_) => continue,
+                Entry::Vacant(place) => place.insert(None),
+            };
+            match self.bring(sink.as_ref(), layer, named.get(&layer)) {
                 Ok(blob) => drop(self.sent().insert(layer, blob)),
                 Err(error) => tracing::debug!(%error, "a layer is sent when the build is done"),
             }
@@ -159,10 +179,10 @@ impl<'a> CacheWriter<'a> {
     }
 
     /// Adds the records to what is there, and what is missing of their layers.
-    fn finish(&self, results: &[Shareable]) -> Result<(), CacheError> {
+    fn finish(&self, results: &[FinalStep]) -> Result<(), CacheError> {
         let mut new = Contents::default();
-        let wanted = results.iter().filter(|result| self.wants(result));
-        wanted.for_each(|result| new.add(result.record.clone()));
+        let wanted = results.iter().flat_map(|step| self.wanted(step));
+        wanted.for_each(|record| new.add(record.clone()));
         if let (MountSharing::Go, Some(mounts)) = (self.export.mounts, &self.caches.mounts) {
             let mounts = mounts.lock().unwrap_or_else(PoisonError::into_inner).clone();
             mounts.into_iter().for_each(|mount| new.add_mount(mount));
@@ -173,12 +193,19 @@ impl<'a> CacheWriter<'a> {
         let sink = Sink::open(&self.export.place, &self.caches.registries, self.caches.cancelled);
         let sink = sink.map_err(|error| self.failed(error))?;
         let mut before = self.present()?;
+        // Attempts since somebody was seen to have written.
+        let mut alone: u32 = 0;
         for _ in 0..ATTEMPTS {
             let merged = self.merge(before.contents.clone(), &new, &sink)?;
-            if merged == before.contents || self.replace(&sink, &before, &merged)? {
+            let ahead = alone.saturating_sub(PATIENCE);
+            if merged == before.contents || self.replace(&sink, (&before, ahead), &merged)? {
                 return Ok(());
             }
-            before = self.present()?;
+            let now = self.present()?;
+            alone = if now.digest == before.digest { alone + 1 } else { 0 };
+            before = now;
+            // Whoever is about to write is given time.
+            sink.pause(FIRST_PAUSE * 2_u32.saturating_pow(alone).min(MOST_PAUSES));
         }
         let problem = "others write it all the time".to_owned();
         Err(CacheError::Malformed { place: self.place.clone(), problem })
@@ -189,7 +216,7 @@ impl<'a> CacheWriter<'a> {
     fn replace(
         &self,
         sink: &Sink<'_>,
-        before: &Present,
+        (before, ahead): (&Present, u32),
         merged: &Contents,
     ) -> Result<bool, CacheError> {
         let written = merged.write();
@@ -198,7 +225,8 @@ impl<'a> CacheWriter<'a> {
             return Ok(false);
         }
         let begun = Instant::now();
-        match sink.put(&written, before.version.as_deref()).map_err(|error| self.failed(error))? {
+        let version = (before.version.as_deref(), ahead);
+        match sink.put(&written, version).map_err(|error| self.failed(error))? {
             Put::Done => Ok(true),
             Put::Refused => Ok(false),
             Put::Overwritten => {
@@ -259,20 +287,43 @@ impl<'a> CacheWriter<'a> {
         Ok(contents)
     }
 
-    /// Whether contents name a layer, once it is sent where they did not.
+    /// Whether contents name a layer that is there, once it is sent where they did not, or where it
+    /// was lost.
     fn is_named(
         &self,
         contents: &mut Contents,
         layer: DiffId,
         sink: &Sink<'_>,
     ) -> Result<bool, CacheError> {
-        let Entry::Vacant(place) = contents.layers.entry(layer) else { return Ok(true) };
         let known = self.sent().get(&layer).cloned().flatten();
         let blob = match known {
             Some(blob) => Some(blob),
-            None => self.send(Some(sink), layer)?,
+            None => self.bring(Some(sink), layer, contents.layers.get(&layer))?,
         };
-        Ok(blob.map(|blob| place.insert(blob)).is_some())
+        self.sent().insert(layer, blob.clone());
+        match blob {
+            // What another writer named meanwhile is as good.
+            Some(blob) => drop(contents.layers.entry(layer).or_insert(blob)),
+            None => drop(contents.layers.remove(&layer)),
+        }
+        Ok(contents.layers.contains_key(&layer))
+    }
+
+    /// Makes sure that a layer is at the place, by the blob that is named there if that is not lost;
+    /// `None` if it is neither there nor here. Without a place it is only compressed.
+    fn bring(
+        &self,
+        sink: Option<&Sink<'_>>,
+        layer: DiffId,
+        named: Option<&Descriptor>,
+    ) -> Result<Option<Descriptor>, CacheError> {
+        let is_useless = self.caches.is_useless(&self.place, layer);
+        if let (Some(named), Some(sink), false) = (named, sink, is_useless)
+            && sink.has(named).map_err(|error| self.failed(error))?
+        {
+            return Ok(Some(named.clone()));
+        }
+        self.send(sink, layer)
     }
 
     /// Brings a layer to the place, unless that has it; `None` if it is not here. Without a place it
@@ -286,7 +337,9 @@ impl<'a> CacheWriter<'a> {
         if self.caches.lease.hold_layer(&layer)?.is_none() {
             return Ok(None);
         }
+        let is_useless = self.caches.is_useless(&self.place, layer);
         let has = |blob: &Descriptor| -> Result<bool, CacheError> {
+            let sink = sink.filter(|_| !is_useless);
             sink.map_or(Ok(false), |sink| sink.has(blob)).map_err(|error| self.failed(error))
         };
         for form in store.layer_blobs(&layer)? {
@@ -313,11 +366,5 @@ impl<'a> CacheWriter<'a> {
             sink.add(&blob, &file).map_err(|error| self.failed(error))?;
         }
         Ok(Some(blob))
-    }
-}
-
-impl Present {
-    fn layers(&self) -> BTreeSet<DiffId> {
-        self.contents.layers.keys().copied().collect()
     }
 }

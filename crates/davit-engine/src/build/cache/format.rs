@@ -22,6 +22,9 @@ const MOST_MOUNTS: usize = 100;
 /// Bytes of the components of a record; where they are more, they are left out.
 const MOST_COMPONENT_BYTES: usize = 4 << 10;
 
+/// Bytes of a step's place; a longer one is left out.
+const MOST_STEP_BYTES: usize = 256;
+
 /// The config's JSON.
 #[derive(Serialize, Deserialize)]
 struct Config {
@@ -62,7 +65,9 @@ impl Contents {
         if read.layers.len() != manifest.layers.len() {
             return Err("its config and its manifest have different layers".to_owned());
         }
-        let layers = read.layers.into_iter().zip(manifest.layers.iter().cloned());
+        // Notes on a blob, and other places of it, are nobody's here.
+        let plain = |it: &Descriptor| Descriptor::new(it.media_type.clone(), it.digest, it.size);
+        let layers = read.layers.into_iter().zip(manifest.layers.iter().map(plain));
         let is_layer = |layer: &Descriptor| layer.media_type.layer_compression().is_some();
         let layers: BTreeMap<_, _> = layers.filter(|(_, layer)| is_layer(layer)).collect();
         let known = read.records.into_iter().filter(|record| layers.contains_key(&record.layer));
@@ -83,10 +88,13 @@ impl Contents {
 
     /// Adds a record; of two with one key the younger stays.
     pub(super) fn add(&mut self, mut record: SharedRecord) {
-        let components = record.components.iter();
-        let bytes: usize = components.map(|it| it.label.len() + it.value.len()).sum();
-        if bytes > MOST_COMPONENT_BYTES {
+        // As they are written, where a character may take six bytes.
+        let written = serde_json::to_vec(&record.components).map_or(0, |it| it.len());
+        if written > MOST_COMPONENT_BYTES {
             record.components.clear();
+        }
+        if record.step.len() > MOST_STEP_BYTES {
+            record.step.clear();
         }
         match self.records.get(&record.key) {
             Some(known) if known.made >= record.made => {}
@@ -169,6 +177,29 @@ mod tests {
             contents.add(record(key, layer, *made));
         }
         contents
+    }
+
+    #[test]
+    fn what_is_for_people_is_bounded_as_it_is_written() {
+        let mut contents = with(&[(b"a", b"1", 1)]);
+        let mut large = record(b"b", b"1", 2);
+        // Six bytes of JSON each.
+        large.components[0].label = "\u{1}".repeat(MOST_COMPONENT_BYTES / 3);
+        large.step = "s".repeat(MOST_STEP_BYTES + 1);
+        contents.add(large.clone());
+        let kept = &contents.records[&large.key];
+        assert!(kept.components.is_empty() && kept.step.is_empty(), "{kept:?}");
+        let small = &contents.records[&record(b"a", b"1", 1).key];
+        assert!(!small.components.is_empty() && !small.step.is_empty(), "{small:?}");
+    }
+
+    #[test]
+    fn a_blob_is_nothing_but_its_descriptor() {
+        let contents = with(&[(b"a", b"1", 1)]);
+        let written = contents.write();
+        let mut manifest = written.manifest.value().clone();
+        manifest.layers[0].annotations.insert("a".to_owned(), "b".repeat(1 << 10));
+        assert_eq!(Contents::read(&manifest, &written.config), Ok(contents));
     }
 
     #[test]

@@ -5,9 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
 };
 
-use davit_build::{
-    BuildEvent, DefinitionKey, Shareable, SharedCache, SharedMount, SharedRecord, one_line,
-};
+use davit_build::{BuildEvent, DefinitionKey, SharedCache, SharedMount, SharedRecord, one_line};
 use davit_image::{Descriptor, DiffId};
 use davit_store::Lease;
 
@@ -36,7 +34,7 @@ pub(in crate::build) struct Caches<'e> {
     /// Layers that a source turned out not to have.
     gone: Mutex<BTreeSet<(usize, DiffId)>>,
     /// What the build gives; `None` if nobody wants it.
-    pub(super) results: Option<Results>,
+    pub(super) results: Option<&'e Results>,
 }
 
 /// Where a build runs, and whom it tells what.
@@ -49,19 +47,12 @@ pub(in crate::build) struct Surroundings<'e> {
     pub(in crate::build) events: &'e (dyn Fn(BuildEvent) + Sync),
 }
 
-/// Whether the results of a build are collected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::build) enum Collect {
-    Nothing,
-    Results,
-}
-
 impl<'e> Caches<'e> {
     /// Reads the records of all caches; one that cannot be had is told and left out.
     pub(in crate::build) fn open(
         surroundings: Surroundings<'e>,
         imports: &[CacheImport],
-        (reach, collect): (Reach, Collect),
+        (reach, results): (Reach, Option<&'e Results>),
     ) -> Result<Self, BuildFailure> {
         let Surroundings { engine, lease, progress, cancelled, events } = surroundings;
         let registries = engine
@@ -90,7 +81,6 @@ impl<'e> Caches<'e> {
                 Err(error) => tell(events, format!("{}; it is passed over", one_line(&error))),
             }
         }
-        let results = (collect == Collect::Results).then(Results::default);
         Ok(Self {
             engine,
             lease,
@@ -113,6 +103,12 @@ impl<'e> Caches<'e> {
 
     fn is_gone(&self, source: usize, layer: DiffId) -> bool {
         self.gone.lock().unwrap_or_else(PoisonError::into_inner).contains(&(source, layer))
+    }
+
+    /// Whether what a place has of a layer turned out to be of no use.
+    pub(super) fn is_useless(&self, place: &str, layer: DiffId) -> bool {
+        let mut sources = self.sources.iter().enumerate();
+        sources.any(|(number, (source, _))| source.name == place && self.is_gone(number, layer))
     }
 
     /// The blobs that a layer is said to be, each with the number of its source.
@@ -196,12 +192,6 @@ impl SharedCache for Caches<'_> {
     fn offer_mount(&self, mount: SharedMount) {
         if let Some(mounts) = &self.mounts {
             mounts.lock().unwrap_or_else(PoisonError::into_inner).push(mount);
-        }
-    }
-
-    fn offer(&self, result: Shareable) {
-        if let Some(results) = &self.results {
-            results.add(result);
         }
     }
 }

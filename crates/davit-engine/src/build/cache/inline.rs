@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use davit_build::{Built, DefinitionKey, INLINE_RECORDS, Shareable, SharedRecord};
+use davit_build::{Built, DefinitionKey, FinalStep, INLINE_RECORDS, SharedRecord};
 use davit_image::{ImageConfig, Manifest, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,7 @@ use super::{
     format::{Contents, MOST_READ},
     import::tell,
 };
+use crate::build::results::Results;
 
 /// Build argument that asks for records as `type=inline` does.
 const ARGUMENT: &str = "BUILDKIT_INLINE_CACHE";
@@ -40,7 +41,7 @@ struct InlineRecord {
 impl Caches<'_> {
     /// Lets images carry the records of their own steps.
     pub(in crate::build) fn write_into(&self, images: &mut [Built]) {
-        let results = self.results.as_ref().map(super::super::results::Results::all);
+        let results = self.results.map(Results::all);
         for image in images {
             let records = records(image, results.as_deref().unwrap_or_default());
             if records.is_empty() {
@@ -53,15 +54,17 @@ impl Caches<'_> {
     }
 }
 
-fn records(image: &Built, results: &[Shareable]) -> Vec<InlineRecord> {
+fn records(image: &Built, results: &[FinalStep]) -> Vec<InlineRecord> {
     let layers = image.outcome.layers.iter().map(|layer| layer.diff_id);
     let layers: BTreeMap<_, _> = layers.zip(0..).collect();
     let mut records: Vec<InlineRecord> = results
         .iter()
+        .filter(|step| step.in_result)
+        .flat_map(|step| &step.records)
         // A step's further keys are known only where it ran.
-        .filter(|result| result.in_result && !result.record.step.is_empty())
-        .filter_map(|result| {
-            let SharedRecord { key, layer, created, .. } = result.record;
+        .filter(|record| !record.step.is_empty())
+        .filter_map(|record| {
+            let &SharedRecord { key, layer, created, .. } = record;
             Some(InlineRecord { key, layer: *layers.get(&layer)?, created })
         })
         .collect();

@@ -72,10 +72,16 @@ impl Objects {
         }
     }
 
-    pub(super) async fn put_top(&self, bytes: &[u8], before: Option<&str>) -> Result<Put, Error> {
+    /// Writes what the name stands for, in the stead of a version; where versions are counted, as
+    /// the one that comes so many after the next.
+    pub(super) async fn put_top(
+        &self,
+        bytes: &[u8],
+        (before, ahead): (Option<&str>, u32),
+    ) -> Result<Put, Error> {
         match self {
             Self::Bucket(bucket) => bucket.put_top(bytes, before).await,
-            Self::Actions(actions) => actions.put_top(bytes, before).await,
+            Self::Actions(actions) => actions.put_top(bytes, (before, ahead)).await,
         }
     }
 }

@@ -1,6 +1,12 @@
 //! A registry, a directory or an image that holds a build cache.
 
-use std::{fs::File, io::Cursor, path::Path, sync::Arc, sync::atomic::AtomicBool};
+use std::{
+    fs::File,
+    io::Cursor,
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use davit_distribution::{Access, Session, Target};
 use davit_image::{Descriptor, Digest, Document, Index, Manifest, MediaType};
@@ -229,7 +235,10 @@ impl<'a> Sink<'a> {
             }
             Self::Objects { objects, .. } => self.wait(objects.has(blob)),
             Self::Directory { path, .. } => {
-                Ok(LayoutDir::open(path)?.open_blob(&blob.digest)?.is_some())
+                let found = LayoutDir::open(path)?.open_blob(&blob.digest)?;
+                let size = found.map(|file| file.metadata().map(|facts| facts.len()));
+                let size = size.transpose().map_err(ArchiveError::Read)?;
+                Ok(size == Some(blob.size))
             }
         }
     }
@@ -276,9 +285,26 @@ impl<'a> Sink<'a> {
         }
     }
 
+    /// Waits, but not once the build is cancelled.
+    pub(super) fn pause(&self, time: Duration) {
+        let nothing = async {
+            tokio::time::sleep(time).await;
+            Ok(())
+        };
+        if !self.is_exclusive()
+            && let Err(error) = self.wait(nothing)
+        {
+            tracing::debug!(%error, "nothing is waited for");
+        }
+    }
+
     /// Lets the place's name stand for the documents, where the place allows it in the stead of
-    /// that version alone.
-    pub(super) fn put(&self, written: &Written, before: Option<&str>) -> Result<Put, OriginError> {
+    /// that version alone, and where versions are counted, this many after the next.
+    pub(super) fn put(
+        &self,
+        written: &Written,
+        (before, ahead): (Option<&str>, u32),
+    ) -> Result<Put, OriginError> {
         let manifest = &written.manifest;
         match self {
             Self::Registry { session, target, .. } => {
@@ -286,7 +312,9 @@ impl<'a> Sink<'a> {
                 self.wait(session.put_manifest(target, &media_type, bytes))?;
                 Ok(Put::Overwritten)
             }
-            Self::Objects { objects, .. } => self.wait(objects.put_top(manifest.bytes(), before)),
+            Self::Objects { objects, .. } => {
+                self.wait(objects.put_top(manifest.bytes(), (before, ahead)))
+            }
             Self::Directory { layout, name, .. } => {
                 let digest = manifest.digest();
                 layout.add_blob(&digest, &mut Cursor::new(manifest.bytes()))?;

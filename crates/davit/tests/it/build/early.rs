@@ -99,3 +99,27 @@ fn a_registry_that_is_silent_holds_no_build() {
     assert_eq!(refused.code, 1, "{}", refused.stderr);
     assert!(refused.stderr.contains("mine"), "{}", refused.stderr);
 }
+
+#[test]
+fn a_layer_is_compressed_once_for_all_who_get_it() {
+    let files = [("a", "1"), ("b", "2"), ("Dockerfile", "FROM scratch\nCOPY a /\nCOPY b /\n")];
+    let (Some(bench), Some(registry)) = (Bench::new(&files), Registry::start(Access::Open)) else {
+        return;
+    };
+    let (host, folder) = (registry.host(), bench.davit.dir().join("cache"));
+    let image = format!("type=registry,name={host}/app:1,compression=zstd");
+    let far = format!("type=registry,ref={host}/cache:1,compression=zstd");
+    let near = format!("type=local,dest={},compression=zstd", folder.display());
+    let file = format!("type=oci,dest={},compression=zstd", folder.with_extension("tar").display());
+    let outputs = ["-o", &image, "-o", &file, "--cache-to", &far, "--cache-to", &near];
+    let context = bench.context.to_str().unwrap();
+    let words = [&["--debug", "build", "--progress", "plain"], &outputs[..], &[context]].concat();
+    let outcome = bench.davit.run(&words);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert_eq!(outcome.stderr.matches(" compressing ").count(), 2, "{}", outcome.stderr);
+    // All have got them: another machine has both layers of a cache, and the image.
+    let other = Bench { davit: davit(), context: bench.context.clone() };
+    let told = other.run(&["--cache-from", &format!("{host}/cache:1")]).stderr;
+    assert!(told.contains("(2 of 2 steps cached)"), "{told}");
+    davit().ok(["pull", "-q", &format!("{host}/app:1")]);
+}

@@ -56,6 +56,12 @@ fn share(one: &Bench, (to, from): (&str, &str), lose_a_layer: impl Fn()) {
     lose_a_layer();
     let words = told(&other(one), &["--build-arg", "N=1", "--cache-from", from]);
     assert!(words.contains("is of no use"), "{words}");
+    // Who has the layers brings them back.
+    let two = other(one);
+    told(&two, &["--build-arg", "N=1"]);
+    told(&two, &["--build-arg", "N=1", "--cache-to", to]);
+    let words = told(&other(one), &["--build-arg", "N=1", "--cache-from", from]);
+    assert!(words.contains("(3 of 3 steps cached)") && !words.contains("no use"), "{words}");
     let words = told(&other(one), &["--cache-from", from, "--offline"]);
     assert!(words.contains("is not asked"), "{words}");
 }
@@ -84,12 +90,21 @@ fn jobs_of_github_actions_share_a_cache() {
         told(&machine, &["--build-arg", "N=1", "--cache-to", &to]);
         let words = told(&other(&one), &["--build-arg", "N=1", "--cache-from", &from]);
         assert!(words.contains("(3 of 3 steps cached)"), "{words}");
+        // Nobody waits for ever for what a job has begun that was killed.
+        service.abandon();
+        told(&machine, &["--build-arg", "N=1", "--cache-to", &to]);
+        let words = told(&other(&one), &["--build-arg", "N=1", "--cache-from", &from]);
+        assert!(words.contains("(3 of 3 steps cached)"), "{words}");
         let refused = to.replace(ACTIONS_TOKEN, "another");
         let failed = machine.run(&["--cache-to", &refused]);
         assert_eq!(failed.code, 1, "{}", failed.stderr);
         assert!(!failed.stderr.contains("another"), "{}", failed.stderr);
         let words = told(&machine, &["--cache-to", &format!("{refused},ignore-error=true")]);
         assert!(words.contains("warning: cannot use the build cache"), "{words}");
+    }
+    for secret in ["token=hush", "secret_access_key=hush", "session_token=hush"] {
+        let wrong = one.run(&["--cache-to", &format!("type=s3,bucket=b,{secret},bogus=1")]);
+        assert!(wrong.code != 0 && !wrong.stderr.contains("hush"), "{}", wrong.stderr);
     }
     let words = told(&one, &["--cache-to", "type=gha", "--cache-from", "type=gha"]);
     assert_eq!(words.matches("the cache of GitHub Actions is passed over").count(), 2, "{words}");

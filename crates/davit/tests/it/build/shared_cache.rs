@@ -138,10 +138,46 @@ fn writers_at_the_same_time_keep_what_the_others_wrote() {
     }
 }
 
-/// Changes one byte of the largest blob.
+#[test]
+fn a_layer_that_a_cache_lost_comes_back() {
+    let files = [("a", "1"), ("b", "2"), ("Dockerfile", "FROM scratch\nCOPY a /\nCOPY b /\n")];
+    let Some(one) = Bench::new(&files) else { return };
+    let folder = one.davit.dir().join("cache");
+    let to = format!("type=local,dest={}", folder.display());
+    let from = format!("type=local,src={}", folder.display());
+    digest(&one, &["--cache-to", &to]);
+    let whole = |machine: &Bench| {
+        let (_, told) = digest(machine, &["--cache-from", &from]);
+        assert!(told.contains("(2 of 2 steps cached)") && !told.contains("warning"), "{told}");
+    };
+    whole(&other(&one));
+    // What is there is not compressed again to see that.
+    let words = ["--debug", "build", "--cache-to", &to, one.context.to_str().unwrap()];
+    let again = one.davit.run(words);
+    assert!(again.code == 0 && !again.stderr.contains(" compressing "), "{}", again.stderr);
+    // Who has the layers brings back what is gone or cut off.
+    for harm in [fs::remove_file, |path| fs::write(path, "x")] {
+        let blobs = fs::read_dir(folder.join("blobs/sha256")).unwrap().flatten();
+        let is_layer = |path: &std::path::PathBuf| fs::read(path).unwrap().starts_with(&[0x1f]);
+        blobs.map(|it| it.path()).filter(is_layer).for_each(|path| harm(path).unwrap());
+        let (_, told) = digest(&other(&one), &["--cache-from", &from]);
+        assert!(told.contains("is of no use") && told.contains("(0 of 2"), "{told}");
+        digest(&one, &["--cache-to", &to]);
+        whole(&other(&one));
+    }
+    // And who has found out that one is another layer.
+    damage(&folder);
+    let (_, told) = digest(&other(&one), &["--cache-from", &from, "--cache-to", &to]);
+    assert!(told.contains("is of no use"), "{told}");
+    whole(&other(&one));
+}
+
+/// Changes one byte of the largest layer.
 fn damage(folder: &Path) {
-    let blobs = fs::read_dir(folder.join("blobs/sha256")).unwrap().flatten();
-    let largest = blobs.max_by_key(|it| it.metadata().unwrap().len()).unwrap().path();
+    let blobs = fs::read_dir(folder.join("blobs/sha256")).unwrap().flatten().map(|it| it.path());
+    let is_layer = |path: &std::path::PathBuf| fs::read(path).unwrap().starts_with(&[0x1f]);
+    let blobs = blobs.filter(is_layer);
+    let largest = blobs.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
     let mut bytes = fs::read(&largest).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
