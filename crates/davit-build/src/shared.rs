@@ -57,6 +57,9 @@ pub struct SharedMount {
     pub size: u64,
     /// When it was read.
     pub made: Timestamp,
+    /// User and group that its directory belonged to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<(u32, u32)>,
 }
 
 /// Caches that a build shares with others.

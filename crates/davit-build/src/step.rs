@@ -99,6 +99,8 @@ pub(crate) struct Session<'b, 's> {
     pub(crate) finals: Option<FinalSteps<'b>>,
     /// Cache mounts that commands used.
     pub(crate) used_mounts: Mutex<BTreeSet<String>>,
+    /// Whether cache mounts can show other owners, once somebody asked.
+    pub(crate) exchanges_owners: OnceLock<bool>,
     /// Whether what cache mounts hold counts.
     pub(crate) mount_policy: CachePolicy,
     /// Whether the first file that differs is looked for.

@@ -11,6 +11,7 @@ pub mod interrupt;
 pub mod map;
 pub mod mount;
 pub mod nss;
+pub mod owners;
 pub mod process;
 pub mod release;
 pub mod sealed;

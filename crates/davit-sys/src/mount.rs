@@ -12,8 +12,9 @@
 use std::{
     ffi::CStr,
     fmt, io,
-    os::fd::{AsFd, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
     path::Path,
+    ptr,
 };
 
 use rustix::{
@@ -53,6 +54,10 @@ impl fmt::Display for MountError {
 impl MountError {
     fn new(call: &'static str, object: impl Into<String>, source: rustix::io::Errno) -> Self {
         Self { call, object: object.into(), log: Vec::new(), source: source.into() }
+    }
+
+    pub(crate) fn of_io(call: &'static str, object: &str, source: io::Error) -> Self {
+        Self { call, object: object.to_owned(), log: Vec::new(), source }
     }
 
     /// The error number, as `rustix` knows it.
@@ -275,6 +280,33 @@ pub fn try_set_attributes(
         Extent::Single => libc::AT_EMPTY_PATH,
         Extent::Recursive => libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
     };
+    mount_setattr(mount, flags, &attributes)
+}
+
+/// Lets a detached mount show owners as the maps of a user namespace have them: who is a number
+/// within it there is shown as the number outside.
+///
+/// # Errors
+/// As [`crate::owners::exchange_owners`].
+pub(crate) fn map_owners(mount: impl AsFd, space: impl AsFd) -> Result<(), MountError> {
+    let mount = mount.as_fd();
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::from(space.as_fd().as_raw_fd().unsigned_abs()),
+    };
+    mount_setattr(mount, libc::AT_EMPTY_PATH, &attributes).map_err(|errno| {
+        MountError::new("mount_setattr", format!("owners of fd {}", mount.as_raw_fd()), errno)
+    })
+}
+
+/// Allocates nothing.
+fn mount_setattr(
+    mount: BorrowedFd<'_>,
+    flags: libc::c_int,
+    attributes: &libc::mount_attr,
+) -> Result<(), rustix::io::Errno> {
     // SAFETY: the path is a NUL-terminated literal, `attributes` outlives the call and its size
     // is passed; the kernel writes to neither.
     let result = unsafe {
@@ -283,7 +315,7 @@ pub fn try_set_attributes(
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attributes,
+            ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     };

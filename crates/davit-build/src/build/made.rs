@@ -98,6 +98,7 @@ impl<'s> Build<'_, 's> {
             done: Mutex::default(),
             finals: environment.finals.filter(|_| round == Round::First),
             used_mounts: Mutex::default(),
+            exchanges_owners: OnceLock::new(),
             mount_policy: self.request.cache_mounts,
             explain: self.request.explain,
             threads: cores(),

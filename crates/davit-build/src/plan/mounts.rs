@@ -107,16 +107,6 @@ pub struct CacheMount {
 }
 
 impl CacheMount {
-    /// What selects the directory: its name, and the owner that the mount asks for. What one owner
-    /// leaves there another could not write to.
-    #[must_use]
-    pub fn identity(&self) -> String {
-        match self.owner() {
-            None => self.name.clone(),
-            Some((uid, gid)) => format!("{} of {uid}:{gid}", self.name),
-        }
-    }
-
     /// The owner that is asked for; half of one stands for root's other half.
     #[must_use]
     pub fn owner(&self) -> Option<(u32, u32)> {

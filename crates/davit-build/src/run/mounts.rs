@@ -14,7 +14,10 @@ use std::{
 
 use davit_runtime::plan::{Access, BindSource, Mount, MountKind, MountOptions, Plan};
 use davit_snapshot::{MountNamespace, SnapshotError, Stack, Upper};
-use davit_sys::mount::{FsContext, MountAttributes, MountError};
+use davit_sys::{
+    mount::{Extent, FsContext, MountAttributes, MountError, clone_tree},
+    owners::{Exchange, exchange_owners},
+};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -35,13 +38,20 @@ pub(crate) enum StepMountKind {
     /// A path of other layers; what is written goes to an upper directory that nobody reads.
     View { stack: Stack, upper: Upper, path: String, writable: bool },
     /// A path below a directory of the host.
-    Directory { root: PathBuf, path: String, writable: bool },
+    Directory { root: PathBuf, path: String, writable: bool, owners: Option<OwnerExchange> },
     /// An empty file system in memory.
     Tmpfs { size_bytes: Option<u64>, writable: bool },
     /// A file in memory.
     Secret { content: Content, mode: u32, uid: u32, gid: u32 },
     /// A socket of the host.
     Socket { path: PathBuf },
+}
+
+/// Whose files are shown as whose, and the other way round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OwnerExchange {
+    pub(crate) users: (u32, u32),
+    pub(crate) groups: (u32, u32),
 }
 
 /// Bytes that no message shows; hexadecimal on the wire.
@@ -114,6 +124,11 @@ pub(super) fn add<'n>(
     for mount in mounts {
         views.push(match &mount.kind {
             StepMountKind::View { stack, upper, .. } => Some(overlay(namespace, stack, upper)?),
+            StepMountKind::Directory { root, owners: Some(owners), .. } => {
+                let what = "a cache mount with other owners".to_owned();
+                let mounted = exchanged(root, *owners);
+                Some(mounted.map_err(|source| SnapshotError::Mount { what, source })?)
+            }
             _ => None,
         });
     }
@@ -130,6 +145,14 @@ pub(super) fn add<'n>(
     Ok(attached)
 }
 
+/// A copy of the mount that a directory is in, from there, with owners exchanged.
+pub(crate) fn exchanged(root: &Path, owners: OwnerExchange) -> Result<OwnedFd, MountError> {
+    let mount = clone_tree(root, Extent::Single)?;
+    let OwnerExchange { users, groups } = owners;
+    exchange_owners(&mount, Exchange { users, groups })?;
+    Ok(mount)
+}
+
 /// A mount as the runtime has it; `place` is where a view is attached, `secret` the secret's file.
 fn planned(mount: &StepMount, place: Option<PathBuf>, secret: Option<PathBuf>) -> Mount {
     let bind = |source| MountKind::Bind { source, recursive: false };
@@ -140,8 +163,8 @@ fn planned(mount: &StepMount, place: Option<PathBuf>, secret: Option<PathBuf>) -
         StepMountKind::View { path, writable, .. } => {
             (inside(place.unwrap_or_default(), path), options(*writable))
         }
-        StepMountKind::Directory { root, path, writable } => {
-            (inside(root.clone(), path), options(*writable))
+        StepMountKind::Directory { root, path, writable, .. } => {
+            (inside(place.unwrap_or_else(|| root.clone()), path), options(*writable))
         }
         StepMountKind::Tmpfs { size_bytes, writable } => {
             let kind = MountKind::Tmpfs {

@@ -55,7 +55,8 @@ impl Session<'_, '_> {
         let options = WriteOptions { readers: self.threads, ..WriteOptions::default() };
         let lower = Lower { merged: &lower, tars: &[], xattrs: options.xattrs };
         let mut changes = diff_directory(root.as_fd(), &lower).map_err(io::Error::other)?;
-        // Its owner and mode are the matter of whoever uses it next.
+        let facts = rustix::fs::fstat(&root)?;
+        // Its mode is the matter of whoever uses it next.
         changes.changes.retain(|change| !change.path.is_empty());
         let bytes: u64 = changes.changes.iter().map(size_of).sum();
         if bytes > MOST_BYTES {
@@ -68,28 +69,33 @@ impl Session<'_, '_> {
             layer: written.diff_id,
             size: written.size_bytes,
             made: Timestamp::now(),
+            owner: Some((facts.st_uid, facts.st_gid)),
         }))
     }
 
-    /// Fills a new cache mount with what another machine left in one of its name; false if there is
-    /// none, or it cannot be had.
-    pub(super) fn import_mount(&self, name: &str, data: &Path) -> Result<bool, BuildError> {
-        let Some(shared) = self.shared else { return Ok(false) };
+    /// Fills a new cache mount with what another machine left in one of its name; yields whom that
+    /// one belonged to, if it can be had and says so.
+    pub(super) fn import_mount(
+        &self,
+        name: &str,
+        data: &Path,
+    ) -> Result<Option<(u32, u32)>, BuildError> {
+        let Some(shared) = self.shared else { return Ok(None) };
         let Some(mount) = shared.mount(name).filter(|mount| mount.size <= 2 * MOST_BYTES) else {
-            return Ok(false);
+            return Ok(None);
         };
         if !shared.bring(&mount.layer) {
-            return Ok(false);
+            return Ok(None);
         }
         match self.unpack_mount(mount.layer, data) {
-            Ok(()) => Ok(true),
+            Ok(()) => Ok(mount.owner.filter(|owner| is_somebody(*owner))),
             Err(error) if self.is_cancelled() => Err(store_failed(into_store(data, error))),
             Err(error) => {
                 let cause = one_line(&error);
                 self.tell(format!("what is shared of cache mount {name} is of no use: {cause}"));
                 let emptied = fs_err::remove_dir_all(data).and_then(|()| fs_err::create_dir(data));
                 emptied.map_err(|error| store_failed(into_store(data, error)))?;
-                Ok(false)
+                Ok(None)
             }
         }
     }
@@ -103,6 +109,11 @@ impl Session<'_, '_> {
         let options = self.extract_options();
         extract(&merged, &tars, target.as_fd(), &options).map_err(io::Error::other)
     }
+}
+
+/// The last number is nobody's.
+fn is_somebody((uid, gid): (u32, u32)) -> bool {
+    uid != u32::MAX && gid != u32::MAX
 }
 
 fn size_of(change: &Change) -> u64 {

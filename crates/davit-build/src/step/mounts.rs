@@ -13,7 +13,6 @@ use davit_store::CacheMountUse;
 
 use super::{
     Done, Session,
-    caches::identity,
     copy::{ContextOpener, copy_failed},
     failed,
     run::{Job, Written},
@@ -32,7 +31,7 @@ use crate::{
     },
     run::{
         agent::AgentSocket,
-        mounts::{Content as SecretContent, SECRET_LIMIT, StepMount, StepMountKind},
+        mounts::{Content as SecretContent, OwnerExchange, SECRET_LIMIT, StepMount, StepMountKind},
     },
     selection,
 };
@@ -68,6 +67,7 @@ struct Directory {
     root: PathBuf,
     path: String,
     access: MountAccess,
+    owners: Option<OwnerExchange>,
 }
 
 impl Session<'_, '_> {
@@ -102,17 +102,18 @@ impl Session<'_, '_> {
                     ready.views.push(View { target, layers, path, access, upper, _written });
                 }
                 MountSource::Cache(cache) => {
-                    let identity = identity(cache, inputs);
+                    let identity = self.identity(cache, inputs);
                     let used = ready.caches.iter().find(|(name, _)| *name == identity);
                     let root = used.expect("all were claimed").1.data().to_path_buf();
-                    self.dress(job, cache, &root)?;
+                    let owners = self.dress(job, cache, &root)?;
                     check_inside(&root, &cache.path)?;
                     let (path, access) = (cache.path.clone(), cache.access);
-                    ready.directories.push(Directory { target, root, path, access });
+                    ready.directories.push(Directory { target, root, path, access, owners });
                 }
                 MountSource::Volume { root, access, .. } => {
                     let (root, path, access) = (root.clone(), String::new(), *access);
-                    ready.directories.push(Directory { target, root, path, access });
+                    let owners = None;
+                    ready.directories.push(Directory { target, root, path, access, owners });
                 }
                 MountSource::Tmpfs { size_bytes, access } => {
                     let writable = is_writable(*access);
@@ -157,10 +158,10 @@ impl Session<'_, '_> {
             let writable = is_writable(view.access);
             push(&view.target, StepMountKind::View { stack, upper, path, writable });
         }
-        for Directory { target, root, path, access } in &ready.directories {
-            let (root, path) = (root.clone(), path.clone());
+        for Directory { target, root, path, access, owners } in &ready.directories {
+            let (root, path, owners) = (root.clone(), path.clone(), *owners);
             let writable = is_writable(*access);
-            push(target, StepMountKind::Directory { root, path, writable });
+            push(target, StepMountKind::Directory { root, path, writable, owners });
         }
         for (target, kind) in &ready.memory {
             push(target, kind.clone());

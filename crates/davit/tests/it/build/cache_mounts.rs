@@ -72,10 +72,10 @@ fn a_new_cache_is_the_users_or_what_it_is_asked_to_be() {
          RUN --mount=type=cache,target=/m {stat} >>/out && ls /m >>/out",
         stat = stat("/m")
     );
-    // An owner that is asked for has a cache of its own, a mode has none.
-    let expected = "1001:1002 751\n1001:1002 751\nf\n1003:0 755\n0:0 755\n";
+    // Neither an owner nor a mode that is asked for makes another cache of it.
+    let expected = "1001:1002 751\n1001:1002 751\nf\n1003:0 751\nf\n0:0 751\nf\n";
     assert_eq!(out(&bench, &asked, &[]), expected);
-    assert_eq!(cache(&bench), ["//m of 1001:1002", "//m of 1003:0", "//m"]);
+    assert_eq!(cache(&bench), ["//m"]);
     let user = format!(
         "RUN install -d -m 2770 /shown && touch /out && chmod 666 /out\nUSER guest\n\
          RUN --mount=type=cache,target=/u {} >/out && touch /u/mine\n\
@@ -215,4 +215,30 @@ fn a_pinned_cache_mount_goes_by_its_name_alone() {
     assert_eq!(out(&bench, count, &["--no-cache", "--no-cache-mounts"]), "1\n");
     let policy = bench.davit.ok(["builder", "inspect"]);
     assert!(policy.contains("GC Policy rule#1:\n Filters:        type==exec.cachemount\n"));
+}
+
+/// What each user of a cache mount sees there is their own.
+#[test]
+fn users_of_a_cache_write_to_what_the_others_left() {
+    let Some(bench) = alpine("") else { return };
+    let (cache, stat) = ("--mount=type=cache,target=/c,id=shared", "stat -c '%n %u:%g'");
+    let steps = format!(
+        "RUN touch /out && chmod 666 /out && adduser -D -u 1000 app\n\
+         RUN {cache} mkdir /c/d && echo root >/c/d/f && touch /c/third && chown 7:8 /c/third\n\
+         USER app\n\
+         RUN {cache} echo app >>/c/d/f && touch /c/d/new && cd /c && {stat} . d/f third >/out\n\
+         USER guest\n\
+         RUN {cache},uid=405,gid=100,mode=0700 rm /c/d/new && cd /c && {stat} d/f >>/out\n\
+         USER 0\n\
+         RUN {cache} cd /c && cat d/f >>/out && {stat} . d d/f third >>/out && chown -R 1000 d"
+    );
+    let first = ". 1000:1000\nd/f 1000:1000\nthird 7:8\nd/f 405:100\n";
+    let last = "root\napp\n. 0:0\nd 0:0\nd/f 0:0\nthird 7:8\n";
+    assert_eq!(out(&bench, &steps, &[]), format!("{first}{last}"));
+    // What a user gave away is somebody else's, and theirs as soon as they use it.
+    let steps = format!(
+        "RUN touch /out && chmod 666 /out && adduser -D -u 1000 app\n\
+         RUN {cache} cd /c && {stat} . d d/f >/out"
+    );
+    assert_eq!(out(&bench, &steps, &[]), ". 0:0\nd 1000:0\nd/f 1000:0\n");
 }
