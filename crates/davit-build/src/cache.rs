@@ -21,6 +21,11 @@ const SHAPE_LAYERS: usize = 4;
 /// Definitions that a family remembers.
 const FAMILY_RECORDS: usize = 4;
 
+/// Field of a record that says to people which step it was last of.
+pub const STEP_NAME: &str = "name";
+/// Characters of a name that are kept.
+const MOST_NAME_CHARS: usize = 120;
+
 /// What a step made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StepRecord {
@@ -148,7 +153,7 @@ impl Cache<'_> {
             NewBuildRecord { key, kind: kind.to_owned(), spec, items, cost_us: made.cost_us }
         };
         let mut records = vec![
-            record(format!("step/{}", made.definition.0), made.kind, json(step), items.clone()),
+            record(format!("step/{}", made.definition.0), made.kind, made.spec(), items.clone()),
             record(
                 format!("family/{}", made.family),
                 "family",
@@ -157,7 +162,8 @@ impl Cache<'_> {
             ),
         ];
         if let Some(content) = made.content {
-            records.push(record(format!("content/{}", content.0), "content", json(step), items));
+            let key = format!("content/{}", content.0);
+            records.push(record(key, "content", made.spec(), items));
         }
         if let Some(shape) = made.shape {
             let mut layers = vec![step.clone()];
@@ -228,12 +234,24 @@ impl Cache<'_> {
 pub(crate) struct Made<'a> {
     pub(crate) definition: DefinitionKey,
     pub(crate) kind: &'a str,
+    /// What it is shown as, as `[build 2/5] COPY . .`.
+    pub(crate) name: &'a str,
     pub(crate) components: &'a [Component],
     pub(crate) family: Digest,
     pub(crate) content: Option<ContentKey>,
     pub(crate) shape: Option<Digest>,
     pub(crate) step: &'a StepRecord,
     pub(crate) cost_us: u64,
+}
+
+impl Made<'_> {
+    /// The step's record, with its name for people.
+    fn spec(&self) -> serde_json::Value {
+        let mut spec = json(self.step);
+        let line = self.name.lines().next().unwrap_or_default();
+        spec[STEP_NAME] = line.chars().take(MOST_NAME_CHARS).collect::<String>().into();
+        spec
+    }
 }
 
 fn json<T: Serialize>(value: &T) -> serde_json::Value {

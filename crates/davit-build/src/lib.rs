@@ -58,6 +58,7 @@ pub use build::{
     build, build_at,
     call::{CallEnvironment, Checked, check, outline, targets},
 };
+pub use cache::STEP_NAME;
 pub use cancel::Cancellable;
 pub use checks::Checks;
 pub use difference::{Aspect, Difference};

@@ -342,6 +342,7 @@ impl Session<'_, '_> {
         let made = Made {
             definition,
             kind: kind_of(node),
+            name: &node.name,
             components,
             family: self.family_of(node, id),
             content: layer.content,

@@ -58,6 +58,6 @@ pub use push::{
 pub use registry::RegistryError;
 pub use rootfs::UnusableLayers;
 pub use system::{
-    BuildCachePrune, BuildCacheUsage, CacheBounds, CheckMode, ContainerUsage, DiskUsage,
-    ImageUsage, SystemInfo, VolumeUsage,
+    BuildCachePrune, BuildCacheTotal, BuildCacheUsage, CacheBounds, CheckMode, ContainerUsage,
+    DiskUsage, ImageUsage, SystemInfo, VolumeUsage,
 };

@@ -15,7 +15,9 @@ use davit_store::{
 
 pub use build_cache::{BuildCachePrune, CacheBounds};
 pub use info::SystemInfo;
-pub use usage::{BuildCacheUsage, ContainerUsage, DiskUsage, ImageUsage, VolumeUsage};
+pub use usage::{
+    BuildCacheTotal, BuildCacheUsage, ContainerUsage, DiskUsage, ImageUsage, VolumeUsage,
+};
 
 use crate::{Engine, Progress};
 

@@ -136,6 +136,24 @@ impl Store {
         })
     }
 
+    /// Bytes of what build records name, each layer and blob once.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn build_items_size(&self) -> Result<u64, StoreError> {
+        self.database.read("measure the build cache", |c| {
+            c.query_row(
+                "SELECT (SELECT COALESCE(SUM(tar_size + table_size), 0) FROM layers
+                         WHERE diff_id IN (SELECT digest FROM build_record_items))
+                      + (SELECT COALESCE(SUM(size), 0) FROM blobs
+                         WHERE digest IN (SELECT digest FROM build_record_items))",
+                [],
+                |row| size(row, 0),
+            )
+            .map_err(|e| self.database.error("measure the build cache", e))
+        })
+    }
+
     /// Bytes of everything that images keep, and how many of them would be free again without the
     /// images that no container uses: what is not worth a name, trees included.
     ///

@@ -11,9 +11,12 @@ use davit_engine::nearest;
 
 use crate::{arguments, cli::Cli, error::CliError};
 
+/// Keys whose values are secrets.
+const SECRET_KEYS: [&str; 3] = ["secret_access_key=", "session_token=", "token="];
+
 /// Makes an error of what clap says.
 pub(crate) fn explain(error: &clap::Error, arguments: &[OsString]) -> CliError {
-    let rendered = error.render().to_string();
+    let rendered = without_secrets(&error.render().to_string());
     let text = rendered.strip_prefix("error: ").unwrap_or(&rendered);
     let (mut said, mut verb) = (Vec::new(), Vec::new());
     for line in text.lines() {
@@ -49,6 +52,22 @@ pub(crate) fn explain(error: &clap::Error, arguments: &[OsString]) -> CliError {
         told = told.hint(help_of(&verb));
     }
     told
+}
+
+/// A text without what the keys of caches and the like say to nobody else.
+fn without_secrets(text: &str) -> String {
+    let mut shown = text.to_owned();
+    for key in SECRET_KEYS {
+        let mut parts = shown.split(key);
+        let mut masked = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let end = part.find([',', '\'', '"', '`', '&']).unwrap_or(part.len());
+            let mark = if end == 0 { "" } else { "****" };
+            masked = format!("{masked}{key}{mark}{}", &part[end..]);
+        }
+        shown = masked;
+    }
+    shown
 }
 
 /// Docker's codes: 1 for words too many or too few and unknown verbs, 125 for flags. What a flag

@@ -54,6 +54,7 @@ impl Session<'_, '_> {
         let made = Made {
             definition,
             kind,
+            name: "",
             components,
             family: Digest::of(kind.as_bytes()),
             content: None,

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use davit_build::STEP_NAME;
 use davit_image::{ImageId, Reference, Timestamp};
 use davit_store::{ContainerFilter, ImageSizes, StoreError};
 use serde::{Serialize, Serializer};
@@ -80,6 +81,15 @@ pub struct VolumeUsage {
     pub size: u64,
 }
 
+/// What build records and cache mounts take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BuildCacheTotal {
+    /// Bytes of all that they name, each layer once, also where an image has it, too.
+    pub total: u64,
+    /// Bytes that are free again without them.
+    pub reclaimable: u64,
+}
+
 /// One build record.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -88,7 +98,7 @@ pub struct BuildCacheUsage {
     pub key: String,
     /// What it is a key of.
     pub kind: String,
-    /// What people call it: the name of a cache mount.
+    /// What people call it: the name of a cache mount, the step that gave it.
     pub description: String,
     /// Bytes that it names.
     pub size: u64,
@@ -111,9 +121,7 @@ impl Engine {
     /// What the store says.
     pub fn disk_usage(&self) -> Result<DiskUsage, StoreError> {
         let store = self.store();
-        let mut usage =
-            DiskUsage { build_cache_size: store.build_cache_size()?, ..self.image_usage()? };
-        usage.build_cache_size += store.build_files_size()? + store.build_history_size()?;
+        let mut usage = self.image_usage()?;
         usage.unfinished_size = store.unfinished_size()?;
         for row in store.containers(&ContainerFilter::default())? {
             let folder = store.layout().container(&row.id);
@@ -127,12 +135,26 @@ impl Engine {
             usage.volumes.push(VolumeUsage { name, links: row.containers.len(), size });
         }
         usage.build_cache = self.build_cache_usage()?;
-        let mounts = usage
-            .build_cache
+        usage.build_cache_size = self.build_cache_total(&usage.build_cache)?.reclaimable;
+        Ok(usage)
+    }
+
+    /// Bytes on disk that build records and cache mounts keep.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn build_cache_total(
+        &self,
+        records: &[BuildCacheUsage],
+    ) -> Result<BuildCacheTotal, StoreError> {
+        let store = self.store();
+        let mounts = records
             .iter()
             .filter(|record| matches!(record.kind.as_str(), CACHE_MOUNT | GIT_CHECKOUT));
-        usage.build_cache_size += mounts.map(|mount| mount.size).sum::<u64>();
-        Ok(usage)
+        let mounts: u64 = mounts.map(|mount| mount.size).sum();
+        let more = mounts + store.build_files_size()? + store.build_history_size()?;
+        let (named, freed) = (store.build_items_size()?, store.build_cache_size()?);
+        Ok(BuildCacheTotal { total: named.max(freed) + more, reclaimable: freed + more })
     }
 
     /// Build records, least recently used first, and cache mounts, which are walked.
@@ -143,7 +165,7 @@ impl Engine {
         let records = self.store().build_records()?.into_iter().map(|record| BuildCacheUsage {
             key: record.key,
             kind: record.kind,
-            description: String::new(),
+            description: record.spec[STEP_NAME].as_str().unwrap_or_default().to_owned(),
             size: record.size,
             uses: record.uses,
             created: from_nanoseconds(record.created),

@@ -7,6 +7,7 @@ mod console;
 pub(super) mod contexts;
 pub(super) mod display;
 mod excerpt;
+mod explain;
 pub(super) mod ignored;
 pub(super) mod metadata;
 pub(super) mod output;
@@ -36,6 +37,7 @@ use davit_engine::{
 use self::{
     call::{Call, Method},
     display::BuildProgress,
+    explain::{Explain, Explainer},
     outputs::{OutputArgs, Outputs},
 };
 use crate::{
@@ -109,9 +111,6 @@ pub(crate) struct BuildArgs {
     /// Print the image's id alone
     #[arg(short, long)]
     quiet: bool,
-    /// Say why a step is not taken from the cache
-    #[arg(long)]
-    explain: bool,
     /// Build a second time, without the cache, and fail where the two images differ; as JSON with
     /// --progress rawjson
     #[arg(long)]
@@ -247,6 +246,7 @@ pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
     }
     // Reads what is typed, which Ctrl-C ends as it ends any program.
     let mut command = command(&args)?;
+    explain::check(args.caches.explain, &command.outputs)?;
     add_proxies(&mut command.request, context)?;
     // Before any thread: all of them leave the signals to one.
     let (cancelled, signal) = cancel_on_interrupt()?;
@@ -259,15 +259,22 @@ pub(crate) fn run(args: BuildArgs, context: &Context) -> Result<u8, CliError> {
         BuildProgress::Rawjson => ProgressMode::Json,
         _ => ProgressMode::Plain,
     });
-    let (record, warnings) = (OnceLock::new(), metadata::Warnings::default());
+    let (record, explainer) = (OnceLock::new(), Explainer::default());
+    let warnings = metadata::Warnings::default();
     let show = |event| match event {
         BuildEvent::Checked(checks) => {
             warnings.add(&checks);
             display.show(BuildEvent::Checked(checks));
         }
         BuildEvent::Begun(id) => record.set(id).unwrap_or_default(),
-        BuildEvent::Missed(..) if !args.explain => {}
-        event => display.show(event),
+        event => {
+            match (args.caches.explain, &event) {
+                (Explain::Json, event) => explainer.show(event),
+                (Explain::Never, BuildEvent::Missed(..)) => return,
+                _ => {}
+            }
+            display.show(event);
+        }
     };
     let outcome = engine.build(command, &show, &*pulls, &cancelled);
     display.end();
@@ -429,7 +436,7 @@ fn request(args: &BuildArgs) -> Result<(BuildRequest, Outputs, Vec<Reference>), 
         sandbox,
         // By what is attested.
         attest: davit_engine::build::Attest::default(),
-        explain: args.explain,
+        explain: args.caches.explain != Explain::Never,
         jobs: args.jobs,
     };
     Ok((request, result, tags))

@@ -137,16 +137,25 @@ pub(crate) fn run(command: BuilderCommand, context: &Context) -> Result<u8, CliE
 fn du(args: &DuArgs, context: &Context) -> Result<u8, CliError> {
     let filters = Filters::parse(&args.filter, &DU_FILTERS)?;
     let (ids, kinds) = (filters.values("id"), filters.values("type"));
-    let mut records = context.engine()?.build_cache_usage()?;
+    let engine = context.engine()?;
+    let mut records = engine.build_cache_usage()?;
+    let all = records.len();
+    let total = engine.build_cache_total(&records)?;
     records.retain(|record| {
         let named = |id: &String| record.key.starts_with(id) || record.description.starts_with(id);
         (ids.is_empty() || ids.iter().any(named))
             && (kinds.is_empty() || kinds.contains(&record.kind))
     });
-    if args.verbose && args.format.template().is_none() {
-        return facts(&records);
+    let is_plain = args.format.template().is_none() && !args.format.json;
+    match args.verbose && is_plain {
+        true => facts(&records)?,
+        false => df::print_cache(&args.format, &records)?,
     }
-    df::print_cache(&args.format, &records)?;
+    // A part of them shares with the rest what it names.
+    if is_plain && !records.is_empty() && records.len() == all {
+        let (freed, total) = (units::exact_size(total.reclaimable), units::exact_size(total.total));
+        printer::line(&format!("\nReclaimable:\t{freed}\nTotal:\t\t{total}"))?;
+    }
     Ok(0)
 }
 
@@ -180,7 +189,7 @@ pub(crate) fn print_deleted(report: &GcReport) -> Result<(), CliError> {
 }
 
 /// Shows records as lists of their facts, as buildx does.
-fn facts(records: &[BuildCacheUsage]) -> Result<u8, CliError> {
+fn facts(records: &[BuildCacheUsage]) -> Result<(), CliError> {
     for record in records {
         let description = if record.description.is_empty() {
             String::new()
@@ -198,7 +207,7 @@ fn facts(records: &[BuildCacheUsage]) -> Result<u8, CliError> {
             visible(&record.kind),
         ))?;
     }
-    Ok(0)
+    Ok(())
 }
 
 /// What goes.

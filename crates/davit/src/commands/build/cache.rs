@@ -14,7 +14,7 @@ use davit_engine::{
 };
 
 use self::place::{Keys, Place, environment_variable};
-use super::output::switch;
+use super::{explain::Explain, output::switch};
 use crate::printer;
 
 /// Layers that are sent to a cache at a time.
@@ -41,6 +41,19 @@ pub(super) struct CacheArgs {
     /// Take no result that is older, as 90m or 24h
     #[arg(long, value_name = "DURATION", value_parser = age)]
     pub(super) cache_ttl: Option<Duration>,
+    /// Say why a step is not taken from the cache: in words, or as JSON on standard output
+    #[arg(
+        long,
+        value_enum,
+        value_name = "true|json|false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    pub(super) explain: Explain,
     /// Take results of a cache, too: type=registry,ref=NAME, type=local,src=DIRECTORY[,tag=NAME],
     /// type=gha[,scope=NAME], type=s3,bucket=NAME,region=NAME or the name of a cache or an image at a
     /// registry; may be given several times. With mounts=true new cache mounts begin with what it has
@@ -205,7 +218,17 @@ fn compression(keys: &mut Keys) -> Result<LayerCompression, String> {
         Some("gzip") => Compression::Gzip,
         Some("zstd") => Compression::Zstd,
         Some("uncompressed") => Compression::None,
-        Some(other) => return Err(format!("compression `{other}` is not supported")),
+        // Its table of contents would be a part of the layer.
+        Some("estargz") => {
+            return Err(
+                "compression `estargz` is for images: the layers of a cache are those that \
+                        the steps made; take gzip or zstd"
+                    .to_owned(),
+            );
+        }
+        Some(other) => {
+            return Err(format!("compression `{other}` is not one of gzip, zstd and uncompressed"));
+        }
     };
     if let Some(text) = keys.take("compression-level") {
         let level = text.parse().map_err(|_| format!("`{text}` is no compression level"))?;
@@ -276,6 +299,7 @@ mod tests {
             "type=local,dest=d,image-manifest=false",
             "type=local,src=d",
             "type=local,dest=d,compression=lzma",
+            "type=local,dest=d,compression=estargz",
             "type=local,dest=d,bogus=1",
             "type=local,dest=d,compression-level=99",
         ] {

@@ -78,7 +78,7 @@ fn by_hand(failed: Option<String>) {
 }
 
 /// Why a step has to run, in words; names and values may come from anywhere.
-fn reason(miss: &Miss) -> String {
+pub(super) fn reason(miss: &Miss) -> String {
     let shown = |value: &Option<String>| match value {
         Some(value) if value.chars().count() > 60 => {
             format!("`{}...`", visible(&value.chars().take(57).collect::<String>()))

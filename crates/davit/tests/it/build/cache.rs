@@ -203,6 +203,38 @@ fn steps_are_counted_and_causes_named() {
 }
 
 #[test]
+fn programs_are_told_why_steps_run_and_people_what_it_takes() {
+    let dockerfile = "FROM scratch\nCOPY f /\nCOPY g /\n";
+    let files = [("f", "1"), ("g", "1"), ("Dockerfile", dockerfile)];
+    let Some(bench) = Bench::new(&files) else { return };
+    let why = |args: &[&str]| {
+        let outcome = bench.run(&[&["--explain=json"], args].concat());
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        let lines = outcome.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let fact = |line: &Value, key: &str| line[key].as_str().unwrap_or_default().to_owned();
+        let short = |line: Value| ["step", "why", "path"].map(|key| fact(&line, key)).join(" ");
+        lines.map(|line| short(line).trim().to_owned()).collect::<Vec<_>>()
+    };
+    let never = ["[1/2] COPY f / first", "[2/2] COPY g / first"];
+    assert_eq!(why(&["-t", "kept:1"]), never);
+    bench.write("g", "12");
+    let changed = ["[2/2] COPY g / component", "[2/2] COPY g / file g"];
+    assert_eq!(why(&[]), changed);
+    assert_eq!(why(&["--no-cache-from", "3"]), ["[2/2] COPY g / not-asked"]);
+    assert_eq!(why(&[]), [""; 0]);
+    let refused = bench.run(&["--explain=json", "-o", "-"]);
+    assert!(refused.code != 0 && refused.stderr.contains("standard output"), "{}", refused.stderr);
+    // Steps by their names, and in the end all that they take, each layer once.
+    let shown = bench.davit.ok(["builder", "du"]);
+    assert!(shown.contains("[1/2] COPY f /") && shown.contains("\nReclaimable:\t"), "{shown}");
+    let verbose = bench.davit.ok(["builder", "du", "--verbose"]);
+    assert!(verbose.contains("Description:\t[2/2] COPY g /\n"), "{verbose}");
+    assert!(verbose.contains("\nTotal:\t\t"), "{verbose}");
+    let part = bench.davit.ok(["builder", "du", "--filter", "type=copy"]);
+    assert!(!part.contains("Total:"), "{part}");
+}
+
+#[test]
 fn builder_prune_has_dockers_words() {
     let Some(bench) = Bench::new(&[("small", "1"), ("Dockerfile", STAGES)]) else { return };
     bench.write("big", &filler(0));

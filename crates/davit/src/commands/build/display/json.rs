@@ -14,6 +14,7 @@ use super::{Display, name, reason};
 use crate::{
     commands::build::{
         call::{location, source},
+        explain::facts,
         warnings::short,
     },
     format::visible,
@@ -97,7 +98,10 @@ impl State {
                 statuses(self.status((id, now), "same result as before", (0, None)))
             }
             BuildEvent::Missed(id, miss) => {
-                statuses(self.status((id, now), &reason(&miss), (0, None)))
+                let status = self.status((id, now), &reason(&miss), (0, None));
+                let mut missed = facts(&miss);
+                missed["vertex"] = status["vertex"].clone();
+                Some(json!({"statuses": [status], "missed": [missed]}))
             }
             BuildEvent::Output(id, stream, bytes) => {
                 let stream = if stream == LogStream::Stdout { 1 } else { 2 };
