@@ -103,7 +103,7 @@ impl Transaction for Commit {
             }
         }
         self.add_blob(connection).await?;
-        link(connection, repo.id, (&self.digest, self.size_bytes), self.lease_ms).await
+        link(connection, repo.id, &self.digest, self.lease_ms).await
     }
 }
 
@@ -141,36 +141,57 @@ impl Commit {
     }
 }
 
-/// Makes a blob pullable from a repository for at least a lease, and completes sparse manifests.
+/// Makes a blob pullable from a repository for at least a lease, charges it to the owner if it is new
+/// there, and completes sparse manifests.
 async fn link(
     connection: &mut Connection,
     repo_id: i64,
-    (digest, size_bytes): (&Digest, u64),
+    digest: &Digest,
     lease_ms: i64,
 ) -> Result<(), Fault> {
-    if quota::charge(connection, repo_id, &digest.to_string(), size_bytes).await? == Charge::Exceeds
-    {
-        let why = "the account that owns the repository has no space left for the blob";
-        return Err(Fault::Denied(why.to_owned()));
-    }
     let now = connection.now_ms();
-    let upsert = "INSERT INTO repo_blob (repo_id, digest, lease_until, created_at) \
-                  VALUES ($1, $2, $3, $4) ON CONFLICT (repo_id, digest) DO UPDATE \
-                  SET lease_until = excluded.lease_until \
-                  WHERE repo_blob.lease_until < excluded.lease_until";
-    connection.execute(upsert, values![repo_id, digest, now + lease_ms, now]).await?;
+    let insert = "INSERT INTO repo_blob (repo_id, digest, lease_until, created_at) \
+                  VALUES ($1, $2, $3, $4) ON CONFLICT (repo_id, digest) DO NOTHING";
+    let renew = "UPDATE repo_blob SET lease_until = \
+                 CASE WHEN lease_until < $3 THEN $3 ELSE lease_until END \
+                 WHERE repo_id = $1 AND digest = $2";
+    loop {
+        if connection.execute(insert, values![repo_id, digest, now + lease_ms, now]).await? == 1 {
+            if quota::charge(connection, repo_id, digest).await? == Charge::Exceeds {
+                return Err(Fault::Denied("the owner's quota has no room for this".to_owned()));
+            }
+            break;
+        }
+        // The collector may remove it between the two statements.
+        if connection.execute(renew, values![repo_id, digest, now + lease_ms]).await? == 1 {
+            break;
+        }
+    }
     let complete = "UPDATE manifest_blob SET linked = digest \
                     WHERE repo_id = $1 AND digest = $2 AND linked IS NULL";
     connection.execute(complete, values![repo_id, digest]).await?;
     Ok(())
 }
 
-/// Makes a blob of one repository a blob of another; the caller may pull from the first.
-pub(crate) struct Mount {
-    pub(crate) from: RepositoryName,
-    pub(crate) to: RepositoryName,
-    pub(crate) digest: Digest,
-    pub(crate) lease_ms: i64,
+/// Makes a blob of one repository a blob of another; the caller may pull from the first. `false` when
+/// the first lacks it.
+///
+/// # Errors
+/// [`Fault::Denied`] when the quota has no room.
+pub async fn mount(
+    registry: &Registry,
+    from: RepositoryName,
+    to: RepositoryName,
+    digest: Digest,
+) -> Result<bool, Fault> {
+    registry.database.write(Mount { from, to, digest, lease_ms: registry.lease_ms() }).await
+}
+
+struct Mount {
+    from: RepositoryName,
+    to: RepositoryName,
+    digest: Digest,
+    lease_ms: i64,
 }
 
 impl Transaction for Mount {
@@ -180,13 +201,13 @@ impl Transaction for Mount {
 
     async fn run(&self, connection: &mut Connection) -> Result<bool, Fault> {
         let Some(from) = find_repo(connection, &self.from).await? else { return Ok(false) };
-        let sql = "SELECT b.size_bytes FROM repo_blob l JOIN blob b ON b.digest = l.digest \
-                   WHERE l.repo_id = $1 AND l.digest = $2";
+        let sql = "SELECT digest FROM repo_blob WHERE repo_id = $1 AND digest = $2";
         let values = values![from.id, &self.digest];
-        let rows = connection.rows_locked(sql, values, Lock::KeyShare).await?;
-        let Some(row) = rows.first() else { return Ok(false) };
+        if connection.rows_locked(sql, values, Lock::KeyShare).await?.is_empty() {
+            return Ok(false);
+        }
         let to = ensure_repo(connection, &self.to).await?;
-        link(connection, to.id, (&self.digest, row.get(0)?), self.lease_ms).await?;
+        link(connection, to.id, &self.digest, self.lease_ms).await?;
         Ok(true)
     }
 }
@@ -231,6 +252,6 @@ impl Transaction for Delete {
         }
         let sql = "DELETE FROM repo_blob WHERE repo_id = $1 AND digest = $2";
         connection.execute(sql, values()).await?;
-        Ok(quota::refund(connection, repo.id, &self.digest.to_string()).await?)
+        Ok(quota::refund(connection, repo.id, &self.digest).await?)
     }
 }

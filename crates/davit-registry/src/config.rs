@@ -17,6 +17,8 @@ pub struct Limits {
     pub lease: Duration,
     /// How long a removed object's bytes stay on disk.
     pub trash_delay: Duration,
+    /// How long a referrer stays after its subject.
+    pub referrers: Duration,
     /// How long an upload session may rest.
     pub upload_idle: Duration,
     /// Largest manifest in bytes.
@@ -35,6 +37,7 @@ impl Default for Limits {
         Self {
             lease: DAY,
             trash_delay: DAY,
+            referrers: 7 * DAY,
             upload_idle: DAY,
             manifest_bytes: 4 << 20,
             blob_bytes: 1 << 40,

@@ -264,6 +264,12 @@ impl Database {
     }
 }
 
+/// A duration in the database's unit.
+pub(crate) fn ms(duration: Duration) -> i64 {
+    // A quarter, so that sums with times do not overflow.
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
+}
+
 fn local_ms(offset_ms: &AtomicI64) -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX) + offset_ms.load(Ordering::SeqCst)

@@ -22,7 +22,8 @@
 use std::time::Duration;
 
 use crate::{
-    db::{Connection, Database, DbError, Transaction, values},
+    config::Limits,
+    db::{Connection, Database, DbError, Transaction, ms, values},
     settings::SettingsError,
     store::{Store, StoreError},
 };
@@ -56,6 +57,15 @@ pub struct GcSettings {
     pub orphan_age: Duration,
     /// When the whole store is scanned.
     pub scan: Scan,
+}
+
+impl GcSettings {
+    /// The delays that the use cases promise, and the usual others.
+    #[must_use]
+    pub fn of(limits: &Limits) -> Self {
+        let Limits { lease, trash_delay, referrers, .. } = *limits;
+        Self { lease, trash_delay, referrers, ..Self::default() }
+    }
 }
 
 /// When phase E runs, which lists the whole store.
@@ -185,24 +195,10 @@ impl Transaction for ClaimScan {
     }
 }
 
-/// A duration in the database's unit.
-fn ms(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
-}
-
 /// Judges every tag of every repository that has rules, for `--dry-run`.
 ///
 /// # Errors
 /// [`GcError`].
 pub async fn retention_verdicts(database: &Database) -> Result<Vec<RetentionVerdict>, GcError> {
     tags::verdicts(database).await
-}
-
-/// The first column of every row.
-async fn ids(
-    reader: &mut Connection,
-    sql: &'static str,
-    values: Vec<crate::db::Value>,
-) -> Result<Vec<i64>, DbError> {
-    reader.rows(sql, values).await?.iter().map(|row| row.get(0)).collect()
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use davit_image::{Digest, Tag};
 
 use crate::{
-    db::{Connection, values},
+    db::{Connection, DbError, values},
     fault::Fault,
     name::RepositoryName,
     registry::Registry,
@@ -15,12 +15,15 @@ use crate::{
 mod cache;
 mod content;
 mod delete;
+mod history;
 mod put;
 
 pub(crate) use cache::Cache;
 use cache::Entry;
 pub use content::Content;
+pub(crate) use delete::{Delays, unlink};
 pub use delete::{delete, delete_tag};
+pub use history::{TagMove, history, undo};
 pub use put::{Condition, Put, put};
 
 /// A manifest as it is served.
@@ -111,7 +114,7 @@ pub(crate) async fn queue(
     repo_id: i64,
     digest: &Digest,
     after_ms: i64,
-) -> Result<(), Fault> {
+) -> Result<(), DbError> {
     let sql = "INSERT INTO gc_queue (repo_id, digest, after_ms) VALUES ($1, $2, $3) \
                ON CONFLICT (repo_id, digest) DO UPDATE SET after_ms = excluded.after_ms \
                WHERE gc_queue.after_ms < excluded.after_ms";

@@ -1,5 +1,7 @@
 //! Bytes that the repositories of an account hold: each blob counts once per account.
 
+use davit_image::Digest;
+
 use crate::db::{Connection, DbError, Lock, values};
 
 /// Whether a blob may be linked.
@@ -15,28 +17,31 @@ pub enum Charge {
 const OWNER: &str = "SELECT owner_id FROM repo WHERE id = $1";
 /// Serialises what is charged to one account; SQLite has one writer.
 const ACCOUNT: &str = "SELECT id FROM account WHERE id = $1";
+/// Whether another repository of the account has it.
 const HELD: &str = "SELECT CAST(1 AS BIGINT) WHERE EXISTS (SELECT 1 FROM repo_blob l \
-     JOIN repo r ON r.id = l.repo_id WHERE l.digest = $1 AND r.owner_id = $2)";
+     JOIN repo r ON r.id = l.repo_id WHERE l.digest = $1 AND r.owner_id = $2 AND r.id <> $3)";
 
 /// Charges a blob to the repository's owner, unless one of its repositories has it already.
 ///
-/// To be called in the transaction that links the blob, before the link is inserted.
+/// To be called in the transaction that links the blob, right after the link was inserted: rows are
+/// locked in the same order as by the collector, the link first.
 ///
 /// # Errors
 /// The database's.
 pub async fn charge(
     connection: &mut Connection,
     repo_id: i64,
-    digest: &str,
-    size_bytes: u64,
+    digest: &Digest,
 ) -> Result<Charge, DbError> {
+    const SIZE: &str = "SELECT size_bytes FROM blob WHERE digest = $1";
     const CHARGE: &str = "UPDATE account SET used_bytes = used_bytes + $2 WHERE id = $1 \
                           AND (quota_bytes IS NULL OR used_bytes + $2 <= quota_bytes)";
     let Some(owner) = owner_locked(connection, repo_id).await? else { return Ok(Charge::Taken) };
-    if connection.row(HELD, values![digest, owner]).await?.is_some() {
+    if connection.row(HELD, values![digest, owner, repo_id]).await?.is_some() {
         return Ok(Charge::Taken);
     }
-    let charged = connection.execute(CHARGE, values![owner, size_bytes]).await?;
+    let size: i64 = connection.row(SIZE, values![digest]).await?.map_or(Ok(0), |row| row.get(0))?;
+    let charged = connection.execute(CHARGE, values![owner, size]).await?;
     Ok(if charged == 1 { Charge::Taken } else { Charge::Exceeds })
 }
 
@@ -47,12 +52,12 @@ pub async fn charge(
 pub async fn refund(
     connection: &mut Connection,
     repo_id: i64,
-    digest: &str,
+    digest: &Digest,
 ) -> Result<(), DbError> {
     const REFUND: &str = "UPDATE account SET used_bytes = used_bytes - \
          (SELECT size_bytes FROM blob WHERE digest = $2) WHERE id = $1";
     let Some(owner) = owner_locked(connection, repo_id).await? else { return Ok(()) };
-    if connection.row(HELD, values![digest, owner]).await?.is_none() {
+    if connection.row(HELD, values![digest, owner, repo_id]).await?.is_none() {
         connection.execute(REFUND, values![owner, digest]).await?;
     }
     Ok(())
@@ -63,6 +68,6 @@ async fn owner_locked(connection: &mut Connection, repo_id: i64) -> Result<Optio
     let Some(owner) = row.map(|row| row.get::<Option<i64>>(0)).transpose()?.flatten() else {
         return Ok(None);
     };
-    connection.rows_locked(ACCOUNT, values![owner], Lock::Update).await?;
+    connection.rows_locked(ACCOUNT, values![owner], Lock::NoKeyUpdate).await?;
     Ok(Some(owner))
 }

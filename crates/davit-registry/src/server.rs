@@ -240,11 +240,7 @@ impl Server {
 
 /// Collects garbage now and then until the end.
 async fn collect(registry: Registry, mut stopped: watch::Receiver<bool>) {
-    let settings = GcSettings {
-        lease: registry.limits.lease,
-        trash_delay: registry.limits.trash_delay,
-        ..GcSettings::default()
-    };
+    let settings = GcSettings::of(&registry.limits);
     loop {
         tokio::select! {
             () = tokio::time::sleep(COLLECT) => {}

@@ -28,6 +28,9 @@ enum Inner {
 pub enum Lock {
     /// To change or delete them.
     Update,
+    /// To change columns that no foreign key names, while other transactions insert rows that name
+    /// these: one that has done so and then asks for [`Lock::Update`] meets another in a deadlock.
+    NoKeyUpdate,
     /// To change or delete them, passing over those that another transaction holds.
     UpdateSkipLocked,
     /// Only that nobody deletes them.
@@ -38,6 +41,7 @@ impl Lock {
     const fn clause(self) -> &'static str {
         match self {
             Self::Update => " FOR UPDATE",
+            Self::NoKeyUpdate => " FOR NO KEY UPDATE",
             Self::UpdateSkipLocked => " FOR UPDATE SKIP LOCKED",
             Self::KeyShare => " FOR KEY SHARE",
         }
@@ -186,8 +190,10 @@ impl Connection {
 
     fn noted<T>(&mut self, outcome: Result<T, sqlx::Error>) -> Result<T, DbError> {
         if let Err(sqlx::Error::Database(error)) = &outcome {
-            // serialization_failure, deadlock_detected
-            self.met_another |= matches!(error.code().as_deref(), Some("40001" | "40P01"));
+            // serialization_failure, deadlock_detected; and foreign_key_violation: what a statement
+            // has just seen was removed before the key's own lock was had.
+            let code = error.code();
+            self.met_another |= matches!(code.as_deref(), Some("40001" | "40P01" | "23503"));
         }
         outcome.map_err(DbError::from)
     }

@@ -1,8 +1,8 @@
 //! Phase C: blobs that no repository has.
 
 use crate::{
-    db::{Connection, Database, DbError, Lock, Transaction, values},
-    gc::{BATCH, GcError, GcSettings, Mode, ms},
+    db::{Connection, Database, DbError, Lock, Transaction, ms, values},
+    gc::{BATCH, GcError, GcSettings, Mode},
 };
 
 pub(super) async fn collect(

@@ -1,12 +1,14 @@
 //! Phase B: links that no manifest uses and no client was promised.
 
+use davit_image::Digest;
+
 use crate::{
     db::{Connection, Database, DbError, Lock, Transaction, values},
     gc::{BATCH, GcError, Mode},
     quota,
 };
 
-type Key = (i64, String);
+type Key = (i64, Digest);
 
 pub(super) async fn collect(database: &Database, mode: Mode) -> Result<u64, GcError> {
     const UNUSED: &str = "SELECT repo_id, digest, lease_until FROM repo_blob l \
@@ -21,7 +23,7 @@ pub(super) async fn collect(database: &Database, mode: Mode) -> Result<u64, GcEr
         let rows = reader.rows(UNUSED, values![reader.now_ms(), at.0, at.1, &at.2]).await?;
         drop(reader);
         let Some(last) = rows.last() else { return Ok(gone) };
-        at = (last.get(2)?, last.get(0)?, last.get(1)?);
+        at = (last.get(2)?, last.get(0)?, last.get::<String>(1)?);
         let keys: Result<Vec<Key>, DbError> =
             rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?))).collect();
         let keys = keys?;
@@ -67,7 +69,7 @@ impl Transaction for Remove {
 async fn remove_unused(
     connection: &mut Connection,
     repo_id: i64,
-    digest: &str,
+    digest: &Digest,
 ) -> Result<bool, DbError> {
     // A statement of its own, so that it sees what was committed before the lock was had.
     const DELETE: &str = "DELETE FROM repo_blob WHERE repo_id = $1 AND digest = $2 \

@@ -3,8 +3,9 @@
 use davit_image::Digest;
 
 use crate::{
-    db::{Connection, Database, DbError, Lock, Transaction, values},
-    gc::{BATCH, GcError, GcSettings, Mode, ms},
+    db::{Connection, Database, DbError, Lock, Transaction, ms, values},
+    gc::{BATCH, GcError, GcSettings, Mode},
+    manifests::{Delays, unlink},
     settings::RepositorySettings,
 };
 
@@ -62,23 +63,6 @@ pub(super) async fn collect(
             gone += u64::from(removed);
         }
     }
-}
-
-/// Queues a manifest that something has let go, to be looked at from `after_ms`.
-///
-/// # Errors
-/// The database's.
-pub(super) async fn queue(
-    connection: &mut Connection,
-    manifest_id: i64,
-    after_ms: i64,
-) -> Result<(), DbError> {
-    const QUEUE: &str = "INSERT INTO gc_queue (repo_id, digest, after_ms) \
-         SELECT repo_id, digest, $2 FROM manifest WHERE id = $1 \
-         ON CONFLICT (repo_id, digest) DO UPDATE SET after_ms = excluded.after_ms \
-         WHERE gc_queue.after_ms < excluded.after_ms";
-    connection.execute(QUEUE, values![manifest_id, after_ms]).await?;
-    Ok(())
 }
 
 /// Judges a queued manifest by the rows as they are.
@@ -146,39 +130,14 @@ impl Transaction for Remove {
         connection.execute(DONE, key()).await?;
         match rows.first() {
             Some(row) if fate == Fate::Goes => {
-                let_go(connection, row.get(0)?, &self.settings).await?;
+                let delays = Delays {
+                    lease_ms: ms(self.settings.lease),
+                    referrers_ms: ms(self.settings.referrers),
+                };
+                unlink(connection, self.repo_id, (row.get(0)?, &self.digest), delays).await?;
                 Ok(true)
             }
             _ => Ok(false),
         }
     }
-}
-
-/// Removes a manifest that nothing holds: what it held gets a lease, and is looked at later.
-async fn let_go(
-    connection: &mut Connection,
-    manifest_id: i64,
-    settings: &GcSettings,
-) -> Result<(), DbError> {
-    const LINKS: &str = "UPDATE repo_blob SET lease_until = $2 WHERE lease_until < $2 \
-         AND (repo_id, digest) IN (SELECT repo_id, linked FROM manifest_blob \
-                                   WHERE manifest_id = $1 AND linked IS NOT NULL)";
-    const CHILD_LEASES: &str = "UPDATE manifest SET lease_until = $2 WHERE lease_until < $2 \
-         AND id IN (SELECT child_id FROM manifest_child WHERE parent_id = $1)";
-    const CHILDREN: &str = "SELECT child_id FROM manifest_child \
-         WHERE parent_id = $1 AND child_id IS NOT NULL";
-    const REFERRERS: &str = "SELECT r.id FROM manifest m \
-         JOIN manifest r ON r.repo_id = m.repo_id AND r.subject = m.digest WHERE m.id = $1";
-    let now = connection.now_ms();
-    let lease = now + ms(settings.lease);
-    connection.execute(LINKS, values![manifest_id, lease]).await?;
-    connection.execute(CHILD_LEASES, values![manifest_id, lease]).await?;
-    for id in super::ids(connection, CHILDREN, values![manifest_id]).await? {
-        queue(connection, id, now).await?;
-    }
-    for id in super::ids(connection, REFERRERS, values![manifest_id]).await? {
-        queue(connection, id, now + ms(settings.referrers)).await?;
-    }
-    connection.execute("DELETE FROM manifest WHERE id = $1", values![manifest_id]).await?;
-    Ok(())
 }

@@ -3,8 +3,8 @@
 use davit_image::Digest;
 
 use crate::{
-    db::{Connection, Database, DbError, Transaction, values},
-    gc::{BATCH, GcError, GcSettings, Mode, blobs::discard, ms},
+    db::{Connection, Database, DbError, Transaction, ms, values},
+    gc::{BATCH, GcError, GcSettings, Mode, blobs::discard},
     store::{Key, Store},
 };
 

@@ -1,8 +1,11 @@
 //! Retention: tags that no rule of their repository keeps are removed.
 
+use davit_image::Digest;
+
 use crate::{
     db::{Connection, Database, DbError, Lock, Transaction, values},
     gc::{BATCH, GcError, Mode},
+    manifests::queue,
     retention::{TagFacts, Verdict, judge},
     settings::RepositorySettings,
 };
@@ -103,21 +106,21 @@ impl Transaction for RemoveTags {
     type Error = DbError;
 
     async fn run(&self, connection: &mut Connection) -> Result<u64, DbError> {
-        const TAG: &str = "SELECT manifest_id FROM tag \
-                           WHERE repo_id = $1 AND name = $2 AND version = $3";
+        const TAG: &str = "SELECT m.digest FROM tag t JOIN manifest m ON m.id = t.manifest_id \
+                           WHERE t.repo_id = $1 AND t.name = $2 AND t.version = $3";
         const DELETE: &str = "DELETE FROM tag WHERE repo_id = $1 AND name = $2";
-        const EVENT: &str = "INSERT INTO tag_event (repo_id, name, old_digest, at) \
-                             SELECT repo_id, $1, digest, $2 FROM manifest WHERE id = $3";
+        const EVENT: &str =
+            "INSERT INTO tag_event (repo_id, name, old_digest, at) VALUES ($1, $2, $3, $4)";
         let now = connection.now_ms();
         let mut removed = 0;
         for (name, version) in &self.tags {
             let values = values![self.repo_id, name, *version];
-            let rows = connection.rows_locked(TAG, values, Lock::Update).await?;
+            let rows = connection.rows_locked(TAG, values, Lock::NoKeyUpdate).await?;
             let Some(row) = rows.first() else { continue };
-            let manifest: i64 = row.get(0)?;
-            connection.execute(EVENT, values![name, now, manifest]).await?;
+            let digest: Digest = row.get(0)?;
+            connection.execute(EVENT, values![self.repo_id, name, &digest, now]).await?;
             connection.execute(DELETE, values![self.repo_id, name]).await?;
-            super::manifests::queue(connection, manifest, now).await?;
+            queue(connection, self.repo_id, &digest, now).await?;
             removed += 1;
         }
         Ok(removed)

@@ -11,7 +11,7 @@ use super::{
     queue,
 };
 use crate::{
-    db::{Connection, Lock, Transaction, values},
+    db::{Connection, DbError, Lock, Transaction, ms, values},
     fault::Fault,
     name::RepositoryName,
     registry::{Registry, Repo, find_repo},
@@ -67,7 +67,7 @@ impl Transaction for DeleteTag {
         let sql = "UPDATE manifest SET lease_until = $1 \
                    WHERE repo_id = $2 AND digest = $3 AND lease_until < $1";
         connection.execute(sql, values![lease, repo.id, &digest]).await?;
-        queue(connection, repo.id, &digest, lease).await
+        Ok(queue(connection, repo.id, &digest, lease).await?)
     }
 
     fn committed(&self) {
@@ -91,7 +91,10 @@ pub async fn delete(
         digest: *digest,
         by,
         sparse: registry.limits.sparse,
-        lease_ms: registry.lease_ms(),
+        delays: Delays {
+            lease_ms: registry.lease_ms(),
+            referrers_ms: ms(registry.limits.referrers),
+        },
         cache: Arc::clone(&registry.manifests),
     };
     registry.database.write(transaction).await
@@ -102,7 +105,7 @@ struct DeleteManifest {
     digest: Digest,
     by: Option<i64>,
     sparse: bool,
-    lease_ms: i64,
+    delays: Delays,
     cache: Arc<Cache>,
 }
 
@@ -118,7 +121,7 @@ impl Transaction for DeleteManifest {
         let id: i64 = rows.first().ok_or(Fault::MANIFEST_UNKNOWN)?.get(0)?;
         self.leave_parents(connection, repo, id).await?;
         self.delete_tags(connection, repo, id).await?;
-        unlink(connection, repo, (id, &self.digest), self.lease_ms).await
+        Ok(unlink(connection, repo.id, (id, &self.digest), self.delays).await?)
     }
 
     fn committed(&self) {
@@ -167,26 +170,43 @@ impl DeleteManifest {
     }
 }
 
+/// How long what a manifest held stays after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Delays {
+    /// Blobs and children.
+    pub(crate) lease_ms: i64,
+    /// What refers to it.
+    pub(crate) referrers_ms: i64,
+}
+
 /// Deletes a manifest that no tag and no index names: its blobs get a lease; its children and what
 /// refers to it are looked at by the collector.
+///
+/// # Errors
+/// The database's; a foreign key refuses it while something names the manifest.
 pub(crate) async fn unlink(
     connection: &mut Connection,
-    repo: Repo,
+    repo_id: i64,
     (id, digest): (i64, &Digest),
-    lease_ms: i64,
-) -> Result<(), Fault> {
-    let lease = connection.now_ms() + lease_ms;
+    delays: Delays,
+) -> Result<(), DbError> {
+    let now = connection.now_ms();
+    let lease = now + delays.lease_ms;
     let sql = "UPDATE repo_blob SET lease_until = $1 WHERE repo_id = $2 AND lease_until < $1 \
                AND digest IN (SELECT linked FROM manifest_blob \
                WHERE manifest_id = $3 AND linked IS NOT NULL)";
-    connection.execute(sql, values![lease, repo.id, id]).await?;
+    connection.execute(sql, values![lease, repo_id, id]).await?;
     let sql = "UPDATE manifest SET lease_until = $1 WHERE lease_until < $1 AND id IN \
                (SELECT child_id FROM manifest_child WHERE parent_id = $2 AND child_id IS NOT NULL)";
     connection.execute(sql, values![lease, id]).await?;
-    let sql = "SELECT digest FROM manifest_child WHERE parent_id = $1 AND child_id IS NOT NULL \
-               UNION SELECT digest FROM manifest WHERE repo_id = $2 AND subject = $3";
-    for row in connection.rows(sql, values![id, repo.id, digest]).await? {
-        queue(connection, repo.id, &row.get(0)?, lease).await?;
+    let sql = "SELECT digest FROM manifest_child WHERE parent_id = $1 AND child_id IS NOT NULL";
+    for row in connection.rows(sql, values![id]).await? {
+        queue(connection, repo_id, &row.get(0)?, lease).await?;
+    }
+    let sql = "SELECT digest FROM manifest WHERE repo_id = $1 AND subject = $2";
+    for row in connection.rows(sql, values![repo_id, digest]).await? {
+        let after = lease.max(now + delays.referrers_ms);
+        queue(connection, repo_id, &row.get(0)?, after).await?;
     }
     // An index that names itself would refuse its own end.
     let sql = "UPDATE manifest_child SET child_id = NULL WHERE parent_id = $1 AND child_id = $1";

@@ -136,11 +136,16 @@ impl PutManifest {
             self.put.by,
             lease
         ];
-        let is_new = connection.execute(insert, row).await? == 1;
-        if !is_new {
-            let renew = "UPDATE manifest SET lease_until = $1 WHERE repo_id = $2 AND digest = $3";
-            connection.execute(renew, values![lease, repo.id, digest]).await?;
-        }
+        let renew = "UPDATE manifest SET lease_until = $1 WHERE repo_id = $2 AND digest = $3";
+        let is_new = loop {
+            if connection.execute(insert, row.clone()).await? == 1 {
+                break true;
+            }
+            // The collector may remove it between the two statements.
+            if connection.execute(renew, values![lease, repo.id, digest]).await? == 1 {
+                break false;
+            }
+        };
         let find = "SELECT id FROM manifest WHERE repo_id = $1 AND digest = $2";
         let row = connection.row(find, values![repo.id, digest]).await?;
         let id = row.ok_or(sqlx::Error::RowNotFound)?.get(0)?;
@@ -226,19 +231,30 @@ impl PutManifest {
         if !self.put.rights.allows(action) {
             return Err(Fault::Denied(format!("the account may not move the tag {tag}")));
         }
-        let now = connection.now_ms();
-        let upsert = "INSERT INTO tag (repo_id, name, manifest_id, version, updated_at, updated_by) \
-                      VALUES ($1, $2, $3, 1, $4, $5) ON CONFLICT (repo_id, name) DO UPDATE \
-                      SET manifest_id = excluded.manifest_id, version = tag.version + 1, \
-                      updated_at = excluded.updated_at, updated_by = excluded.updated_by";
-        let row = values![repo.id, tag.as_str(), id, now, self.put.by];
-        connection.execute(upsert, row).await?;
+        move_to(connection, repo, tag, (id, self.put.by)).await?;
         tell(connection, repo, tag.as_str(), (old.as_ref(), Some(digest), self.put.by)).await?;
         if let Some(old) = old {
-            queue(connection, repo.id, &old, now + self.lease_ms).await?;
+            let after = connection.now_ms() + self.lease_ms;
+            queue(connection, repo.id, &old, after).await?;
         }
         Ok(())
     }
+}
+
+/// Makes a tag name a manifest of its repository.
+pub(super) async fn move_to(
+    connection: &mut Connection,
+    repo: Repo,
+    tag: &Tag,
+    (manifest_id, by): (i64, Option<i64>),
+) -> Result<(), DbError> {
+    let upsert = "INSERT INTO tag (repo_id, name, manifest_id, version, updated_at, updated_by) \
+                  VALUES ($1, $2, $3, 1, $4, $5) ON CONFLICT (repo_id, name) DO UPDATE \
+                  SET manifest_id = excluded.manifest_id, version = tag.version + 1, \
+                  updated_at = excluded.updated_at, updated_by = excluded.updated_by";
+    let row = values![repo.id, tag.as_str(), manifest_id, connection.now_ms(), by];
+    connection.execute(upsert, row).await?;
+    Ok(())
 }
 
 /// What a tag names now; nobody else moves it until the transaction ends.
@@ -249,7 +265,7 @@ pub(super) async fn lock_tag(
 ) -> Result<Option<Digest>, DbError> {
     // The repository's row is locked: a tag that does not exist yet has none.
     let sql = "SELECT id FROM repo WHERE id = $1";
-    connection.rows_locked(sql, values![repo.id], Lock::Update).await?;
+    connection.rows_locked(sql, values![repo.id], Lock::NoKeyUpdate).await?;
     let sql = "SELECT m.digest FROM tag t JOIN manifest m ON m.id = t.manifest_id \
                WHERE t.repo_id = $1 AND t.name = $2";
     let row = connection.row(sql, values![repo.id, tag.as_str()]).await?;

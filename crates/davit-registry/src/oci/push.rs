@@ -69,9 +69,7 @@ impl Oci {
             if !self.may_pull(caller, &from).await? {
                 continue;
             }
-            let lease_ms = self.registry.lease_ms();
-            let mount = blobs::Mount { from, to: name.clone(), digest, lease_ms };
-            if self.registry.database.write(mount).await? {
+            if blobs::mount(&self.registry, from, name.clone(), digest).await? {
                 return Ok(true);
             }
         }

@@ -1,9 +1,14 @@
 //! A registry on each pair of database and store, and short words for its use cases.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::Duration,
+};
 
 use davit_image::{Digest, MediaType};
 use davit_registry::{
+    auth::Rights,
     blobs,
     check::{self, Depth, Finding, Repair},
     config::Limits,
@@ -38,8 +43,9 @@ pub(crate) const SETTINGS: GcSettings = GcSettings {
 pub(crate) struct Bench {
     pub(crate) registry: Registry,
     pub(crate) settings: GcSettings,
-    dir: TempDir,
-    _postgres: Option<Postgres>,
+    folder: PathBuf,
+    postgres: Mutex<Option<Postgres>>,
+    _dir: Option<TempDir>,
 }
 
 /// Runs a test on every pair that can be had here.
@@ -57,19 +63,40 @@ pub(crate) fn on_each(test: impl AsyncFn(&Bench)) {
 impl Bench {
     pub(crate) async fn new(postgres: Option<Postgres>, settings: GcSettings) -> Self {
         let dir = TempDir::new();
-        let location = match &postgres {
-            Some(postgres) => Location::Postgres(postgres.url()),
-            None => Location::Sqlite(dir.join("registry.db")),
-        };
+        let folder = dir.path().to_owned();
+        let bench = Self::open(folder, postgres, settings).await;
+        Self { _dir: Some(dir), ..bench }
+    }
+
+    /// On SQLite in this folder, which stays.
+    pub(crate) async fn at(folder: &Path, settings: GcSettings) -> Self {
+        Self::open(folder.to_owned(), None, settings).await
+    }
+
+    async fn open(folder: PathBuf, postgres: Option<Postgres>, settings: GcSettings) -> Self {
+        let location = location(&folder, postgres.as_ref());
         let database = Database::open(&location).await.unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(&folder).unwrap();
         let limits = Limits {
             lease: settings.lease,
             trash_delay: settings.trash_delay,
+            referrers: settings.referrers,
             ..Limits::default()
         };
         let registry = Registry::new(database, store, limits);
-        Self { registry, settings, dir, _postgres: postgres }
+        Self { registry, settings, folder, postgres: Mutex::new(postgres), _dir: None }
+    }
+
+    /// Another node on the same database and store.
+    pub(crate) async fn node(&self) -> Registry {
+        let location = location(&self.folder, self.postgres.lock().unwrap().as_ref());
+        let database = Database::open(&location).await.unwrap();
+        Registry::new(database, self.registry.store.clone(), self.registry.limits)
+    }
+
+    /// Kills the database server, and starts it again.
+    pub(crate) fn restart_postgres(&self) {
+        self.postgres.lock().unwrap().as_mut().expect("a server").restart();
     }
 
     pub(crate) fn pass(&self, time: Duration) {
@@ -112,17 +139,7 @@ impl Bench {
         tags: &[&str],
         body: String,
     ) -> Result<Digest, Fault> {
-        let content = Content::parse(body.into(), None)?;
-        let put = Put {
-            name: name(repository),
-            digest: Some(Digest::of(&content.body)),
-            content,
-            tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
-            condition: Condition::None,
-            rights: davit_registry::auth::Rights::ALL,
-            by: None,
-        };
-        manifests::put(&self.registry, put).await
+        manifests::put(&self.registry, to_put(repository, tags, body)).await
     }
 
     /// Pushes an image of a config and one layer of these bytes.
@@ -159,7 +176,7 @@ impl Bench {
     /// Files of blobs in the directory.
     pub(crate) fn objects(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
-        let mut folders = vec![self.dir.join("blobs")];
+        let mut folders = vec![self.folder.join("blobs")];
         while let Some(folder) = folders.pop() {
             for entry in fs_err::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
@@ -167,6 +184,13 @@ impl Bench {
             }
         }
         files
+    }
+}
+
+fn location(folder: &Path, postgres: Option<&Postgres>) -> Location {
+    match postgres {
+        Some(postgres) => Location::Postgres(postgres.url()),
+        None => Location::Sqlite(folder.join("registry.db")),
     }
 }
 
@@ -178,6 +202,20 @@ impl Transaction for Tell {
 
     async fn run(&self, connection: &mut Connection) -> Result<u64, DbError> {
         connection.execute(self.0, self.1.clone()).await
+    }
+}
+
+/// A manifest as a client without an account pushes it.
+pub(crate) fn to_put(repository: &str, tags: &[&str], body: String) -> Put {
+    let content = Content::parse(body.into(), None).unwrap();
+    Put {
+        name: name(repository),
+        digest: Some(Digest::of(&content.body)),
+        content,
+        tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
+        condition: Condition::None,
+        by: None,
+        rights: Rights::ALL,
     }
 }
 

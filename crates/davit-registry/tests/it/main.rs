@@ -1,11 +1,15 @@
 //! Tests of the registry server.
 #![allow(clippy::unwrap_used, reason = "a failed fixture is a failed test")]
+#![allow(clippy::print_stderr, reason = "a soak tells what it did")]
 
 mod auth;
 mod bench;
 mod blobs;
 mod db;
+mod failures;
 mod fixture;
 mod gc;
 mod gc_model;
 mod manifests;
+mod races;
+mod soak;
