@@ -169,6 +169,15 @@ pub struct BuildReport {
     pub materials: Vec<BuildMaterial>,
 }
 
+impl BuildReport {
+    /// What is told of images themselves.
+    fn of(reference: String, built: Vec<davit_build::Built>) -> Self {
+        let materials = attest::materials(&built);
+        let images = built.into_iter().map(|built| built.outcome).collect();
+        Self { reference, images, materials, ..Self::default() }
+    }
+}
+
 /// A question about a build; of base images that are not here only the configs are fetched.
 #[expect(missing_debug_implementations, reason = "a callback has nothing to show")]
 pub struct Question<'a> {
@@ -259,14 +268,14 @@ impl Engine {
     ) -> Result<BuildReport, BuildFailure> {
         self.find_volumes(&mut command.request.sandbox.volumes)?;
         let joined = self.joined_network(&command.request.network)?;
-        let store = self.store();
+        let (store, id) = (self.store(), lease.id().to_owned());
         let vcs = attest::vcs::facts(&command.request, command.repository.as_ref());
-        let begun = Begun { id: lease.id().to_owned(), at: Timestamp::now(), vcs };
+        let begun = Begun { id, at: Timestamp::now(), vcs };
         command.request.attest = command.attestations.asked(&command.outputs);
         let snapshots = self.snapshots()?;
+        let told = (progress, cancelled);
         let (engine, wanted, pull) = (self, Wanted::Image, command.reach.limit(command.pull));
         let images = Bases { engine, lease, pull, wanted, progress, cancelled };
-        let told = (progress, cancelled);
         let sources = self.fetcher(lease, &command.request, command.reach, told);
         let results = Results::default();
         let caches = self.caches((lease, &results), &command, events, told)?;
@@ -325,9 +334,7 @@ impl Engine {
             None => work(),
         };
         let (built, exported, provenance) = done.map_err(|error| error.unless(cancelled))?;
-        let materials = attest::materials(&built);
-        let images = built.into_iter().map(|built| built.outcome).collect();
-        Ok(BuildReport { reference, images, exported, exit_code: None, provenance, materials })
+        Ok(BuildReport { exported, provenance, ..BuildReport::of(reference, built) })
     }
 
     /// Brings what builds leave under its budgets.
