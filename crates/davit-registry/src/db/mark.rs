@@ -4,7 +4,7 @@ use std::{
     fs::File,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Mutex, PoisonError},
 };
 
 /// First copy of the WAL-index header: it counts commits (SQLite, `walformat.html` § 2.1).
@@ -18,14 +18,16 @@ pub struct ChangeMark([u8; HEADER_BYTES]);
 #[derive(Debug)]
 pub(super) struct WalIndex {
     path: PathBuf,
-    file: OnceLock<File>,
+    /// Opened once and never closed: with any descriptor of it that is closed, the process loses the
+    /// locks that SQLite holds on this file (fcntl(2) § Advisory record locking).
+    file: Mutex<Option<&'static File>>,
 }
 
 impl WalIndex {
     pub(super) fn of(database: &Path) -> Self {
         let mut path = database.as_os_str().to_owned();
         path.push("-shm");
-        Self { path: path.into(), file: OnceLock::new() }
+        Self { path: path.into(), file: Mutex::default() }
     }
 
     /// Reads the mark: one small read of memory that the kernel shares with all writers.
@@ -33,12 +35,17 @@ impl WalIndex {
     /// A header that is written at this moment gives a mark that no other equals: the reader asks
     /// the database then, as after any change.
     pub(super) fn mark(&self) -> Option<ChangeMark> {
-        if self.file.get().is_none() {
-            // Racing openers open the same file.
-            drop(self.file.set(fs_err::File::open(&self.path).ok()?.into_parts().0));
-        }
+        let file = self.open()?;
         let mut header = [0; HEADER_BYTES];
-        self.file.get()?.read_exact_at(&mut header, 0).ok()?;
+        file.read_exact_at(&mut header, 0).ok()?;
         Some(ChangeMark(header))
+    }
+    fn open(&self) -> Option<&'static File> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if file.is_none() {
+            let opened = fs_err::File::open(&self.path).ok()?.into_parts().0;
+            *file = Some(Box::leak(Box::new(opened)));
+        }
+        *file
     }
 }

@@ -118,7 +118,7 @@ impl fmt::Display for Action {
     }
 }
 
-/// Who takes part; all at once have 2,355,343 states, which are safe too and take a minute.
+/// Who takes part. All at once are too many states for a suite.
 #[derive(Clone, Copy)]
 struct Scene {
     clients: &'static [usize],

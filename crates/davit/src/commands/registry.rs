@@ -1,6 +1,8 @@
 //! `davit registry VERB`: a registry's accounts and rights.
 
 mod audit;
+mod check;
+mod gc;
 mod grant;
 mod organisation;
 mod repository;
@@ -15,6 +17,7 @@ use davit_registry::{
     auth::{AccountError, GlobError, NameError, PasswordError, RoleError, ScopeError},
     config::Places,
     db::{Database, DbError, Location},
+    store::{Store, StoreError},
 };
 
 use crate::{cli::Context, error::CliError};
@@ -69,6 +72,10 @@ pub(crate) enum RegistryCommand {
     /// Show or check the audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Remove what nothing needs any more, as the server does by itself
+    Gc(gc::GcArgs),
+    /// Compare the database with itself and with the stored blobs
+    Check(check::CheckArgs),
 }
 
 /// Runs `davit registry`.
@@ -87,7 +94,15 @@ pub(crate) fn run(args: RegistryArgs, context: &Context) -> Result<u8, CliError>
         RegistryCommand::Token(command) => token::run(command, &places),
         RegistryCommand::Repo(command) => repository::run(command, &places),
         RegistryCommand::Audit(command) => audit::run(command, &places),
+        RegistryCommand::Gc(args) => gc::run(&args, &places),
+        RegistryCommand::Check(args) => check::run(&args, &places),
     }
+}
+
+/// Opens the store of blobs.
+fn open_store(places: &Places) -> Result<Store, StoreError> {
+    // Other kinds were refused when the places were read.
+    Store::open(places.store().unwrap_or(&places.root))
 }
 
 /// Where the registry is.
@@ -101,7 +116,11 @@ fn places(args: &RegistryArgs, context: &Context) -> Result<Places, CliError> {
         Some(_) => return Err(CliError::usage("--db takes a URL of the form postgres://…")),
     };
     let root = context.given_root().map_or_else(|| PathBuf::from(ROOT), PathBuf::from);
-    Ok(Places { root, database, store: args.store.clone() })
+    let places = Places { root, database, store: args.store.clone() };
+    match places.store() {
+        Some(_) => Ok(places),
+        None => Err(CliError::usage("--store takes a URL of the form file:DIR")),
+    }
 }
 
 /// Does something with the registry's database.
@@ -150,6 +169,10 @@ enum Fault {
     Role(#[from] RoleError),
     #[error(transparent)]
     Scope(#[from] ScopeError),
+    #[error(transparent)]
+    Gc(#[from] gc::GcFault),
+    #[error(transparent)]
+    Check(#[from] check::CheckFault),
     #[error("{0}")]
     Text(String),
 }

@@ -1,0 +1,126 @@
+//! `davit registry serve` as a team meets it: log in, push, pull, collect, check.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::PathBuf,
+    process::{Child, ChildStderr, Command, Stdio},
+};
+
+use davit_test::{Davit, Outcome, TempDir};
+
+/// A server on a free port, ended when dropped.
+struct Served {
+    davit: Davit,
+    dir: TempDir,
+    server: Child,
+    /// What it says later goes there.
+    _words: BufReader<ChildStderr>,
+    address: String,
+}
+
+impl Served {
+    fn start() -> Self {
+        let davit = Davit::new(env!("CARGO_BIN_EXE_davit"));
+        let dir = TempDir::new();
+        let mut command = davit.command(["registry", "serve", "--listen", "127.0.0.1:0", "--root"]);
+        command.arg(dir.join("registry")).stderr(Stdio::piped());
+        let mut server = command.spawn().unwrap();
+        let (mut line, mut words) = (String::new(), BufReader::new(server.stderr.take().unwrap()));
+        words.read_line(&mut line).unwrap();
+        let address = line.trim().split("http://").nth(1).expect(&line).to_owned();
+        Self { davit, dir, server, _words: words, address }
+    }
+
+    fn registry(&self, words: &[&str]) -> Command {
+        let mut command = self.davit.command(["registry"]);
+        command.args(words).arg("--root").arg(self.dir.join("registry"));
+        command
+    }
+
+    fn run(&self, words: &[&str], input: &str) -> Outcome {
+        given(self.davit.command(words.iter().copied()), input)
+    }
+
+    fn ok(&self, words: &[&str], input: &str) -> String {
+        let outcome = self.run(words, input);
+        assert_eq!(outcome.code, 0, "{words:?}: {}", outcome.stderr);
+        outcome.stdout.trim_end().to_owned()
+    }
+
+    fn image(&self, name: &str) -> String {
+        format!("{}/{name}", self.address)
+    }
+
+    /// Every file that holds a blob.
+    fn blobs(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut stack = vec![self.dir.join("registry/blobs")];
+        while let Some(directory) = stack.pop() {
+            for entry in fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() { stack.push(path) } else { found.push(path) }
+            }
+        }
+        found
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ended = self.server.kill();
+        let _reaped = self.server.wait();
+    }
+}
+
+fn given(mut command: Command, input: &str) -> Outcome {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // Whoever asks nothing may be gone.
+    let _unread = child.stdin.take().unwrap().write_all(input.as_bytes());
+    Outcome::from(child.wait_with_output().unwrap())
+}
+
+#[test]
+fn a_user_logs_in_pushes_and_pulls_and_the_store_is_sound() {
+    let served = Served::start();
+    let password = "wonderland\n";
+    for user in ["alice", "bob"] {
+        let add = served.registry(&["user", "add", user, "--password-stdin"]);
+        assert_eq!(given(add, password).code, 0);
+    }
+    let context = served.dir.join("context");
+    fs::create_dir(&context).unwrap();
+    fs::write(context.join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").unwrap();
+    let image = served.image("alice/app:1");
+    served.ok(&["build", "--quiet", "--tag", &image, context.to_str().unwrap()], "");
+
+    let stranger = served.run(&["push", &image], "");
+    assert_ne!(stranger.code, 0, "nobody is logged in");
+    let login =
+        |user: &'static str| ["login", "-u", user, "--password-stdin", served.address.as_str()];
+    assert_ne!(served.run(&login("alice"), "looking-glass\n").code, 0);
+    served.ok(&login("alice"), password);
+    served.ok(&["push", &image], "");
+    served.ok(&["rmi", &image], "");
+    served.ok(&["pull", &image], "");
+    served.ok(&login("bob"), password);
+    let other = served.run(&["push", &image], "");
+    assert_ne!(other.code, 0, "the namespace is alice's");
+
+    let dry = given(served.registry(&["gc", "--dry-run"]), "");
+    assert_eq!((dry.code, dry.stdout.trim()), (0, "nothing to remove"), "{}", dry.stderr);
+    let sound = given(served.registry(&["check", "--read"]), "");
+    assert_eq!((sound.code, sound.stdout.trim()), (0, "nothing is wrong"), "{}", sound.stderr);
+    let blobs = served.blobs();
+    assert_eq!(blobs.len(), 2, "a config and a layer: {blobs:?}");
+    fs::remove_file(&blobs[0]).unwrap();
+    let broken = given(served.registry(&["check"]), "");
+    assert_eq!(broken.code, 1, "{}", broken.stdout);
+    let repaired = given(served.registry(&["check", "--repair"]), "");
+    assert_eq!(repaired.code, 1, "it tells what it mended: {}", repaired.stdout);
+    served.ok(&login("alice"), password);
+    served.ok(&["push", &image], "");
+    let healed = given(served.registry(&["check", "--read"]), "");
+    assert_eq!((healed.code, healed.stdout.trim()), (0, "nothing is wrong"), "{}", healed.stderr);
+}
