@@ -347,7 +347,8 @@ impl<'p, 'a> StageBuilder<'p, 'a> {
             _ => format!("/{cleaned}"),
         };
         self.config().working_dir.clone_from(&directory);
-        if cleaned.is_empty() {
+        // The same place in other words gets a layer, as with BuildKit: an empty one.
+        if directory == "/" {
             self.record(history::word("WORKDIR", &directory));
             return Ok(());
         }

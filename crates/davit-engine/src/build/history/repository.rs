@@ -183,6 +183,7 @@ mod tests {
             assert_eq!(repository_of(&temp.join("a")).unwrap().url, "");
         }
         // What would lead elsewhere leads nowhere.
+        write("a/.git/config", "[remote \"origin\"]\nurl = https://h/o.git\n");
         write("a/.git/HEAD", "ref: ../../../x\n");
         write("x", &commit);
         assert_eq!(repository_of(&temp.join("a")).unwrap().revision, "");
