@@ -4,6 +4,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     rc::Rc,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -14,6 +15,9 @@ use super::{
     measure::Measured,
     peers::{self, Buildkit, Docker},
 };
+
+/// How long the removal of what a build left may take.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What to build.
 #[derive(Debug)]
@@ -155,6 +159,18 @@ impl Builder for Davit {
         }
         command.arg(job.context);
         command
+    }
+}
+
+/// What commands wrote is removed behind a build: whoever is measured next has no part in it.
+impl Drop for Davit {
+    fn drop(&mut self) {
+        let unfinished = self.folder.join("root/tmp");
+        let is_left = || fs_err::read_dir(&unfinished).is_ok_and(|left| left.count() > 0);
+        let deadline = Instant::now() + PATIENCE;
+        while is_left() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 }
 
