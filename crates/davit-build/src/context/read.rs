@@ -80,8 +80,8 @@ fn open_beneath(directory: &OwnedFd, path: &[u8], flags: OFlags) -> Result<Owned
 /// Directories that a [`Root`] keeps open; each thread that reads is in one or two at a time.
 const KEPT: usize = 16;
 
-/// The root of a context, with the directories that files were opened in last: to look for each
-/// file from the root costs several times as much.
+/// The root of a context, with the directories that files were opened in last: files come directory
+/// by directory, and none is looked for from the root.
 #[derive(Debug)]
 pub(crate) struct Root {
     directory: Arc<OwnedFd>,

@@ -34,7 +34,7 @@ use crate::{
 /// How often trees are prepared for one command.
 const MOUNT_ATTEMPTS: usize = 3;
 /// Changes of a command from which on what it wrote is removed by another process: a disk that is
-/// told of each file that goes takes some 50 µs for one.
+/// told of each file that goes (mount option `discard`) holds up who removes it.
 const MANY: usize = 1000;
 /// Last lines of a failed command's output that are kept for the error.
 const TAIL_LINES: usize = 20;
