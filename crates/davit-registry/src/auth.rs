@@ -41,4 +41,5 @@ pub use policy::{Caller, Decision, Identity, Limit, Need, Standing, decide};
 pub use rights::{Action, Rights, Role, RoleError};
 pub use service::{Auth, AuthError, AuthSettings, Refusal};
 pub use throttle::{Attempt, Throttle, ThrottleSettings};
+pub(crate) use token_server::Told;
 pub use token_server::{peer, refused, routes};

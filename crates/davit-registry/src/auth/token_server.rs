@@ -306,30 +306,49 @@ fn bad_request(error: &str) -> Response {
     (StatusCode::BAD_REQUEST, axum::Json(body)).into_response()
 }
 
-/// The answer to a credential that is not taken: the same for every reason that tells of accounts.
+/// What a client is told of a credential that is not taken.
+pub(crate) struct Told {
+    pub(crate) status: StatusCode,
+    pub(crate) code: ErrorCode,
+    pub(crate) message: String,
+    /// Seconds after which another attempt makes sense.
+    pub(crate) wait_seconds: Option<u64>,
+}
+
+impl Refusal {
+    /// The same for every reason that tells of accounts.
+    pub(crate) fn told(&self) -> Told {
+        let (status, code, wait_seconds) = match self {
+            Self::Wrong => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, None),
+            Self::Throttled(wait) => {
+                let wait = wait.as_secs().max(1);
+                (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, Some(wait))
+            }
+            Self::Busy | Self::Database(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, Some(1))
+            }
+        };
+        let message = match self {
+            Self::Database(error) => {
+                tracing::error!(%error, "authentication is out of order");
+                "the registry cannot answer now".to_owned()
+            }
+            other => other.to_string(),
+        };
+        Told { status, code, message, wait_seconds }
+    }
+}
+
+/// The answer to a credential that is not taken.
 #[must_use]
 pub fn refused(refusal: &Refusal) -> Response {
-    let (status, code, wait) = match refusal {
-        Refusal::Wrong => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, None),
-        Refusal::Throttled(wait) => {
-            (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, Some(wait.as_secs().max(1)))
-        }
-        Refusal::Busy => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, Some(1)),
-        Refusal::Database(error) => {
-            tracing::error!(%error, "authentication is out of order");
-            (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, None)
-        }
-    };
-    let message = match refusal {
-        Refusal::Database(_) => "the registry cannot answer now".to_owned(),
-        other => other.to_string(),
-    };
+    let Told { status, code, message, wait_seconds } = refusal.told();
     let body = serde_json::to_vec(&ErrorBody::new(code, message)).unwrap_or_default();
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Some(seconds) = wait {
+    if let Some(seconds) = wait_seconds {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response

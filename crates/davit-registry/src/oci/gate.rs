@@ -8,7 +8,7 @@ use http::{StatusCode, header, request::Parts};
 
 use super::{Oci, Operation, Reply, Route};
 use crate::{
-    auth::{Action, Auth, Caller, Decision, Need},
+    auth::{Action, Auth, Caller, Decision, Need, Refusal, Told},
     fault::Fault,
     name::RepositoryName,
 };
@@ -86,30 +86,17 @@ impl Oci {
         reply
     }
 
-    fn refused(&self, refusal: &crate::auth::Refusal, need: Need<'_>, parts: &Parts) -> Reply {
-        use crate::auth::Refusal;
-
-        match refusal {
-            Refusal::Wrong => {
-                let scope = Auth::scope_of(need);
-                let error = Some("invalid_token");
-                let challenge = self.auth.challenge(&parts.headers, scope.as_ref(), error);
-                let status = StatusCode::UNAUTHORIZED;
-                let mut reply = Reply::error(status, ErrorCode::Unauthorized, refusal.to_string());
-                reply.head.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-                reply
-            }
-            Refusal::Throttled(wait) => {
-                let status = StatusCode::TOO_MANY_REQUESTS;
-                Reply::error(status, ErrorCode::TooManyRequests, refusal.to_string())
-                    .with(header::RETRY_AFTER, &wait.as_secs().max(1).to_string())
-            }
-            Refusal::Busy | Refusal::Database(_) => {
-                tracing::error!(error = refusal as &dyn std::error::Error, "cannot authenticate");
-                let words = "the registry cannot answer now";
-                Reply::error(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, words)
-                    .with(header::RETRY_AFTER, "1")
-            }
+    fn refused(&self, refusal: &Refusal, need: Need<'_>, parts: &Parts) -> Reply {
+        let Told { status, code, message, wait_seconds } = refusal.told();
+        let mut reply = Reply::error(status, code, message);
+        if let Refusal::Wrong = refusal {
+            let (scope, error) = (Auth::scope_of(need), Some("invalid_token"));
+            let challenge = self.auth.challenge(&parts.headers, scope.as_ref(), error);
+            reply.head.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        match wait_seconds {
+            Some(seconds) => reply.with(header::RETRY_AFTER, &seconds.to_string()),
+            None => reply,
         }
     }
 }
