@@ -28,7 +28,7 @@
 //! # async fn example(database: &Database) -> Result<(), DbError> {
 //! database.write(SetQuota { account: 1, quota_bytes: Some(1 << 30) }).await?;
 //! let mut reader = database.reader().await?;
-//! let row = reader.row("SELECT used_bytes FROM account WHERE id = $1", values![1]).await?;
+//! let row = reader.row("SELECT used_bytes FROM account WHERE id = $1", values![1_i64]).await?;
 //! let used_bytes: Option<i64> = row.map(|row| row.get(0)).transpose()?;
 //! # Ok(())
 //! # }
