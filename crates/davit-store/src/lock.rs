@@ -15,14 +15,20 @@ use rustix::{
 
 use crate::StoreError;
 
-/// An exclusive `flock` on the file or directory that a path names right now.
+/// A `flock` on the file or directory that a path names right now. Dropping it frees it at once,
+/// also if a process that is being started has a copy of the descriptor until it executes.
 #[derive(Debug)]
 pub(crate) struct Lock {
     path: PathBuf,
     file: fs::File,
+    is_left: bool,
 }
 
 impl Lock {
+    fn held(path: &Path, file: fs::File) -> Self {
+        Self { path: path.to_path_buf(), file, is_left: false }
+    }
+
     /// Locks `path`, which is created as an empty file when absent; `None` when somebody holds it.
     pub(crate) fn try_file(path: &Path) -> Result<Option<Self>, StoreError> {
         loop {
@@ -38,7 +44,7 @@ impl Lock {
                 return Ok(None);
             }
             if is_current(&file, path)? {
-                return Ok(Some(Self { path: path.to_path_buf(), file }));
+                return Ok(Some(Self::held(path, file)));
             }
         }
     }
@@ -52,7 +58,7 @@ impl Lock {
             Err(e) => return Err(StoreError::io("open", path, e)),
         };
         if try_flock(&file, path)? && is_current(&file, path)? {
-            return Ok(Some(Self { path: path.to_path_buf(), file }));
+            return Ok(Some(Self::held(path, file)));
         }
         Ok(None)
     }
@@ -75,7 +81,7 @@ impl Lock {
             }
             // Removed meanwhile, and perhaps made again.
             if is_current(&file, path)? {
-                return Ok(Attempt::Held(Self { path: path.to_path_buf(), file }));
+                return Ok(Attempt::Held(Self::held(path, file)));
             }
         }
     }
@@ -90,11 +96,26 @@ impl Lock {
         &self.path
     }
 
+    /// Leaves the lock to whoever has a copy of the descriptor.
+    pub(crate) fn leave(mut self) {
+        self.is_left = true;
+    }
+
     /// Removes the locked file, then frees the lock.
     pub(crate) fn remove_file(self) -> Result<(), StoreError> {
         match rustix::fs::unlink(&self.path) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(StoreError::io("remove", &self.path, e)),
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if !self.is_left
+            && let Err(error) = rustix::fs::flock(&self.file, FlockOperation::Unlock)
+        {
+            tracing::debug!(%error, "the lock is free when its last descriptor is closed");
         }
     }
 }
@@ -156,6 +177,22 @@ mod tests {
         again.remove_file().unwrap();
         assert!(!path.exists());
         assert!(Lock::try_existing(&path).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_copy_of_the_descriptor_holds_it_only_where_it_was_left() {
+        let temp = davit_test::TempDir::new();
+        let path = temp.join("lock");
+        let held = Lock::try_file(&path).unwrap().expect("nobody holds it");
+        let copy = held.file().file().try_clone().unwrap();
+        drop(held);
+        let held = Lock::try_existing(&path).unwrap().expect("a process that starts holds nothing");
+        drop(copy);
+        let copy = held.file().file().try_clone().unwrap();
+        held.leave();
+        assert!(Lock::try_existing(&path).unwrap().is_none());
+        drop(copy);
+        assert!(Lock::try_existing(&path).unwrap().is_some());
     }
 
     #[test]

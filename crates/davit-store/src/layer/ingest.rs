@@ -19,7 +19,9 @@ impl LayerIngest<'_> {
     /// Leaves the directory as it is to whoever has the [descriptor](Self::lock_descriptor) of its
     /// lock, who removes it.
     pub fn leave(mut self) {
-        self.lock = None;
+        if let Some(lock) = self.lock.take() {
+            lock.leave();
+        }
     }
 
     /// The directory; nobody else writes in it.
