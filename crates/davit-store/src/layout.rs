@@ -98,10 +98,15 @@ impl Layout {
         self.root.join("dirs").join(key)
     }
 
+    /// The directories of containers.
+    pub(crate) fn containers(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+
     /// A container's directory.
     #[must_use]
     pub fn container(&self, id: &str) -> PathBuf {
-        self.root.join("containers").join(id)
+        self.containers().join(id)
     }
 
     /// A volume's content.
