@@ -23,6 +23,7 @@ mod password;
 mod policy;
 mod rights;
 mod service;
+mod session;
 mod throttle;
 mod token_server;
 
@@ -40,6 +41,7 @@ pub use password::{PasswordError, PasswordHash, Passwords};
 pub use policy::{Caller, Decision, Identity, Limit, Need, Standing, decide};
 pub use rights::{Action, Rights, Role, RoleError};
 pub use service::{Auth, AuthError, AuthSettings, Refusal};
+pub use session::SESSION_MS;
 pub use throttle::{Attempt, Throttle, ThrottleSettings};
 pub(crate) use token_server::Told;
 pub use token_server::{peer, refused, routes};

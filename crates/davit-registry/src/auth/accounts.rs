@@ -97,7 +97,10 @@ async fn team_id(connection: &mut Connection, org: &str, team: &str) -> Result<i
 }
 
 /// Tells whether repositories lie in the namespace.
-async fn has_repositories(connection: &mut Connection, name: &str) -> Result<bool, DbError> {
+pub(crate) async fn has_repositories(
+    connection: &mut Connection,
+    name: &str,
+) -> Result<bool, DbError> {
     // `0` is the byte after `/`.
     let sql = "SELECT 1 FROM repo WHERE path > $1 AND path < $2 LIMIT 1";
     let row = connection.row(sql, values![format!("{name}/"), format!("{name}0")]).await?;

@@ -32,6 +32,12 @@ impl Actor {
         Self { id: None, name: "operator".to_owned(), address: None }
     }
 
+    /// Someone who is no account, by way of the network.
+    #[must_use]
+    pub fn anyone(name: &str, address: std::net::IpAddr) -> Self {
+        Self { id: None, name: name.to_owned(), address: Some(address.to_string()) }
+    }
+
     /// An account, by way of the network.
     #[must_use]
     pub fn account(id: i64, name: &str, address: std::net::IpAddr) -> Self {

@@ -138,7 +138,7 @@ impl Directory {
         };
         let mut connection = self.database.reader().await?;
         let sql = "SELECT id, account_id, kind, scopes, last_used_at FROM token
-                   WHERE sha256 = $1 AND kind IN ('pat', 'robot', 'refresh')";
+                   WHERE sha256 = $1 AND kind IN ('pat', 'robot', 'refresh', 'session')";
         let row = connection.row(sql, values![hash.as_bytes()]).await?;
         let Some(row) = row else { return Ok(None) };
         let scopes: String = row.get(3)?;
@@ -222,10 +222,14 @@ async fn load_account(connection: &mut Connection, id: i64) -> Result<Option<Acc
     if is_user {
         standing.namespaces.push(name.clone());
     }
-    let sql = "SELECT org.name FROM org_member m JOIN account org ON org.id = m.org_id
-               WHERE m.account_id = $1 AND m.role = 'owner'";
+    let sql = "SELECT org.name, m.role FROM org_member m JOIN account org ON org.id = m.org_id
+               WHERE m.account_id = $1 ORDER BY org.name";
     for row in connection.rows(sql, values![id]).await? {
-        standing.namespaces.push(row.get(0)?);
+        let (org, role): (String, String) = (row.get(0)?, row.get(1)?);
+        if role == "owner" {
+            standing.namespaces.push(org.clone());
+        }
+        standing.organisations.push(org);
     }
     standing.grants = load_grants(connection, id).await?;
     let sql = "SELECT id, expires_at FROM token WHERE account_id = $1 AND kind <> 'invite'";

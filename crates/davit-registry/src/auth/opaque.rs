@@ -24,13 +24,16 @@ pub enum OpaqueKind {
     Robot,
     /// What logging in leaves with a client.
     Refresh,
+    /// A browser's: good for pages only.
+    Session,
     /// Lets one person sign up.
     Invite,
 }
 
 impl OpaqueKind {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Personal, Self::Robot, Self::Refresh, Self::Invite];
+    pub const ALL: [Self; 5] =
+        [Self::Personal, Self::Robot, Self::Refresh, Self::Session, Self::Invite];
 
     /// The word in the database.
     #[must_use]
@@ -39,6 +42,7 @@ impl OpaqueKind {
             Self::Personal => "pat",
             Self::Robot => "robot",
             Self::Refresh => "refresh",
+            Self::Session => "session",
             Self::Invite => "invite",
         }
     }
@@ -48,6 +52,7 @@ impl OpaqueKind {
             Self::Personal => "davit_pat_",
             Self::Robot => "davit_bot_",
             Self::Refresh => "davit_ref_",
+            Self::Session => "davit_ses_",
             Self::Invite => "davit_inv_",
         }
     }

@@ -38,6 +38,8 @@ pub struct Standing {
     pub is_site_admin: bool,
     /// Accounts whose namespace is its own: its name, and organisations that it owns.
     pub namespaces: Vec<String>,
+    /// Organisations in which it is, as a member or owner.
+    pub organisations: Vec<String>,
     /// What was granted to it and to its teams.
     pub grants: Vec<(RepositoryGlob, Rights)>,
 }
@@ -67,12 +69,20 @@ pub struct Caller {
 /// What an operation needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need<'a> {
+    /// Nothing: what everyone may do, or what the use case itself cuts to the caller's rights.
+    Nothing,
     /// Any valid credential, also one for nobody (`/v2/`).
     Credential,
     /// To list those repositories that the caller may read.
     Catalog,
     /// To do this with the repository of this path.
     Repository(Action, &'a str),
+    /// To act as a person, by a credential that is limited to nothing.
+    User,
+    /// To see what belongs to the account of this name, as its members do.
+    SeeAccount(&'a str),
+    /// To change what belongs to the account of this name.
+    ManageAccount(&'a str),
     /// To manage the server.
     SiteAdmin,
 }
@@ -194,10 +204,14 @@ fn rights_in(list: &[(RepositoryGlob, Rights)], path: &str) -> Rights {
 #[must_use]
 pub fn decide(caller: &Caller, need: Need<'_>, is_public: bool) -> Decision {
     match need {
+        Need::Nothing => Decision::Allow,
         Need::Credential if caller.has_credential => Decision::Allow,
         Need::Credential => Decision::Challenge,
         Need::Catalog => decide_catalog(caller),
         Need::SiteAdmin => decide_site(caller),
+        Need::User => decide_user(caller),
+        Need::SeeAccount(name) => decide_account(caller, name, Sight::Members),
+        Need::ManageAccount(name) => decide_account(caller, name, Sight::Owners),
         Need::Repository(action, path) => decide_repository(caller, action, path, is_public),
     }
 }
@@ -214,6 +228,39 @@ fn decide_site(caller: &Caller) -> Decision {
         // A token that is limited to repositories manages none of the rest.
         (_, false) if may => Decision::Allow,
         (_, true) if may => Decision::Challenge,
+        _ => Decision::Denied,
+    }
+}
+
+fn decide_user(caller: &Caller) -> Decision {
+    match &caller.identity {
+        Identity::Everyone => Decision::Allow,
+        Identity::Anonymous => Decision::Challenge,
+        Identity::Account { .. } if caller.limit.is_some() => Decision::Challenge,
+        // Only people have a namespace of their own.
+        Identity::Account { .. } if caller.standing.namespaces.is_empty() => Decision::Denied,
+        Identity::Account { .. } => Decision::Allow,
+    }
+}
+
+/// Whom an account's things are for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    Members,
+    Owners,
+}
+
+/// An account that the caller has nothing to do with is as one that does not exist.
+fn decide_account(caller: &Caller, name: &str, sight: Sight) -> Decision {
+    let standing = &caller.standing;
+    let owns = standing.is_site_admin || standing.namespaces.iter().any(|own| own == name);
+    let is_in = standing.organisations.iter().any(|own| own == name);
+    match &caller.identity {
+        Identity::Everyone => Decision::Allow,
+        Identity::Anonymous => Decision::Challenge,
+        _ if !owns && !is_in => Decision::Absent,
+        _ if caller.limit.is_some() => Decision::Challenge,
+        _ if owns || sight == Sight::Members => Decision::Allow,
         _ => Decision::Denied,
     }
 }
@@ -358,6 +405,35 @@ mod tests {
         assert_eq!(of(&account(site.clone(), None)), [Allow, Allow, Allow]);
         let limited = account(site, Some("repository:a/b:pull"));
         assert_eq!(of(&limited), [Allow, Challenge, Challenge]);
+    }
+
+    #[test]
+    fn accounts_are_their_owners_and_hidden_from_strangers() {
+        let standing = Standing {
+            namespaces: vec!["alice".to_owned(), "acme".to_owned()],
+            organisations: vec!["acme".to_owned(), "umbrella".to_owned()],
+            ..Standing::default()
+        };
+        let site = Standing { is_site_admin: true, ..Standing::default() };
+        let of = |caller: &Caller, name: &str| {
+            [Need::SeeAccount(name), Need::ManageAccount(name)]
+                .map(|need| decide(caller, need, false))
+        };
+        use Decision::{Absent, Allow, Challenge, Denied};
+        let alice = account(standing.clone(), None);
+        assert_eq!(of(&alice, "alice"), [Allow, Allow]);
+        assert_eq!(of(&alice, "acme"), [Allow, Allow]);
+        assert_eq!(of(&alice, "umbrella"), [Allow, Denied]);
+        assert_eq!(of(&alice, "other"), [Absent, Absent]);
+        assert_eq!(of(&account(site, None), "other"), [Allow, Allow]);
+        assert_eq!(of(&nobody(true), "alice"), [Challenge, Challenge]);
+        let limited = account(standing.clone(), Some("repository:alice/*:*"));
+        assert_eq!(of(&limited, "alice"), [Challenge, Challenge]);
+        assert_eq!(of(&limited, "other"), [Absent, Absent]);
+        let user = |caller: &Caller| decide(caller, Need::User, false);
+        let robot = account(Standing::default(), None);
+        assert_eq!([user(&alice), user(&limited), user(&robot)], [Allow, Challenge, Denied]);
+        assert_eq!(decide(&Caller::anonymous(), Need::Nothing, false), Allow);
     }
 
     #[test]

@@ -272,7 +272,10 @@ impl Auth {
         token: &OpaqueToken,
         peer: IpAddr,
     ) -> Result<Proved, Refusal> {
-        if let Some(proved) = self.known_token(name, token).await? {
+        // A session is a browser's cookie: as a password it would pass by the pages' CSRF tokens.
+        let is_session = token.kind() == OpaqueKind::Session;
+        let proved = if is_session { None } else { self.known_token(name, token).await? };
+        if let Some(proved) = proved {
             self.note_use(&proved).await?;
             return Ok(proved);
         }
@@ -282,7 +285,7 @@ impl Auth {
         Err(Refusal::Wrong)
     }
 
-    async fn known_token(
+    pub(super) async fn known_token(
         &self,
         name: Option<&str>,
         token: &OpaqueToken,
@@ -374,7 +377,7 @@ impl Auth {
     }
 
     /// Writes down that a credential is in use.
-    async fn note_use(&self, proved: &Proved) -> Result<(), DbError> {
+    pub(super) async fn note_use(&self, proved: &Proved) -> Result<(), DbError> {
         let Some(credential) = &proved.credential else { return Ok(()) };
         let now_ms = self.database.now_ms();
         {

@@ -273,7 +273,12 @@ impl Auth {
     #[must_use]
     pub fn scope_of(need: Need<'_>) -> Option<Scope> {
         match need {
-            Need::Credential | Need::SiteAdmin => None,
+            Need::Nothing
+            | Need::Credential
+            | Need::User
+            | Need::SeeAccount(_)
+            | Need::ManageAccount(_)
+            | Need::SiteAdmin => None,
             Need::Catalog => Some(Scope::catalog()),
             Need::Repository(action, path) => {
                 // Docker asks for both when it pushes, and keeps the token for what follows.

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::db::{Connection, Transaction, values};
 
-/// Refresh tokens of one account: one per device and then some; the oldest goes first.
-const REFRESH_TOKENS: i64 = 100;
+/// Refresh tokens, and sessions, of one account: one per device and then some; the oldest goes first.
+const DEVICES: i64 = 100;
 
 /// Keeps a new credential's hash; tells its row.
 #[derive(Clone, Debug)]
@@ -41,11 +41,12 @@ impl Transaction for AddToken {
     async fn run(&self, connection: &mut Connection) -> Result<i64, AccountError> {
         let account = self.owner(connection).await?;
         let now = connection.now_ms();
-        if self.kind == OpaqueKind::Refresh {
-            let sql = "DELETE FROM token WHERE account_id = $1 AND kind = 'refresh'
+        if matches!(self.kind, OpaqueKind::Refresh | OpaqueKind::Session) {
+            let sql = "DELETE FROM token WHERE account_id = $1 AND kind = $4
                        AND (expires_at <= $2 OR id NOT IN (SELECT id FROM token
-                       WHERE account_id = $1 AND kind = 'refresh' ORDER BY id DESC LIMIT $3))";
-            connection.execute(sql, values![account, now, REFRESH_TOKENS - 1]).await?;
+                       WHERE account_id = $1 AND kind = $4 ORDER BY id DESC LIMIT $3))";
+            let kind = self.kind.as_str();
+            connection.execute(sql, values![account, now, DEVICES - 1, kind]).await?;
         }
         let scopes: Vec<String> = self.scopes.iter().map(ToString::to_string).collect();
         let row = connection
