@@ -1,10 +1,13 @@
 //! Blobs of a repository: find, link (commit and mount), delete. `repo_blob` rows are the links.
 
+use std::sync::Arc;
+
 use davit_image::Digest;
 
 use crate::{
     db::{Connection, DbError, Lock, Transaction, values},
     fault::Fault,
+    memory::Known,
     name::RepositoryName,
     quota::{self, Charge},
     registry::{Registry, ensure_repo, find_repo},
@@ -36,27 +39,54 @@ pub async fn find(
     name: &RepositoryName,
     digest: &Digest,
 ) -> Result<Blob, Fault> {
+    let (key, mark) = ((name.clone(), *digest), registry.database.change_mark());
+    let linked = match registry.blobs.get(&key, mark) {
+        Some(Known::Good(linked)) => linked,
+        _ => {
+            let linked = load(registry, name, digest).await?.ok_or(Fault::BLOB_UNKNOWN)?;
+            let linked = Arc::new(linked);
+            registry.blobs.keep(&key, Arc::clone(&linked), mark, 1);
+            linked
+        }
+    };
+    let half = registry.database.now_ms() + registry.lease_ms() / 2;
+    if !linked.is_referenced && linked.lease_until < half {
+        let renewal = Renew { name: name.clone(), digest: *digest, lease_ms: registry.lease_ms() };
+        if !registry.database.write(renewal).await? {
+            return Err(Fault::BLOB_UNKNOWN);
+        }
+    }
+    Ok(linked.blob.clone())
+}
+
+/// What ties a blob to a repository.
+#[derive(Debug)]
+pub(crate) struct Linked {
+    blob: Blob,
+    lease_until: i64,
+    /// Whether a manifest of the repository names it.
+    is_referenced: bool,
+}
+
+async fn load(
+    registry: &Registry,
+    name: &RepositoryName,
+    digest: &Digest,
+) -> Result<Option<Linked>, Fault> {
     let sql = "SELECT b.store_key, b.size_bytes, l.lease_until, \
                CASE WHEN EXISTS (SELECT 1 FROM manifest_blob e \
                    WHERE e.repo_id = l.repo_id AND e.linked = l.digest) \
                THEN CAST(1 AS BIGINT) ELSE CAST(0 AS BIGINT) END \
                FROM repo r JOIN repo_blob l ON l.repo_id = r.id JOIN blob b ON b.digest = l.digest \
                WHERE r.path = $1 AND l.digest = $2 AND b.state = 'live'";
-    let mut reader = registry.database.reader().await?;
-    let row = reader.row(sql, values![name.as_str(), digest]).await?.ok_or(Fault::BLOB_UNKNOWN)?;
-    let now = reader.now_ms();
-    drop(reader);
+    let mut reader = registry.database.lookup().await?;
+    let row = reader.row(sql, values![name.as_str(), digest]).await?;
+    let Some(row) = row else { return Ok(None) };
     let key: String = row.get(0)?;
-    let blob =
-        Blob { key: key.parse().map_err(|_error| Fault::BLOB_UNKNOWN)?, size_bytes: row.get(1)? };
-    let (lease_until, is_referenced): (i64, bool) = (row.get(2)?, row.get(3)?);
-    if !is_referenced && lease_until < now + registry.lease_ms() / 2 {
-        let renewal = Renew { name: name.clone(), digest: *digest, lease_ms: registry.lease_ms() };
-        if !registry.database.write(renewal).await? {
-            return Err(Fault::BLOB_UNKNOWN);
-        }
-    }
-    Ok(blob)
+    // A key that nobody can read names nothing.
+    let Ok(key) = key.parse() else { return Ok(None) };
+    let blob = Blob { key, size_bytes: row.get(1)? };
+    Ok(Some(Linked { blob, lease_until: row.get(2)?, is_referenced: row.get(3)? }))
 }
 
 struct Renew {

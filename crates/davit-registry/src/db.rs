@@ -58,15 +58,12 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use sqlx::{
-    PgPool, SqlitePool,
-    postgres::PgPoolOptions,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
-};
+use sqlx::{PgPool, postgres::PgPoolOptions};
 
 mod connection;
 mod mark;
 mod schema;
+mod sqlite;
 mod value;
 mod writer;
 
@@ -76,13 +73,11 @@ pub use schema::VERSION;
 pub use value::{Column, Row, Value, values};
 use writer::{Pending, Work};
 
-/// Connections of the reading pool on SQLite, each with a thread of its own.
-const SQLITE_READERS: u32 = 3;
 /// Connections to PostgreSQL.
 const POSTGRES_CONNECTIONS: u32 = 16;
 /// How often a transaction is tried when PostgreSQL asks to run it again.
 const TRIES: u32 = 8;
-/// How long to wait for another process's lock on the SQLite file.
+/// How long to wait for a connection to PostgreSQL.
 const BUSY: Duration = Duration::from_secs(15);
 /// Jobs that may wait for SQLite's writer.
 const QUEUE: usize = 1024;
@@ -118,13 +113,16 @@ pub trait Transaction: Send + Sync + 'static {
 pub enum DbError {
     /// The database cannot be opened.
     #[error("cannot open the database `{0}`")]
-    Open(String, #[source] sqlx::Error),
-    /// A statement failed.
+    Open(String, #[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A statement failed on PostgreSQL, or a column is not what was expected.
     #[error("the database refused a statement")]
     Statement(#[from] sqlx::Error),
+    /// A statement failed on SQLite.
+    #[error("the database refused a statement")]
+    Sqlite(#[from] rusqlite::Error),
     /// The commit of several transactions failed; none of them happened.
     #[error("the database refused a commit")]
-    Commit(#[source] Arc<sqlx::Error>),
+    Commit(#[source] Arc<Self>),
     /// The file or server holds a newer schema than this program knows.
     #[error("the database has schema {found}, this program knows {VERSION}")]
     Newer {
@@ -140,8 +138,16 @@ impl DbError {
     /// Tells whether a unique or foreign key refused the change.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
-        let Self::Statement(sqlx::Error::Database(error)) = self else { return false };
-        error.is_unique_violation() || error.is_foreign_key_violation()
+        match self {
+            Self::Statement(sqlx::Error::Database(error)) => {
+                error.is_unique_violation() || error.is_foreign_key_violation()
+            }
+            Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) => {
+                // SQLITE_CONSTRAINT_FOREIGNKEY, _PRIMARYKEY and _UNIQUE.
+                matches!(error.extended_code, 787 | 1555 | 2067)
+            }
+            _ => false,
+        }
     }
 }
 
@@ -156,7 +162,7 @@ pub struct Database {
 #[derive(Clone, Debug)]
 enum Backend {
     Sqlite {
-        readers: SqlitePool,
+        readers: Arc<sqlite::Readers>,
         writer: tokio::sync::mpsc::Sender<Box<dyn Work>>,
         index: Arc<mark::WalIndex>,
     },
@@ -207,7 +213,21 @@ impl Database {
     pub async fn reader(&self) -> Result<Connection, DbError> {
         Ok(match &self.backend {
             Backend::Sqlite { readers, .. } => {
-                Connection::sqlite(readers.acquire().await?, self.local_ms())
+                Connection::reader(readers.acquire()?, self.local_ms())
+            }
+            Backend::Postgres(pool) => Connection::postgres(pool.acquire().await?, self.local_ms()),
+        })
+    }
+
+    /// A connection for statements that find a handful of rows by a key: on SQLite they run on the
+    /// caller's thread, which costs less than to tell another one.
+    ///
+    /// # Errors
+    /// The database cannot be reached.
+    pub async fn lookup(&self) -> Result<Connection, DbError> {
+        Ok(match &self.backend {
+            Backend::Sqlite { readers, .. } => {
+                Connection::lookup(readers.acquire()?, self.local_ms())
             }
             Backend::Postgres(pool) => Connection::postgres(pool.acquire().await?, self.local_ms()),
         })
@@ -247,7 +267,7 @@ impl Database {
     pub async fn close(self) {
         match self.backend {
             Backend::Sqlite { readers, writer, .. } => {
-                readers.close().await;
+                readers.close();
                 let (done, ended) = tokio::sync::oneshot::channel();
                 if writer.send(Box::new(writer::End(done))).await.is_ok() {
                     // An error only says that the writer has ended already.
@@ -279,30 +299,21 @@ async fn open_sqlite(
     file: &std::path::Path,
     offset_ms: &Arc<AtomicI64>,
 ) -> Result<Backend, DbError> {
-    let fault = |error| DbError::Open(file.display().to_string(), error);
-    make_private(file).map_err(|error| fault(error.into()))?;
-    let options = SqliteConnectOptions::new()
-        .filename(file)
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        .busy_timeout(BUSY)
-        .pragma("cache_size", "-4096")
-        .pragma("temp_store", "memory");
-    let one = SqlitePoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
-    let pool = one.connect_with(options.clone()).await.map_err(fault)?;
-    let mut connection = Connection::sqlite(pool.acquire().await.map_err(fault)?, 0);
+    let name = || file.display().to_string();
+    make_private(file).map_err(|error| DbError::Open(name(), error.into()))?;
+    let opened = sqlite::open_writer(file).map_err(|error| DbError::Open(name(), error.into()))?;
+    let mut connection = Connection::writer(opened);
     schema::migrate(&mut connection).await?;
-    let readers = SqlitePoolOptions::new()
-        .max_connections(SQLITE_READERS)
-        .max_lifetime(None)
-        .test_before_acquire(false)
-        .connect_lazy_with(options.pragma("query_only", "true").statement_cache_capacity(64));
     let (writer, jobs) = tokio::sync::mpsc::channel(QUEUE);
-    tokio::spawn(writer::run(pool, connection, jobs, Arc::clone(offset_ms)));
+    let run = writer::run(connection, jobs, Arc::clone(offset_ms));
+    // A thread of its own: each commit waits for the disk.
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::Builder::new()
+        .name("registry-writer".to_owned())
+        .spawn(move || runtime.block_on(run))
+        .map_err(|error| DbError::Open(name(), error.into()))?;
     let index = Arc::new(mark::WalIndex::of(file));
-    Ok(Backend::Sqlite { readers, writer, index })
+    Ok(Backend::Sqlite { readers: sqlite::Readers::of(file), writer, index })
 }
 
 /// Makes the file for its owner alone, for it holds hashes of passwords; SQLite gives its log and
@@ -316,7 +327,7 @@ fn make_private(file: &std::path::Path) -> std::io::Result<()> {
 
 async fn open_postgres(url: &str) -> Result<Backend, DbError> {
     let name = url.rsplit_once('@').map_or(url, |(_, place)| place);
-    let fault = |error| DbError::Open(name.to_owned(), error);
+    let fault = |error: sqlx::Error| DbError::Open(name.to_owned(), error.into());
     let pool = PgPoolOptions::new()
         .max_connections(POSTGRES_CONNECTIONS)
         .acquire_timeout(BUSY)

@@ -24,6 +24,7 @@ pub mod fault;
 pub mod gc;
 pub mod lists;
 pub mod manifests;
+mod memory;
 pub mod name;
 pub mod oci;
 pub mod quota;

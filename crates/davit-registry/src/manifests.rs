@@ -8,18 +8,16 @@ use davit_image::{Digest, Tag};
 use crate::{
     db::{Connection, DbError, values},
     fault::Fault,
+    memory::{Known, Memory},
     name::RepositoryName,
     registry::Registry,
 };
 
-mod cache;
 mod content;
 mod delete;
 mod history;
 mod put;
 
-pub(crate) use cache::Cache;
-use cache::Entry;
 pub use content::Content;
 pub(crate) use delete::{Delays, unlink};
 pub use delete::{delete, delete_tag};
@@ -46,6 +44,20 @@ pub enum Target {
     Digest(Digest),
 }
 
+/// What the manifests in memory may weigh together.
+const MOST_BYTES: usize = 8 << 20;
+/// What one weighs beside its body.
+const OVERHEAD_BYTES: usize = 512;
+
+/// Manifests in memory by repository and tag or digest.
+pub(crate) type Cache = Memory<(RepositoryName, Target), Arc<Stored>>;
+
+impl Cache {
+    pub(crate) fn of_manifests() -> Self {
+        Self::new(MOST_BYTES)
+    }
+}
+
 /// Finds a manifest, in memory if nothing can have changed.
 ///
 /// # Errors
@@ -55,20 +67,22 @@ pub async fn find(
     name: &RepositoryName,
     target: &Target,
 ) -> Result<Arc<Stored>, Fault> {
-    let cache = &registry.manifests;
-    let seen = match cache.get(name, target) {
-        Some(Entry::Fresh(stored)) => return Ok(stored),
-        Some(Entry::Stale(stored)) => Some(stored),
+    let (cache, mark) = (&registry.manifests, registry.database.change_mark());
+    let key = (name.clone(), target.clone());
+    let seen = match cache.get(&key, mark) {
+        Some(Known::Good(stored)) => return Ok(stored),
+        Some(Known::Old(stored)) => Some(stored),
         None => None,
     };
-    let generation = cache.generation();
-    let mut reader = registry.database.reader().await?;
+    let mut reader = registry.database.lookup().await?;
     let digest = resolve(&mut reader, name, target).await?.ok_or(Fault::MANIFEST_UNKNOWN)?;
-    let stored = match seen.or_else(|| cache.body(name, &digest)) {
+    // The bytes of a manifest never change, and the repository has it.
+    let by_digest = || cache.get(&(name.clone(), Target::Digest(digest)), mark);
+    let stored = match seen.or_else(|| by_digest().map(Known::into_inner)) {
         Some(stored) if stored.digest == digest => stored,
         _ => load(&mut reader, name, &digest).await?.ok_or(Fault::MANIFEST_UNKNOWN)?,
     };
-    cache.insert(name, target, &stored, generation);
+    cache.keep(&key, Arc::clone(&stored), mark, stored.body.len() + OVERHEAD_BYTES);
     Ok(stored)
 }
 

@@ -5,15 +5,21 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use davit_image::Digest;
 use uuid::Uuid;
 
 use crate::{
+    blobs::Linked,
     config::Limits,
     db::{Connection, Database, DbError, values},
     manifests::Cache,
+    memory::Memory,
     name::RepositoryName,
     store::Store,
 };
+
+/// Links of blobs that are kept in memory.
+const BLOBS: usize = 4096;
 
 /// A registry; cheap to clone.
 #[derive(Clone, Debug)]
@@ -25,6 +31,7 @@ pub struct Registry {
     /// What is allowed.
     pub limits: Limits,
     pub(crate) manifests: Arc<Cache>,
+    pub(crate) blobs: Arc<Memory<(RepositoryName, Digest), Arc<Linked>>>,
     /// Upload sessions that a request of this process works on.
     busy: Arc<Mutex<HashSet<Uuid>>>,
 }
@@ -41,8 +48,9 @@ impl Registry {
     /// Puts the parts together.
     #[must_use]
     pub fn new(database: Database, store: Store, limits: Limits) -> Self {
-        let manifests = Arc::new(Cache::new(database.is_shared()));
-        Self { database, store, limits, manifests, busy: Arc::default() }
+        let manifests = Arc::new(Cache::of_manifests());
+        let blobs = Arc::new(Memory::new(BLOBS));
+        Self { database, store, limits, manifests, blobs, busy: Arc::default() }
     }
 
     /// The lease in milliseconds.

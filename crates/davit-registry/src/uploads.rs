@@ -116,7 +116,7 @@ pub async fn find(registry: &Registry, owner: &Owner, id: Uuid) -> Result<Sessio
     let sql = "SELECT u.offset_bytes, u.algorithm, u.hash_state, u.version, u.account_id \
                FROM upload u JOIN repo r ON r.id = u.repo_id \
                WHERE u.id = $1 AND r.path = $2 AND u.expires_at > $3";
-    let mut reader = registry.database.reader().await?;
+    let mut reader = registry.database.lookup().await?;
     let now = reader.now_ms();
     let row = reader.row(sql, values![id, owner.name.as_str(), now]).await?;
     let row = row.ok_or(Fault::UPLOAD_UNKNOWN)?;

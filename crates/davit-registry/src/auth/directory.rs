@@ -96,7 +96,7 @@ impl Directory {
             return Ok(());
         }
         let asked = Instant::now();
-        let head = audit::head(&mut self.database.reader().await?).await?;
+        let head = audit::head(&mut self.database.lookup().await?).await?;
         let mut kept = self.kept();
         if kept.head != head {
             *kept = Kept { head, ..Kept::default() };
@@ -115,7 +115,7 @@ impl Directory {
             }
             kept.head.clone()
         };
-        let mut connection = self.database.reader().await?;
+        let mut connection = self.database.lookup().await?;
         let Some(account) = load_account(&mut connection, id).await? else { return Ok(None) };
         let account = Arc::new(account);
         self.keep(&head, |kept| insert(&mut kept.accounts, id, Arc::clone(&account)));
@@ -136,7 +136,7 @@ impl Directory {
             }
             kept.head.clone()
         };
-        let mut connection = self.database.reader().await?;
+        let mut connection = self.database.lookup().await?;
         let sql = "SELECT id, account_id, kind, scopes, last_used_at FROM token
                    WHERE sha256 = $1 AND kind IN ('pat', 'robot', 'refresh', 'session')";
         let row = connection.row(sql, values![hash.as_bytes()]).await?;
@@ -164,7 +164,7 @@ impl Directory {
             }
             kept.head.clone()
         };
-        let mut connection = self.database.reader().await?;
+        let mut connection = self.database.lookup().await?;
         let sql = "SELECT 1 FROM repo WHERE path = $1 AND visibility = 'public'";
         let is_public = connection.row(sql, values![path]).await?.is_some();
         self.keep(&head, |kept| insert(&mut kept.public, path.to_owned(), is_public));
@@ -173,7 +173,7 @@ impl Directory {
 
     /// The password of an active user, as it is now.
     pub(super) async fn login(&self, name: &str) -> Result<Option<Login>, DbError> {
-        let mut connection = self.database.reader().await?;
+        let mut connection = self.database.lookup().await?;
         let sql = "SELECT id, epoch, password FROM account
                    WHERE name = $1 AND kind = 'user' AND state = 'active'";
         let row = connection.row(sql, values![name]).await?;

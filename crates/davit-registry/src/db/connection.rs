@@ -1,11 +1,12 @@
 //! A connection to either database, for reading or inside a transaction.
 
-use sqlx::{
-    AssertSqlSafe, PgConnection, Postgres, SqlSafeStr, SqlStr, Sqlite, SqliteConnection,
-    pool::PoolConnection,
-};
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, SqlSafeStr, SqlStr, pool::PoolConnection};
 
-use super::{DbError, Row, Value, value::Rows};
+use super::{
+    DbError, Row, Value,
+    sqlite::{self, Reader},
+    value::Rows,
+};
 
 /// One connection; statements run one after another.
 #[derive(Debug)]
@@ -18,7 +19,12 @@ pub struct Connection {
 
 #[derive(Debug)]
 enum Inner {
-    Sqlite(PoolConnection<Sqlite>),
+    /// The writer's: its thread waits for the disk anyway.
+    Writer(rusqlite::Connection),
+    /// For statements that touch a few pages: they run on the thread that answers.
+    Lookup(Reader),
+    /// For all others: they run on a thread that may wait.
+    Reader(Reader),
     Postgres(PoolConnection<Postgres>),
     Transaction(sqlx::Transaction<'static, Postgres>),
 }
@@ -49,8 +55,16 @@ impl Lock {
 }
 
 impl Connection {
-    pub(super) const fn sqlite(connection: PoolConnection<Sqlite>, now_ms: i64) -> Self {
-        Self { inner: Inner::Sqlite(connection), now_ms, met_another: false }
+    pub(super) const fn writer(connection: rusqlite::Connection) -> Self {
+        Self { inner: Inner::Writer(connection), now_ms: 0, met_another: false }
+    }
+
+    pub(super) const fn lookup(reader: Reader, now_ms: i64) -> Self {
+        Self { inner: Inner::Lookup(reader), now_ms, met_another: false }
+    }
+
+    pub(super) const fn reader(reader: Reader, now_ms: i64) -> Self {
+        Self { inner: Inner::Reader(reader), now_ms, met_another: false }
     }
 
     pub(super) const fn postgres(connection: PoolConnection<Postgres>, now_ms: i64) -> Self {
@@ -75,7 +89,7 @@ impl Connection {
     /// Tells whether this is PostgreSQL.
     #[must_use]
     pub const fn is_postgres(&self) -> bool {
-        !matches!(self.inner, Inner::Sqlite(_))
+        matches!(self.inner, Inner::Postgres(_) | Inner::Transaction(_))
     }
 
     /// Runs a statement; tells how many rows it changed.
@@ -83,17 +97,19 @@ impl Connection {
     /// # Errors
     /// [`DbError::Statement`].
     pub async fn execute(&mut self, sql: &'static str, values: Vec<Value>) -> Result<u64, DbError> {
-        let changed = match self.inner.split() {
-            Split::Sqlite(connection) => {
-                let done = bind(sqlx::query::<Sqlite>(sql), values).execute(connection).await;
-                done.map(|done| done.rows_affected())
+        let connection = match &mut self.inner {
+            Inner::Writer(connection) => return Ok(sqlite::execute(connection, sql, &values)?),
+            Inner::Lookup(reader) => {
+                return reader.here(|connection| sqlite::execute(connection, sql, &values));
             }
-            Split::Postgres(connection) => {
-                let done = bind_pg(sqlx::query::<Postgres>(sql), values).execute(connection).await;
-                done.map(|done| done.rows_affected())
+            Inner::Reader(reader) => {
+                return reader.aside(move |reader| sqlite::execute(reader, sql, &values)).await;
             }
+            Inner::Postgres(connection) => &mut **connection,
+            Inner::Transaction(transaction) => &mut **transaction,
         };
-        self.noted(changed)
+        let changed = bind(sqlx::query::<Postgres>(sql), values).execute(connection).await;
+        self.noted(changed.map(|done| done.rows_affected()))
     }
 
     /// Runs a query; all rows at once, so bound it with `LIMIT`.
@@ -139,30 +155,38 @@ impl Connection {
     }
 
     async fn fetch(&mut self, sql: SqlStr, values: Vec<Value>) -> Result<Vec<Row>, DbError> {
-        let rows = match self.inner.split() {
-            Split::Sqlite(connection) => {
-                let rows = bind(sqlx::query::<Sqlite>(sql), values).fetch_all(connection).await;
-                rows.map(|rows| rows.into_iter().map(|row| Row(Rows::Sqlite(row))).collect())
+        let connection = match &mut self.inner {
+            Inner::Writer(connection) => {
+                return Ok(sqlite::rows(connection, sql.as_str(), &values)?);
             }
-            Split::Postgres(connection) => {
-                let rows =
-                    bind_pg(sqlx::query::<Postgres>(sql), values).fetch_all(connection).await;
-                rows.map(|rows| rows.into_iter().map(|row| Row(Rows::Postgres(row))).collect())
+            Inner::Lookup(reader) => {
+                return reader.here(|connection| sqlite::rows(connection, sql.as_str(), &values));
             }
+            Inner::Reader(reader) => {
+                let query = move |reader: &_| sqlite::rows(reader, sql.as_str(), &values);
+                return reader.aside(query).await;
+            }
+            Inner::Postgres(connection) => &mut **connection,
+            Inner::Transaction(transaction) => &mut **transaction,
         };
-        self.noted(rows)
+        let rows = bind(sqlx::query::<Postgres>(sql), values).fetch_all(connection).await;
+        self.noted(rows.map(|rows| rows.into_iter().map(|row| Row(Rows::Postgres(row))).collect()))
     }
 
     /// Runs several statements without parameters.
-    pub(super) async fn script(&mut self, sql: String) -> Result<(), DbError> {
+    pub(super) async fn script(&mut self, sql: &str) -> Result<(), DbError> {
         use sqlx::Executor as _;
 
-        let sql = sqlx::raw_sql(AssertSqlSafe(sql));
-        let done = match self.inner.split() {
-            Split::Sqlite(connection) => connection.execute(sql).await.map(drop),
-            Split::Postgres(connection) => connection.execute(sql).await.map(drop),
+        let connection: &mut PgConnection = match &mut self.inner {
+            Inner::Writer(connection) => return Ok(connection.execute_batch(sql)?),
+            Inner::Lookup(reader) | Inner::Reader(reader) => {
+                return reader.here(|connection| connection.execute_batch(sql));
+            }
+            Inner::Postgres(connection) => connection,
+            Inner::Transaction(transaction) => transaction,
         };
-        self.noted(done)
+        let done = connection.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await;
+        self.noted(done.map(drop))
     }
 
     pub(super) const fn set_clock(&mut self, now_ms: i64) {
@@ -199,37 +223,16 @@ impl Connection {
     }
 }
 
-enum Split<'c> {
-    Sqlite(&'c mut SqliteConnection),
-    Postgres(&'c mut PgConnection),
-}
-
-impl Inner {
-    fn split(&mut self) -> Split<'_> {
-        match self {
-            Self::Sqlite(connection) => Split::Sqlite(connection),
-            Self::Postgres(connection) => Split::Postgres(connection),
-            Self::Transaction(transaction) => Split::Postgres(transaction),
-        }
+fn bind(
+    mut query: sqlx::query::Query<'_, Postgres, sqlx::postgres::PgArguments>,
+    values: Vec<Value>,
+) -> sqlx::query::Query<'_, Postgres, sqlx::postgres::PgArguments> {
+    for value in values {
+        query = match value {
+            Value::Int(value) => query.bind(value),
+            Value::Text(value) => query.bind(value),
+            Value::Bytes(value) => query.bind(value),
+        };
     }
+    query
 }
-
-macro_rules! bind {
-    ($name:ident, $database:ty, $arguments:ty) => {
-        fn $name(
-            mut query: sqlx::query::Query<'_, $database, $arguments>,
-            values: Vec<Value>,
-        ) -> sqlx::query::Query<'_, $database, $arguments> {
-            for value in values {
-                query = match value {
-                    Value::Int(value) => query.bind(value),
-                    Value::Text(value) => query.bind(value),
-                    Value::Bytes(value) => query.bind(value),
-                };
-            }
-            query
-        }
-    };
-}
-bind!(bind, Sqlite, sqlx::sqlite::SqliteArguments);
-bind!(bind_pg, Postgres, sqlx::postgres::PgArguments);

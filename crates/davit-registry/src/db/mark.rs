@@ -14,6 +14,13 @@ const HEADER_BYTES: usize = 48;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChangeMark([u8; HEADER_BYTES]);
 
+#[cfg(test)]
+impl ChangeMark {
+    pub(crate) const fn of_test(byte: u8) -> Self {
+        Self([byte; HEADER_BYTES])
+    }
+}
+
 /// The index that all processes on one SQLite file share; it lives as long as a connection does.
 #[derive(Debug)]
 pub(super) struct WalIndex {
@@ -40,6 +47,7 @@ impl WalIndex {
         file.read_exact_at(&mut header, 0).ok()?;
         Some(ChangeMark(header))
     }
+
     fn open(&self) -> Option<&'static File> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if file.is_none() {

@@ -18,10 +18,10 @@ pub(super) async fn migrate(connection: &mut Connection) -> Result<(), DbError> 
         connection.rows(MIGRATION_LOCK, Vec::new()).await?;
         return migrate_locked(connection).await;
     }
-    connection.script("BEGIN IMMEDIATE".to_owned()).await?;
+    connection.script("BEGIN IMMEDIATE").await?;
     let outcome = migrate_locked(connection).await;
     let end = if outcome.is_ok() { "COMMIT" } else { "ROLLBACK" };
-    connection.script(end.to_owned()).await?;
+    connection.script(end).await?;
     outcome
 }
 
@@ -38,7 +38,7 @@ async fn migrate_locked(connection: &mut Connection) -> Result<(), DbError> {
     }
     let start = usize::try_from(found).unwrap_or(0);
     for script in &MIGRATIONS[start..] {
-        connection.script(in_dialect(script, connection.is_postgres())).await?;
+        connection.script(&in_dialect(script, connection.is_postgres())).await?;
     }
     connection.execute("DELETE FROM schema_version", Vec::new()).await?;
     connection

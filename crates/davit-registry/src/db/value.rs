@@ -1,7 +1,11 @@
 //! What goes into a statement and comes out of it, for both databases.
 
 use davit_image::Digest;
-use sqlx::{Row as _, postgres::PgRow, sqlite::SqliteRow};
+use rusqlite::{
+    ToSql,
+    types::{ToSqlOutput, Value as Cell, ValueRef},
+};
+use sqlx::{Row as _, postgres::PgRow};
 
 use super::DbError;
 
@@ -67,8 +71,20 @@ pub struct Row(pub(super) Rows);
 
 #[derive(Debug)]
 pub(super) enum Rows {
-    Sqlite(SqliteRow),
+    Sqlite(Vec<Cell>),
     Postgres(PgRow),
+}
+
+impl ToSql for Value {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        let value = match self {
+            Self::Int(Some(value)) => ValueRef::Integer(*value),
+            Self::Text(Some(value)) => ValueRef::Text(value.as_bytes()),
+            Self::Bytes(Some(value)) => ValueRef::Blob(value),
+            Self::Int(None) | Self::Text(None) | Self::Bytes(None) => ValueRef::Null,
+        };
+        Ok(ToSqlOutput::Borrowed(value))
+    }
 }
 
 impl Row {
@@ -90,19 +106,34 @@ pub trait Column: Sized {
     fn read(row: &Row, place: usize) -> Result<Self, sqlx::Error>;
 }
 
+/// Columns of one of the three kinds that SQLite has, and the same or NULL.
 macro_rules! plain {
-    ($($kind:ty),*) => { $(
+    ($($kind:ty: $cell:ident;)*) => { $(
         impl Column for $kind {
             fn read(row: &Row, place: usize) -> Result<Self, sqlx::Error> {
+                <Option<Self>>::read(row, place)?
+                    .ok_or_else(|| column_fault(place, "the column is NULL".into()))
+            }
+        }
+        impl Column for Option<$kind> {
+            fn read(row: &Row, place: usize) -> Result<Self, sqlx::Error> {
                 match &row.0 {
-                    Rows::Sqlite(row) => row.try_get(place),
+                    Rows::Sqlite(cells) => match cells.get(place) {
+                        Some(Cell::$cell(value)) => Ok(Some(value.clone())),
+                        Some(Cell::Null) => Ok(None),
+                        _ => Err(column_fault(place, "the column is absent or of another type".into())),
+                    },
                     Rows::Postgres(row) => row.try_get(place),
                 }
             }
         }
     )* };
 }
-plain!(i64, String, Vec<u8>, Option<i64>, Option<String>, Option<Vec<u8>>);
+plain! {
+    i64: Integer;
+    String: Text;
+    Vec<u8>: Blob;
+}
 
 /// Columns that are read from another kind.
 macro_rules! derived {

@@ -6,7 +6,6 @@ use std::{
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
-use sqlx::SqlitePool;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Connection, DbError, Transaction, local_ms};
@@ -19,7 +18,7 @@ pub(super) trait Work: Send {
     /// Runs it; `false` asks to undo it.
     fn run<'c>(&'c mut self, connection: &'c mut Connection) -> BoxFuture<'c, bool>;
     /// Tells the caller how it ended.
-    fn finish(self: Box<Self>, commit: Result<(), Arc<sqlx::Error>>);
+    fn finish(self: Box<Self>, commit: Result<(), Arc<DbError>>);
     /// Tells whether the writer ends after it.
     fn is_end(&self) -> bool {
         false
@@ -51,7 +50,7 @@ impl<T: Transaction> Work for Pending<T> {
         })
     }
 
-    fn finish(self: Box<Self>, commit: Result<(), Arc<sqlx::Error>>) {
+    fn finish(self: Box<Self>, commit: Result<(), Arc<DbError>>) {
         let outcome = match (self.outcome, commit) {
             (Some(Ok(output)), Ok(())) => {
                 self.transaction.committed();
@@ -74,7 +73,7 @@ impl Work for End {
         Box::pin(std::future::ready(true))
     }
 
-    fn finish(self: Box<Self>, _commit: Result<(), Arc<sqlx::Error>>) {
+    fn finish(self: Box<Self>, _commit: Result<(), Arc<DbError>>) {
         // The one who closes may have gone.
         let _gone = self.0.send(());
     }
@@ -86,7 +85,6 @@ impl Work for End {
 
 /// Takes jobs until the last `Database` is gone or closed.
 pub(super) async fn run(
-    pool: SqlitePool,
     mut connection: Connection,
     mut jobs: mpsc::Receiver<Box<dyn Work>>,
     offset_ms: Arc<AtomicI64>,
@@ -119,7 +117,6 @@ pub(super) async fn run(
         }
     }
     drop(connection);
-    pool.close().await;
     if let Some(end) = end {
         end.finish(Ok(()));
     }
@@ -136,12 +133,12 @@ async fn step(
     } else {
         ("SAVEPOINT job", "ROLLBACK TO job")
     };
-    connection.script(start.to_owned()).await?;
+    connection.script(start).await?;
     if !job.run(connection).await {
-        connection.script(undo.to_owned()).await?;
+        connection.script(undo).await?;
     }
     if !is_first {
-        connection.script("RELEASE job".to_owned()).await?;
+        connection.script("RELEASE job").await?;
     }
     Ok(())
 }
@@ -150,19 +147,16 @@ async fn commit(
     connection: &mut Connection,
     begun: Result<(), DbError>,
     is_empty: bool,
-) -> Result<(), Arc<sqlx::Error>> {
+) -> Result<(), Arc<DbError>> {
     if is_empty {
         return Ok(());
     }
     let ended = match begun {
-        Ok(()) => connection.script("COMMIT".to_owned()).await,
+        Ok(()) => connection.script("COMMIT").await,
         Err(error) => Err(error),
     };
     let Err(error) = ended else { return Ok(()) };
     // SQLite may have rolled back already, and says so with an error that tells nothing new.
-    drop(connection.script("ROLLBACK".to_owned()).await);
-    Err(Arc::new(match error {
-        DbError::Statement(error) => error,
-        _ => sqlx::Error::WorkerCrashed,
-    }))
+    drop(connection.script("ROLLBACK").await);
+    Err(Arc::new(error))
 }

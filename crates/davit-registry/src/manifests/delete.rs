@@ -1,12 +1,9 @@
 //! Deleting a tag or a manifest. What loses its last reference gets a lease, so that a client that was
 //! told of it may still build upon it.
 
-use std::sync::Arc;
-
 use davit_image::{Digest, Tag};
 
 use super::{
-    Cache, Target,
     put::{check_movable, lock_tag, tell},
     queue,
 };
@@ -35,7 +32,6 @@ pub async fn delete_tag(
         expected,
         by,
         lease_ms: registry.lease_ms(),
-        cache: Arc::clone(&registry.manifests),
     };
     registry.database.write(transaction).await
 }
@@ -46,7 +42,6 @@ struct DeleteTag {
     expected: Option<Vec<Digest>>,
     by: Option<i64>,
     lease_ms: i64,
-    cache: Arc<Cache>,
 }
 
 impl Transaction for DeleteTag {
@@ -68,10 +63,6 @@ impl Transaction for DeleteTag {
                    WHERE repo_id = $2 AND digest = $3 AND lease_until < $1";
         connection.execute(sql, values![lease, repo.id, &digest]).await?;
         Ok(queue(connection, repo.id, &digest, lease).await?)
-    }
-
-    fn committed(&self) {
-        self.cache.forget(&self.name, [&Target::Tag(self.tag.clone())]);
     }
 }
 
@@ -95,7 +86,6 @@ pub async fn delete(
             lease_ms: registry.lease_ms(),
             referrers_ms: ms(registry.limits.referrers),
         },
-        cache: Arc::clone(&registry.manifests),
     };
     registry.database.write(transaction).await
 }
@@ -106,7 +96,6 @@ struct DeleteManifest {
     by: Option<i64>,
     sparse: bool,
     delays: Delays,
-    cache: Arc<Cache>,
 }
 
 impl Transaction for DeleteManifest {
@@ -122,10 +111,6 @@ impl Transaction for DeleteManifest {
         self.leave_parents(connection, repo, id).await?;
         self.delete_tags(connection, repo, id).await?;
         Ok(unlink(connection, repo.id, (id, &self.digest), self.delays).await?)
-    }
-
-    fn committed(&self) {
-        self.cache.forget_repository(&self.name);
     }
 }
 

@@ -1,11 +1,8 @@
 //! The history of a tag, and the way back.
 
-use std::sync::Arc;
-
 use davit_image::{Digest, Tag};
 
 use super::{
-    Cache, Target,
     put::{check_movable, lock_tag, move_to, tell},
     queue,
 };
@@ -61,13 +58,7 @@ pub async fn undo(
     tag: &Tag,
     by: Option<i64>,
 ) -> Result<Option<Digest>, Fault> {
-    let undo = Undo {
-        name: name.clone(),
-        tag: tag.clone(),
-        by,
-        lease_ms: registry.lease_ms(),
-        cache: Arc::clone(&registry.manifests),
-    };
+    let undo = Undo { name: name.clone(), tag: tag.clone(), by, lease_ms: registry.lease_ms() };
     registry.database.write(undo).await
 }
 
@@ -76,7 +67,6 @@ struct Undo {
     tag: Tag,
     by: Option<i64>,
     lease_ms: i64,
-    cache: Arc<Cache>,
 }
 
 impl Transaction for Undo {
@@ -113,9 +103,5 @@ impl Transaction for Undo {
             queue(connection, repo.id, &old, after).await?;
         }
         Ok(wanted)
-    }
-
-    fn committed(&self) {
-        self.cache.forget(&self.name, [&Target::Tag(self.tag.clone())]);
     }
 }

@@ -1,10 +1,8 @@
 //! Pushing a manifest, and the tags that shall name it.
 
-use std::sync::Arc;
-
 use davit_image::{Algorithm, Descriptor, Digest, Tag};
 
-use super::{Cache, Content, Target, queue};
+use super::{Content, queue};
 use crate::{
     auth::{Action, Rights},
     db::{Connection, DbError, Lock, Transaction, values},
@@ -52,12 +50,8 @@ pub struct Put {
 /// # Errors
 /// [`Fault::Missing`] where the repository must have what the manifest names, [`Fault::Precondition`].
 pub async fn put(registry: &Registry, put: Put) -> Result<Digest, Fault> {
-    let transaction = PutManifest {
-        put,
-        sparse: registry.limits.sparse,
-        lease_ms: registry.lease_ms(),
-        cache: Arc::clone(&registry.manifests),
-    };
+    let transaction =
+        PutManifest { put, sparse: registry.limits.sparse, lease_ms: registry.lease_ms() };
     registry.database.write(transaction).await
 }
 
@@ -65,7 +59,6 @@ struct PutManifest {
     put: Put,
     sparse: bool,
     lease_ms: i64,
-    cache: Arc<Cache>,
 }
 
 impl Transaction for PutManifest {
@@ -87,11 +80,6 @@ impl Transaction for PutManifest {
             queue(connection, repo.id, &digest, after).await?;
         }
         Ok(digest)
-    }
-
-    fn committed(&self) {
-        let targets: Vec<Target> = self.put.tags.iter().cloned().map(Target::Tag).collect();
-        self.cache.forget(&self.put.name, &targets);
     }
 }
 
