@@ -11,7 +11,7 @@ use std::{
 };
 
 use axum::{Router, body::Body, extract::ConnectInfo, routing::get};
-use http::{Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -380,6 +380,15 @@ async fn serve_stream(
     }
 }
 
+/// HTTP/2 tells the host apart from the headers (RFC 9113 § 8.3.1); here it is one of them.
+fn with_host(mut request: Request<Body>) -> Request<Body> {
+    let authority = request.uri().authority().map(|it| HeaderValue::from_str(it.as_str()));
+    if let Some(Ok(host)) = authority {
+        request.headers_mut().entry(header::HOST).or_insert(host);
+    }
+    request
+}
+
 async fn serve_connection<S>(
     stream: S,
     peer: SocketAddr,
@@ -389,7 +398,7 @@ async fn serve_connection<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        front.clone().answer(peer, request.map(Body::new))
+        front.clone().answer(peer, with_host(request.map(Body::new)))
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder

@@ -14,6 +14,7 @@ mod filter;
 mod http;
 mod peer_root;
 mod postgres;
+mod python;
 mod registry;
 mod temp;
 
@@ -30,7 +31,8 @@ pub use filter::filter;
 pub use http::{End, HttpServer, Reply, Request};
 pub use peer_root::need_peer_root;
 pub use postgres::Postgres;
-pub use registry::{Access, Registry};
+pub use python::python_with;
+pub use registry::{Access, Registry, need_certificate};
 pub use temp::TempDir;
 
 /// Names the environment variable with the file that collects skipped tests.

@@ -146,6 +146,13 @@ fn make_password_file(dir: &TempDir) -> Option<()> {
     Some(())
 }
 
+/// Puts a certificate for 127.0.0.1 into the directory: `server.crt` and its `server.key`; skips
+/// where openssl is missing.
+#[must_use]
+pub fn need_certificate(dir: &TempDir) -> Option<()> {
+    make_certificates(dir, Access::SelfSigned)
+}
+
 fn make_certificates(dir: &TempDir, access: Access) -> Option<()> {
     let program = need_tool("openssl")?;
     fs_err::write(

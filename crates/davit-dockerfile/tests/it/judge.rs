@@ -46,28 +46,8 @@ fn variable(name: &str) -> Option<PathBuf> {
 /// An interpreter with the package: named by the environment, kept from an earlier run, or made.
 fn python() -> Option<&'static Path> {
     static PYTHON: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
-        if let Some(python) = variable(PYTHON_ENV) {
-            return Some(python);
-        }
-        let folder = davit_test::cache_dir().join("python-dockerfile");
-        let python = folder.join("bin/python");
-        let works = || {
-            let mut command = Command::new(&python);
-            command.args(["-c", "import dockerfile"]).stderr(Stdio::null());
-            command.status().is_ok_and(|status| status.success())
-        };
-        if !works() {
-            let quiet = |command: &mut Command| {
-                let command = command.stdout(Stdio::null()).stderr(Stdio::null());
-                command.status().is_ok_and(|status| status.success())
-            };
-            let made = quiet(Command::new("python3").args(["-m", "venv"]).arg(&folder))
-                && quiet(Command::new(folder.join("bin/pip")).args(["install", PACKAGE]));
-            if !made || !works() {
-                return None;
-            }
-        }
-        Some(python)
+        let made = || davit_test::python_with("python-dockerfile", &[PACKAGE], "dockerfile");
+        variable(PYTHON_ENV).or_else(made)
     });
     PYTHON.as_deref()
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use axum::extract::ConnectInfo;
 use davit_distribution::wire::ErrorCode;
-use http::{StatusCode, header, request::Parts};
+use http::{Method, StatusCode, header, request::Parts};
 
 use super::{Oci, Operation, Reply, Route};
 use crate::{
@@ -50,15 +50,23 @@ impl Oci {
             Route::Server(_) => Need::Credential,
             Route::Repository(operation, name, last) => operation.need(name, last),
         };
+        let wanted = match route {
+            // Whoever asks whether a blob is there is about to push it, and some clients (ORAS' SDK)
+            // never come back for a token that allows more than their first request needed.
+            Route::Repository(Operation::GetBlob, name, _) if parts.method == Method::HEAD => {
+                Need::Repository(Action::Push, name.as_str())
+            }
+            _ => need,
+        };
         let header = parts.headers.get(header::AUTHORIZATION);
         let caller = match self.auth.authenticate(header, peer).await {
             Ok(caller) => caller,
-            Err(refusal) => return Ok(Err(self.refused(&refusal, need, parts))),
+            Err(refusal) => return Ok(Err(self.refused(&refusal, wanted, parts))),
         };
         let decision = self.auth.gate(&caller, need).await?;
         Ok(match decision {
             Decision::Allow => Ok(caller),
-            Decision::Challenge => Err(self.challenge(need, parts, caller.has_credential)),
+            Decision::Challenge => Err(self.challenge(wanted, parts, caller.has_credential)),
             Decision::Denied => {
                 let words = "the account may not do this";
                 Err(Reply::error(StatusCode::FORBIDDEN, ErrorCode::Denied, words))

@@ -30,6 +30,7 @@ mod output;
 mod peer_defaults;
 mod refused;
 mod registry_accounts;
+mod registry_clients;
 mod registry_serve;
 mod repair;
 mod reset;

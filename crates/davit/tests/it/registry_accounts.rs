@@ -1,12 +1,10 @@
 //! `davit registry`: accounts and rights, without a server.
 
-use std::{
-    io::Write as _,
-    os::unix::fs::PermissionsExt as _,
-    process::{Command, Stdio},
-};
+use std::{os::unix::fs::PermissionsExt as _, process::Command};
 
 use davit_test::{Davit, Outcome, TempDir};
+
+use crate::registry_serve::given;
 
 struct Site {
     davit: Davit,
@@ -25,11 +23,7 @@ impl Site {
     }
 
     fn run(&self, words: &str, input: &str) -> Outcome {
-        let mut command = self.command(words);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        Outcome::from(child.wait_with_output().unwrap())
+        given(self.command(words), input)
     }
 
     fn ok(&self, words: &str) -> String {

@@ -10,26 +10,44 @@ use std::{
 use davit_test::{Davit, Outcome, TempDir};
 
 /// A server on a free port, ended when dropped.
-struct Served {
+pub(crate) struct Served {
     davit: Davit,
-    dir: TempDir,
+    pub(crate) dir: TempDir,
     server: Child,
     /// What it says later goes there.
     _words: BufReader<ChildStderr>,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Served {
     fn start() -> Self {
-        let davit = Davit::new(env!("CARGO_BIN_EXE_davit"));
+        Self::start_in(TempDir::new(), &[])
+    }
+
+    /// With the certificate `server.crt`; skips where none can be made.
+    pub(crate) fn start_with_tls() -> Option<Self> {
         let dir = TempDir::new();
+        davit_test::need_certificate(&dir)?;
+        Some(Self::start_in(dir, &["--tls-cert", "server.crt", "--tls-key", "server.key"]))
+    }
+
+    fn start_in(dir: TempDir, options: &[&str]) -> Self {
+        let davit = Davit::new(env!("CARGO_BIN_EXE_davit"));
         let mut command = davit.command(["registry", "serve", "--listen", "127.0.0.1:0", "--root"]);
-        command.arg(dir.join("registry")).stderr(Stdio::piped());
+        command.arg(dir.join("registry")).args(options).current_dir(dir.path());
+        command.stderr(Stdio::piped());
         let mut server = command.spawn().unwrap();
         let (mut line, mut words) = (String::new(), BufReader::new(server.stderr.take().unwrap()));
         words.read_line(&mut line).unwrap();
-        let address = line.trim().split("http://").nth(1).expect(&line).to_owned();
+        let address = line.trim().split("://").nth(1).expect(&line).to_owned();
         Self { davit, dir, server, _words: words, address }
+    }
+
+    /// Adds a user.
+    pub(crate) fn add(&self, user: &str, password: &str) {
+        let add = self.registry(&["user", "add", user, "--password-stdin"]);
+        let added = given(add, password);
+        assert_eq!(added.code, 0, "{}", added.stderr);
     }
 
     fn registry(&self, words: &[&str]) -> Command {
@@ -42,7 +60,7 @@ impl Served {
         given(self.davit.command(words.iter().copied()), input)
     }
 
-    fn ok(&self, words: &[&str], input: &str) -> String {
+    pub(crate) fn ok(&self, words: &[&str], input: &str) -> String {
         let outcome = self.run(words, input);
         assert_eq!(outcome.code, 0, "{words:?}: {}", outcome.stderr);
         outcome.stdout.trim_end().to_owned()
@@ -73,7 +91,8 @@ impl Drop for Served {
     }
 }
 
-fn given(mut command: Command, input: &str) -> Outcome {
+/// What comes of a command that is given `input`.
+pub(crate) fn given(mut command: Command, input: &str) -> Outcome {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     // Whoever asks nothing may be gone.
@@ -86,8 +105,7 @@ fn a_user_logs_in_pushes_and_pulls_and_the_store_is_sound() {
     let served = Served::start();
     let password = "wonderland\n";
     for user in ["alice", "bob"] {
-        let add = served.registry(&["user", "add", user, "--password-stdin"]);
-        assert_eq!(given(add, password).code, 0);
+        served.add(user, password);
     }
     let context = served.dir.join("context");
     fs::create_dir(&context).unwrap();
@@ -123,4 +141,20 @@ fn a_user_logs_in_pushes_and_pulls_and_the_store_is_sound() {
     served.ok(&["push", &image], "");
     let healed = given(served.registry(&["check", "--read"]), "");
     assert_eq!((healed.code, healed.stdout.trim()), (0, "nothing is wrong"), "{}", healed.stderr);
+}
+
+#[test]
+fn clients_of_http_2_are_told_where_tokens_are() {
+    let (Some(curl), Some(served)) = (davit_test::need_tool("curl"), Served::start_with_tls())
+    else {
+        return;
+    };
+    let url = format!("https://{}/v2/", served.address);
+    for version in ["--http1.1", "--http2"] {
+        let mut command = Command::new(&curl);
+        command.args(["--silent", "--insecure", "--include", version, &url]);
+        let said = given(command, "").stdout;
+        let realm = format!("realm=\"https://{}/token\"", served.address);
+        assert!(said.contains(&realm), "{version}: {said}");
+    }
 }
