@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! accept ─► TLS? ─► hyper ─► /v2/ …            oci
-//!                          ├ /token            auth
+//!      └──► front ────┘    ├ /token            auth
 //!                          └ /healthz /readyz /metrics
 //! ```
 
@@ -11,7 +11,7 @@ use std::{
 };
 
 use axum::{Router, body::Body, extract::ConnectInfo, routing::get};
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -28,11 +28,12 @@ use crate::{
     config::{Limits, Places},
     db::{Database, DbError, values},
     gc::{self, GcSettings},
-    oci::Oci,
+    oci::{Oci, Reply},
     registry::Registry,
     store::{Store, StoreError},
 };
 
+mod front;
 mod metrics;
 mod tls;
 
@@ -309,12 +310,19 @@ impl Front {
         peer: SocketAddr,
         mut request: Request<Body>,
     ) -> Result<Response<Body>, Infallible> {
-        request.extensions_mut().insert(ConnectInfo(peer));
         let path = request.uri().path();
         if path == "/v2" || path.starts_with("/v2/") {
-            return Ok(self.oci.serve(request).await);
+            let (parts, body) = request.into_parts();
+            return Ok(self.reply(peer, parts, body).await.into_response());
         }
+        request.extensions_mut().insert(ConnectInfo(peer));
         self.router.oneshot(request).await
+    }
+
+    /// Answers a request below `/v2`.
+    async fn reply(&self, peer: SocketAddr, mut parts: Parts, body: Body) -> Reply {
+        parts.extensions.insert(ConnectInfo(peer));
+        self.oci.answer(&parts, body).await
     }
 }
 
@@ -370,7 +378,7 @@ async fn serve_stream(
         return;
     }
     let Some(certificates) = certificates else {
-        return serve_connection(stream, peer, front, stopped).await;
+        return front::serve(stream, peer, front, stopped).await;
     };
     let handshake = certificates.acceptor().accept(stream);
     match tokio::time::timeout(HANDSHAKE_TIME, handshake).await {

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use davit_image::{Algorithm, Digest};
 
-use crate::fixture::{CONFIG, TestRegistry, blob, bytes, descriptor, image};
+use crate::fixture::{CONFIG, TestRegistry, blob, bytes, descriptor, image, on_both_ways};
 
 const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
 
@@ -19,46 +19,53 @@ fn has(registry: &TestRegistry, name: &str, digest: &Digest, content: &[u8]) {
 
 #[test]
 fn every_way_to_push() {
-    let registry = TestRegistry::start();
-    for algorithm in ALGORITHMS {
-        for content in [&b""[..], b"{}", &davit_test::noise(300_000)] {
-            let whole = format!("whole-{}-{algorithm}", content.len());
-            has(&registry, &whole, &registry.push_blob_with(&whole, algorithm, content), content);
-
-            let digest = Digest::of_with(algorithm, content);
-            let put = format!("put/{}/{algorithm}", content.len());
-            let session = registry.begin(&put, "");
-            let target = format!("{session}?digest={digest}");
-            let reply = registry.send("PUT", &target, &[], content);
-            assert_eq!(
-                (reply.status, reply.header("location")),
-                (201, Some(&*blob(&put, &digest)))
-            );
-            has(&registry, &put, &digest, content);
-            assert_eq!(registry.get(&session).error(), (404, "BLOB_UPLOAD_UNKNOWN".into()));
-        }
-        let content = davit_test::noise(100_000);
-        let digest = Digest::of_with(algorithm, &content);
-        for (name, query) in
-            [("told", format!("?digest-algorithm={algorithm}")), ("untold", String::new())]
-        {
-            let name = format!("{name}-{algorithm}");
-            let session = registry.begin(&name, &query);
-            for (at, part) in content.chunks(30_000).enumerate() {
-                let start = at * 30_000;
-                let range = format!("{start}-{}", start + part.len() - 1);
-                let reply = registry.send("PATCH", &session, &[("Content-Range", &range)], part);
-                let last = start + part.len() - 1;
-                assert_eq!(
-                    (reply.status, reply.header("range")),
-                    (202, Some(&*format!("0-{last}")))
+    on_both_ways(|registry| {
+        for algorithm in ALGORITHMS {
+            for content in [&b""[..], b"{}", &davit_test::noise(300_000)] {
+                let whole = format!("whole-{}-{algorithm}", content.len());
+                has(
+                    registry,
+                    &whole,
+                    &registry.push_blob_with(&whole, algorithm, content),
+                    content,
                 );
+
+                let digest = Digest::of_with(algorithm, content);
+                let put = format!("put/{}/{algorithm}", content.len());
+                let session = registry.begin(&put, "");
+                let target = format!("{session}?digest={digest}");
+                let reply = registry.send("PUT", &target, &[], content);
+                assert_eq!(
+                    (reply.status, reply.header("location")),
+                    (201, Some(&*blob(&put, &digest)))
+                );
+                has(registry, &put, &digest, content);
+                assert_eq!(registry.get(&session).error(), (404, "BLOB_UPLOAD_UNKNOWN".into()));
             }
-            let reply = registry.send("PUT", &format!("{session}?digest={digest}"), &[], b"");
-            assert_eq!(reply.status, 201);
-            has(&registry, &name, &digest, &content);
+            let content = davit_test::noise(100_000);
+            let digest = Digest::of_with(algorithm, &content);
+            for (name, query) in
+                [("told", format!("?digest-algorithm={algorithm}")), ("untold", String::new())]
+            {
+                let name = format!("{name}-{algorithm}");
+                let session = registry.begin(&name, &query);
+                for (at, part) in content.chunks(30_000).enumerate() {
+                    let start = at * 30_000;
+                    let range = format!("{start}-{}", start + part.len() - 1);
+                    let reply =
+                        registry.send("PATCH", &session, &[("Content-Range", &range)], part);
+                    let last = start + part.len() - 1;
+                    assert_eq!(
+                        (reply.status, reply.header("range")),
+                        (202, Some(&*format!("0-{last}")))
+                    );
+                }
+                let reply = registry.send("PUT", &format!("{session}?digest={digest}"), &[], b"");
+                assert_eq!(reply.status, 201);
+                has(registry, &name, &digest, &content);
+            }
         }
-    }
+    });
 }
 
 #[test]
@@ -77,71 +84,76 @@ fn a_stream_of_unknown_length() {
 
 #[test]
 fn parts_out_of_order_are_refused_and_the_session_goes_on() {
-    let registry = TestRegistry::start();
-    let session = registry.begin("a", "");
-    let part = |method: &str, query: &str, range: &str, body: &[u8]| {
-        registry.send(method, &format!("{session}{query}"), &[("Content-Range", range)], body)
-    };
-    let digest = Digest::of(b"abcdef");
-    let query = format!("?digest={digest}");
-    assert_eq!(part("PATCH", "", "3-5", b"def").error(), (416, "BLOB_UPLOAD_INVALID".into()));
-    assert_eq!(part("PATCH", "", "0-2", b"abc").status, 202);
-    for (method, query, range, body) in [
-        ("PATCH", "", "0-2", b"abc"),
-        ("PATCH", "", "4-6", b"efg"),
-        ("PUT", &*query, "2-4", b"cde"),
-    ] {
-        let reply = part(method, query, range, body);
-        assert_eq!((reply.status, reply.header("range")), (416, Some("0-2")), "{range}");
-        assert_eq!(reply.header("location"), Some(&*session));
-        let status = registry.get(&session);
-        assert_eq!((status.status, status.header("range")), (204, Some("0-2")));
-    }
-    assert_eq!(part("PATCH", "", "3-9", b"def").error(), (400, "SIZE_INVALID".into()));
-    assert_eq!(part("PATCH", "", "x", b"def").error(), (400, "BLOB_UPLOAD_INVALID".into()));
-    assert_eq!(part("PUT", &query, "3-5", b"def").status, 201);
-    has(&registry, "a", &digest, b"abcdef");
+    on_both_ways(|registry| {
+        let session = registry.begin("a", "");
+        let part = |method: &str, query: &str, range: &str, body: &[u8]| {
+            registry.send(method, &format!("{session}{query}"), &[("Content-Range", range)], body)
+        };
+        let digest = Digest::of(b"abcdef");
+        let query = format!("?digest={digest}");
+        assert_eq!(part("PATCH", "", "3-5", b"def").error(), (416, "BLOB_UPLOAD_INVALID".into()));
+        assert_eq!(part("PATCH", "", "0-2", b"abc").status, 202);
+        for (method, query, range, body) in [
+            ("PATCH", "", "0-2", b"abc"),
+            ("PATCH", "", "4-6", b"efg"),
+            ("PUT", &*query, "2-4", b"cde"),
+        ] {
+            let reply = part(method, query, range, body);
+            assert_eq!((reply.status, reply.header("range")), (416, Some("0-2")), "{range}");
+            assert_eq!(reply.header("location"), Some(&*session));
+            let status = registry.get(&session);
+            assert_eq!((status.status, status.header("range")), (204, Some("0-2")));
+        }
+        assert_eq!(part("PATCH", "", "3-9", b"def").error(), (400, "SIZE_INVALID".into()));
+        assert_eq!(part("PATCH", "", "x", b"def").error(), (400, "BLOB_UPLOAD_INVALID".into()));
+        assert_eq!(part("PUT", &query, "3-5", b"def").status, 201);
+        has(registry, "a", &digest, b"abcdef");
+    });
 }
 
 #[test]
 fn wrong_and_malformed_digests() {
-    let registry = TestRegistry::start();
-    let wrong = Digest::of(b"else");
-    let invalid = (400, "DIGEST_INVALID".to_owned());
-    for digest in [wrong.to_string(), "sha256:bad".to_owned(), "md5:abcd".to_owned(), String::new()]
-    {
-        let reply = registry.send(
-            "POST",
-            &format!("/v2/a/blobs/uploads/?digest={digest}"),
-            &[],
-            b"content",
-        );
-        assert_eq!(reply.error(), invalid, "{digest}");
+    on_both_ways(|registry| {
+        let wrong = Digest::of(b"else");
+        let invalid = (400, "DIGEST_INVALID".to_owned());
+        for digest in
+            [wrong.to_string(), "sha256:bad".to_owned(), "md5:abcd".to_owned(), String::new()]
+        {
+            let reply = registry.send(
+                "POST",
+                &format!("/v2/a/blobs/uploads/?digest={digest}"),
+                &[],
+                b"content",
+            );
+            assert_eq!(reply.error(), invalid, "{digest}");
+            let session = registry.begin("a", "");
+            let reply =
+                registry.send("PUT", &format!("{session}?digest={digest}"), &[], b"content");
+            assert_eq!(reply.error(), invalid, "{digest}");
+        }
         let session = registry.begin("a", "");
-        let reply = registry.send("PUT", &format!("{session}?digest={digest}"), &[], b"content");
-        assert_eq!(reply.error(), invalid, "{digest}");
-    }
-    let session = registry.begin("a", "");
-    assert_eq!(registry.send("PUT", &session, &[], b"content").error(), invalid);
-    assert_eq!(registry.get(&blob("a", &wrong)).error(), (404, "BLOB_UNKNOWN".into()));
-    assert_eq!(registry.get("/v2/a/blobs/sha256:bad").error(), invalid);
-    let reply = registry.send("POST", "/v2/a/blobs/uploads/?digest-algorithm=md5", &[], b"");
-    assert_eq!(reply.error(), invalid);
+        assert_eq!(registry.send("PUT", &session, &[], b"content").error(), invalid);
+        assert_eq!(registry.get(&blob("a", &wrong)).error(), (404, "BLOB_UNKNOWN".into()));
+        assert_eq!(registry.get("/v2/a/blobs/sha256:bad").error(), invalid);
+        let reply = registry.send("POST", "/v2/a/blobs/uploads/?digest-algorithm=md5", &[], b"");
+        assert_eq!(reply.error(), invalid);
+    });
 }
 
 #[test]
 fn cancelled_sessions_are_gone() {
-    let registry = TestRegistry::start();
-    let session = registry.begin("a", "");
-    assert_eq!(registry.send("PATCH", &session, &[], b"abc").status, 202);
-    assert_eq!(registry.send("DELETE", &session, &[], b"").status, 204);
-    let unknown = (404, "BLOB_UPLOAD_UNKNOWN".to_owned());
-    assert_eq!(registry.get(&session).error(), unknown);
-    assert_eq!(registry.send("PATCH", &session, &[], b"abc").error(), unknown);
-    assert_eq!(registry.send("DELETE", &session, &[], b"").error(), unknown);
-    assert_eq!(fs_err::read_dir(registry.dir.join("registry/uploads")).unwrap().count(), 0);
-    let other = registry.begin("b", "").replace("/b/", "/a/");
-    assert_eq!(registry.get(&other).error(), unknown, "a session of another repository");
+    on_both_ways(|registry| {
+        let session = registry.begin("a", "");
+        assert_eq!(registry.send("PATCH", &session, &[], b"abc").status, 202);
+        assert_eq!(registry.send("DELETE", &session, &[], b"").status, 204);
+        let unknown = (404, "BLOB_UPLOAD_UNKNOWN".to_owned());
+        assert_eq!(registry.get(&session).error(), unknown);
+        assert_eq!(registry.send("PATCH", &session, &[], b"abc").error(), unknown);
+        assert_eq!(registry.send("DELETE", &session, &[], b"").error(), unknown);
+        assert_eq!(fs_err::read_dir(registry.dir.join("registry/uploads")).unwrap().count(), 0);
+        let other = registry.begin("b", "").replace("/b/", "/a/");
+        assert_eq!(registry.get(&other).error(), unknown, "a session of another repository");
+    });
 }
 
 #[test]

@@ -19,11 +19,28 @@ pub(crate) struct TestRegistry {
     runtime: tokio::runtime::Runtime,
     server: Option<Server>,
     address: SocketAddr,
+    way: Way,
     pub(crate) dir: TempDir,
 }
 
+/// Which of the server's two ways a request takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// On the socket itself.
+    Front,
+    /// By hyper: a field that the front leaves to it leads there.
+    Hyper,
+}
+
+/// Runs a test on a registry of its own for each way of its requests.
+pub(crate) fn on_both_ways(test: impl Fn(&TestRegistry)) {
+    for way in [Way::Front, Way::Hyper] {
+        test(&TestRegistry { way, ..TestRegistry::start() });
+    }
+}
+
 /// A reply as it came.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
     headers: Vec<(String, String)>,
@@ -56,7 +73,7 @@ impl TestRegistry {
         };
         let server = runtime.block_on(Server::start(settings)).unwrap();
         let address = server.address();
-        Self { runtime, server: Some(server), address, dir }
+        Self { runtime, server: Some(server), address, way: Way::Front, dir }
     }
 
     /// Ends the server as a signal would, and gives its directory.
@@ -78,7 +95,8 @@ impl TestRegistry {
         TcpStream::connect(self.address).unwrap()
     }
 
-    /// Sends one request on a connection of its own.
+    /// Sends one request on a connection of its own; one that only reads takes both ways, and the
+    /// replies are the same.
     pub(crate) fn send(
         &self,
         method: &str,
@@ -86,10 +104,28 @@ impl TestRegistry {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Reply {
+        let reply = self.send_by(self.way, (method, target), headers, body);
+        let is_multipart = || headers.iter().any(|(_, value)| value.contains(','));
+        if matches!(method, "GET" | "HEAD") && self.way == Way::Front && !is_multipart() {
+            assert_eq!(reply, self.send_by(Way::Hyper, (method, target), headers, body));
+        }
+        reply
+    }
+
+    fn send_by(
+        &self,
+        way: Way,
+        (method, target): (&str, &str),
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Reply {
         let mut text = format!("{method} {target} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n");
         let is_chunked = headers.iter().any(|(name, _)| *name == "Transfer-Encoding");
         if !is_chunked && (!body.is_empty() || !matches!(method, "GET" | "HEAD")) {
             text += &format!("Content-Length: {}\r\n", body.len());
+        }
+        if way == Way::Hyper {
+            text += "TE: trailers\r\n";
         }
         for (name, value) in headers {
             text += &format!("{name}: {value}\r\n");
@@ -141,7 +177,7 @@ impl TestRegistry {
 }
 
 impl Reply {
-    fn parse(bytes: &[u8]) -> Self {
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head");
         let head = std::str::from_utf8(&bytes[..end]).unwrap();
         let mut lines = head.split("\r\n");
@@ -150,7 +186,10 @@ impl Reply {
             let (name, value) = line.split_once(':').unwrap();
             (name.to_ascii_lowercase(), value.trim().to_owned())
         };
-        let headers: Vec<_> = lines.map(header).collect();
+        let mut headers: Vec<_> = lines.map(header).collect();
+        headers.sort();
+        let date = headers.iter().position(|(name, _)| name == "date").expect("a date");
+        headers.remove(date);
         let reply = Self { status, headers, body: bytes[end + 4..].to_vec() };
         let length = reply.header("content-length").map(|length| length.parse::<usize>().unwrap());
         if !reply.body.is_empty() {

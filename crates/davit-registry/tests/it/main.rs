@@ -8,6 +8,7 @@ mod blobs;
 mod db;
 mod failures;
 mod fixture;
+mod front;
 mod gc;
 mod gc_model;
 mod manifests;

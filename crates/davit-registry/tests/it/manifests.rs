@@ -333,7 +333,8 @@ fn paths_methods_and_health() {
     assert_eq!((reply.status, reply.header("allow")), (405, Some("GET, HEAD")));
     assert_eq!(registry.get("/healthz").body, b"ok\n");
     assert_eq!(registry.get("/readyz").status, 200);
+    // Each was asked for in both ways.
     let metrics = String::from_utf8(registry.get("/metrics").body).unwrap();
-    assert!(metrics.contains("requests_total{operation=\"Ping\",status=\"2xx\"} 2"), "{metrics}");
+    assert!(metrics.contains("requests_total{operation=\"Ping\",status=\"2xx\"} 4"), "{metrics}");
     assert_eq!(registry.get("/else").status, 404);
 }

@@ -1,0 +1,136 @@
+//! Requests on one connection, as clients and attackers send them.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Shutdown, TcpStream},
+};
+
+use davit_registry::config::Limits;
+
+use crate::fixture::{Reply, TestRegistry, blob};
+
+/// Reads one reply, whose body has the length that its head says.
+fn read_reply(stream: &mut TcpStream) -> Reply {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        bytes.push(byte[0]);
+    }
+    let head = Reply::parse(&bytes);
+    let length = head.header("content-length").map_or(0, |length| length.parse().unwrap());
+    let start = bytes.len();
+    bytes.resize(start + length, 0);
+    stream.read_exact(&mut bytes[start..]).unwrap();
+    Reply::parse(&bytes)
+}
+
+fn get(target: &str, fields: &str) -> Vec<u8> {
+    format!("GET {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n").into_bytes()
+}
+
+/// What a server sends until it closes the connection.
+fn rest(mut stream: TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn many_requests_share_a_connection_whichever_way_they_take() {
+    let registry = TestRegistry::start();
+    let content = davit_test::noise(5 << 20);
+    let digest = registry.push_blob("a", &content);
+    let target = blob("a", &digest);
+    let mut stream = registry.connect();
+    // All at once, and the heads cut anywhere.
+    let both = [get("/v2/", ""), get(&target, "Range: bytes=0-9\r\n"), get("/v2/b", "")].concat();
+    for cut in [1, 15, both.len() / 2, both.len() - 3] {
+        stream.write_all(&both[..cut]).unwrap();
+        stream.write_all(&both[cut..]).unwrap();
+        assert_eq!(read_reply(&mut stream).status, 200);
+        assert_eq!(read_reply(&mut stream).body, content[..10]);
+        assert_eq!(read_reply(&mut stream).status, 404);
+    }
+    // A reply that does not fit into the socket's buffers, to a client that reads late.
+    stream.write_all(&get(&target, "")).unwrap();
+    std::thread::yield_now();
+    assert_eq!(read_reply(&mut stream).body, content);
+    // A body that comes with the head of the next request.
+    let session = registry.begin("a", "");
+    let part = format!("PATCH {session} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
+    let both = [part.as_bytes(), &get(&session, "")].concat();
+    stream.write_all(&both).unwrap();
+    assert_eq!(read_reply(&mut stream).status, 202);
+    assert_eq!(read_reply(&mut stream).header("range"), Some("0-4"));
+    // Hyper's for the rest of the connection, with what was read ahead.
+    let both = [get("/healthz", ""), get(&target, "Range: bytes=5-9\r\n")].concat();
+    stream.write_all(&both).unwrap();
+    assert_eq!(read_reply(&mut stream).body, b"ok\n");
+    assert_eq!(read_reply(&mut stream).body, content[5..10]);
+    stream.write_all(&get(&target, "Connection: close\r\n")).unwrap();
+    assert!(rest(stream).ends_with(&content[content.len() - 100..]));
+}
+
+#[test]
+fn a_connection_ends_when_it_was_asked_to() {
+    let registry = TestRegistry::start();
+    let mut stream = registry.connect();
+    stream.write_all(&get("/v2/", "Connection: close\r\n")).unwrap();
+    let reply = Reply::parse(&rest(stream));
+    assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
+    // A head that is cut off.
+    let mut stream = registry.connect();
+    stream.write_all(b"GET /v2/ HTTP/1.1\r\nHo").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(rest(stream), b"");
+    // One that waits does not keep the server from its end.
+    let mut stream = registry.connect();
+    stream.write_all(&get("/v2/", "")).unwrap();
+    assert_eq!(read_reply(&mut stream).status, 200);
+    registry.stop();
+    assert_eq!(rest(stream), b"");
+}
+
+#[test]
+fn requests_whose_end_is_disputed_are_refused() {
+    let registry = TestRegistry::start();
+    let hidden = "GET /v2/hidden/tags/list HTTP/1.1\r\nHost: a\r\n\r\n";
+    let long = format!("A: {}\r\n", "b".repeat(500 << 10));
+    for (fields, status) in [
+        ("Content-Length: 5\r\nContent-Length: 6\r\n", 400),
+        ("Content-Length: +5\r\n", 400),
+        ("Content-Length : 5\r\n", 400),
+        ("Transfer-Encoding : chunked\r\n", 400),
+        ("Transfer-Encoding: identity\r\n", 400),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n", 400),
+        ("A: b\r\n c\r\n", 400),
+        (&*long, 431),
+        (&*"A: b\r\n".repeat(101), 431),
+    ] {
+        let mut stream = registry.connect();
+        let head = format!("POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        // It may have refused before all is sent.
+        let _refused = stream.write_all(head.as_bytes());
+        let _refused = stream.write_all(hidden.as_bytes());
+        let mut bytes = Vec::new();
+        let _reset = stream.read_to_end(&mut bytes);
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{fields:.80}: {text}");
+        assert!(!text.contains("NAME_UNKNOWN"), "{fields:.80}: {text}");
+    }
+}
+
+#[test]
+fn a_refusal_is_read_though_the_body_was_not() {
+    let registry = TestRegistry::with(Limits { blob_bytes: 1000, ..Limits::default() });
+    let session = registry.begin("a", "");
+    let body = vec![1; 3 << 20];
+    let head =
+        format!("PATCH {session} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+    let mut stream = registry.connect();
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&body).unwrap();
+    let reply = Reply::parse(&rest(stream));
+    assert_eq!((reply.status, reply.header("connection")), (413, Some("close")));
+}
