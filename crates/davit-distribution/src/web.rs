@@ -101,6 +101,19 @@ impl Client {
     }
 }
 
+impl Client {
+    /// As [`Self::ask`], but once: whatever the server answers is the answer.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`] for what is no HTTP request, else when there is no answer.
+    pub async fn ask_once(&self, request: &WebRequest) -> Result<WebReply, Error> {
+        let call = request.call()?;
+        let transport = self.transport();
+        let http = transport.connections().to(&call.url, transport.verify_for(&call.url))?;
+        transport.exchange(&http, &call, &call.url, None).await.map(WebReply)
+    }
+}
+
 impl WebReply {
     /// The status.
     #[must_use]

@@ -32,6 +32,7 @@ pub use davit_distribution::{
     Secret,
     wire::{Scope, ScopeError},
 };
+pub(crate) use glob::matches;
 pub use glob::{GlobError, RepositoryGlob};
 pub use jwt::{Access, Claims, JwtError};
 pub use keys::{KeyError, Keys, PublicKey};

@@ -6,6 +6,7 @@ use davit_image::Digest;
 
 use crate::{
     db::{Connection, DbError, Lock, Transaction, values},
+    events::{EventKind, Happened, emit},
     fault::Fault,
     memory::Known,
     name::RepositoryName,
@@ -133,7 +134,11 @@ impl Transaction for Commit {
             }
         }
         self.add_blob(connection).await?;
-        link(connection, repo.id, &self.digest, self.lease_ms).await
+        if link(connection, repo.id, &self.digest, self.lease_ms).await? {
+            let push = Happened::of(EventKind::BlobPush);
+            emit(connection, repo, Happened { digest: Some(&self.digest), ..push }).await?;
+        }
+        Ok(())
     }
 }
 
@@ -172,35 +177,35 @@ impl Commit {
 }
 
 /// Makes a blob pullable from a repository for at least a lease, charges it to the owner if it is new
-/// there, and completes sparse manifests.
+/// there, and completes sparse manifests. Tells whether it is new there.
 async fn link(
     connection: &mut Connection,
     repo_id: i64,
     digest: &Digest,
     lease_ms: i64,
-) -> Result<(), Fault> {
+) -> Result<bool, Fault> {
     let now = connection.now_ms();
     let insert = "INSERT INTO repo_blob (repo_id, digest, lease_until, created_at) \
                   VALUES ($1, $2, $3, $4) ON CONFLICT (repo_id, digest) DO NOTHING";
     let renew = "UPDATE repo_blob SET lease_until = \
                  CASE WHEN lease_until < $3 THEN $3 ELSE lease_until END \
                  WHERE repo_id = $1 AND digest = $2";
-    loop {
+    let is_new = loop {
         if connection.execute(insert, values![repo_id, digest, now + lease_ms, now]).await? == 1 {
             if quota::charge(connection, repo_id, digest).await? == Charge::Exceeds {
                 return Err(Fault::Denied("the owner's quota has no room for this".to_owned()));
             }
-            break;
+            break true;
         }
         // The collector may remove it between the two statements.
         if connection.execute(renew, values![repo_id, digest, now + lease_ms]).await? == 1 {
-            break;
+            break false;
         }
-    }
+    };
     let complete = "UPDATE manifest_blob SET linked = digest \
                     WHERE repo_id = $1 AND digest = $2 AND linked IS NULL";
     connection.execute(complete, values![repo_id, digest]).await?;
-    Ok(())
+    Ok(is_new)
 }
 
 /// Makes a blob of one repository a blob of another; the caller may pull from the first. `false` when
@@ -237,7 +242,11 @@ impl Transaction for Mount {
             return Ok(false);
         }
         let to = ensure_repo(connection, &self.to).await?;
-        link(connection, to.id, &self.digest, self.lease_ms).await?;
+        if link(connection, to.id, &self.digest, self.lease_ms).await? {
+            let source = Some(self.from.as_str());
+            let mount = Happened { source, ..Happened::of(EventKind::BlobMount) };
+            emit(connection, to, Happened { digest: Some(&self.digest), ..mount }).await?;
+        }
         Ok(true)
     }
 }
@@ -282,6 +291,8 @@ impl Transaction for Delete {
         }
         let sql = "DELETE FROM repo_blob WHERE repo_id = $1 AND digest = $2";
         connection.execute(sql, values()).await?;
-        Ok(quota::refund(connection, repo.id, &self.digest).await?)
+        quota::refund(connection, repo.id, &self.digest).await?;
+        let gone = Happened::of(EventKind::BlobDelete);
+        Ok(emit(connection, repo, Happened { digest: Some(&self.digest), ..gone }).await?)
     }
 }

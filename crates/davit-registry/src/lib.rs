@@ -8,7 +8,9 @@
 //! - [`fault`]: why a request is refused
 //! - [`oci`]: the distribution-spec's HTTP protocol
 //! - [`server`]: the listener
+//! - [`events`]: what happened, for those who listen; [`webhooks`]: those who are told by HTTP
 //! - [`gc`]: online garbage collection; [`check`]: the database compared with itself and the store
+//! - [`jobs`]: work that any process on the database may do
 //! - [`name`]: a repository's name
 //! - [`quota`]: bytes of an account
 //! - [`retention`]: which tags stay
@@ -20,8 +22,10 @@ pub mod blobs;
 pub mod check;
 pub mod config;
 pub mod db;
+pub mod events;
 pub mod fault;
 pub mod gc;
+pub mod jobs;
 pub mod lists;
 pub mod manifests;
 mod memory;
@@ -34,3 +38,4 @@ pub mod server;
 pub mod settings;
 pub mod store;
 pub mod uploads;
+pub mod webhooks;

@@ -97,7 +97,9 @@ impl Oci {
             Operation::Ping | Operation::Catalog => Err(Fault::NAME_UNKNOWN),
             Operation::Tags => self.tags(&name, parts).await,
             Operation::Referrers => self.referrers(&name, &last, parts).await,
-            Operation::GetManifest => pull::manifest(&self.registry, &name, &last, parts).await,
+            Operation::GetManifest => {
+                pull::manifest(&self.registry, (&caller, &name), &last, parts).await
+            }
             Operation::GetBlob => pull::blob(&self.registry, &name, &last, parts).await,
             Operation::PutManifest => {
                 self.put_manifest(&caller, (&name, &last), (parts, body)).await

@@ -11,7 +11,8 @@ use uuid::Uuid;
 use crate::{
     blobs::Linked,
     config::Limits,
-    db::{Connection, Database, DbError, values},
+    db::{Connection, Database, DbError, Row, values},
+    events::{self, EventKind, Happened, Listeners},
     manifests::Cache,
     memory::Memory,
     name::RepositoryName,
@@ -32,6 +33,7 @@ pub struct Registry {
     pub limits: Limits,
     pub(crate) manifests: Arc<Cache>,
     pub(crate) blobs: Arc<Memory<(RepositoryName, Digest), Arc<Linked>>>,
+    pub(crate) listeners: Arc<Listeners>,
     /// Upload sessions that a request of this process works on.
     busy: Arc<Mutex<HashSet<Uuid>>>,
 }
@@ -42,6 +44,8 @@ pub(crate) struct Repo {
     pub(crate) id: i64,
     /// Its own rule about sparse manifests, when it has one.
     pub(crate) sparse: Option<i64>,
+    /// What of it somebody listens to: 0 nothing, 1 its changes, 2 its blobs too.
+    pub(crate) listened: i64,
 }
 
 impl Registry {
@@ -50,7 +54,8 @@ impl Registry {
     pub fn new(database: Database, store: Store, limits: Limits) -> Self {
         let manifests = Arc::new(Cache::of_manifests());
         let blobs = Arc::new(Memory::new(BLOBS));
-        Self { database, store, limits, manifests, blobs, busy: Arc::default() }
+        let listeners = Arc::default();
+        Self { database, store, limits, manifests, blobs, listeners, busy: Arc::default() }
     }
 
     /// The lease in milliseconds.
@@ -82,9 +87,13 @@ pub(crate) async fn find_repo(
     connection: &mut Connection,
     name: &RepositoryName,
 ) -> Result<Option<Repo>, DbError> {
-    let sql = "SELECT id, sparse FROM repo WHERE path = $1";
+    // Who listens is found by the way: where nobody does, an event costs no statement.
+    let sql = "SELECT id, sparse, COALESCE((SELECT MAX(s.level) FROM subscription s \
+               WHERE s.state = 'active' AND s.prefix = substr(path, 1, length(s.prefix))), \
+               CAST(0 AS BIGINT)) FROM repo WHERE path = $1";
     let row = connection.row(sql, values![name.as_str()]).await?;
-    row.map(|row| Ok(Repo { id: row.get(0)?, sparse: row.get(1)? })).transpose()
+    let repo = |row: Row| Ok(Repo { id: row.get(0)?, sparse: row.get(1)?, listened: row.get(2)? });
+    row.map(repo).transpose()
 }
 
 /// Finds a repository, or makes it: it belongs to the account of its first part, if there is one.
@@ -92,14 +101,18 @@ pub(crate) async fn ensure_repo(
     connection: &mut Connection,
     name: &RepositoryName,
 ) -> Result<Repo, DbError> {
+    let mut made = 0;
     loop {
         if let Some(repo) = find_repo(connection, name).await? {
+            if made > 0 {
+                events::emit(connection, repo, Happened::of(EventKind::RepositoryCreate)).await?;
+            }
             return Ok(repo);
         }
         let sql = "INSERT INTO repo (path, owner_id, created_at) \
                    VALUES ($1, (SELECT id FROM account WHERE name = $2), $3) \
                    ON CONFLICT (path) DO NOTHING";
         let created = connection.now_ms();
-        connection.execute(sql, values![name.as_str(), name.namespace(), created]).await?;
+        made = connection.execute(sql, values![name.as_str(), name.namespace(), created]).await?;
     }
 }

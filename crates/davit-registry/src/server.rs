@@ -27,6 +27,7 @@ use crate::{
     auth::{self, Auth, AuthError, AuthSettings},
     config::{Limits, Places},
     db::{Database, DbError, values},
+    events::Worker,
     gc::{self, GcSettings},
     oci::{Oci, Reply},
     registry::Registry,
@@ -179,6 +180,7 @@ pub struct Server {
     stop: watch::Sender<bool>,
     accepting: tokio::task::JoinHandle<()>,
     collecting: tokio::task::JoinHandle<()>,
+    telling: tokio::task::JoinHandle<()>,
 }
 
 impl Server {
@@ -211,8 +213,12 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let front = Front { router: router(&registry, auth, metrics), oci };
         let collecting = tokio::spawn(collect(registry.clone(), stopped.clone()));
+        let scheme = if settings.tls.is_some() { "https" } else { "http" };
+        let base_url = settings.public_url.clone();
+        let base_url = base_url.unwrap_or_else(|| format!("{scheme}://{address}"));
+        let telling = tokio::spawn(Worker::new(registry.clone(), &base_url).run(stopped.clone()));
         let accepting = tokio::spawn(accept(listener, front, certificates.map(Arc::new), stopped));
-        Ok(Self { address, registry, stop, accepting, collecting })
+        Ok(Self { address, registry, stop, accepting, collecting, telling })
     }
 
     /// Where it listens.
@@ -235,6 +241,7 @@ impl Server {
         }
         // What it had begun is done in the next run.
         self.collecting.abort();
+        self.telling.abort();
         self.registry.database.close().await;
     }
 }

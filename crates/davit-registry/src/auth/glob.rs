@@ -48,7 +48,7 @@ impl RepositoryGlob {
 
 /// Compares by the set of pattern positions that the name read so far may have reached: no
 /// backtracking, so that no pattern takes exponential time.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
+pub(crate) fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let mut reached = vec![false; pattern.len() + 1];
     reached[0] = true;
     pass_stars(pattern, &mut reached);

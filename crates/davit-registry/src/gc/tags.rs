@@ -4,6 +4,7 @@ use davit_image::Digest;
 
 use crate::{
     db::{Connection, Database, DbError, Lock, Transaction, values},
+    events::{EventKind, Happened, emit_at},
     gc::{BATCH, GcError, Mode},
     manifests::queue,
     retention::{TagFacts, Verdict, judge},
@@ -120,6 +121,8 @@ impl Transaction for RemoveTags {
             let digest: Digest = row.get(0)?;
             connection.execute(EVENT, values![self.repo_id, name, &digest, now]).await?;
             connection.execute(DELETE, values![self.repo_id, name]).await?;
+            let gone = Happened { tag: Some(name), ..Happened::of(EventKind::TagDelete) };
+            emit_at(connection, self.repo_id, Happened { digest: Some(&digest), ..gone }).await?;
             queue(connection, self.repo_id, &digest, now).await?;
             removed += 1;
         }

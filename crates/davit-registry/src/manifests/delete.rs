@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     db::{Connection, DbError, Lock, Transaction, ms, values},
+    events::{EventKind, Happened, emit},
     fault::Fault,
     name::RepositoryName,
     registry::{Registry, Repo, find_repo},
@@ -110,7 +111,9 @@ impl Transaction for DeleteManifest {
         let id: i64 = rows.first().ok_or(Fault::MANIFEST_UNKNOWN)?.get(0)?;
         self.leave_parents(connection, repo, id).await?;
         self.delete_tags(connection, repo, id).await?;
-        Ok(unlink(connection, repo.id, (id, &self.digest), self.delays).await?)
+        unlink(connection, repo.id, (id, &self.digest), self.delays).await?;
+        let delete = Happened { by: self.by, ..Happened::of(EventKind::Delete) };
+        Ok(emit(connection, repo, Happened { digest: Some(&self.digest), ..delete }).await?)
     }
 }
 

@@ -6,6 +6,7 @@ use super::{Content, queue};
 use crate::{
     auth::{Action, Rights},
     db::{Connection, DbError, Lock, Transaction, values},
+    events::{EventKind, Happened, emit},
     fault::Fault,
     name::RepositoryName,
     registry::{Registry, Repo, ensure_repo},
@@ -68,7 +69,7 @@ impl Transaction for PutManifest {
     async fn run(&self, connection: &mut Connection) -> Result<Digest, Fault> {
         let repo = ensure_repo(connection, &self.put.name).await?;
         let digest = self.digest(connection, repo).await?;
-        let id = self.add(connection, repo, &digest).await?;
+        let (id, is_new) = self.add(connection, repo, &digest).await?;
         if !repo.sparse.map_or(self.sparse, |sparse| sparse != 0) {
             self.check_complete(connection, id).await?;
         }
@@ -78,6 +79,10 @@ impl Transaction for PutManifest {
         if self.put.tags.is_empty() {
             let after = connection.now_ms() + self.lease_ms;
             queue(connection, repo.id, &digest, after).await?;
+            if is_new {
+                let push = Happened { by: self.put.by, ..Happened::of(EventKind::Push) };
+                emit(connection, repo, Happened { digest: Some(&digest), ..push }).await?;
+            }
         }
         Ok(digest)
     }
@@ -99,13 +104,14 @@ impl PutManifest {
         row.map_or(Ok(usual), |row| row.get(0))
     }
 
-    /// Adds the manifest and what it names; one that is there only gets a new lease.
+    /// Adds the manifest and what it names; one that is there only gets a new lease. Tells its row,
+    /// and whether it is new.
     async fn add(
         &self,
         connection: &mut Connection,
         repo: Repo,
         digest: &Digest,
-    ) -> Result<i64, DbError> {
+    ) -> Result<(i64, bool), DbError> {
         let (content, now) = (&self.put.content, connection.now_ms());
         let lease = now + self.lease_ms;
         let insert = "INSERT INTO manifest (repo_id, digest, media_type, artifact_type, subject, \
@@ -143,7 +149,7 @@ impl PutManifest {
                          WHERE repo_id = $2 AND digest = $3 AND child_id IS NULL";
             connection.execute(adopt, values![id, repo.id, digest]).await?;
         }
-        Ok(id)
+        Ok((id, is_new))
     }
 
     async fn add_edges(
@@ -278,7 +284,7 @@ pub(super) async fn check_movable<'t>(
     }
 }
 
-/// Writes a move of a tag into its history.
+/// Writes a move of a tag into its history, and tells those who listen.
 pub(super) async fn tell(
     connection: &mut Connection,
     repo: Repo,
@@ -289,5 +295,9 @@ pub(super) async fn tell(
                VALUES ($1, $2, $3, $4, $5, $6)";
     let at = connection.now_ms();
     connection.execute(sql, values![repo.id, tag, old, new, at, by]).await?;
-    Ok(())
+    let happened = match new {
+        Some(_) => Happened { digest: new, previous: old, ..Happened::of(EventKind::Push) },
+        None => Happened { digest: old, ..Happened::of(EventKind::TagDelete) },
+    };
+    emit(connection, repo, Happened { tag: Some(tag), by, ..happened }).await
 }

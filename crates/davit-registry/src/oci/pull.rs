@@ -4,7 +4,7 @@ use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use davit_image::Digest;
-use http::{StatusCode, header, request::Parts};
+use http::{Method, StatusCode, header, request::Parts};
 use uuid::Uuid;
 
 use super::{
@@ -12,19 +12,25 @@ use super::{
     reply::{Content, Reply, Segment},
     request::{digest, target, text, validators},
 };
-use crate::{blobs, fault::Fault, manifests, name::RepositoryName, registry::Registry};
+use crate::{
+    auth::Caller, blobs, events, fault::Fault, manifests, name::RepositoryName, registry::Registry,
+};
 
 /// What is named by its digest stays as it is; only who may see it changes.
 const FOREVER: &str = "private, max-age=31536000, immutable";
 
 pub(super) async fn manifest(
     registry: &Registry,
-    name: &RepositoryName,
+    (caller, name): (&Caller, &RepositoryName),
     reference: &str,
     parts: &Parts,
 ) -> Result<Reply, Fault> {
     let target = target(reference)?;
     let stored = manifests::find(registry, name, &target).await?;
+    if parts.method == Method::GET {
+        let tag = Some(reference).filter(|_| matches!(target, manifests::Target::Tag(_)));
+        events::pulled(registry, name, (stored.digest, tag), caller.account());
+    }
     let reply = if is_known(parts, &stored.digest) {
         Reply::new(StatusCode::NOT_MODIFIED)
     } else {

@@ -14,3 +14,4 @@ mod gc_model;
 mod manifests;
 mod races;
 mod soak;
+mod webhooks;

@@ -9,6 +9,7 @@ mod repository;
 mod serve;
 mod token;
 mod user;
+mod webhook;
 
 use std::path::PathBuf;
 
@@ -17,6 +18,7 @@ use davit_registry::{
     auth::{AccountError, GlobError, NameError, PasswordError, RoleError, ScopeError},
     config::Places,
     db::{Database, DbError, Location},
+    events::SubscriptionError,
     store::{Store, StoreError},
 };
 
@@ -69,6 +71,9 @@ pub(crate) enum RegistryCommand {
     /// Manage repositories
     #[command(subcommand)]
     Repo(repository::RepoCommand),
+    /// Manage webhooks: who is told by HTTP of what happens
+    #[command(subcommand)]
+    Webhook(webhook::WebhookCommand),
     /// Show or check the audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -93,6 +98,7 @@ pub(crate) fn run(args: RegistryArgs, context: &Context) -> Result<u8, CliError>
         RegistryCommand::Robot(command) => token::run_robot(command, &places),
         RegistryCommand::Token(command) => token::run(command, &places),
         RegistryCommand::Repo(command) => repository::run(command, &places),
+        RegistryCommand::Webhook(command) => webhook::run(command, &places),
         RegistryCommand::Audit(command) => audit::run(command, &places),
         RegistryCommand::Gc(args) => gc::run(&args, &places),
         RegistryCommand::Check(args) => check::run(&args, &places),
@@ -173,8 +179,16 @@ enum Fault {
     Gc(#[from] gc::GcFault),
     #[error(transparent)]
     Check(#[from] check::CheckFault),
+    #[error(transparent)]
+    Webhook(#[from] webhook::WebhookFault),
     #[error("{0}")]
     Text(String),
+}
+
+impl From<SubscriptionError> for Fault {
+    fn from(error: SubscriptionError) -> Self {
+        webhook::WebhookFault::from(error).into()
+    }
 }
 
 impl Hint for Fault {
