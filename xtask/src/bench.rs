@@ -11,6 +11,7 @@ mod contexts;
 mod images;
 mod measure;
 mod peers;
+mod registry;
 mod report;
 mod stages;
 
@@ -149,7 +150,7 @@ impl Setting {
 }
 
 /// The workloads, by what they measure; a group's name stands for all of it.
-const GROUPS: [(&str, &[&str]); 3] = [
+const GROUPS: [(&str, &[&str]); 4] = [
     ("images", &["pull", "load", "remove"]),
     (
         "build",
@@ -172,6 +173,7 @@ const GROUPS: [(&str, &[&str]); 3] = [
         ],
     ),
     ("containers", &["start", "run", "exec", "list", "rate", "memory"]),
+    ("registry", registry::NAMES),
 ];
 
 /// The workloads that `wanted` names, alone or by their group; all for none.
@@ -236,7 +238,7 @@ fn build(extent: Extent) -> Result<PathBuf> {
     }
 }
 
-fn run_all(setting: &Setting, names: &[&str], rows: &mut Vec<report::Row>) -> Result<()> {
+fn run_all(setting: &Setting, names: &[&'static str], rows: &mut Vec<report::Row>) -> Result<()> {
     for name in names {
         let workload = workload(name, setting)?;
         let row = run_one(workload, setting).with_context(|| format!("workload {name}"))?;
@@ -246,8 +248,9 @@ fn run_all(setting: &Setting, names: &[&str], rows: &mut Vec<report::Row>) -> Re
     Ok(())
 }
 
-fn workload(name: &str, setting: &Setting) -> Result<Workload> {
+fn workload(name: &'static str, setting: &Setting) -> Result<Workload> {
     match name {
+        name if name.starts_with("registry-") => registry::workload(name, setting),
         "pull" => images::pull(setting),
         "load" => Ok(images::load(setting)),
         "remove" => Ok(images::remove(setting)),

@@ -167,6 +167,16 @@ pub(crate) fn peak_bytes(pid: u32) -> Option<u64> {
     status_kib(pid, "VmHWM:").map(|kib| kib << 10)
 }
 
+/// Resident size of a process (`VmRSS`, proc_pid_status(5)).
+pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
+    status_kib(pid, "VmRSS:").map(|kib| kib << 10)
+}
+
+/// Processor time of a process so far, in seconds.
+pub(crate) fn own_cpu_seconds(pid: u32) -> f64 {
+    cpu_ticks(pid).map_or(0.0, |ticks| f64::from(ticks.own) / f64::from(TICKS_PER_SECOND))
+}
+
 /// One line of /proc/PID/status that is in kB.
 fn status_kib(pid: u32, key: &str) -> Option<u64> {
     let status = fs_err::read_to_string(format!("/proc/{pid}/status")).ok()?;

@@ -21,6 +21,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("podman", "/usr/bin/podman"),
     ("busybox-static", "/bin/busybox"),
     ("skopeo", "/usr/bin/skopeo"),
+    ("wrk", "/usr/bin/wrk"),
 ];
 
 /// Go modules with the commands that they give, and the build tags that keep them small.
@@ -32,10 +33,11 @@ const GO_MODULES: &[(&str, &str, &str)] = &[
     ),
     ("ctr", "github.com/containerd/containerd/v2/cmd/ctr@v2.4.2", "no_btrfs no_devmapper no_zfs"),
     ("runc", "github.com/opencontainers/runc@v1.5.2", "seccomp"),
+    ("registry", "github.com/distribution/distribution/v3/cmd/registry@v3.1.2", ""),
 ];
 
 /// Peers that cannot be installed by their name: measured where they are found.
-const ON_PATH: [&str; 3] = ["buildkitd", "buildctl", "nerdctl"];
+const ON_PATH: [&str; 4] = ["buildkitd", "buildctl", "nerdctl", "zot"];
 
 /// Installs the peers; one that cannot be had is left out of the workloads, and so is, in a smoke
 /// run, one that would have to be compiled.
@@ -50,7 +52,9 @@ pub(crate) fn install(extent: Extent) -> Result<()> {
         return Ok(());
     }
     if davit_test::find_tool("go").is_none() {
-        eprintln!("note: no Go toolchain here; containerd 2.4 and runc 1.5 are left out");
+        eprintln!(
+            "note: no Go toolchain here; containerd 2.4, runc 1.5 and distribution 3.1 are left out"
+        );
         return Ok(());
     }
     process::cache_folder()?;
