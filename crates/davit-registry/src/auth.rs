@@ -16,6 +16,7 @@ mod directory;
 mod glob;
 pub mod htpasswd;
 mod jwt;
+mod key_ring;
 mod keys;
 mod names;
 mod opaque;

@@ -1,0 +1,221 @@
+//! Proofs that a caller is an account: a password, or a token of the database.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use davit_distribution::Secret;
+use ring::digest::{Context, SHA256};
+
+use super::{Auth, Refusal, lock, put};
+use crate::{
+    auth::{
+        Caller, Identity, OpaqueKind, OpaqueToken, PasswordError, PasswordHash, TokenHash,
+        audit::Actor,
+        directory::{Account, Credential},
+    },
+    db::{Connection, DbError, Transaction, values},
+};
+
+/// A password that was right is right for this long, unless it is changed.
+const PASSWORD_BELIEF: Duration = Duration::from_secs(300);
+/// A credential's last use is written down once a minute.
+const USE_MS: i64 = 60_000;
+/// The user name by which clients send a token instead of a password.
+const TOKEN_USER: &str = "<token>";
+
+/// An account that proved itself.
+#[derive(Clone, Debug)]
+pub(in crate::auth) struct Proved {
+    pub(in crate::auth) account: Arc<Account>,
+    /// Its credential; `None` for a password.
+    pub(in crate::auth) credential: Option<Arc<Credential>>,
+}
+
+impl Auth {
+    /// Knows an account by name and password, or by name and token.
+    pub(in crate::auth) async fn prove(
+        &self,
+        name: &str,
+        password: &Secret,
+        peer: IpAddr,
+    ) -> Result<Proved, Refusal> {
+        if let Some(token) = OpaqueToken::parse(password.expose()) {
+            let name = Some(name).filter(|name| *name != TOKEN_USER);
+            return self.prove_token(name, &token, peer).await;
+        }
+        let key = self.known_key(name, password);
+        if let Some(proved) = self.known_password(key).await? {
+            return Ok(proved);
+        }
+        let attempt = self.throttle.attempt(Some(name), peer, Instant::now());
+        let attempt = attempt.map_err(Refusal::Throttled)?;
+        let login = self.directory.login(name).await?;
+        let hash = login.as_ref().and_then(|login| login.password.as_deref());
+        let hash = hash.and_then(|hash| PasswordHash::parse(hash).ok());
+        let is_good = match self.passwords.verify(hash.as_ref(), password).await {
+            Ok(is_good) => is_good,
+            Err(_busy) => {
+                attempt.forgive();
+                return Err(Refusal::Busy);
+            }
+        };
+        let (true, Some(login)) = (is_good, login) else { return Err(Refusal::Wrong) };
+        attempt.forgive();
+        if let Some(hash) = hash.filter(PasswordHash::is_outdated) {
+            self.renew_hash(login.account, hash, password).await?;
+        }
+        let known = (login.account, login.epoch, Instant::now());
+        put(&self.known_passwords, key, known);
+        self.known_password(key).await?.ok_or(Refusal::Wrong)
+    }
+
+    /// Knows an account by a token of the database; its name, where one came along, must be right.
+    pub(in crate::auth) async fn prove_token(
+        &self,
+        name: Option<&str>,
+        token: &OpaqueToken,
+        peer: IpAddr,
+    ) -> Result<Proved, Refusal> {
+        // A session is a browser's cookie: as a password it would pass by the pages' CSRF tokens.
+        let is_session = token.kind() == OpaqueKind::Session;
+        let proved = if is_session { None } else { self.known_token(name, token).await? };
+        if let Some(proved) = proved {
+            self.note_use(&proved).await?;
+            return Ok(proved);
+        }
+        // Nobody guesses 256 bits; but nobody tries all day for free either.
+        let attempt = self.throttle.attempt(None, peer, Instant::now());
+        drop(attempt.map_err(Refusal::Throttled)?);
+        Err(Refusal::Wrong)
+    }
+
+    pub(in crate::auth) async fn known_token(
+        &self,
+        name: Option<&str>,
+        token: &OpaqueToken,
+    ) -> Result<Option<Proved>, DbError> {
+        let Some(credential) = self.directory.credential(token.hash()).await? else {
+            return Ok(None);
+        };
+        let Some(account) = self.directory.account(credential.account).await? else {
+            return Ok(None);
+        };
+        let is_good = account.is_active
+            && credential.kind == token.kind().as_str()
+            && account.has_credential(credential.id, self.database.now_ms())
+            && name.is_none_or(|name| name == account.name);
+        Ok(is_good.then_some(Proved { account, credential: Some(credential) }))
+    }
+
+    /// A password that was right within the last minutes and was not changed since.
+    async fn known_password(&self, key: TokenHash) -> Result<Option<Proved>, DbError> {
+        let known = lock(&self.known_passwords).get(&key).copied();
+        let Some((id, epoch, at)) = known else { return Ok(None) };
+        if at.elapsed() >= PASSWORD_BELIEF {
+            return Ok(None);
+        }
+        let account = self.directory.account(id).await?;
+        let account = account.filter(|account| account.is_active && account.epoch == epoch);
+        Ok(account.map(|account| Proved { account, credential: None }))
+    }
+
+    /// Takes argon2id in the place of a hash of another kind or cost.
+    async fn renew_hash(
+        &self,
+        account: i64,
+        old: PasswordHash,
+        password: &Secret,
+    ) -> Result<(), Refusal> {
+        match self.passwords.hash(password).await {
+            Ok(new) => Ok(self.database.write(RenewHash { account, old, new }).await?),
+            // Too short for today's rules, or no time now: the old one stays.
+            Err(PasswordError::Length | PasswordError::Busy | PasswordError::Form) => Ok(()),
+        }
+    }
+
+    /// Writes down that a credential is in use.
+    pub(in crate::auth) async fn note_use(&self, proved: &Proved) -> Result<(), DbError> {
+        let Some(credential) = &proved.credential else { return Ok(()) };
+        let now_ms = self.database.now_ms();
+        {
+            let mut last = lock(&credential.last_used_at);
+            if now_ms - *last < USE_MS {
+                return Ok(());
+            }
+            *last = now_ms;
+        }
+        self.database.write(NoteUse(credential.id)).await
+    }
+
+    fn known_key(&self, name: &str, password: &Secret) -> TokenHash {
+        let mut context = Context::new(&SHA256);
+        context.update(&self.pepper);
+        context.update(&(name.len() as u64).to_be_bytes());
+        context.update(name.as_bytes());
+        context.update(password.expose().as_bytes());
+        TokenHash::of(context.finish().as_ref())
+    }
+}
+
+impl Proved {
+    pub(super) fn is_refresh(&self) -> bool {
+        let refresh = OpaqueKind::Refresh.as_str();
+        self.credential.as_ref().is_some_and(|credential| credential.kind == refresh)
+    }
+
+    pub(in crate::auth) fn caller(&self) -> Caller {
+        let account = &self.account;
+        Caller {
+            identity: Identity::Account { id: account.id, name: account.name.clone() },
+            standing: Arc::clone(&account.standing),
+            limit: self.credential.as_ref().and_then(|credential| credential.limit.clone()),
+            has_credential: true,
+        }
+    }
+
+    /// Who is written into the audit log.
+    pub(in crate::auth) fn actor(&self, peer: IpAddr) -> Actor {
+        Actor::account(self.account.id, &self.account.name, peer)
+    }
+}
+
+/// Name and password of a Basic header (RFC 7617).
+pub(in crate::auth) fn basic(text: &str) -> Option<(String, Secret)> {
+    let text = String::from_utf8(BASE64.decode(text).ok()?).ok()?;
+    let (name, password) = text.split_once(':')?;
+    Some((name.to_owned(), Secret::new(password)))
+}
+
+struct RenewHash {
+    account: i64,
+    old: PasswordHash,
+    new: PasswordHash,
+}
+
+impl Transaction for RenewHash {
+    type Output = ();
+    type Error = DbError;
+
+    async fn run(&self, connection: &mut Connection) -> Result<(), DbError> {
+        let sql = "UPDATE account SET password = $1 WHERE id = $2 AND password = $3";
+        let values = values![self.new.as_str(), self.account, self.old.as_str()];
+        connection.execute(sql, values).await.map(drop)
+    }
+}
+
+struct NoteUse(i64);
+
+impl Transaction for NoteUse {
+    type Output = ();
+    type Error = DbError;
+
+    async fn run(&self, connection: &mut Connection) -> Result<(), DbError> {
+        let now = connection.now_ms();
+        let sql = "UPDATE token SET last_used_at = $1 WHERE id = $2";
+        connection.execute(sql, values![now, self.0]).await.map(drop)
+    }
+}
