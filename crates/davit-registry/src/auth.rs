@@ -13,6 +13,7 @@
 pub mod accounts;
 pub mod audit;
 mod directory;
+mod failures;
 mod glob;
 pub mod htpasswd;
 mod jwt;
@@ -36,14 +37,16 @@ pub use davit_distribution::{
 pub(crate) use glob::matches;
 pub use glob::{GlobError, RepositoryGlob};
 pub use jwt::{Access, Claims, JwtError};
+pub use key_ring::rotate_keys;
 pub use keys::{KeyError, Keys, PublicKey};
 pub use names::{AccountName, NameError, is_reserved};
 pub use opaque::{OpaqueKind, OpaqueToken, TokenHash};
 pub use password::{PasswordError, PasswordHash, Passwords};
 pub use policy::{Caller, Decision, Identity, Limit, Need, Standing, decide};
 pub use rights::{Action, Rights, Role, RoleError};
-pub use service::{Auth, AuthError, AuthSettings, Refusal};
+pub use service::{Auth, AuthError, AuthSettings, Refusal, SignUpError};
 pub use session::SESSION_MS;
+pub(crate) use throttle::network;
 pub use throttle::{Attempt, Throttle, ThrottleSettings};
 pub(crate) use token_server::Told;
 pub use token_server::{peer, refused, routes};

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::db::Location;
+use crate::{db::Location, ratelimit::PullLimits};
 
 /// Shortest lease that the command line takes; tests go below it.
 pub const SHORTEST_LEASE: Duration = Duration::from_secs(60 * 60);
@@ -29,6 +29,8 @@ pub struct Limits {
     pub open_uploads: u32,
     /// Whether manifests may name blobs and children that the repository lacks.
     pub sparse: bool,
+    /// How often manifests may be pulled.
+    pub pulls: PullLimits,
 }
 
 impl Default for Limits {
@@ -43,6 +45,7 @@ impl Default for Limits {
             blob_bytes: 1 << 40,
             open_uploads: 64,
             sparse: false,
+            pulls: PullLimits::default(),
         }
     }
 }
@@ -65,6 +68,12 @@ impl Places {
         let Some(url) = &self.store else { return Some(&self.root) };
         let path = url.strip_prefix("file:")?;
         Some(Path::new(path.strip_prefix("//").unwrap_or(path))).filter(|path| path.is_absolute())
+    }
+
+    /// The file with the keys that sign bearer tokens.
+    #[must_use]
+    pub fn token_keys(&self) -> PathBuf {
+        self.root.join("token-keys.json")
     }
 
     /// Where the database is.

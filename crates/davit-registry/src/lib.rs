@@ -12,13 +12,14 @@
 //! - [`gc`]: online garbage collection; [`check`]: the database compared with itself and the store
 //! - [`jobs`]: work that any process on the database may do
 //! - [`name`]: a repository's name
-//! - [`quota`]: bytes of an account
+//! - [`quota`]: bytes of an account; [`ratelimit`]: how often is pulled
 //! - [`retention`]: which tags stay
 //! - [`settings`]: what a repository's owner sets
 #![forbid(unsafe_code)]
 
 pub mod auth;
 pub mod blobs;
+mod buckets;
 pub mod check;
 pub mod config;
 pub mod db;
@@ -32,6 +33,7 @@ mod memory;
 pub mod name;
 pub mod oci;
 pub mod quota;
+pub mod ratelimit;
 pub mod registry;
 pub mod retention;
 pub mod server;

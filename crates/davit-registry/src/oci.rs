@@ -16,6 +16,7 @@ use crate::{
     lists::{self, LONGEST_PAGE, Page},
     manifests::{self, Condition, Content, Put, Target},
     name::RepositoryName,
+    ratelimit::{Counts, Quota, RateLimiter},
     registry::Registry,
     server::Metrics,
     uploads::Owner,
@@ -46,13 +47,15 @@ pub struct Oci {
     registry: Registry,
     auth: Arc<Auth>,
     metrics: Arc<Metrics>,
+    limiter: Arc<RateLimiter>,
 }
 
 impl Oci {
     /// Serves this registry.
     #[must_use]
-    pub const fn new(registry: Registry, auth: Arc<Auth>, metrics: Arc<Metrics>) -> Self {
-        Self { registry, auth, metrics }
+    pub fn new(registry: Registry, auth: Arc<Auth>, metrics: Arc<Metrics>) -> Self {
+        let limiter = Arc::new(RateLimiter::new(registry.limits.pulls));
+        Self { registry, auth, metrics, limiter }
     }
 
     /// Answers one request; never fails, what goes wrong is in the reply.
@@ -97,9 +100,7 @@ impl Oci {
             Operation::Ping | Operation::Catalog => Err(Fault::NAME_UNKNOWN),
             Operation::Tags => self.tags(&name, parts).await,
             Operation::Referrers => self.referrers(&name, &last, parts).await,
-            Operation::GetManifest => {
-                pull::manifest(&self.registry, (&caller, &name), &last, parts).await
-            }
+            Operation::GetManifest => self.get_manifest(&caller, &name, &last, parts).await,
             Operation::GetBlob => pull::blob(&self.registry, &name, &last, parts).await,
             Operation::PutManifest => {
                 self.put_manifest(&caller, (&name, &last), (parts, body)).await
@@ -158,6 +159,23 @@ impl Oci {
         }
         let path = format!("/v2/{name}/referrers/{subject}");
         Ok(with_next(reply, &path, &more, page.next.as_deref()))
+    }
+
+    async fn get_manifest(
+        &self,
+        caller: &Caller,
+        name: &RepositoryName,
+        last: &str,
+        parts: &Parts,
+    ) -> Result<Reply, Fault> {
+        let counts = if parts.method == Method::HEAD { Counts::No } else { Counts::Yes };
+        let quota = self.limiter.count(caller, gate::peer(parts), counts);
+        if let Some(refusal) = quota.as_ref().and_then(Quota::refusal) {
+            return Ok(refusal);
+        }
+        let reply = pull::manifest(&self.registry, (caller, name), last, parts).await;
+        let Some(quota) = quota else { return reply };
+        Ok(quota.tell(reply.unwrap_or_else(Reply::from)))
     }
 
     async fn put_manifest(

@@ -24,7 +24,7 @@ use tokio::{
 use tower::ServiceExt as _;
 
 use crate::{
-    auth::{self, Auth, AuthError, AuthSettings},
+    auth::{self, Auth, AuthError, AuthSettings, accounts::SignUpMode},
     config::{Limits, Places},
     db::{Database, DbError, values},
     events::Worker,
@@ -181,6 +181,7 @@ pub struct Server {
     accepting: tokio::task::JoinHandle<()>,
     collecting: tokio::task::JoinHandle<()>,
     telling: tokio::task::JoinHandle<()>,
+    tending: tokio::task::JoinHandle<()>,
 }
 
 impl Server {
@@ -199,9 +200,10 @@ impl Server {
             is_on: settings.auth,
             public_url: settings.public_url.clone(),
             is_tls: settings.tls.is_some(),
+            sign_up: usual_sign_up(settings.listen),
             ..AuthSettings::default()
         };
-        let key_file = root.join("token-keys.json");
+        let key_file = settings.places.token_keys();
         let auth = Arc::new(Auth::open(&database, &key_file, auth_settings).await?);
         let registry = Registry::new(database, store, settings.limits);
         let metrics = Arc::new(Metrics::default());
@@ -211,14 +213,16 @@ impl Server {
         let address =
             listener.local_addr().map_err(|error| ServeError::Listen(settings.listen, error))?;
         let (stop, stopped) = watch::channel(false);
+        let tended = Arc::clone(&auth);
         let front = Front { router: router(&registry, auth, metrics), oci };
         let collecting = tokio::spawn(collect(registry.clone(), stopped.clone()));
         let scheme = if settings.tls.is_some() { "https" } else { "http" };
         let base_url = settings.public_url.clone();
         let base_url = base_url.unwrap_or_else(|| format!("{scheme}://{address}"));
         let telling = tokio::spawn(Worker::new(registry.clone(), &base_url).run(stopped.clone()));
+        let tending = tokio::spawn(async move { tended.tend().await });
         let accepting = tokio::spawn(accept(listener, front, certificates.map(Arc::new), stopped));
-        Ok(Self { address, registry, stop, accepting, collecting, telling })
+        Ok(Self { address, registry, stop, accepting, collecting, telling, tending })
     }
 
     /// Where it listens.
@@ -242,8 +246,14 @@ impl Server {
         // What it had begun is done in the next run.
         self.collecting.abort();
         self.telling.abort();
+        self.tending.abort();
         self.registry.database.close().await;
     }
+}
+
+/// Until it is set: on this machine alone everyone may sign up, elsewhere nobody.
+fn usual_sign_up(listen: SocketAddr) -> SignUpMode {
+    if listen.ip().is_loopback() { SignUpMode::Open } else { SignUpMode::Closed }
 }
 
 /// Collects garbage now and then until the end.

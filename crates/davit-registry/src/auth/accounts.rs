@@ -5,9 +5,10 @@
 mod changes;
 mod lists;
 mod organisations;
+mod sign_up;
 mod tokens;
 
-pub use changes::{AddAccount, Kind, RemoveAccount, SetPassword, SetState, SetVisibility, SignUp};
+pub use changes::{AddAccount, Kind, RemoveAccount, SetPassword, SetState, SetVisibility};
 pub use lists::{
     AccountRow, AuditRow, GrantRow, MemberRow, RepositoryRow, TeamRow, TokenRow, accounts,
     audit_entries, grants, members, repositories, teams, tokens,
@@ -16,6 +17,8 @@ pub(crate) use organisations::ADDING_ONLY;
 pub use organisations::{
     AddTeam, OrgRole, RemoveTeam, SetGrant, SetMember, SetTeamMember, Subject,
 };
+pub(in crate::auth) use sign_up::may_sign_up;
+pub use sign_up::{SetSignUp, SignUp, SignUpMode, SignUpModeError};
 pub use tokens::{AddToken, RevokeToken};
 
 use super::{AccountName, NameError, PasswordError};
@@ -51,6 +54,9 @@ pub enum AccountError {
     /// New accounts are not taken, or not without an invitation.
     #[error("this registry takes no new accounts{0}")]
     Closed(&'static str),
+    /// Only administrators of the whole registry invite.
+    #[error("`{0}` does not manage this registry")]
+    NotAdmin(String),
     /// The database's.
     #[error(transparent)]
     Database(#[from] DbError),

@@ -30,14 +30,19 @@ pub(super) struct Account {
     pub(super) is_active: bool,
     pub(super) epoch: i64,
     pub(super) standing: Arc<Standing>,
-    /// Rows of its credentials and when they end.
-    credentials: BTreeMap<i64, Option<i64>>,
+    /// Rows of its credentials, when they end, and to what they are limited.
+    credentials: BTreeMap<i64, (Option<i64>, Option<Arc<Limit>>)>,
 }
 
 impl Account {
     /// Tells whether the credential was neither revoked nor has ended.
     pub(super) fn has_credential(&self, id: i64, now_ms: i64) -> bool {
-        self.credentials.get(&id).is_some_and(|end| end.is_none_or(|end| end > now_ms))
+        self.credentials.get(&id).is_some_and(|(end, _)| end.is_none_or(|end| end > now_ms))
+    }
+
+    /// To what the credential is limited.
+    pub(super) fn limit_of(&self, id: i64) -> Option<Arc<Limit>> {
+        self.credentials.get(&id)?.1.clone()
     }
 }
 
@@ -232,10 +237,11 @@ async fn load_account(connection: &mut Connection, id: i64) -> Result<Option<Acc
         standing.organisations.push(org);
     }
     standing.grants = load_grants(connection, id).await?;
-    let sql = "SELECT id, expires_at FROM token WHERE account_id = $1 AND kind <> 'invite'";
+    let sql = "SELECT id, expires_at, scopes FROM token WHERE account_id = $1";
     let mut credentials = BTreeMap::new();
     for row in connection.rows(sql, values![id]).await? {
-        credentials.insert(row.get(0)?, row.get(1)?);
+        let scopes: String = row.get(2)?;
+        credentials.insert(row.get(0)?, (row.get(1)?, stored_limit(&scopes)));
     }
     Ok(Some(Account {
         id,

@@ -147,7 +147,7 @@ impl Claims {
             return Err(JwtError::Algorithm);
         }
         let is_good = keys
-            .verify(&header.kid, message.as_bytes(), &decode(signature)?)
+            .verify(&header.kid, now, (message.as_bytes(), &decode(signature)?))
             .ok_or(JwtError::UnknownKey)?;
         if !is_good {
             return Err(JwtError::Signature);

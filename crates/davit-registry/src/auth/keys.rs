@@ -5,7 +5,7 @@
 
 use std::{
     io::Write as _,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -43,6 +43,8 @@ pub struct PublicKey {
     pub bytes: Vec<u8>,
     /// Seconds since 1970.
     pub created: i64,
+    /// Seconds since 1970 from when it verifies nothing; `None`: it signs.
+    pub ends: Option<i64>,
 }
 
 struct Key {
@@ -102,12 +104,13 @@ impl Keys {
     /// What other nodes need to verify tokens of this one.
     #[must_use]
     pub fn public(&self) -> Vec<PublicKey> {
-        let public = |key: &Key| PublicKey {
+        let public = |(at, key): (usize, &Key)| PublicKey {
             id: key.id.clone(),
             bytes: key.pair.public_key().as_ref().to_owned(),
             created: key.created,
+            ends: self.end(at),
         };
-        self.keys.iter().map(public).collect()
+        self.keys.iter().enumerate().map(public).collect()
     }
 
     /// When the key that signs was made, in seconds since 1970.
@@ -146,8 +149,21 @@ impl Keys {
     /// # Errors
     /// See [`KeyError`]; the keys are as before then.
     pub fn rotate(path: &Path, now: i64) -> Result<Self, KeyError> {
+        Self::rotate_aged(path, now, i64::MIN)
+    }
+
+    /// Does so where the newest key is at least this many seconds old. Processes that share the file
+    /// wait for each other: only one of them makes the key.
+    ///
+    /// # Errors
+    /// See [`KeyError`]; the keys are as before then.
+    pub fn rotate_aged(path: &Path, now: i64, age_seconds: i64) -> Result<Self, KeyError> {
         Self::open(path, now)?;
+        let _lock = lock(path)?;
         let mut keys = Self::read_file(path)?.ok_or_else(|| KeyError::Content(path.to_owned()))?;
+        if keys.last().is_some_and(|key| now.saturating_sub(key.created) < age_seconds) {
+            return Ok(Self::of(keys));
+        }
         keys.push(Key::generate(now));
         // A key's tokens end a token's life after its successor began to sign.
         let ends: Vec<i64> = keys.iter().skip(1).map(|key| key.created).collect();
@@ -159,6 +175,11 @@ impl Keys {
         fs::rename(&temporary, path).map_err(|error| file_error(path, error))?;
         sync_folder(path)?;
         Ok(keys)
+    }
+
+    /// When the last token of the key at this place has ended; `None` for the one that signs.
+    fn end(&self, at: usize) -> Option<i64> {
+        Some(self.keys.get(at + 1)?.created.saturating_add(OVERLAP_SECONDS))
     }
 
     /// Id of the key that signs.
@@ -182,12 +203,26 @@ impl Keys {
         self.newest().pair.sign(message).as_ref().to_owned()
     }
 
-    /// Tells whether this key signed it; `None`: there is no such key.
+    /// Tells whether this key signed it; `None`: there is no such key any more. `now` is in seconds
+    /// since 1970.
     #[must_use]
-    pub(super) fn verify(&self, id: &str, message: &[u8], signature: &[u8]) -> Option<bool> {
-        let own = self.keys.iter().find(|key| key.id == id);
-        let other = || self.others.iter().find(|key| key.id == id).map(|key| &key.bytes[..]);
-        let bytes = own.map(|key| key.pair.public_key().as_ref()).or_else(other)?;
+    pub(super) fn verify(
+        &self,
+        id: &str,
+        now: i64,
+        (message, signature): (&[u8], &[u8]),
+    ) -> Option<bool> {
+        let (bytes, end) = match self.keys.iter().position(|key| key.id == id) {
+            Some(at) => (self.keys[at].pair.public_key().as_ref(), self.end(at)),
+            None => {
+                let other = self.others.iter().find(|key| key.id == id)?;
+                (&other.bytes[..], other.ends)
+            }
+        };
+        // Whoever came by an old key makes no tokens with it.
+        if end.is_some_and(|end| end < now) {
+            return None;
+        }
         Some(UnparsedPublicKey::new(&ED25519, bytes).verify(message, signature).is_ok())
     }
 
@@ -272,6 +307,21 @@ fn file_error(path: &Path, error: std::io::Error) -> KeyError {
     KeyError::File(path.to_owned(), error)
 }
 
+/// Locks the file that the path names until the lock is dropped; blocks.
+fn lock(path: &Path) -> Result<fs::File, KeyError> {
+    let fault = |error| file_error(path, error);
+    loop {
+        let file = fs::File::open(path).map_err(fault)?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
+            .map_err(|error| fault(error.into()))?;
+        // Whoever had the lock has put another file in its place.
+        let (locked, named) = (file.metadata().map_err(fault)?, fs::metadata(path).map_err(fault)?);
+        if locked.ino() == named.ino() {
+            return Ok(file);
+        }
+    }
+}
+
 fn sync_folder(path: &Path) -> Result<(), KeyError> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -297,9 +347,9 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
         let id = first.newest_id();
-        assert_eq!(again.verify(id, b"m", &first.sign(b"m")), Some(true));
-        assert_eq!(again.verify(id, b"n", &first.sign(b"m")), Some(false));
-        assert_eq!(again.verify("other", b"m", &first.sign(b"m")), None);
+        assert_eq!(again.verify(id, NOW, (b"m", &first.sign(b"m"))), Some(true));
+        assert_eq!(again.verify(id, NOW, (b"n", &first.sign(b"m"))), Some(false));
+        assert_eq!(again.verify("other", NOW, (b"m", &first.sign(b"m"))), None);
         fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(Keys::open(&path, NOW), Err(KeyError::Mode(_, 0o640))));
     }
@@ -311,12 +361,21 @@ mod tests {
         let first = Keys::open(&path, NOW).unwrap();
         let second = Keys::rotate(&path, NOW + 1000).unwrap();
         assert_ne!(first.newest_id(), second.newest_id());
-        assert_eq!(second.verify(first.newest_id(), b"m", &first.sign(b"m")), Some(true));
+        let by_first = (&b"m"[..], &first.sign(b"m")[..]);
+        let end = NOW + 1000 + OVERLAP_SECONDS;
+        for (now, expected) in [(NOW + 1000, Some(true)), (end, Some(true)), (end + 1, None)] {
+            assert_eq!(second.verify(first.newest_id(), now, by_first), expected, "{now}");
+        }
         // Its successor has signed for long, so that no token of the first key can be left.
         let third = Keys::rotate(&path, NOW + 3000).unwrap();
         assert_eq!(third.ids().count(), 2);
-        assert_eq!(third.verify(first.newest_id(), b"m", &first.sign(b"m")), None);
-        assert_eq!(third.verify(second.newest_id(), b"m", &second.sign(b"m")), Some(true));
+        assert_eq!(third.verify(first.newest_id(), NOW + 3000, by_first), None);
+        let by_second = (&b"m"[..], &second.sign(b"m")[..]);
+        assert_eq!(third.verify(second.newest_id(), NOW + 3000, by_second), Some(true));
+        let young = Keys::rotate_aged(&path, NOW + 3010, 11).unwrap();
+        assert_eq!(young.newest_id(), third.newest_id());
+        let old = Keys::rotate_aged(&path, NOW + 3010, 10).unwrap();
+        assert_ne!(old.newest_id(), third.newest_id());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
@@ -324,13 +383,17 @@ mod tests {
     fn keys_of_other_nodes_verify_and_cannot_be_passed_off() {
         let (here, there) = (Keys::ephemeral(), Keys::ephemeral());
         let signature = there.sign(b"m");
-        assert_eq!(here.verify(there.newest_id(), b"m", &signature), None);
+        let signed = (&b"m"[..], &signature[..]);
+        assert_eq!(here.verify(there.newest_id(), NOW, signed), None);
         let both = here.with_others(there.public());
-        assert_eq!(both.verify(there.newest_id(), b"m", &signature), Some(true));
+        assert_eq!(both.verify(there.newest_id(), NOW, signed), Some(true));
         assert_eq!(both.newest_id(), here.newest_id());
         let mut forged = there.public();
         forged[0].id = here.newest_id().chars().rev().collect();
-        assert_eq!(here.with_others(forged.clone()).verify(&forged[0].id, b"m", &signature), None);
+        assert_eq!(here.with_others(forged.clone()).verify(&forged[0].id, NOW, signed), None);
+        let mut ended = there.public();
+        ended[0].ends = Some(NOW - 1);
+        assert_eq!(here.with_others(ended).verify(there.newest_id(), NOW, signed), None);
     }
 
     #[test]
@@ -348,6 +411,20 @@ mod tests {
             fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
             assert!(matches!(Keys::open(&path, NOW), Err(KeyError::Content(_))), "{text}");
         }
+    }
+
+    #[test]
+    fn racing_processes_make_one_successor() {
+        let dir = davit_test::TempDir::new();
+        let path = dir.join("keys.json");
+        Keys::open(&path, NOW).unwrap();
+        let ids: Vec<String> = std::thread::scope(|scope| {
+            let rotate = || Keys::rotate_aged(&path, NOW + 100, 50).unwrap().newest_id().to_owned();
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(rotate)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+        assert_eq!(Keys::open(&path, NOW).unwrap().ids().count(), 2);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Opaque credentials: personal access tokens, robots' keys, refresh tokens, invitations.
+//! Opaque credentials: personal access tokens, robots' keys, refresh tokens, sessions, invitations.
 //!
 //! `davit_KIND_` + 256 random bits in hexadecimal + 8 digits of the SHA-256 of what precedes, so
 //! that scanners for leaked secrets find them and know them from look-alikes without asking. The

@@ -62,6 +62,8 @@ pub struct Caller {
     pub standing: Arc<Standing>,
     /// What the credential is cut to; `None`: to nothing less than the account's own rights.
     pub limit: Option<Arc<Limit>>,
+    /// What the bearer token is cut to that the credential bought: another may be bought for more.
+    pub token: Option<Arc<Limit>>,
     /// Whether a credential was shown at all; a token for nobody is one.
     pub has_credential: bool,
 }
@@ -108,6 +110,7 @@ impl Caller {
             identity: Identity::Anonymous,
             standing: Arc::default(),
             limit: None,
+            token: None,
             has_credential: false,
         }
     }
@@ -133,6 +136,13 @@ impl Caller {
         self.held(path, is_public).and(self.limit_on(path))
     }
 
+    /// Tells whether another token of the same credential would allow what this one does not.
+    #[must_use]
+    pub fn may_ask_for(&self, action: Action, path: &str, is_public: bool) -> bool {
+        let credential = Self { token: None, ..self.clone() };
+        self.token.is_some() && credential.rights(path, is_public).allows(action)
+    }
+
     /// Tells whether a list may name the repository: by the account, since a token for the catalog
     /// names no repositories.
     #[must_use]
@@ -150,7 +160,16 @@ impl Caller {
     }
 
     fn limit_on(&self, path: &str) -> Rights {
-        self.limit.as_ref().map_or(Rights::ALL, |limit| limit.rights(path))
+        self.limits().fold(Rights::ALL, |rights, limit| rights.and(limit.rights(path)))
+    }
+
+    /// Whether the credential in hand allows less than its account may do.
+    fn is_limited(&self) -> bool {
+        self.limits().next().is_some()
+    }
+
+    fn limits(&self) -> impl Iterator<Item = &Limit> {
+        self.limit.iter().chain(&self.token).map(|limit| &**limit)
     }
 }
 
@@ -217,13 +236,13 @@ pub fn decide(caller: &Caller, need: Need<'_>, is_public: bool) -> Decision {
 }
 
 fn decide_catalog(caller: &Caller) -> Decision {
-    let is_listed = caller.limit.as_ref().is_none_or(|limit| limit.catalog);
+    let is_listed = caller.limits().all(|limit| limit.catalog);
     if caller.has_credential && is_listed { Decision::Allow } else { Decision::Challenge }
 }
 
 fn decide_site(caller: &Caller) -> Decision {
     let may = caller.standing.is_site_admin || caller.identity == Identity::Everyone;
-    match (&caller.identity, caller.limit.is_some()) {
+    match (&caller.identity, caller.is_limited()) {
         (Identity::Anonymous, _) => Decision::Challenge,
         // A token that is limited to repositories manages none of the rest.
         (_, false) if may => Decision::Allow,
@@ -236,7 +255,7 @@ fn decide_user(caller: &Caller) -> Decision {
     match &caller.identity {
         Identity::Everyone => Decision::Allow,
         Identity::Anonymous => Decision::Challenge,
-        Identity::Account { .. } if caller.limit.is_some() => Decision::Challenge,
+        Identity::Account { .. } if caller.is_limited() => Decision::Challenge,
         // Only people have a namespace of their own.
         Identity::Account { .. } if caller.standing.namespaces.is_empty() => Decision::Denied,
         Identity::Account { .. } => Decision::Allow,
@@ -259,7 +278,7 @@ fn decide_account(caller: &Caller, name: &str, sight: Sight) -> Decision {
         Identity::Everyone => Decision::Allow,
         Identity::Anonymous => Decision::Challenge,
         _ if !owns && !is_in => Decision::Absent,
-        _ if caller.limit.is_some() => Decision::Challenge,
+        _ if caller.is_limited() => Decision::Challenge,
         _ if owns || sight == Sight::Members => Decision::Allow,
         _ => Decision::Denied,
     }
@@ -288,6 +307,7 @@ mod tests {
             identity: Identity::Account { id: 1, name: "alice".to_owned() },
             standing: Arc::new(standing),
             limit,
+            token: None,
             has_credential: true,
         }
     }
@@ -439,8 +459,25 @@ mod tests {
     #[test]
     fn tokens_of_nobody_are_cut_too() {
         let limit = Limit::of(&Scope::parse_list("repository:a/b:pull").unwrap());
-        let caller = Caller { limit: Some(Arc::new(limit)), ..nobody(true) };
+        let caller = Caller { token: Some(Arc::new(limit)), ..nobody(true) };
         assert_eq!(row(&caller, "a/b", true), "+???");
         assert_eq!(row(&caller, "a/c", true), "????");
+        assert!(caller.may_ask_for(Action::Pull, "a/c", true));
+        assert!(!caller.may_ask_for(Action::Pull, "a/c", false));
+    }
+
+    /// Another token gives what the credential allows, and no more.
+    #[test]
+    fn a_token_is_cut_twice() {
+        let limit = |text| Arc::new(Limit::of(&Scope::parse_list(text).unwrap()));
+        let robot = account(owner(), Some("repository:alice/web:pull repository:alice/db:*"));
+        assert!(!robot.may_ask_for(Action::Push, "alice/db", false), "there is no token to widen");
+        let caller = Caller { token: Some(limit("repository:alice/web:*")), ..robot };
+        assert_eq!(row(&caller, "alice/web", false), "+???");
+        assert_eq!(row(&caller, "alice/db", false), "????");
+        let may = |action, path| caller.may_ask_for(action, path, true);
+        assert!(may(Action::Push, "alice/db"));
+        assert!(!may(Action::Push, "alice/web"));
+        assert!(!may(Action::Pull, "bob/web"), "the credential is for other repositories");
     }
 }

@@ -13,17 +13,22 @@ use http::HeaderValue;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::{
-    Caller, Decision, KeyError, Keys, Need, OpaqueToken, PasswordError, PasswordHash, Passwords,
-    Rights, Throttle, ThrottleSettings, TokenHash, decide, directory::Directory, key_ring::KeyRing,
+    Action, Caller, Decision, KeyError, Keys, Need, OpaqueToken, PasswordError, PasswordHash,
+    Passwords, Rights, Throttle, ThrottleSettings, TokenHash, accounts::SignUpMode, decide,
+    directory::Directory, failures, key_ring::KeyRing,
 };
 use crate::db::{Database, DbError};
 
 mod bearer;
 mod proofs;
+mod sign_up;
 
 use bearer::KnownToken;
 pub(super) use proofs::{Proved, basic};
+pub use sign_up::SignUpError;
 
+/// How often the keys are looked at.
+const TEND: Duration = Duration::from_secs(5);
 /// Entries of the memories of passwords and tokens.
 const MOST_KNOWN: usize = 4096;
 
@@ -41,6 +46,8 @@ pub struct AuthSettings {
     pub is_tls: bool,
     /// How often passwords may be guessed.
     pub throttle: ThrottleSettings,
+    /// Who may sign up, until it was set.
+    pub sign_up: SignUpMode,
 }
 
 impl Default for AuthSettings {
@@ -51,6 +58,7 @@ impl Default for AuthSettings {
             public_url: None,
             is_tls: false,
             throttle: ThrottleSettings::default(),
+            sign_up: SignUpMode::Closed,
         }
     }
 }
@@ -142,6 +150,38 @@ impl Auth {
         self.keys.keys()
     }
 
+    /// Does what is due from time to time, without end: takes new keys, gives old ones successors,
+    /// reports wrong attempts.
+    pub async fn tend(&self) {
+        let mut ticks = tokio::time::interval(TEND);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            for done in [self.refresh_keys().await, self.report_failures().await] {
+                if let Err(error) = done {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::warn!(error, "keys or wrong logins were not looked after");
+                }
+            }
+        }
+    }
+
+    /// Takes keys that another process made, and makes one where the newest is too old.
+    ///
+    /// # Errors
+    /// See [`AuthError`]; the keys stay as they are.
+    pub async fn refresh_keys(&self) -> Result<(), AuthError> {
+        self.keys.refresh().await
+    }
+
+    /// Writes wrong attempts into the audit log, as one entry in five minutes at most.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn report_failures(&self) -> Result<(), AuthError> {
+        Ok(failures::report(&self.database).await?)
+    }
+
     /// Knows the caller by the request's `Authorization` header, if there is one.
     ///
     /// Cheap for a credential that was seen before: no hashing of passwords, no statement.
@@ -186,6 +226,23 @@ impl Auth {
             return Ok(decision);
         }
         Ok(decide(caller, need, self.directory.is_public(path).await?))
+    }
+
+    /// Tells whether another token of the caller's credential would allow what this one does not.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn may_ask_for(
+        &self,
+        caller: &Caller,
+        action: Action,
+        path: &str,
+    ) -> Result<bool, DbError> {
+        if caller.token.is_none() {
+            return Ok(false);
+        }
+        let is_public = self.directory.is_public(path).await?;
+        Ok(caller.may_ask_for(action, path, is_public))
     }
 
     /// What the caller may do with a repository: for effects that show in a transaction only.

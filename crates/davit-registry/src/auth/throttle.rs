@@ -5,15 +5,12 @@
 //! random bits count by address only: an account cannot be locked out of its machines.
 
 use std::{
-    collections::HashMap,
-    hash::Hash,
     net::{IpAddr, Ipv6Addr},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-/// Keys remembered of each sort; about 100 bytes each.
-const MOST: usize = 10_000;
+use crate::buckets::Buckets;
 
 /// How many wrong attempts are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +32,8 @@ impl Default for ThrottleSettings {
 /// Counts wrong attempts.
 #[derive(Debug)]
 pub struct Throttle {
-    accounts: Mutex<Counts<String>>,
-    addresses: Mutex<Counts<IpAddr>>,
+    accounts: Mutex<Buckets<String>>,
+    addresses: Mutex<Buckets<IpAddr>>,
 }
 
 /// An attempt that is counted as wrong until it turns out right.
@@ -53,8 +50,8 @@ impl Throttle {
     #[must_use]
     pub fn new(settings: ThrottleSettings) -> Self {
         Self {
-            accounts: Mutex::new(Counts::new(settings.per_account, settings.window)),
-            addresses: Mutex::new(Counts::new(settings.per_address, settings.window)),
+            accounts: Mutex::new(Buckets::new(settings.per_account, settings.window)),
+            addresses: Mutex::new(Buckets::new(settings.per_address, settings.window)),
         }
     }
 
@@ -94,7 +91,7 @@ impl Attempt<'_> {
 }
 
 /// Whoever has one IPv6 address has its /64.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)))
@@ -106,74 +103,6 @@ fn network(address: IpAddr) -> IpAddr {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // Counts are whole at every instant.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A leaking bucket per key.
-#[derive(Debug)]
-struct Counts<K> {
-    buckets: HashMap<K, Bucket>,
-    most: f64,
-    leak_per_second: f64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    level: f64,
-    at: Instant,
-}
-
-impl<K: Clone + Eq + Hash> Counts<K> {
-    fn new(most: u32, window: Duration) -> Self {
-        let most = f64::from(most);
-        Self { buckets: HashMap::new(), most, leak_per_second: most / window.as_secs_f64() }
-    }
-
-    fn take(&mut self, key: &K, now: Instant) -> Result<(), Duration> {
-        if self.buckets.len() >= MOST && !self.buckets.contains_key(key) {
-            self.make_room(now);
-        }
-        let leak_per_second = self.leak_per_second;
-        let bucket = self.buckets.entry(key.clone()).or_insert(Bucket { level: 0.0, at: now });
-        *bucket = bucket.leaked(leak_per_second, now);
-        let over = bucket.level + 1.0 - self.most;
-        if over > 0.0 {
-            return Err(Duration::from_secs_f64((over / leak_per_second).max(1.0)));
-        }
-        bucket.level += 1.0;
-        Ok(())
-    }
-
-    fn give_back(&mut self, key: &K) {
-        if let Some(bucket) = self.buckets.get_mut(key) {
-            bucket.level = (bucket.level - 1.0).max(0.0);
-        }
-    }
-
-    /// Forgets what has leaked away, else the fuller half's rest: those who guess most stay known.
-    fn make_room(&mut self, now: Instant) {
-        let leak_per_second = self.leak_per_second;
-        let level = |bucket: &Bucket| bucket.leaked(leak_per_second, now).level;
-        self.buckets.retain(|_, bucket| level(bucket) > 0.0);
-        if self.buckets.len() < MOST {
-            return;
-        }
-        let mut levels: Vec<f64> = self.buckets.values().map(level).collect();
-        levels.sort_by(f64::total_cmp);
-        let median = levels[levels.len() / 2];
-        let mut room = self.buckets.len() / 2;
-        self.buckets.retain(|_, bucket| {
-            let goes = room > 0 && level(bucket) <= median;
-            room -= usize::from(goes);
-            !goes
-        });
-    }
-}
-
-impl Bucket {
-    fn leaked(self, leak_per_second: f64, now: Instant) -> Self {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        Self { level: (self.level - passed * leak_per_second).max(0.0), at: now }
-    }
 }
 
 #[cfg(test)]
@@ -234,18 +163,5 @@ mod tests {
         assert!(throttle.attempt(Some("alice"), HERE, now).is_err());
         first.forgive();
         second.forgive();
-    }
-
-    #[test]
-    fn memory_is_bounded_and_the_worst_stay_known() {
-        let (throttle, now) = (throttle(3, u32::MAX), Instant::now());
-        for _ in 0..3 {
-            drop(throttle.attempt(Some("alice"), HERE, now).unwrap());
-        }
-        for at in 0..3 * MOST {
-            drop(throttle.attempt(Some(&format!("name{at}")), HERE, now).unwrap());
-        }
-        assert!(lock(&throttle.accounts).buckets.len() <= MOST);
-        assert!(throttle.attempt(Some("alice"), HERE, now).is_err());
     }
 }

@@ -236,16 +236,17 @@ impl Auth {
         }
     }
 
-    /// The challenge of a 401 (RFC 6750 § 3). `scope` is what the request needs; `error` tells a
+    /// The challenge of a 401 (RFC 6750 § 3). `scopes` are what the request needs; `error` tells a
     /// client with a token that another token is needed.
     #[must_use]
     pub fn challenge(
         &self,
         headers: &HeaderMap,
-        scope: Option<&Scope>,
+        scopes: &[Scope],
         error: Option<&str>,
     ) -> HeaderValue {
-        let scope = scope.map(Scope::to_string);
+        let scopes: Vec<String> = scopes.iter().map(Scope::to_string).collect();
+        let scope = (!scopes.is_empty()).then(|| scopes.join(" "));
         let challenge =
             Challenge::bearer(&self.realm(headers), &self.settings().service, scope.as_deref());
         let text = match error {
@@ -269,17 +270,17 @@ impl Auth {
         format!("{scheme}://{host}/token")
     }
 
-    /// The scope that a client must ask for to do what was refused.
+    /// The scopes that a client must ask for to do what was refused.
     #[must_use]
-    pub fn scope_of(need: Need<'_>) -> Option<Scope> {
+    pub fn scope_of(need: Need<'_>) -> Vec<Scope> {
         match need {
             Need::Nothing
             | Need::Credential
             | Need::User
             | Need::SeeAccount(_)
             | Need::ManageAccount(_)
-            | Need::SiteAdmin => None,
-            Need::Catalog => Some(Scope::catalog()),
+            | Need::SiteAdmin => Vec::new(),
+            Need::Catalog => vec![Scope::catalog()],
             Need::Repository(action, path) => {
                 // Docker asks for both when it pushes, and keeps the token for what follows.
                 let words = match action.scope_word() {
@@ -288,7 +289,7 @@ impl Auth {
                     "delete" => &["pull", "delete"],
                     _ => &["*"],
                 };
-                Some(Scope::repository(path, words))
+                vec![Scope::repository(path, words)]
             }
         }
     }

@@ -3,7 +3,11 @@
 use super::{Connection, DbError, values};
 
 /// Scripts in order; the version is their number. A script that was released is never changed.
-const MIGRATIONS: &[&str] = &[include_str!("schema/0001.sql"), include_str!("schema/events.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema/0001.sql"),
+    include_str!("schema/events.sql"),
+    include_str!("schema/access.sql"),
+];
 
 /// The version of the schema that this program writes.
 #[allow(clippy::cast_possible_wrap, reason = "a handful of scripts")]

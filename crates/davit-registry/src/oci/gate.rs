@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use axum::extract::ConnectInfo;
-use davit_distribution::wire::ErrorCode;
+use davit_distribution::wire::{ErrorCode, Scope};
 use http::{Method, StatusCode, header, request::Parts};
 
 use super::{Oci, Operation, Reply, Route};
@@ -43,8 +43,7 @@ impl Oci {
         route: &Route,
         parts: &Parts,
     ) -> Result<Result<Caller, Reply>, Fault> {
-        let peer = parts.extensions.get::<ConnectInfo<std::net::SocketAddr>>();
-        let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |ConnectInfo(peer)| peer.ip());
+        let peer = peer(parts);
         let need = match route {
             Route::Server(Operation::Catalog) => Need::Catalog,
             Route::Server(_) => Need::Credential,
@@ -66,7 +65,9 @@ impl Oci {
         let decision = self.auth.gate(&caller, need).await?;
         Ok(match decision {
             Decision::Allow => Ok(caller),
-            Decision::Challenge => Err(self.challenge(wanted, parts, caller.has_credential)),
+            Decision::Challenge => {
+                Err(self.challenge(&Auth::scope_of(wanted), parts, caller.has_credential))
+            }
             Decision::Denied => {
                 let words = "the account may not do this";
                 Err(Reply::error(StatusCode::FORBIDDEN, ErrorCode::Denied, words))
@@ -85,9 +86,27 @@ impl Oci {
         Ok(self.auth.gate(caller, need).await? == Decision::Allow)
     }
 
-    fn challenge(&self, need: Need<'_>, parts: &Parts, has_credential: bool) -> Reply {
+    /// Asks for a token that also names the source of a mount, where the credential behind the token in
+    /// hand may pull it; `None` where no token of it would. Goes by rights, not by what is there.
+    pub(super) async fn ask_for_source(
+        &self,
+        caller: &Caller,
+        (name, from): (&RepositoryName, &RepositoryName),
+        parts: &Parts,
+    ) -> Result<Option<Reply>, Fault> {
+        if !self.auth.may_ask_for(caller, Action::Pull, from.as_str()).await? {
+            return Ok(None);
+        }
+        let need = |action, name: &RepositoryName| -> Vec<Scope> {
+            Auth::scope_of(Need::Repository(action, name.as_str()))
+        };
+        let scopes = [need(Action::Push, name), need(Action::Pull, from)].concat();
+        Ok(Some(self.challenge(&scopes, parts, true)))
+    }
+
+    fn challenge(&self, scopes: &[Scope], parts: &Parts, has_credential: bool) -> Reply {
         let error = has_credential.then_some("insufficient_scope");
-        let challenge = self.auth.challenge(&parts.headers, Auth::scope_of(need).as_ref(), error);
+        let challenge = self.auth.challenge(&parts.headers, scopes, error);
         let words = "authentication is needed";
         let mut reply = Reply::error(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, words);
         reply.head.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
@@ -98,8 +117,8 @@ impl Oci {
         let Told { status, code, message, wait_seconds } = refusal.told();
         let mut reply = Reply::error(status, code, message);
         if let Refusal::Wrong = refusal {
-            let (scope, error) = (Auth::scope_of(need), Some("invalid_token"));
-            let challenge = self.auth.challenge(&parts.headers, scope.as_ref(), error);
+            let (scopes, error) = (Auth::scope_of(need), Some("invalid_token"));
+            let challenge = self.auth.challenge(&parts.headers, &scopes, error);
             reply.head.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         }
         match wait_seconds {
@@ -107,6 +126,12 @@ impl Oci {
             None => reply,
         }
     }
+}
+
+/// Where the request came from; the listener says.
+pub(super) fn peer(parts: &Parts) -> IpAddr {
+    let peer = parts.extensions.get::<ConnectInfo<std::net::SocketAddr>>();
+    peer.map_or(IpAddr::from([0, 0, 0, 0]), |ConnectInfo(peer)| peer.ip())
 }
 
 /// What a repository that does not exist answers to the same request.

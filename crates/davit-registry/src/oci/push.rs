@@ -29,9 +29,9 @@ impl Oci {
     ) -> Result<Reply, Fault> {
         let query = Query::of(parts);
         if let Some(wanted) = query.digest("mount")?
-            && self.mount(caller, name, wanted, query.get("from")).await?
+            && let Some(reply) = self.mount(caller, name, wanted, parts).await?
         {
-            return Ok(created(name, &wanted));
+            return Ok(reply);
         }
         if let Some(wanted) = query.digest("digest")? {
             let (registry, name) = (self.registry.clone(), name.clone());
@@ -52,28 +52,34 @@ impl Oci {
         Ok(progress(StatusCode::ACCEPTED, name, session.id, session.offset))
     }
 
-    /// Links a blob of another repository that the caller may pull from; `false` asks for an upload.
+    /// Links a blob of another repository that the caller may pull from, or asks for a token with which
+    /// it may; `None` asks for an upload.
     async fn mount(
         &self,
         caller: &Caller,
         name: &RepositoryName,
         digest: Digest,
-        from: Option<&str>,
-    ) -> Result<bool, Fault> {
-        let sources = match from {
+        parts: &Parts,
+    ) -> Result<Option<Reply>, Fault> {
+        let sources: Vec<RepositoryName> = match Query::of(parts).get("from") {
             // A name that breaks the grammar has no blobs.
             Some(from) => from.parse().into_iter().collect(),
             None => blobs::holders(&self.registry, &digest).await?,
         };
+        let mut refused = Vec::new();
         for from in sources {
             if !self.may_pull(caller, &from).await? {
-                continue;
-            }
-            if blobs::mount(&self.registry, from, name.clone(), digest).await? {
-                return Ok(true);
+                refused.push(from);
+            } else if blobs::mount(&self.registry, from, name.clone(), digest).await? {
+                return Ok(Some(created(name, &digest)));
             }
         }
-        Ok(false)
+        for from in &refused {
+            if let Some(challenge) = self.ask_for_source(caller, (name, from), parts).await? {
+                return Ok(Some(challenge));
+            }
+        }
+        Ok(None)
     }
 
     /// `PATCH`, `PUT`, `GET` and `DELETE` of a session.

@@ -3,6 +3,8 @@
 mod accounts;
 mod clients;
 mod gate;
+mod guessing;
+mod people;
 mod token_server;
 
 use std::{net::IpAddr, sync::Arc};

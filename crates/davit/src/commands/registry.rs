@@ -7,6 +7,7 @@ mod grant;
 mod organisation;
 mod repository;
 mod serve;
+mod sign_up;
 mod token;
 mod user;
 mod webhook;
@@ -15,7 +16,7 @@ use std::path::PathBuf;
 
 use davit_engine::Hint;
 use davit_registry::{
-    auth::{AccountError, GlobError, NameError, PasswordError, RoleError, ScopeError},
+    auth::{AccountError, AuthError, GlobError, NameError, PasswordError, RoleError, ScopeError},
     config::Places,
     db::{Database, DbError, Location},
     events::SubscriptionError,
@@ -53,6 +54,8 @@ pub(crate) enum RegistryCommand {
     /// Manage users
     #[command(subcommand)]
     User(user::UserCommand),
+    /// Show or set who may sign up
+    Signup(sign_up::SignUpArgs),
     /// Manage organisations
     #[command(subcommand)]
     Org(organisation::OrgCommand),
@@ -74,6 +77,9 @@ pub(crate) enum RegistryCommand {
     /// Manage webhooks: who is told by HTTP of what happens
     #[command(subcommand)]
     Webhook(webhook::WebhookCommand),
+    /// Manage the keys that sign bearer tokens
+    #[command(subcommand)]
+    Key(sign_up::KeyCommand),
     /// Show or check the audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -92,6 +98,7 @@ pub(crate) fn run(args: RegistryArgs, context: &Context) -> Result<u8, CliError>
     match args.command {
         RegistryCommand::Serve(args) => serve::run(args, places),
         RegistryCommand::User(command) => user::run(command, &places),
+        RegistryCommand::Signup(args) => sign_up::run(&args, &places),
         RegistryCommand::Org(command) => organisation::run(command, &places),
         RegistryCommand::Team(command) => organisation::run_team(command, &places),
         RegistryCommand::Grant(command) => grant::run(command, &places),
@@ -99,6 +106,7 @@ pub(crate) fn run(args: RegistryArgs, context: &Context) -> Result<u8, CliError>
         RegistryCommand::Token(command) => token::run(command, &places),
         RegistryCommand::Repo(command) => repository::run(command, &places),
         RegistryCommand::Webhook(command) => webhook::run(command, &places),
+        RegistryCommand::Key(command) => sign_up::run_key(&command, &places),
         RegistryCommand::Audit(command) => audit::run(command, &places),
         RegistryCommand::Gc(args) => gc::run(&args, &places),
         RegistryCommand::Check(args) => check::run(&args, &places),
@@ -166,6 +174,8 @@ enum Fault {
     #[error(transparent)]
     Database(#[from] DbError),
     #[error(transparent)]
+    Auth(#[from] AuthError),
+    #[error(transparent)]
     Password(#[from] PasswordError),
     #[error(transparent)]
     Name(#[from] NameError),
@@ -207,6 +217,9 @@ impl Hint for Fault {
             }
             AccountError::OutsideNamespace(_, owner) => {
                 vec![format!("patterns such as {owner}/* or {owner}/** will do")]
+            }
+            AccountError::NotAdmin(name) => {
+                vec![format!("davit registry user ls shows who does; {name} is not among them")]
             }
             _ => Vec::new(),
         }

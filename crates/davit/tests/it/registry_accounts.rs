@@ -122,3 +122,31 @@ fn password_files_are_imported() {
     assert!(outcome.stderr.contains("htpasswd:2: has no bcrypt hash"), "{}", outcome.stderr);
     assert_eq!(site.ok("user ls -q"), "alice");
 }
+
+#[test]
+fn sign_up_is_set_and_people_are_invited() {
+    let site = Site::new();
+    assert_eq!(site.ok("signup"), "not set: open on loopback, else closed");
+    assert_eq!(site.ok("signup invite"), "invite");
+    assert_eq!(site.ok("signup"), "invite");
+    let outcome = site.run("signup everyone", "");
+    assert_eq!(outcome.code, 2, "{outcome:?}");
+    site.ok("user add alice --admin --password-stdin");
+    site.ok("user add bob --password-stdin");
+    site.refused("user invite bob", "`bob` does not manage this registry");
+    let invitation = site.ok("user invite alice --name carol --expires 2d");
+    assert!(invitation.starts_with("davit_inv_"), "{invitation}");
+    assert_eq!(site.ok("token ls alice --format {{.Kind}}={{.Name}}"), "invite=carol");
+    assert!(site.ok("audit ls").contains("sign_up.set"));
+}
+
+#[test]
+fn token_keys_are_rotated() {
+    let site = Site::new();
+    let keys = site.dir.join("registry/token-keys.json");
+    let (first, second) = (site.ok("key rotate"), site.ok("key rotate"));
+    assert_ne!(first, second);
+    let mode = fs_err::metadata(&keys).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(site.ok("audit ls").contains(&second));
+}

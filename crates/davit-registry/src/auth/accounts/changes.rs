@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{
     super::{
-        OpaqueKind, PasswordHash, TokenHash,
+        PasswordHash,
         audit::{self, Actor, Entry},
     },
     AccountError, find, has_repositories, need, parsed,
@@ -88,66 +88,6 @@ impl Transaction for AddAccount {
         let entry = Entry { action: "account.add", object: &self.name, detail: &detail };
         audit::append(connection, &self.by, entry).await?;
         Ok(id)
-    }
-}
-
-/// Makes an account for whoever asks, as far as the server's setting allows; tells its row.
-#[derive(Clone, Debug)]
-pub struct SignUp {
-    /// Its name.
-    pub name: String,
-    /// Its password.
-    pub password: PasswordHash,
-    /// Whether anyone may sign up; else an invitation is needed.
-    pub is_open: bool,
-    /// Whether an invitation will do.
-    pub takes_invitations: bool,
-    /// The invitation that was shown.
-    pub invitation: Option<TokenHash>,
-    /// Where the request came from.
-    pub address: Option<String>,
-}
-
-impl Transaction for SignUp {
-    type Output = i64;
-    type Error = AccountError;
-
-    async fn run(&self, connection: &mut Connection) -> Result<i64, AccountError> {
-        if !self.is_open {
-            self.use_invitation(connection).await?;
-        }
-        // Otherwise whoever comes first would own what an administrator has put there.
-        if has_repositories(connection, &self.name).await? {
-            return Err(AccountError::Exists(self.name.clone()));
-        }
-        let by = Actor { id: None, name: self.name.clone(), address: self.address.clone() };
-        let account = AddAccount {
-            by,
-            name: self.name.clone(),
-            kind: Kind::User,
-            password: Some(self.password.clone()),
-            is_admin: false,
-        };
-        account.run(connection).await
-    }
-}
-
-impl SignUp {
-    /// An invitation is good for one account.
-    async fn use_invitation(&self, connection: &mut Connection) -> Result<(), AccountError> {
-        let Some(invitation) = self.invitation.filter(|_| self.takes_invitations) else {
-            let hint = if self.takes_invitations { " without an invitation" } else { "" };
-            return Err(AccountError::Closed(hint));
-        };
-        let now = connection.now_ms();
-        let used = connection
-            .execute(
-                "DELETE FROM token WHERE sha256 = $1 AND kind = $2
-                 AND (expires_at IS NULL OR expires_at > $3)",
-                values![invitation.as_bytes(), OpaqueKind::Invite.as_str(), now],
-            )
-            .await?;
-        if used == 1 { Ok(()) } else { Err(AccountError::Closed(" without an invitation")) }
     }
 }
 

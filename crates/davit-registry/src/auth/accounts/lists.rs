@@ -56,7 +56,7 @@ pub struct GrantRow {
 pub struct TokenRow {
     /// Its row.
     pub id: i64,
-    /// `pat`, `robot`, `refresh` or `invite`.
+    /// `pat`, `robot`, `refresh`, `session` or `invite`.
     pub kind: String,
     /// What its owner calls it.
     pub name: String,

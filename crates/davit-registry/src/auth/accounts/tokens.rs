@@ -78,10 +78,17 @@ impl AddToken {
     /// Row of a user, or for a robot's key of a robot: nobody logs in as an organisation.
     async fn owner(&self, connection: &mut Connection) -> Result<i64, AccountError> {
         let kind = if self.kind == OpaqueKind::Robot { "robot" } else { "user" };
-        match find(connection, &self.account).await? {
-            Some((id, found)) if found == kind => Ok(id),
-            _ => Err(AccountError::Unknown(kind, self.account.clone())),
+        let id = match find(connection, &self.account).await? {
+            Some((id, found)) if found == kind => id,
+            _ => return Err(AccountError::Unknown(kind, self.account.clone())),
+        };
+        if self.kind == OpaqueKind::Invite {
+            let sql = "SELECT 1 FROM account WHERE id = $1 AND is_admin = 1 AND state = 'active'";
+            if connection.row(sql, values![id]).await?.is_none() {
+                return Err(AccountError::NotAdmin(self.account.clone()));
+            }
         }
+        Ok(id)
     }
 }
 

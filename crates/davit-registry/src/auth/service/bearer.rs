@@ -33,9 +33,9 @@ impl Auth {
         };
         let KnownToken { claims, limit } = &*known;
         claims.check(&self.settings.service, now_ms / 1000).map_err(|_| Refusal::Wrong)?;
-        let limit = Some(Arc::clone(limit));
+        let token = Some(Arc::clone(limit));
         let Some(id) = claims.account else {
-            return Ok(Caller { limit, has_credential: true, ..Caller::anonymous() });
+            return Ok(Caller { token, has_credential: true, ..Caller::anonymous() });
         };
         let account = self.directory.account(id).await?.ok_or(Refusal::Wrong)?;
         let is_good = account.is_active
@@ -44,7 +44,8 @@ impl Auth {
         if !is_good {
             return Err(Refusal::Wrong);
         }
-        Ok(Caller { limit, ..Proved { account, credential: None }.caller() })
+        let limit = claims.credential.and_then(|id| account.limit_of(id));
+        Ok(Caller { limit, token, ..Proved { account, credential: None }.caller() })
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
         Caller, Identity, OpaqueKind, OpaqueToken, PasswordError, PasswordHash, TokenHash,
         audit::Actor,
         directory::{Account, Credential},
+        failures,
     },
     db::{Connection, DbError, Transaction, values},
 };
@@ -53,6 +54,19 @@ impl Auth {
         }
         let attempt = self.throttle.attempt(Some(name), peer, Instant::now());
         let attempt = attempt.map_err(Refusal::Throttled)?;
+        let whose = (Some(name), peer);
+        let wait = failures::blocked(&self.database, &self.settings.throttle, whose).await;
+        match wait {
+            Ok(None) => {}
+            Ok(Some(wait)) => {
+                attempt.forgive();
+                return Err(Refusal::Throttled(wait));
+            }
+            Err(error) => {
+                attempt.forgive();
+                return Err(error.into());
+            }
+        }
         let login = self.directory.login(name).await?;
         let hash = login.as_ref().and_then(|login| login.password.as_deref());
         let hash = hash.and_then(|hash| PasswordHash::parse(hash).ok());
@@ -63,7 +77,10 @@ impl Auth {
                 return Err(Refusal::Busy);
             }
         };
-        let (true, Some(login)) = (is_good, login) else { return Err(Refusal::Wrong) };
+        let (true, Some(login)) = (is_good, login) else {
+            failures::note(&self.database, &self.settings.throttle, whose).await?;
+            return Err(Refusal::Wrong);
+        };
         attempt.forgive();
         if let Some(hash) = hash.filter(PasswordHash::is_outdated) {
             self.renew_hash(login.account, hash, password).await?;
@@ -87,10 +104,18 @@ impl Auth {
             self.note_use(&proved).await?;
             return Ok(proved);
         }
-        // Nobody guesses 256 bits; but nobody tries all day for free either.
-        let attempt = self.throttle.attempt(None, peer, Instant::now());
-        drop(attempt.map_err(Refusal::Throttled)?);
-        Err(Refusal::Wrong)
+        Err(self.wrong_token(peer).await)
+    }
+
+    /// Counts a token that is none. Nobody guesses 256 bits; but nobody tries all day for free either.
+    pub(in crate::auth) async fn wrong_token(&self, peer: IpAddr) -> Refusal {
+        if let Err(wait) = self.throttle.attempt(None, peer, Instant::now()).map(drop) {
+            return Refusal::Throttled(wait);
+        }
+        match failures::note(&self.database, &self.settings.throttle, (None, peer)).await {
+            Ok(()) => Refusal::Wrong,
+            Err(error) => error.into(),
+        }
     }
 
     pub(in crate::auth) async fn known_token(
@@ -173,6 +198,7 @@ impl Proved {
             identity: Identity::Account { id: account.id, name: account.name.clone() },
             standing: Arc::clone(&account.standing),
             limit: self.credential.as_ref().and_then(|credential| credential.limit.clone()),
+            token: None,
             has_credential: true,
         }
     }

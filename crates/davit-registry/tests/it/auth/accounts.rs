@@ -2,7 +2,10 @@
 
 use davit_registry::auth::{
     AccountError, RepositoryGlob,
-    accounts::{RemoveAccount, RevokeToken, SetPassword, SetState, SetVisibility, SignUp},
+    accounts::{
+        RemoveAccount, RevokeToken, SetPassword, SetSignUp, SetState, SetVisibility, SignUp,
+        SignUpMode,
+    },
     audit::{self, Verdict},
 };
 
@@ -257,51 +260,71 @@ async fn organisations_keep_their_rules() {
 async fn names_are_taken_once_and_by_those_who_may() {
     let site = company().await;
     site.repository("ghost/app", "private").await;
-    let sign_up = |name: &str, is_open, invitation: Option<&OpaqueToken>| SignUp {
+    let sign_up = |name: &str, usual, invitation: Option<&OpaqueToken>| SignUp {
         name: name.to_owned(),
-        password: password_hash(),
-        is_open,
-        takes_invitations: true,
+        password: Some(password_hash()),
+        usual,
         invitation: invitation.map(OpaqueToken::hash),
         address: None,
     };
+    let (open, invite) = (SignUpMode::Open, SignUpMode::Invite);
     let write = |sign_up| site.database.write(sign_up);
-    write(sign_up("nina", true, None)).await.unwrap();
+    write(sign_up("nina", open, None)).await.unwrap();
     for name in ["nina", "acme", "ghost"] {
-        let refused = write(sign_up(name, true, None)).await;
+        let refused = write(sign_up(name, open, None)).await;
         assert!(matches!(refused, Err(AccountError::Exists(_))), "{name} {refused:?}");
     }
     for name in ["library", "admin", "A", "a/b", "docker.io"] {
-        let refused = write(sign_up(name, true, None)).await;
+        let refused = write(sign_up(name, open, None)).await;
         assert!(matches!(refused, Err(AccountError::Name(_))), "{name} {refused:?}");
     }
     // Nobody makes a robot of someone else this way.
-    let refused = write(sign_up("acme+evil", true, None)).await;
+    let refused = write(sign_up("acme+evil", open, None)).await;
     assert!(matches!(refused, Err(AccountError::Name(_))), "{refused:?}");
     assert!(!site.basic("nina", PASSWORD).await.unwrap().standing.is_site_admin);
 
     let invitation = OpaqueToken::new(OpaqueKind::Invite);
-    let add = AddToken {
+    let add = |account: &str, life_ms| AddToken {
         by: Actor::operator(),
-        account: "olga".to_owned(),
+        account: account.to_owned(),
         kind: OpaqueKind::Invite,
         name: String::new(),
         hash: invitation.hash(),
         scopes: Vec::new(),
-        life_ms: Some(60_000),
+        life_ms: Some(life_ms),
     };
-    site.database.write(add).await.unwrap();
+    let refused = site.database.write(add("olga", 60_000)).await;
+    assert!(matches!(refused, Err(AccountError::NotAdmin(_))), "{refused:?}");
+    site.sql("UPDATE account SET is_admin = 1 WHERE name = 'olga'", Vec::new()).await;
+    site.database.write(add("olga", 60_000)).await.unwrap();
     let text = invitation.secret().expose();
     assert!(matches!(site.bearer(text).await, Err(Refusal::Wrong)), "it is no credential");
-    for invitation in [None, Some(&OpaqueToken::new(OpaqueKind::Invite))] {
-        let refused = write(sign_up("otto", false, invitation)).await;
+    let closed = async |mode, invitation| {
+        let refused = write(sign_up("otto", mode, invitation)).await;
         assert!(matches!(refused, Err(AccountError::Closed(_))), "{refused:?}");
+    };
+    closed(invite, None).await;
+    let unknown = OpaqueToken::new(OpaqueKind::Invite);
+    closed(invite, Some(&unknown)).await;
+    closed(SignUpMode::Closed, Some(&invitation)).await;
+    // Who may invite no more has not invited.
+    for change in [
+        "UPDATE account SET is_admin = 0 WHERE name = 'olga'",
+        "UPDATE account SET is_admin = 1, state = 'disabled' WHERE name = 'olga'",
+    ] {
+        site.sql(change, Vec::new()).await;
+        closed(invite, Some(&invitation)).await;
     }
+    site.sql("UPDATE account SET state = 'active' WHERE name = 'olga'", Vec::new()).await;
     // What is refused for its name does not use the invitation up.
-    assert!(write(sign_up("nina", false, Some(&invitation))).await.is_err());
-    write(sign_up("otto", false, Some(&invitation))).await.unwrap();
-    let refused = write(sign_up("paul", false, Some(&invitation))).await;
+    assert!(write(sign_up("nina", invite, Some(&invitation))).await.is_err());
+    write(sign_up("otto", invite, Some(&invitation))).await.unwrap();
+    let refused = write(sign_up("paul", invite, Some(&invitation))).await;
     assert!(matches!(refused, Err(AccountError::Closed(_))), "{refused:?}");
+    // What was set counts, whatever is usual.
+    let set = SetSignUp { by: Actor::operator(), mode: SignUpMode::Closed };
+    site.database.write(set).await.unwrap();
+    closed(open, None).await;
 }
 
 #[tokio::test]

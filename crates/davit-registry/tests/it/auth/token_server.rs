@@ -3,8 +3,9 @@
 use axum::body::Body;
 use davit_distribution::wire::{Challenge, TokenResponse};
 use davit_registry::auth::{
+    Claims, Keys,
     accounts::{SetPassword, SetState},
-    refused, routes,
+    refused, rotate_keys, routes,
 };
 use http::{HeaderMap, Request, StatusCode, header};
 use tower::ServiceExt as _;
@@ -242,13 +243,78 @@ async fn nodes_with_keys_of_their_own_trust_each_other() {
     assert!(matches!(foreign.bearer(token(&reply)).await, Err(Refusal::Wrong)));
 }
 
+/// A key is made beside two servers that share the file, and one that does not; all go on.
+#[tokio::test]
+async fn keys_change_while_servers_run() {
+    let site = alice().await;
+    let file = site.dir.join("keys.json");
+    let shares = Auth::open(&site.database, &file, AuthSettings::default()).await.unwrap();
+    let apart = site.dir.join("other-keys.json");
+    let apart = Auth::open(&site.database, &apart, AuthSettings::default()).await.unwrap();
+    let all = [&*site.auth, &shares, &apart];
+    let query = "scope=repository:alice/web:pull";
+    let good = async |text: &str| {
+        let header = HeaderValue::from_str(&format!("Bearer {text}")).unwrap();
+        let mut good = Vec::new();
+        for auth in all {
+            good.push(auth.authenticate(Some(&header), HERE).await.is_ok());
+        }
+        good
+    };
+    let kid = |token: &str| token.split_once('.').unwrap().0.to_owned();
+    let old_keys = Keys::open(&file, 0).unwrap();
+    let before = site.get(query, ALICE).await;
+    let id = rotate_keys(&site.database, &file).await.unwrap();
+    assert_ne!(id, old_keys.newest_id());
+    // The server learns of it, and signs with the new key; what the old one signed still counts.
+    site.auth.refresh_keys().await.unwrap();
+    let after = site.get(query, ALICE).await;
+    assert_ne!(kid(token(&before)), kid(token(&after)));
+    assert_eq!(good(token(&before)).await, [true; 3]);
+    assert_eq!(good(token(&after)).await, [true; 3]);
+    for auth in all {
+        auth.refresh_keys().await.unwrap();
+    }
+    // Eleven minutes later nothing that the old key signs counts, however new it says it is.
+    site.database.advance_clock(std::time::Duration::from_secs(660));
+    assert_eq!(good(token(&before)).await, [false; 3]);
+    let now = site.database.now_ms() / 1000;
+    let claims = |keys: &Keys| {
+        let claims = Claims {
+            issuer: "davit-registry".to_owned(),
+            subject: String::new(),
+            audience: "davit-registry".to_owned(),
+            expires: now + 300,
+            not_before: now,
+            issued: now,
+            id: "1".to_owned(),
+            account: None,
+            credential: None,
+            epoch: 0,
+            access: Vec::new(),
+        };
+        claims.sign(keys)
+    };
+    assert_eq!(good(&claims(&old_keys)).await, [false; 3]);
+    assert_eq!(good(&claims(&Keys::open(&file, 0).unwrap())).await, [true; 3]);
+    // A month later the servers make a key themselves, and those that share a file only one.
+    site.database.advance_clock(std::time::Duration::from_secs(31 * 24 * 3600));
+    for auth in all {
+        auth.refresh_keys().await.unwrap();
+    }
+    let newest = Keys::open(&file, 0).unwrap();
+    assert_ne!(newest.newest_id(), id);
+    assert_eq!(newest.ids().count(), 2, "the first has ended");
+    assert_eq!(good(token(&site.get(query, ALICE).await)).await, [true; 3]);
+}
+
 #[tokio::test]
 async fn challenges_name_the_token_server_and_the_scope() {
     let site = alice().await;
     let mut headers = HeaderMap::new();
     headers.insert(header::HOST, HeaderValue::from_static("registry.test:5000"));
-    let scope = Auth::scope_of(Need::Repository(Action::MoveTag, "alice/web")).unwrap();
-    let text = site.auth.challenge(&headers, Some(&scope), Some("insufficient_scope"));
+    let scopes = Auth::scope_of(Need::Repository(Action::MoveTag, "alice/web"));
+    let text = site.auth.challenge(&headers, &scopes, Some("insufficient_scope"));
     let challenge = &Challenge::parse(text.to_str().unwrap())[0];
     assert_eq!(challenge.scheme(), "bearer");
     let parameter = |name| challenge.parameter(name).unwrap();
@@ -258,7 +324,7 @@ async fn challenges_name_the_token_server_and_the_scope() {
     assert_eq!(parameter("error"), "insufficient_scope");
     // What a client puts into `Host` cannot break out of the header's quotes.
     headers.insert(header::HOST, HeaderValue::from_static("a\",realm=\"http://evil"));
-    let text = site.auth.challenge(&headers, None, None);
+    let text = site.auth.challenge(&headers, &[], None);
     let challenge = &Challenge::parse(text.to_str().unwrap())[0];
     assert_eq!(challenge.parameter("realm"), Some("http://localhost/token"));
 }

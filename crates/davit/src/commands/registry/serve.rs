@@ -1,10 +1,11 @@
 //! `davit registry serve`
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use davit_engine::process::Interrupts;
 use davit_registry::{
     config::{Limits, Places, SHORTEST_LEASE},
+    ratelimit::{PullLimit, PullLimitError, PullLimits},
     server::{self, ServeError, ServeSettings, TlsFiles},
 };
 
@@ -37,6 +38,12 @@ pub(crate) struct ServeArgs {
     /// Hours for which a pushed blob waits for its manifest, from 1
     #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=8760))]
     lease_hours: u32,
+    /// Pulls of each account: a number and a time in s, m or h, or off
+    #[arg(long, value_name = "N/TIME")]
+    pull_limit: Option<Limited>,
+    /// Pulls of each address that shows no account, likewise
+    #[arg(long, value_name = "N/TIME")]
+    anonymous_pull_limit: Option<Limited>,
     /// Take manifests that name blobs which the repository lacks
     #[arg(long)]
     sparse: bool,
@@ -48,18 +55,42 @@ enum Switch {
     Off,
 }
 
+/// A limit, or `off`.
+#[derive(Clone, Copy, Debug)]
+struct Limited(Option<PullLimit>);
+
+impl FromStr for Limited {
+    type Err = PullLimitError;
+
+    fn from_str(text: &str) -> Result<Self, PullLimitError> {
+        if text == "off" { Ok(Self(None)) } else { text.parse().map(|limit| Self(Some(limit))) }
+    }
+}
+
+/// The limits that were given, and the usual ones for the rest.
+fn pull_limits(args: &ServeArgs) -> PullLimits {
+    let usual = PullLimits::usual(args.listen.ip().is_loopback());
+    let given = |given: Option<Limited>, usual| given.map_or(usual, |Limited(limit)| limit);
+    PullLimits {
+        account: given(args.pull_limit, usual.account),
+        address: given(args.anonymous_pull_limit, usual.address),
+    }
+}
+
 /// Runs `davit registry serve`: until a signal asks it to stop.
 ///
 /// # Errors
 /// See [`ServeError`].
 pub(crate) fn run(args: ServeArgs, places: Places) -> Result<u8, CliError> {
     let interrupts = Interrupts::block().map_err(io_error)?;
+    let pulls = pull_limits(&args);
     let tls = args.tls_cert.zip(args.tls_key);
     let tls = tls.map(|(certificate, key)| TlsFiles { certificate, key });
     let scheme = if tls.is_some() { "https" } else { "http" };
     let limits = Limits {
         lease: SHORTEST_LEASE * args.lease_hours,
         sparse: args.sparse,
+        pulls,
         ..Limits::default()
     };
     let settings = ServeSettings {

@@ -109,7 +109,7 @@ pub(crate) struct RobotAddArgs {
 }
 
 /// Reads a number of days, hours or minutes.
-fn life(text: &str) -> Result<Duration, String> {
+pub(super) fn life(text: &str) -> Result<Duration, String> {
     let unit = text.chars().next_back().unwrap_or_default();
     let minutes: u64 = match unit {
         'd' => 24 * 60,

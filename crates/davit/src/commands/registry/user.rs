@@ -14,7 +14,11 @@ use davit_registry::{
 };
 use serde::Serialize;
 
-use super::{Fault, date, with_database};
+use super::{
+    Fault, date,
+    sign_up::{self, InviteArgs},
+    with_database,
+};
 use crate::{
     commands::login,
     error::CliError,
@@ -39,6 +43,8 @@ pub(crate) enum UserCommand {
     Disable(Names),
     /// Let users in again
     Enable(Names),
+    /// Print an invitation, by which one person may sign up
+    Invite(InviteArgs),
     /// Add the users of an Apache password file (bcrypt only)
     Import(ImportArgs),
 }
@@ -100,6 +106,7 @@ pub(super) fn run(command: UserCommand, places: &Places) -> Result<u8, CliError>
         UserCommand::Passwd(args) => set_password(args, places)?,
         UserCommand::Disable(args) => set_state(args, false, places)?,
         UserCommand::Enable(args) => set_state(args, true, places)?,
+        UserCommand::Invite(args) => sign_up::invite(args, places)?,
         UserCommand::Import(args) => return import(&args, places),
     }
     Ok(0)
