@@ -103,9 +103,6 @@ pub trait Transaction: Send + Sync + 'static {
         &self,
         connection: &mut Connection,
     ) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send;
-
-    /// Runs once after the commit, also when the caller has gone: forgets what caches know.
-    fn committed(&self) {}
 }
 
 /// The database is out of order, or cannot be reached.
@@ -356,10 +353,7 @@ async fn on_postgres<T: Transaction>(
         let again = connection.must_run_again() && tried < TRIES;
         match outcome {
             Ok(output) => match connection.commit().await {
-                Ok(()) => {
-                    transaction.committed();
-                    return Ok(output);
-                }
+                Ok(()) => return Ok(output),
                 Err(_) if again => {}
                 Err(error) => return Err(error.into()),
             },

@@ -32,6 +32,7 @@ pub mod manifests;
 mod memory;
 pub mod name;
 pub mod oci;
+mod pieces;
 pub mod quota;
 pub mod ratelimit;
 pub mod registry;

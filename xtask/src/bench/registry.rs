@@ -19,8 +19,7 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 /// Pushes after which memory is looked at.
 const PUSHES: usize = 1264;
-/// Tags of a long list, and of one page.
-const TAGS: usize = 100_000;
+/// Tags of a page.
 const PAGE: usize = 1000;
 /// The repository of all workloads.
 const REPOSITORY: &str = "bench/app";
@@ -37,7 +36,12 @@ struct Extent {
 impl Extent {
     /// A number of pushes.
     const fn of(self, count: usize) -> usize {
-        if self.is_quick { 8 } else { count }
+        if self.is_quick { 4 } else { count }
+    }
+
+    /// Tags of a long list.
+    const fn tags(self) -> usize {
+        if self.is_quick { 2 * PAGE } else { 100 * PAGE }
     }
 
     /// Seconds of one run of wrk.
@@ -81,7 +85,7 @@ pub(super) fn workload(name: &'static str, setting: &Setting) -> Result<Workload
         ),
         "registry-push-100m" => (
             "MiB per second of 100 MiB blobs by 2 clients: at least 0.9 times the disk's",
-            |server, extent| Ok(push(server, 100 * MIB, extent.of(12).min(12), 2)? * 100.0),
+            |server, extent| Ok(push(server, 100 * MIB, extent.of(12), 2)? * 100.0),
         ),
         "registry-manifest-tag" => (
             "manifests per second by tag, 8 clients: at least 2 times zot's, 6.5 times distribution's",
@@ -172,8 +176,8 @@ fn mixed(server: &Server, extent: Extent) -> Result<f64> {
     })
 }
 
-fn list(server: &Server, _: Extent) -> Result<f64> {
-    server.push_tags(TAGS)?;
+fn list(server: &Server, extent: Extent) -> Result<f64> {
+    server.push_tags(extent.tags())?;
     let mut connection = Connection::open(server)?;
     let start = std::time::Instant::now();
     let (mut last, mut pages) = (String::new(), 0_u32);
@@ -185,7 +189,7 @@ fn list(server: &Server, _: Extent) -> Result<f64> {
         last = tag.to_owned();
         pages += 1;
     }
-    anyhow::ensure!(pages as usize == TAGS / PAGE, "{pages} pages");
+    anyhow::ensure!(pages as usize == extent.tags() / PAGE, "{pages} pages");
     Ok(f64::from(pages) / start.elapsed().as_secs_f64())
 }
 

@@ -52,10 +52,7 @@ impl<T: Transaction> Work for Pending<T> {
 
     fn finish(self: Box<Self>, commit: Result<(), Arc<DbError>>) {
         let outcome = match (self.outcome, commit) {
-            (Some(Ok(output)), Ok(())) => {
-                self.transaction.committed();
-                Ok(output)
-            }
+            (Some(Ok(output)), Ok(())) => Ok(output),
             (Some(Ok(_)), Err(error)) => Err(DbError::Commit(error).into()),
             (Some(Err(error)), _) => Err(error),
             (None, _) => return,

@@ -27,6 +27,7 @@ use tokio::{
 
 use self::head::{Head, Parsed};
 use super::{Front, HEAD_BYTES, HEAD_TIME};
+use crate::pieces::{self, PIECE_BYTES};
 
 mod head;
 mod send;
@@ -35,8 +36,6 @@ mod send;
 const IDLE_TIME: Duration = Duration::from_secs(90);
 /// Bytes that are read of heads at once.
 const READ_BYTES: usize = 4 << 10;
-/// Bytes of a body that are handed on at once.
-const PIECE_BYTES: usize = 256 << 10;
 /// How long a piece may wait for more bytes.
 const PIECE_TIME: Duration = Duration::from_millis(5);
 /// Bytes of a refused body that are read away, so that the client reads the refusal.
@@ -205,7 +204,7 @@ impl Line {
 /// Reads some bytes, `left` at most: as many as come without a pause.
 async fn read_piece(stream: &TcpStream, left: u64) -> io::Result<Bytes> {
     let size = usize::try_from(left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
-    let mut piece = BytesMut::with_capacity(size);
+    let mut piece = pieces::take();
     loop {
         let room = size - piece.len();
         match stream.try_read_buf(&mut (&mut piece).limit(room)) {

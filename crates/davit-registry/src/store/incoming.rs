@@ -120,6 +120,7 @@ fn receive(
         }
         digester.update(&piece);
         size_bytes += piece.len() as u64;
+        crate::pieces::give(piece);
     }
     Ok(Received { file: Arc::new(file), session, started_at: offset, digester, size_bytes })
 }
