@@ -1,5 +1,7 @@
 //! A result as files: a directory or one tar, without config and history.
 
+mod staging;
+
 use std::{
     collections::HashMap,
     fs::File,
@@ -15,9 +17,10 @@ use davit_layer::{
     Change, ChangeKind, ExtractError, ExtractOptions, Kind, Merged, Mtime, Opener, Source,
     WriteError, WriteOptions, XattrMap, XattrPolicy, extract, write_layer,
 };
-use davit_store::{Lease, Store};
+use davit_store::{Lease, Store, StoreError};
 use fs_err::os::unix::fs::OpenOptionsExt as _;
 
+use self::staging::{Staging, move_into, remove_others};
 use crate::{
     cancel::check,
     copy::Ranges,
@@ -25,8 +28,6 @@ use crate::{
     layers::{LayerError, Layers, State},
 };
 
-/// How the names of directories begin in which files are made.
-const STAGING: &str = ".davit-export-";
 /// Mode of files that only an export has.
 const MORE_MODE: u32 = 0o600;
 const DIGEST_BUFFER: usize = 256 << 10;
@@ -37,6 +38,9 @@ pub enum ExportError {
     /// A layer cannot be read.
     #[error(transparent)]
     Layer(#[from] LayerError),
+    /// What was staged cannot be removed.
+    #[error(transparent)]
+    Staging(#[from] StoreError),
     /// The directory cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -147,12 +151,11 @@ pub fn export_directory(
     }
     fs_err::create_dir_all(target.path).map_err(failed(target.path))?;
     // Files are made anew below directories that are empty, and only then take their places.
-    let staging = target.path.join(format!("{STAGING}{}", lease.id()));
-    fs_err::create_dir(&staging).map_err(failed(&staging))?;
+    let staging = Staging::create(store, target.path, lease.id())?;
     let staged = || -> Result<(), ExportError> {
-        let whole = staging.join("whole");
+        let whole = staging.path().join("whole");
         for (number, (part, merged, tars)) in opened.iter().enumerate() {
-            let own = staging.join(number.to_string());
+            let own = staging.path().join(number.to_string());
             fs_err::create_dir(&own).map_err(failed(&own))?;
             extract_to((merged, tars), &own, target.epoch, cancelled)?;
             write_more(&own, &part.more, target.epoch)?;
@@ -166,7 +169,7 @@ pub fn export_directory(
         move_into(&whole, target.path, cancelled)
     };
     let outcome = staged();
-    let removed = fs_err::remove_dir_all(&staging).map_err(failed(&staging));
+    let removed = staging.remove(store);
     outcome.and(removed)
 }
 
@@ -233,54 +236,6 @@ fn write_more(directory: &Path, files: &[MoreFile], epoch: Option<i64>) -> Resul
         if let Some(seconds) = epoch.and_then(|seconds| u64::try_from(seconds).ok()) {
             let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
             file.file().set_modified(time).map_err(&failed)?;
-        }
-    }
-    Ok(())
-}
-
-fn is_directory(path: &Path) -> bool {
-    path.symlink_metadata().is_ok_and(|found| found.is_dir())
-}
-
-/// Removes what `to` holds and `from` does not, and what is a directory in but one of them.
-fn remove_others(from: &Path, to: &Path, cancelled: &AtomicBool) -> Result<(), ExportError> {
-    let mut stack = vec![(from.to_path_buf(), to.to_path_buf())];
-    while let Some((from, to)) = stack.pop() {
-        let failed = failed(&to);
-        for entry in fs_err::read_dir(&to).map_err(&failed)? {
-            check(cancelled).map_err(&failed)?;
-            let old = entry.map_err(&failed)?.path();
-            let name = old.file_name().unwrap_or_default();
-            if name.to_string_lossy().starts_with(STAGING) {
-                continue;
-            }
-            let new = from.join(name);
-            match (is_directory(&old), is_directory(&new)) {
-                (true, true) => stack.push((new, old)),
-                (true, false) => fs_err::remove_dir_all(&old).map_err(&failed)?,
-                (false, false) if new.symlink_metadata().is_ok() => {}
-                (false, _) => fs_err::remove_file(&old).map_err(&failed)?,
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Moves what `from` holds into `to`; directories that both have are merged.
-fn move_into(from: &Path, to: &Path, cancelled: &AtomicBool) -> Result<(), ExportError> {
-    let mut stack = vec![(from.to_path_buf(), to.to_path_buf())];
-    while let Some((from, to)) = stack.pop() {
-        let failed = |source| ExportError::Write { path: to.clone(), source };
-        for entry in fs_err::read_dir(&from).map_err(failed)? {
-            check(cancelled).map_err(failed)?;
-            let source = entry.map_err(failed)?.path();
-            let name = source.file_name().unwrap_or_default();
-            let target = to.join(name);
-            if is_directory(&source) && is_directory(&target) {
-                stack.push((source, target));
-                continue;
-            }
-            fs_err::rename(&source, &target).map_err(failed)?;
         }
     }
     Ok(())

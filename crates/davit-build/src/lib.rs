@@ -93,7 +93,6 @@ pub use run::{
     },
     console::{Console, ConsoleKind, ConsoleStreams},
     network::{BridgeNetwork, FindNetwork, JoinedNetwork, StepNetworkError},
-    removal::remove_scratch,
     supervisor::supervise,
 };
 pub use sandbox::{Entitlement, Invalidation, Sandbox, Secret, StepVolume, VolumeSource};

@@ -10,7 +10,6 @@ pub(crate) mod mounts;
 pub(crate) mod network;
 mod plan;
 pub(crate) mod protocol;
-pub(crate) mod removal;
 pub(crate) mod stubs;
 pub(crate) mod supervisor;
 
@@ -61,9 +60,6 @@ pub struct RunSettings {
     pub executable: PathBuf,
     /// Its arguments; the program then calls [`supervise`](crate::supervise).
     pub arguments: Vec<OsString>,
-    /// Its arguments to remove a directory, whose path follows; it then calls
-    /// [`remove_scratch`](crate::remove_scratch).
-    pub removal: Vec<OsString>,
     /// Cgroup below which each build has its own, without leading `/`.
     pub cgroup_parent: String,
     /// What commands find in `/etc/resolv.conf`.

@@ -82,8 +82,6 @@ use crate::{
 
 /// Name of the helper that supervises the commands of a build.
 pub(crate) const SUPERVISOR: &str = "__build-supervisor";
-/// Name of the helper that removes what a command of a build wrote.
-pub(crate) const REMOVAL: &str = "__remove-scratch";
 
 /// A build and what becomes of its result.
 #[expect(missing_debug_implementations, reason = "a stream has nothing to show")]
@@ -199,12 +197,6 @@ type Callbacks<'c> = (&'c (dyn Fn(BuildEvent) + Sync), &'c dyn Progress, &'c Arc
 /// All platforms that are built for, in the order asked for.
 fn platforms(request: &BuildRequest) -> Vec<Platform> {
     std::iter::once(&request.platform).chain(&request.more_platforms).cloned().collect()
-}
-
-/// `davit __remove-scratch DIRECTORY`; returns its exit code.
-pub(crate) fn removal_helper(arguments: &[std::ffi::OsString]) -> u8 {
-    let [directory] = arguments else { return 2 };
-    u8::from(davit_build::remove_scratch(directory.as_ref()).is_err())
 }
 
 /// Serves one build on standard input until it ends.

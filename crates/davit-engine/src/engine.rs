@@ -1,8 +1,8 @@
 //! The open engine.
 
-use davit_store::{Store, StoreError, StoreOptions};
+use davit_store::{Remover, Store, StoreError, StoreOptions};
 
-use crate::{Config, Hint, config::KeepBlobs};
+use crate::{Config, Hint, config::KeepBlobs, process::REMOVAL};
 
 /// Use cases over one root: each group is a file of this crate with its own `impl Engine`.
 ///
@@ -50,7 +50,9 @@ impl Engine {
     /// See [`OpenError`].
     pub fn open(config: Config) -> Result<Self, OpenError> {
         Self::check_privilege()?;
-        let options = StoreOptions::new(&config.root, &config.run_root);
+        let mut options = StoreOptions::new(&config.root, &config.run_root);
+        let (executable, arguments) = (config.executable.clone(), vec![REMOVAL.into()]);
+        options.remover = Some(Remover { executable, arguments });
         let store = Store::open(options).map_err(|source| OpenError::Store {
             root: config.root.display().to_string(),
             source,

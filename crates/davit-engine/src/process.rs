@@ -6,6 +6,8 @@ pub use davit_sys::interrupt::Interrupts;
 
 use crate::container;
 
+/// Name of the helper that removes what would take long.
+pub(crate) const REMOVAL: &str = "__remove-scratch";
 /// Heap that a command uses: its command line, a database, some buffers.
 const COMMAND_HEAP: usize = 640 << 10;
 /// Heap that a helper uses; monitors keep it.
@@ -35,11 +37,21 @@ pub fn run_helper(arguments: &[OsString]) -> Option<u8> {
     match helper(arguments)? {
         "monitor" => Some(container::monitor_helper()),
         "build-supervisor" => Some(crate::build::supervisor_helper()),
-        "remove-scratch" => Some(crate::build::removal_helper(&arguments[2..])),
+        "remove-scratch" => Some(removal_helper(&arguments[2..])),
         "git-guard" => Some(crate::build::guard_helper()),
         "root" => Some(container::root_helper()),
         "settle" => Some(container::settle_helper(&arguments[2..])),
         "thaw" => Some(container::thaw_helper(&arguments[2..])),
         _ => None,
     }
+}
+
+/// `davit __remove-scratch [PATH]`; returns its exit code.
+fn removal_helper(arguments: &[OsString]) -> u8 {
+    let path = match arguments {
+        [] => None,
+        [path] => Some(path.as_ref()),
+        _ => return 2,
+    };
+    u8::from(davit_store::remove_behind(path).is_err())
 }

@@ -49,6 +49,7 @@ mod lease;
 mod lock;
 mod network;
 mod regular;
+mod removal;
 mod reserve;
 mod store;
 mod sweep;
@@ -82,6 +83,7 @@ pub use layer::{DiffIdState, LayerBlob, LayerFacts, LayerIngest, LayerRow, Prese
 pub use layout::Layout;
 pub use lease::Lease;
 pub use network::{AddressRow, NetworkRow, NewNetwork, Pool, PortRow, PublishedPort};
+pub use removal::{Removed, Remover, remove_behind};
 pub use store::{Store, StoreOptions};
 pub use sweep::{Partials, SweepReport};
 pub use tree::{NewTree, TreeForm, TreeIngest, TreeRow};

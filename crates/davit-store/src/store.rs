@@ -10,7 +10,7 @@ use std::{
 
 use rustix::fs::{IFlags, Mode, OFlags};
 
-use crate::{BootId, FormatError, FormatFile, Layout, StoreError, database::Database};
+use crate::{BootId, FormatError, FormatFile, Layout, Remover, StoreError, database::Database};
 
 /// Where a store lies and who opens it.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub struct StoreOptions {
     pub version: String,
     /// Another boot id than the kernel's, for tests that imitate power loss.
     pub boot_id: Option<BootId>,
+    /// Who removes much; without one whoever has it to remove.
+    pub remover: Option<Remover>,
 }
 
 impl StoreOptions {
@@ -34,6 +36,7 @@ impl StoreOptions {
             run_root: run_root.into(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: None,
+            remover: None,
         }
     }
 }
@@ -64,6 +67,7 @@ pub struct Store {
     boot: BootId,
     run_root: PathBuf,
     pub(crate) swept: Once,
+    pub(crate) remover: Option<Remover>,
 }
 
 impl Store {
@@ -73,7 +77,7 @@ impl Store {
     /// [`StoreError::Format`] when this davit must not use the root; otherwise what the disk or
     /// the database says.
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
-        let StoreOptions { root, run_root, version, boot_id } = options;
+        let StoreOptions { root, run_root, version, boot_id, remover } = options;
         make_dir(&root)?;
         refuse_remote(&root)?;
         let format = FormatFile::open(&root, &version)?;
@@ -88,7 +92,8 @@ impl Store {
         }
         let database = open_database(&layout)?;
         let boot = boot_id.map_or_else(BootId::current, Ok)?;
-        let store = Self { database, layout, format, boot, run_root, swept: Once::new() };
+        let swept = Once::new();
+        let store = Self { database, layout, format, boot, run_root, swept, remover };
         store.keep_reserve()?;
         Ok(store)
     }

@@ -218,13 +218,6 @@ impl Store {
             }
         }
     }
-
-    /// Removes an unfinished thing, then frees its lock.
-    pub(crate) fn discard(&self, lock: Lock) -> Result<(), StoreError> {
-        let removed = remove_any(lock.path());
-        drop(lock);
-        removed
-    }
 }
 
 fn is_partial(path: &Path) -> bool {

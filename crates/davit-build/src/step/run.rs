@@ -25,17 +25,11 @@ use crate::{
     error::{BuildError, BuildErrorKind},
     layers::State,
     plan::{Network, Node, NodeId, RunSpec},
-    run::{
-        RunError, StepCommand, Supervisor, console::Passed, removal::remove_later,
-        stubs::remove_stubs,
-    },
+    run::{RunError, StepCommand, Supervisor, console::Passed, stubs::remove_stubs},
 };
 
 /// How often trees are prepared for one command.
 const MOUNT_ATTEMPTS: usize = 3;
-/// Changes of a command from which on what it wrote is removed by another process: a disk that is
-/// told of each file that goes (mount option `discard`) holds up who removes it.
-const MANY: usize = 1000;
 /// Last lines of a failed command's output that are kept for the error.
 const TAIL_LINES: usize = 20;
 
@@ -86,9 +80,6 @@ impl Session<'_, '_> {
         remove_stubs(&mut changes.changes, &merged, targets);
         let stored = self.store_changes(node, &changes.changes, &changes, Some(times));
         drop((written, place));
-        if stored.is_ok() && changes.changes.len() > MANY {
-            remove_later(self.run, scratch);
-        }
         stored
     }
 

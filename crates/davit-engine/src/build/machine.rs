@@ -3,7 +3,7 @@
 use davit_build::{BridgeNetwork, JoinedNetwork, Network, RunSettings, StepVolume, VolumeSource};
 use davit_runtime::Cgroups;
 
-use super::{REMOVAL, SUPERVISOR};
+use super::SUPERVISOR;
 use crate::{
     Engine,
     container::{ContainerError, files},
@@ -16,7 +16,6 @@ impl Engine {
         RunSettings {
             executable: self.config().executable.clone(),
             arguments: vec![SUPERVISOR.into()],
-            removal: vec![REMOVAL.into()],
             cgroup_parent: self.cgroup_root(),
             resolv_conf: files::private_resolv_conf().into_bytes(),
             // A machine without resolver still builds what needs none.

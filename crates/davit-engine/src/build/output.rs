@@ -167,6 +167,19 @@ impl BuildSink {
 }
 
 /// What outputs need of the build.
+    /// Gives what was written its name if all went well, and gives it back if not.
+    fn close<T>(self, store: &Store, written: Result<T, BuildFailure>) -> Result<T, BuildFailure> {
+        if written.is_ok() {
+            self.finish()?;
+        } else if let Self::File(file) = self
+            // What is still in the buffer is of no use to anybody.
+            && let Some(file) = file.into_parts().0.abandon()
+        {
+            store.close_behind(file);
+        }
+        written
+    }
+
 #[derive(Clone, Copy)]
 pub(super) struct Delivery<'a> {
     pub(super) lease: &'a Lease<'a>,
@@ -252,14 +265,13 @@ impl Engine {
                 BuildOutput::Tar(mut sink, form) => {
                     let parts = delivery.parts(store, &form)?;
                     let mut writer = Cancellable { inner: sink.writer(), cancelled };
-                    export_tar(store, lease, &parts, epoch, &mut writer)?;
-                    sink.finish()?;
+                    let written = export_tar(store, lease, &parts, epoch, &mut writer);
+                    sink.close(store, written.map_err(BuildFailure::from))?;
                 }
                 BuildOutput::Archive(names, form, mut sink) => {
                     let mut writer = Cancellable { inner: sink.writer(), cancelled };
-                    let saved = self.save(delivery, (names, &form), SavedForm::Tar(&mut writer))?;
-                    sink.finish()?;
-                    told.insert(position, saved);
+                    let saved = self.save(delivery, (names, &form), SavedForm::Tar(&mut writer));
+                    told.insert(position, sink.close(store, saved)?);
                 }
                 BuildOutput::Layout(names, form, path) => {
                     let layout = SavedForm::Layout(&path, cancelled);

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
@@ -117,6 +118,12 @@ impl WholeFile {
             Name::Own => Ok(()),
         };
         named.map_err(|error| file_error("name", &self.target, error))
+    }
+
+    /// Gives up what was written; what remains is to close it, which takes a while if it is much.
+    #[must_use]
+    pub fn abandon(self) -> Option<OwnedFd> {
+        self.file.file().try_clone().ok().map(OwnedFd::from)
     }
 
     fn link(&self) -> io::Result<()> {

@@ -8,22 +8,6 @@ use super::{LayerFacts, LayerIngest, LayerRow, Presence, checksum, parent_of, ro
 use crate::{Durability, StoreError, durable, lock::Lock};
 
 impl LayerIngest<'_> {
-    /// A copy of the descriptor that holds the directory's lock.
-    ///
-    /// # Errors
-    /// No further descriptor can be had.
-    pub fn lock_descriptor(&self) -> std::io::Result<std::os::fd::OwnedFd> {
-        self.lock().file().file().try_clone().map(Into::into)
-    }
-
-    /// Leaves the directory as it is to whoever has the [descriptor](Self::lock_descriptor) of its
-    /// lock, who removes it.
-    pub fn leave(mut self) {
-        if let Some(lock) = self.lock.take() {
-            lock.leave();
-        }
-    }
-
     /// The directory; nobody else writes in it.
     #[must_use]
     pub fn dir(&self) -> &Path {
