@@ -60,7 +60,9 @@ pub use self::{
     },
     classic::{ClassicBuild, ClassicError, ClassicParameters},
     failure::BuildFailure,
-    form::{Annotation, AnnotationLevel, AttestationPlace, FormError, ImageForm, MediaTypes},
+    form::{
+        Annotation, AnnotationLevel, AttestationPlace, FormError, ImageForm, IndexUse, MediaTypes,
+    },
     output::{
         BuildOutput, BuildSink, Exported, FileForm, ImageOutput, ImagePlace, PlatformFolders,
     },
@@ -121,6 +123,23 @@ pub enum InlineCache {
 }
 
 impl BuildCommand {
+    /// Lets `BUILDKIT_MULTI_PLATFORM` decide whether the result has the form of several.
+    fn form_as_asked(&mut self) -> Result<(), FormError> {
+        const ARGUMENT: &str = "BUILDKIT_MULTI_PLATFORM";
+        let Some(value) = self.request.build_args.get(ARGUMENT).filter(|it| !it.is_empty()) else {
+            return Ok(());
+        };
+        match truth(value) {
+            Some(true) => self.outputs.iter_mut().for_each(BuildOutput::form_as_several),
+            Some(false) if !self.request.more_platforms.is_empty() => {
+                return Err(FormError::OneForSeveral);
+            }
+            Some(false) => {}
+            None => return Err(FormError::NoTruth { name: ARGUMENT, value: value.clone() }),
+        }
+        Ok(())
+    }
+
     /// The platforms to build for, if outputs can have images of them.
     fn platforms(&self) -> Result<Vec<Platform>, FormError> {
         let platforms = platforms(&self.request);
@@ -194,6 +213,15 @@ pub struct Question<'a> {
 /// Who is told what a build does, and who may end it.
 type Callbacks<'c> = (&'c (dyn Fn(BuildEvent) + Sync), &'c dyn Progress, &'c Arc<AtomicBool>);
 
+/// A truth value in Go's words.
+fn truth(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
 /// All platforms that are built for, in the order asked for.
 fn platforms(request: &BuildRequest) -> Vec<Platform> {
     std::iter::once(&request.platform).chain(&request.more_platforms).cloned().collect()
@@ -227,6 +255,7 @@ impl Engine {
         cancelled: &Arc<AtomicBool>,
     ) -> Result<BuildReport, BuildFailure> {
         davit_sys::heap::expect_much();
+        command.form_as_asked()?;
         let platforms = command.platforms()?;
         command.inline_cache = command.inline_cache.or_asked(&command.request.build_args);
         let lease = self.store().lease("build")?;

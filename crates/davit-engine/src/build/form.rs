@@ -20,6 +20,18 @@ pub struct ImageForm {
     pub compression: Option<LayerCompression>,
     /// Where its attestations are.
     pub attestations: AttestationPlace,
+    /// When an index names it.
+    pub index: IndexUse,
+}
+
+/// When images of a build stand in an index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IndexUse {
+    /// Where there are several.
+    #[default]
+    Several,
+    /// Always.
+    Always,
 }
 
 /// Where attestations of an image are.
@@ -84,6 +96,17 @@ pub enum FormError {
         /// The platform.
         platform: String,
     },
+    /// `BUILDKIT_MULTI_PLATFORM` is false, and there are several.
+    #[error("BUILDKIT_MULTI_PLATFORM is false, and the build is for several platforms")]
+    OneForSeveral,
+    /// A build argument that is true or false is neither.
+    #[error("{name}={value} is neither true nor false")]
+    NoTruth {
+        /// Its name.
+        name: &'static str,
+        /// Its value.
+        value: String,
+    },
     /// An annotation where there is no place for one.
     #[error("annotation `{0}` has no place in Docker's media types")]
     NoPlace(String),
@@ -110,7 +133,8 @@ impl ImageForm {
             if self.types == MediaTypes::Docker && level != AnnotationLevel::Manifest {
                 return Err(FormError::NoPlace(key));
             }
-            let has_index = self.attestations != AttestationPlace::Referrers;
+            let has_index =
+                self.attestations != AttestationPlace::Referrers || self.index == IndexUse::Always;
             if of_index && platforms.len() == 1 && !has_index {
                 return Err(FormError::NoIndex(key));
             }
@@ -188,7 +212,7 @@ impl Formed {
         let (attestations, place) = (Vec::new(), form.attestations);
         let descriptor = images[0].descriptor.clone();
         let mut formed = Self { images, index: None, descriptor, attestations, place };
-        if formed.images.len() > 1 {
+        if formed.images.len() > 1 || form.index == IndexUse::Always {
             formed.write_index(form);
         }
         formed

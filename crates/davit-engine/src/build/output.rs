@@ -17,7 +17,7 @@ use davit_store::{ImageCommit, Lease, Store, TagUpdate, Target, archive::WholeFi
 use super::{
     BuildFailure,
     attest::{self, Attestation, Receiver, Told},
-    form::{Formed, ImageForm},
+    form::{Formed, ImageForm, IndexUse},
     pack::Packer,
 };
 use crate::{
@@ -58,6 +58,20 @@ impl BuildOutput {
     /// Whether registries get it.
     pub(super) fn is_pushed(&self) -> bool {
         matches!(self, Self::Image(image) if image.place != ImagePlace::Store)
+    }
+
+    /// Gives a single result the form that several have.
+    pub(super) fn form_as_several(&mut self) {
+        match self {
+            Self::Image(image) => image.form.index = IndexUse::Always,
+            Self::Archive(_, form, _) | Self::Layout(_, form, _) => form.index = IndexUse::Always,
+            Self::Directory(_, form, _) | Self::Tar(_, form) => {
+                if form.folders == PlatformFolders::Several {
+                    form.folders = PlatformFolders::Always;
+                }
+            }
+            Self::CacheOnly => {}
+        }
     }
 
     /// The form that it asks for, if it is an image.
@@ -153,6 +167,19 @@ impl BuildSink {
         }
     }
 
+    /// Gives what was written its name if all went well, and gives it back if not.
+    fn close<T>(self, store: &Store, written: Result<T, BuildFailure>) -> Result<T, BuildFailure> {
+        if written.is_ok() {
+            self.finish()?;
+        } else if let Self::File(file) = self
+            // What is still in the buffer is of no use to anybody.
+            && let Some(file) = file.into_parts().0.abandon()
+        {
+            store.close_behind(file);
+        }
+        written
+    }
+
     fn finish(self) -> Result<(), BuildFailure> {
         let failed = |source: io::Error| ExportError::Write { path: "the output".into(), source };
         match self {
@@ -167,19 +194,6 @@ impl BuildSink {
 }
 
 /// What outputs need of the build.
-    /// Gives what was written its name if all went well, and gives it back if not.
-    fn close<T>(self, store: &Store, written: Result<T, BuildFailure>) -> Result<T, BuildFailure> {
-        if written.is_ok() {
-            self.finish()?;
-        } else if let Self::File(file) = self
-            // What is still in the buffer is of no use to anybody.
-            && let Some(file) = file.into_parts().0.abandon()
-        {
-            store.close_behind(file);
-        }
-        written
-    }
-
 #[derive(Clone, Copy)]
 pub(super) struct Delivery<'a> {
     pub(super) lease: &'a Lease<'a>,

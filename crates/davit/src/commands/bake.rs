@@ -175,7 +175,8 @@ pub(crate) fn run(args: &BakeArgs, context: &Context) -> Result<u8, CliError> {
         return printer::line(&format!("{:#}", plan.to_json())).map(|()| 0);
     }
     Engine::check_privilege()?;
-    grants::check(&plan, &args.allow)?;
+    let origin = if remote.is_some() { grants::Origin::Elsewhere } else { grants::Origin::Here };
+    grants::check(&plan, &args.allow, origin)?;
     let session = match session {
         Some(session) => session,
         None => Session::open(context)?,

@@ -13,6 +13,7 @@ pub(super) mod metadata;
 pub(super) mod output;
 mod outputs;
 mod sandbox;
+pub(super) mod variables;
 mod vcs;
 mod warnings;
 
@@ -214,6 +215,11 @@ impl Pull {
     }
 }
 
+/// What a build's commands can be in.
+const NETWORKS: &str = "--network takes default, none, host, and container:NAME for the network of a \
+                        running container; networks that are made, as by `docker network create`, \
+                        do not exist yet";
+
 /// Reads the network of `RUN` steps.
 fn network(text: &str) -> Result<Network, CliError> {
     Ok(match text {
@@ -224,7 +230,7 @@ fn network(text: &str) -> Result<Network, CliError> {
             Some(name) if !name.is_empty() => Network::Container(name.to_owned()),
             _ => {
                 let message = format!("network {other} not found");
-                return Err(CliError::usage(message).hint("davit network ls"));
+                return Err(CliError::usage(message).hint(NETWORKS));
             }
         },
     })

@@ -3,6 +3,7 @@
 mod attest;
 mod bake;
 pub(crate) mod bench;
+mod buildx_variables;
 mod by_hand;
 mod cache;
 mod cache_mounts;

@@ -22,7 +22,8 @@ use super::{
     place::{Put, Sink, Source},
 };
 use crate::{
-    Event, build::pack::Packer, compressed::CompressedLayers, origin::OriginError, push::StoredBlob,
+    CompressionScope, Event, LayerCompression, build::pack::Packer, compressed::CompressedLayers,
+    origin::OriginError, push::StoredBlob,
 };
 
 /// How often a cache is written that others write at the same time.
@@ -138,6 +139,12 @@ impl<'a> CacheWriter<'a> {
         CacheError::Access { place: self.place.clone(), source }
     }
 
+    /// Whether a layer is as it is to be: compressed like others, where that is insisted on.
+    fn may_stay(&self, named: &Descriptor) -> bool {
+        let LayerCompression { format, scope, .. } = self.export.compression;
+        scope == CompressionScope::New || named.media_type.layer_compression() == Some(format)
+    }
+
     /// The records of a step, if it is one that the cache gets.
     fn wanted<'s>(&self, step: &'s FinalStep) -> &'s [SharedRecord] {
         let is_wanted = self.export.scope == CacheScope::All || step.in_result;
@@ -160,7 +167,7 @@ impl<'a> CacheWriter<'a> {
                 continue;
             };
             // Whether a directory has what it names is looked at when nobody else writes there.
-            if sink.is_none() && named.contains_key(&layer) {
+            if sink.is_none() && named.get(&layer).is_some_and(|it| self.may_stay(it)) {
                 continue;
             }
             match self.sent().entry(layer) {
@@ -303,7 +310,13 @@ impl<'a> CacheWriter<'a> {
         self.sent().insert(layer, blob.clone());
         match blob {
             // What another writer named meanwhile is as good.
-            Some(blob) => drop(contents.layers.entry(layer).or_insert(blob)),
+            Some(blob) => match contents.layers.entry(layer) {
+                Entry::Occupied(place) if self.may_stay(place.get()) => {}
+                Entry::Occupied(mut place) => drop(place.insert(blob)),
+                Entry::Vacant(place) => {
+                    place.insert(blob);
+                }
+            },
             None => drop(contents.layers.remove(&layer)),
         }
         Ok(contents.layers.contains_key(&layer))
@@ -319,6 +332,7 @@ impl<'a> CacheWriter<'a> {
     ) -> Result<Option<Descriptor>, CacheError> {
         let is_useless = self.caches.is_useless(&self.place, layer);
         if let (Some(named), Some(sink), false) = (named, sink, is_useless)
+            && self.may_stay(named)
             && sink.has(named).map_err(|error| self.failed(error))?
         {
             return Ok(Some(named.clone()));

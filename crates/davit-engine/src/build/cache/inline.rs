@@ -15,7 +15,7 @@ use super::{
     format::{Contents, MOST_READ},
     import::tell,
 };
-use crate::build::results::Results;
+use crate::build::{results::Results, truth};
 
 /// Build argument that asks for records as `type=inline` does.
 const ARGUMENT: &str = "BUILDKIT_INLINE_CACHE";
@@ -23,9 +23,8 @@ const ARGUMENT: &str = "BUILDKIT_INLINE_CACHE";
 impl InlineCache {
     /// This, or records where a build argument asks for them.
     pub(in crate::build) fn or_asked(self, build_args: &BTreeMap<String, String>) -> Self {
-        let is_true =
-            |value: &String| matches!(value.as_str(), "1" | "t" | "T" | "true" | "True" | "TRUE");
-        if build_args.get(ARGUMENT).is_some_and(is_true) { Self::Records } else { self }
+        let asked = build_args.get(ARGUMENT).and_then(|value| truth(value));
+        if asked == Some(true) { Self::Records } else { self }
     }
 }
 

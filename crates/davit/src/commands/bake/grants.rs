@@ -4,7 +4,10 @@ use std::path::{Component, Path, PathBuf};
 
 use davit_bake::{Plan, Target};
 
-use crate::error::{CliError, io_error};
+use crate::{
+    commands::build::variables,
+    error::{CliError, io_error},
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
@@ -14,8 +17,9 @@ enum Access {
 
 /// Refuses what is not allowed: entitlements, SSH agents, and files outside of the working
 /// directory.
-pub(super) fn check(plan: &Plan, allowed: &[String]) -> Result<(), CliError> {
+pub(super) fn check(plan: &Plan, allowed: &[String], origin: Origin) -> Result<(), CliError> {
     let here = std::env::current_dir().map_err(io_error)?;
+    let are_guarded = are_files_guarded(origin)?;
     for (name, target) in &plan.targets {
         for needed in target.words("entitlements") {
             if !allowed.contains(&needed) {
@@ -25,7 +29,7 @@ pub(super) fn check(plan: &Plan, allowed: &[String]) -> Result<(), CliError> {
         if !target.words("ssh").is_empty() && !allowed.iter().any(|it| it == "ssh") {
             return Err(refused(name, "an SSH agent or key", "ssh"));
         }
-        for (access, path) in paths(target) {
+        for (access, path) in paths(target).into_iter().filter(|_| are_guarded) {
             if is_within(&path, &here) || is_allowed(allowed, access, &path) {
                 continue;
             }
@@ -37,6 +41,19 @@ pub(super) fn check(plan: &Plan, allowed: &[String]) -> Result<(), CliError> {
         }
     }
     Ok(())
+}
+
+/// Where a definition comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    Here,
+    Elsewhere,
+}
+
+/// Whether files outside of the working directory need a word.
+fn are_files_guarded(origin: Origin) -> Result<bool, CliError> {
+    let is_free = origin == Origin::Elsewhere && variables::is_on(variables::REMOTE_FILES)?;
+    Ok(variables::truth(variables::GUARDS_FILES)?.unwrap_or(!is_free))
 }
 
 fn refused(target: &str, what: &str, word: &str) -> CliError {

@@ -7,11 +7,9 @@ use davit_engine::{
     image::Reference,
 };
 
-use super::output::fields;
+use super::{output::fields, variables};
 use crate::error::CliError;
 
-/// Keeps attestations away that nobody asked for.
-const NO_DEFAULT: &str = "BUILDX_NO_DEFAULT_ATTESTATIONS";
 /// How much of the provenance stands in the metadata file.
 const METADATA: &str = "BUILDX_METADATA_PROVENANCE";
 
@@ -206,12 +204,8 @@ pub(in crate::commands) enum Report {
 
 /// What a pushed image has unasked.
 fn default_provenance() -> Result<Option<ProvenanceOptions>, CliError> {
-    let none = crate::environment::variable_text(NO_DEFAULT).unwrap_or_default();
-    if !none.is_empty() {
-        let wrong = || CliError::usage(format!("{NO_DEFAULT}={none} is neither true nor false"));
-        if flag(&none).ok_or_else(wrong)? {
-            return Ok(None);
-        }
+    if variables::is_on(variables::NO_ATTESTATIONS)? {
+        return Ok(None);
     }
     let scope = AttestationScope::Pushed;
     Ok(Some(ProvenanceOptions { scope, ..ProvenanceOptions::default() }))

@@ -64,9 +64,9 @@ pub(super) struct CacheArgs {
     /// given several times
     ///
     /// Further keys: mode=min|max (those of the image, or all), ignore-error,
-    /// compression=gzip|zstd|uncompressed, compression-level, upload_parallelism, mounts=true (with the
-    /// cache mounts that the build used). Those of gha and s3
-    /// are BuildKit's; what they leave out the environment of GitHub Actions or AWS tells.
+    /// compression=gzip|zstd|uncompressed, compression-level, force-compression (for layers, too, that the
+    /// cache has in another one), upload_parallelism, mounts=true (with the cache mounts that the build
+    /// used). Those of gha and s3 are BuildKit's; what they leave out the environment of GitHub Actions or AWS tells.
     #[arg(long, value_name = "SPEC")]
     pub(super) cache_to: Vec<ExportSpec>,
 }
@@ -212,7 +212,11 @@ fn mounts(keys: &mut Keys) -> Result<MountSharing, String> {
 }
 
 fn compression(keys: &mut Keys) -> Result<LayerCompression, String> {
-    let mut compression = LayerCompression { scope: CompressionScope::New, ..Default::default() };
+    let scope = match keys.take_switch("force-compression")? {
+        true => CompressionScope::All,
+        false => CompressionScope::New,
+    };
+    let mut compression = LayerCompression { scope, ..Default::default() };
     compression.format = match keys.take("compression").as_deref() {
         None => compression.format,
         Some("gzip") => Compression::Gzip,
@@ -287,11 +291,16 @@ mod tests {
         assert_eq!("type=inline,mode=min".parse(), Ok(ExportSpec::Inline));
         assert!("type=inline,mode=max".parse::<ExportSpec>().is_err());
         let all = to("type=registry,ref=a,mode=max,ignore-error=true,compression=zstd,\
-                      compression-level=3,image-manifest=true,oci-mediatypes=true")
+                      compression-level=3,force-compression=true,image-manifest=true,oci-mediatypes=true")
         .unwrap();
         assert_eq!((all.scope, all.failure), (CacheScope::All, CacheFailure::Told));
         assert_eq!((all.compression.format, all.compression.level), (Compression::Zstd, Some(3)));
-        assert_eq!(to("type=local,dest=d").unwrap().scope, CacheScope::Result);
+        assert_eq!(all.compression.scope, CompressionScope::All);
+        let plain = to("type=local,dest=d").unwrap();
+        assert_eq!(
+            (plain.scope, plain.compression.scope),
+            (CacheScope::Result, CompressionScope::New)
+        );
         for bad in [
             "type=azblob",
             "type=local,dest=d,upload_parallelism=0",

@@ -1,11 +1,13 @@
 //! Options of Docker's build commands that ask for nothing: buildx takes them and does nothing, or
 //! davit has no other way; and source policies, which davit does not evaluate.
 
-use super::{BuildArgs, contexts};
+use super::{BuildArgs, contexts, variables};
 use crate::{environment, error::CliError};
 
 /// Names the file of a source policy.
 const POLICY: &str = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY";
+/// Asks for the policy that buildx brings with it.
+const OWN_POLICY: &str = "BUILDX_DEFAULT_POLICY";
 
 // They are hidden: what does nothing needs no help.
 #[derive(Debug, clap::Args)]
@@ -48,7 +50,8 @@ pub(super) fn refuse_policy(args: &BuildArgs) -> Result<(), CliError> {
     let policy = beside.map(|path| path.with_added_extension("rego")).filter(|path| path.exists());
     let policy = policy.map(|path| path.display().to_string());
     let named = || environment::variable(POLICY).map(|_| format!("what {POLICY} names"));
-    let policy = policy.or_else(named).filter(|_| args.ignored.wants_policies());
+    let own = variables::is_on(OWN_POLICY)?.then(|| format!("what {OWN_POLICY} asks for"));
+    let policy = policy.or_else(named).or(own).filter(|_| args.ignored.wants_policies());
     let Some(policy) = policy else { return Ok(()) };
     let text = format!("source policies are not evaluated, and {policy} is one");
     Err(CliError::user(text).hint("--policy disabled=true builds without it"))

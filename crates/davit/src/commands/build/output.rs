@@ -185,6 +185,23 @@ impl OutputSpec {
         spec
     }
 
+    /// An image in the store.
+    pub(super) fn loaded() -> Self {
+        Self::new(Kind::Image)
+    }
+
+    /// Nothing but what stays in the cache.
+    pub(super) fn cache_only() -> Self {
+        Self::new(Kind::CacheOnly)
+    }
+
+    /// Lets attestations have the older form, unless a key says something else.
+    pub(super) fn without_artifact(&mut self) {
+        if matches!(self.kind, Kind::Image | Kind::Oci) {
+            self.image.without_artifact();
+        }
+    }
+
     /// Whether it removes what is in its destination.
     pub(super) fn deletes(&self) -> bool {
         self.mode == ExportMode::Delete

@@ -6,7 +6,7 @@ use std::{
 };
 
 use davit_engine::{
-    build::{Annotation, BuildOutput, BuildReport, ImageForm, ImageOutput, Squash},
+    build::{Annotation, BuildOutput, BuildReport, Squash},
     image::{Platform, Reference},
 };
 
@@ -14,6 +14,7 @@ use super::{
     attest::Report,
     metadata,
     output::{OutputSpec, annotation},
+    variables,
 };
 use crate::error::{CliError, io_error};
 
@@ -68,7 +69,6 @@ type Annotations = Vec<Annotation>;
 pub(super) struct Outputs {
     specs: Vec<OutputSpec>,
     annotations: Vec<Annotation>,
-    load: bool,
     /// `SOURCE_DATE_EPOCH`, if an output names it.
     pub(super) epoch: Option<i64>,
     /// Whether the times in layers are rewritten.
@@ -109,9 +109,17 @@ impl OutputArgs {
         };
         let epochs = specs.iter().map(OutputSpec::epoch).filter(Option::is_some).collect();
         let rewrites = specs.iter().filter_map(OutputSpec::rewrite_timestamp);
-        let rewrites = rewrites.map(|it| Some(i64::from(it))).collect();
+        let rewrites: Vec<_> = rewrites.map(|it| Some(i64::from(it))).collect();
+        if specs.is_empty() && !self.load && variables::is_on(variables::NO_LOAD)? {
+            specs.push(OutputSpec::cache_only());
+        }
+        if self.load || specs.is_empty() {
+            specs.push(OutputSpec::loaded());
+        }
+        if variables::is_on(variables::NO_ARTIFACT)? {
+            specs.iter_mut().for_each(OutputSpec::without_artifact);
+        }
         let outputs = Outputs {
-            load: self.load || specs.is_empty(),
             annotations: self.annotations.iter().flatten().cloned().collect(),
             epoch: only("source-date-epoch", epochs)?,
             rewrite_timestamp: only("rewrite-timestamp", rewrites)? == Some(1),
@@ -168,16 +176,7 @@ impl Outputs {
     /// Opens all destinations.
     pub(super) fn open(&self, tags: &[Reference]) -> Result<Vec<BuildOutput>, CliError> {
         let specs = self.specs.iter();
-        let mut outputs: Vec<BuildOutput> =
-            specs.map(|spec| spec.open(tags, &self.annotations)).collect::<Result<_, _>>()?;
-        if self.load {
-            outputs.push(BuildOutput::Image(ImageOutput {
-                names: tags.to_vec(),
-                form: ImageForm { annotations: self.annotations.clone(), ..ImageForm::default() },
-                ..ImageOutput::default()
-            }));
-        }
-        Ok(outputs)
+        specs.map(|spec| spec.open(tags, &self.annotations)).collect()
     }
 }
 

@@ -243,6 +243,32 @@ fn a_cache_is_not_believed() {
 }
 
 #[test]
+fn layers_of_a_cache_are_compressed_anew_where_that_is_insisted_on() {
+    let files = [("a", "1"), ("b", "2"), ("Dockerfile", "FROM scratch\nCOPY a /\nCOPY b /\n")];
+    let Some(bench) = Bench::new(&files) else { return };
+    let folder = bench.davit.dir().join("cache");
+    let exported = |keys: &str| {
+        bench.build(&["--cache-to", &format!("type=local,dest={}{keys}", folder.display())]);
+        let read =
+            |path: &Path| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+        let index = read(&folder.join("index.json"));
+        let digest = index["manifests"][0]["digest"].as_str().unwrap();
+        let hex = digest.split_once(':').unwrap().1;
+        let manifest = read(&folder.join("blobs/sha256").join(hex));
+        let layers = manifest["layers"].as_array().unwrap().iter();
+        let kinds = layers.map(|layer| layer["mediaType"].as_str().unwrap());
+        kinds.map(|kind| kind.rsplit_once('+').unwrap().1.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(exported(""), ["gzip", "gzip"]);
+    assert_eq!(exported(",compression=zstd"), ["gzip", "gzip"]);
+    assert_eq!(exported(",compression=zstd,force-compression=true"), ["zstd", "zstd"]);
+    assert_eq!(exported(",compression=zstd,force-compression=1"), ["zstd", "zstd"]);
+    let from = format!("type=local,src={}", folder.display());
+    let (_, told) = digest(&other(&bench), &["--cache-from", &from]);
+    assert!(told.contains("(2 of 2 steps cached)"), "{told}");
+}
+
+#[test]
 fn what_is_no_cache_of_davits_is_left_alone() {
     let files = [("f", "1"), ("Dockerfile", "FROM scratch\nCOPY f /\n")];
     let Some(bench) = Bench::new(&files) else { return };

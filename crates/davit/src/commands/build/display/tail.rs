@@ -2,20 +2,27 @@
 
 use std::collections::VecDeque;
 
-/// Lines that are shown of all steps together; each has one at least.
-const SHOWN: usize = 6;
+/// Lines that are shown of all steps together, unless somebody wants another number.
+pub(super) const SHOWN: usize = 6;
 /// Longest part of a line that is kept, in bytes.
 const LONGEST: usize = 1024;
 
 /// The last lines of one step's output.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tail {
     lines: VecDeque<String>,
     /// What has no line end yet.
     open: Vec<u8>,
+    /// How many lines are shown of all steps together; each has one at least.
+    shown: usize,
 }
 
 impl Tail {
+    /// Shows nothing so far, and so many lines of all steps later.
+    pub(super) const fn new(shown: usize) -> Self {
+        Self { lines: VecDeque::new(), open: Vec::new(), shown }
+    }
+
     /// Takes more output.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
@@ -34,7 +41,7 @@ impl Tail {
                 if !text.trim().is_empty() {
                     self.lines.push_back(text);
                 }
-                if self.lines.len() > SHOWN {
+                if self.lines.len() > self.shown {
                     self.lines.pop_front();
                 }
             }
@@ -45,7 +52,7 @@ impl Tail {
     pub(super) fn text(&self, steps: usize, columns: usize) -> String {
         let open = Some(shown(&self.open)).filter(|text| !text.trim().is_empty());
         let lines: Vec<&String> = self.lines.iter().chain(&open).collect();
-        let most = (SHOWN / steps.max(1)).max(1);
+        let most = (self.shown / steps.max(1)).max(1);
         let last = &lines[lines.len().saturating_sub(most)..];
         let cut = |line: &&String| line.chars().take(columns.saturating_sub(5)).collect::<String>();
         last.iter().map(|line| format!("    {}", cut(line))).collect::<Vec<_>>().join("\n")
@@ -81,7 +88,7 @@ mod tests {
 
     #[test]
     fn the_last_lines_are_kept_as_text() {
-        let mut tail = Tail::default();
+        let mut tail = Tail::new(SHOWN);
         assert_eq!(tail.text(1, 80), "");
         tail.push(b"one\n\ntw");
         assert_eq!(tail.text(1, 80), "    one\n    tw");

@@ -12,9 +12,13 @@ use davit_engine::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Display, SAME, by_hand, name, reason, tail::Tail};
+use super::{
+    Display, SAME, by_hand, name, reason,
+    tail::{SHOWN, Tail},
+};
 use crate::{
     commands::{build::warnings::Gathered, container::stream},
+    environment,
     printer::{self, Footer},
 };
 
@@ -22,8 +26,14 @@ use crate::{
 const COLUMNS: usize = 80;
 const TICK: Duration = Duration::from_millis(120);
 
+/// How many lines of the output of running steps are shown, where that is another number.
+const LINES: &str = "BUILDKIT_TTY_LOG_LINES";
+/// Each line is drawn anew with the next one.
+const MOST_LINES: usize = 200;
+
 pub(super) struct Tty {
     footer: Footer,
+    lines: usize,
     state: Mutex<State>,
 }
 
@@ -36,7 +46,10 @@ struct State {
 
 impl Tty {
     pub(super) fn new() -> Self {
-        Self { footer: Footer::new(), state: Mutex::new(State::default()) }
+        let lines = environment::variable_text(LINES).and_then(|text| text.parse().ok());
+        let lines =
+            lines.filter(|lines| *lines > 0).map_or(SHOWN, |lines: usize| lines.min(MOST_LINES));
+        Self { footer: Footer::new(), lines, state: Mutex::new(State::default()) }
     }
 
     fn start(&self, state: &mut State, id: StepId) {
@@ -45,7 +58,7 @@ impl Tty {
         bar.set_style(style.expect("the template is well-formed"));
         bar.set_prefix(name(&state.steps, id));
         bar.enable_steady_tick(TICK);
-        state.running.insert(id, (bar, Tail::default()));
+        state.running.insert(id, (bar, Tail::new(self.lines)));
     }
 
     fn finish(&self, state: &mut State, id: StepId, text: &str) {

@@ -114,6 +114,13 @@ impl ImageKeys {
         }
     }
 
+    /// Gives attestations the older form, where these media types have them and no key tells more.
+    pub(super) fn without_artifact(&mut self) {
+        if self.types == MediaTypes::Oci {
+            self.artifact.get_or_insert(false);
+        }
+    }
+
     pub(super) const fn is_pushed(&self) -> bool {
         self.push
     }
@@ -136,7 +143,8 @@ impl ImageKeys {
             },
         });
         let attestations = self.attestations();
-        ImageForm { annotations, types: self.types, compression, attestations }
+        let types = self.types;
+        ImageForm { annotations, types, compression, attestations, ..ImageForm::default() }
     }
 
     pub(super) const fn place(&self) -> ImagePlace {
