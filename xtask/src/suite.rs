@@ -72,7 +72,10 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     ensure!(!binaries.is_empty(), "there are no tests to run");
     let skips = std::env::temp_dir().join(format!("davit-skips-{}", std::process::id()));
     fs_err::write(&skips, "")?;
-    let result = run_all(&binaries, args, &skips);
+    let result = run_all(&binaries, args, &skips).and_then(|mut counts| {
+        counts.add(&timed("examples", || run_examples(args))?);
+        Ok(counts)
+    });
     let skipped = fs_err::read_to_string(&skips)?;
     fs_err::remove_file(&skips)?;
     report(result?, &skipped)
@@ -81,18 +84,34 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
 fn run_all(binaries: &[TestBinary], args: &TestArgs, skips: &Path) -> Result<Counts> {
     let mut total = Counts::default();
     for binary in binaries {
-        let start = Instant::now();
-        let counts = run_one(binary, args, skips)?;
-        println!(
-            "{:>7.1} s  {}: {} passed, {} failed",
-            start.elapsed().as_secs_f64(),
-            binary.name,
-            counts.passed,
-            counts.failed
-        );
-        total.add(&counts);
+        total.add(&timed(&binary.name, || run_one(binary, args, skips))?);
     }
     Ok(total)
+}
+
+/// Counts tests and prints how long they took.
+fn timed(name: &str, tests: impl FnOnce() -> Result<Counts>) -> Result<Counts> {
+    let start = Instant::now();
+    let counts = tests()?;
+    let Counts { passed, failed, .. } = counts;
+    println!("{:>7.1} s  {name}: {passed} passed, {failed} failed", start.elapsed().as_secs_f64());
+    Ok(counts)
+}
+
+/// Runs the examples of the documentation, which need no root. All packages at once: of some of
+/// them alone cargo would compile what they depend on anew, with fewer features.
+fn run_examples(args: &TestArgs) -> Result<Counts> {
+    let has_library = |name: &&String| Path::new("crates").join(name).join("src/lib.rs").exists();
+    let libraries: Vec<&String> = args.package.iter().filter(has_library).collect();
+    if libraries.is_empty() && !args.package.is_empty() {
+        return Ok(Counts::default());
+    }
+    let mut command = test_command(&libraries);
+    command.args(["--doc", "--no-fail-fast"]);
+    if let Some(filter) = &args.filter {
+        command.args(["--", filter]);
+    }
+    count(&mut command, "examples")
 }
 
 /// Names what was skipped and prints the counts; an error where a test failed.
@@ -116,14 +135,8 @@ pub(crate) fn report(mut counts: Counts, skipped: &str) -> Result<()> {
 
 /// Builds the tests of these packages, of all where none is named, and the programs that they run.
 pub(crate) fn binaries<P: AsRef<str>>(packages: &[P]) -> Result<Binaries> {
-    let mut command = process::cargo();
-    command.args(["test", "--no-run", "--message-format=json-render-diagnostics"]);
-    if packages.is_empty() {
-        command.arg("--workspace");
-    }
-    for package in packages {
-        command.arg("--package").arg(package.as_ref());
-    }
+    let mut command = test_command(packages);
+    command.args(["--no-run", "--message-format=json-render-diagnostics"]);
     let output = process::output(command.stderr(Stdio::inherit()))?;
     let messages = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let (mut tests, mut programs) = (Vec::new(), Vec::new());
@@ -136,6 +149,19 @@ pub(crate) fn binaries<P: AsRef<str>>(packages: &[P]) -> Result<Binaries> {
         }
     }
     Ok(Binaries { tests, programs })
+}
+
+/// `cargo test` of these packages, of all where none is named.
+fn test_command<P: AsRef<str>>(packages: &[P]) -> Command {
+    let mut command = process::cargo();
+    command.arg("test");
+    if packages.is_empty() {
+        command.arg("--workspace");
+    }
+    for package in packages {
+        command.arg("--package").arg(package.as_ref());
+    }
+    command
 }
 
 fn test_binary(message: &Value) -> Option<TestBinary> {
@@ -159,18 +185,25 @@ fn run_one(binary: &TestBinary, args: &TestArgs, skips: &Path) -> Result<Counts>
         .current_dir(&binary.folder)
         .env("CARGO_MANIFEST_DIR", &binary.folder)
         .env(davit_test::SKIPS_ENV, skips)
-        .envs(args.kills.map(|kills| (davit_test::KILLS_ENV, kills.to_string())))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
+        .envs(args.kills.map(|kills| (davit_test::KILLS_ENV, kills.to_string())));
     set_images(&mut command);
-    let mut child = command.spawn().with_context(|| format!("cannot start {}", binary.name))?;
+    count(&mut command, &binary.name)
+}
+
+/// Runs a program of tests, or several, and shows what is not as it should be.
+fn count(command: &mut Command, name: &str) -> Result<Counts> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
     let stdout = BufReader::new(child.stdout.take().context("stdout is piped")?);
-    let mut counts = None;
+    let mut counts: Option<Counts> = None;
     for line in stdout.lines() {
         let line = line?;
         if let Some(found) = parse_counts(&line) {
-            counts = Some(found);
-        } else if !line.ends_with("... ok") && !line.trim().is_empty() {
+            counts.get_or_insert_default().add(&found);
+        } else if !(line.ends_with("... ok")
+            || line.starts_with("running 0 ")
+            || line.trim().is_empty())
+        {
             println!("{line}");
             std::io::stdout().flush()?;
         }
@@ -180,7 +213,7 @@ fn run_one(binary: &TestBinary, args: &TestArgs, skips: &Path) -> Result<Counts>
         // A suite that died in the middle has failed, whatever it counted.
         Some(counts) if status.success() || counts.failed > 0 => Ok(counts),
         _ => {
-            println!("{}: ended with {status} and no count", binary.name);
+            println!("{name}: ended with {status} and no count");
             Ok(Counts { failed: 1, ..Counts::default() })
         }
     }
