@@ -17,6 +17,8 @@ pub struct Limits {
     pub lease: Duration,
     /// How long a removed object's bytes stay on disk.
     pub trash_delay: Duration,
+    /// How long what was deleted, and what a tag has left, can be had back.
+    pub undo: Duration,
     /// How long a referrer stays after its subject.
     pub referrers: Duration,
     /// How long an upload session may rest.
@@ -39,6 +41,7 @@ impl Default for Limits {
         Self {
             lease: DAY,
             trash_delay: DAY,
+            undo: 14 * DAY,
             referrers: 7 * DAY,
             upload_idle: DAY,
             manifest_bytes: 4 << 20,

@@ -62,6 +62,7 @@ use sqlx::{PgPool, postgres::PgPoolOptions};
 
 mod connection;
 mod mark;
+mod same_file;
 mod schema;
 mod sqlite;
 mod value;
@@ -69,6 +70,7 @@ mod writer;
 
 pub use connection::{Connection, Lock};
 pub use mark::ChangeMark;
+use same_file::SameFile;
 pub use schema::VERSION;
 pub use value::{Column, Row, Value, values};
 use writer::{Pending, Work};
@@ -126,6 +128,9 @@ pub enum DbError {
         /// Version in the database.
         found: i64,
     },
+    /// The path names another file than the one that is open: nobody would see a commit again.
+    #[error("the database's file is not where it was")]
+    Moved(#[source] std::io::Error),
     /// The writer has ended.
     #[error("the database was closed")]
     Closed,
@@ -162,6 +167,7 @@ enum Backend {
         readers: Arc<sqlite::Readers>,
         writer: tokio::sync::mpsc::Sender<Box<dyn Work>>,
         index: Arc<mark::WalIndex>,
+        file: Arc<SameFile>,
     },
     Postgres(PgPool),
 }
@@ -260,6 +266,22 @@ impl Database {
         self.offset_ms.fetch_add(by, Ordering::SeqCst);
     }
 
+    /// Moves the clock by so many milliseconds, also back, for tests.
+    pub fn step_clock_ms(&self, by: i64) {
+        self.offset_ms.fetch_add(by, Ordering::SeqCst);
+    }
+
+    /// Tells whether the database answers, and is still the one that was opened.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn probe(&self) -> Result<(), DbError> {
+        if let Backend::Sqlite { file, .. } = &self.backend {
+            file.check().map_err(DbError::Moved)?;
+        }
+        self.reader().await?.row("SELECT version FROM schema_version", Vec::new()).await.map(drop)
+    }
+
     /// Ends all connections; SQLite's log is merged into its file.
     pub async fn close(self) {
         match self.backend {
@@ -302,7 +324,8 @@ async fn open_sqlite(
     let mut connection = Connection::writer(opened);
     schema::migrate(&mut connection).await?;
     let (writer, jobs) = tokio::sync::mpsc::channel(QUEUE);
-    let run = writer::run(connection, jobs, Arc::clone(offset_ms));
+    let same = Arc::new(SameFile::of(file).map_err(|error| DbError::Open(name(), error.into()))?);
+    let run = writer::run(connection, jobs, Arc::clone(offset_ms), Arc::clone(&same));
     // A thread of its own: each commit waits for the disk.
     let runtime = tokio::runtime::Handle::current();
     std::thread::Builder::new()
@@ -310,7 +333,7 @@ async fn open_sqlite(
         .spawn(move || runtime.block_on(run))
         .map_err(|error| DbError::Open(name(), error.into()))?;
     let index = Arc::new(mark::WalIndex::of(file));
-    Ok(Backend::Sqlite { readers: sqlite::Readers::of(file), writer, index })
+    Ok(Backend::Sqlite { readers: sqlite::Readers::of(file), writer, index, file: same })
 }
 
 /// Makes the file for its owner alone, for it holds hashes of passwords; SQLite gives its log and

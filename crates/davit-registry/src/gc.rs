@@ -1,6 +1,7 @@
 //! Online garbage collection: short transactions, no lock that a user waits for, safe on many nodes.
 //!
 //! ```text
+//! deleted      repositories, for long enough          -> what they hold, then their rows, removed
 //! retention    tags that no rule keeps               -> tag removed, its manifest queued
 //! A manifests  queued, without tag, parent, subject  -> removed; their links get a lease
 //! B links      unreferenced, lease over              -> removed
@@ -29,6 +30,7 @@ use crate::{
 };
 
 mod blobs;
+mod deleted;
 mod explain;
 mod links;
 mod manifests;
@@ -49,7 +51,8 @@ pub struct GcSettings {
     pub lease: Duration,
     /// How long the bytes of a removed blob stay: a backup of the database of that age is whole.
     pub trash_delay: Duration,
-    /// How long the manifest stays that a tag has left, so that the move can be undone.
+    /// How long a deleted repository stays, and the manifest that a tag has left: so that either can
+    /// be undone.
     pub undo: Duration,
     /// How long a referrer stays after its subject.
     pub referrers: Duration,
@@ -63,8 +66,8 @@ impl GcSettings {
     /// The delays that the use cases promise, and the usual others.
     #[must_use]
     pub fn of(limits: &Limits) -> Self {
-        let Limits { lease, trash_delay, referrers, .. } = *limits;
-        Self { lease, trash_delay, referrers, ..Self::default() }
+        let Limits { lease, trash_delay, undo, referrers, .. } = *limits;
+        Self { lease, trash_delay, undo, referrers, ..Self::default() }
     }
 }
 
@@ -96,6 +99,8 @@ impl Default for GcSettings {
 /// What a run removed, or would remove.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GcReport {
+    /// Repositories that were deleted for long enough.
+    pub repositories: u64,
     /// Tags that no rule keeps.
     pub tags: u64,
     /// Manifests.
@@ -158,7 +163,9 @@ pub async fn run_once(
     settings: &GcSettings,
     mode: Mode,
 ) -> Result<GcReport, GcError> {
-    let mut report = GcReport { tags: tags::collect(database, mode).await?, ..GcReport::default() };
+    let repositories = deleted::collect(database, settings, mode).await?;
+    let tags = tags::collect(database, mode).await?;
+    let mut report = GcReport { repositories, tags, ..GcReport::default() };
     report.manifests = manifests::collect(database, settings, mode).await?;
     report.uploads = objects::end_uploads(database, store, mode).await?;
     report.links = links::collect(database, mode).await?;

@@ -12,9 +12,11 @@
 //! - [`gc`]: online garbage collection; [`check`]: the database compared with itself and the store
 //! - [`jobs`]: work that any process on the database may do
 //! - [`name`]: a repository's name
+//! - [`pulls`]: when manifests were pulled
 //! - [`quota`]: bytes of an account; [`ratelimit`]: how often is pulled
 //! - [`retention`]: which tags stay
 //! - [`settings`]: what a repository's owner sets
+//! - [`trash`]: what was deleted, and the way back
 #![forbid(unsafe_code)]
 
 pub mod auth;
@@ -33,6 +35,7 @@ mod memory;
 pub mod name;
 pub mod oci;
 mod pieces;
+pub mod pulls;
 pub mod quota;
 pub mod ratelimit;
 pub mod registry;
@@ -40,5 +43,6 @@ pub mod retention;
 pub mod server;
 pub mod settings;
 pub mod store;
+pub mod trash;
 pub mod uploads;
 pub mod webhooks;

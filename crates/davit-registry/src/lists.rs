@@ -64,7 +64,9 @@ pub async fn repositories(
 ) -> Result<Page<RepositoryName>, Fault> {
     let most = most.min(LONGEST_PAGE);
     let mut reader = registry.database.reader().await?;
-    let sql = "SELECT path, visibility FROM repo WHERE path > $1 ORDER BY path LIMIT $2";
+    // Deleted ones follow `~`.
+    let sql = "SELECT path, visibility FROM repo WHERE path > $1 AND path < '~' \
+               ORDER BY path LIMIT $2";
     let (mut names, mut last) = (Vec::new(), after.to_owned());
     while names.len() <= most {
         let rows = reader.rows(sql, values![&last, LONGEST_PAGE as u64]).await?;

@@ -16,6 +16,7 @@ use crate::{
     manifests::Cache,
     memory::Memory,
     name::RepositoryName,
+    pulls::Pulls,
     store::Store,
 };
 
@@ -34,6 +35,8 @@ pub struct Registry {
     pub(crate) manifests: Arc<Cache>,
     pub(crate) blobs: Arc<Memory<(RepositoryName, Digest), Arc<Linked>>>,
     pub(crate) listeners: Arc<Listeners>,
+    /// Manifests that were pulled lately.
+    pub pulls: Arc<Pulls>,
     /// Upload sessions that a request of this process works on.
     busy: Arc<Mutex<HashSet<Uuid>>>,
 }
@@ -55,7 +58,16 @@ impl Registry {
         let manifests = Arc::new(Cache::of_manifests());
         let blobs = Arc::new(Memory::new(BLOBS));
         let listeners = Arc::default();
-        Self { database, store, limits, manifests, blobs, listeners, busy: Arc::default() }
+        Self {
+            database,
+            store,
+            limits,
+            manifests,
+            blobs,
+            listeners,
+            pulls: Arc::default(),
+            busy: Arc::default(),
+        }
     }
 
     /// The lease in milliseconds.

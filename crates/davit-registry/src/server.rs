@@ -26,10 +26,11 @@ use tower::ServiceExt as _;
 use crate::{
     auth::{self, Auth, AuthError, AuthSettings, accounts::SignUpMode},
     config::{Limits, Places},
-    db::{Database, DbError, values},
+    db::{Database, DbError},
     events::Worker,
     gc::{self, GcSettings},
     oci::{Oci, Reply},
+    pulls,
     registry::Registry,
     store::{Store, StoreError},
 };
@@ -179,9 +180,8 @@ pub struct Server {
     registry: Registry,
     stop: watch::Sender<bool>,
     accepting: tokio::task::JoinHandle<()>,
-    collecting: tokio::task::JoinHandle<()>,
-    telling: tokio::task::JoinHandle<()>,
-    tending: tokio::task::JoinHandle<()>,
+    /// What is done beside requests.
+    beside: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl Server {
@@ -221,8 +221,10 @@ impl Server {
         let base_url = base_url.unwrap_or_else(|| format!("{scheme}://{address}"));
         let telling = tokio::spawn(Worker::new(registry.clone(), &base_url).run(stopped.clone()));
         let tending = tokio::spawn(async move { tended.tend().await });
+        let noting = tokio::spawn(note_pulls(registry.clone()));
+        let beside = vec![collecting, telling, tending, noting];
         let accepting = tokio::spawn(accept(listener, front, certificates.map(Arc::new), stopped));
-        Ok(Self { address, registry, stop, accepting, collecting, telling, tending })
+        Ok(Self { address, registry, stop, accepting, beside })
     }
 
     /// Where it listens.
@@ -243,10 +245,11 @@ impl Server {
         if tokio::time::timeout(GRACE, self.accepting).await.is_err() {
             tracing::warn!("requests were cut off");
         }
-        // What it had begun is done in the next run.
-        self.collecting.abort();
-        self.telling.abort();
-        self.tending.abort();
+        // What they had begun is done in the next run.
+        for task in self.beside {
+            task.abort();
+        }
+        write_pulls(&self.registry).await;
         self.registry.database.close().await;
     }
 }
@@ -275,6 +278,21 @@ async fn collect(registry: Registry, mut stopped: watch::Receiver<bool>) {
     }
 }
 
+/// Writes now and then what was pulled.
+async fn note_pulls(registry: Registry) {
+    loop {
+        tokio::time::sleep(pulls::WRITE).await;
+        write_pulls(&registry).await;
+    }
+}
+
+async fn write_pulls(registry: &Registry) {
+    if let Err(error) = registry.pulls.write(&registry.database).await {
+        let error: &dyn std::error::Error = &error;
+        tracing::warn!(error, "times of pulls were lost");
+    }
+}
+
 /// Pages that are not the protocol's.
 fn router(registry: &Registry, auth: Arc<Auth>, metrics: Arc<Metrics>) -> Router {
     let database = registry.database.clone();
@@ -298,12 +316,8 @@ fn router(registry: &Registry, auth: Arc<Auth>, metrics: Arc<Metrics>) -> Router
 }
 
 async fn is_ready(database: &Database) -> (StatusCode, &'static str) {
-    let answer = async {
-        let mut reader = database.reader().await?;
-        reader.row("SELECT version FROM schema_version", values![]).await
-    };
-    match answer.await {
-        Ok(_) => (StatusCode::OK, "ready\n"),
+    match database.probe().await {
+        Ok(()) => (StatusCode::OK, "ready\n"),
         Err(error) => {
             tracing::error!(
                 error = &error as &dyn std::error::Error,

@@ -7,6 +7,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/0001.sql"),
     include_str!("schema/events.sql"),
     include_str!("schema/access.sql"),
+    include_str!("schema/trash.sql"),
 ];
 
 /// The version of the schema that this program writes.

@@ -19,20 +19,21 @@ const IDLE: usize = 4;
 /// What each connection keeps of the file, in KiB: the kernel has the rest.
 const READER_CACHE: i64 = -1024;
 const WRITER_CACHE: i64 = -4096;
+/// Bytes that the log keeps when it begins anew, after a long reading has made it large.
+const LOG_BYTES: i64 = 16 << 20;
 
 /// Opens the connection that writes.
 pub(super) fn open_writer(file: &Path) -> rusqlite::Result<Connection> {
-    let connection = open(file, WRITER_CACHE)?;
+    let connection = open(file, WRITER_CACHE, OpenFlags::SQLITE_OPEN_CREATE)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
     Ok(connection)
 }
 
-fn open(file: &Path, cache: i64) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+fn open(file: &Path, cache: i64, more: OpenFlags) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
     let connection = Connection::open_with_flags(file, flags)?;
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
@@ -101,7 +102,7 @@ impl Readers {
             None => return Err(DbError::Closed),
             Some(Some(connection)) => connection,
             Some(None) => {
-                let connection = open(&self.file, READER_CACHE)?;
+                let connection = open(&self.file, READER_CACHE, OpenFlags::empty())?;
                 connection.pragma_update(None, "query_only", true)?;
                 connection
             }

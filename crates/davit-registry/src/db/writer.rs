@@ -8,7 +8,7 @@ use std::{
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Connection, DbError, Transaction, local_ms};
+use super::{Connection, DbError, SameFile, Transaction, local_ms};
 
 /// Transactions of one commit at most, so that the first waits for few others.
 const GROUP: usize = 64;
@@ -85,6 +85,7 @@ pub(super) async fn run(
     mut connection: Connection,
     mut jobs: mpsc::Receiver<Box<dyn Work>>,
     offset_ms: Arc<AtomicI64>,
+    file: Arc<SameFile>,
 ) {
     let mut end = None;
     while let Some(first) = jobs.recv().await {
@@ -105,6 +106,7 @@ pub(super) async fn run(
                 next = jobs.try_recv().ok();
             }
         }
+        let begun = begun.and_then(|()| file.check().map_err(DbError::Moved));
         let commit = commit(&mut connection, begun, done.is_empty()).await;
         for job in done {
             job.finish(commit.clone());

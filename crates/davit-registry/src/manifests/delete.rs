@@ -13,6 +13,7 @@ use crate::{
     fault::Fault,
     name::RepositoryName,
     registry::{Registry, Repo, find_repo},
+    trash,
 };
 
 /// Deletes a tag; the manifest stays until the collector finds it unwanted.
@@ -68,7 +69,7 @@ impl Transaction for DeleteTag {
 }
 
 /// Deletes a manifest with all its tags; one that an index names is refused, unless the repository takes
-/// sparse indexes.
+/// sparse indexes. It can be had back while what it names stays linked: see [`trash`](crate::trash).
 ///
 /// # Errors
 /// [`Fault::MANIFEST_UNKNOWN`], [`Fault::Unsupported`].
@@ -84,7 +85,7 @@ pub async fn delete(
         by,
         sparse: registry.limits.sparse,
         delays: Delays {
-            lease_ms: registry.lease_ms(),
+            lease_ms: registry.lease_ms().max(ms(registry.limits.undo)),
             referrers_ms: ms(registry.limits.referrers),
         },
     };
@@ -110,7 +111,8 @@ impl Transaction for DeleteManifest {
         let rows = connection.rows_locked(sql, found, Lock::Update).await?;
         let id: i64 = rows.first().ok_or(Fault::MANIFEST_UNKNOWN)?.get(0)?;
         self.leave_parents(connection, repo, id).await?;
-        self.delete_tags(connection, repo, id).await?;
+        let tags = self.delete_tags(connection, repo, id).await?;
+        trash::keep_manifest(connection, id, &tags).await?;
         unlink(connection, repo.id, (id, &self.digest), self.delays).await?;
         let delete = Happened { by: self.by, ..Happened::of(EventKind::Delete) };
         Ok(emit(connection, repo, Happened { digest: Some(&self.digest), ..delete }).await?)
@@ -142,19 +144,19 @@ impl DeleteManifest {
         connection: &mut Connection,
         repo: Repo,
         id: i64,
-    ) -> Result<(), Fault> {
+    ) -> Result<Vec<String>, Fault> {
         let sql = "SELECT name FROM tag WHERE manifest_id = $1 ORDER BY name";
         let rows = connection.rows(sql, values![id]).await?;
         let tags: Vec<String> = rows.iter().map(|row| row.get(0)).collect::<Result<_, _>>()?;
         if tags.is_empty() {
-            return Ok(());
+            return Ok(tags);
         }
         check_movable(connection, repo, tags.iter().map(String::as_str)).await?;
         for tag in &tags {
             tell(connection, repo, tag, (Some(&self.digest), None, self.by)).await?;
         }
         connection.execute("DELETE FROM tag WHERE manifest_id = $1", values![id]).await?;
-        Ok(())
+        Ok(tags)
     }
 }
 

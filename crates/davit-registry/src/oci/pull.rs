@@ -30,6 +30,7 @@ pub(super) async fn manifest(
     if parts.method == Method::GET {
         let tag = Some(reference).filter(|_| matches!(target, manifests::Target::Tag(_)));
         events::pulled(registry, name, (stored.digest, tag), caller.account());
+        registry.pulls.note(name, &stored.digest);
     }
     let reply = if is_known(parts, &stored.digest) {
         Reply::new(StatusCode::NOT_MODIFIED)

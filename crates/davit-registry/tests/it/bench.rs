@@ -80,6 +80,7 @@ impl Bench {
         let limits = Limits {
             lease: settings.lease,
             trash_delay: settings.trash_delay,
+            undo: settings.undo,
             referrers: settings.referrers,
             ..Limits::default()
         };
@@ -150,6 +151,14 @@ impl Bench {
             }
         }
         self.put(repository, tags, image(layer, None)).await.unwrap()
+    }
+
+    /// Pushes an image into `g/h`, where the medium lets it.
+    pub(crate) async fn push_image_if(&self, layer: &str) -> Result<Digest, Fault> {
+        for content in ["{}", layer] {
+            self.try_push_blob("g/h", content.as_bytes()).await?;
+        }
+        self.put("g/h", &["t"], image(layer, None)).await
     }
 
     pub(crate) async fn collect(&self) -> GcReport {

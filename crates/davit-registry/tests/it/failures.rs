@@ -1,4 +1,6 @@
-//! Processes that are killed, disks that are full, a database server that goes away.
+//! Processes that are killed, disks that fail or are full, a database that goes away or is old.
+//!
+//! The docstrings number the cases as `docs/registry-storage.md` lists them.
 
 use std::{
     collections::BTreeMap,
@@ -21,6 +23,11 @@ use davit_registry::{
 use davit_test::{Postgres, TempDir, kills, need_root, need_tool};
 
 use crate::bench::{Bench, image};
+
+mod database;
+mod power;
+mod steps;
+mod upgrade;
 
 /// Says to the test binary, executed again, what to do; and where.
 const PART: &str = "DAVIT_REGISTRY_PART";
@@ -45,6 +52,9 @@ fn part() {
     match &*part {
         "push" => runtime.block_on(push_for_ever(Path::new(&folder))),
         "fill" => runtime.block_on(fill(Path::new(&folder))),
+        "work" => runtime.block_on(steps::work(Path::new(&folder))),
+        "read-only" => runtime.block_on(steps::read_only(Path::new(&folder))),
+        "power" => power::cuts(Path::new(&folder)),
         _ => panic!("no part `{part}`"),
     }
 }
@@ -75,11 +85,12 @@ fn start(part: &str, folder: &Path, before: &[&str]) -> Child {
     words.push(program.into());
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).args(["failures::part", "--exact", "--nocapture"]);
-    command.env(PART, part).env(FOLDER, folder);
+    command.env(PART, part).env(FOLDER, folder).env("RUST_BACKTRACE", "0");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     command.spawn().unwrap()
 }
 
+/// Case 1: SIGKILL at whatever comes after so many lines.
 #[test]
 fn what_was_acknowledged_outlives_a_kill() {
     let folder = TempDir::new();
@@ -91,22 +102,28 @@ fn what_was_acknowledged_outlives_a_kill() {
         // Another instant in each round: after some lines, at whatever follows them.
         let enough = 6 + 5 * round;
         for (count, line) in lines.map_while(Result::ok).enumerate() {
-            // The first line is the test runner's.
-            let words: Vec<&str> = line.rsplitn(4, ' ').collect();
-            if let [digest, tag, word, ..] = words[..] {
-                let of_tag = expected.entry(tag.to_owned()).or_default();
-                match word {
-                    "begun" => of_tag.may_be.push(digest.to_owned()),
-                    "done" => *of_tag = Expected { must_be: true, may_be: vec![digest.to_owned()] },
-                    _ => {}
-                }
-            }
+            note(&mut expected, &line);
             if count == enough {
                 child.kill().unwrap();
             }
         }
         child.wait().unwrap();
         runtime.block_on(recovers(folder.path(), &expected));
+    }
+}
+
+/// Takes down what a process said of a tag.
+fn note(expected: &mut BTreeMap<String, Expected>, line: &str) {
+    // The first line begins with the test runner's words.
+    let words: Vec<&str> = line.rsplitn(4, ' ').collect();
+    let [digest, tag, word, ..] = words[..] else { return };
+    match word {
+        "begun" => expected.entry(tag.to_owned()).or_default().may_be.push(digest.to_owned()),
+        "done" => {
+            let one = Expected { must_be: true, may_be: vec![digest.to_owned()] };
+            expected.insert(tag.to_owned(), one);
+        }
+        _ => {}
     }
 }
 
@@ -174,6 +191,7 @@ async fn fill(folder: &Path) {
     assert_eq!(bench.check(Repair::No).await, []);
 }
 
+/// Case 2: ENOSPC.
 #[test]
 fn a_full_disk_loses_nothing() {
     if !need_root() || need_tool("unshare").is_none() {
@@ -187,6 +205,7 @@ fn a_full_disk_loses_nothing() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
+/// Case 4: PostgreSQL crashes and comes back.
 #[test]
 fn a_database_server_that_comes_back_is_used_again() {
     let Some(postgres) = Postgres::start() else { return };

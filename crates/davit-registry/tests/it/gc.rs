@@ -224,6 +224,7 @@ fn rules_remove_tags_and_a_dry_run_says_why() {
 
 const fn dry_and_done(tags: u64) -> GcReport {
     GcReport {
+        repositories: 0,
         tags,
         manifests: 0,
         links: 0,

@@ -14,4 +14,5 @@ mod gc_model;
 mod manifests;
 mod races;
 mod soak;
+mod trash;
 mod webhooks;

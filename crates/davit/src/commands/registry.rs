@@ -2,6 +2,7 @@
 
 mod audit;
 mod check;
+mod deleted;
 mod gc;
 mod grant;
 mod organisation;
@@ -191,6 +192,8 @@ enum Fault {
     Check(#[from] check::CheckFault),
     #[error(transparent)]
     Webhook(#[from] webhook::WebhookFault),
+    #[error(transparent)]
+    Trash(#[from] deleted::TrashFault),
     #[error("{0}")]
     Text(String),
 }

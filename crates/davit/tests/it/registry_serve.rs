@@ -126,6 +126,15 @@ fn a_user_logs_in_pushes_and_pulls_and_the_store_is_sound() {
     let other = served.run(&["push", &image], "");
     assert_ne!(other.code, 0, "the namespace is alice's");
 
+    assert_eq!(given(served.registry(&["repo", "rm", "alice/app"]), "").code, 0);
+    assert_ne!(served.run(&["pull", &image], "").code, 0, "it is deleted");
+    let listed = given(served.registry(&["repo", "ls", "--deleted", "--format", "{{.Name}}"]), "");
+    assert_eq!(listed.stdout.trim(), "alice/app");
+    let back = given(served.registry(&["repo", "restore", "alice/app"]), "");
+    assert_eq!(back.code, 0, "{}", back.stderr);
+    let back = given(served.registry(&["repo", "restore", "alice/app:1"]), "");
+    assert!(back.stderr.contains("nothing of `alice/app:1` can be had back"), "{}", back.stderr);
+
     let dry = given(served.registry(&["gc", "--dry-run"]), "");
     assert_eq!((dry.code, dry.stdout.trim()), (0, "nothing to remove"), "{}", dry.stderr);
     let sound = given(served.registry(&["check", "--read"]), "");

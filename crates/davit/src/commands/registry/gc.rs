@@ -82,6 +82,7 @@ fn words(verdict: &RetentionVerdict) -> String {
 fn print(report: &GcReport, mode: Mode) -> Result<(), CliError> {
     let done = if mode == Mode::DryRun { "would be removed" } else { "removed" };
     let counts = [
+        (report.repositories, "deleted repositories"),
         (report.tags, "tags"),
         (report.manifests, "manifests"),
         (report.links, "links of blobs to repositories"),

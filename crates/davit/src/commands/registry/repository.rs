@@ -10,7 +10,11 @@ use davit_registry::{
 };
 use serde::Serialize;
 
-use super::{date, with_database};
+use super::{
+    date,
+    deleted::{self, RestoreArgs, RmArgs},
+    with_database,
+};
 use crate::{
     error::CliError,
     format::{List, ListFormat},
@@ -25,6 +29,10 @@ pub(crate) enum RepoCommand {
     Ls(LsArgs),
     /// Show repositories to everyone, or only to those who were given a role
     Set(SetArgs),
+    /// Delete repositories; for 14 days they can be restored
+    Rm(RmArgs),
+    /// Have back a deleted repository, tag or manifest
+    Restore(RestoreArgs),
 }
 
 // Arguments of `davit registry repo ls`.
@@ -33,6 +41,9 @@ pub(crate) struct LsArgs {
     /// Only those whose names begin with this
     #[arg(default_value = "", hide_default_value = true)]
     prefix: String,
+    /// Those that were deleted and can be restored, and such manifests
+    #[arg(long)]
+    deleted: bool,
     #[command(flatten)]
     format: ListFormat,
 }
@@ -51,7 +62,10 @@ pub(crate) struct SetArgs {
 /// Runs `davit registry repo`.
 pub(super) fn run(command: RepoCommand, places: &Places) -> Result<u8, CliError> {
     match command {
+        RepoCommand::Ls(args) if args.deleted => deleted::list(&args.prefix, &args.format, places)?,
         RepoCommand::Ls(args) => list(&args, places)?,
+        RepoCommand::Rm(args) => deleted::remove(&args, places)?,
+        RepoCommand::Restore(args) => deleted::restore(&args, places)?,
         RepoCommand::Set(args) => with_database(places, async |database| {
             for path in args.repositories {
                 let is_public = args.visibility == "public";
