@@ -52,15 +52,17 @@ pub(super) fn cuts(folder: &Path) {
     let mut expected = BTreeMap::<String, Expected>::new();
     for round in 0..kills(3) {
         let mut child = start("push", Path::new(&mounted), &[]);
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        // Kept open until it is killed, so that it does not end by itself.
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let enough = 8 + 9 * round;
-        for line in lines.map_while(Result::ok).take(enough) {
+        for line in lines.by_ref().map_while(Result::ok).take(enough) {
             note(&mut expected, &line);
         }
         freeze(&child);
         fs_err::copy(&medium, &copy).unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
+        drop(lines);
         run("mount", &["-o", "loop", &copy, &after]);
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(recovers(Path::new(&after), &expected));

@@ -15,7 +15,7 @@ use davit_registry::{
 };
 use davit_test::{Postgres, TempDir};
 use futures_util::stream;
-use sqlx::{Connection as _, Executor as _, PgConnection, SqliteConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::bench::{name, to_put};
 
@@ -30,16 +30,15 @@ fn a_registry_of_schema_1_is_opened_beside_a_program_that_uses_it() {
     runtime.block_on(async {
         let dir = TempDir::new();
         let file = dir.join("registry.db");
-        let url = format!("sqlite://{}?mode=rwc", file.display());
-        let mut old = SqliteConnection::connect(&url).await.unwrap();
-        old.execute("PRAGMA journal_mode = WAL").await.unwrap();
-        old.execute(SQLITE).await.unwrap();
-        old.execute(OLD_WORK).await.unwrap();
+        let old = rusqlite::Connection::open(&file).unwrap();
+        old.pragma_update(None, "journal_mode", "wal").unwrap();
+        old.execute_batch(SQLITE).unwrap();
+        old.execute_batch(OLD_WORK).unwrap();
         let database = Database::open(&Location::Sqlite(file)).await.unwrap();
-        old.execute(OLD_WORK).await.unwrap();
+        old.execute_batch(OLD_WORK).unwrap();
         is_whole(&database, &dir).await;
-        old.execute(OLD_WORK).await.unwrap();
-        old.close().await.unwrap();
+        old.execute_batch(OLD_WORK).unwrap();
+        drop(old);
         database.close().await;
     });
     let Some(postgres) = Postgres::start() else { return };
