@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr, 
 
 use reqwest::Url;
 
-use crate::ConfigError;
+use crate::{ConfigError, Credential};
 
 /// Everything that a [`Client`](crate::Client) is told from outside.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub struct ClientConfig {
     pub proxies: ProxyConfig,
     /// Where credentials come from.
     pub credentials: CredentialConfig,
+    /// Credentials by registry host, as references write it; they count before all others.
+    pub accounts: BTreeMap<String, Credential>,
     /// How long to wait for what.
     pub timeouts: TimeoutConfig,
     /// How often to try again.
@@ -38,6 +40,7 @@ impl Default for ClientConfig {
             tls: TlsConfig::default(),
             proxies: ProxyConfig::default(),
             credentials: CredentialConfig::default(),
+            accounts: BTreeMap::new(),
             timeouts: TimeoutConfig::default(),
             retry: RetryConfig::default(),
             limits: Limits::default(),

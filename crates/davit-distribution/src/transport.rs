@@ -94,6 +94,9 @@ impl Transport {
         host: &str,
         path: &str,
     ) -> Result<Option<Credential>, Error> {
+        if let Some(credential) = self.config.accounts.get(host) {
+            return Ok(Some(credential.clone()));
+        }
         let (store, host, path) = (self.credentials.clone(), host.to_owned(), path.to_owned());
         let registry = host.clone();
         tokio::task::spawn_blocking(move || store.find(&host, &path))

@@ -45,6 +45,9 @@ pub enum Fault {
     /// `If-Match` or `If-None-Match` does not hold.
     #[error("the tag names another manifest")]
     Precondition,
+    /// Another registry did not give what was asked for.
+    #[error("the registry that is mirrored does not answer as it should")]
+    Upstream,
     /// Another request works on this.
     #[error("too many requests on this")]
     Busy,
@@ -91,6 +94,7 @@ impl Fault {
             Self::Denied(_) => (StatusCode::FORBIDDEN, ErrorCode::Denied),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid),
             Self::Precondition => (StatusCode::PRECONDITION_FAILED, ErrorCode::Denied),
+            Self::Upstream => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
             Self::Busy => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests),
             Self::Disconnected => (StatusCode::BAD_REQUEST, ErrorCode::BlobUploadInvalid),
             Self::Store(error) if error.is_full() => {

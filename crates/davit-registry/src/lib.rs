@@ -11,9 +11,11 @@
 //! - [`events`]: what happened, for those who listen; [`webhooks`]: those who are told by HTTP
 //! - [`gc`]: online garbage collection; [`check`]: the database compared with itself and the store
 //! - [`jobs`]: work that any process on the database may do
+//! - [`mirror`]: repositories of other registries, fetched when they are pulled
 //! - [`name`]: a repository's name
 //! - [`pulls`]: when manifests were pulled
 //! - [`quota`]: bytes of an account; [`ratelimit`]: how often is pulled
+//! - [`replication`]: images that go to other registries, and come from them
 //! - [`retention`]: which tags stay
 //! - [`settings`]: what a repository's owner sets
 //! - [`trash`]: what was deleted, and the way back
@@ -32,6 +34,7 @@ pub mod jobs;
 pub mod lists;
 pub mod manifests;
 mod memory;
+pub mod mirror;
 pub mod name;
 pub mod oci;
 mod pieces;
@@ -39,6 +42,7 @@ pub mod pulls;
 pub mod quota;
 pub mod ratelimit;
 pub mod registry;
+pub mod replication;
 pub mod retention;
 pub mod server;
 pub mod settings;

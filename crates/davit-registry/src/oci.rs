@@ -15,6 +15,7 @@ use crate::{
     fault::Fault,
     lists::{self, LONGEST_PAGE, Page},
     manifests::{self, Condition, Content, Put, Target},
+    mirror::Mirrors,
     name::RepositoryName,
     ratelimit::{Counts, Quota, RateLimiter},
     registry::Registry,
@@ -23,6 +24,7 @@ use crate::{
 };
 
 mod gate;
+mod mirrored;
 mod pull;
 mod push;
 mod ranges;
@@ -48,6 +50,7 @@ pub struct Oci {
     auth: Arc<Auth>,
     metrics: Arc<Metrics>,
     limiter: Arc<RateLimiter>,
+    mirrors: Option<Arc<Mirrors>>,
 }
 
 impl Oci {
@@ -55,7 +58,13 @@ impl Oci {
     #[must_use]
     pub fn new(registry: Registry, auth: Arc<Auth>, metrics: Arc<Metrics>) -> Self {
         let limiter = Arc::new(RateLimiter::new(registry.limits.pulls));
-        Self { registry, auth, metrics, limiter }
+        Self { registry, auth, metrics, limiter, mirrors: None }
+    }
+
+    /// Serves what these mirror, too.
+    #[must_use]
+    pub fn with_mirrors(self, mirrors: Arc<Mirrors>) -> Self {
+        Self { mirrors: Some(mirrors), ..self }
     }
 
     /// Answers one request; never fails, what goes wrong is in the reply.
@@ -84,6 +93,22 @@ impl Oci {
     }
 
     async fn run(&self, route: Route, parts: &Parts, body: Body) -> Result<Reply, Fault> {
+        if let Some(place) = self.place(&route, parts).await? {
+            return self.mirrored(&place, &route, parts).await;
+        }
+        let elsewhere = self.mirrors.is_some() && mirrored::may_mean_default(&route, parts);
+        let elsewhere = elsewhere.then(|| route.clone());
+        let outcome = self.here(route, parts, body).await;
+        match elsewhere {
+            Some(route) if mirrored::is_refused(&outcome) => {
+                self.by_default(&route, parts).await?.map_or(outcome, Ok)
+            }
+            _ => outcome,
+        }
+    }
+
+    /// Answers for what is hosted here.
+    async fn here(&self, route: Route, parts: &Parts, body: Body) -> Result<Reply, Fault> {
         let caller = match self.admit(&route, parts).await? {
             Ok(caller) => caller,
             Err(reply) => return Ok(reply),
@@ -168,12 +193,23 @@ impl Oci {
         last: &str,
         parts: &Parts,
     ) -> Result<Reply, Fault> {
+        let find = pull::manifest(&self.registry, (caller, name), last, parts);
+        self.limited(caller, parts, find).await
+    }
+
+    /// Counts a pull of a manifest, and does it if it is not one too many.
+    async fn limited(
+        &self,
+        caller: &Caller,
+        parts: &Parts,
+        find: impl Future<Output = Result<Reply, Fault>>,
+    ) -> Result<Reply, Fault> {
         let counts = if parts.method == Method::HEAD { Counts::No } else { Counts::Yes };
         let quota = self.limiter.count(caller, gate::peer(parts), counts);
         if let Some(refusal) = quota.as_ref().and_then(Quota::refusal) {
             return Ok(refusal);
         }
-        let reply = pull::manifest(&self.registry, (caller, name), last, parts).await;
+        let reply = find.await;
         let Some(quota) = quota else { return reply };
         Ok(quota.tell(reply.unwrap_or_else(Reply::from)))
     }

@@ -29,9 +29,11 @@ use crate::{
     db::{Database, DbError},
     events::Worker,
     gc::{self, GcSettings},
+    mirror::Mirrors,
     oci::{Oci, Reply},
     pulls,
     registry::Registry,
+    replication,
     store::{Store, StoreError},
 };
 
@@ -207,7 +209,9 @@ impl Server {
         let auth = Arc::new(Auth::open(&database, &key_file, auth_settings).await?);
         let registry = Registry::new(database, store, settings.limits);
         let metrics = Arc::new(Metrics::default());
+        let mirrors = Arc::new(Mirrors::new(registry.clone(), &root.join("mirror")));
         let oci = Oci::new(registry.clone(), Arc::clone(&auth), Arc::clone(&metrics));
+        let oci = oci.with_mirrors(mirrors);
         let listener = TcpListener::bind(settings.listen).await;
         let listener = listener.map_err(|error| ServeError::Listen(settings.listen, error))?;
         let address =
@@ -219,10 +223,11 @@ impl Server {
         let scheme = if settings.tls.is_some() { "https" } else { "http" };
         let base_url = settings.public_url.clone();
         let base_url = base_url.unwrap_or_else(|| format!("{scheme}://{address}"));
+        let replicating = tokio::spawn(replication::run(registry.clone(), stopped.clone()));
         let telling = tokio::spawn(Worker::new(registry.clone(), &base_url).run(stopped.clone()));
         let tending = tokio::spawn(async move { tended.tend().await });
         let noting = tokio::spawn(note_pulls(registry.clone()));
-        let beside = vec![collecting, telling, tending, noting];
+        let beside = vec![collecting, telling, tending, noting, replicating];
         let accepting = tokio::spawn(accept(listener, front, certificates.map(Arc::new), stopped));
         Ok(Self { address, registry, stop, accepting, beside })
     }

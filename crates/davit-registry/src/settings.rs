@@ -42,6 +42,9 @@ pub struct RepositorySettings {
     /// Whether manifests stay that no tag, index or subject holds any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_untagged: bool,
+    /// Manifests that nothing holds stay while they were pulled within so many days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_pulled_days: Option<u32>,
     /// Settings of later versions, kept as they are.
     #[serde(flatten)]
     pub other: serde_json::Map<String, serde_json::Value>,

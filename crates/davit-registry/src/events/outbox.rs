@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::{About, Event, EventKind, Subscription, SubscriptionKind, subscriptions::all};
 use crate::{
     db::{Connection, Database, DbError, Lock, Row, Transaction, values},
-    webhooks,
+    replication, webhooks,
 };
 
 /// Events of one transaction.
@@ -80,7 +80,12 @@ async fn hand_on(
                     add_delivery(connection, listener.id, number, event).await?;
                 }
             }
-            SubscriptionKind::Replication => {}
+            SubscriptionKind::Replication => {
+                let named = (event.tag.as_deref(), event.digest.as_deref());
+                if let Some(job) = replication::job_of(listener, &event.repository, named) {
+                    job.run(connection).await?;
+                }
+            }
         }
     }
     Ok(())

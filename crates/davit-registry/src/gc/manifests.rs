@@ -22,6 +22,8 @@ pub(super) enum Fate {
     Goes,
 }
 
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
 struct Queued {
     repo_id: i64,
     digest: Digest,
@@ -72,7 +74,8 @@ pub(super) async fn fate(
     digest: &Digest,
     settings: &GcSettings,
 ) -> Result<Fate, DbError> {
-    const MANIFEST: &str = "SELECT m.id, m.lease_until, m.subject, m.pushed_at, r.settings \
+    const MANIFEST: &str = "SELECT m.id, m.lease_until, m.subject, m.pushed_at, r.settings, \
+         COALESCE(m.pulled_at, m.pushed_at) \
          FROM manifest m JOIN repo r ON r.id = m.repo_id WHERE m.repo_id = $1 AND m.digest = $2";
     const HOLDERS: &str = "SELECT CAST(1 AS BIGINT) WHERE \
          EXISTS (SELECT 1 FROM tag WHERE manifest_id = $1) \
@@ -87,10 +90,13 @@ pub(super) async fn fate(
         return Ok(Fate::Held);
     }
     let keeps = row.get::<String>(4)?.parse::<RepositorySettings>();
-    if keeps.map_or(true, |settings| settings.keep_untagged) {
+    if keeps.as_ref().map_or(true, |settings| settings.keep_untagged) {
         return Ok(Fate::Later(now + ms(settings.lease)));
     }
     let mut until = lease;
+    if let Some(days) = keeps.ok().and_then(|settings| settings.keep_pulled_days) {
+        until = until.max(row.get::<i64>(5)? + i64::from(days) * DAY_MS);
+    }
     if subject.is_some() {
         until = until.max(row.get::<i64>(3)? + ms(settings.referrers));
     }

@@ -10,6 +10,7 @@ use super::{Oci, Operation, Reply, Route};
 use crate::{
     auth::{Action, Auth, Caller, Decision, Need, Refusal, Told},
     fault::Fault,
+    mirror::Place,
     name::RepositoryName,
 };
 
@@ -74,6 +75,24 @@ impl Oci {
             }
             Decision::Absent => Err(Reply::from(absent(route))),
         })
+    }
+
+    /// As [`Self::admit`], for a repository that a mirror keeps: it may be open to more callers.
+    pub(super) async fn admit_to(
+        &self,
+        place: &Place,
+        route: &Route,
+        parts: &Parts,
+    ) -> Result<Result<Caller, Reply>, Fault> {
+        let peer = peer(parts);
+        let header = parts.headers.get(header::AUTHORIZATION);
+        if route.operation().reads()
+            && let Ok(caller) = self.auth.authenticate(header, peer).await
+            && place.is_open_to(&caller)
+        {
+            return Ok(Ok(caller));
+        }
+        self.admit(route, parts).await
     }
 
     /// Tells whether the caller may pull from a repository that the path does not name.

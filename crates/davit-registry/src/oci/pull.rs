@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What is named by its digest stays as it is; only who may see it changes.
-const FOREVER: &str = "private, max-age=31536000, immutable";
+pub(super) const FOREVER: &str = "private, max-age=31536000, immutable";
 
 pub(super) async fn manifest(
     registry: &Registry,

@@ -31,6 +31,8 @@ pub enum Content {
     None,
     /// Bytes in memory.
     Bytes(Bytes),
+    /// Bytes that are still coming; an error breaks the connection off.
+    Stream(Body),
     /// Parts of a file, and bytes between them.
     File(Arc<File>, VecDeque<Segment>),
 }
@@ -109,6 +111,7 @@ impl Reply {
         self.head.map(|()| match self.content {
             Content::None => Body::empty(),
             Content::Bytes(bytes) => bytes.into(),
+            Content::Stream(body) => body,
             Content::File(file, segments) => file_body(file, segments),
         })
     }

@@ -76,6 +76,11 @@ impl TestRegistry {
         Self { runtime, server: Some(server), address, way: Way::Front, dir }
     }
 
+    /// `127.0.0.1:PORT`.
+    pub(crate) fn host(&self) -> String {
+        self.address.to_string()
+    }
+
     /// Ends the server as a signal would, and gives its directory.
     pub(crate) fn stop(mut self) -> TempDir {
         let server = self.server.take().unwrap();
@@ -137,6 +142,11 @@ impl TestRegistry {
         let mut reply = Vec::new();
         let _reset = stream.read_to_end(&mut reply);
         Reply::parse(&reply)
+    }
+
+    /// As [`Self::get`], by one way alone.
+    pub(crate) fn get_once(&self, target: &str) -> Reply {
+        self.send_by(self.way, ("GET", target), &[], b"")
     }
 
     pub(crate) fn get(&self, target: &str) -> Reply {

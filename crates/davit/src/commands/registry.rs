@@ -5,7 +5,9 @@ mod check;
 mod deleted;
 mod gc;
 mod grant;
+mod mirror;
 mod organisation;
+mod replicate;
 mod repository;
 mod serve;
 mod sign_up;
@@ -21,6 +23,7 @@ use davit_registry::{
     config::Places,
     db::{Database, DbError, Location},
     events::SubscriptionError,
+    mirror::MirrorError,
     store::{Store, StoreError},
 };
 
@@ -81,6 +84,12 @@ pub(crate) enum RegistryCommand {
     /// Manage the keys that sign bearer tokens
     #[command(subcommand)]
     Key(sign_up::KeyCommand),
+    /// Manage mirrors: other registries, from which is fetched what clients pull
+    #[command(subcommand)]
+    Mirror(mirror::MirrorCommand),
+    /// Manage rules by which images go to other registries, or come from them
+    #[command(subcommand)]
+    Replicate(replicate::ReplicateCommand),
     /// Show or check the audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -108,6 +117,8 @@ pub(crate) fn run(args: RegistryArgs, context: &Context) -> Result<u8, CliError>
         RegistryCommand::Repo(command) => repository::run(command, &places),
         RegistryCommand::Webhook(command) => webhook::run(command, &places),
         RegistryCommand::Key(command) => sign_up::run_key(&command, &places),
+        RegistryCommand::Mirror(command) => mirror::run(command, &places),
+        RegistryCommand::Replicate(command) => replicate::run(command, &places),
         RegistryCommand::Audit(command) => audit::run(command, &places),
         RegistryCommand::Gc(args) => gc::run(&args, &places),
         RegistryCommand::Check(args) => check::run(&args, &places),
@@ -190,6 +201,10 @@ enum Fault {
     Gc(#[from] gc::GcFault),
     #[error(transparent)]
     Check(#[from] check::CheckFault),
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
+    #[error(transparent)]
+    Replicate(#[from] replicate::ReplicateFault),
     #[error(transparent)]
     Webhook(#[from] webhook::WebhookFault),
     #[error(transparent)]

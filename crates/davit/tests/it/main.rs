@@ -31,6 +31,7 @@ mod peer_defaults;
 mod refused;
 mod registry_accounts;
 mod registry_clients;
+mod registry_events;
 mod registry_serve;
 mod repair;
 mod reset;

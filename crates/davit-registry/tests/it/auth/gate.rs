@@ -16,6 +16,8 @@ use serde_json::Value as Json;
 
 use super::*;
 
+mod mirrors;
+
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// SHA-256 of nothing; no manifest has it.
 const ABSENT: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -40,11 +42,14 @@ impl Site {
     }
 
     fn oci_with(&self, pulls: PullLimits) -> Oci {
+        Oci::new(self.registry(pulls), Arc::clone(&self.auth), Arc::new(Metrics::default()))
+    }
+
+    fn registry(&self, pulls: PullLimits) -> Registry {
         let store = Store::open(&self.dir.join("store")).unwrap();
         // The tests push no layers.
         let limits = Limits { sparse: true, pulls, ..Limits::default() };
-        let registry = Registry::new(self.database.clone(), store, limits);
-        Oci::new(registry, Arc::clone(&self.auth), Arc::new(Metrics::default()))
+        Registry::new(self.database.clone(), store, limits)
     }
 }
 
