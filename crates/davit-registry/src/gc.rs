@@ -39,6 +39,7 @@ mod tags;
 
 pub use explain::explain;
 pub(crate) use objects::Suspect;
+pub(crate) use tags::RemoveTags;
 pub use tags::RetentionVerdict;
 
 /// Rows that one transaction removes at most.

@@ -1,6 +1,7 @@
 //! The registry server: repositories of manifests and blobs, accounts, online garbage collection.
 //!
 //! - [`auth`]: accounts, credentials, roles, the policy gate
+//! - [`autobuild`]: images built from git repositories
 //! - [`config`]: settings, as plain structs
 //! - [`db`]: SQLite or PostgreSQL, and the schema
 //! - [`store`]: the bytes of blobs
@@ -22,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
+pub mod autobuild;
 pub mod blobs;
 mod buckets;
 pub mod check;

@@ -3,6 +3,7 @@
 //! ```text
 //! accept ─► TLS? ─► hyper ─► /v2/ …            oci
 //!      └──► front ────┘    ├ /token            auth
+//!                          ├ /hooks/KEY        autobuild
 //!                          └ /healthz /readyz /metrics
 //! ```
 
@@ -25,6 +26,7 @@ use tower::ServiceExt as _;
 
 use crate::{
     auth::{self, Auth, AuthError, AuthSettings, accounts::SignUpMode},
+    autobuild,
     config::{Limits, Places},
     db::{Database, DbError},
     events::Worker,
@@ -318,6 +320,7 @@ fn router(registry: &Registry, auth: Arc<Auth>, metrics: Arc<Metrics>) -> Router
             }),
         )
         .merge(auth::routes(auth))
+        .merge(autobuild::incoming::routes(registry.database.clone()))
 }
 
 async fn is_ready(database: &Database) -> (StatusCode, &'static str) {

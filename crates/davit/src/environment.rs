@@ -124,7 +124,8 @@ fn configuration_folder(home: Option<&Path>) -> Option<PathBuf> {
     variable("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| home.map(|home| home.join(".config")))
 }
 
-fn proxies() -> Vec<(String, String)> {
+/// Variables that name proxies.
+pub(crate) fn proxies() -> Vec<(String, String)> {
     let names = PROXY_VARIABLES.iter().flat_map(|name| [(*name).to_owned(), name.to_lowercase()]);
     names
         .filter_map(|name| {
@@ -132,6 +133,12 @@ fn proxies() -> Vec<(String, String)> {
             Some((name, value))
         })
         .collect()
+}
+
+/// Variables that name the certificates of authorities.
+pub(crate) fn certificates() -> Vec<(String, String)> {
+    let named = |name: &str| Some((name.to_owned(), variable(name)?.into_string().ok()?));
+    ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(named).collect()
 }
 
 /// The configuration file that counts: the user's, else the system's.

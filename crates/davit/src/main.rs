@@ -34,6 +34,9 @@ fn main() -> ExitCode {
     if arguments.get(1).is_some_and(|verb| verb == "__drain") {
         return ExitCode::from(commands::container::exec::drain());
     }
+    if arguments.get(1).is_some_and(|verb| verb == commands::registry::TASK) {
+        return ExitCode::from(davit_registry::autobuild::task::run());
+    }
     let outcome = plugin::call(&arguments).and_then(|call| match call {
         Some(plugin::Call::Answer(text)) => printer::data(&text).map(|()| 0),
         Some(plugin::Call::Verb(words)) => cli::run(&words),

@@ -28,6 +28,7 @@ const RESERVED: &[&str] = &[
     "favicon",
     "healthz",
     "help",
+    "hooks",
     "invite",
     "jobs",
     "library",

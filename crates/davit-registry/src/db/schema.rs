@@ -8,6 +8,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/events.sql"),
     include_str!("schema/access.sql"),
     include_str!("schema/trash.sql"),
+    include_str!("schema/builds.sql"),
 ];
 
 /// The version of the schema that this program writes.

@@ -97,9 +97,10 @@ async fn facts(
 }
 
 /// Removes tags that nobody moved since they were judged.
-struct RemoveTags {
-    repo_id: i64,
-    tags: Vec<(String, i64)>,
+pub(crate) struct RemoveTags {
+    pub(crate) repo_id: i64,
+    /// Each with the version that was judged.
+    pub(crate) tags: Vec<(String, i64)>,
 }
 
 impl Transaction for RemoveTags {

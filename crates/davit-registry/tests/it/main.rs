@@ -5,6 +5,7 @@
 mod auth;
 mod bench;
 mod blobs;
+mod builds;
 mod db;
 mod failures;
 mod fixture;

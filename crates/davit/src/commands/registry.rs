@@ -1,6 +1,7 @@
 //! `davit registry VERB`: a registry's accounts and rights.
 
 mod audit;
+mod build;
 mod check;
 mod deleted;
 mod gc;
@@ -14,6 +15,7 @@ mod sign_up;
 mod token;
 mod user;
 mod webhook;
+mod worker;
 
 use std::path::PathBuf;
 
@@ -29,13 +31,18 @@ use davit_registry::{
 
 use crate::{cli::Context, error::CliError};
 
+/// The hidden verb that a step of a worker is.
+pub(crate) const TASK: &str = davit_registry::autobuild::TASK_VERB;
+
 const ROOT: &str = "/var/lib/davit-registry";
+/// The variable that names the database: unlike arguments, other users do not see it.
+const DATABASE: &str = "DAVIT_REGISTRY_DB";
 
 // Arguments of `davit registry`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RegistryArgs {
     /// Database, if not in the registry's folder: postgres://USER:PASSWORD@HOST/NAME
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL", env = DATABASE, hide_env = true)]
     db: Option<String>,
     /// Store of blobs, if not in the registry's folder: file:DIR
     #[arg(long, global = true, value_name = "URL")]
@@ -90,6 +97,11 @@ pub(crate) enum RegistryCommand {
     /// Manage rules by which images go to other registries, or come from them
     #[command(subcommand)]
     Replicate(replicate::ReplicateCommand),
+    /// Build images from git repositories
+    #[command(subcommand)]
+    Build(build::BuildCommand),
+    /// Run the builds that wait
+    Worker(worker::WorkerArgs),
     /// Show or check the audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -119,6 +131,8 @@ pub(crate) fn run(args: RegistryArgs, context: &Context) -> Result<u8, CliError>
         RegistryCommand::Key(command) => sign_up::run_key(&command, &places),
         RegistryCommand::Mirror(command) => mirror::run(command, &places),
         RegistryCommand::Replicate(command) => replicate::run(command, &places),
+        RegistryCommand::Build(command) => build::run(command, &places),
+        RegistryCommand::Worker(args) => worker::run(args, &places),
         RegistryCommand::Audit(command) => audit::run(command, &places),
         RegistryCommand::Gc(args) => gc::run(&args, &places),
         RegistryCommand::Check(args) => check::run(&args, &places),
@@ -209,6 +223,10 @@ enum Fault {
     Webhook(#[from] webhook::WebhookFault),
     #[error(transparent)]
     Trash(#[from] deleted::TrashFault),
+    #[error(transparent)]
+    Builds(#[from] davit_registry::autobuild::AutobuildError),
+    #[error(transparent)]
+    RepositoryName(davit_registry::name::NameError),
     #[error("{0}")]
     Text(String),
 }

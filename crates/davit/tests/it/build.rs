@@ -23,7 +23,7 @@ mod estargz;
 mod exports;
 mod first_copies;
 mod git_plain;
-mod git_server;
+pub(crate) mod git_server;
 mod git_ssh;
 mod history;
 mod independent_copies;

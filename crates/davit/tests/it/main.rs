@@ -30,6 +30,7 @@ mod output;
 mod peer_defaults;
 mod refused;
 mod registry_accounts;
+mod registry_builds;
 mod registry_clients;
 mod registry_events;
 mod registry_serve;

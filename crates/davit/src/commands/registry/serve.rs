@@ -9,6 +9,7 @@ use davit_registry::{
     server::{self, ServeError, ServeSettings, TlsFiles},
 };
 
+use super::worker::{BuildOptions, Workers};
 use crate::{
     error::{CliError, io_error},
     printer,
@@ -47,6 +48,11 @@ pub(crate) struct ServeArgs {
     /// Take manifests that name blobs which the repository lacks
     #[arg(long)]
     sparse: bool,
+    /// Build images from git repositories, so many at a time
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    workers: u32,
+    #[command(flatten)]
+    builds: BuildOptions,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -93,6 +99,8 @@ pub(crate) fn run(args: ServeArgs, places: Places) -> Result<u8, CliError> {
         pulls,
         ..Limits::default()
     };
+    let workers = Workers { jobs: args.workers, options: args.builds, places: places.clone() };
+    let known_as = args.public_url.clone();
     let settings = ServeSettings {
         places,
         listen: args.listen,
@@ -102,7 +110,12 @@ pub(crate) fn run(args: ServeArgs, places: Places) -> Result<u8, CliError> {
         public_url: args.public_url,
         limits,
     };
-    let ready = |address: SocketAddr| printer::note(&format!("serving on {scheme}://{address}"));
+    let ready = |address: SocketAddr| {
+        printer::note(&format!("serving on {scheme}://{address}"));
+        if workers.jobs > 0 {
+            workers.keep(known_as.unwrap_or_else(|| own_url(scheme, address)));
+        }
+    };
     let wait = move || {
         while let Err(error) = interrupts.wait() {
             tracing::debug!(%error, "the wait for a signal was disturbed");
@@ -111,6 +124,14 @@ pub(crate) fn run(args: ServeArgs, places: Places) -> Result<u8, CliError> {
     };
     server::serve(settings, ready, wait).map_err(explain)?;
     Ok(0)
+}
+
+/// How this machine reaches the server.
+fn own_url(scheme: &str, mut address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    format!("{scheme}://{address}")
 }
 
 fn explain(error: ServeError) -> CliError {
