@@ -164,17 +164,38 @@ pub async fn run_once(
     settings: &GcSettings,
     mode: Mode,
 ) -> Result<GcReport, GcError> {
-    let repositories = deleted::collect(database, settings, mode).await?;
-    let tags = tags::collect(database, mode).await?;
-    let mut report = GcReport { repositories, tags, ..GcReport::default() };
+    run_watched((database, store), settings, mode, |_, _| ()).await
+}
+
+/// As [`run_once`]; `tell` learns each phase as it begins, and what was removed so far.
+///
+/// # Errors
+/// [`GcError`]; the next run goes on where this one ended.
+pub(crate) async fn run_watched(
+    (database, store): (&Database, &Store),
+    settings: &GcSettings,
+    mode: Mode,
+    tell: impl Fn(&'static str, &GcReport),
+) -> Result<GcReport, GcError> {
+    let mut report = GcReport::default();
+    tell("repositories", &report);
+    report.repositories = deleted::collect(database, settings, mode).await?;
+    tell("tags", &report);
+    report.tags = tags::collect(database, mode).await?;
+    tell("manifests", &report);
     report.manifests = manifests::collect(database, settings, mode).await?;
+    tell("uploads", &report);
     report.uploads = objects::end_uploads(database, store, mode).await?;
+    tell("links", &report);
     report.links = links::collect(database, mode).await?;
+    tell("blobs", &report);
     (report.blobs, report.blob_bytes) = blobs::collect(database, settings, mode).await?;
     if mode == Mode::Collect && scan_is_due(database, settings.scan).await? {
+        tell("store", &report);
         let found = objects::scan(database, store, settings).await?;
         (report.orphans, report.lost) = (found.orphans, found.lost);
     }
+    tell("objects", &report);
     report.objects = objects::empty_trash(database, store, mode).await?;
     Ok(report)
 }

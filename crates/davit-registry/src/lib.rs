@@ -1,5 +1,6 @@
 //! The registry server: repositories of manifests and blobs, accounts, online garbage collection.
 //!
+//! - [`api`]: the JSON API; [`web`]: pages
 //! - [`auth`]: accounts, credentials, roles, the policy gate
 //! - [`autobuild`]: images built from git repositories
 //! - [`config`]: settings, as plain structs
@@ -22,6 +23,7 @@
 //! - [`trash`]: what was deleted, and the way back
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod auth;
 pub mod autobuild;
 pub mod blobs;
@@ -51,4 +53,5 @@ pub mod settings;
 pub mod store;
 pub mod trash;
 pub mod uploads;
+pub mod web;
 pub mod webhooks;

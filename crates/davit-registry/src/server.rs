@@ -4,14 +4,21 @@
 //! accept ─► TLS? ─► hyper ─► /v2/ …            oci
 //!      └──► front ────┘    ├ /token            auth
 //!                          ├ /hooks/KEY        autobuild
-//!                          └ /healthz /readyz /metrics
+//!                          ├ /healthz /readyz /metrics
+//!                          ├ /api/v1/…         api
+//!                          └ all else          web
 //! ```
 
 use std::{
     convert::Infallible, io, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration,
 };
 
-use axum::{Router, body::Body, extract::ConnectInfo, routing::get};
+use axum::{
+    Router,
+    body::Body,
+    extract::ConnectInfo,
+    routing::{any, get},
+};
 use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -25,18 +32,19 @@ use tokio::{
 use tower::ServiceExt as _;
 
 use crate::{
+    api::{Api, Site},
     auth::{self, Auth, AuthError, AuthSettings, accounts::SignUpMode},
     autobuild,
     config::{Limits, Places},
     db::{Database, DbError},
     events::Worker,
-    gc::{self, GcSettings},
     mirror::Mirrors,
     oci::{Oci, Reply},
     pulls,
     registry::Registry,
     replication,
     store::{Store, StoreError},
+    web::Web,
 };
 
 mod front;
@@ -220,8 +228,10 @@ impl Server {
             listener.local_addr().map_err(|error| ServeError::Listen(settings.listen, error))?;
         let (stop, stopped) = watch::channel(false);
         let tended = Arc::clone(&auth);
-        let front = Front { router: router(&registry, auth, metrics), oci };
-        let collecting = tokio::spawn(collect(registry.clone(), stopped.clone()));
+        let site = Site::new(registry.clone(), Arc::clone(&auth), stopped.clone());
+        let router = pages(router(&registry, auth, metrics), &site);
+        let front = Front { router, oci };
+        let collecting = tokio::spawn(collect(site, stopped.clone()));
         let scheme = if settings.tls.is_some() { "https" } else { "http" };
         let base_url = settings.public_url.clone();
         let base_url = base_url.unwrap_or_else(|| format!("{scheme}://{address}"));
@@ -267,16 +277,16 @@ fn usual_sign_up(listen: SocketAddr) -> SignUpMode {
 }
 
 /// Collects garbage now and then until the end.
-async fn collect(registry: Registry, mut stopped: watch::Receiver<bool>) {
-    let settings = GcSettings::of(&registry.limits);
+async fn collect(site: Arc<Site>, mut stopped: watch::Receiver<bool>) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(COLLECT) => {}
             _ = stopped.changed() => return,
         }
-        let (database, store) = (&registry.database, &registry.store);
-        match gc::run_once(database, store, &settings, gc::Mode::Collect).await {
-            Ok(report) => tracing::info!(?report, "garbage was collected"),
+        match site.collect().await {
+            Ok(Some(report)) => tracing::info!(?report, "garbage was collected"),
+            // Somebody has asked for it just now.
+            Ok(None) => {}
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
                 tracing::error!(error, "garbage collection failed");
@@ -298,6 +308,20 @@ async fn write_pulls(registry: &Registry) {
         let error: &dyn std::error::Error = &error;
         tracing::warn!(error, "times of pulls were lost");
     }
+}
+
+/// The API and the pages, where nothing else answers.
+fn pages(router: Router, site: &Arc<Site>) -> Router {
+    let api = Api::new(Arc::clone(site));
+    let web = Web::new(Arc::clone(site), api.clone());
+    let api = any(move |request| {
+        let api = api.clone();
+        async move { api.serve(request).await }
+    });
+    router.route("/api/{*path}", api).fallback(move |request| {
+        let web = web.clone();
+        async move { web.serve(request).await }
+    })
 }
 
 /// Pages that are not the protocol's.

@@ -164,7 +164,7 @@ impl Caller {
     }
 
     /// Whether the credential in hand allows less than its account may do.
-    fn is_limited(&self) -> bool {
+    pub(crate) fn is_limited(&self) -> bool {
         self.limits().next().is_some()
     }
 

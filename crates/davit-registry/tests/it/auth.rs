@@ -3,6 +3,7 @@
 mod accounts;
 mod clients;
 mod gate;
+mod gate_pages;
 mod guessing;
 mod people;
 mod token_server;

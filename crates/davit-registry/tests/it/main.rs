@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed fixture is a failed test")]
 #![allow(clippy::print_stderr, reason = "a soak tells what it did")]
 
+mod api;
 mod auth;
 mod bench;
 mod blobs;
@@ -18,4 +19,5 @@ mod races;
 mod replication;
 mod soak;
 mod trash;
+mod web;
 mod webhooks;

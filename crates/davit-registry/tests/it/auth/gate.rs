@@ -93,18 +93,18 @@ const fn least_role(operation: Operation) -> Option<Role> {
     }
 }
 
-struct Someone {
-    who: &'static str,
-    authorization: Option<HeaderValue>,
+pub(super) struct Someone {
+    pub(super) who: &'static str,
+    pub(super) authorization: Option<HeaderValue>,
     /// Whether the credential is one.
-    is_valid: bool,
-    is_account: bool,
+    pub(super) is_valid: bool,
+    pub(super) is_account: bool,
     /// On `acme/*`.
-    role: Option<Role>,
+    pub(super) role: Option<Role>,
 }
 
 /// A company whose members have each of the roles on `acme/*`, strangers, and what is no credential.
-async fn people(site: &Site) -> Vec<Someone> {
+pub(super) async fn people(site: &Site) -> Vec<Someone> {
     site.add("acme", Kind::Organisation).await;
     site.add("umbrella", Kind::Organisation).await;
     let mut people = Vec::new();

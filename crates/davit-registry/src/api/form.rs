@@ -1,0 +1,124 @@
+//! Texts become what a schema wants: queries, and the fields of the pages' forms.
+
+use serde_json::{Map, Number, Value};
+
+use super::{Endpoint, Names, Problem, openapi::parameters, schema::Schemas};
+
+/// A form that was read.
+#[derive(Debug)]
+pub(super) struct Form {
+    pub(super) names: Names,
+    pub(super) query: Value,
+    pub(super) body: Value,
+}
+
+/// Reads a query; parameters that are not in the table are refused.
+pub(super) fn query(endpoint: &Endpoint, text: &str) -> Result<Value, Problem> {
+    let mut schemas = Schemas::new();
+    let schema = resolve((endpoint.query)(&mut schemas), &schemas);
+    let mut object = Map::new();
+    for (key, text) in url::form_urlencoded::parse(text.as_bytes()) {
+        let Some(property) = schema["properties"].get(&*key) else {
+            return Err(Problem::malformed(format!("there is no parameter `{key}`")));
+        };
+        let value = convert(&text, property);
+        if object.insert(key.clone().into_owned(), value).is_some() {
+            return Err(Problem::malformed(format!("parameter `{key}` is there twice")));
+        }
+    }
+    Ok(Value::Object(object))
+}
+
+/// Reads a page's form: each field goes to the path, the query or the body, as the table has it; those
+/// that the table does not know are the page's own. An empty field is an absent one.
+pub(super) fn read(endpoint: &Endpoint, fields: &[(String, String)]) -> Result<Form, Problem> {
+    let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, text)| text);
+    let mut names = Names::default();
+    for name in parameters(endpoint.path) {
+        let text = field(name).filter(|text| !text.is_empty());
+        let text = text.ok_or_else(|| Problem::malformed(format!("`{name}` is missing")))?;
+        names.set(name, text);
+    }
+    let object = |schema: fn(&mut Schemas) -> Value| {
+        let mut schemas = Schemas::new();
+        let schema = resolve(schema(&mut schemas), &schemas);
+        let mut object = Map::new();
+        for (key, property) in schema["properties"].as_object().into_iter().flatten() {
+            let property = resolve(property.clone(), &schemas);
+            // A box that is not ticked is not sent at all: a hidden field before it says that it is
+            // there.
+            let mut texts = fields.iter().filter(|(name, _)| name == key).map(|(_, text)| text);
+            let Some(text) = texts.next_back() else { continue };
+            let is_text = property["type"] == "string" && property["minLength"].is_null();
+            let keeps_empty = is_text && property["enum"].is_null();
+            let is_list = property["type"] == "array";
+            if text.is_empty() && !is_list && !(keeps_empty && is_clearable(key)) {
+                continue;
+            }
+            object.insert(key.clone(), convert(text, &property));
+        }
+        Value::Object(object)
+    };
+    Ok(Form { names, query: object(endpoint.query), body: object(endpoint.body) })
+}
+
+/// Texts whose absence means "as it was", and which a form may empty.
+fn is_clearable(field: &str) -> bool {
+    matches!(field, "description" | "readme")
+}
+
+/// Follows a reference.
+fn resolve(schema: Value, schemas: &Schemas) -> Value {
+    let name = schema["$ref"].as_str().and_then(|place| place.rsplit('/').next());
+    name.and_then(|name| schemas.get(name)).cloned().unwrap_or(schema)
+}
+
+/// The value that a text stands for; what is none stays a text, and is refused as one.
+fn convert(text: &str, schema: &Value) -> Value {
+    let as_text = || Value::String(text.to_owned());
+    match schema["type"].as_str() {
+        Some("integer") => {
+            let is_plain = !text.starts_with('+');
+            let number = text.parse::<u64>().map(Number::from).ok();
+            let number = number.or_else(|| text.parse::<i64>().map(Number::from).ok());
+            number.filter(|_| is_plain).map_or_else(as_text, Value::Number)
+        }
+        Some("boolean") => match text {
+            "true" | "on" => Value::Bool(true),
+            "false" => Value::Bool(false),
+            _ => as_text(),
+        },
+        Some("array") if schema["items"]["type"] == "string" => {
+            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            lines.map(Value::from).collect()
+        }
+        Some("string") => as_text(),
+        // Objects are written as JSON.
+        _ => serde_json::from_str(text).unwrap_or_else(|_error| as_text()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn texts_become_what_is_wanted() {
+        let list = json!({ "type": "array", "items": { "type": "string" } });
+        for (text, schema, expected) in [
+            ("12", json!({ "type": "integer" }), json!(12)),
+            ("-12", json!({ "type": "integer" }), json!(-12)),
+            ("+12", json!({ "type": "integer" }), json!("+12")),
+            ("1e3", json!({ "type": "integer" }), json!("1e3")),
+            ("on", json!({ "type": "boolean" }), json!(true)),
+            ("1", json!({ "type": "boolean" }), json!("1")),
+            ("a\r\n\r\n b ", list, json!(["a", "b"])),
+            (r#"{"a":1}"#, json!({ "$ref": "#" }), json!({ "a": 1 })),
+            ("12", json!({ "type": "string" }), json!("12")),
+        ] {
+            assert_eq!(convert(text, &schema), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Cookies of browsers, and the CSRF tokens that belong to them.
+//!
+//! A browser has one cookie with chance in it: a session after logging in, else a visit, which only ties
+//! a form to the browser that was shown it. The CSRF token is a hash of that cookie: pages hold it,
+//! other sites cannot know it, and nothing of it is kept.
+
+use http::{HeaderMap, HeaderValue, header};
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+use crate::auth::{SESSION_MS, TokenHash};
+
+const SESSION: &str = "davit_session";
+const VISIT: &str = "davit_visit";
+const NOTE: &str = "davit_note";
+/// Browsers take this one from the host itself only, by TLS, for all paths.
+const HOST: &str = "__Host-";
+/// Bytes of a note at most.
+const NOTE_BYTES: usize = 200;
+
+/// The cookies of one request.
+#[derive(Clone, Debug)]
+pub(crate) struct Cookies {
+    is_secure: bool,
+    session: Option<String>,
+    visit: Option<String>,
+    note: Option<String>,
+}
+
+impl Cookies {
+    pub(crate) fn of(headers: &HeaderMap, is_secure: bool) -> Self {
+        let mut cookies = Self { is_secure, session: None, visit: None, note: None };
+        let prefix = if is_secure { HOST } else { "" };
+        let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+        for (name, value) in
+            lines.flat_map(|line| line.split(';')).filter_map(|c| c.split_once('='))
+        {
+            let value = || Some(value.trim().to_owned());
+            match name.trim().strip_prefix(prefix) {
+                Some(SESSION) => cookies.session = value(),
+                Some(VISIT) => cookies.visit = value(),
+                Some(NOTE) => cookies.note = value(),
+                _ => {}
+            }
+        }
+        cookies
+    }
+
+    /// The session, not proved yet.
+    pub(crate) fn session(&self) -> Option<&str> {
+        self.session.as_deref()
+    }
+
+    /// What the last form did, told once.
+    pub(crate) fn note(&self) -> Option<String> {
+        let bytes = self.note.as_deref()?.as_bytes();
+        let decoded: Vec<u8> = url::form_urlencoded::parse(bytes).next()?.0.bytes().collect();
+        String::from_utf8(decoded).ok().filter(|note| note.len() <= NOTE_BYTES)
+    }
+
+    /// The token of this browser's forms, by its session where that goes on, else by its visit; `None`
+    /// for one without such a cookie.
+    pub(crate) fn token(&self, is_logged_in: bool) -> Option<String> {
+        let cookie = if is_logged_in { &self.session } else { &self.visit };
+        cookie.as_deref().map(token_of)
+    }
+
+    /// Tells whether a form or header has one of the browser's tokens.
+    pub(crate) fn has_token(&self, token: &str) -> bool {
+        let own = [&self.session, &self.visit].into_iter().flatten();
+        own.map(|cookie| token_of(cookie)).any(|own| same(own.as_bytes(), token.as_bytes()))
+    }
+
+    /// Sets the session's cookie.
+    pub(crate) fn set_session(&self, text: &str) -> HeaderValue {
+        self.line(SESSION, text, SESSION_MS / 1000)
+    }
+
+    /// Removes the session's cookie.
+    pub(crate) fn end_session(&self) -> HeaderValue {
+        self.line(SESSION, "", 0)
+    }
+
+    /// Gives the browser a visit's cookie; with it, the token of its forms.
+    pub(crate) fn begin_visit(&self) -> (HeaderValue, String) {
+        let mut random = [0; 32];
+        SystemRandom::new().fill(&mut random).expect("the kernel gives random bytes");
+        let visit = TokenHash::of(&random).to_string();
+        (self.line(VISIT, &visit, 24 * 3600), token_of(&visit))
+    }
+
+    /// Tells the next page what was done.
+    pub(crate) fn set_note(&self, text: &str) -> HeaderValue {
+        let short: String = text.chars().take(NOTE_BYTES / 4).collect();
+        let text: String = url::form_urlencoded::byte_serialize(short.as_bytes()).collect();
+        self.line(NOTE, &text, 60)
+    }
+
+    /// Removes the note, once it was told.
+    pub(crate) fn end_note(&self) -> HeaderValue {
+        self.line(NOTE, "", 0)
+    }
+
+    fn line(&self, name: &str, value: &str, seconds: i64) -> HeaderValue {
+        let (prefix, secure) = if self.is_secure { (HOST, "; Secure") } else { ("", "") };
+        let line = format!(
+            "{prefix}{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}"
+        );
+        HeaderValue::from_str(&line).unwrap_or_else(|_| HeaderValue::from_static(""))
+    }
+}
+
+fn token_of(cookie: &str) -> String {
+    TokenHash::of(format!("davit csrf {cookie}").as_bytes()).to_string()
+}
+
+/// Compares in a time that tells nothing of where they differ.
+fn same(one: &[u8], other: &[u8]) -> bool {
+    let differences = one.iter().zip(other).fold(0, |all, (a, b)| all | (a ^ b));
+    one.len() == other.len() && differences == 0
+}
+
+/// Tells whether a browser says that a page of another site made the request.
+pub(crate) fn is_cross_site(headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(site) = text("sec-fetch-site") {
+        return !matches!(site, "same-origin" | "none");
+    }
+    let Some(origin) = text("origin") else { return false };
+    let host = origin.split_once("://").map(|(_, host)| host);
+    host.is_none() || host != text("host")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines.iter().map(|(k, v)| (k.parse().unwrap(), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn tokens_belong_to_their_cookie() {
+        let visit = Cookies::of(&headers(&[("cookie", "a=b; davit_visit=x")]), false);
+        let session = Cookies::of(&headers(&[("cookie", "davit_visit=x; davit_session=y")]), false);
+        let token = visit.token(false).unwrap();
+        assert!(visit.has_token(&token));
+        // Logging in makes a token anew.
+        assert_ne!(session.token(true).unwrap(), token);
+        let other = Cookies::of(&headers(&[("cookie", "davit_session=z")]), false);
+        assert!(!other.has_token(&token) && !other.has_token(&session.token(true).unwrap()));
+        assert!(!visit.has_token("") && !visit.has_token(&token[1..]));
+        let none = Cookies::of(&headers(&[]), false);
+        assert!(none.token(false).is_none() && !none.has_token(""));
+        // By TLS only cookies that cannot have been set by another host or without TLS count.
+        assert!(Cookies::of(&headers(&[("cookie", "davit_session=y")]), true).session().is_none());
+    }
+
+    #[test]
+    fn notes_come_back_as_they_were() {
+        let none = Cookies::of(&headers(&[]), false);
+        let line = none.set_note("a; b = <c> é").to_str().unwrap().to_owned();
+        let cookie = HeaderValue::from_str(line.split(';').next().unwrap()).unwrap();
+        let back = HeaderMap::from_iter([(header::COOKIE, cookie)]);
+        assert_eq!(Cookies::of(&back, false).note().unwrap(), "a; b = <c> é");
+    }
+
+    #[test]
+    fn browsers_tell_where_a_request_came_from() {
+        for (lines, is_cross) in [
+            (&[("host", "a:1")][..], false),
+            (&[("host", "a:1"), ("origin", "http://a:1")], false),
+            (&[("host", "a:1"), ("origin", "http://b:1")], true),
+            (&[("host", "a:1"), ("origin", "null")], true),
+            (&[("sec-fetch-site", "same-origin")], false),
+            (&[("sec-fetch-site", "none")], false),
+            (&[("sec-fetch-site", "same-site")], true),
+            (&[("sec-fetch-site", "cross-site")], true),
+        ] {
+            assert_eq!(is_cross_site(&headers(lines)), is_cross, "{lines:?}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Forms: logging in and out, signing up, and every other change by the API's operations.
+
+use askama::Template;
+use axum::body::{Body, to_bytes};
+use davit_distribution::Secret;
+use http::{Response, StatusCode, header, request::Parts};
+
+use super::{
+    Visit, Web,
+    cookie::{self, Cookies},
+    redirect, show,
+    view::Frame,
+};
+use crate::{
+    api::{Problem, settings},
+    auth::Refusal,
+};
+
+/// Bytes of a form: a README of 64 Ki letters, each written as `%XX` four times, and the rest.
+const FORM_BYTES: usize = 1 << 20;
+
+type Fields = Vec<(String, String)>;
+
+impl Web {
+    /// Takes a form.
+    pub(super) async fn form(
+        &self,
+        parts: &Parts,
+        body: Body,
+        visit: &Visit,
+    ) -> Result<Response<Body>, Problem> {
+        let path = parts.uri.path();
+        let operation = path.strip_prefix("/do/");
+        if operation.is_none() && !matches!(path, "/login" | "/logout" | "/signup") {
+            return Err(Problem::absent());
+        }
+        let bytes = to_bytes(body, FORM_BYTES).await.map_err(|_error| {
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the form is too large")
+        })?;
+        let fields: Fields = url::form_urlencoded::parse(&bytes).into_owned().collect();
+        check_token(parts, &visit.cookies, &fields)?;
+        match (path, operation) {
+            (_, Some(operation)) => self.submit(visit, operation, &fields).await,
+            ("/login", _) => self.log_in(visit, &fields).await,
+            ("/signup", _) => self.sign_up(visit, &fields).await,
+            _ => self.log_out(visit).await,
+        }
+    }
+
+    async fn submit(
+        &self,
+        visit: &Visit,
+        operation: &str,
+        fields: &Fields,
+    ) -> Result<Response<Body>, Problem> {
+        let who = (visit.caller.clone(), visit.peer);
+        let answer = self.api.submit(who, operation, fields).await?;
+        let next = place(field(fields, "next"), fields);
+        if let Some(secret) = answer["secret"].as_str() {
+            return show(&SecretPage {
+                page: visit.titled("Copy it now", ""),
+                name: answer["name"].as_str().unwrap_or_default().to_owned(),
+                secret: secret.to_owned(),
+                next,
+            });
+        }
+        let mut response = redirect(&next);
+        let note = visit.cookies.set_note(field(fields, "done"));
+        response.headers_mut().append(header::SET_COOKIE, note);
+        Ok(response)
+    }
+
+    async fn log_in(&self, visit: &Visit, fields: &Fields) -> Result<Response<Body>, Problem> {
+        let name = field(fields, "name").trim();
+        let password = Secret::new(field(fields, "password"));
+        let visit_with_next = Visit { query: fields.clone(), ..visit.clone() };
+        match self.site.auth.log_in(name, &password, visit.peer).await {
+            Ok(session) => {
+                let next = place(field(fields, "next"), fields);
+                let mut response = redirect(&next);
+                let line = visit.cookies.set_session(session.secret().expose());
+                response.headers_mut().append(header::SET_COOKIE, line);
+                Ok(response)
+            }
+            Err(Refusal::Wrong) => {
+                let fault = "The name or the password is wrong.".to_owned();
+                let mut response = login_page(&visit_with_next, name, Some(fault))?;
+                *response.status_mut() = StatusCode::UNAUTHORIZED;
+                Ok(response)
+            }
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    async fn log_out(&self, visit: &Visit) -> Result<Response<Body>, Problem> {
+        if let Some(session) = visit.cookies.session() {
+            self.site.auth.log_out(session, visit.peer).await?;
+        }
+        let mut response = redirect("/");
+        response.headers_mut().append(header::SET_COOKIE, visit.cookies.end_session());
+        Ok(response)
+    }
+
+    async fn sign_up(&self, visit: &Visit, fields: &Fields) -> Result<Response<Body>, Problem> {
+        let who = (visit.caller.clone(), visit.peer);
+        match self.api.submit(who, "signUp", fields).await {
+            Ok(_) => self.log_in(visit, fields).await,
+            Err(problem) if problem.status.is_client_error() => {
+                let given = (field(fields, "name"), field(fields, "invitation"));
+                let fault = Some(capital(&problem.detail));
+                let mut response = sign_up_page(visit, given, fault).await?;
+                *response.status_mut() = problem.status;
+                Ok(response)
+            }
+            Err(problem) => Err(problem),
+        }
+    }
+}
+
+fn field<'f>(fields: &'f Fields, name: &str) -> &'f str {
+    fields.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| {
+        first.to_uppercase().chain(letters).chain(['.']).collect()
+    })
+}
+
+/// A form counts only from a page of ours that this browser was shown.
+fn check_token(parts: &Parts, cookies: &Cookies, fields: &Fields) -> Result<(), Problem> {
+    if cookie::is_cross_site(&parts.headers) {
+        return Err(Problem::new(StatusCode::FORBIDDEN, "another site sent this form"));
+    }
+    if !cookies.has_token(field(fields, "csrf")) {
+        let words = "the form is too old, or cookies are off; open the page again";
+        return Err(Problem::new(StatusCode::FORBIDDEN, words));
+    }
+    Ok(())
+}
+
+/// Where a form leads: a path of this server. `{name}` is that field of the form.
+fn place(next: &str, fields: &Fields) -> String {
+    let mut next = next.to_owned();
+    for (name, value) in fields {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+        if next.contains(&format!("{{{name}}}")) && value.chars().all(is_plain) {
+            next = next.replace(&format!("{{{name}}}"), value);
+        }
+    }
+    let is_path = next.starts_with('/') && !next.starts_with("//");
+    // Browsers take a backslash for a slash.
+    let is_clean = next.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+    if is_path && is_clean { next } else { "/".to_owned() }
+}
+
+#[derive(Template)]
+#[template(path = "login.html")]
+struct LoginPage {
+    page: Frame,
+    name: String,
+    next: String,
+    fault: Option<String>,
+}
+
+/// The form to log in.
+pub(super) fn login_page(
+    visit: &Visit,
+    name: &str,
+    fault: Option<String>,
+) -> Result<Response<Body>, Problem> {
+    let next = place(visit.field("next"), &Vec::new());
+    if visit.frame.user.is_some() || !visit.frame.has_accounts {
+        return Ok(redirect(&next));
+    }
+    let name = name.chars().take(64).collect();
+    show(&LoginPage { page: visit.titled("Log in", "login"), name, next, fault })
+}
+
+#[derive(Template)]
+#[template(path = "signup.html")]
+struct SignUpPage {
+    page: Frame,
+    name: String,
+    invitation: String,
+    fault: Option<String>,
+    is_closed: bool,
+    needs_invitation: bool,
+}
+
+/// The form to sign up.
+pub(super) async fn sign_up_page(
+    visit: &Visit,
+    (name, invitation): (&str, &str),
+    fault: Option<String>,
+) -> Result<Response<Body>, Problem> {
+    if visit.frame.user.is_some() || !visit.frame.has_accounts {
+        return Ok(redirect("/"));
+    }
+    let settings = settings(&visit.site).await?;
+    show(&SignUpPage {
+        page: visit.titled("Sign up", "login"),
+        name: name.chars().take(64).collect(),
+        invitation: invitation.chars().take(200).collect(),
+        fault,
+        is_closed: !settings.is_open(),
+        needs_invitation: settings.needs_invitation(),
+    })
+}
+
+#[derive(Template)]
+#[template(path = "secret.html")]
+struct SecretPage {
+    page: Frame,
+    name: String,
+    secret: String,
+    next: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_lead_to_this_server_only() {
+        let fields = vec![
+            ("name".to_owned(), "acme".to_owned()),
+            ("evil".to_owned(), "\\evil.test".to_owned()),
+        ];
+        for (next, expected) in [
+            ("/a?b=c", "/a?b=c"),
+            ("/a/{name}", "/a/acme"),
+            ("/{evil}", "/{evil}"),
+            ("", "/"),
+            ("https://evil.test", "/"),
+            ("//evil.test", "/"),
+            ("/\\evil.test", "/"),
+            ("/\tevil", "/"),
+            ("/a\r\nSet-Cookie: b", "/"),
+            ("javascript:alert(1)", "/"),
+        ] {
+            assert_eq!(place(next, &fields), expected, "{next}");
+        }
+    }
+}

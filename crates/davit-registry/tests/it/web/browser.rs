@@ -1,0 +1,85 @@
+//! The pages in headless Chromium, by Playwright (npm `playwright-core`): a newcomer's way, keyboard,
+//! contrasts, light and dark, without JavaScript. Screenshots stay in the target folder's `tmp`.
+
+use std::{path::PathBuf, process::Command};
+
+use davit_test::{need_tool, skip};
+use serde_json::json;
+
+use crate::{api::config, fixture::TestRegistry};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/web/browser.js");
+
+#[test]
+fn a_newcomer_finds_the_way() {
+    let (Some(node), Some(chromium)) = (need_tool("node"), need_tool("chromium")) else { return };
+    let has_playwright = Command::new(&node)
+        .args(["-e", "require.resolve('playwright-core')"])
+        .output()
+        .is_ok_and(|outcome| outcome.status.success());
+    if !has_playwright {
+        return skip("needs npm's `playwright-core`, by NODE_PATH");
+    }
+    let registry = TestRegistry::with_accounts(None);
+    let boss = registry.user("boss", true);
+    fill(&registry, &boss);
+    let pictures = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("registry-pages");
+    fs_err::create_dir_all(&pictures).unwrap();
+    let outcome = Command::new(node)
+        .arg(SCRIPT)
+        .arg(format!("http://{}", registry.address()))
+        .arg(&pictures)
+        .arg(chromium)
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&outcome.stdout);
+    let fault = String::from_utf8_lossy(&outcome.stderr);
+    assert!(outcome.status.success(), "{told}\n{fault}");
+    assert!(fs_err::read_dir(&pictures).unwrap().count() > 20, "{told}");
+}
+
+/// What a registry of a small team has.
+fn fill(registry: &TestRegistry, boss: &str) {
+    for name in ["ada", "grace"] {
+        registry.user(name, false);
+    }
+    registry.ask("POST", "/organisations", boss, json!({ "name": "lighthouse" }));
+    for name in ["ada", "grace"] {
+        let path = format!("/organisations/lighthouse/members/{name}");
+        registry.ask("PUT", &path, boss, json!({ "role": "member" }));
+    }
+    for team in ["backend", "design"] {
+        registry.ask("POST", "/organisations/lighthouse/teams", boss, json!({ "name": team }));
+        let path = format!("/organisations/lighthouse/teams/{team}/members/ada");
+        registry.ask("PUT", &path, boss, json!(null));
+    }
+    let grant =
+        json!({ "subject": "lighthouse/backend", "repositories": "lighthouse/**", "role": "push" });
+    registry.ask("PUT", "/accounts/lighthouse/grants", boss, grant);
+    registry.ask("POST", "/accounts/lighthouse/robots", boss, json!({ "name": "deploy" }));
+    for (name, about, visibility) in [
+        ("lighthouse/api", "Answers every beam, in milliseconds", "public"),
+        ("lighthouse/web", "The page that sailors open first", "private"),
+        ("lighthouse/worker", "Sorts the weather by night", "private"),
+        ("boss/toolbox", "Small things for the shell", "public"),
+    ] {
+        let path = format!("/repositories/{}", name.replace('/', "%2F"));
+        registry.ask("PUT", &path, boss, json!({ "visibility": visibility, "description": about }));
+        for (at, tag) in ["1.4.0", "1.5.0", "latest", "pr-128"].into_iter().enumerate() {
+            let layers = [vec![7; 61_000], vec![u8::try_from(at).unwrap(); 24_500 * (at + 1)]];
+            let layers: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
+            registry.push_as(boss, (name, tag), &config(name), &layers);
+        }
+        registry.push_as(boss, (name, "latest"), &config("again"), &[b"one", b"two"]);
+    }
+    let readme = "# Lighthouse API\n\nAnswers every beam. Run it:\n\n```sh\ndavit run -p 8080:8080 \
+        localhost/lighthouse/api:latest\n```\n\n| variable | meaning |\n|---|---|\n| `BEAM` | how far, in \
+        miles |\n| `FOG` | louder when true |\n\n- small\n- *quick*, and **quiet**\n\n> It was dark before.\n";
+    registry.ask("PUT", "/repositories/lighthouse%2Fapi", boss, json!({ "readme": readme }));
+    let rules = json!({ "retention": [{ "tags": "pr-.*", "pushed_within_days": 14 }], "immutable_tags": ["[0-9].*"] });
+    registry.ask("PATCH", "/repositories/lighthouse%2Fapi/settings", boss, rules);
+    registry.ask("PATCH", "/accounts/lighthouse", boss, json!({ "quota_bytes": 1_000_000 }));
+    let token =
+        json!({ "name": "laptop", "scopes": ["repository:boss/**:pull,push"], "expires_days": 90 });
+    registry.ask("POST", "/accounts/boss/tokens", boss, token);
+}

@@ -1,0 +1,242 @@
+//! Sessions, cookies, CSRF: who a form comes from.
+
+use serde_json::{Value, json};
+
+use super::Browser;
+use crate::{api::PASSWORD, fixture::TestRegistry};
+
+#[test]
+fn people_sign_up_log_in_and_out() {
+    let registry = TestRegistry::with_accounts(None);
+    let mut browser = Browser::new(&registry);
+    let page = browser.get("/signup");
+    assert_eq!(page.status, 200);
+    let reply = browser.post("/signup", &[("name", "admin"), ("password", PASSWORD)]);
+    assert_eq!(reply.status, 409, "{reply:?}");
+    assert!(reply.text().contains("role=\"alert\""));
+    let reply = browser.post("/signup", &[("name", "alice"), ("password", "short")]);
+    assert_eq!(reply.status, 400);
+    let reply = browser.post("/signup", &[("name", "alice"), ("password", PASSWORD)]);
+    assert_eq!((reply.status, reply.header("location")), (303, Some("/")), "{reply:?}");
+    assert!(browser.get("/").text().contains("href=\"/a/alice\""));
+    assert_eq!(browser.get("/settings").status, 200);
+    // The cookie is no credential elsewhere.
+    let session =
+        browser.cookies.iter().find(|(name, _)| name == "davit_session").unwrap().1.clone();
+    for path in ["/v2/", "/api/v1/me"] {
+        let bearer = format!("Bearer {session}");
+        let reply = registry.send("GET", path, &[("Authorization", &bearer)], b"");
+        assert_eq!(reply.status, 401, "{path}");
+        let cookie = format!("davit_session={session}");
+        let reply = registry.send("GET", path, &[("Cookie", &cookie)], b"");
+        assert_eq!(reply.status, if path == "/v2/" { 401 } else { 200 }, "{path}");
+    }
+    let reply = browser.post("/logout", &[]);
+    assert_eq!(reply.status, 303);
+    let cookie = format!("davit_session={session}");
+    assert_eq!(registry.send("GET", "/settings", &[("Cookie", &cookie)], b"").status, 303);
+    browser.get("/login?next=/settings/tokens");
+    let wrong = browser.post("/login", &[("name", "alice"), ("password", "wrong password")]);
+    assert_eq!(wrong.status, 401);
+    let fields = [("name", "alice"), ("password", PASSWORD), ("next", "/settings/tokens")];
+    let reply = browser.post("/login", &fields);
+    assert_eq!((reply.status, reply.header("location")), (303, Some("/settings/tokens")));
+    // A token may be narrow: it is no password of pages.
+    let token = browser.get("/settings/tokens");
+    assert_eq!(token.status, 200);
+    let made =
+        browser.post("/do/createToken", &[("account", "alice"), ("name", "x"), ("next", "/")]);
+    let (_, rest) = made.text().split_once("data-copy=\"").unwrap();
+    let secret = rest.split('"').next().unwrap().to_owned();
+    assert!(secret.starts_with("davit_pat_"), "{secret}");
+    let mut other = Browser::new(&registry);
+    other.get("/login");
+    let reply = other.post("/login", &[("name", "alice"), ("password", &secret)]);
+    assert_eq!(reply.status, 401);
+}
+
+#[test]
+fn logins_are_throttled() {
+    let registry = TestRegistry::with_accounts(None);
+    registry.user("alice", false);
+    let mut browser = Browser::new(&registry);
+    browser.get("/login");
+    let mut last = 0;
+    for _ in 0..31 {
+        let fields = [("name", "alice"), ("password", "not the password")];
+        let reply = browser.post("/login", &fields);
+        last = reply.status;
+        if last == 429 {
+            assert!(reply.header("retry-after").is_some());
+            break;
+        }
+    }
+    assert_eq!(last, 429);
+}
+
+#[test]
+fn forms_count_only_with_the_browsers_token() {
+    let registry = TestRegistry::with_accounts(None);
+    registry.user("alice", false);
+    registry.user("mallory", false);
+    let mut mallory = Browser::logged_in(&registry, "mallory");
+    let mut alice = Browser::logged_in(&registry, "alice");
+    let (own, foreign) = (alice.token.clone(), mallory.token.clone());
+    assert!(own.len() == 64 && own != foreign);
+    let cases: [(&str, &[(&str, &str)]); 5] = [
+        ("", &[]),
+        (&foreign, &[]),
+        (&own[..63], &[]),
+        (&own, &[("Sec-Fetch-Site", "cross-site")]),
+        (&own, &[("Origin", "http://evil.test")]),
+    ];
+    for (token, headers) in cases {
+        for path in ["/do/createOrganisation", "/login", "/logout", "/signup"] {
+            let form = [("csrf", token), ("name", "acme"), ("next", "/")];
+            let reply = alice.post_as_it_is(path, &form, headers);
+            assert_eq!(reply.status, 403, "{path} {token} {headers:?}");
+        }
+    }
+    // By GET nothing is changed.
+    assert_eq!(alice.get("/do/createOrganisation?name=acme").status, 404);
+    assert_eq!(alice.get("/logout").status, 404);
+    let own_page = [("Origin", "http://test"), ("Sec-Fetch-Site", "same-origin")];
+    let form =
+        [("csrf", own.as_str()), ("name", "acme"), ("next", "/a/{name}"), ("done", "Done <b>!")];
+    let reply = alice.post_as_it_is("/do/createOrganisation", &form, &own_page);
+    assert_eq!((reply.status, reply.header("location")), (303, Some("/a/acme")), "{reply:?}");
+    let page = alice.get("/a/acme");
+    assert!(page.text().contains("Done &#60;b&#62;!"), "{}", page.text());
+    assert!(!alice.get("/a/acme").text().contains("Done"), "a note is told once");
+    // The gate stands behind the token.
+    let form = [("account", "acme"), ("name", "dev"), ("next", "/")];
+    assert_eq!(mallory.post("/do/createTeam", &form).status, 404);
+    assert_eq!(alice.post("/do/createTeam", &form).status, 303);
+    assert_eq!(alice.post("/do/listUsers", &[]).status, 404, "forms only change");
+}
+
+#[test]
+fn the_api_takes_the_cookie_with_the_token_only() {
+    let registry = TestRegistry::with_accounts(None);
+    registry.user("alice", false);
+    let mut alice = Browser::logged_in(&registry, "alice");
+    let token = alice.token.clone();
+    let json = ("Content-Type", "application/json");
+    let body = json!({ "name": "acme" }).to_string();
+    assert_eq!(alice.send("GET", "/api/v1/me", &[], "").json()["name"], "alice");
+    let reply = alice.send("POST", "/api/v1/organisations", &[json], &body);
+    assert_eq!(reply.status, 403);
+    let reply = alice.send("POST", "/api/v1/organisations", &[json, ("X-CSRF-Token", "x")], &body);
+    assert_eq!(reply.status, 403);
+    let headers = [json, ("X-CSRF-Token", token.as_str())];
+    assert_eq!(alice.send("POST", "/api/v1/organisations", &headers, &body).status, 201);
+}
+
+/// Without accounts everyone may do everything, but not the page of another site.
+#[test]
+fn other_sites_change_nothing_without_accounts() {
+    let registry = TestRegistry::start();
+    let json = ("Content-Type", "application/json");
+    let path = "/api/v1/repositories/a%2Fb";
+    for header in [("Origin", "http://evil.test"), ("Sec-Fetch-Site", "cross-site")] {
+        assert_eq!(registry.send("PUT", path, &[json, header], b"{}").status, 403);
+    }
+    assert_eq!(registry.send("PUT", path, &[json], b"{}").status, 200);
+    let mut browser = Browser::new(&registry);
+    assert_eq!(browser.get("/admin").status, 200);
+    let reply = browser.post("/do/runGc", &[("next", "/admin")]);
+    assert_eq!(reply.status, 303);
+    assert_eq!(browser.get("/login").status, 303);
+    assert_eq!(browser.get("/settings").status, 404);
+}
+
+#[test]
+fn cookies_have_their_flags() {
+    for (url, prefix, secure) in [
+        (None, "davit_", false),
+        (Some("http://registry.test"), "davit_", false),
+        (Some("https://registry.test"), "__Host-davit_", true),
+    ] {
+        let registry = TestRegistry::with_accounts(url);
+        registry.user("alice", false);
+        let mut browser = Browser::new(&registry);
+        let visit = browser.get("/login");
+        let login = browser.post("/login", &[("name", "alice"), ("password", PASSWORD)]);
+        assert_eq!(login.status, 303, "{login:?}");
+        let made = browser.get("/");
+        assert_eq!(made.status, 200);
+        let note = browser.post("/do/createOrganisation", &[("name", "acme"), ("done", "x")]);
+        let gone = browser.post("/logout", &[]);
+        let mut names = Vec::new();
+        for line in [&visit, &login, &note, &gone].iter().flat_map(|r| r.headers("set-cookie")) {
+            let flags: Vec<&str> = line.split("; ").skip(1).collect();
+            for flag in ["Path=/", "HttpOnly", "SameSite=Lax"] {
+                assert!(flags.contains(&flag), "{line}");
+            }
+            assert_eq!(flags.contains(&"Secure"), secure, "{line}");
+            assert!(!line.contains("Domain"), "{line}");
+            let name = line.split('=').next().unwrap();
+            names.push(name.strip_prefix(prefix).unwrap_or_else(|| panic!("{line}")).to_owned());
+        }
+        assert_eq!(names, ["visit", "session", "note", "session"]);
+    }
+}
+
+#[test]
+fn sessions_end_with_the_password_and_the_account() {
+    let registry = TestRegistry::with_accounts(None);
+    let boss = registry.user("boss", true);
+    registry.user("alice", false);
+    let mut alice = Browser::logged_in(&registry, "alice");
+    let mut second = Browser::logged_in(&registry, "alice");
+    let form = [
+        ("account", "alice"),
+        ("current", PASSWORD),
+        ("password", "another password"),
+        ("next", "/login"),
+    ];
+    let wrong = [("account", "alice"), ("current", "not this"), ("password", "another password")];
+    assert_eq!(alice.post("/do/setPassword", &wrong).status, 401);
+    assert_eq!(alice.post("/do/setPassword", &form).status, 303);
+    for browser in [&mut alice, &mut second] {
+        assert_eq!(browser.get("/settings").status, 303);
+    }
+    // What is left of the old session does not keep anyone from logging in.
+    alice.get("/login");
+    let reply = alice.post("/login", &[("name", "alice"), ("password", "another password")]);
+    assert_eq!(reply.status, 303, "{reply:?}");
+    assert_eq!(alice.get("/settings").status, 200);
+    registry.ask("PATCH", "/accounts/alice", &boss, json!({ "is_active": false }));
+    assert_eq!(alice.get("/settings").status, 303);
+    let me = registry.ask("GET", "/me", &boss, Value::Null);
+    assert_eq!(me["name"], "boss");
+}
+
+#[test]
+fn sign_up_is_open_by_invitation_or_closed() {
+    let registry = TestRegistry::with_accounts(None);
+    registry.user("boss", true);
+    let mut boss = Browser::logged_in(&registry, "boss");
+    let set = |boss: &mut Browser<'_>, rule: &str| {
+        let reply = boss.post("/do/setSettings", &[("sign_up", rule), ("next", "/admin/settings")]);
+        assert_eq!(reply.status, 303, "{reply:?}");
+    };
+    set(&mut boss, "closed");
+    let mut guest = Browser::new(&registry);
+    assert!(guest.get("/signup").text().contains("takes no new accounts"));
+    assert!(!guest.get("/login").text().contains("href=\"/signup\""));
+    let alice = [("name", "alice"), ("password", PASSWORD)];
+    assert_eq!(guest.post("/signup", &alice).status, 403);
+    set(&mut boss, "invite");
+    guest.get("/signup");
+    assert_eq!(guest.post("/signup", &alice).status, 403);
+    let made = boss.post("/do/createInvitation", &[("next", "/admin/users")]);
+    let (_, rest) = made.text().split_once("data-copy=\"").unwrap();
+    let invitation = rest.split('"').next().unwrap();
+    let with = [("name", "alice"), ("password", PASSWORD), ("invitation", invitation)];
+    assert_eq!(guest.post("/signup", &with).status, 303);
+    let mut again = Browser::new(&registry);
+    again.get("/signup");
+    let with = [("name", "carol"), ("password", PASSWORD), ("invitation", invitation)];
+    assert_eq!(again.post("/signup", &with).status, 403);
+}
