@@ -6,7 +6,7 @@ use davit_sys::process as sys;
 use rustix::{
     fs::{CWD, Mode, OFlags},
     io::Errno,
-    process::Rlimit,
+    process::{Resource, Rlimit},
     thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType},
 };
 
@@ -40,6 +40,8 @@ pub(crate) fn finish(
     drop_bounding_set(process.capabilities).at(Step::Capability)?;
     rustix::process::umask(process.umask);
     let entered = enter_directory(process)?;
+    // The filter may forbid it.
+    lower_descriptors(&process.rlimits)?;
     if !process.no_new_privileges {
         // Loading it needs CAP_SYS_ADMIN, which goes next.
         load_filter(process).at(Step::Seccomp)?;
@@ -78,24 +80,48 @@ pub(crate) fn execute(process: &PreparedProcess<'_>) -> Failure {
     Failure { step: Step::Exec, number: 0, errno: reported }
 }
 
+/// Sets the limits, for which privilege is there now. That of descriptors is only raised: those that
+/// are open would leave none for what is still to be opened.
 fn set_rlimits(limits: &[PreparedRlimit]) -> Result<(), Failure> {
     for (number, limit) in limits.iter().enumerate() {
-        let wanted = Rlimit { current: limit.soft, maximum: limit.hard };
+        let mut wanted = Rlimit { current: limit.soft, maximum: limit.hard };
+        if limit.resource == Resource::Nofile {
+            let now = rustix::process::getrlimit(limit.resource);
+            let higher = |one: Option<u64>, other: Option<u64>| Some(one?.max(other?));
+            wanted.current = higher(wanted.current, now.current);
+            wanted.maximum = higher(wanted.maximum, now.maximum);
+        }
         let result = match rustix::process::setrlimit(limit.resource, wanted) {
             Err(Errno::PERM) if limit.clamps => {
-                let permitted = rustix::process::getrlimit(limit.resource).maximum;
-                let clamp = |value: Option<u64>| match (value, permitted) {
-                    (Some(value), Some(most)) => Some(value.min(most)),
-                    (value, most) => value.or(most),
-                };
-                let wanted = Rlimit { current: clamp(limit.soft), maximum: clamp(limit.hard) };
-                rustix::process::setrlimit(limit.resource, wanted)
+                rustix::process::setrlimit(limit.resource, permitted(limit))
             }
             result => result,
         };
         result.at_number(Step::Rlimit, number)?;
     }
     Ok(())
+}
+
+/// Sets the limit of descriptors, which is not above what it is now unless that could not be raised.
+fn lower_descriptors(limits: &[PreparedRlimit]) -> Result<(), Failure> {
+    for (number, limit) in limits.iter().enumerate() {
+        if limit.resource != Resource::Nofile {
+            continue;
+        }
+        let wanted = permitted(limit);
+        rustix::process::setrlimit(limit.resource, wanted).at_number(Step::Rlimit, number)?;
+    }
+    Ok(())
+}
+
+/// What of a limit needs no privilege.
+fn permitted(limit: &PreparedRlimit) -> Rlimit {
+    let most = rustix::process::getrlimit(limit.resource).maximum;
+    let within = |value: Option<u64>| match (value, most) {
+        (Some(value), Some(most)) => Some(value.min(most)),
+        (value, most) => value.or(most),
+    };
+    Rlimit { current: within(limit.soft), maximum: within(limit.hard) }
 }
 
 /// Writes what procfs takes, through an instance that nothing in the container covers

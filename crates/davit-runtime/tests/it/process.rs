@@ -117,6 +117,9 @@ fn asked_limits_fail_and_default_limits_are_clamped() {
     plan.process.rlimits =
         vec![limit("nofile", 100, 200, Origin::Asked), limit("core", 0, 0, Origin::Asked)];
     assert_eq!(fixture.run(&plan).unwrap().text(), "100\n200\n0\n");
+    // Fewer than are open until the command is executed.
+    plan.process.rlimits = vec![limit("nofile", 7, 8, Origin::Asked)];
+    assert!(fixture.run(&plan).unwrap().text().starts_with("7\n8\n"));
     plan.process.rlimits = vec![limit("nofile", 1 << 40, 1 << 40, Origin::Default)];
     let text = fixture.run(&plan).unwrap().text();
     assert!(text.lines().next().unwrap().parse::<u64>().unwrap() >= 1024, "{text}");
