@@ -69,7 +69,7 @@ pub trait SharedCache: Sync {
     /// Whether there is anything to find.
     fn is_empty(&self) -> bool;
 
-    /// The result of a step, if its layer can be had as far as is known.
+    /// The result of a step; its layer can be had as far as is known, or nobody has asked for it.
     fn find(&self, key: DefinitionKey) -> Option<SharedRecord>;
 
     /// Brings a layer into the store, kept by the build's lease; false if it cannot be had, which

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use davit_build::{FinalStep, SharedRecord, one_line};
+use davit_build::{FinalStep, one_line};
 use davit_image::{Descriptor, DiffId, Digest};
 
 use super::{
@@ -145,10 +145,10 @@ impl<'a> CacheWriter<'a> {
         scope == CompressionScope::New || named.media_type.layer_compression() == Some(format)
     }
 
-    /// The records of a step, if it is one that the cache gets.
-    fn wanted<'s>(&self, step: &'s FinalStep) -> &'s [SharedRecord] {
-        let is_wanted = self.export.scope == CacheScope::All || step.in_result;
-        if is_wanted { &step.records } else { &[] }
+    /// Whether the cache gets the layer of a step, too. Without it the record says what a step gave
+    /// that nobody need read, so that those behind it are found.
+    fn wants(&self, step: &FinalStep) -> bool {
+        self.export.scope == CacheScope::All || step.in_result
     }
 
     /// Sends layers until the build is done. What fails is tried again, and told, at the end.
@@ -163,9 +163,8 @@ impl<'a> CacheWriter<'a> {
         let named = self.named.get_or_init(present);
         while let Some(step) = results.wait_for(self.next.fetch_add(1, Ordering::Relaxed)) {
             // All records of a step lead to its layer.
-            let Some(layer) = self.wanted(&step).first().map(|record| record.layer) else {
-                continue;
-            };
+            let first = step.records.first().filter(|_| self.wants(&step));
+            let Some(layer) = first.map(|record| record.layer) else { continue };
             // Whether a directory has what it names is looked at when nobody else writes there.
             if sink.is_none() && named.get(&layer).is_some_and(|it| self.may_stay(it)) {
                 continue;
@@ -187,9 +186,11 @@ impl<'a> CacheWriter<'a> {
 
     /// Adds the records to what is there, and what is missing of their layers.
     fn finish(&self, results: &[FinalStep]) -> Result<(), CacheError> {
-        let mut new = Contents::default();
-        let wanted = results.iter().flat_map(|step| self.wanted(step));
-        wanted.for_each(|record| new.add(record.clone()));
+        let (mut new, mut bare) = (Contents::default(), Contents::default());
+        for step in results {
+            let contents = if self.wants(step) { &mut new } else { &mut bare };
+            step.records.iter().for_each(|record| contents.add(record.clone()));
+        }
         if let (MountSharing::Go, Some(mounts)) = (self.export.mounts, &self.caches.mounts) {
             let mounts = mounts.lock().unwrap_or_else(PoisonError::into_inner).clone();
             mounts.into_iter().for_each(|mount| new.add_mount(mount));
@@ -203,7 +204,7 @@ impl<'a> CacheWriter<'a> {
         // Attempts since somebody was seen to have written.
         let mut alone: u32 = 0;
         for _ in 0..ATTEMPTS {
-            let merged = self.merge(before.contents.clone(), &new, &sink)?;
+            let merged = self.merge(before.contents.clone(), (&new, &bare), &sink)?;
             let ahead = alone.saturating_sub(PATIENCE);
             if merged == before.contents || self.replace(&sink, (&before, ahead), &merged)? {
                 return Ok(());
@@ -272,19 +273,19 @@ impl<'a> CacheWriter<'a> {
         }
     }
 
-    /// Adds new records to those of a cache, and their layers where it has none.
+    /// Adds new records to those of a cache, and the layers of some of them where it has none.
     fn merge(
         &self,
         mut contents: Contents,
-        new: &Contents,
+        (new, bare): (&Contents, &Contents),
         sink: &Sink<'_>,
     ) -> Result<Contents, CacheError> {
-        // A layer that stayed where it is can only be named there.
+        // A layer that stayed where it is can only be named there: its record leads on without it.
         for record in new.records.values() {
-            if self.is_named(&mut contents, record.layer, sink)? {
-                contents.add(record.clone());
-            }
+            self.is_named(&mut contents, record.layer, sink)?;
+            contents.add(record.clone());
         }
+        bare.records.values().for_each(|record| contents.add(record.clone()));
         for mount in new.mounts.values() {
             if self.is_named(&mut contents, mount.layer, sink)? {
                 contents.add_mount(mount.clone());

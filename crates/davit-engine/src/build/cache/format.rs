@@ -70,8 +70,7 @@ impl Contents {
         let layers = read.layers.into_iter().zip(manifest.layers.iter().map(plain));
         let is_layer = |layer: &Descriptor| layer.media_type.layer_compression().is_some();
         let layers: BTreeMap<_, _> = layers.filter(|(_, layer)| is_layer(layer)).collect();
-        let known = read.records.into_iter().filter(|record| layers.contains_key(&record.layer));
-        let records = known.map(|record| (record.key, record)).collect();
+        let records = read.records.into_iter().map(|record| (record.key, record)).collect();
         let mounts = read.mounts.into_iter().take(MOST_MOUNTS).filter(|mount| {
             layers.contains_key(&mount.layer) && mount.name.len() <= MOST_COMPONENT_BYTES
         });
@@ -86,7 +85,7 @@ impl Contents {
         other.mounts.into_values().for_each(|mount| self.add_mount(mount));
     }
 
-    /// Adds a record; of two with one key the younger stays.
+    /// Adds a record; of two with one key that stays whose layer is here, else the younger.
     pub(super) fn add(&mut self, mut record: SharedRecord) {
         // As they are written, where a character may take six bytes.
         let written = serde_json::to_vec(&record.components).map_or(0, |it| it.len());
@@ -96,8 +95,9 @@ impl Contents {
         if record.step.len() > MOST_STEP_BYTES {
             record.step.clear();
         }
+        let rank = |it: &SharedRecord| (self.layers.contains_key(&it.layer), it.made);
         match self.records.get(&record.key) {
-            Some(known) if known.made >= record.made => {}
+            Some(known) if rank(known) >= rank(&record) => {}
             _ => drop(self.records.insert(record.key, record)),
         }
     }
@@ -111,14 +111,15 @@ impl Contents {
         }
     }
 
-    /// Drops the oldest records beyond the bound, those without a layer, and layers that none names.
+    /// Drops the oldest records beyond the bound, those without a layer before others, and layers that
+    /// none names.
     pub(super) fn trim(&mut self) {
         let layers = &self.layers;
-        self.records.retain(|_, record| layers.contains_key(&record.layer));
-        let mut by_age: Vec<_> = self.records.values().map(|it| (it.made, it.key)).collect();
+        let rank = |it: &SharedRecord| (layers.contains_key(&it.layer), it.made, it.key);
+        let mut by_age: Vec<_> = self.records.values().map(rank).collect();
         by_age.sort_unstable();
         let surplus = by_age.len().saturating_sub(MOST_RECORDS);
-        for (_, key) in &by_age[..surplus] {
+        for (_, _, key) in &by_age[..surplus] {
             self.records.remove(key);
         }
         self.mounts.retain(|_, mount| layers.contains_key(&mount.layer));
@@ -217,7 +218,10 @@ mod tests {
         assert_eq!(contents.records[&DefinitionKey(Digest::of(b"a"))], record(b"a", b"1", 2));
         contents.layers.remove(&DiffId::new(Digest::of(b"3")));
         contents.trim();
-        assert_eq!((contents.records.len(), contents.layers.len()), (1, 1));
+        assert_eq!((contents.records.len(), contents.layers.len()), (2, 1));
+        // One that leads to a layer is worth more than a younger one that does not.
+        contents.add(record(b"a", b"9", 7));
+        assert_eq!(contents.records[&DefinitionKey(Digest::of(b"a"))], record(b"a", b"1", 2));
         for (number, _) in (0_i64..).zip(0..MOST_RECORDS) {
             contents.add(record(&number.to_le_bytes(), b"1", 3 + number));
         }
@@ -243,6 +247,7 @@ mod tests {
         assert!(read("{}").is_err());
         let other = format!("\"layers\":[\"{}\"]", Digest::of(b"2"));
         let unnamed = read(&text.replace(&layer, &other)).unwrap();
-        assert!(unnamed.records.is_empty(), "its layer is not there");
+        assert_eq!(unnamed.records, contents.records, "a record leads on without its layer");
+        assert!(!unnamed.layers.contains_key(&DiffId::new(Digest::of(b"1"))));
     }
 }

@@ -33,6 +33,8 @@ pub(in crate::build) struct Caches<'e> {
     pub(super) mounts: Option<Mutex<Vec<SharedMount>>>,
     /// Layers that a source turned out not to have.
     gone: Mutex<BTreeSet<(usize, DiffId)>>,
+    /// Layers that are needed and cannot be had: what gave them has to run.
+    missing: Mutex<BTreeSet<DiffId>>,
     /// What the build gives; `None` if nobody wants it.
     pub(super) results: Option<&'e Results>,
 }
@@ -91,6 +93,7 @@ impl<'e> Caches<'e> {
             sources,
             mounts: None,
             gone: Mutex::default(),
+            missing: Mutex::default(),
             results,
         })
     }
@@ -146,14 +149,18 @@ impl SharedCache for Caches<'_> {
     }
 
     fn find(&self, key: DefinitionKey) -> Option<SharedRecord> {
+        let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         let found = self.sources.iter().filter_map(|(_, contents)| contents.records.get(&key));
         found
-            .filter(|record| !self.blobs(record.layer).is_empty())
-            .max_by_key(|it| it.made)
+            .filter(|record| !missing.contains(&record.layer))
+            .max_by_key(|record| (!self.blobs(record.layer).is_empty(), record.made))
             .cloned()
     }
 
     fn bring(&self, layer: &DiffId) -> bool {
+        if matches!(self.lease.hold_layer(layer), Ok(Some(_))) {
+            return true;
+        }
         for (number, blob) in self.blobs(*layer) {
             let source = &self.sources[number].0;
             let Err(error) = self.bring_from(source, blob, *layer) else { return true };
@@ -167,6 +174,7 @@ impl SharedCache for Caches<'_> {
                 tell(self.events, format!("{text}: {cause}; its steps run"));
             }
         }
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).insert(*layer);
         false
     }
 

@@ -242,6 +242,28 @@ fn a_cache_is_not_believed() {
     assert_eq!(digest(&one, &[]).0, first);
 }
 
+/// With `mode=min` a cache has no layer of a stage that the image only took files from.
+#[test]
+fn a_stage_that_an_image_took_files_from_need_not_be_built() {
+    let stages = format!("RUN {IDENTITY} > /id\nFROM scratch\nCOPY --from=0 /id /\n");
+    let Some(one) = alpine(&stages) else { return };
+    let folder = one.davit.dir().join("cache");
+    let to = format!("type=local,dest={}", folder.display());
+    let from = format!("type=local,src={}", folder.display());
+    let (first, _) = digest(&one, &["--cache-to", &to]);
+    let (again, told) = digest(&other(&one), &["--cache-from", &from]);
+    assert_eq!(again, first, "{told}");
+    assert!(!told.contains("DONE") && told.contains("steps cached"), "nothing runs: {told}");
+    let blobs = fs::read_dir(folder.join("blobs/sha256")).unwrap().count();
+    assert_eq!(blobs, 3, "manifest, config and the layer of the image");
+    // A change that needs the stage after all builds it, and says nothing of it.
+    let dockerfile = fs::read_to_string(one.context.join("Dockerfile")).unwrap();
+    one.write("Dockerfile", &format!("{dockerfile}COPY --from=0 /etc/os-release /\n"));
+    let (changed, told) = digest(&other(&one), &["--cache-from", &from]);
+    assert_ne!(changed, first, "{told}");
+    assert!(told.contains("RUN ") && !told.contains("warning"), "{told}");
+}
+
 #[test]
 fn layers_of_a_cache_are_compressed_anew_where_that_is_insisted_on() {
     let files = [("a", "1"), ("b", "2"), ("Dockerfile", "FROM scratch\nCOPY a /\nCOPY b /\n")];
