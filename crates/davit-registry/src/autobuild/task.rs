@@ -12,6 +12,7 @@
 //! in arguments or the environment.
 
 mod build;
+mod files;
 mod git;
 mod hooks;
 

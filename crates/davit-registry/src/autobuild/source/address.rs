@@ -81,7 +81,6 @@ mod tests {
             ("ext::id", None),
             ("--upload-pack=id", None),
             ("https://git.example/a#main", None),
-            ("https:///a", None),
             ("", None),
         ] {
             assert_eq!(read(text).as_deref(), expected, "{text}");

@@ -19,7 +19,8 @@ use super::{
         source::Autotest,
     },
     Davit,
-    git::{Git, GitAccess, GitError, private},
+    files::private,
+    git::{Git, GitAccess, GitError},
     hooks,
 };
 

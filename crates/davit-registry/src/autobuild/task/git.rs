@@ -8,7 +8,6 @@
 use std::{
     io::{self, Read as _},
     net::{IpAddr, ToSocketAddrs as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -19,7 +18,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
-use super::super::hook::is_commit;
+use super::{
+    super::hook::is_commit,
+    files::{private, quoted, size},
+};
 use crate::webhooks::is_public;
 
 /// Bytes that a checkout may take, `.git` included.
@@ -442,26 +444,57 @@ impl Git {
     }
 }
 
-/// Bytes of the files below a directory; what vanishes meanwhile does not count.
-fn size(directory: &Path) -> u64 {
-    let Ok(entries) = fs_err::read_dir(directory) else { return 0 };
-    let sizes = entries.flatten().map(|entry| match entry.path().symlink_metadata() {
-        Ok(facts) if facts.is_dir() => size(&entry.path()),
-        Ok(facts) => facts.len(),
-        Err(_) => 0,
-    });
-    sizes.sum()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// A word for `sh`, which git gives its ssh command to.
-pub(super) fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
+    fn open(url: &str, allow_private: bool) -> Result<Git, GitError> {
+        let access = GitAccess {
+            url: url.to_owned(),
+            token: Some("secret".to_owned()),
+            key: None,
+            allow_private,
+            has_proxy: false,
+            known_hosts: "/nowhere".into(),
+        };
+        Git::open(&access, Path::new("/nowhere"))
+    }
 
-/// Writes a file that only its owner may read.
-pub(super) fn private(path: &Path, content: &[u8]) -> io::Result<()> {
-    use io::Write as _;
+    #[test]
+    fn hosts_of_private_networks_need_leave() {
+        for url in [
+            "http://127.0.0.1/a",
+            "http://0x7f.1/a",
+            "http://[::1]:8080/a",
+            "http://[::ffff:10.0.0.1]/a",
+            "https://169.254.169.254/latest",
+            "https://localhost/a",
+            "git://127.0.0.1/a",
+            "git://[::1]/a",
+            "ssh://git@10.1.2.3/a",
+            "ssh://git@localhost:2222/a",
+        ] {
+            let refused = open(url, false).err();
+            assert!(matches!(refused, Some(GitError::Private(..))), "{url}: {refused:?}");
+            assert!(open(url, true).is_ok(), "{url}");
+        }
+        assert!(open("https://1.1.1.1/a", false).is_ok());
+    }
 
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(content)
+    #[test]
+    fn git_goes_to_the_address_that_was_looked_at() {
+        let git = open("https://localhost/a", true).unwrap();
+        let has = |git: &Git, name: &str, value: &str| {
+            git.settings.iter().any(|(key, found)| key == name && found.starts_with(value))
+        };
+        assert!(has(&git, "http.curloptResolve", "localhost:443:"));
+        assert!(has(&git, "http.https://localhost/.extraHeader", "Authorization: Basic "));
+        assert_eq!(git.remote, "https://localhost/a");
+        let git = open("git://localhost:9419/a", true).unwrap();
+        assert!(git.remote.starts_with("git://127.0.0.1:9419/") || git.remote.contains("[::1]"));
+        assert!(!has(&git, "http.", ""), "the token goes over HTTP alone");
+        let git = open("ssh://git@localhost/a", true).unwrap();
+        let ssh = git.ssh.unwrap();
+        assert!(ssh.contains("HostKeyAlias=localhost") && ssh.contains("-o HostName="), "{ssh}");
+    }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     build::{BuildTask, Failure, Place},
-    git::{private, quoted},
+    files::{private, quoted},
 };
 
 /// Where the checkout is in a hook's container.
