@@ -62,7 +62,7 @@ pub use route::{Call, Endpoint, Names, Rule, match_path};
 pub(crate) use sbom::{Sbom, find as sbom};
 pub(crate) use server::{Health, Storage, audit, health, settings, storage};
 pub(crate) use tags::{TagInfo, TagMove, TagSearch, tag, tag_history, tags};
-pub(crate) use text::Paging;
+pub(crate) use text::{LogPaging, Paging};
 pub(crate) use trash::{DeletedInfo, deleted};
 
 /// Where the API is.

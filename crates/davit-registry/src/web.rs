@@ -160,6 +160,10 @@ impl Visit {
         crate::api::Paging::new(limit, self.field("after"))
     }
 
+    fn log_paging(&self, limit: u64) -> crate::api::LogPaging {
+        crate::api::LogPaging::new(limit, self.field("after"))
+    }
+
     /// The page that goes on after this name, with the same query otherwise.
     fn next_page(&self, next: Option<&String>) -> Option<String> {
         let path = self.here.split('?').next().unwrap_or_default();

@@ -9,7 +9,7 @@ use super::{
     route::endpoint,
     schema::{Moment, Nothing, Page, Prose, input, reply},
     server,
-    text::{Account, Paging, Password},
+    text::{Account, LogPaging, Paging, Password},
 };
 use crate::{
     auth::{
@@ -203,7 +203,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         endpoint(
             (M::GET, "/accounts/{account}/audit", ManageAccount),
             ("listAccountAudit", "What the audit log has of an account and its repositories"),
-            async |call: Call, page: Paging, _: Nothing| {
+            async |call: Call, page: LogPaging, _: Nothing| {
                 account_audit(&call.site, &call.account()?, &page).await
             },
         ),
@@ -388,7 +388,7 @@ pub(crate) async fn usage(site: &Site, name: &str) -> Result<Usage, Problem> {
 pub(crate) async fn account_audit(
     site: &Site,
     name: &str,
-    page: &Paging,
+    page: &LogPaging,
 ) -> Result<Page<AuditEntry>, Problem> {
     // `0` is the byte after `/`, `,` the one after `+`.
     const OWN: &str = "SELECT id, at, actor, action, object, detail, address FROM audit \

@@ -246,13 +246,42 @@ impl Endpoint {
     }
 }
 
-fn read<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
+fn read<T: DeserializeOwned>(mut value: Value) -> Result<T, Problem> {
+    make_whole(&mut value);
     serde_json::from_value(value).map_err(|error| Problem::malformed(error.to_string()))
+}
+
+/// `1.0` is a whole number to JSON Schema (draft 2020-12 § 4.2.3), and to many programs that write it.
+fn make_whole(value: &mut Value) {
+    /// Up to here each whole number has a double of its own.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let double = number.as_f64().unwrap_or(f64::NAN);
+            if double.fract() == 0.0 && double.abs() <= EXACT {
+                #[allow(clippy::cast_possible_truncation, reason = "whole, and within i64")]
+                let whole = double as i64;
+                *value = whole.into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(make_whole),
+        Value::Object(fields) => fields.values_mut().for_each(make_whole),
+        _ => {}
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn whole_numbers_are_whole_however_written() {
+        let mut value = json!({ "a": [1.0, 1.5, -2.0, 1e300], "b": "1.0" });
+        make_whole(&mut value);
+        assert_eq!(value, json!({ "a": [1, 1.5, -2, 1e300], "b": "1.0" }));
+    }
 
     #[test]
     fn paths_are_decoded_once_part_by_part() {

@@ -11,7 +11,7 @@ use super::{
     openapi,
     route::endpoint,
     schema::{Moment, Nothing, Page, input, reply, words},
-    text::Paging,
+    text::LogPaging,
 };
 use crate::{
     auth::{
@@ -244,7 +244,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         endpoint(
             (M::GET, "/audit", SiteAdmin),
             ("listAudit", "The audit log, newest first"),
-            async |call: Call, page: Paging, _: Nothing| audit(&call.site, &page).await,
+            async |call: Call, page: LogPaging, _: Nothing| audit(&call.site, &page).await,
         ),
         endpoint(
             (M::GET, "/audit/check", SiteAdmin),
@@ -375,7 +375,7 @@ async fn run_check(call: Call, _: Nothing, how: RunCheck) -> Result<Findings, Pr
 }
 
 /// The audit log, newest first.
-pub(crate) async fn audit(site: &Site, page: &Paging) -> Result<Page<AuditEntry>, Problem> {
+pub(crate) async fn audit(site: &Site, page: &LogPaging) -> Result<Page<AuditEntry>, Problem> {
     const ALL: &str = "SELECT id, at, actor, action, object, detail, address FROM audit \
                        WHERE id < $1 ORDER BY id DESC LIMIT $2";
     entries(site, page, ALL, values![]).await
@@ -384,15 +384,11 @@ pub(crate) async fn audit(site: &Site, page: &Paging) -> Result<Page<AuditEntry>
 /// Entries of the log by a statement whose first parameters are the number before and the count.
 pub(super) async fn entries(
     site: &Site,
-    page: &Paging,
+    page: &LogPaging,
     sql: &'static str,
     more: Vec<Column>,
 ) -> Result<Page<AuditEntry>, Problem> {
-    let before: i64 = match page.after() {
-        "" => i64::MAX,
-        text => text.parse().map_err(|_| Problem::malformed("`after` is of another list"))?,
-    };
-    let mut all = values![before, page.most() as u64 + 1];
+    let mut all = values![page.before(), page.most() as u64 + 1];
     all.extend(more);
     let mut reader = site.registry.database.reader().await?;
     let rows = reader.rows(sql, all).await?;

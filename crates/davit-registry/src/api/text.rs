@@ -245,6 +245,32 @@ input! {
     }
 }
 
+input! {
+    /// Which page of the audit log.
+    LogPaging {} maybe {
+        /// Entries of the page; 100 if absent.
+        limit: Most,
+        /// The `next` of the page before: the number of its last entry.
+        after: Within<1, { i64::MAX as u64 }>,
+    }
+}
+
+impl LogPaging {
+    /// A page of so many entries before a number, which is no number on the first.
+    pub(crate) fn new(limit: u64, after: &str) -> Self {
+        Self { limit: Some(Most::new(limit)), after: after.parse().ok().map(Within::new) }
+    }
+
+    pub(crate) fn most(&self) -> usize {
+        most(self.limit)
+    }
+
+    /// The number before which the page begins.
+    pub(crate) fn before(&self) -> u64 {
+        self.after.map_or(i64::MAX as u64, |after| after.0)
+    }
+}
+
 impl Paging {
     /// A page of so many entries after a name.
     pub(crate) fn new(limit: u64, after: &str) -> Self {

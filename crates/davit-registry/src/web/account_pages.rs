@@ -154,7 +154,7 @@ struct AuditPage {
 /// What the log has of an account.
 pub(super) async fn audit(visit: &Visit) -> Result<Response<Body>, Problem> {
     let about = about(visit, "audit").await?;
-    let found = api::account_audit(&visit.site, &about.name, &visit.paging(ROWS)).await?;
+    let found = api::account_audit(&visit.site, &about.name, &visit.log_paging(ROWS)).await?;
     show(&AuditPage {
         page: visit.titled(about.name.clone(), ""),
         next_page: visit.next_page(found.next.as_ref()),

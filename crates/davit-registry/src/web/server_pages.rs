@@ -6,8 +6,7 @@ use http::Response;
 
 use super::{Visit, show, view::Frame};
 use crate::api::{
-    self, AccountInfo, AuditEntry, Endpoint, GcState, Health, Paging, Problem, Repository, Search,
-    Storage,
+    self, AccountInfo, AuditEntry, Endpoint, GcState, Health, Problem, Repository, Search, Storage,
 };
 
 /// Repositories of a page.
@@ -137,8 +136,7 @@ struct AuditPage {
 
 /// The whole audit log.
 pub(super) async fn audit(visit: &Visit) -> Result<Response<Body>, Problem> {
-    let page: Paging = visit.paging(ROWS);
-    let found = api::audit(&visit.site, &page).await?;
+    let found = api::audit(&visit.site, &visit.log_paging(ROWS)).await?;
     show(&AuditPage {
         page: visit.titled("Audit log", "admin"),
         tab: "audit",
