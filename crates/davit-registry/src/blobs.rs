@@ -116,7 +116,8 @@ pub(crate) struct Commit {
     pub(crate) digest: Digest,
     pub(crate) size_bytes: u64,
     pub(crate) key: Key,
-    pub(crate) session: Option<uuid::Uuid>,
+    /// With the version that its claim gave it.
+    pub(crate) session: Option<(uuid::Uuid, i64)>,
     pub(crate) lease_ms: i64,
     pub(crate) trash_ms: i64,
 }
@@ -127,9 +128,9 @@ impl Transaction for Commit {
 
     async fn run(&self, connection: &mut Connection) -> Result<(), Fault> {
         let repo = ensure_repo(connection, &self.name).await?;
-        if let Some(session) = self.session {
-            let sql = "DELETE FROM upload WHERE id = $1 AND repo_id = $2";
-            if connection.execute(sql, values![session, repo.id]).await? == 0 {
+        if let Some((session, version)) = self.session {
+            let sql = "DELETE FROM upload WHERE id = $1 AND repo_id = $2 AND version = $3";
+            if connection.execute(sql, values![session, repo.id, version]).await? == 0 {
                 return Err(Fault::UPLOAD_UNKNOWN);
             }
         }

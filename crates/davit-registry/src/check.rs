@@ -2,16 +2,13 @@
 //!
 //! Runs beside a server: what changes meanwhile is looked at again before it is reported.
 
-use davit_image::{Digest, Digester};
+use davit_image::Digest;
 
 use crate::{
     db::{Connection, Database, DbError, Transaction, values},
     gc::Suspect,
     store::{Key, Store, StoreError},
 };
-
-/// Bytes that one read takes.
-const PIECE: usize = 256 << 10;
 
 /// How much is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,34 +207,12 @@ async fn object(
     if actual != expected {
         return Ok(Some(Finding::Size { digest: *digest, expected, actual }));
     }
-    if depth == Depth::Bytes && digest_of(store, &key).await?.is_some_and(|read| read != *digest) {
-        return Ok(Some(Finding::Corrupt(*digest)));
-    }
-    Ok(None)
-}
-
-/// The digest of an object's bytes; nothing when it has gone.
-async fn digest_of(store: &Store, key: &Key) -> Result<Option<Digest>, StoreError> {
-    let mut file = match store.read(key) {
-        Ok(file) => file,
-        Err(error) if error.is_absent() => return Ok(None),
-        Err(error) => return Err(error),
+    let read = match depth {
+        Depth::Sizes => None,
+        Depth::Bytes => store.digest_of(&key, digest.algorithm()).await?,
     };
-    let algorithm = key.digest().algorithm();
-    let read = tokio::task::spawn_blocking(move || {
-        use std::io::Read as _;
-        let mut digester = Digester::new(algorithm);
-        let mut piece = vec![0; PIECE];
-        loop {
-            match file.read(&mut piece)? {
-                0 => return Ok::<_, std::io::Error>(digester.finish()),
-                length => digester.update(&piece[..length]),
-            }
-        }
-    });
-    // What cannot be read has no sound bytes: an unreadable sector is corruption too.
-    let read = read.await.map_err(|_ended| StoreError::Interrupted)?;
-    Ok(Some(read.unwrap_or_else(|_unreadable| Digest::of_with(algorithm, b"unreadable"))))
+    let is_corrupt = read.is_some_and(|read| read != *digest);
+    Ok(is_corrupt.then_some(Finding::Corrupt(*digest)))
 }
 
 async fn manifests(database: &Database) -> Result<Vec<Finding>, CheckError> {

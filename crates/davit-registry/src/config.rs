@@ -1,11 +1,8 @@
 //! Settings of a registry, as plain structs; the command line fills them.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
-use crate::{db::Location, ratelimit::PullLimits};
+use crate::{db::Location, ratelimit::PullLimits, store::StoreLocation};
 
 /// Shortest lease that the command line takes; tests go below it.
 pub const SHORTEST_LEASE: Duration = Duration::from_secs(60 * 60);
@@ -23,6 +20,11 @@ pub struct Limits {
     pub referrers: Duration,
     /// How long an upload session may rest.
     pub upload_idle: Duration,
+    /// How long a node keeps an upload session to itself without a sign of life, where nodes share a
+    /// database.
+    pub claim: Duration,
+    /// How often it gives one.
+    pub claim_renewal: Duration,
     /// Largest manifest in bytes.
     pub manifest_bytes: usize,
     /// Largest blob in bytes.
@@ -44,6 +46,8 @@ impl Default for Limits {
             undo: 14 * DAY,
             referrers: 7 * DAY,
             upload_idle: DAY,
+            claim: Duration::from_secs(60),
+            claim_renewal: Duration::from_secs(20),
             manifest_bytes: 4 << 20,
             blob_bytes: 1 << 40,
             open_uploads: 64,
@@ -60,17 +64,15 @@ pub struct Places {
     pub root: PathBuf,
     /// The database; `None` is SQLite in the directory.
     pub database: Option<Location>,
-    /// Where the blobs are: `file:DIR`; `None` is the registry's directory.
-    pub store: Option<String>,
+    /// Where the blobs are; `None` is the registry's directory.
+    pub store: Option<StoreLocation>,
 }
 
 impl Places {
-    /// The directory of the blobs; `None` is a URL of another kind.
+    /// Where the blobs are.
     #[must_use]
-    pub fn store(&self) -> Option<&Path> {
-        let Some(url) = &self.store else { return Some(&self.root) };
-        let path = url.strip_prefix("file:")?;
-        Some(Path::new(path.strip_prefix("//").unwrap_or(path))).filter(|path| path.is_absolute())
+    pub fn store(&self) -> StoreLocation {
+        self.store.clone().unwrap_or_else(|| StoreLocation::Directory(self.root.clone()))
     }
 
     /// The file with the keys that sign bearer tokens.

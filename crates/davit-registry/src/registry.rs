@@ -76,19 +76,20 @@ impl Registry {
     }
 
     /// Claims an upload session within this process until the claim is dropped.
-    pub(crate) fn claim(&self, session: Uuid) -> Option<Claim> {
+    pub(crate) fn claim(&self, session: Uuid) -> Option<Busy> {
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        busy.insert(session).then(|| Claim { busy: Arc::clone(&self.busy), session })
+        busy.insert(session).then(|| Busy { busy: Arc::clone(&self.busy), session })
     }
 }
 
+/// An upload session that a request of this process works on.
 #[derive(Debug)]
-pub(crate) struct Claim {
+pub(crate) struct Busy {
     busy: Arc<Mutex<HashSet<Uuid>>>,
     session: Uuid,
 }
 
-impl Drop for Claim {
+impl Drop for Busy {
     fn drop(&mut self) {
         self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.session);
     }

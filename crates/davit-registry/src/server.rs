@@ -110,9 +110,6 @@ pub enum ServeError {
     /// The registry's directory cannot be made.
     #[error("cannot make `{}`", .0.display())]
     Root(PathBuf, #[source] io::Error),
-    /// Only directories are served.
-    #[error("the blob store must be file:DIR")]
-    StoreUrl,
     /// No threads.
     #[error("cannot start threads")]
     Threads(#[source] io::Error),
@@ -207,7 +204,8 @@ impl Server {
         fs_err::create_dir_all(root).map_err(|error| ServeError::Root(root.clone(), error))?;
         let certificates = settings.tls.as_ref().map(Certificates::open).transpose()?;
         let database = Database::open(&settings.places.database()).await?;
-        let store = Store::open(settings.places.store().ok_or(ServeError::StoreUrl)?)?;
+        let store = Store::open(&settings.places.store())?;
+        store.probe().await?;
         let auth_settings = AuthSettings {
             is_on: settings.auth,
             public_url: settings.public_url.clone(),

@@ -1,38 +1,33 @@
-//! Blob bytes, in a directory.
+//! Blob bytes: in a directory, or in an object store (S3, GCS, Azure).
 //!
-//! ```text
-//! ROOT/blobs/sha256/3f/3fa1….0192f0c1-…   one blob, under a key that no other upload ever has
-//! ROOT/uploads/0192f0c2-…                 bytes of an upload session that is not finished
-//! ```
-//! A blob's file appears whole, after its bytes are on disk: they are written without a name
-//! (`O_TMPFILE`) or under `uploads/`, hashed on the way, flushed, then linked, and the directory is
-//! flushed too. **Invariant:** a key that a reader may learn names bytes with its digest.
+//! **Invariant:** a key that a reader may learn names bytes with its digest: they are hashed on the way,
+//! and durable before the key is told.
 //!
 //! Keys are unique per upload, so that removing an old copy can never meet a new one of the same digest.
 //! The key's UUID carries the time of its making, which lets a scan pass over what is young.
+//!
+//! Both kinds stand behind enums, not behind a trait object: what a request does to files is a call, and
+//! a file can go to the socket without being read ([`Stored::File`]).
 
-use std::{
-    fmt,
-    fs::File,
-    io,
-    path::{Path, PathBuf},
-    str::FromStr,
-    sync::Arc,
-};
+use std::{fmt, fs::File, io, ops::Range, path::Path, str::FromStr};
 
-use davit_image::{Digest, Digester};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use bytes::Bytes;
+use davit_image::{Algorithm, Digest, Digester};
 use uuid::Uuid;
 
-mod incoming;
-mod listing;
+mod files;
+mod location;
+mod objects;
 
-pub use incoming::{Incoming, Received};
+pub use files::Files;
+pub use location::{ObjectLocation, StoreLocation, StoreUrlError};
+pub use objects::{Objects, PartStream, Remote};
 
-/// Name of one stored object: `blobs/sha256/3f/3fa1….UUID`.
+/// Name of one stored object: `blobs/sha256/3f/3fa1….UUID`, or `blobs/any/1b/UUID` where the name was
+/// needed before the digest was known.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
-    digest: Digest,
+    digest: Option<Digest>,
     upload: Uuid,
 }
 
@@ -50,14 +45,37 @@ pub enum StoreError {
         /// What was tried.
         action: &'static str,
         /// With what.
-        path: PathBuf,
+        path: std::path::PathBuf,
         /// Why not.
         #[source]
         source: io::Error,
     },
-    /// A file is shorter than what was flushed before: the disk lost bytes.
-    #[error("`{}` lost bytes that were flushed", .0.display())]
-    Truncated(PathBuf),
+    /// A request to the object store failed.
+    #[error("the object store cannot {action} `{key}`")]
+    Object {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        key: String,
+        /// Why not.
+        #[source]
+        source: object_store::Error,
+    },
+    /// The object store cannot be used as it is set up.
+    #[error("cannot use the object store `{url}`")]
+    Setup {
+        /// Which, without secrets.
+        url: String,
+        /// Why not.
+        #[source]
+        source: object_store::Error,
+    },
+    /// A file or object is shorter than what was flushed before.
+    #[error("`{0}` lost bytes that were flushed")]
+    Truncated(String),
+    /// The object store has forgotten the parts of an upload session, which must begin anew.
+    #[error("the parts of an upload are gone")]
+    PartsGone,
     /// The sender stopped, or the server ends.
     #[error("the upload was interrupted")]
     Interrupted,
@@ -67,7 +85,11 @@ impl StoreError {
     /// Tells whether there is no such object.
     #[must_use]
     pub fn is_absent(&self) -> bool {
-        matches!(self, Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound)
+        match self {
+            Self::File { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::Object { source, .. } => matches!(source, object_store::Error::NotFound { .. }),
+            _ => false,
+        }
     }
 
     /// Tells whether the disk or a quota of the system is full.
@@ -78,74 +100,144 @@ impl StoreError {
     }
 }
 
-/// A directory of blobs; cheap to clone.
+/// Where the blobs are; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Store {
-    root: Arc<PathBuf>,
+pub enum Store {
+    /// In a directory.
+    Files(Files),
+    /// In an object store.
+    Objects(Objects),
+}
+
+/// Bytes that are on their way in; dropping it keeps nothing, except in a session's file.
+#[derive(Debug)]
+pub struct Incoming {
+    to: To,
+    received_bytes: u64,
+}
+
+#[derive(Debug)]
+enum To {
+    File(files::Receiving),
+    Object(Box<objects::Receiving>),
+}
+
+/// What arrived; not flushed yet.
+#[derive(Debug)]
+pub struct Received {
+    at: At,
+    /// State of the digest over all bytes.
+    pub digester: Digester,
+    /// All bytes, those of earlier requests included.
+    pub size_bytes: u64,
+}
+
+#[derive(Debug)]
+enum At {
+    File(files::Written),
+    Object(Box<objects::Upload>),
+}
+
+/// What arrived, as one kind of store tells it.
+#[derive(Debug)]
+struct Arrived<T> {
+    at: T,
+    digester: Digester,
+    size_bytes: u64,
+}
+
+/// What a session's row keeps for the store between requests; a directory needs nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Parts that the object store has, as JSON; empty without any.
+    pub parts: String,
+    /// The name that they will have together.
+    pub key: String,
+    /// Bytes after them that are too few for a part (less than 5 MiB).
+    pub tail: Vec<u8>,
+}
+
+/// Where an upload session goes on.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'s> {
+    /// Bytes that it has.
+    pub offset: u64,
+    /// What its row kept.
+    pub kept: &'s Kept,
+    /// Whether another node had it, and has not said that it let it go: it may still be writing.
+    pub is_taken_over: bool,
+}
+
+/// An object that can be read.
+#[derive(Debug)]
+pub enum Stored {
+    /// An open file.
+    File(File),
+    /// An object that requests ask for; nothing was asked yet.
+    Remote(Remote),
 }
 
 impl Store {
-    /// Opens the directory, and makes what is missing.
+    /// Opens the store, and makes the directories that are missing; sends no request.
     ///
     /// # Errors
-    /// A directory cannot be made.
-    pub fn open(root: &Path) -> Result<Self, StoreError> {
-        for directory in ["blobs/sha256", "blobs/sha512", "uploads"] {
-            let path = root.join(directory);
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .create(&path)
-                .map_err(fault("make", &path))?;
+    /// A directory cannot be made, or the object store's settings are wrong.
+    pub fn open(location: &StoreLocation) -> Result<Self, StoreError> {
+        Ok(match location {
+            StoreLocation::Directory(root) => Self::Files(Files::open(root)?),
+            StoreLocation::Objects(location) => Self::Objects(Objects::open(location)?),
+        })
+    }
+
+    /// Asks an object store for the first name that it has, so that wrong settings show at once.
+    ///
+    /// # Errors
+    /// It refuses.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Files(_) => Ok(()),
+            Self::Objects(objects) => objects.probe().await,
         }
-        Ok(Self { root: Arc::new(root.to_owned()) })
     }
 
     /// Takes bytes that get a name only when they are whole.
     #[must_use]
     pub fn receive(&self, digester: Digester) -> Incoming {
-        let directory = self.root.join("blobs");
-        Incoming::start(digester, 0, move || {
-            let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-            let made = rustix::fs::open(&directory, flags, Mode::from_raw_mode(0o600));
-            let file = made.map_err(|error| fault("make a file in", &directory)(error.into()))?;
-            Ok((File::from(file), None))
-        })
+        let to = match self {
+            Self::Files(files) => To::File(files.receive(digester)),
+            Self::Objects(objects) => {
+                To::Object(Box::new(objects.receive(digester, 0, &Kept::default())))
+            }
+        };
+        Incoming { to, received_bytes: 0 }
     }
 
-    /// Takes more bytes of an upload session, which has `offset` of them; what lies beyond, which an
-    /// interrupted request left, is cut off.
+    /// Takes more bytes of an upload session; what an interrupted request left beyond its place is cut
+    /// off.
     #[must_use]
-    pub fn resume(&self, session: Uuid, digester: Digester, offset: u64) -> Incoming {
-        let path = self.session_path(session);
-        Incoming::start(digester, offset, move || {
-            let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let opened = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600));
-            let file = File::from(opened.map_err(|error| fault("open", &path)(error.into()))?);
-            let length = file.metadata().map_err(fault("read", &path))?.len();
-            if length < offset {
-                return Err(StoreError::Truncated(path));
+    pub fn resume(&self, session: Uuid, digester: Digester, place: &Place) -> Incoming {
+        let to = match self {
+            Self::Files(files) => To::File(files.resume(session, digester, place)),
+            Self::Objects(objects) => {
+                To::Object(Box::new(objects.receive(digester, place.offset, place.kept)))
             }
-            if length > offset {
-                file.set_len(offset).map_err(fault("truncate", &path))?;
-            }
-            Ok((file, Some(session)))
-        })
+        };
+        Incoming { to, received_bytes: 0 }
     }
 
-    /// Flushes what a session has received.
+    /// Makes durable what a session has received; tells what its row must keep.
     ///
     /// # Errors
-    /// The disk cannot keep it.
-    pub async fn keep(&self, received: &Received) -> Result<(), StoreError> {
-        let file = Arc::clone(&received.file);
-        let path = self.root.join("uploads");
-        let is_new = received.started_at == 0;
-        blocking(move || {
-            file.sync_data().map_err(fault("flush", &path))?;
-            // Its name must outlive a crash too.
-            if is_new { flush_directory(&path) } else { Ok(()) }
-        })
-        .await
+    /// The disk or the object store cannot keep it.
+    pub async fn keep(&self, received: &mut Received) -> Result<Kept, StoreError> {
+        match (self, &mut received.at) {
+            (Self::Files(files), At::File(written)) => {
+                files.keep(written).await?;
+                Ok(Kept::default())
+            }
+            (_, At::Object(upload)) => upload.keep().await,
+            (Self::Objects(_), At::File(_)) => Err(StoreError::Interrupted),
+        }
     }
 
     /// Gives received bytes their name: after it they are durable, and can be read.
@@ -153,69 +245,203 @@ impl Store {
     /// The caller has compared `digest` with the bytes'.
     ///
     /// # Errors
-    /// The disk cannot keep them.
+    /// The disk or the object store cannot keep them.
     pub async fn publish(&self, received: Received, digest: Digest) -> Result<Key, StoreError> {
-        let key = Key { digest, upload: Uuid::now_v7() };
-        let to = self.path(&key);
-        let from = received.session.map(|session| self.session_path(session));
-        blocking(move || {
-            received.file.sync_data().map_err(fault("flush", &to))?;
-            let linked = link(&received.file, from.as_deref(), &to);
-            let directory = to.parent().unwrap_or(Path::new("/"));
-            if linked.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-                make_directory(directory)?;
-                link(&received.file, from.as_deref(), &to).map_err(fault("link", &to))?;
-            } else {
-                linked.map_err(fault("link", &to))?;
-            }
-            flush_directory(directory)?;
-            Ok(key)
-        })
-        .await
+        match (self, received.at) {
+            (Self::Files(files), At::File(written)) => files.publish(written, digest).await,
+            (_, At::Object(mut upload)) => upload.publish(received.size_bytes).await,
+            (Self::Objects(_), At::File(_)) => Err(StoreError::Interrupted),
+        }
     }
 
-    /// Opens an object for reading; quick, no data is read.
+    /// Opens an object for reading; quick, no data is read, and no request is sent.
     ///
     /// # Errors
-    /// It is absent, see [`StoreError::is_absent`], or cannot be read.
-    pub fn read(&self, key: &Key) -> Result<File, StoreError> {
-        let path = self.path(key);
-        let opened = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-        Ok(File::from(opened.map_err(|error| fault("open", &path)(error.into()))?))
+    /// A file that is absent, see [`StoreError::is_absent`], or cannot be read.
+    pub fn read(&self, key: &Key) -> Result<Stored, StoreError> {
+        Ok(match self {
+            Self::Files(files) => Stored::File(files.read(key)?),
+            Self::Objects(objects) => Stored::Remote(objects.remote(key)),
+        })
+    }
+
+    /// The digest of an object's bytes, all of which are read; nothing when it has gone.
+    ///
+    /// # Errors
+    /// The object store fails. A file that cannot be read has no sound bytes: it has another digest.
+    pub async fn digest_of(
+        &self,
+        key: &Key,
+        algorithm: Algorithm,
+    ) -> Result<Option<Digest>, StoreError> {
+        let read = match self.read(key) {
+            Ok(Stored::Remote(remote)) => remote.digest(algorithm).await.map(Some),
+            Ok(Stored::File(file)) => {
+                blocking(move || {
+                    // An unreadable sector is corruption too.
+                    let read = files::digest_of(&file, algorithm);
+                    Ok(Some(
+                        read.unwrap_or_else(|_fault| Digest::of_with(algorithm, b"unreadable")),
+                    ))
+                })
+                .await
+            }
+            Err(error) => Err(error),
+        };
+        match read {
+            Err(error) if error.is_absent() => Ok(None),
+            read => read,
+        }
     }
 
     /// Removes an object; that it is gone already is no error.
     ///
     /// # Errors
-    /// The file cannot be removed.
+    /// It cannot be removed.
     pub async fn remove(&self, key: &Key) -> Result<(), StoreError> {
-        let path = self.path(key);
-        blocking(move || unlink(&path)).await
+        match self {
+            Self::Files(files) => files.remove(key).await,
+            Self::Objects(objects) => objects.remove(key).await,
+        }
     }
 
-    /// Removes the bytes of an upload session; that they are gone already is no error.
+    /// Removes the bytes of an upload session, of which its row keeps `parts`; that they are gone
+    /// already is no error.
     ///
     /// # Errors
-    /// The file cannot be removed.
-    pub async fn remove_session(&self, session: Uuid) -> Result<(), StoreError> {
-        let path = self.session_path(session);
-        blocking(move || unlink(&path)).await
+    /// They cannot be removed.
+    pub async fn remove_session(&self, session: Uuid, parts: &str) -> Result<(), StoreError> {
+        match self {
+            Self::Files(files) => files.remove_session(session).await,
+            Self::Objects(objects) => objects.abort(parts).await,
+        }
     }
 
-    fn path(&self, key: &Key) -> PathBuf {
-        self.root.join(key.to_string())
+    /// Prefixes that [`Store::keys`] lists one by one, so that a scan of many objects stays small.
+    ///
+    /// # Errors
+    /// The store cannot be listed.
+    pub async fn shards(&self) -> Result<Vec<String>, StoreError> {
+        match self {
+            Self::Files(files) => files.shards().await,
+            Self::Objects(objects) => objects.shards().await,
+        }
     }
 
-    fn session_path(&self, session: Uuid) -> PathBuf {
-        self.root.join("uploads").join(session.to_string())
+    /// Objects of one shard; what is no object is passed over.
+    ///
+    /// # Errors
+    /// The store cannot be listed.
+    pub async fn keys(&self, shard: &str) -> Result<Vec<Key>, StoreError> {
+        match self {
+            Self::Files(files) => files.keys(shard).await,
+            Self::Objects(objects) => objects.keys(shard).await,
+        }
+    }
+
+    /// Upload sessions that have files here, and when each began (milliseconds since 1970). In an
+    /// object store only their rows know them.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub async fn sessions(&self) -> Result<Vec<(Uuid, u64)>, StoreError> {
+        match self {
+            Self::Files(files) => files.sessions().await,
+            Self::Objects(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Size of an object in bytes; `None` when it is absent.
+    ///
+    /// # Errors
+    /// The store cannot tell.
+    pub async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        match self {
+            Self::Files(files) => files.size(key).await,
+            Self::Objects(objects) => objects.size(key).await,
+        }
+    }
+}
+
+impl Incoming {
+    /// Hands over the next piece; waits while the store is slow.
+    ///
+    /// # Errors
+    /// The store refused an earlier one.
+    pub async fn write(&mut self, piece: Bytes) -> Result<(), StoreError> {
+        self.received_bytes += piece.len() as u64;
+        match &mut self.to {
+            To::File(receiving) => receiving.write(piece).await,
+            To::Object(receiving) => receiving.write(&piece).await,
+        }
+    }
+
+    /// Bytes of this request so far.
+    #[must_use]
+    pub const fn received_bytes(&self) -> u64 {
+        self.received_bytes
+    }
+
+    /// Waits until all of it is written.
+    ///
+    /// # Errors
+    /// The disk refused a piece.
+    pub async fn finish(self) -> Result<Received, StoreError> {
+        Ok(match self.to {
+            To::File(mut receiving) => {
+                let Arrived { at, digester, size_bytes } = receiving.finish().await?;
+                Received { at: At::File(at), digester, size_bytes }
+            }
+            To::Object(receiving) => {
+                let Arrived { at, digester, size_bytes } = receiving.finish();
+                Received { at: At::Object(Box::new(at)), digester, size_bytes }
+            }
+        })
+    }
+}
+
+impl Received {
+    /// Reads all of it again, for another algorithm than the one that ran along.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn digest_again(&mut self, algorithm: Algorithm) -> Result<Digest, StoreError> {
+        match &mut self.at {
+            At::File(written) => written.digest_again(algorithm).await,
+            At::Object(upload) => upload.digest_again(self.size_bytes, algorithm).await,
+        }
+    }
+
+    /// Tells that a row has what [`Store::keep`] told: until then, dropping this undoes it.
+    pub fn noted(&mut self) {
+        if let At::Object(upload) = &mut self.at {
+            upload.noted();
+        }
+    }
+}
+
+impl Stored {
+    /// The bytes of a part, in pieces.
+    ///
+    /// # Errors
+    /// The object store refuses; see [`StoreError::is_absent`].
+    pub async fn part(self, range: Range<u64>) -> Result<PartStream, StoreError> {
+        match self {
+            Self::File(file) => Ok(PartStream::of_file(file, range)),
+            Self::Remote(remote) => remote.part(range).await,
+        }
     }
 }
 
 impl Key {
-    /// The digest of its bytes.
-    #[must_use]
-    pub const fn digest(&self) -> &Digest {
-        &self.digest
+    /// A new name for bytes of this digest.
+    fn of(digest: Digest) -> Self {
+        Self { digest: Some(digest), upload: Uuid::now_v7() }
+    }
+
+    /// A new name for bytes whose digest is not known yet.
+    fn unnamed() -> Self {
+        Self { digest: None, upload: Uuid::now_v7() }
     }
 
     /// When it was made, in milliseconds since 1970 of the machine that made it.
@@ -233,7 +459,12 @@ fn made_ms(id: &Uuid) -> u64 {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (algorithm, hex) = (self.digest.algorithm(), self.digest.hex());
+        let Some(digest) = &self.digest else {
+            // The end of the UUID is random, its start is the time.
+            let id = self.upload.to_string();
+            return write!(f, "blobs/any/{}/{id}", &id[id.len() - 2..]);
+        };
+        let (algorithm, hex) = (digest.algorithm(), digest.hex());
         write!(f, "blobs/{algorithm}/{}/{hex}.{}", &hex[..2], self.upload)
     }
 }
@@ -245,8 +476,13 @@ impl FromStr for Key {
         let fault = || KeyError(text.to_owned());
         let parts: Vec<&str> = text.split('/').collect();
         let ["blobs", algorithm, _, file] = parts[..] else { return Err(fault()) };
-        let (hex, upload) = file.split_once('.').ok_or_else(fault)?;
-        let digest = format!("{algorithm}:{hex}").parse().map_err(|_error| fault())?;
+        let (digest, upload) = if algorithm == "any" {
+            (None, file)
+        } else {
+            let (hex, upload) = file.split_once('.').ok_or_else(fault)?;
+            let digest = format!("{algorithm}:{hex}").parse().map_err(|_error| fault())?;
+            (Some(digest), upload)
+        };
         let key = Self { digest, upload: upload.parse().map_err(|_error| fault())? };
         if key.to_string() == text { Ok(key) } else { Err(fault()) }
     }
@@ -255,40 +491,6 @@ impl FromStr for Key {
 fn fault(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::File { action, path, source }
-}
-
-/// Names a file: renames the session's, or links the one without a name.
-fn link(file: &File, from: Option<&Path>, to: &Path) -> io::Result<()> {
-    use std::os::fd::AsRawFd as _;
-
-    if let Some(from) = from {
-        return Ok(rustix::fs::rename(from, to)?);
-    }
-    let open = format!("/proc/self/fd/{}", file.as_raw_fd());
-    Ok(rustix::fs::linkat(CWD, open, CWD, to, AtFlags::SYMLINK_FOLLOW)?)
-}
-
-/// Makes one of the 256 directories of an algorithm, durably.
-fn make_directory(path: &Path) -> Result<(), StoreError> {
-    match std::fs::DirBuilder::new().create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(fault("make", path)(error))
-        }
-        _ => flush_directory(path.parent().unwrap_or(path)),
-    }
-}
-
-fn flush_directory(path: &Path) -> Result<(), StoreError> {
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    let flushed = rustix::fs::open(path, flags, Mode::empty()).and_then(rustix::fs::fsync);
-    flushed.map_err(|error| fault("flush", path)(error.into()))
-}
-
-fn unlink(path: &Path) -> Result<(), StoreError> {
-    match rustix::fs::unlink(path) {
-        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-        Err(error) => Err(fault("remove", path)(error.into())),
-    }
 }
 
 /// Runs what waits for the disk away from the threads that answer.
@@ -304,19 +506,23 @@ mod tests {
 
     #[test]
     fn keys_round_trip_and_hostile_ones_are_refused() {
-        let key = Key { digest: Digest::of(b"a"), upload: Uuid::now_v7() };
-        let text = key.to_string();
-        assert_eq!(text.parse::<Key>().unwrap(), key);
-        assert!(key.made_ms() > 1_700_000_000_000);
-        for bad in [
-            text.replace("/ca/", "/cb/"),
-            text.replace("blobs", ".."),
-            text.replace('.', "/"),
-            text.to_uppercase(),
-            format!("{text}/.."),
-            String::new(),
-        ] {
-            assert!(bad.parse::<Key>().is_err(), "{bad}");
+        for key in [Key::of(Digest::of(b"a")), Key::unnamed()] {
+            let text = key.to_string();
+            assert_eq!(text.parse::<Key>().unwrap(), key);
+            assert!(key.made_ms() > 1_700_000_000_000);
+            for bad in [
+                text.replace("blobs", ".."),
+                text.replace('.', "/"),
+                text.replace("/any/", "/sha256/"),
+                text.to_uppercase(),
+                format!("{text}/.."),
+                format!("{text}0"),
+                String::new(),
+            ] {
+                assert!(bad == text || bad.parse::<Key>().is_err(), "{bad}");
+            }
         }
+        let key = Key::of(Digest::of(b"a")).to_string();
+        assert!(key.replace("/ca/", "/cb/").parse::<Key>().is_err());
     }
 }

@@ -8,15 +8,16 @@ use uuid::Uuid;
 
 use crate::{
     blobs::Commit,
-    db::{Connection, DbError, Transaction, values},
+    db::{Connection, DbError, Transaction, ms, values},
     fault::Fault,
     name::RepositoryName,
-    registry::{Claim, Registry, ensure_repo},
-    store::{Incoming, Received},
+    registry::{Registry, ensure_repo},
+    store::{Incoming, Kept, Place, Received, StoreError},
 };
 
-/// How long a node may work on a session without a sign of life, in milliseconds.
-const BUSY_MS: i64 = 60_000;
+mod claim;
+
+use claim::{Claim, claim};
 
 /// An upload session that goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,9 @@ pub struct Session {
     algorithm: Algorithm,
     hash_state: Vec<u8>,
     version: i64,
+    kept: Kept,
+    /// Whether another request has it; where one then gets it, that one did not let it go.
+    is_taken_over: bool,
 }
 
 /// Whose session is meant: another's answers as an absent one.
@@ -54,8 +58,10 @@ pub async fn begin(
         algorithm,
         hash_state: Digester::new(algorithm).state(),
         version: 0,
+        kept: Kept::default(),
+        is_taken_over: false,
     };
-    let idle_ms = i64::try_from(registry.limits.upload_idle.as_millis()).unwrap_or(i64::MAX / 4);
+    let idle_ms = ms(registry.limits.upload_idle);
     let begin = Begin {
         owner: owner.clone(),
         session: session.clone(),
@@ -97,7 +103,7 @@ impl Transaction for Begin {
             0_u64,
             session.algorithm.name(),
             session.hash_state.as_slice(),
-            session.id,
+            "",
             0_i64,
             0_i64,
             now,
@@ -113,7 +119,8 @@ impl Transaction for Begin {
 /// # Errors
 /// [`Fault::UPLOAD_UNKNOWN`]: absent, expired, or another's.
 pub async fn find(registry: &Registry, owner: &Owner, id: Uuid) -> Result<Session, Fault> {
-    let sql = "SELECT u.offset_bytes, u.algorithm, u.hash_state, u.version, u.account_id \
+    let sql = "SELECT u.offset_bytes, u.algorithm, u.hash_state, u.version, u.account_id, u.parts, \
+               u.store_ref, u.tail, u.busy_until \
                FROM upload u JOIN repo r ON r.id = u.repo_id \
                WHERE u.id = $1 AND r.path = $2 AND u.expires_at > $3";
     let mut reader = registry.database.lookup().await?;
@@ -130,6 +137,12 @@ pub async fn find(registry: &Registry, owner: &Owner, id: Uuid) -> Result<Sessio
         algorithm: algorithm.parse().map_err(|_error| Fault::UPLOAD_UNKNOWN)?,
         hash_state: row.get(2)?,
         version: row.get(3)?,
+        kept: Kept {
+            parts: row.get(5)?,
+            key: row.get(6)?,
+            tail: row.get::<Option<Vec<u8>>>(7)?.unwrap_or_default(),
+        },
+        is_taken_over: row.get::<i64>(8)? > 0,
     })
 }
 
@@ -149,14 +162,48 @@ pub async fn append<S>(
 where
     S: Stream<Item = Result<Bytes, Fault>> + Send + Unpin,
 {
-    let (mut session, _claim) = claim(registry, owner, id, start).await?;
-    let (received, end) = receive(registry, &session, body).await?;
-    registry.store.keep(&received).await?;
+    let (session, claim) = claim(registry, owner, id, start).await?;
+    let outcome = extend(registry, session, &claim, body).await;
+    ended(registry, (owner, id), claim, outcome).await
+}
+
+async fn extend<S>(
+    registry: &Registry,
+    mut session: Session,
+    claim: &Claim,
+    body: S,
+) -> Result<Session, Fault>
+where
+    S: Stream<Item = Result<Bytes, Fault>> + Send + Unpin,
+{
+    let (mut received, end) = receive(registry, &session, claim, body).await?;
+    session.kept = registry.store.keep(&mut received).await?;
     session.offset = received.size_bytes;
     session.hash_state = received.digester.state();
-    let idle_ms = i64::try_from(registry.limits.upload_idle.as_millis()).unwrap_or(i64::MAX / 4);
+    let idle_ms = ms(registry.limits.upload_idle);
     registry.database.write(Advance { session: session.clone(), idle_ms }).await?;
+    received.noted();
     end.map(|()| session)
+}
+
+/// Lets a session go: one that failed goes on where it was, or is over when its parts are lost.
+async fn ended<T>(
+    registry: &Registry,
+    (owner, id): (&Owner, Uuid),
+    claim: Claim,
+    outcome: Result<T, Fault>,
+) -> Result<T, Fault> {
+    match outcome {
+        Err(Fault::Store(StoreError::PartsGone)) => {
+            cancel(registry, owner, id).await?;
+            Err(Fault::UPLOAD_UNKNOWN)
+        }
+        Err(fault) => {
+            claim.release().await;
+            Err(fault)
+        }
+        Ok(done) => Ok(done),
+    }
 }
 
 /// Takes the bytes of the last request of a session, and makes the whole a blob of the repository.
@@ -175,31 +222,48 @@ pub async fn finish<S>(
 where
     S: Stream<Item = Result<Bytes, Fault>> + Send + Unpin,
 {
-    let (mut session, _claim) = claim(registry, owner, id, start).await?;
+    let (session, claim) = claim(registry, owner, id, start).await?;
+    let outcome = complete(registry, owner, session, (&claim, digest), body).await;
+    ended(registry, (owner, id), claim, outcome).await
+}
+
+async fn complete<S>(
+    registry: &Registry,
+    owner: &Owner,
+    mut session: Session,
+    (claim, digest): (&Claim, Digest),
+    body: S,
+) -> Result<(), Fault>
+where
+    S: Stream<Item = Result<Bytes, Fault>> + Send + Unpin,
+{
     if session.offset == 0 && session.algorithm != digest.algorithm() {
         session.algorithm = digest.algorithm();
         session.hash_state = Digester::new(session.algorithm).state();
     }
-    let (received, end) = if session.offset == 0 {
+    let (mut received, end) = if session.offset == 0 {
         // A session that gets everything at once needs no file of its own.
         let incoming = registry.store.receive(Digester::new(session.algorithm));
-        pump(registry, incoming, 0, body).await?
+        pump(registry, (incoming, 0), Some(claim), body).await?
     } else {
-        receive(registry, &session, body).await?
+        receive(registry, &session, claim, body).await?
     };
     end?;
     let sized = received.size_bytes;
-    let (received, actual) = if session.algorithm == digest.algorithm() {
-        let actual = received.digester.clone().finish();
-        (received, actual)
+    let actual = if session.algorithm == digest.algorithm() {
+        received.digester.clone().finish()
     } else {
         received.digest_again(digest.algorithm()).await?
     };
     if actual != digest {
-        cancel(registry, owner, id).await?;
+        cancel(registry, owner, session.id).await?;
         return Err(Fault::digest(format!("the content has digest {actual}")));
     }
-    commit(registry, &owner.name, received, (digest, sized), Some(id)).await
+    if session.offset > 0 {
+        claim.confirm().await?;
+    }
+    let session = Some((session.id, session.version));
+    commit(registry, &owner.name, received, (digest, sized), session).await
 }
 
 /// Takes a whole blob in one request, without a session.
@@ -216,7 +280,7 @@ where
     S: Stream<Item = Result<Bytes, Fault>> + Send + Unpin,
 {
     let incoming = registry.store.receive(Digester::new(digest.algorithm()));
-    let (received, end) = pump(registry, incoming, 0, body).await?;
+    let (received, end) = pump(registry, (incoming, 0), None, body).await?;
     end?;
     let (sized, actual) = (received.size_bytes, received.digester.clone().finish());
     if actual != digest {
@@ -230,9 +294,9 @@ where
 /// # Errors
 /// [`Fault::UPLOAD_UNKNOWN`].
 pub async fn cancel(registry: &Registry, owner: &Owner, id: Uuid) -> Result<(), Fault> {
-    find(registry, owner, id).await?;
+    let session = find(registry, owner, id).await?;
     registry.database.write(Cancel { id }).await?;
-    Ok(registry.store.remove_session(id).await?)
+    Ok(registry.store.remove_session(id, &session.kept.parts).await?)
 }
 
 struct Cancel {
@@ -248,48 +312,6 @@ impl Transaction for Cancel {
     }
 }
 
-/// Finds a session and keeps others from it; refuses bytes that do not follow.
-async fn claim(
-    registry: &Registry,
-    owner: &Owner,
-    id: Uuid,
-    start: Option<u64>,
-) -> Result<(Session, Claim), Fault> {
-    let claim = registry.claim(id);
-    let session = find(registry, owner, id).await?;
-    let refused = Fault::OutOfOrder { session: id, offset: session.offset };
-    let Some(claim) = claim else { return Err(refused) };
-    if start.is_some_and(|start| start != session.offset) {
-        return Err(refused);
-    }
-    if registry.database.is_shared() {
-        let taken = Take { id, version: session.version };
-        if !registry.database.write(taken).await? {
-            return Err(refused);
-        }
-    }
-    Ok((session, claim))
-}
-
-/// Takes a session for this node.
-struct Take {
-    id: Uuid,
-    version: i64,
-}
-
-impl Transaction for Take {
-    type Output = bool;
-    type Error = DbError;
-
-    async fn run(&self, connection: &mut Connection) -> Result<bool, DbError> {
-        let sql = "UPDATE upload SET busy_until = $1 \
-                   WHERE id = $2 AND version = $3 AND busy_until < $4";
-        let now = connection.now_ms();
-        let values = values![now + BUSY_MS, self.id, self.version, now];
-        Ok(connection.execute(sql, values).await? == 1)
-    }
-}
-
 /// Writes down how far a session came, and lets it go.
 struct Advance {
     session: Session,
@@ -302,14 +324,18 @@ impl Transaction for Advance {
 
     async fn run(&self, connection: &mut Connection) -> Result<(), Fault> {
         let sql = "UPDATE upload SET offset_bytes = $1, hash_state = $2, version = version + 1, \
-                   busy_until = 0, expires_at = $3 WHERE id = $4 AND version = $5";
+                   busy_until = 0, expires_at = $3, parts = $6, store_ref = $7, tail = $8 \
+                   WHERE id = $4 AND version = $5";
         let (session, until) = (&self.session, connection.now_ms() + self.idle_ms);
         let values = values![
             session.offset,
             session.hash_state.as_slice(),
             until,
             session.id,
-            session.version
+            session.version,
+            &session.kept.parts,
+            &session.kept.key,
+            session.kept.tail.as_slice()
         ];
         if connection.execute(sql, values).await? == 0 {
             return Err(Fault::UPLOAD_UNKNOWN);
@@ -321,6 +347,7 @@ impl Transaction for Advance {
 async fn receive<S>(
     registry: &Registry,
     session: &Session,
+    claim: &Claim,
     body: S,
 ) -> Result<(Received, Result<(), Fault>), Fault>
 where
@@ -328,15 +355,17 @@ where
 {
     let digester = Digester::resume(session.algorithm, &session.hash_state);
     let digester = digester.ok_or(Fault::UPLOAD_UNKNOWN)?;
-    let incoming = registry.store.resume(session.id, digester, session.offset);
-    pump(registry, incoming, session.offset, body).await
+    let Session { id, offset, is_taken_over, ref kept, .. } = *session;
+    let place = Place { offset, kept, is_taken_over };
+    let incoming = registry.store.resume(id, digester, &place);
+    pump(registry, (incoming, session.offset), Some(claim), body).await
 }
 
-/// Moves the body to the disk; tells how the body ended beside what arrived.
+/// Moves the body to the store; tells how the body ended beside what arrived.
 async fn pump<S>(
     registry: &Registry,
-    mut incoming: Incoming,
-    offset: u64,
+    (mut incoming, offset): (Incoming, u64),
+    claim: Option<&Claim>,
     mut body: S,
 ) -> Result<(Received, Result<(), Fault>), Fault>
 where
@@ -352,6 +381,9 @@ where
                 if sum > most {
                     break Err(Fault::TooLarge(format!("a blob may have {most} bytes")));
                 }
+                if claim.is_some_and(Claim::is_lost) {
+                    return Err(Fault::Disconnected);
+                }
                 incoming.write(piece).await?;
             }
         }
@@ -364,10 +396,10 @@ async fn commit(
     name: &RepositoryName,
     received: Received,
     (digest, size_bytes): (Digest, u64),
-    session: Option<Uuid>,
+    session: Option<(Uuid, i64)>,
 ) -> Result<(), Fault> {
     let key = registry.store.publish(received, digest).await?;
-    let trash_ms = i64::try_from(registry.limits.trash_delay.as_millis()).unwrap_or(i64::MAX / 4);
+    let trash_ms = ms(registry.limits.trash_delay);
     let commit = Commit {
         name: name.clone(),
         digest,
@@ -379,7 +411,7 @@ async fn commit(
     };
     let outcome = registry.database.write(commit).await;
     if matches!(outcome, Err(Fault::Unknown(_))) {
-        // Nothing names the object: the session was cancelled meanwhile.
+        // Nothing names the object: the session was cancelled or taken meanwhile.
         registry.store.remove(&key).await?;
     }
     outcome

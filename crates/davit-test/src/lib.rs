@@ -16,6 +16,7 @@ mod peer_root;
 mod postgres;
 mod python;
 mod registry;
+mod s3;
 mod temp;
 
 use std::{
@@ -33,6 +34,7 @@ pub use peer_root::need_peer_root;
 pub use postgres::Postgres;
 pub use python::python_with;
 pub use registry::{Access, Registry, need_certificate};
+pub use s3::S3;
 pub use temp::TempDir;
 
 /// Names the environment variable with the file that collects skipped tests.

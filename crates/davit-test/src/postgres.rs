@@ -50,8 +50,23 @@ impl Postgres {
     /// URL of the database.
     #[must_use]
     pub fn url(&self) -> String {
+        self.url_of("postgres")
+    }
+
+    /// Makes another empty database; its URL.
+    ///
+    /// # Panics
+    /// If there is one of this name.
+    #[must_use]
+    pub fn database(&self, name: &str) -> String {
+        let mut command = Command::new(self.programs.join("createdb"));
+        run(command.args(["-U", "davit", "-h"]).arg(self.dir.path()).arg(name));
+        self.url_of(name)
+    }
+
+    fn url_of(&self, name: &str) -> String {
         let socket = self.dir.path().display().to_string().replace('/', "%2F");
-        format!("postgres://davit@{socket}/postgres")
+        format!("postgres://davit@{socket}/{name}")
     }
 
     /// Ends the server at once, as a crash does, and starts it again.

@@ -112,7 +112,7 @@ pub(super) async fn scan(
         let row = reader.row("SELECT id FROM upload WHERE id = $1", values![session]).await?;
         if row.is_none() && is_old(made_ms, reader.now_ms(), settings) {
             found.orphans += 1;
-            store.remove_session(session).await?;
+            store.remove_session(session, "").await?;
         }
     }
     Ok(found)
@@ -130,7 +130,8 @@ async fn orphans(
 ) -> Result<u64, GcError> {
     const NAMED: &str = "SELECT CAST(1 AS BIGINT) WHERE \
          EXISTS (SELECT 1 FROM blob WHERE store_key = $1) \
-         OR EXISTS (SELECT 1 FROM trash WHERE store_key = $1)";
+         OR EXISTS (SELECT 1 FROM trash WHERE store_key = $1) \
+         OR EXISTS (SELECT 1 FROM upload WHERE store_ref = $1)";
     let mut reader = database.reader().await?;
     let now = reader.now_ms();
     let mut orphans = Vec::new();
@@ -214,8 +215,8 @@ pub(super) async fn end_uploads(
     store: &Store,
     mode: Mode,
 ) -> Result<u64, GcError> {
-    const EXPIRED: &str = "SELECT id FROM upload WHERE expires_at < $1 AND busy_until < $1 \
-                           AND id > $2 ORDER BY id LIMIT 200";
+    const EXPIRED: &str = "SELECT id, parts FROM upload WHERE expires_at < $1 \
+                           AND busy_until < $1 AND id > $2 ORDER BY id LIMIT 200";
     let mut at = String::new();
     let mut ended = 0;
     loop {
@@ -225,7 +226,7 @@ pub(super) async fn end_uploads(
         let Some(last) = rows.last() else { return Ok(ended) };
         at = last.get(0)?;
         for row in rows {
-            let id: String = row.get(0)?;
+            let (id, parts): (String, String) = (row.get(0)?, row.get(1)?);
             let gone = match mode {
                 Mode::DryRun => true,
                 // Without the row nothing can be committed; then the bytes may go.
@@ -233,7 +234,7 @@ pub(super) async fn end_uploads(
             };
             ended += u64::from(gone);
             if let (Mode::Collect, true, Ok(session)) = (mode, gone, id.parse()) {
-                store.remove_session(session).await?;
+                store.remove_session(session, &parts).await?;
             }
         }
     }

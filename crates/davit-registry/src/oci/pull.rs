@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     auth::Caller, blobs, events, fault::Fault, manifests, name::RepositoryName, registry::Registry,
+    store::Stored,
 };
 
 /// What is named by its digest stays as it is; only who may see it changes.
@@ -70,7 +71,7 @@ pub(super) async fn blob(
         .with_digest(&digest)
         .with(header::ACCEPT_RANGES, "bytes")
         .with(header::CACHE_CONTROL, FOREVER);
-    let file = registry.store.read(&blob.key)?;
+    let stored = registry.store.read(&blob.key)?;
     let segments = match ranges {
         Some(ranges) if ranges.len() > 1 => {
             let (boundary, segments, length) = multipart(&ranges, size);
@@ -84,7 +85,16 @@ pub(super) async fn blob(
             VecDeque::from([Segment::Part(range)])
         }
     };
-    reply.content = Content::File(Arc::new(file), segments);
+    reply.content = match stored {
+        Stored::File(file) => Content::File(Arc::new(file), segments),
+        // Nothing is asked of the object store for a head.
+        Stored::Remote(_) if parts.method == Method::HEAD => Content::None,
+        Stored::Remote(remote) => {
+            let first = segments.iter().find_map(Segment::part).unwrap_or_default();
+            let first = remote.part(first).await?;
+            Content::Remote(remote, first, segments)
+        }
+    };
     Ok(reply)
 }
 

@@ -6,11 +6,14 @@ use axum::body::Body;
 use bytes::Bytes;
 use davit_distribution::wire::{ErrorBody, ErrorCode, ErrorEntry};
 use davit_image::Digest;
-use futures_util::stream;
+use futures_util::{TryStreamExt as _, stream};
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
-use crate::fault::Fault;
+use crate::{
+    fault::Fault,
+    store::{PartStream, Remote, StoreError},
+};
 
 /// Bytes that are read from a file at once.
 const PIECE: usize = 256 << 10;
@@ -35,6 +38,8 @@ pub enum Content {
     Stream(Body),
     /// Parts of a file, and bytes between them.
     File(Arc<File>, VecDeque<Segment>),
+    /// Parts of an object, the first of which was asked for, and bytes between them.
+    Remote(Remote, PartStream, VecDeque<Segment>),
 }
 
 /// A piece of a body.
@@ -44,6 +49,16 @@ pub enum Segment {
     Bytes(Bytes),
     /// This part of the file.
     Part(Range<u64>),
+}
+
+impl Segment {
+    /// The part that it is.
+    pub(super) fn part(&self) -> Option<Range<u64>> {
+        match self {
+            Self::Part(range) => Some(range.clone()),
+            Self::Bytes(_) => None,
+        }
+    }
 }
 
 impl Reply {
@@ -113,6 +128,7 @@ impl Reply {
             Content::Bytes(bytes) => bytes.into(),
             Content::Stream(body) => body,
             Content::File(file, segments) => file_body(file, segments),
+            Content::Remote(remote, first, segments) => remote_body(remote, first, segments),
         })
     }
 }
@@ -149,6 +165,38 @@ fn file_body(file: Arc<File>, segments: VecDeque<Segment>) -> Body {
             }
         };
         Some((piece, (file, segments)))
+    }))
+}
+
+/// Each part is asked for when the one before it was sent.
+fn remote_body(remote: Remote, first: PartStream, segments: VecDeque<Segment>) -> Body {
+    let state = (Some(first), None, segments);
+    Body::from_stream(stream::try_unfold(state, move |state| {
+        let remote = remote.clone();
+        async move {
+            let (mut first, mut part, mut segments): (_, Option<PartStream>, VecDeque<Segment>) =
+                state;
+            loop {
+                if let Some(pieces) = &mut part {
+                    if let Some(piece) = pieces.try_next().await? {
+                        return Ok::<_, StoreError>(Some((piece, (first, part, segments))));
+                    }
+                    part = None;
+                }
+                match segments.pop_front() {
+                    None => return Ok(None),
+                    Some(Segment::Bytes(bytes)) => {
+                        return Ok(Some((bytes, (first, part, segments))));
+                    }
+                    Some(Segment::Part(range)) => {
+                        part = Some(match first.take() {
+                            Some(first) => first,
+                            None => remote.part(range).await?,
+                        });
+                    }
+                }
+            }
+        }
     }))
 }
 

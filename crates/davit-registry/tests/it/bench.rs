@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -11,17 +11,17 @@ use davit_registry::{
     auth::Rights,
     blobs,
     check::{self, Depth, Finding, Repair},
-    config::Limits,
+    config::{Limits, Places},
     db::{Connection, Database, DbError, Location, Transaction, Value},
     fault::Fault,
     gc::{self, GcReport, GcSettings, Mode, Scan},
     manifests::{self, Condition, Content, Put},
     name::RepositoryName,
     registry::Registry,
-    store::Store,
+    store::{Store, StoreLocation},
     uploads,
 };
-use davit_test::{Postgres, TempDir};
+use davit_test::{Postgres, S3, TempDir};
 use futures_util::stream;
 
 /// Leases and delays of these tests; the database's clock is moved past them.
@@ -43,61 +43,121 @@ pub(crate) const SETTINGS: GcSettings = GcSettings {
 pub(crate) struct Bench {
     pub(crate) registry: Registry,
     pub(crate) settings: GcSettings,
+    /// Where the objects are, as files.
     folder: PathBuf,
-    postgres: Mutex<Option<Postgres>>,
+    places: Places,
+    postgres: Option<Arc<Mutex<Postgres>>>,
+    s3: Option<Arc<S3>>,
     _dir: Option<TempDir>,
 }
 
-/// Runs a test on every pair that can be had here.
+/// Databases and object stores that can be had here, for one test; the suite's are SQLite and files.
+pub(crate) struct Backends {
+    postgres: Option<Arc<Mutex<Postgres>>>,
+    s3: Option<Arc<S3>>,
+}
+
+/// What nodes share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// Nothing: SQLite has one node.
+    Nothing,
+    /// PostgreSQL.
+    Database,
+}
+
+/// Runs a test on every pair of database and store that can be had here.
 pub(crate) fn on_each(test: impl AsyncFn(&Bench)) {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    on_pairs(&[Share::Nothing, Share::Database], test);
+}
+
+/// The same, with nodes that share a database.
+pub(crate) fn on_shared(test: impl AsyncFn(&Bench)) {
+    on_pairs(&[Share::Database], test);
+}
+
+fn on_pairs(shares: &[Share], test: impl AsyncFn(&Bench)) {
+    let runtime = runtime();
+    let backends = Backends::start(shares);
     runtime.block_on(async {
-        test(&Bench::new(None, SETTINGS).await).await;
-        if let Some(postgres) = Postgres::start() {
-            test(&Bench::new(Some(postgres), SETTINGS).await).await;
+        for share in shares {
+            test(&Bench::on(&backends, (*share, false), SETTINGS).await.unwrap()).await;
+            if let Some(bench) = Bench::on(&backends, (*share, true), SETTINGS).await {
+                test(&bench).await;
+            }
         }
     });
 }
 
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+impl Backends {
+    /// Starts what these need, each once.
+    pub(crate) fn start(shares: &[Share]) -> Self {
+        let postgres = if shares.contains(&Share::Database) { Postgres::start() } else { None };
+        Self {
+            postgres: postgres.map(|server| Arc::new(Mutex::new(server))),
+            s3: S3::start().map(Arc::new),
+        }
+    }
+}
+
 impl Bench {
     pub(crate) async fn new(postgres: Option<Postgres>, settings: GcSettings) -> Self {
+        let share = if postgres.is_some() { Share::Database } else { Share::Nothing };
+        let postgres = postgres.map(|server| Arc::new(Mutex::new(server)));
+        let backends = Backends { postgres, s3: None };
+        Self::on(&backends, (share, false), settings).await.expect("files need no server")
+    }
+
+    /// On a pair of the backends; `None` where they lack it.
+    pub(crate) async fn on(
+        backends: &Backends,
+        (share, has_objects): (Share, bool),
+        settings: GcSettings,
+    ) -> Option<Self> {
         let dir = TempDir::new();
-        let folder = dir.path().to_owned();
-        let bench = Self::open(folder, postgres, settings).await;
-        Self { _dir: Some(dir), ..bench }
+        let postgres = match share {
+            Share::Nothing => None,
+            Share::Database => Some(Arc::clone(backends.postgres.as_ref()?)),
+        };
+        let s3 = if has_objects { Some(Arc::clone(backends.s3.as_ref()?)) } else { None };
+        // Each pair has a database and a prefix of its own.
+        let name = format!("{}_{has_objects}", format!("{share:?}").to_lowercase());
+        let url = postgres.as_ref().map(|server| server.lock().unwrap().database(&name));
+        let store = s3.as_ref().map(|s3| s3.url(&format!("some/{name}")));
+        let store = store.map(|url| StoreLocation::parse(&url, []).unwrap());
+        let folder = match &s3 {
+            Some(s3) => s3.folder(&format!("some/{name}")),
+            None => dir.path().to_owned(),
+        };
+        let places =
+            Places { root: dir.path().to_owned(), database: url.map(Location::Postgres), store };
+        let bench = Self::open(places, folder, settings).await;
+        Some(Self { postgres, s3: s3, _dir: Some(dir), ..bench })
     }
 
     /// On SQLite in this folder, which stays.
     pub(crate) async fn at(folder: &Path, settings: GcSettings) -> Self {
-        Self::open(folder.to_owned(), None, settings).await
+        let places = Places { root: folder.to_owned(), database: None, store: None };
+        Self::open(places, folder.to_owned(), settings).await
     }
 
-    async fn open(folder: PathBuf, postgres: Option<Postgres>, settings: GcSettings) -> Self {
-        let location = location(&folder, postgres.as_ref());
-        let database = Database::open(&location).await.unwrap();
-        let store = Store::open(&folder).unwrap();
-        let limits = Limits {
-            lease: settings.lease,
-            trash_delay: settings.trash_delay,
-            undo: settings.undo,
-            referrers: settings.referrers,
-            ..Limits::default()
-        };
-        let registry = Registry::new(database, store, limits);
-        Self { registry, settings, folder, postgres: Mutex::new(postgres), _dir: None }
+    pub(crate) async fn open(places: Places, folder: PathBuf, settings: GcSettings) -> Self {
+        let registry = registry(&places, settings).await;
+        Self { registry, settings, folder, places, postgres: None, s3: None, _dir: None }
     }
 
     /// Another node on the same database and store.
     pub(crate) async fn node(&self) -> Registry {
-        let location = location(&self.folder, self.postgres.lock().unwrap().as_ref());
-        let database = Database::open(&location).await.unwrap();
-        Registry::new(database, self.registry.store.clone(), self.registry.limits)
+        registry(&self.places, self.settings).await
     }
 
     /// Kills the database server, and starts it again.
     pub(crate) fn restart_postgres(&self) {
-        self.postgres.lock().unwrap().as_mut().expect("a server").restart();
+        self.postgres.as_ref().expect("a server").lock().unwrap().restart();
     }
 
     pub(crate) fn pass(&self, time: Duration) {
@@ -182,25 +242,57 @@ impl Bench {
         self.registry.database.write(Tell(sql, values)).await.unwrap()
     }
 
-    /// Files of blobs in the directory.
+    /// Files of blobs.
     pub(crate) fn objects(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
         let mut folders = vec![self.folder.join("blobs")];
         while let Some(folder) = folders.pop() {
-            for entry in fs_err::read_dir(folder).unwrap() {
+            // An object store has no folder without objects.
+            let Ok(entries) = fs_err::read_dir(folder) else { continue };
+            for entry in entries {
                 let path = entry.unwrap().path();
                 if path.is_dir() { folders.push(path) } else { files.push(path) }
             }
         }
         files
     }
+
+    /// Files of upload sessions, and of parts in the object store.
+    pub(crate) fn left_over(&self) -> Vec<String> {
+        let folder = match &self.s3 {
+            // s3s-fs keeps parts beside its buckets.
+            Some(s3) => s3.folder(".."),
+            None => self.folder.join("uploads"),
+        };
+        let names = fs_err::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        let names = names.map(|name| name.to_string_lossy().into_owned());
+        names.filter(|name| !name.contains("bucket")).collect()
+    }
+
+    /// The file of a blob.
+    pub(crate) async fn object(&self, digest: &Digest) -> PathBuf {
+        let sql = "SELECT store_key FROM blob WHERE digest = $1";
+        let mut reader = self.registry.database.reader().await.unwrap();
+        let row = reader.row(sql, vec![digest.into()]).await.unwrap().unwrap();
+        self.folder.join(row.get::<String>(0).unwrap())
+    }
+
+    /// Tells whether the blobs are in an object store.
+    pub(crate) const fn has_objects(&self) -> bool {
+        matches!(self.registry.store, Store::Objects(_))
+    }
 }
 
-fn location(folder: &Path, postgres: Option<&Postgres>) -> Location {
-    match postgres {
-        Some(postgres) => Location::Postgres(postgres.url()),
-        None => Location::Sqlite(folder.join("registry.db")),
-    }
+async fn registry(places: &Places, settings: GcSettings) -> Registry {
+    let database = Database::open(&places.database()).await.unwrap();
+    let limits = Limits {
+        lease: settings.lease,
+        trash_delay: settings.trash_delay,
+        undo: settings.undo,
+        referrers: settings.referrers,
+        ..Limits::default()
+    };
+    Registry::new(database, Store::open(&places.store()).unwrap(), limits)
 }
 
 struct Tell(&'static str, Vec<Value>);

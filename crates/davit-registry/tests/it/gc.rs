@@ -133,8 +133,7 @@ fn the_scan_finds_orphans_and_lost_objects() {
         assert_eq!(left, expected);
 
         let layer = Digest::of(b"layer");
-        let lost = there.iter().find(|path| path.to_string_lossy().contains(&layer.hex()));
-        fs_err::remove_file(lost.unwrap()).unwrap();
+        fs_err::remove_file(bench.object(&layer).await).unwrap();
         assert_eq!(bench.check(Repair::No).await, [Finding::Lost(layer)]);
         assert_eq!(bench.collect().await.lost, 1);
         assert_eq!(bench.check(Repair::No).await, [Finding::Suspect(layer)]);
@@ -158,9 +157,7 @@ fn corrupt_bytes_are_found_and_healed_by_a_push() {
     on_each(async |bench| {
         bench.push_image("a/b", &["t"], "layer").await;
         let layer = Digest::of(b"layer");
-        let objects = bench.objects();
-        let file = objects.iter().find(|path| path.to_string_lossy().contains(&layer.hex()));
-        fs_err::write(file.unwrap(), b"LAYER").unwrap();
+        fs_err::write(bench.object(&layer).await, b"LAYER").unwrap();
         assert_eq!(bench.check(Repair::Yes).await, [Finding::Corrupt(layer)]);
         assert_eq!(bench.check(Repair::Yes).await, [Finding::Suspect(layer)]);
         heal(bench, layer).await;
@@ -176,7 +173,8 @@ fn expired_uploads_end() {
         let body = futures_util::stream::iter([Ok(b"part".as_slice().into())]);
         uploads::append(&bench.registry, &owner, session.id, None, body).await.unwrap();
         assert_eq!(bench.collect().await.uploads, 0);
-        assert_eq!(bench.registry.store.sessions().await.unwrap().len(), 1);
+        let files = bench.registry.store.sessions().await.unwrap().len();
+        assert_eq!(files, usize::from(!bench.has_objects()), "few bytes wait in the row");
         bench.pass(Duration::from_secs(25 * 3600));
         assert_eq!(bench.collect().await.uploads, 1);
         assert!(bench.registry.store.sessions().await.unwrap().is_empty());
@@ -245,10 +243,7 @@ fn a_digest_is_explained() {
         let database = &bench.registry.database;
         let layer = Digest::of(b"layer");
         let lines = gc::explain(database, &bench.settings, &layer).await.unwrap();
-        assert!(
-            lines[0].starts_with("blob of 5 bytes, live, stored as blobs/sha256/"),
-            "{lines:?}"
-        );
+        assert!(lines[0].starts_with("blob of 5 bytes, live, stored as blobs/"), "{lines:?}");
         let copy = "in the trash, removed in ";
         assert!(lines[1].starts_with(copy), "the second push left a copy: {lines:?}");
         assert_eq!(lines[2], format!("linked to a/b, used by {manifest}"));

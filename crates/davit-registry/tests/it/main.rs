@@ -15,6 +15,8 @@ mod gc;
 mod gc_model;
 mod manifests;
 mod mirror;
+mod nodes;
+mod objects;
 mod races;
 mod replication;
 mod soak;

@@ -21,10 +21,9 @@ use davit_registry::{
     registry::Registry,
     uploads,
 };
-use davit_test::Postgres;
-use futures_util::stream;
+use futures_util::{TryStreamExt as _, stream};
 
-use crate::bench::{Bench, image, name, to_put};
+use crate::bench::{Backends, Bench, Share, image, name, runtime, to_put};
 
 const CLIENTS: usize = 8;
 const REPOSITORIES: [&str; 3] = ["soak/a", "soak/b", "soak/a/b"];
@@ -44,13 +43,17 @@ const SETTINGS: GcSettings = GcSettings {
 
 #[test]
 fn clients_and_collector_on_one_node() {
-    soak(None);
+    soak(Share::Nothing, false);
 }
 
 #[test]
 fn clients_and_collectors_on_two_nodes() {
-    let Some(postgres) = Postgres::start() else { return };
-    soak(Some(postgres));
+    soak(Share::Database, false);
+}
+
+#[test]
+fn clients_and_collectors_on_two_nodes_and_an_object_store() {
+    soak(Share::Database, true);
 }
 
 #[derive(Default)]
@@ -64,14 +67,12 @@ struct Counts {
     done: AtomicBool,
 }
 
-fn soak(postgres: Option<Postgres>) {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
-        let shared = postgres.is_some();
-        let bench = Bench::new(postgres, SETTINGS).await;
+fn soak(share: Share, has_objects: bool) {
+    let backends = Backends::start(&[share]);
+    runtime().block_on(async {
+        let Some(bench) = Bench::on(&backends, (share, has_objects), SETTINGS).await else { return };
         let mut nodes = vec![bench.registry.clone()];
-        if shared {
+        if share == Share::Database {
             nodes.push(bench.node().await);
         }
         let counts = Arc::new(Counts::default());
@@ -289,8 +290,6 @@ impl Client {
     }
 
     async fn pull(&mut self) {
-        use std::io::Read as _;
-
         let repository = self.repository();
         let asked = Instant::now();
         let Some((_, body)) = self.manifest(repository).await else { return };
@@ -304,10 +303,11 @@ impl Client {
             if asked.elapsed() >= LEASE / 2 {
                 return;
             }
-            let mut file = self.node.store.read(&found.unwrap().key).unwrap();
-            let mut content = Vec::new();
-            file.read_to_end(&mut content).unwrap();
-            assert_eq!(Digest::of(&content), digest);
+            let found = found.unwrap();
+            let stored = self.node.store.read(&found.key).unwrap();
+            let pieces = stored.part(0..found.size_bytes).await.unwrap();
+            let content: Vec<_> = pieces.try_collect().await.unwrap();
+            assert_eq!(Digest::of(&content.concat()), digest);
         }
         self.counts.pulled.fetch_add(1, Ordering::SeqCst);
     }

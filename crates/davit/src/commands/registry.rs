@@ -26,7 +26,7 @@ use davit_registry::{
     db::{Database, DbError, Location},
     events::SubscriptionError,
     mirror::MirrorError,
-    store::{Store, StoreError},
+    store::{Store, StoreError, StoreLocation},
 };
 
 use crate::{cli::Context, error::CliError};
@@ -44,7 +44,7 @@ pub(crate) struct RegistryArgs {
     /// Database, if not in the registry's folder: postgres://USER:PASSWORD@HOST/NAME
     #[arg(long, global = true, value_name = "URL", env = DATABASE, hide_env = true)]
     db: Option<String>,
-    /// Store of blobs, if not in the registry's folder: file:DIR
+    /// Store of blobs, if not in the registry's folder: file:DIR, s3://BUCKET/PREFIX, gs://, az://
     #[arg(long, global = true, value_name = "URL")]
     store: Option<String>,
     #[command(subcommand)]
@@ -141,8 +141,7 @@ pub(crate) fn run(args: RegistryArgs, context: &Context) -> Result<u8, CliError>
 
 /// Opens the store of blobs.
 fn open_store(places: &Places) -> Result<Store, StoreError> {
-    // Other kinds were refused when the places were read.
-    Store::open(places.store().unwrap_or(&places.root))
+    Store::open(&places.store())
 }
 
 /// Where the registry is.
@@ -156,11 +155,17 @@ fn places(args: &RegistryArgs, context: &Context) -> Result<Places, CliError> {
         Some(_) => return Err(CliError::usage("--db takes a URL of the form postgres://…")),
     };
     let root = context.given_root().map_or_else(|| PathBuf::from(ROOT), PathBuf::from);
-    let places = Places { root, database, store: args.store.clone() };
-    match places.store() {
-        Some(_) => Ok(places),
-        None => Err(CliError::usage("--store takes a URL of the form file:DIR")),
-    }
+    let store = args.store.as_deref().map(|url| StoreLocation::parse(url, environment()));
+    let store = store.transpose().map_err(|error| CliError::usage(format!("--store: {error}")))?;
+    Ok(Places { root, database, store })
+}
+
+/// Variables that are text; an object store's settings may be among them.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(text)
 }
 
 /// Does something with the registry's database.

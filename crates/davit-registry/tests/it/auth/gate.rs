@@ -9,7 +9,7 @@ use davit_registry::{
     ratelimit::PullLimits,
     registry::Registry,
     server::Metrics,
-    store::Store,
+    store::{Store, StoreLocation},
 };
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use serde_json::Value as Json;
@@ -46,7 +46,7 @@ impl Site {
     }
 
     fn registry(&self, pulls: PullLimits) -> Registry {
-        let store = Store::open(&self.dir.join("store")).unwrap();
+        let store = Store::open(&StoreLocation::Directory(self.dir.join("store"))).unwrap();
         // The tests push no layers.
         let limits = Limits { sparse: true, pulls, ..Limits::default() };
         Registry::new(self.database.clone(), store, limits)

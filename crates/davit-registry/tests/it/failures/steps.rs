@@ -24,7 +24,6 @@ const CALLS: &[(&str, usize)] = &[
     ("fdatasync", 12),
     ("fsync", 4),
     ("linkat", 2),
-    ("rename", 1),
     ("pwrite64", 16),
     ("unlink", 3),
     ("write", 4),

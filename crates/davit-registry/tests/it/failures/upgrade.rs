@@ -10,7 +10,7 @@ use davit_registry::{
     db::{Database, Location, VERSION, values},
     manifests::{self, Target},
     registry::Registry,
-    store::Store,
+    store::{Store, StoreLocation},
     uploads::{self, Owner},
 };
 use davit_test::{Postgres, TempDir};
@@ -57,7 +57,7 @@ fn a_registry_of_schema_1_is_opened_beside_a_program_that_uses_it() {
 
 /// All that the older version had is there, and the registry works on.
 async fn is_whole(database: &Database, dir: &TempDir) {
-    let store = Store::open(dir.path()).unwrap();
+    let store = Store::open(&StoreLocation::Directory(dir.path().to_owned())).unwrap();
     let registry = Registry::new(database.clone(), store, Limits::default());
     let mut reader = database.reader().await.unwrap();
     let version = reader.row("SELECT version FROM schema_version", values![]).await.unwrap();

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use uuid::Uuid;
 
-use super::{Key, Store, StoreError, blocking, fault, made_ms};
+use super::{Files, Key, StoreError, blocking, fault, made_ms};
 
-impl Store {
+impl Files {
     /// Names of all entries directly below a directory of the store, sorted; empty when it is absent.
     fn names(&self, below: &str) -> Result<Vec<String>, StoreError> {
         let path = self.root.join(below);
@@ -24,11 +24,8 @@ impl Store {
         Ok(names)
     }
 
-    /// Directories that [`Store::keys`] lists one by one, so that a scan of many objects stays small.
-    ///
-    /// # Errors
-    /// The directory cannot be read.
-    pub async fn shards(&self) -> Result<Vec<String>, StoreError> {
+    /// Directories that [`Files::keys`] lists one by one, so that a scan of many objects stays small.
+    pub(in crate::store) async fn shards(&self) -> Result<Vec<String>, StoreError> {
         let store = self.clone();
         blocking(move || {
             let mut shards = Vec::new();
@@ -42,10 +39,7 @@ impl Store {
     }
 
     /// Objects of one shard; files that are no object are passed over.
-    ///
-    /// # Errors
-    /// The directory cannot be read.
-    pub async fn keys(&self, shard: &str) -> Result<Vec<Key>, StoreError> {
+    pub(in crate::store) async fn keys(&self, shard: &str) -> Result<Vec<Key>, StoreError> {
         let (store, shard) = (self.clone(), shard.to_owned());
         blocking(move || {
             let names = store.names(&shard)?;
@@ -55,10 +49,7 @@ impl Store {
     }
 
     /// Upload sessions that have bytes here, and when each began (milliseconds since 1970).
-    ///
-    /// # Errors
-    /// The directory cannot be read.
-    pub async fn sessions(&self) -> Result<Vec<(Uuid, u64)>, StoreError> {
+    pub(in crate::store) async fn sessions(&self) -> Result<Vec<(Uuid, u64)>, StoreError> {
         let store = self.clone();
         blocking(move || {
             let ids = store.names("uploads")?.into_iter().filter_map(|name| name.parse().ok());
@@ -68,10 +59,7 @@ impl Store {
     }
 
     /// Size of an object in bytes; `None` when it is absent.
-    ///
-    /// # Errors
-    /// The directory cannot be read.
-    pub async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+    pub(in crate::store) async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
         let path = self.path(key);
         blocking(move || match fs_err::metadata(&path) {
             Ok(metadata) => Ok(Some(metadata.len())),
