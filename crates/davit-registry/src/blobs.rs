@@ -5,14 +5,14 @@ use std::sync::Arc;
 use davit_image::Digest;
 
 use crate::{
-    db::{Connection, DbError, Lock, Transaction, values},
+    db::{Connection, DbError, Lock, Transaction, ms, values},
     events::{EventKind, Happened, emit},
     fault::Fault,
     memory::Known,
     name::RepositoryName,
     quota::{self, Charge},
     registry::{Registry, ensure_repo, find_repo},
-    store::Key,
+    store::{Adopted, Key},
 };
 
 /// Repositories that an anonymous mount tries at most.
@@ -207,6 +207,56 @@ async fn link(
                     WHERE repo_id = $1 AND digest = $2 AND linked IS NULL";
     connection.execute(complete, values![repo_id, digest]).await?;
     Ok(is_new)
+}
+
+/// Makes a file that lies elsewhere a blob of a repository, in place where that can be.
+///
+/// # Errors
+/// [`StoreError::Digest`](crate::store::StoreError::Digest), a quota without room, or the store's.
+pub(crate) async fn adopt(
+    registry: &Registry,
+    name: &RepositoryName,
+    digest: Digest,
+    file: std::fs::File,
+) -> Result<Adopted, Fault> {
+    let lease_ms = registry.lease_ms();
+    let known = LinkKnown { name: name.clone(), digest, lease_ms };
+    if registry.database.write(known).await? {
+        return Ok(Adopted::There);
+    }
+    let (key, size_bytes, how) = registry.store.adopt(file, digest).await?;
+    let trash_ms = ms(registry.limits.trash_delay);
+    let name = name.clone();
+    let commit = Commit { name, digest, size_bytes, key, session: None, lease_ms, trash_ms };
+    registry.database.write(commit).await?;
+    Ok(how)
+}
+
+/// Links a blob that some repository has.
+struct LinkKnown {
+    name: RepositoryName,
+    digest: Digest,
+    lease_ms: i64,
+}
+
+impl Transaction for LinkKnown {
+    /// Whether there is such a blob.
+    type Output = bool;
+    type Error = Fault;
+
+    async fn run(&self, connection: &mut Connection) -> Result<bool, Fault> {
+        let sql = "SELECT digest FROM blob WHERE digest = $1 AND state = 'live'";
+        let found = connection.rows_locked(sql, values![&self.digest], Lock::KeyShare).await?;
+        if found.is_empty() {
+            return Ok(false);
+        }
+        let repo = ensure_repo(connection, &self.name).await?;
+        if link(connection, repo.id, &self.digest, self.lease_ms).await? {
+            let push = Happened::of(EventKind::BlobPush);
+            emit(connection, repo, Happened { digest: Some(&self.digest), ..push }).await?;
+        }
+        Ok(true)
+    }
 }
 
 /// Makes a blob of one repository a blob of another; the caller may pull from the first. `false` when

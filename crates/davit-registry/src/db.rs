@@ -282,6 +282,24 @@ impl Database {
         self.reader().await?.row("SELECT version FROM schema_version", Vec::new()).await.map(drop)
     }
 
+    /// Copies an SQLite database as it is at one moment into a file of its owner alone, durably, while
+    /// others use it; `false` on PostgreSQL, which has programs for that.
+    ///
+    /// # Errors
+    /// The file is there and not empty, or cannot be written.
+    pub async fn copy_to(&self, to: &std::path::Path) -> Result<bool, DbError> {
+        let Backend::Sqlite { readers, .. } = &self.backend else { return Ok(false) };
+        let (readers, to) = (Arc::clone(readers), to.to_owned());
+        let copy = move || {
+            let fault =
+                |error: std::io::Error| DbError::Open(to.display().to_string(), error.into());
+            make_private(&to).map_err(fault)?;
+            readers.copy_to(&to)
+        };
+        tokio::task::spawn_blocking(copy).await.unwrap_or(Err(DbError::Closed))?;
+        Ok(true)
+    }
+
     /// Ends all connections; SQLite's log is merged into its file.
     pub async fn close(self) {
         match self.backend {

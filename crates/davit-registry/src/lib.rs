@@ -12,6 +12,8 @@
 //! - [`server`]: the listener
 //! - [`events`]: what happened, for those who listen; [`webhooks`]: those who are told by HTTP
 //! - [`gc`]: online garbage collection; [`check`]: the database compared with itself and the store
+//! - [`backup`]: copies of a registry that serves, and registries from them
+//! - [`import`]: repositories of other registries and tools, from their directories
 //! - [`jobs`]: work that any process on the database may do
 //! - [`mirror`]: repositories of other registries, fetched when they are pulled
 //! - [`name`]: a repository's name
@@ -26,6 +28,7 @@
 pub mod api;
 pub mod auth;
 pub mod autobuild;
+pub mod backup;
 pub mod blobs;
 mod buckets;
 pub mod check;
@@ -34,6 +37,7 @@ pub mod db;
 pub mod events;
 pub mod fault;
 pub mod gc;
+pub mod import;
 pub mod jobs;
 pub mod lists;
 pub mod manifests;

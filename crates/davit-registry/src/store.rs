@@ -13,13 +13,14 @@ use std::{fmt, fs::File, io, ops::Range, path::Path, str::FromStr};
 
 use bytes::Bytes;
 use davit_image::{Algorithm, Digest, Digester};
+use futures_util::TryStreamExt as _;
 use uuid::Uuid;
 
 mod files;
 mod location;
 mod objects;
 
-pub use files::Files;
+pub use files::{Adopted, Files};
 pub use location::{ObjectLocation, StoreLocation, StoreUrlError};
 pub use objects::{Objects, PartStream, Remote};
 
@@ -73,6 +74,12 @@ pub enum StoreError {
     /// A file or object is shorter than what was flushed before.
     #[error("`{0}` lost bytes that were flushed")]
     Truncated(String),
+    /// The bytes are not those that they were said to be.
+    #[error("the content has digest {actual}")]
+    Digest {
+        /// What they have.
+        actual: Digest,
+    },
     /// The object store has forgotten the parts of an upload session, which must begin anew.
     #[error("the parts of an upload are gone")]
     PartsGone,
@@ -265,6 +272,14 @@ impl Store {
         })
     }
 
+    /// Opens a blob's file; an object store has none.
+    pub(crate) fn file(&self, key: &Key) -> Result<File, StoreError> {
+        match self.read(key)? {
+            Stored::File(file) => Ok(file),
+            Stored::Remote(_) => Err(StoreError::Interrupted),
+        }
+    }
+
     /// The digest of an object's bytes, all of which are read; nothing when it has gone.
     ///
     /// # Errors
@@ -292,6 +307,75 @@ impl Store {
             Err(error) if error.is_absent() => Ok(None),
             read => read,
         }
+    }
+
+    /// Makes a file that lies elsewhere a blob: by a hard link where nobody else can write to it, else
+    /// by a copy. Its bytes are compared with the digest before it has a name.
+    ///
+    /// # Errors
+    /// [`StoreError::Digest`], or the store cannot keep it.
+    pub async fn adopt(
+        &self,
+        file: File,
+        digest: Digest,
+    ) -> Result<(Key, u64, Adopted), StoreError> {
+        match self {
+            Self::Files(files) => files.adopt(file, digest).await,
+            Self::Objects(_) => {
+                let metadata = file.metadata().map_err(fault("read", Path::new("a blob")))?;
+                let stream = PartStream::of_file(file, 0..metadata.len());
+                let (key, size_bytes) = self.store(stream, digest).await?;
+                Ok((key, size_bytes, Adopted::Copied))
+            }
+        }
+    }
+
+    /// Puts an object into a directory under the same key, unless it is there; what comes from an
+    /// object store is compared with its digest.
+    ///
+    /// # Errors
+    /// [`StoreError::Digest`], the object is absent, or the directory cannot keep it.
+    pub async fn copy_to(
+        &self,
+        (key, digest, size_bytes): (&Key, Digest, u64),
+        other: &Files,
+    ) -> Result<Adopted, StoreError> {
+        match self {
+            Self::Files(files) => files.copy_to(key, other).await,
+            Self::Objects(_) if other.size(key).await? == Some(size_bytes) => Ok(Adopted::There),
+            Self::Objects(objects) => {
+                let mut pieces = objects.remote(key).part(0..size_bytes).await?;
+                let mut receiving = other.receive(Digester::new(digest.algorithm()));
+                while let Some(piece) = pieces.try_next().await? {
+                    receiving.write(piece).await?;
+                }
+                let arrived = receiving.finish().await?;
+                let actual = arrived.digester.finish();
+                if actual != digest {
+                    return Err(StoreError::Digest { actual });
+                }
+                other.publish_as(arrived.at, key.clone()).await?;
+                Ok(Adopted::Copied)
+            }
+        }
+    }
+
+    /// Stores bytes that have this digest.
+    async fn store(
+        &self,
+        mut pieces: PartStream,
+        digest: Digest,
+    ) -> Result<(Key, u64), StoreError> {
+        let mut incoming = self.receive(Digester::new(digest.algorithm()));
+        while let Some(piece) = pieces.try_next().await? {
+            incoming.write(piece).await?;
+        }
+        let received = incoming.finish().await?;
+        let (actual, size_bytes) = (received.digester.clone().finish(), received.size_bytes);
+        if actual != digest {
+            return Err(StoreError::Digest { actual });
+        }
+        Ok((self.publish(received, digest).await?, size_bytes))
     }
 
     /// Removes an object; that it is gone already is no error.

@@ -21,8 +21,11 @@ use uuid::Uuid;
 
 use super::{Key, Place, StoreError, blocking, fault, made_ms};
 
+mod adopt;
 mod incoming;
 mod listing;
+
+pub use adopt::Adopted;
 
 use incoming::SessionFile;
 pub(super) use incoming::{Receiving, Written, digest_of};
@@ -35,7 +38,10 @@ pub struct Files {
 
 impl Files {
     /// Opens the directory, and makes what is missing.
-    pub(super) fn open(root: &Path) -> Result<Self, StoreError> {
+    ///
+    /// # Errors
+    /// A directory cannot be made.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
         for directory in ["blobs/sha256", "blobs/sha512", "uploads"] {
             let path = root.join(directory);
             std::fs::DirBuilder::new()
@@ -47,13 +53,8 @@ impl Files {
     }
 
     pub(super) fn receive(&self, digester: Digester) -> Receiving {
-        let directory = self.root.join("blobs");
-        Receiving::start(digester, 0, move || {
-            let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-            let made = rustix::fs::open(&directory, flags, Mode::from_raw_mode(0o600));
-            let file = made.map_err(|error| fault("make a file in", &directory)(error.into()))?;
-            Ok((File::from(file), None))
-        })
+        let files = self.clone();
+        Receiving::start(digester, 0, move || Ok((files.nameless()?, None)))
     }
 
     pub(super) fn resume(&self, session: Uuid, digester: Digester, place: &Place) -> Receiving {
@@ -110,7 +111,10 @@ impl Files {
         written: Written,
         digest: Digest,
     ) -> Result<Key, StoreError> {
-        let key = Key::of(digest);
+        self.publish_as(written, Key::of(digest)).await
+    }
+
+    pub(super) async fn publish_as(&self, written: Written, key: Key) -> Result<Key, StoreError> {
         let to = self.path(&key);
         let from = written.session.map(|file| self.session_path(file.session));
         blocking(move || {
@@ -118,7 +122,10 @@ impl Files {
             // The open file, and not what has its name by now: it has no name any more when another
             // node took the session over, and cannot be linked.
             name(&to, || link(&written.file, &to)).map_err(fault("link", &to))?;
-            from.map_or(Ok(()), |from| unlink(&from))?;
+            if let Some(Err(error)) = from.map(|from| unlink(&from)) {
+                // The blob is whole; the scan removes what a session without a row left.
+                tracing::warn!(error = &error as &dyn std::error::Error, "a session's file stays");
+            }
             Ok(key)
         })
         .await
@@ -172,9 +179,16 @@ fn link(file: &File, to: &Path) -> io::Result<()> {
 
 /// Makes one of the 256 directories of an algorithm, durably.
 fn make_directory(path: &Path) -> io::Result<()> {
+    let above = path.parent().unwrap_or(path);
     match std::fs::DirBuilder::new().create(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // In a backup of an object store, whose names are not by digest.
+            std::fs::DirBuilder::new().create(above)?;
+            flush(above.parent().unwrap_or(above))?;
+            make_directory(path)
+        }
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => flush(path.parent().unwrap_or(path)),
+        _ => flush(above),
     }
 }
 

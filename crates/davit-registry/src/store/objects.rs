@@ -16,8 +16,8 @@ use std::{sync::Arc, time::Duration};
 use davit_image::Digester;
 use futures_util::TryStreamExt as _;
 use object_store::{
-    BackoffConfig, ClientOptions, Error, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions,
-    PutPayload, RetryConfig,
+    BackoffConfig, ClientOptions, Error, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode,
+    PutOptions, PutPayload, RetryConfig,
     aws::AmazonS3Builder,
     azure::MicrosoftAzureBuilder,
     gcp::GoogleCloudStorageBuilder,
@@ -96,8 +96,8 @@ impl Objects {
 
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
         let prefix = self.path("blobs");
-        let listed = self.0.store.list(Some(&prefix)).try_next().await;
-        listed.map(drop).map_err(fault("list", &prefix))
+        let first = again(|| async { self.0.store.list(Some(&prefix)).try_next().await }).await;
+        first.map(drop).map_err(fault("list", &prefix))
     }
 
     pub(super) fn receive(&self, digester: Digester, offset: u64, kept: &Kept) -> Receiving {
@@ -110,7 +110,7 @@ impl Objects {
 
     pub(super) async fn remove(&self, key: &Key) -> Result<(), StoreError> {
         let path = self.path_of(key);
-        match self.0.store.delete(&path).await {
+        match again(|| self.0.store.delete(&path)).await {
             Err(Error::NotFound { .. }) => Ok(()),
             outcome => outcome.map_err(fault("remove", &path)),
         }
@@ -135,7 +135,7 @@ impl Objects {
     /// Names directly below a name, which end at the next `/`.
     async fn below(&self, name: &str) -> Result<Vec<String>, StoreError> {
         let path = self.path(name);
-        let listed = self.0.store.list_with_delimiter(Some(&path)).await;
+        let listed = again(|| self.0.store.list_with_delimiter(Some(&path))).await;
         let prefixes = listed.map_err(fault("list", &path))?.common_prefixes;
         let last = |path: &Path| path.parts().next_back().map(|part| part.as_ref().to_owned());
         Ok(prefixes.iter().filter_map(last).map(|part| format!("{name}/{part}")).collect())
@@ -143,20 +143,20 @@ impl Objects {
 
     pub(super) async fn keys(&self, shard: &str) -> Result<Vec<Key>, StoreError> {
         let path = self.path(shard);
-        let mut listed = self.0.store.list(Some(&path));
-        let mut keys = Vec::new();
-        while let Some(object) = listed.try_next().await.map_err(fault("list", &path))? {
-            let file = object.location.parts().next_back();
-            let text = file.map(|file| format!("{shard}/{}", file.as_ref()));
-            keys.extend(text.and_then(|text| text.parse::<Key>().ok()));
-        }
+        let listed = again(|| self.0.store.list(Some(&path)).try_collect::<Vec<_>>()).await;
+        let names = listed.map_err(fault("list", &path))?;
+        let key = |object: &ObjectMeta| {
+            let file = object.location.parts().next_back()?;
+            format!("{shard}/{}", file.as_ref()).parse().ok()
+        };
+        let mut keys: Vec<Key> = names.iter().filter_map(key).collect();
         keys.sort();
         Ok(keys)
     }
 
     pub(super) async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
         let path = self.path_of(key);
-        match self.0.store.head(&path).await {
+        match again(|| self.0.store.head(&path)).await {
             Ok(meta) => Ok(Some(meta.size)),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(fault("ask for", &path)(error)),

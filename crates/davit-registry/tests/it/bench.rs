@@ -155,6 +155,17 @@ impl Bench {
         registry(&self.places, self.settings).await
     }
 
+    /// Where it is.
+    pub(crate) fn places(&self) -> Places {
+        self.places.clone()
+    }
+
+    /// URL of an empty database on the same server; `None` on SQLite.
+    pub(crate) fn other_database(&self, name: &str) -> Option<String> {
+        let name = format!("{name}_{}", self.has_objects());
+        self.postgres.as_ref().map(|server| server.lock().unwrap().database(&name))
+    }
+
     /// Kills the database server, and starts it again.
     pub(crate) fn restart_postgres(&self) {
         self.postgres.as_ref().expect("a server").lock().unwrap().restart();

@@ -131,6 +131,11 @@ impl TestRegistry {
         reply
     }
 
+    /// Reads what may change at any moment.
+    pub(crate) fn poll(&self, target: &str) -> Reply {
+        self.send_by(self.way, ("GET", target), &[], b"")
+    }
+
     fn send_by(
         &self,
         way: Way,

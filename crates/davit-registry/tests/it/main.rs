@@ -4,6 +4,7 @@
 
 mod api;
 mod auth;
+mod backup;
 mod bench;
 mod blobs;
 mod builds;
@@ -13,6 +14,7 @@ mod fixture;
 mod front;
 mod gc;
 mod gc_model;
+mod import;
 mod manifests;
 mod mirror;
 mod nodes;

@@ -1,11 +1,13 @@
 //! `davit registry VERB`: a registry's accounts and rights.
 
 mod audit;
+mod backup;
 mod build;
 mod check;
 mod deleted;
 mod gc;
 mod grant;
+mod import;
 mod mirror;
 mod organisation;
 mod replicate;
@@ -109,6 +111,12 @@ pub(crate) enum RegistryCommand {
     Gc(gc::GcArgs),
     /// Compare the database with itself and with the stored blobs
     Check(check::CheckArgs),
+    /// Take over repositories from another registry's folder or from OCI image layouts
+    Import(import::ImportArgs),
+    /// Copy the registry into a folder, also while it serves
+    Backup(backup::BackupArgs),
+    /// Make a registry of a backup, where there is none
+    Restore(backup::BackupArgs),
 }
 
 /// Runs `davit registry`.
@@ -136,6 +144,9 @@ pub(crate) fn run(args: RegistryArgs, context: &Context) -> Result<u8, CliError>
         RegistryCommand::Audit(command) => audit::run(command, &places),
         RegistryCommand::Gc(args) => gc::run(&args, &places),
         RegistryCommand::Check(args) => check::run(&args, &places),
+        RegistryCommand::Import(args) => import::run(&args, &places),
+        RegistryCommand::Backup(args) => backup::run(&args, &places),
+        RegistryCommand::Restore(args) => backup::run_restore(&args, &places),
     }
 }
 
@@ -232,6 +243,10 @@ enum Fault {
     Builds(#[from] davit_registry::autobuild::AutobuildError),
     #[error(transparent)]
     RepositoryName(davit_registry::name::NameError),
+    #[error(transparent)]
+    Import(#[from] import::ImportFault),
+    #[error(transparent)]
+    Backup(#[from] davit_registry::backup::BackupError),
     #[error("{0}")]
     Text(String),
 }

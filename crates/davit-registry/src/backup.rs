@@ -1,0 +1,378 @@
+//! `davit registry backup` and `restore`.
+//!
+//! ```text
+//! DIR/registry.db           the database as it was at one moment (SQLite), or
+//! DIR/registry.pgdump       the same by pg_dump
+//! DIR/token-keys.json       keys that sign tokens
+//! DIR/blobs/…               each blob that the database names, under the same name as in its store
+//! ```
+//! A backup is made while the registry serves. The database comes first, then the blobs that it names:
+//! no blob changes, and one that is collected meanwhile keeps its bytes for the trash's delay (a day).
+//! **Invariant:** a blob that is live in the backup's database is in the backup.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use davit_image::Digest;
+
+use crate::{
+    config::Places,
+    db::{Connection, Database, DbError, Location, Transaction, values},
+    gc::Suspect,
+    store::{Adopted, Files, Key, Store, StoreError},
+};
+
+const DATABASE: &str = "registry.db";
+const DUMP: &str = "registry.pgdump";
+const KEYS: &str = "token-keys.json";
+
+/// What was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackupReport {
+    /// Blobs that are in the copy.
+    pub blobs: u64,
+    /// Of these, blobs that share their file with where they came from, or were there already.
+    pub in_place: u64,
+    /// Blobs whose bytes are lost or wrong; they are marked, so that the next push heals them.
+    pub lost: Vec<Digest>,
+}
+
+/// Why there is no backup, or no registry of it.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// A file operation failed.
+    #[error("cannot {action} `{}`", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// There is a registry already.
+    #[error("`{}` is there already", .0.display())]
+    Occupied(PathBuf),
+    /// The directory is a backup of another kind of database, or none.
+    #[error("`{}` is not there: the directory is no backup of this kind of database", .0.display())]
+    NoBackup(PathBuf),
+    /// PostgreSQL's program failed, and has told why.
+    #[error("{0} failed")]
+    Program(&'static str),
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] DbError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Copies a registry into a directory, which may hold an earlier backup: what it has of the blobs is
+/// used again, and what no backup needs any more is removed.
+///
+/// # Errors
+/// [`BackupError`]; an earlier backup is whole until the new one is.
+pub async fn backup(places: &Places, to: &Path) -> Result<BackupReport, BackupError> {
+    let store = Store::open(&places.store())?;
+    make_private(to)?;
+    let copies = Files::open(to)?;
+    let location = places.database();
+    let database = Database::open(&location).await?;
+    let fresh = to.join(format!("{}.new", kept_name(&location)));
+    remove(&fresh)?;
+    let is_file = database.copy_to(&fresh).await?;
+    if let Location::Postgres(url) = &location {
+        let words = ["--format=custom", "--no-owner", "--dbname", url, "--file"];
+        run("pg_dump", &words, &fresh)?;
+    }
+    // What a dump names is a blob or in the trash now.
+    let named = if is_file {
+        Database::open(&Location::Sqlite(fresh.clone())).await?
+    } else {
+        database.clone()
+    };
+    let report = copy_blobs(&named, &store, &copies, is_file).await?;
+    if is_file {
+        prune(&named, &copies).await?;
+        named.close().await;
+    }
+    database.close().await;
+    let keys = places.root.join(KEYS);
+    if keys.exists() {
+        copy_private(&keys, &to.join(KEYS))?;
+    }
+    settle(&fresh, &to.join(kept_name(&location)))?;
+    Ok(report)
+}
+
+/// Makes a registry of a backup, where there is none. Every byte is compared with its digest.
+///
+/// # Errors
+/// [`BackupError`]; on SQLite there is no registry then.
+pub async fn restore(from: &Path, places: &Places) -> Result<BackupReport, BackupError> {
+    let location = places.database();
+    let kept = from.join(kept_name(&location));
+    if !kept.exists() {
+        return Err(BackupError::NoBackup(kept));
+    }
+    let copies = Store::Files(Files::open(from)?);
+    make_private(&places.root)?;
+    let (target, fresh) = match &location {
+        Location::Sqlite(file) => {
+            if file.exists() {
+                return Err(BackupError::Occupied(file.clone()));
+            }
+            let fresh = file.with_extension("db.new");
+            remove(&fresh)?;
+            copy_private(&kept, &fresh)?;
+            (Some(file.clone()), fresh)
+        }
+        Location::Postgres(url) => {
+            let words = ["--no-owner", "--exit-on-error", "--single-transaction", "--dbname", url];
+            run("pg_restore", &words, &kept)?;
+            (None, PathBuf::new())
+        }
+    };
+    let opened = if target.is_some() { Location::Sqlite(fresh.clone()) } else { location };
+    let database = Database::open(&opened).await?;
+    let store = Store::open(&places.store())?;
+    database.write(Forget).await?;
+    let report = adopt_blobs(&database, &store, &copies).await?;
+    database.close().await;
+    if from.join(KEYS).exists() && !places.root.join(KEYS).exists() {
+        copy_private(&from.join(KEYS), &places.root.join(KEYS))?;
+    }
+    if let Some(target) = target {
+        settle(&fresh, &target)?;
+    }
+    Ok(report)
+}
+
+const fn kept_name(location: &Location) -> &'static str {
+    match location {
+        Location::Sqlite(_) => DATABASE,
+        Location::Postgres(_) => DUMP,
+    }
+}
+
+/// A blob's row.
+struct Row {
+    digest: Digest,
+    key: String,
+    size_bytes: u64,
+}
+
+/// The next rows of live blobs, by digest.
+async fn live(database: &Database, after: &str) -> Result<Vec<Row>, DbError> {
+    const LIVE: &str = "SELECT digest, store_key, size_bytes FROM blob \
+                        WHERE digest > $1 AND state = 'live' ORDER BY digest LIMIT 200";
+    let mut reader = database.reader().await?;
+    let rows = reader.rows(LIVE, values![after]).await?;
+    let row = |row: &crate::db::Row| {
+        Ok(Row { digest: row.get(0)?, key: row.get(1)?, size_bytes: row.get(2)? })
+    };
+    rows.iter().map(row).collect()
+}
+
+async fn copy_blobs(
+    database: &Database,
+    store: &Store,
+    copies: &Files,
+    is_snapshot: bool,
+) -> Result<BackupReport, BackupError> {
+    let mut report = BackupReport::default();
+    if !is_snapshot {
+        copy_trash(database, store, copies).await?;
+    }
+    let mut at = String::new();
+    loop {
+        let rows = live(database, &at).await?;
+        let Some(last) = rows.last() else { return Ok(report) };
+        at = last.digest.to_string();
+        for row in rows {
+            let copied = match row.key.parse::<Key>() {
+                Ok(key) => store.copy_to((&key, row.digest, row.size_bytes), copies).await,
+                Err(_malformed) => Err(StoreError::Interrupted),
+            };
+            match copied {
+                Ok(how) => {
+                    report.blobs += 1;
+                    report.in_place += u64::from(how != Adopted::Copied);
+                }
+                Err(error) if is_lost(&error) => {
+                    report.lost.push(row.digest);
+                    // Only in the copy: what the registry itself does about it, its check decides.
+                    if is_snapshot {
+                        database.write(Suspect { blob: (row.digest, row.key) }).await?;
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Copies what was collected since a dump was made, as far as it is still there.
+async fn copy_trash(database: &Database, store: &Store, copies: &Files) -> Result<(), BackupError> {
+    const TRASH: &str = "SELECT store_key, size_bytes FROM trash WHERE store_key > $1 \
+                         ORDER BY store_key LIMIT 200";
+    let Store::Files(_) = store else { return Ok(()) };
+    let mut at = String::new();
+    loop {
+        let mut reader = database.reader().await?;
+        let rows = reader.rows(TRASH, values![&at]).await?;
+        drop(reader);
+        let Some(last) = rows.last() else { return Ok(()) };
+        at = last.get(0)?;
+        for row in rows {
+            let Ok(key) = row.get::<String>(0)?.parse::<Key>() else { continue };
+            // The name of a file tells its digest; a link needs none.
+            match store.copy_to((&key, Digest::of(b""), row.get(1)?), copies).await {
+                Err(error) if !is_lost(&error) => return Err(error.into()),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Tells bytes that are gone or wrong from a store that fails.
+fn is_lost(error: &StoreError) -> bool {
+    error.is_absent()
+        || matches!(
+            error,
+            StoreError::Digest { .. } | StoreError::Truncated(_) | StoreError::Interrupted
+        )
+}
+
+/// Removes copies that the newest database does not name.
+async fn prune(database: &Database, copies: &Files) -> Result<(), BackupError> {
+    let copies = Store::Files(copies.clone());
+    for shard in copies.shards().await? {
+        for key in copies.keys(&shard).await? {
+            let mut reader = database.reader().await?;
+            let named = "SELECT digest FROM blob WHERE store_key = $1 AND state = 'live'";
+            if reader.row(named, values![key.to_string()]).await?.is_none() {
+                copies.remove(&key).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn adopt_blobs(
+    database: &Database,
+    store: &Store,
+    copies: &Store,
+) -> Result<BackupReport, BackupError> {
+    let mut report = BackupReport::default();
+    let mut at = String::new();
+    loop {
+        let rows = live(database, &at).await?;
+        let Some(last) = rows.last() else { return Ok(report) };
+        at = last.digest.to_string();
+        for row in rows {
+            let adopted = match row.key.parse::<Key>().map(|key| copies.file(&key)) {
+                Ok(Ok(file)) => store.adopt(file, row.digest).await,
+                Ok(Err(error)) => Err(error),
+                Err(_malformed) => Err(StoreError::Interrupted),
+            };
+            match adopted {
+                Ok((key, _, how)) => {
+                    report.blobs += 1;
+                    report.in_place += u64::from(how != Adopted::Copied);
+                    database.write(Moved { digest: row.digest, key }).await?;
+                }
+                Err(error) if is_lost(&error) => {
+                    report.lost.push(row.digest);
+                    database.write(Suspect { blob: (row.digest, row.key) }).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Says where a blob is now.
+struct Moved {
+    digest: Digest,
+    key: Key,
+}
+
+impl Transaction for Moved {
+    type Output = ();
+    type Error = DbError;
+
+    async fn run(&self, connection: &mut Connection) -> Result<(), DbError> {
+        let sql = "UPDATE blob SET store_key = $1 WHERE digest = $2";
+        connection.execute(sql, values![self.key.to_string(), &self.digest]).await?;
+        Ok(())
+    }
+}
+
+/// Forgets what was under way, and what was to be removed, when the backup was made.
+struct Forget;
+
+impl Transaction for Forget {
+    type Output = ();
+    type Error = DbError;
+
+    async fn run(&self, connection: &mut Connection) -> Result<(), DbError> {
+        connection.execute("DELETE FROM trash", values![]).await?;
+        connection.execute("DELETE FROM upload", values![]).await?;
+        Ok(())
+    }
+}
+
+fn run(program: &'static str, words: &[&str], file: &Path) -> Result<(), BackupError> {
+    let mut command = Command::new(program);
+    let status = command.args(words).arg(file).stdin(Stdio::null()).stdout(Stdio::null()).status();
+    let status = status.map_err(fault("start", Path::new(program)))?;
+    if status.success() { Ok(()) } else { Err(BackupError::Program(program)) }
+}
+
+/// Makes a directory for its owner alone.
+fn make_private(path: &Path) -> Result<(), BackupError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(fault("make", path))
+}
+
+/// Copies a file that holds secrets, durably.
+fn copy_private(from: &Path, to: &Path) -> Result<(), BackupError> {
+    use fs_err::os::unix::fs::OpenOptionsExt as _;
+
+    let mut options = fs_err::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let copied = fs_err::File::open(from).and_then(|mut from| {
+        let mut to = options.open(to)?;
+        io::copy(&mut from, &mut to)?;
+        to.sync_all()
+    });
+    copied.map_err(fault("copy", from))
+}
+
+/// Gives a finished file its name, durably.
+fn settle(from: &Path, to: &Path) -> Result<(), BackupError> {
+    let directory = to.parent().unwrap_or(to);
+    let settled = fs_err::rename(from, to)
+        .and_then(|()| fs_err::File::open(directory))
+        .and_then(|directory| directory.sync_all());
+    settled.map_err(fault("rename", from))
+}
+
+fn remove(path: &Path) -> Result<(), BackupError> {
+    match fs_err::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn fault(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BackupError {
+    let path = path.to_owned();
+    move |source| BackupError::File { action, path, source }
+}

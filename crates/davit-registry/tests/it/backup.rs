@@ -1,0 +1,103 @@
+//! Backups while the registry serves, and registries that are made of them.
+
+use davit_image::Digest;
+use davit_registry::{
+    backup::{BackupError, backup, restore},
+    check::Repair,
+    config::Places,
+    db::Location,
+};
+use davit_test::TempDir;
+use futures_util::future::join;
+
+use crate::bench::{Bench, SETTINGS, TRASH, on_each};
+
+/// A place for the copy, with a store in a directory.
+fn other(bench: &Bench, dir: &TempDir, name: &str) -> Places {
+    let database = bench.other_database(name).map(Location::Postgres);
+    Places { root: dir.join(name), database, store: None }
+}
+
+#[test]
+fn a_backup_is_whole_and_becomes_a_registry() {
+    on_each(async |bench| {
+        if bench.registry.database.is_shared() && davit_test::need_tool("pg_dump").is_none() {
+            return;
+        }
+        let (dir, places) = (TempDir::new(), bench.places());
+        let to = dir.join("backup");
+        bench.push_image("a/b", &["gone"], "gone").await;
+        let first = backup(&places, &to).await.unwrap();
+        assert_eq!((first.blobs, &*first.lost), (2, &[][..]));
+        bench.push_image("a/b", &["t"], "layer").await;
+        // Pushes go on, and garbage is collected.
+        let pushes = async {
+            for number in 0..20 {
+                bench.push_image("a/b", &["moving"], &format!("layer {number}")).await;
+                bench.collect().await;
+            }
+        };
+        let (report, ()) = join(backup(&places, &to), pushes).await;
+        let report = report.unwrap();
+        assert!(report.lost.is_empty() && report.in_place >= 2, "{report:?}");
+
+        let there = other(bench, &dir, "restored");
+        let restored = restore(&to, &there).await.unwrap();
+        assert_eq!((restored.blobs, &*restored.lost), (report.blobs, &[][..]));
+        let copy = Bench::open(there.clone(), there.root.clone(), SETTINGS).await;
+        assert_eq!(copy.check(Repair::No).await, []);
+        let layer = Digest::of(b"layer");
+        assert!(copy.has_blob("a/b", &layer).await);
+        copy.push_image("a/b", &["more"], "more").await;
+        copy.pass(3 * TRASH);
+        copy.collect().await;
+        assert_eq!(copy.check(Repair::No).await, []);
+        copy.registry.database.clone().close().await;
+        if !bench.registry.database.is_shared() {
+            assert!(matches!(restore(&to, &there).await, Err(BackupError::Occupied(_))));
+        }
+        assert_eq!(bench.check(Repair::No).await, [], "the first is as it was");
+    });
+}
+
+#[test]
+fn what_is_lost_or_wrong_is_told_and_heals() {
+    on_each(async |bench| {
+        if bench.registry.database.is_shared() && davit_test::need_tool("pg_dump").is_none() {
+            return;
+        }
+        let (dir, places) = (TempDir::new(), bench.places());
+        let to = dir.join("backup");
+        bench.push_image("a/b", &["t"], "layer").await;
+        bench.push_image("a/b", &["u"], "other").await;
+        let (layer, other_layer) = (Digest::of(b"layer"), Digest::of(b"other"));
+        fs_err::remove_file(bench.object(&layer).await).unwrap();
+        let report = backup(&places, &to).await.unwrap();
+        assert_eq!(report.lost, [layer]);
+        // The backup's disk changes a byte.
+        let mut folders = vec![to.join("blobs")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs_err::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if fs_err::read(&path).unwrap() == b"other" {
+                    fs_err::remove_file(&path).unwrap();
+                    fs_err::write(&path, "OTHER").unwrap();
+                }
+            }
+        }
+        let there = other(bench, &dir, "mended");
+        let restored = restore(&to, &there).await.unwrap();
+        let mut lost = restored.lost;
+        lost.retain(|digest| *digest != layer);
+        assert_eq!(lost, [other_layer]);
+        let copy = Bench::open(there.clone(), there.root, SETTINGS).await;
+        for content in ["layer", "other"] {
+            assert!(!copy.has_blob("a/b", &Digest::of(content.as_bytes())).await);
+            copy.push_blob("a/b", content.as_bytes()).await;
+        }
+        assert_eq!(copy.check(Repair::No).await, []);
+        copy.registry.database.clone().close().await;
+    });
+}
