@@ -136,7 +136,7 @@ impl Bench {
         let places =
             Places { root: dir.path().to_owned(), database: url.map(Location::Postgres), store };
         let bench = Self::open(places, folder, settings).await;
-        Some(Self { postgres, s3: s3, _dir: Some(dir), ..bench })
+        Some(Self { postgres, s3, _dir: Some(dir), ..bench })
     }
 
     /// On SQLite in this folder, which stays.
