@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::process;
 
@@ -42,10 +42,43 @@ const GO_JUDGES: &[(&str, &str)] = &[
     ("regctl", "github.com/regclient/regclient/cmd/regctl@v0.11.7"),
 ];
 
+/// S3 servers: a program of a crate, kept in the cache, and a Python package in a folder there.
+const S3_CRATE: (&str, &str) = ("s3s-fs", "0.14.1");
+const MOTO: &str = "moto[server,s3]==5.2.5";
+
 /// Installs the suite's packages; what cannot be had is left out, and the tests that need it skip.
 pub(crate) fn install_for_suite() -> Result<()> {
     install(&missing(SUITE))?;
-    install_go_judges()
+    install_go_judges()?;
+    install_s3_servers()
+}
+
+fn install_s3_servers() -> Result<()> {
+    let cache = davit_test::cache_path();
+    let is_absent = |name: &str, kept: &str| {
+        davit_test::find_tool(name).is_none() && !cache.join(kept).exists()
+    };
+    let (name, version) = S3_CRATE;
+    if is_absent(name, "cargo/bin/s3s-fs") {
+        process::cache_folder()?;
+        let mut command = process::cargo();
+        command.args(["install", name, "--version", version, "--locked", "--features", "binary"]);
+        command.arg("--root").arg(cache.join("cargo"));
+        note(name, process::run(&mut command));
+    }
+    if is_absent("moto_server", "moto/bin/moto_server") {
+        process::cache_folder()?;
+        let made = davit_test::python_with("moto", &[MOTO], "moto.server");
+        note("moto", made.map(drop).context("pip cannot install it"));
+    }
+    Ok(())
+}
+
+/// Says what cannot be had; the tests that need it skip.
+fn note(name: &str, outcome: Result<()>) {
+    if let Err(error) = outcome {
+        eprintln!("note: {name} cannot be had: {error:#}");
+    }
 }
 
 fn install_go_judges() -> Result<()> {
@@ -60,9 +93,7 @@ fn install_go_judges() -> Result<()> {
     for (name, module) in wanted {
         let mut command = Command::new("go");
         command.args(["install", module]).env("GOBIN", &folder);
-        if let Err(error) = process::run(&mut command) {
-            eprintln!("note: {name} cannot be had: {error:#}");
-        }
+        note(name, process::run(&mut command));
     }
     Ok(())
 }

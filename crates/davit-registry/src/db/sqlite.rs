@@ -113,7 +113,7 @@ impl Readers {
     /// Copies the database as it is at one moment into a new or empty file, durably; blocks.
     pub(super) fn copy_to(&self, to: &Path) -> Result<(), DbError> {
         let name = to.to_str().ok_or(rusqlite::Error::InvalidPath(to.to_owned()))?;
-        let connection = open(&self.file, READER_CACHE)?;
+        let connection = open(&self.file, READER_CACHE, OpenFlags::empty())?;
         connection.execute("VACUUM INTO ?1", [name])?;
         let flushed = fs_err::File::open(to).and_then(|file| file.sync_all());
         flushed.map_err(|error| DbError::Open(name.to_owned(), error.into()))
