@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use davit_image::{Digest, Document, ImageConfig, MediaType};
+use futures_util::TryStreamExt as _;
 use http::{Method, StatusCode};
 use serde_json::Value;
 
@@ -264,15 +265,11 @@ pub(super) async fn small(
         Ok(_) | Err(crate::fault::Fault::Unknown(_)) => return Ok(None),
         Err(fault) => return Err(fault.into()),
     };
-    let store = site.registry.store.clone();
-    let read = tokio::task::spawn_blocking(move || {
-        use std::io::Read as _;
-        let mut bytes = Vec::new();
-        store.read(&blob.key).ok()?.take(most).read_to_end(&mut bytes).ok()?;
-        Some(bytes)
-    });
     // What cannot be read is told as absent: the page has the rest.
-    Ok(read.await.ok().flatten())
+    let Ok(stored) = site.registry.store.read(&blob.key) else { return Ok(None) };
+    let Ok(pieces) = stored.part(0..blob.size_bytes).await else { return Ok(None) };
+    let read: Result<Vec<_>, _> = pieces.try_collect().await;
+    Ok(read.ok().map(|pieces| pieces.concat()))
 }
 
 /// Bytes of a manifest's blobs, each once; of an index, of all its images.

@@ -111,7 +111,9 @@ struct Served {
 
 impl Site {
     fn served(&self) -> Served {
-        let store = Store::open(&self.dir.join("store")).unwrap();
+        let store =
+            Store::open(&davit_registry::store::StoreLocation::Directory(self.dir.join("store")))
+                .unwrap();
         let registry = Registry::new(self.database.clone(), store, Limits::default());
         let (_, stopped) = tokio::sync::watch::channel(false);
         let site = api::Site::new(registry, Arc::clone(&self.auth), stopped);
