@@ -18,6 +18,7 @@ use crate::{
     name::RepositoryName,
     pulls::Pulls,
     store::Store,
+    uploads::Begun,
 };
 
 /// Links of blobs that are kept in memory.
@@ -37,6 +38,7 @@ pub struct Registry {
     pub(crate) listeners: Arc<Listeners>,
     /// Manifests that were pulled lately.
     pub pulls: Arc<Pulls>,
+    pub(crate) begun: Arc<Begun>,
     /// Upload sessions that a request of this process works on.
     busy: Arc<Mutex<HashSet<Uuid>>>,
 }
@@ -66,6 +68,7 @@ impl Registry {
             blobs,
             listeners,
             pulls: Arc::default(),
+            begun: Arc::default(),
             busy: Arc::default(),
         }
     }

@@ -44,6 +44,7 @@ use crate::{
     registry::Registry,
     replication,
     store::{Store, StoreError},
+    uploads,
     web::Web,
 };
 
@@ -265,6 +266,10 @@ impl Server {
             task.abort();
         }
         write_pulls(&self.registry).await;
+        if let Err(fault) = uploads::write_all(&self.registry).await {
+            let error: &dyn std::error::Error = &fault;
+            tracing::warn!(error, "upload sessions without bytes were lost");
+        }
         self.registry.database.close().await;
     }
 }

@@ -15,8 +15,10 @@ use crate::{
     store::{Incoming, Kept, Place, Received, StoreError},
 };
 
+mod begun;
 mod claim;
 
+pub(crate) use begun::{Begun, write_all};
 use claim::{Claim, claim};
 
 /// An upload session that goes on.
@@ -43,7 +45,7 @@ pub struct Owner {
     pub account: Option<i64>,
 }
 
-/// Begins a session, and the repository if it is new.
+/// Begins a session.
 ///
 /// # Errors
 /// [`Fault::Busy`] when the account has too many open ones.
@@ -61,21 +63,39 @@ pub async fn begin(
         kept: Kept::default(),
         is_taken_over: false,
     };
-    let idle_ms = ms(registry.limits.upload_idle);
-    let begin = Begin {
-        owner: owner.clone(),
-        session: session.clone(),
-        idle_ms,
-        most: registry.limits.open_uploads.into(),
-    };
+    let now = registry.database.now_ms();
+    let until_ms = now + ms(registry.limits.upload_idle);
+    let most = i64::from(registry.limits.open_uploads);
+    if !registry.database.is_shared() {
+        if let Some(account) = owner.account {
+            let others = registry.begun.count(account, now);
+            let mut reader = registry.database.lookup().await?;
+            check_open(&mut reader, account, most.saturating_sub_unsigned(others as u64)).await?;
+        }
+        if registry.begun.keep(owner, &session, (now, until_ms)) {
+            return Ok(session);
+        }
+    }
+    let begin = Begin { owner: owner.clone(), session: session.clone(), until_ms, most };
     registry.database.write(begin).await?;
     Ok(session)
 }
 
+/// Refuses an account that has as many sessions as it may have.
+async fn check_open(connection: &mut Connection, account: i64, most: i64) -> Result<(), Fault> {
+    let sql = "SELECT COUNT(*) FROM upload WHERE account_id = $1";
+    let row = connection.row(sql, values![account]).await?;
+    if row.map_or(Ok(0), |row| row.get::<i64>(0))? >= most {
+        return Err(Fault::Busy);
+    }
+    Ok(())
+}
+
+/// Gives a session its row, and makes the repository if it is new.
 struct Begin {
     owner: Owner,
     session: Session,
-    idle_ms: i64,
+    until_ms: i64,
     most: i64,
 }
 
@@ -85,11 +105,7 @@ impl Transaction for Begin {
 
     async fn run(&self, connection: &mut Connection) -> Result<(), Fault> {
         if let Some(account) = self.owner.account {
-            let sql = "SELECT COUNT(*) FROM upload WHERE account_id = $1";
-            let row = connection.row(sql, values![account]).await?;
-            if row.map_or(Ok(0), |row| row.get::<i64>(0))? >= self.most {
-                return Err(Fault::Busy);
-            }
+            check_open(connection, account, self.most).await?;
         }
         let repo = ensure_repo(connection, &self.owner.name).await?;
         let sql = "INSERT INTO upload (id, repo_id, account_id, offset_bytes, algorithm, \
@@ -107,7 +123,7 @@ impl Transaction for Begin {
             0_i64,
             0_i64,
             now,
-            now + self.idle_ms
+            self.until_ms
         ];
         connection.execute(sql, row).await?;
         Ok(())
@@ -119,6 +135,9 @@ impl Transaction for Begin {
 /// # Errors
 /// [`Fault::UPLOAD_UNKNOWN`]: absent, expired, or another's.
 pub async fn find(registry: &Registry, owner: &Owner, id: Uuid) -> Result<Session, Fault> {
+    if let Some(session) = registry.begun.find(owner, id, registry.database.now_ms()) {
+        return Ok(session);
+    }
     let sql = "SELECT u.offset_bytes, u.algorithm, u.hash_state, u.version, u.account_id, u.parts, \
                u.store_ref, u.tail, u.busy_until \
                FROM upload u JOIN repo r ON r.id = u.repo_id \
@@ -163,6 +182,7 @@ where
     S: Stream<Item = Result<Bytes, Fault>> + Send + Unpin,
 {
     let (session, claim) = claim(registry, owner, id, start).await?;
+    begun::write_down(registry, id).await?;
     let outcome = extend(registry, session, &claim, body).await;
     ended(registry, (owner, id), claim, outcome).await
 }
@@ -262,7 +282,9 @@ where
     if session.offset > 0 {
         claim.confirm().await?;
     }
-    let session = Some((session.id, session.version));
+    // Nothing but memory knew of it, unless it was cancelled meanwhile.
+    let is_in_memory = registry.begun.forget(session.id);
+    let session = (!is_in_memory).then_some((session.id, session.version));
     commit(registry, &owner.name, received, (digest, sized), session).await
 }
 
@@ -295,6 +317,9 @@ where
 /// [`Fault::UPLOAD_UNKNOWN`].
 pub async fn cancel(registry: &Registry, owner: &Owner, id: Uuid) -> Result<(), Fault> {
     let session = find(registry, owner, id).await?;
+    if registry.begun.forget(id) {
+        return Ok(());
+    }
     registry.database.write(Cancel { id }).await?;
     Ok(registry.store.remove_session(id, &session.kept.parts).await?)
 }

@@ -5,7 +5,7 @@
 //! ROOT/uploads/0192f0c2-…                 bytes of an upload session that is not finished
 //! ```
 //! A blob's file appears whole, after its bytes are on disk: they are written without a name
-//! (`O_TMPFILE`) or under `uploads/`, hashed on the way, flushed, then linked, and the directory is
+//! (`O_TMPFILE`) or under `uploads/`, hashed on the way, linked, flushed, and the directory is
 //! flushed too.
 
 use std::{
@@ -118,10 +118,11 @@ impl Files {
         let to = self.path(&key);
         let from = written.session.map(|file| self.session_path(file.session));
         blocking(move || {
-            written.file.sync_data().map_err(fault("flush", &to))?;
             // The open file, and not what has its name by now: it has no name any more when another
-            // node took the session over, and cannot be linked.
-            name(&to, || link(&written.file, &to)).map_err(fault("link", &to))?;
+            // node took the session over, and cannot be linked. The name comes before the flush, which
+            // then needs one commit of the file system's journal for both; nobody learns the key before.
+            let link_and_flush = || link(&written.file, &to).and_then(|()| written.file.sync_all());
+            name(&to, link_and_flush).map_err(fault("name", &to))?;
             if let Some(Err(error)) = from.map(|from| unlink(&from)) {
                 // The blob is whole; the scan removes what a session without a row left.
                 tracing::warn!(error = &error as &dyn std::error::Error, "a session's file stays");
