@@ -107,6 +107,17 @@ pub trait Transaction: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send;
 }
 
+/// How much the database has to do at this moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Changes that wait for SQLite's writer.
+    pub waiting: u64,
+    /// Connections that are in use; of SQLite's, which are opened as needed, only those to PostgreSQL.
+    pub used: u64,
+    /// Connections that wait for use.
+    pub idle: u64,
+}
+
 /// The database is out of order, or cannot be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
@@ -298,6 +309,21 @@ impl Database {
         };
         tokio::task::spawn_blocking(copy).await.unwrap_or(Err(DbError::Closed))?;
         Ok(true)
+    }
+
+    /// How much it has to do.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        match &self.backend {
+            Backend::Sqlite { writer, .. } => {
+                let waiting = writer.max_capacity() - writer.capacity();
+                Load { waiting: waiting as u64, ..Load::default() }
+            }
+            Backend::Postgres(pool) => {
+                let (all, idle) = (u64::from(pool.size()), pool.num_idle() as u64);
+                Load { waiting: 0, used: all.saturating_sub(idle), idle }
+            }
+        }
     }
 
     /// Ends all connections; SQLite's log is merged into its file.

@@ -51,6 +51,9 @@ pub enum Fault {
     /// Another request works on this.
     #[error("too many requests on this")]
     Busy,
+    /// The server ends; what arrived is kept.
+    #[error("the registry is restarting; go on with the upload afterwards")]
+    Ending,
     /// The client went away.
     #[error("the request ended early")]
     Disconnected,
@@ -100,7 +103,7 @@ impl Fault {
             Self::Store(error) if error.is_full() => {
                 (StatusCode::INSUFFICIENT_STORAGE, ErrorCode::Unavailable)
             }
-            Self::Database(_) | Self::Store(_) => {
+            Self::Ending | Self::Database(_) | Self::Store(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable)
             }
         };

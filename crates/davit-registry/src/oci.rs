@@ -33,6 +33,7 @@ mod request;
 mod routes;
 
 pub use reply::{Content as ReplyContent, Reply, Segment};
+pub(crate) use request::Ending;
 use request::{Query, collect, digest, tag, target, text, validators};
 pub use routes::{NoRoute, Operation, ROUTES, Route, route};
 
@@ -51,6 +52,7 @@ pub struct Oci {
     metrics: Arc<Metrics>,
     limiter: Arc<RateLimiter>,
     mirrors: Option<Arc<Mirrors>>,
+    ending: Ending,
 }
 
 impl Oci {
@@ -58,13 +60,19 @@ impl Oci {
     #[must_use]
     pub fn new(registry: Registry, auth: Arc<Auth>, metrics: Arc<Metrics>) -> Self {
         let limiter = Arc::new(RateLimiter::new(registry.limits.pulls));
-        Self { registry, auth, metrics, limiter, mirrors: None }
+        Self { registry, auth, metrics, limiter, mirrors: None, ending: Ending::default() }
     }
 
     /// Serves what these mirror, too.
     #[must_use]
     pub fn with_mirrors(self, mirrors: Arc<Mirrors>) -> Self {
         Self { mirrors: Some(mirrors), ..self }
+    }
+
+    /// Ends uploads that still come in when it is told; what arrived of them is kept.
+    #[must_use]
+    pub(crate) fn until(self, ending: Ending) -> Self {
+        Self { ending, ..self }
     }
 
     /// Answers one request; never fails, what goes wrong is in the reply.
@@ -80,7 +88,9 @@ impl Oci {
             Ok(route) => {
                 let operation = route.operation();
                 let reply = self.run(route, parts, body).await.unwrap_or_else(Reply::from);
-                self.metrics.count(operation, reply.head.status(), started.elapsed());
+                let sent = if parts.method == Method::HEAD { 0 } else { reply.content_bytes() };
+                let took = started.elapsed();
+                self.metrics.count(operation, reply.head.status(), (took, sent));
                 reply
             }
             Err(no_route) => refuse(no_route),

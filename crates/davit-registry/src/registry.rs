@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use davit_image::Digest;
@@ -39,6 +42,8 @@ pub struct Registry {
     /// Manifests that were pulled lately.
     pub pulls: Arc<Pulls>,
     pub(crate) begun: Arc<Begun>,
+    /// Bytes of blobs that came in since the start.
+    received: Arc<AtomicU64>,
     /// Upload sessions that a request of this process works on.
     busy: Arc<Mutex<HashSet<Uuid>>>,
 }
@@ -69,6 +74,7 @@ impl Registry {
             listeners,
             pulls: Arc::default(),
             begun: Arc::default(),
+            received: Arc::default(),
             busy: Arc::default(),
         }
     }
@@ -76,6 +82,17 @@ impl Registry {
     /// The lease in milliseconds.
     pub(crate) fn lease_ms(&self) -> i64 {
         i64::try_from(self.limits.lease.as_millis()).unwrap_or(i64::MAX / 4)
+    }
+
+    /// Bytes of blobs that came in since the start.
+    #[must_use]
+    pub fn received_bytes(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Counts bytes of blobs that came in.
+    pub(crate) fn count_received(&self, bytes: u64) {
+        self.received.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Claims an upload session within this process until the claim is dropped.

@@ -13,13 +13,8 @@ use std::{
     convert::Infallible, io, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration,
 };
 
-use axum::{
-    Router,
-    body::Body,
-    extract::ConnectInfo,
-    routing::{any, get},
-};
-use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use axum::{Router, body::Body, extract::ConnectInfo, routing::any};
+use http::{HeaderValue, Request, Response, header, request::Parts};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -33,14 +28,12 @@ use tower::ServiceExt as _;
 
 use crate::{
     api::{Api, Site},
-    auth::{self, Auth, AuthError, AuthSettings, accounts::SignUpMode},
-    autobuild,
+    auth::{Auth, AuthError, AuthSettings, accounts::SignUpMode},
     config::{Limits, Places},
     db::{Database, DbError},
     events::Worker,
     mirror::Mirrors,
-    oci::{Oci, Reply},
-    pulls,
+    oci::{Ending, Oci, Reply},
     registry::Registry,
     replication,
     store::{Store, StoreError},
@@ -48,11 +41,21 @@ use crate::{
     web::Web,
 };
 
+mod beside;
 mod front;
+mod health;
 mod metrics;
+mod observe;
+mod otlp;
+mod pages;
 mod tls;
 
+use health::Health;
 pub use metrics::Metrics;
+use observe::Observer;
+pub(crate) use observe::request_id;
+use otlp::Traces;
+use pages::Pages;
 use tls::Certificates;
 pub use tls::{TlsError, TlsFiles};
 
@@ -62,10 +65,10 @@ const CONNECTIONS: usize = 8192;
 const HEAD_TIME: Duration = Duration::from_secs(30);
 /// How long a client may take for the TLS handshake.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// How often garbage is collected.
-const COLLECT: Duration = Duration::from_secs(5 * 60);
 /// How long requests under way may take when the server ends.
-const GRACE: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_secs(25);
+/// How long they may take to end, when their bodies have been cut off.
+const LAST_GRACE: Duration = Duration::from_secs(5);
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 64 << 10;
 /// Headers of a request.
@@ -90,6 +93,8 @@ pub struct ServeSettings {
     pub auth: bool,
     /// Base URL by which clients reach the server, where the request's `Host` is another.
     pub public_url: Option<String>,
+    /// Base URL of a collector of OpenTelemetry traces (OTLP over HTTP).
+    pub otlp: Option<String>,
     /// What is allowed.
     pub limits: Limits,
 }
@@ -189,6 +194,10 @@ pub struct Server {
     address: SocketAddr,
     registry: Registry,
     stop: watch::Sender<bool>,
+    /// Ends what still comes in.
+    cut: watch::Sender<bool>,
+    /// Sends traces; it ends when nobody makes any.
+    tracing: Option<tokio::task::JoinHandle<()>>,
     accepting: tokio::task::JoinHandle<()>,
     /// What is done beside requests.
     beside: Vec<tokio::task::JoinHandle<()>>,
@@ -219,8 +228,10 @@ impl Server {
         let registry = Registry::new(database, store, settings.limits);
         let metrics = Arc::new(Metrics::default());
         let mirrors = Arc::new(Mirrors::new(registry.clone(), &root.join("mirror")));
-        let oci = Oci::new(registry.clone(), Arc::clone(&auth), Arc::clone(&metrics));
-        let oci = oci.with_mirrors(mirrors);
+        let (cut, ending) = watch::channel(false);
+        let oci = Oci::new(registry.clone(), Arc::clone(&auth), Arc::clone(&metrics))
+            .with_mirrors(mirrors)
+            .until(Ending::new(ending));
         let listener = TcpListener::bind(settings.listen).await;
         let listener = listener.map_err(|error| ServeError::Listen(settings.listen, error))?;
         let address =
@@ -228,19 +239,25 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let tended = Arc::clone(&auth);
         let site = Site::new(registry.clone(), Arc::clone(&auth), stopped.clone());
-        let router = pages(router(&registry, auth, metrics), &site);
-        let front = Front { router, oci };
-        let collecting = tokio::spawn(collect(site, stopped.clone()));
+        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let (traces, tracing) = settings.otlp.as_deref().map(Traces::start).unzip();
+        let health = Health::new(registry.database.clone(), pages::written(&settings.places));
+        let told = Pages { registry: registry.clone(), metrics: Arc::clone(&metrics) };
+        let router = pages::router(health, auth, (told, Arc::clone(&slots)));
+        let router = with_site(router, &site);
+        let front = Front { router, oci, observer: Observer::new(traces) };
+        let collecting = tokio::spawn(beside::collect(site, metrics, stopped.clone()));
         let scheme = if settings.tls.is_some() { "https" } else { "http" };
         let base_url = settings.public_url.clone();
         let base_url = base_url.unwrap_or_else(|| format!("{scheme}://{address}"));
         let replicating = tokio::spawn(replication::run(registry.clone(), stopped.clone()));
         let telling = tokio::spawn(Worker::new(registry.clone(), &base_url).run(stopped.clone()));
         let tending = tokio::spawn(async move { tended.tend().await });
-        let noting = tokio::spawn(note_pulls(registry.clone()));
+        let noting = tokio::spawn(beside::note_pulls(registry.clone()));
         let beside = vec![collecting, telling, tending, noting, replicating];
-        let accepting = tokio::spawn(accept(listener, front, certificates.map(Arc::new), stopped));
-        Ok(Self { address, registry, stop, accepting, beside })
+        let certificates = certificates.map(Arc::new);
+        let accepting = tokio::spawn(accept((listener, slots), front, certificates, stopped));
+        Ok(Self { address, registry, stop, cut, tracing, accepting, beside })
     }
 
     /// Where it listens.
@@ -257,15 +274,31 @@ impl Server {
 
     /// Takes no more requests, waits for those under way, and closes the database.
     pub async fn stop(self) {
+        self.stop_within(GRACE).await;
+    }
+
+    /// As [`Server::stop`]; uploads that still come in after so long end, and go on from there when
+    /// the registry is served again.
+    pub async fn stop_within(self, grace: Duration) {
+        let mut accepting = self.accepting;
         self.stop.send_replace(true);
-        if tokio::time::timeout(GRACE, self.accepting).await.is_err() {
-            tracing::warn!("requests were cut off");
+        if tokio::time::timeout(grace, &mut accepting).await.is_err() {
+            tracing::warn!("uploads that still come in end here");
+            self.cut.send_replace(true);
+            if tokio::time::timeout(LAST_GRACE, &mut accepting).await.is_err() {
+                tracing::warn!("requests were cut off");
+                accepting.abort();
+            }
+        }
+        if let Some(tracing) = self.tracing {
+            // The spans that wait are sent, if the collector takes them at once.
+            let _late = tokio::time::timeout(LAST_GRACE, tracing).await;
         }
         // What they had begun is done in the next run.
         for task in self.beside {
             task.abort();
         }
-        write_pulls(&self.registry).await;
+        beside::write_pulls(&self.registry).await;
         if let Err(fault) = uploads::write_all(&self.registry).await {
             let error: &dyn std::error::Error = &fault;
             tracing::warn!(error, "upload sessions without bytes were lost");
@@ -279,42 +312,8 @@ fn usual_sign_up(listen: SocketAddr) -> SignUpMode {
     if listen.ip().is_loopback() { SignUpMode::Open } else { SignUpMode::Closed }
 }
 
-/// Collects garbage now and then until the end.
-async fn collect(site: Arc<Site>, mut stopped: watch::Receiver<bool>) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(COLLECT) => {}
-            _ = stopped.changed() => return,
-        }
-        match site.collect().await {
-            Ok(Some(report)) => tracing::info!(?report, "garbage was collected"),
-            // Somebody has asked for it just now.
-            Ok(None) => {}
-            Err(error) => {
-                let error: &dyn std::error::Error = &error;
-                tracing::error!(error, "garbage collection failed");
-            }
-        }
-    }
-}
-
-/// Writes now and then what was pulled.
-async fn note_pulls(registry: Registry) {
-    loop {
-        tokio::time::sleep(pulls::WRITE).await;
-        write_pulls(&registry).await;
-    }
-}
-
-async fn write_pulls(registry: &Registry) {
-    if let Err(error) = registry.pulls.write(&registry.database).await {
-        let error: &dyn std::error::Error = &error;
-        tracing::warn!(error, "times of pulls were lost");
-    }
-}
-
 /// The API and the pages, where nothing else answers.
-fn pages(router: Router, site: &Arc<Site>) -> Router {
+fn with_site(router: Router, site: &Arc<Site>) -> Router {
     let api = Api::new(Arc::clone(site));
     let web = Web::new(Arc::clone(site), api.clone());
     let api = any(move |request| {
@@ -327,79 +326,50 @@ fn pages(router: Router, site: &Arc<Site>) -> Router {
     })
 }
 
-/// Pages that are not the protocol's.
-fn router(registry: &Registry, auth: Arc<Auth>, metrics: Arc<Metrics>) -> Router {
-    let database = registry.database.clone();
-    Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route(
-            "/readyz",
-            get(move || {
-                let database = database.clone();
-                async move { is_ready(&database).await }
-            }),
-        )
-        .route(
-            "/metrics",
-            get(move || {
-                let text = metrics.to_string();
-                async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text) }
-            }),
-        )
-        .merge(auth::routes(auth))
-        .merge(autobuild::incoming::routes(registry.database.clone()))
-}
-
-async fn is_ready(database: &Database) -> (StatusCode, &'static str) {
-    match database.probe().await {
-        Ok(()) => (StatusCode::OK, "ready\n"),
-        Err(error) => {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "the database does not answer"
-            );
-            (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n")
-        }
-    }
-}
-
 /// Who answers a request.
 #[derive(Clone, Debug)]
 struct Front {
     router: Router,
     oci: Oci,
+    observer: Observer,
 }
 
 impl Front {
     async fn answer(
         self,
         peer: SocketAddr,
-        mut request: Request<Body>,
+        request: Request<Body>,
     ) -> Result<Response<Body>, Infallible> {
-        let path = request.uri().path();
+        let (mut parts, body) = request.into_parts();
+        let path = parts.uri.path();
         if path == "/v2" || path.starts_with("/v2/") {
-            let (parts, body) = request.into_parts();
             return Ok(self.reply(peer, parts, body).await.into_response());
         }
-        request.extensions_mut().insert(ConnectInfo(peer));
-        self.router.oneshot(request).await
+        let observed = self.observer.begin(peer, &parts);
+        parts.extensions.insert(ConnectInfo(peer));
+        let answer = self.router.oneshot(Request::from_parts(parts, body));
+        let mut response = observed.answer(answer).await?;
+        observed.end(response.status(), response.headers_mut());
+        Ok(response)
     }
 
     /// Answers a request below `/v2`.
     async fn reply(&self, peer: SocketAddr, mut parts: Parts, body: Body) -> Reply {
+        let observed = self.observer.begin(peer, &parts);
         parts.extensions.insert(ConnectInfo(peer));
-        self.oci.answer(&parts, body).await
+        let mut reply = observed.answer(self.oci.answer(&parts, body)).await;
+        observed.end(reply.head.status(), reply.head.headers_mut());
+        reply
     }
 }
 
 /// Takes connections until the end, then waits for those that are open.
 async fn accept(
-    listener: TcpListener,
+    (listener, slots): (TcpListener, Arc<Semaphore>),
     front: Front,
     certificates: Option<Arc<Certificates>>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
         let accepted = tokio::select! {

@@ -7,7 +7,7 @@ use futures_util::{Stream, StreamExt as _};
 use uuid::Uuid;
 
 use crate::{
-    blobs::Commit,
+    blobs::{self, Commit},
     db::{Connection, DbError, Transaction, ms, values},
     fault::Fault,
     name::RepositoryName,
@@ -242,7 +242,14 @@ pub async fn finish<S>(
 where
     S: Stream<Item = Result<Bytes, Fault>> + Send + Unpin,
 {
-    let (session, claim) = claim(registry, owner, id, start).await?;
+    let claimed = claim(registry, owner, id, start).await;
+    if matches!(claimed, Err(Fault::Unknown(_)))
+        && blobs::find(registry, &owner.name, &digest).await.is_ok()
+    {
+        // The reply to an earlier try was lost: what was asked for is so.
+        return Ok(());
+    }
+    let (session, claim) = claimed?;
     let outcome = complete(registry, owner, session, (&claim, digest), body).await;
     ended(registry, (owner, id), claim, outcome).await
 }
@@ -413,6 +420,7 @@ where
             }
         }
     };
+    registry.count_received(incoming.received_bytes());
     Ok((incoming.finish().await?, end))
 }
 

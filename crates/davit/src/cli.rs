@@ -199,7 +199,11 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8, CliError> {
         Ok(cli) => cli,
         Err(error) => return refused(&error, arguments),
     };
-    if cli.global.debug {
+    if let Command::Registry(args) = &cli.command
+        && let Some(server) = args.server()
+    {
+        server.start_log(cli.global.debug);
+    } else if cli.global.debug {
         tracing_subscriber::fmt()
             .with_writer(std::io::stderr)
             .with_max_level(tracing::Level::DEBUG)

@@ -116,6 +116,10 @@ fn is_sbom(layer: &Descriptor) -> bool {
 }
 
 fn read(bytes: &[u8], digest: &Digest) -> Option<Sbom> {
+    // An array would do as the fields in order.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return None;
+    }
     let mut document: Contents = serde_json::from_slice(bytes).ok()?;
     if let Some(inner) = document.predicate.take() {
         document = *inner;

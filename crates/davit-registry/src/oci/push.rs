@@ -35,8 +35,9 @@ impl Oci {
         }
         if let Some(wanted) = query.digest("digest")? {
             let (registry, name) = (self.registry.clone(), name.clone());
+            let ending = self.ending.clone();
             return to_the_end(async move {
-                uploads::whole(&registry, &name, wanted, pieces(body)).await?;
+                uploads::whole(&registry, &name, wanted, pieces(body, ending)).await?;
                 Ok(created(&name, &wanted))
             })
             .await;
@@ -90,9 +91,9 @@ impl Oci {
         (parts, body): (&Parts, Body),
     ) -> Result<Reply, Fault> {
         let (id, start) = (session(id)?, start(parts)?);
-        let registry = self.registry.clone();
+        let (registry, ending) = (self.registry.clone(), self.ending.clone());
         to_the_end(async move {
-            let session = uploads::append(&registry, &owner, id, start, pieces(body)).await;
+            let session = uploads::append(&registry, &owner, id, start, pieces(body, ending)).await;
             with_place(
                 &owner,
                 session.map(|Session { id, offset, .. }| {
@@ -112,9 +113,10 @@ impl Oci {
         let (id, start) = (session(id)?, start(parts)?);
         let wanted = Query::of(parts).get("digest").map(digest);
         let wanted = wanted.unwrap_or_else(|| Err(Fault::digest("the query lacks digest")))?;
-        let registry = self.registry.clone();
+        let (registry, ending) = (self.registry.clone(), self.ending.clone());
         to_the_end(async move {
-            let done = uploads::finish(&registry, &owner, (id, start), wanted, pieces(body)).await;
+            let done =
+                uploads::finish(&registry, &owner, (id, start), wanted, pieces(body, ending)).await;
             with_place(&owner, done.map(|()| created(&owner.name, &wanted)))
         })
         .await

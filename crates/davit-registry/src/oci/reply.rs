@@ -113,6 +113,13 @@ impl Reply {
         .with(header::ETAG, &format!("\"{digest}\""))
     }
 
+    /// How many bytes the body has, as the head says.
+    #[must_use]
+    pub fn content_bytes(&self) -> u64 {
+        let length = self.head.headers().get(header::CONTENT_LENGTH);
+        length.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0)
+    }
+
     /// Leaves the body out, for `HEAD`.
     #[must_use]
     pub fn without_body(mut self) -> Self {
@@ -136,14 +143,16 @@ impl Reply {
 impl From<Fault> for Reply {
     fn from(fault: Fault) -> Self {
         let (status, code, message, detail) = fault.reply();
-        if status.is_server_error() {
-            tracing::error!(error = &fault as &dyn std::error::Error, "a request failed");
+        if status.is_server_error() && !matches!(fault, Fault::Ending) {
+            let request_id = crate::server::request_id();
+            let error: &dyn std::error::Error = &fault;
+            tracing::error!(request_id, error, "a request failed");
         }
         let body = ErrorBody { errors: vec![ErrorEntry { code, message, detail }] };
         let reply = Self::json(status, "application/json", &body);
         match fault {
             Fault::Range(size) => reply.with(header::CONTENT_RANGE, &format!("bytes */{size}")),
-            Fault::Busy => reply.with(header::RETRY_AFTER, "10"),
+            Fault::Busy | Fault::Ending => reply.with(header::RETRY_AFTER, "10"),
             _ => reply,
         }
     }

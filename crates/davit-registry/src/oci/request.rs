@@ -83,22 +83,50 @@ pub(super) fn validators(header: &str) -> Option<Vec<Digest>> {
     Some(header.split(',').filter_map(one).collect())
 }
 
-/// The body's pieces; a client that sends nothing for [`PATIENCE`] has gone.
-pub(super) fn pieces(body: Body) -> impl Stream<Item = Result<Bytes, Fault>> + Send + Unpin {
-    let next = |mut body: BodyDataStream| async move {
-        let piece = match tokio::time::timeout(PATIENCE, body.next()).await {
-            Ok(None) => return None,
-            Ok(Some(Ok(piece))) => Ok(piece),
-            Ok(Some(Err(_))) | Err(_) => Err(Fault::Disconnected),
+/// The body's pieces; a client that sends nothing for [`PATIENCE`] has gone. When the server ends, so
+/// does the body: what arrived can be kept.
+pub(super) fn pieces(
+    body: Body,
+    ending: Ending,
+) -> impl Stream<Item = Result<Bytes, Fault>> + Send + Unpin {
+    let next = |(mut body, ending): (BodyDataStream, Ending)| async move {
+        let piece = tokio::select! {
+            biased;
+            piece = tokio::time::timeout(PATIENCE, body.next()) => match piece {
+                Ok(None) => return None,
+                Ok(Some(Ok(piece))) => Ok(piece),
+                Ok(Some(Err(_))) | Err(_) => Err(Fault::Disconnected),
+            },
+            () = ending.wait() => Err(Fault::Ending),
         };
-        Some((piece, body))
+        Some((piece, (body, ending)))
     };
-    Box::pin(stream::unfold(body.into_data_stream(), next))
+    Box::pin(stream::unfold((body.into_data_stream(), ending), next))
+}
+
+/// Says when bodies are no longer waited for; the default says it never.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ending(Option<tokio::sync::watch::Receiver<bool>>);
+
+impl Ending {
+    pub(crate) const fn new(told: tokio::sync::watch::Receiver<bool>) -> Self {
+        Self(Some(told))
+    }
+
+    async fn wait(&self) {
+        if let Some(mut told) = self.0.clone()
+            && told.wait_for(|ends| *ends).await.is_ok()
+        {
+            return;
+        }
+        // Nobody will tell.
+        std::future::pending().await
+    }
 }
 
 /// The whole body, when it is not larger than `most` bytes.
 pub(super) async fn collect(body: Body, most: usize) -> Result<Bytes, Fault> {
-    let mut pieces = pieces(body);
+    let mut pieces = pieces(body, Ending::default());
     let mut whole = BytesMut::new();
     while let Some(piece) = pieces.next().await {
         let piece = piece?;

@@ -66,6 +66,11 @@ impl Begun {
         kept.values().filter(is_its).count()
     }
 
+    /// All sessions.
+    pub(crate) fn open(&self, now_ms: i64) -> usize {
+        self.kept().values().filter(|kept| kept.until_ms > now_ms).count()
+    }
+
     fn kept(&self) -> MutexGuard<'_, HashMap<Uuid, Kept>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -26,6 +26,7 @@ use crate::bench::{Bench, image};
 
 mod database;
 mod power;
+mod requests;
 mod steps;
 mod upgrade;
 
@@ -54,6 +55,7 @@ fn part() {
         "fill" => runtime.block_on(fill(Path::new(&folder))),
         "work" => runtime.block_on(steps::work(Path::new(&folder))),
         "read-only" => runtime.block_on(steps::read_only(Path::new(&folder))),
+        "ready" => crate::operation::readiness_follows_the_disk(Path::new(&folder)),
         "power" => power::cuts(Path::new(&folder)),
         _ => panic!("no part `{part}`"),
     }
@@ -79,7 +81,7 @@ async fn push_for_ever(folder: &Path) {
     }
 }
 
-fn start(part: &str, folder: &Path, before: &[&str]) -> Child {
+pub(crate) fn start(part: &str, folder: &Path, before: &[&str]) -> Child {
     let program = std::env::current_exe().unwrap();
     let mut words: Vec<_> = before.iter().map(std::ffi::OsString::from).collect();
     words.push(program.into());

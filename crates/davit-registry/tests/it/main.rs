@@ -19,6 +19,7 @@ mod manifests;
 mod mirror;
 mod nodes;
 mod objects;
+mod operation;
 mod races;
 mod replication;
 mod soak;

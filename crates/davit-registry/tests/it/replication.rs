@@ -22,7 +22,7 @@ use crate::{
     fixture::{TestRegistry, bytes},
 };
 
-/// A registry for each kind of database that a test runs on; each has a runtime of its own, which must
+/// A registry for each pair of database and store that a test runs on; each has a runtime of its own, which must
 /// not end within the test's.
 struct Registries {
     all: Vec<TestRegistry>,
@@ -31,7 +31,7 @@ struct Registries {
 
 impl Registries {
     fn start() -> Self {
-        Self { all: (0..2).map(|_| TestRegistry::start()).collect(), taken: AtomicUsize::new(0) }
+        Self { all: (0..4).map(|_| TestRegistry::start()).collect(), taken: AtomicUsize::new(0) }
     }
 
     fn next(&self) -> &TestRegistry {

@@ -119,6 +119,16 @@ pub(crate) enum RegistryCommand {
     Restore(backup::BackupArgs),
 }
 
+impl RegistryArgs {
+    /// The arguments of the server, which writes a log of its own.
+    pub(crate) const fn server(&self) -> Option<&serve::ServeArgs> {
+        match &self.command {
+            RegistryCommand::Serve(args) => Some(args),
+            _ => None,
+        }
+    }
+}
+
 /// Runs `davit registry`.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ pub(crate) struct Served {
     pub(crate) dir: TempDir,
     server: Child,
     /// What it says later goes there.
-    _words: BufReader<ChildStderr>,
+    words: BufReader<ChildStderr>,
     pub(crate) address: String,
 }
 
@@ -40,7 +40,7 @@ impl Served {
         let (mut line, mut words) = (String::new(), BufReader::new(server.stderr.take().unwrap()));
         words.read_line(&mut line).unwrap();
         let address = line.trim().split("://").nth(1).expect(&line).to_owned();
-        Self { davit, dir, server, _words: words, address }
+        Self { davit, dir, server, words, address }
     }
 
     /// Adds a user.
@@ -166,4 +166,24 @@ fn clients_of_http_2_are_told_where_tokens_are() {
         let realm = format!("realm=\"https://{}/token\"", served.address);
         assert!(said.contains(&realm), "{version}: {said}");
     }
+}
+
+#[test]
+fn the_log_has_a_line_of_json_for_each_request() {
+    let mut served = Served::start_in(TempDir::new(), &["--log", "json"]);
+    let mut stream = std::net::TcpStream::connect(&served.address).unwrap();
+    let head = "GET /v2/a/b/manifests/t HTTP/1.1\r\nHost: a\r\nX-Request-Id: id-7\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let line = loop {
+        let mut line = String::new();
+        assert_ne!(served.words.read_line(&mut line).unwrap(), 0, "the log goes on");
+        let line: serde_json::Value = serde_json::from_str(&line).expect(&line);
+        if line["message"] == "request" {
+            break line;
+        }
+    };
+    assert_eq!(line["request_id"], "id-7");
+    assert_eq!((&line["method"], &line["status"]), (&"GET".into(), &401.into()));
+    assert_eq!((&line["path"], &line["level"]), (&"/v2/a/b/manifests/t".into(), &"INFO".into()));
+    assert!(line["timestamp"].is_string() && line["microseconds"].is_u64(), "{line}");
 }

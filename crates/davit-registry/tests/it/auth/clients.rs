@@ -74,6 +74,7 @@ async fn serving() -> (Server, Site) {
         plain_http: false,
         auth: true,
         public_url: None,
+        otlp: None,
         limits: Limits::default(),
     };
     (Server::start(settings).await.unwrap(), site)

@@ -9,6 +9,8 @@ use davit_registry::{
     server::{self, ServeError, ServeSettings, TlsFiles},
 };
 
+use tracing::Level;
+
 use super::worker::{BuildOptions, Workers};
 use crate::{
     error::{CliError, io_error},
@@ -36,6 +38,12 @@ pub(crate) struct ServeArgs {
     /// URL by which clients reach the server, where they use another name
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
+    /// Write a line about each request, and what else the server does
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    log: Option<LogFormat>,
+    /// Collector of OpenTelemetry traces, by OTLP over HTTP: http://HOST:4318
+    #[arg(long, value_name = "URL")]
+    otlp: Option<String>,
     /// Hours for which a pushed blob waits for its manifest, from 1
     #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=8760))]
     lease_hours: u32,
@@ -83,6 +91,32 @@ fn pull_limits(args: &ServeArgs) -> PullLimits {
     }
 }
 
+/// How lines of the log are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+impl ServeArgs {
+    /// Starts to write the log to standard error: warnings, and with `--log` all that operators want.
+    pub(crate) fn start_log(&self, is_debugging: bool) {
+        let level = match self.log {
+            _ if is_debugging => Level::DEBUG,
+            Some(_) => Level::INFO,
+            None => Level::WARN,
+        };
+        let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level);
+        // Somebody who listens already hears it all.
+        let _heard = match self.log {
+            Some(LogFormat::Json) => {
+                log.json().flatten_event(true).with_span_list(false).try_init()
+            }
+            _ => log.with_ansi(false).try_init(),
+        };
+    }
+}
+
 /// Runs `davit registry serve`: until a signal asks it to stop.
 ///
 /// # Errors
@@ -108,6 +142,7 @@ pub(crate) fn run(args: ServeArgs, places: Places) -> Result<u8, CliError> {
         plain_http: args.plain_http,
         auth: args.auth == Switch::On,
         public_url: args.public_url,
+        otlp: args.otlp,
         limits,
     };
     let ready = |address: SocketAddr| {
