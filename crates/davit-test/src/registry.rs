@@ -153,6 +153,13 @@ pub fn need_certificate(dir: &TempDir) -> Option<()> {
     make_certificates(dir, Access::SelfSigned)
 }
 
+/// Puts a certificate for 127.0.0.1 by an authority of its own into the directory: `ca.crt`, `server.crt`
+/// and `server.key`; skips where openssl is missing.
+#[must_use]
+pub fn need_signed_certificate(dir: &TempDir) -> Option<()> {
+    make_certificates(dir, Access::PasswordAndTls)
+}
+
 fn make_certificates(dir: &TempDir, access: Access) -> Option<()> {
     let program = need_tool("openssl")?;
     fs_err::write(

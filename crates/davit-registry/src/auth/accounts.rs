@@ -63,7 +63,10 @@ pub enum AccountError {
 }
 
 /// Row and kind of an account.
-async fn find(connection: &mut Connection, name: &str) -> Result<Option<(i64, String)>, DbError> {
+pub(in crate::auth) async fn find(
+    connection: &mut Connection,
+    name: &str,
+) -> Result<Option<(i64, String)>, DbError> {
     let sql = "SELECT id, kind FROM account WHERE name = $1";
     let row = connection.row(sql, values![name]).await?;
     row.map(|row| Ok((row.get(0)?, row.get(1)?))).transpose()
@@ -78,7 +81,7 @@ pub async fn need_user(database: &Database, name: &str) -> Result<(), AccountErr
 }
 
 /// Row of an account of this kind (`org`), or of any (`account`).
-async fn need(
+pub(in crate::auth) async fn need(
     connection: &mut Connection,
     name: &str,
     what: &'static str,
@@ -94,7 +97,11 @@ async fn need(
     }
 }
 
-async fn team_id(connection: &mut Connection, org: &str, team: &str) -> Result<i64, AccountError> {
+pub(in crate::auth) async fn team_id(
+    connection: &mut Connection,
+    org: &str,
+    team: &str,
+) -> Result<i64, AccountError> {
     let sql = "SELECT team.id FROM team JOIN account ON account.id = team.org_id
                WHERE account.name = $1 AND team.name = $2";
     let row = connection.row(sql, values![org, team]).await?;

@@ -15,7 +15,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use super::{
     Action, Caller, Decision, KeyError, Keys, Need, OpaqueToken, PasswordError, PasswordHash,
     Passwords, Rights, Throttle, ThrottleSettings, TokenHash, accounts::SignUpMode, decide,
-    directory::Directory, failures, key_ring::KeyRing,
+    directory::Directory, failures, key_ring::KeyRing, oidc::Issuers,
 };
 use crate::db::{Database, DbError};
 
@@ -96,10 +96,12 @@ pub enum Refusal {
 pub struct Auth {
     settings: AuthSettings,
     database: Database,
-    directory: Directory,
+    pub(super) directory: Directory,
     keys: KeyRing,
     passwords: Passwords,
-    throttle: Throttle,
+    pub(super) throttle: Throttle,
+    /// Others who vouch for someone.
+    pub(super) issuers: Issuers,
     /// Hides passwords in memory.
     pepper: [u8; 32],
     /// Account and epoch by hashed name and password.
@@ -125,6 +127,7 @@ impl Auth {
         SystemRandom::new().fill(&mut pepper).expect("the kernel gives random bytes");
         Ok(Self {
             throttle: Throttle::new(settings.throttle),
+            issuers: Issuers::default(),
             settings,
             database: database.clone(),
             directory: Directory::new(database.clone()),

@@ -31,7 +31,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
     Access, AccountError, AddToken, Auth, Caller, Claims, Decision, Limit, Need, OpaqueKind,
-    OpaqueToken, Refusal, Rights,
+    OpaqueToken, Refusal, Rights, oidc,
     service::{Proved, basic},
 };
 use crate::{db::DbError, name::RepositoryName};
@@ -42,6 +42,8 @@ const LIFE_SECONDS: i64 = 300;
 const REFRESH_LIFE_MS: i64 = 90 * 24 * 3600 * 1000;
 /// Largest form.
 const FORM_BYTES: usize = 64 << 10;
+/// RFC 8693 § 2.1
+const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 /// Scopes of one token.
 const MOST_SCOPES: usize = 64;
 
@@ -94,7 +96,9 @@ async fn answer_get(auth: &Auth, request: &Parts, peer: IpAddr) -> Result<Respon
     };
     let is_offline = asked.field("offline_token") == "true";
     let device = asked.device("client_id");
-    auth.issue(proved.as_ref(), &asked.scopes, is_offline.then_some(device), peer).await
+    let issued =
+        auth.issue(proved.as_ref(), &asked.scopes, is_offline.then_some(device), peer).await?;
+    Ok(axum::Json(issued).into_response())
 }
 
 async fn answer_post(auth: &Auth, request: Request, peer: IpAddr) -> Result<Response, Refusal> {
@@ -111,11 +115,16 @@ async fn answer_post(auth: &Auth, request: Request, peer: IpAddr) -> Result<Resp
             let token = OpaqueToken::parse(asked.field("refresh_token")).ok_or(Refusal::Wrong)?;
             auth.prove_token(None, &token, peer).await?
         }
+        EXCHANGE => {
+            return oidc::exchange(auth, &asked.fields, &asked.scopes, peer).await;
+        }
         _ => return Ok(bad_request("unsupported_grant_type")),
     };
     let is_offline = asked.field("access_type") == "offline";
     let device = asked.device("client_id");
-    auth.issue(Some(&proved), &asked.scopes, is_offline.then_some(device), peer).await
+    let issued =
+        auth.issue(Some(&proved), &asked.scopes, is_offline.then_some(device), peer).await?;
+    Ok(axum::Json(issued).into_response())
 }
 
 impl Asked {
@@ -145,13 +154,13 @@ impl Asked {
 
 impl Auth {
     /// Makes a token for an account or for nobody; `device`: a refresh token is wanted too.
-    async fn issue(
+    pub(super) async fn issue(
         &self,
         proved: Option<&Proved>,
         scopes: &[Scope],
         device: Option<String>,
         peer: IpAddr,
-    ) -> Result<Response, Refusal> {
+    ) -> Result<TokenResponse, Refusal> {
         let caller = proved.map_or_else(nobody, Proved::caller);
         let access = self.granted(&caller, scopes).await?;
         let now = self.database().now_ms() / 1000;
@@ -174,15 +183,14 @@ impl Auth {
             _ => None,
         };
         let issued = OffsetDateTime::from_unix_timestamp(now).ok();
-        let reply = TokenResponse {
+        Ok(TokenResponse {
             token: Some(token.clone()),
             access_token: Some(token),
             expires_in: Some(LIFE_SECONDS),
             issued_at: issued.and_then(|time| time.format(&Rfc3339).ok()),
             refresh_token,
             scope: None,
-        };
-        Ok(axum::Json(reply).into_response())
+        })
     }
 
     /// Each scope that was asked for, cut to what the caller may do.
@@ -307,7 +315,7 @@ impl Limit {
     }
 }
 
-fn bad_request(error: &str) -> Response {
+pub(super) fn bad_request(error: &str) -> Response {
     let body = serde_json::json!({ "error": error, "details": error });
     (StatusCode::BAD_REQUEST, axum::Json(body)).into_response()
 }

@@ -9,6 +9,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/access.sql"),
     include_str!("schema/trash.sql"),
     include_str!("schema/builds.sql"),
+    include_str!("schema/identities.sql"),
 ];
 
 /// The version of the schema that this program writes.

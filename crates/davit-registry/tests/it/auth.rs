@@ -5,6 +5,8 @@ mod clients;
 mod gate;
 mod gate_pages;
 mod guessing;
+mod ldap;
+mod oidc;
 mod people;
 mod token_server;
 

@@ -7,7 +7,9 @@ mod check;
 mod deleted;
 mod gc;
 mod grant;
+mod identity;
 mod import;
+mod ldap;
 mod mirror;
 mod organisation;
 mod replicate;
@@ -23,7 +25,10 @@ use std::path::PathBuf;
 
 use davit_engine::Hint;
 use davit_registry::{
-    auth::{AccountError, AuthError, GlobError, NameError, PasswordError, RoleError, ScopeError},
+    auth::{
+        AccountError, AuthError, GlobError, NameError, PasswordError, RoleError, ScopeError,
+        oidc::TrustError,
+    },
     config::Places,
     db::{Database, DbError, Location},
     events::SubscriptionError,
@@ -84,6 +89,15 @@ pub(crate) enum RegistryCommand {
     /// Manage access tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Manage OpenID providers by which people log in
+    #[command(subcommand)]
+    Oidc(identity::OidcCommand),
+    /// Manage LDAP directories by whose passwords people log in
+    #[command(subcommand)]
+    Ldap(ldap::LdapCommand),
+    /// Manage build systems whose tokens stand for robots
+    #[command(subcommand)]
+    Trust(identity::TrustCommand),
     /// Manage repositories
     #[command(subcommand)]
     Repo(repository::RepoCommand),
@@ -144,6 +158,9 @@ pub(crate) fn run(args: RegistryArgs, context: &Context) -> Result<u8, CliError>
         RegistryCommand::Grant(command) => grant::run(command, &places),
         RegistryCommand::Robot(command) => token::run_robot(command, &places),
         RegistryCommand::Token(command) => token::run(command, &places),
+        RegistryCommand::Oidc(command) => identity::run_oidc(command, &places),
+        RegistryCommand::Ldap(command) => ldap::run(command, &places),
+        RegistryCommand::Trust(command) => identity::run_trust(command, &places),
         RegistryCommand::Repo(command) => repository::run(command, &places),
         RegistryCommand::Webhook(command) => webhook::run(command, &places),
         RegistryCommand::Key(command) => sign_up::run_key(&command, &places),
@@ -227,6 +244,8 @@ enum Fault {
     Database(#[from] DbError),
     #[error(transparent)]
     Auth(#[from] AuthError),
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     #[error(transparent)]
     Password(#[from] PasswordError),
     #[error(transparent)]

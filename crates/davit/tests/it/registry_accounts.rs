@@ -150,3 +150,49 @@ fn token_keys_are_rotated() {
     assert_eq!(mode & 0o777, 0o600);
     assert!(site.ok("audit ls").contains(&second));
 }
+
+#[test]
+fn others_vouch_for_people_and_robots() {
+    let site = Site::new();
+    let add = "oidc add idp --issuer https://idp.example --client-id davit --client-secret-stdin";
+    assert_eq!(site.ok(add), "idp");
+    site.refused("oidc add idp --issuer http://idp.example --client-id davit", "by HTTPS");
+    assert_eq!(
+        site.ok("oidc ls --format {{.Name}}|{{.Issuer}}|{{.ClientId}}|{{.SignsUp}}"),
+        "idp|https://idp.example|davit|false"
+    );
+    site.ok("oidc rm idp");
+    site.refused("oidc rm idp", "there is no provider `idp`");
+    site.ok("user add alice --password-stdin");
+    site.ok("robot add alice+ci");
+    let rule = "--issuer https://ci.example --audience davit --claim";
+    site.refused(&format!("trust add alice {rule} sub=x"), "there is no robot `alice`");
+    site.refused(&format!("trust add alice+ci {rule} sub=*"), "at least one claim");
+    let id = site.ok(&format!("trust add alice+ci {rule} sub=repo:alice/*"));
+    let list = site.ok("trust ls alice+ci --format {{.Id}}|{{.Robot}}|{{.Claims}}");
+    assert_eq!(list, format!("{id}|alice+ci|sub=repo:alice/*"));
+    site.ok(&format!("trust rm alice+ci {id}"));
+    assert_eq!(site.ok("trust ls --format {{.Id}}"), "");
+}
+
+#[test]
+fn directories_and_their_groups_are_set() {
+    let site = Site::new();
+    let add = "--bind-dn cn=reader --bind-password-stdin --users ou=people --groups ou=groups";
+    assert_eq!(site.ok(&format!("ldap add corp --url ldaps://ldap.example {add}")), "corp");
+    let clear = format!("ldap add corp --url ldap://ldap.example --no-start-tls {add}");
+    site.refused(&clear, "with StartTLS");
+    assert_eq!(site.ok("ldap ls --format {{.Name}}={{.Url}}"), "corp=ldaps://ldap.example");
+    site.ok("user add alice --password-stdin");
+    site.ok("org add acme --owner alice");
+    site.refused("ldap map corp developers acme/dev", "there is no team `acme/dev`");
+    site.ok("team add acme/dev");
+    site.refused("ldap map other developers acme/dev", "there is no directory `other`");
+    site.ok("ldap map corp developers acme/dev");
+    let maps = site.ok("ldap maps --format {{.Directory}}:{{.Group}}:{{.Team}}");
+    assert_eq!(maps, "corp:developers:acme/dev");
+    site.ok("ldap unmap corp developers");
+    site.refused("ldap unmap corp developers", "there is no group `developers`");
+    site.ok("ldap rm corp");
+    assert!(!site.ok("audit ls").contains("wonderland"), "no secret is in the log");
+}

@@ -58,7 +58,7 @@ impl Transaction for SetMember {
         match self.role {
             Some(role) => {
                 let sql = "INSERT INTO org_member (org_id, account_id, role) VALUES ($1, $2, $3)
-                           ON CONFLICT (org_id, account_id) DO UPDATE SET role = $3";
+                           ON CONFLICT (org_id, account_id) DO UPDATE SET role = $3, source = ''";
                 connection.execute(sql, values![org, account, role.as_str()]).await?;
             }
             None => {
@@ -177,7 +177,7 @@ impl Transaction for SetTeamMember {
             let sql = "INSERT INTO team_member (team_id, account_id)
                        SELECT team.id, m.account_id FROM team JOIN org_member m
                        ON m.org_id = team.org_id WHERE team.id = $1 AND m.account_id = $2
-                       ON CONFLICT (team_id, account_id) DO NOTHING";
+                       ON CONFLICT (team_id, account_id) DO UPDATE SET source = ''";
             connection.execute(sql, values![team, account]).await?;
             let sql = "SELECT 1 FROM team_member WHERE team_id = $1 AND account_id = $2";
             if connection.row(sql, values![team, account]).await?.is_none() {

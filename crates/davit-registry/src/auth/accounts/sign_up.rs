@@ -120,11 +120,30 @@ impl Transaction for SignUp {
     type Error = AccountError;
 
     async fn run(&self, connection: &mut Connection) -> Result<i64, AccountError> {
+        self.admit(connection).await?;
+        self.make(connection).await
+    }
+}
+
+impl SignUp {
+    /// Refuses who may not, and uses an invitation up.
+    pub(in crate::auth) async fn admit(
+        &self,
+        connection: &mut Connection,
+    ) -> Result<(), AccountError> {
         if let Some(token) = may_sign_up(connection, self.usual, self.invitation).await? {
             // An invitation is good for one account.
             let sql = "DELETE FROM token WHERE id = $1";
             connection.execute(sql, values![token]).await?;
         }
+        Ok(())
+    }
+
+    /// Makes the account of who may have one.
+    pub(in crate::auth) async fn make(
+        &self,
+        connection: &mut Connection,
+    ) -> Result<i64, AccountError> {
         // Otherwise whoever comes first would own what an administrator has put there.
         if has_repositories(connection, &self.name).await? {
             return Err(AccountError::Exists(self.name.clone()));

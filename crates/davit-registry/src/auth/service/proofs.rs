@@ -67,27 +67,51 @@ impl Auth {
                 return Err(error.into());
             }
         }
+        let (account, epoch) = match self.verified(name, password, peer).await {
+            Ok(Some(found)) => {
+                attempt.forgive();
+                found
+            }
+            Ok(None) => {
+                failures::note(&self.database, &self.settings.throttle, whose).await?;
+                return Err(Refusal::Wrong);
+            }
+            Err(error) => {
+                attempt.forgive();
+                return Err(error);
+            }
+        };
+        put(&self.known_passwords, key, (account, epoch, Instant::now()));
+        self.known_password(key).await?.ok_or(Refusal::Wrong)
+    }
+
+    /// Row and epoch of the account whose password this is: by its hash here, or where there is none by a
+    /// directory.
+    async fn verified(
+        &self,
+        name: &str,
+        password: &Secret,
+        peer: IpAddr,
+    ) -> Result<Option<(i64, i64)>, Refusal> {
         let login = self.directory.login(name).await?;
         let hash = login.as_ref().and_then(|login| login.password.as_deref());
         let hash = hash.and_then(|hash| PasswordHash::parse(hash).ok());
-        let is_good = match self.passwords.verify(hash.as_ref(), password).await {
-            Ok(is_good) => is_good,
-            Err(_busy) => {
-                attempt.forgive();
-                return Err(Refusal::Busy);
+        let is_good = self.passwords.verify(hash.as_ref(), password).await;
+        let is_good = is_good.map_err(|_busy| Refusal::Busy)?;
+        if let (true, Some(login)) = (is_good, login) {
+            if let Some(hash) = hash.filter(PasswordHash::is_outdated) {
+                self.renew_hash(login.account, hash, password).await?;
             }
-        };
-        let (true, Some(login)) = (is_good, login) else {
-            failures::note(&self.database, &self.settings.throttle, whose).await?;
-            return Err(Refusal::Wrong);
-        };
-        attempt.forgive();
-        if let Some(hash) = hash.filter(PasswordHash::is_outdated) {
-            self.renew_hash(login.account, hash, password).await?;
+            return Ok(Some((login.account, login.epoch)));
         }
-        let known = (login.account, login.epoch, Instant::now());
-        put(&self.known_passwords, key, known);
-        self.known_password(key).await?.ok_or(Refusal::Wrong)
+        if hash.is_some() {
+            return Ok(None);
+        }
+        let Some(id) = self.prove_by_ldap(name, password.expose(), peer).await? else {
+            return Ok(None);
+        };
+        let account = self.directory.account(id).await?.filter(|account| account.is_active);
+        Ok(account.map(|account| (account.id, account.epoch)))
     }
 
     /// Knows an account by a token of the database; its name, where one came along, must be right.
@@ -112,10 +136,15 @@ impl Auth {
         if let Err(wait) = self.throttle.attempt(None, peer, Instant::now()).map(drop) {
             return Refusal::Throttled(wait);
         }
-        match failures::note(&self.database, &self.settings.throttle, (None, peer)).await {
+        match self.note_failure(peer).await {
             Ok(()) => Refusal::Wrong,
             Err(error) => error.into(),
         }
+    }
+
+    /// Counts a wrong attempt on no account in particular, for all servers.
+    pub(in crate::auth) async fn note_failure(&self, peer: IpAddr) -> Result<(), DbError> {
+        failures::note(&self.database, &self.settings.throttle, (None, peer)).await
     }
 
     pub(in crate::auth) async fn known_token(

@@ -30,6 +30,13 @@ impl Site {
         serde_json::from_slice(&body).unwrap()
     }
 
+    /// Posts a form; status and reply.
+    pub(super) async fn form(&self, form: &str) -> (u16, serde_json::Value) {
+        let request = Request::post("/token").body(Body::from(form.to_owned())).unwrap();
+        let (status, body) = self.ask(request).await;
+        (status.as_u16(), serde_json::from_slice(&body).unwrap())
+    }
+
     async fn post(&self, form: &str) -> (StatusCode, TokenResponse) {
         let request = Request::post("/token").body(Body::from(form.to_owned())).unwrap();
         let (status, body) = self.ask(request).await;
