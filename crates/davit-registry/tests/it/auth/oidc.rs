@@ -378,7 +378,10 @@ async fn builds_exchange_their_tokens() {
 
     let now = site.database.now_ms() / 1000;
     let unsigned = format!("{}.{}.", "eyJhbGciOiJub25lIn0", good.split('.').nth(1).unwrap());
-    let tampered = format!("{}A", &good[..good.len() - 1]);
+    // The first character of a signature has six bits of it, the last one fewer.
+    let (message, rest) = good.rsplit_once('.').unwrap();
+    let first = if rest.starts_with('A') { 'B' } else { 'A' };
+    let tampered = format!("{message}.{first}{}", &rest[1..]);
     let (head, signature) = (good.split('.').next().unwrap(), good.rsplit('.').next().unwrap());
     let other = idp.mint(&site, &[("sub", Some(json!("repo:evil/web:x")))]);
     let spliced = format!("{head}.{}.{signature}", other.split('.').nth(1).unwrap());
