@@ -14,7 +14,7 @@
 //! the upstream's host and the token server that the upstream names.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -51,8 +51,6 @@ const BELIEVED: Duration = Duration::from_secs(1);
 pub struct Mirrors {
     registry: Registry,
     known: Mutex<Known>,
-    /// Repositories that exist.
-    made: Mutex<HashSet<RepositoryName>>,
     flights: flight::Flights,
 }
 
@@ -76,7 +74,7 @@ impl Mirrors {
     #[must_use]
     pub fn new(registry: Registry, spool: &Path) -> Self {
         let flights = flight::Flights::new(spool);
-        Self { registry, known: Mutex::default(), made: Mutex::default(), flights }
+        Self { registry, known: Mutex::default(), flights }
     }
 
     /// The place that a request means: by the upstream that it names (`?ns=`), or by its path.

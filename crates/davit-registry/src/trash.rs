@@ -17,6 +17,7 @@ use crate::{
         audit::{self, Actor, Entry},
     },
     db::{Connection, Database, DbError, Lock, Transaction, values},
+    events::{EventKind, Happened, emit},
     fault::Fault,
     manifests::{self, Condition, Content, Put},
     name::RepositoryName,
@@ -67,6 +68,10 @@ impl Transaction for DeleteRepository {
         let sql = "SELECT id FROM repo WHERE path = $1";
         let rows = connection.rows_locked(sql, values![self.name.as_str()], Lock::Update).await?;
         let id: i64 = rows.first().ok_or(Fault::NAME_UNKNOWN)?.get(0)?;
+        if let Some(repo) = find_repo(connection, &self.name).await? {
+            let gone = Happened::of(EventKind::RepositoryDelete);
+            emit(connection, repo, Happened { by: self.by.id, ..gone }).await?;
+        }
         let at = if self.keep == Keep::Usual { connection.now_ms() } else { 0 };
         let sql = "INSERT INTO deleted_repo (repo_id, path, deleted_at) VALUES ($1, $2, $3)";
         connection.execute(sql, values![id, self.name.as_str(), at]).await?;
@@ -112,6 +117,10 @@ impl Transaction for RestoreRepository {
         let sql = "UPDATE repo SET path = $1 WHERE id = $2";
         connection.execute(sql, values![self.to.as_str(), id]).await?;
         connection.execute("DELETE FROM deleted_repo WHERE repo_id = $1", values![id]).await?;
+        if let Some(repo) = find_repo(connection, &self.to).await? {
+            let back = Happened::of(EventKind::RepositoryCreate);
+            emit(connection, repo, Happened { by: self.by.id, ..back }).await?;
+        }
         let detail = json!({ "was": self.name.as_str() }).to_string();
         let entry = Entry { action: "repo.restore", object: self.to.as_str(), detail: &detail };
         Ok(audit::append(connection, &self.by, entry).await?)

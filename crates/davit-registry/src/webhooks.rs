@@ -21,7 +21,7 @@ mod format;
 mod guard;
 mod send;
 
-pub use deliveries::{DeliveryRow, Redeliver, deliver, forget_old, history};
+pub use deliveries::{DeliveryRow, Redeliver, forget_old, history, start};
 pub use format::{Format, FormatError, Message};
 pub use guard::{GuardError, check_address, check_url, is_public};
 pub use send::{Answer, SendError, Sender, signature, test_event};

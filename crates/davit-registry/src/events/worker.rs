@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet};
 
 use super::{EventKind, SubscriptionKind, fan_out, subscriptions};
 use crate::{
@@ -24,13 +24,20 @@ pub struct Worker {
     registry: Registry,
     sender: Arc<Sender>,
     seen: Option<ChangeMark>,
+    /// Deliveries under way.
+    tries: JoinSet<()>,
 }
 
 impl Worker {
     /// A worker of this registry; `base_url` is how clients reach it.
     #[must_use]
     pub fn new(registry: Registry, base_url: &str) -> Self {
-        Self { registry, sender: Arc::new(Sender::new(base_url)), seen: None }
+        Self {
+            registry,
+            sender: Arc::new(Sender::new(base_url)),
+            seen: None,
+            tries: JoinSet::new(),
+        }
     }
 
     /// Works until the end.
@@ -40,7 +47,7 @@ impl Worker {
         loop {
             if self.has_changed() || idle >= IDLE_LOOKS {
                 idle = 0;
-                if let Err(error) = self.work(&stopped).await {
+                if let Err(error) = self.work().await {
                     let error: &dyn std::error::Error = &error;
                     tracing::error!(error, "events are not handed on");
                 }
@@ -55,6 +62,8 @@ impl Worker {
             idle += 1;
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
+                // What waited for this one may go now.
+                Some(_) = self.tries.join_next() => idle = IDLE_LOOKS,
                 _ = stopped.changed() => return,
             }
         }
@@ -68,24 +77,28 @@ impl Worker {
         changed
     }
 
-    async fn work(&self, stopped: &watch::Receiver<bool>) -> Result<(), DbError> {
-        let registry = &self.registry;
-        let listening = subscriptions(&registry.database, SubscriptionKind::Webhook).await?;
+    async fn work(&mut self) -> Result<(), DbError> {
+        let database = &self.registry.database;
+        let listening = subscriptions(database, SubscriptionKind::Webhook).await?;
         let pulls = listening
             .into_iter()
             .filter(|one| one.is_active && one.events.contains(&EventKind::Pull))
             .map(|one| one.repositories);
-        registry.listeners.set(pulls.collect());
-        while round(registry, &self.sender).await? > 0 && !*stopped.borrow() {}
+        self.registry.listeners.set(pulls.collect());
+        fan_out(database).await?;
+        webhooks::start(database, &self.sender, &mut self.tries).await?;
         Ok(())
     }
 }
 
-/// Hands on what waits, and delivers what is due once; tells how many deliveries it tried.
+/// Hands on what waits, and tries what is due once, to its end; tells how many deliveries it tried.
 ///
 /// # Errors
 /// The database's.
 pub async fn round(registry: &Registry, sender: &Arc<Sender>) -> Result<u64, DbError> {
     fan_out(&registry.database).await?;
-    webhooks::deliver(&registry.database, sender).await
+    let mut tries = JoinSet::new();
+    let tried = webhooks::start(&registry.database, sender, &mut tries).await?;
+    while tries.join_next().await.is_some() {}
+    Ok(tried)
 }

@@ -94,11 +94,16 @@ pub(super) async fn fate(
         return Ok(Fate::Later(now + ms(settings.lease)));
     }
     let mut until = lease;
-    if let Some(days) = keeps.ok().and_then(|settings| settings.keep_pulled_days) {
+    let keep_pulled_days = keeps.ok().and_then(|settings| settings.keep_pulled_days);
+    if let Some(days) = keep_pulled_days {
         until = until.max(row.get::<i64>(5)? + i64::from(days) * DAY_MS);
     }
     if subject.is_some() {
         until = until.max(row.get::<i64>(3)? + ms(settings.referrers));
+    }
+    if keep_pulled_days.is_some() {
+        // Nothing is undone there: what a mirror let go of is fetched again.
+        return Ok(if until < now { Fate::Goes } else { Fate::Later(until) });
     }
     let left = connection.row(LEFT, values![repo_id, digest]).await?;
     if let Some(left) = left.map(|row| row.get::<Option<i64>>(0)).transpose()?.flatten() {

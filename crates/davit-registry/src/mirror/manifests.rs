@@ -9,6 +9,7 @@ use crate::{
     auth::Rights,
     fault::Fault,
     manifests::{self, Condition, Content, Put, Stored, Target},
+    registry::find_repo,
 };
 
 impl Mirrors {
@@ -155,19 +156,14 @@ impl Mirrors {
         Ok(stored)
     }
 
-    /// Makes the place's repository here, once.
+    /// Makes the place's repository here, unless it is there.
     pub(super) async fn make_repository(&self, place: &Place) -> Result<(), Fault> {
-        let made = || self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if made().contains(&place.local) {
-            return Ok(());
+        let database = &self.registry.database;
+        let found = find_repo(&mut database.lookup().await?, &place.local).await?;
+        if found.is_none() {
+            let (path, keep_days) = (place.local.to_string(), place.settings().keep_days);
+            database.write(MakeRepository { path, keep_days }).await?;
         }
-        let (path, keep_days) = (place.local.to_string(), place.settings().keep_days);
-        self.registry.database.write(MakeRepository { path, keep_days }).await?;
-        let mut made = made();
-        if made.len() >= super::MOST {
-            made.clear();
-        }
-        made.insert(place.local.clone());
         Ok(())
     }
 }

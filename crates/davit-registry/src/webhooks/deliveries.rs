@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Deliveries that a process tries at once.
-const AT_ONCE: i64 = 8;
+const AT_ONCE: usize = 32;
 /// How long a process holds a delivery: longer than a try may take.
 const LEASE: Duration = Duration::from_secs(90);
 /// Waits after each failure; the last one is followed by none. Together a little more than a day.
@@ -115,32 +115,34 @@ impl Transaction for Redeliver {
     }
 }
 
-/// Tries what is due, each once; tells how many.
+/// Starts to try what is due, each once, beside the tries that are under way; tells how many.
 ///
 /// # Errors
 /// The database's.
-pub async fn deliver(database: &Database, sender: &Arc<Sender>) -> Result<u64, DbError> {
+pub async fn start(
+    database: &Database,
+    sender: &Arc<Sender>,
+    tries: &mut JoinSet<()>,
+) -> Result<u64, DbError> {
+    let free = AT_ONCE.saturating_sub(tries.len());
     let mut reader = database.reader().await?;
     let now = reader.now_ms();
-    if reader.row(DUE, values![now, 1_i64]).await?.is_none() {
+    if free == 0 || reader.row(DUE, values![now, 1_i64]).await?.is_none() {
         return Ok(0);
     }
     drop(reader);
-    let held = database.write(Claim).await?;
+    let held = database.write(Claim { most: free as u64 }).await?;
     let count = held.len() as u64;
-    let mut tries = JoinSet::new();
     for held in held {
         let (database, sender) = (database.clone(), Arc::clone(sender));
         tries.spawn(async move {
             let outcome = held.send(&sender).await;
-            database.write(Finish { held, outcome }).await
+            if let Err(error) = database.write(Finish { held, outcome }).await {
+                // The delivery is tried again when its lease is over.
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(error, "what came of a delivery is not written down");
+            }
         });
-    }
-    while let Some(ended) = tries.join_next().await {
-        // A panic leaves the delivery to its lease.
-        if let Ok(ended) = ended {
-            ended?;
-        }
     }
     Ok(count)
 }
@@ -194,7 +196,9 @@ fn words(error: &SendError) -> String {
     text
 }
 
-struct Claim;
+struct Claim {
+    most: u64,
+}
 
 impl Transaction for Claim {
     type Output = Vec<Held>;
@@ -206,7 +210,7 @@ impl Transaction for Claim {
         const SETTINGS: &str = "SELECT settings FROM subscription WHERE id = $1";
         let now = connection.now_ms();
         let held_until = now + ms(LEASE);
-        let due = values![now, AT_ONCE];
+        let due = values![now, self.most];
         let rows = connection.rows_locked(DUE, due, Lock::UpdateSkipLocked).await?;
         let mut held = Vec::new();
         for row in rows {

@@ -9,12 +9,14 @@ use std::{
         mpsc,
     },
     thread,
+    time::Duration,
 };
 
 use davit_distribution::{Access, Client, ClientConfig, Secret, Target};
 use davit_image::{Digest, MediaType};
 use davit_registry::{
     blobs,
+    gc::{self, GcSettings, Mode},
     mirror::{AddMirror, MirrorRow, MirrorSettings, Who},
     name::RepositoryName,
 };
@@ -375,6 +377,38 @@ fn accounts_stay_with_their_upstream() {
     assert!(shown.contains(&"Basic cm9ib3Q6c2VjcmV0"), "{shown:?}");
     assert!(elsewhere.requests().iter().all(|request| request.header("authorization").is_none()));
     assert_eq!(elsewhere.requests().len(), 1);
+}
+
+#[test]
+fn what_nobody_pulls_any_more_goes() {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let upstream = TestRegistry::start();
+    let manifest = push(&upstream, "a/b", "v1", LAYER);
+    let mirror = TestRegistry::start();
+    add(&mirror, &upstream.host(), false, MirrorSettings { keep_days: 3, ..settings() });
+    let by_digest = format!("/v2/up.test/a/b/manifests/{}", Digest::of(&manifest));
+    for target in ["/v2/up.test/a/b/manifests/v1", &by_digest] {
+        assert_eq!(mirror.get(target).body, manifest);
+    }
+    assert_eq!(mirror.get(&blob("up.test/a/b", &Digest::of(LAYER))).status, 200);
+    let registry = mirror.registry();
+    let settings = GcSettings::of(&registry.limits);
+    let collect = || {
+        let (database, store) = (&registry.database, &registry.store);
+        mirror.run(gc::run_once(database, store, &settings, Mode::Collect)).unwrap()
+    };
+    registry.database.advance_clock(2 * DAY);
+    let early = collect();
+    assert_eq!((early.tags, early.manifests), (0, 0));
+    assert!(has_blob(&mirror, "up.test/a/b", &Digest::of(LAYER)));
+    registry.database.advance_clock(2 * DAY);
+    let late = collect();
+    assert_eq!((late.tags, late.manifests), (1, 1));
+    registry.database.advance_clock(2 * DAY);
+    assert_eq!(collect().links, 1, "a layer; nobody pulled the config");
+    assert!(!has_blob(&mirror, "up.test/a/b", &Digest::of(LAYER)));
+    // And comes again.
+    assert_eq!(mirror.get(&by_digest).body, manifest);
 }
 
 #[test]

@@ -6,10 +6,11 @@ use std::{
         Arc,
         atomic::{AtomicU16, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use davit_registry::{
+    auth::audit::Actor,
     db::values,
     events::{
         AddSubscription, EventKind, RemoveSubscription, Resume, SubscriptionKind, fan_out, find,
@@ -17,6 +18,7 @@ use davit_registry::{
     },
     manifests,
     registry::Registry,
+    trash::{DeleteRepository, Keep, RestoreRepository},
     webhooks::{
         DeliveryRow, Format, Redeliver, Sender, WebhookSettings, history, new_secret, secret_bytes,
         signature,
@@ -25,7 +27,10 @@ use davit_registry::{
 use davit_test::{HttpServer, Reply as HttpReply, Request as HttpRequest};
 use serde_json::Value as Json;
 
-use crate::bench::{Bench, image, name, on_each};
+use crate::{
+    bench::{Bench, image, name, on_each},
+    fixture::{self, TestRegistry},
+};
 
 const BASE: &str = "https://registry.example";
 const EVENTS: &str = "SELECT id FROM event_outbox";
@@ -190,6 +195,23 @@ fn blobs_are_told_to_those_who_ask() {
 }
 
 #[test]
+fn repositories_that_go_and_come_back_are_told() {
+    on_each(async |bench| {
+        let receiver = Receiver::start();
+        bench.push_image("alice/app", &["v1"], "one").await;
+        add(bench, "alice/*", &receiver.settings()).await;
+        let (by, app) = (Actor::operator(), name("alice/app"));
+        let delete = DeleteRepository { by: by.clone(), name: app.clone(), keep: Keep::Usual };
+        bench.registry.database.write(delete).await.unwrap();
+        let restore = RestoreRepository { by, name: app.clone(), to: app };
+        bench.registry.database.write(restore).await.unwrap();
+        rounds(bench).await;
+        let kinds: Vec<_> = receiver.requests().iter().map(|one| told(one).0).collect();
+        assert_eq!(kinds, ["repository.delete", "repository.create"]);
+    });
+}
+
+#[test]
 fn what_fails_is_tried_again_and_nothing_overtakes_it() {
     on_each(async |bench| {
         let receiver = Receiver::start();
@@ -294,6 +316,27 @@ fn a_delivery_is_sent_once_more_when_asked() {
         assert_eq!(requests.len(), 3);
         assert_eq!(requests[1].body, requests[2].body);
     });
+}
+
+/// A pull changes nothing that would tell the server at once who listens: it learns by and by.
+#[test]
+fn a_server_tells_of_pulls() {
+    let receiver = Receiver::start();
+    let server = TestRegistry::start();
+    server.push_blob("alice/app", b"{}");
+    server.push_blob("alice/app", b"one");
+    let manifest = fixture::image(b"{}", &[b"one"]);
+    assert_eq!(server.push_manifest("alice/app", "v1", &manifest).status, 201);
+    let mut hook = webhook("alice/*", &receiver.settings());
+    hook.events = vec![EventKind::Pull];
+    server.run(server.registry().database.write(hook)).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while receiver.requests().is_empty() {
+        assert!(Instant::now() < deadline, "nobody is told");
+        assert_eq!(server.get_once("/v2/alice/app/manifests/v1").status, 200);
+    }
+    let first = told(&receiver.requests()[0]);
+    assert_eq!(first, ("pull".to_owned(), "alice/app:v1".to_owned()));
 }
 
 /// Two processes on one database: nobody hears anything twice, and order holds.
