@@ -75,8 +75,8 @@ const HEAD_BYTES: usize = 64 << 10;
 const HEADERS: usize = 100;
 /// Threads that wait for the disk: each upload that is under way has one.
 const DISK_THREADS: usize = 64;
-/// Stack of the server's threads.
-const STACK_BYTES: usize = 1 << 20;
+/// Stack of the server's threads: address space, of which a page is memory once it is used.
+const STACK_BYTES: usize = 4 << 20;
 
 /// How a registry is served.
 #[derive(Clone, Debug)]

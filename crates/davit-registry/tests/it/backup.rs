@@ -43,7 +43,13 @@ fn a_backup_is_whole_and_becomes_a_registry() {
 
         let there = other(bench, &dir, "restored");
         let restored = restore(&to, &there).await.unwrap();
-        assert_eq!((restored.blobs, &*restored.lost), (report.blobs, &[][..]));
+        assert!(restored.lost.is_empty(), "{restored:?}");
+        if bench.registry.database.is_shared() {
+            // The blobs are those of the moment after the dump.
+            assert!((2..=report.blobs).contains(&restored.blobs), "{restored:?} of {report:?}");
+        } else {
+            assert_eq!(restored.blobs, report.blobs);
+        }
         let copy = Bench::open(there.clone(), there.root.clone(), SETTINGS).await;
         assert_eq!(copy.check(Repair::No).await, []);
         let layer = Digest::of(b"layer");
