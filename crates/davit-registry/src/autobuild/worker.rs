@@ -450,8 +450,9 @@ impl Log {
             news: Vec::new(),
             lease,
         };
-        if claimed.log_bytes > 0 {
-            let attempt = claimed.hold.attempt;
+        // Also where the one before was killed before it had told of anything.
+        let attempt = claimed.hold.attempt;
+        if attempt > 1 {
             log.push(format!("\n==> begun again: attempt {attempt}\n").as_bytes());
         }
         log

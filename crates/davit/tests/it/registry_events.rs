@@ -129,7 +129,7 @@ fn stock_clients_pull_through_a_mirror() {
         fs::write(&conf, settings).unwrap();
         let target = format!("dir:{}", mirror.dir.join("copy").display());
         let mut command = Command::new(&skopeo);
-        command.env("CONTAINERS_REGISTRIES_CONF", conf).args(["copy", "--src-tls-verify=false"]);
+        command.arg("--registries-conf").arg(conf).args(["copy", "--src-tls-verify=false"]);
         command.arg(format!("docker://{image}")).arg(target);
         given(command, "")
     };
