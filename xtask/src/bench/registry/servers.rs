@@ -31,6 +31,9 @@ pub(super) enum Program {
     Zot(PathBuf),
 }
 
+/// Without it the CNCF registry answers 404 for manifests.
+const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, */*";
+
 impl Program {
     /// Those that are here, davit first.
     pub(super) fn all(davit: &Path) -> Vec<Self> {
@@ -157,12 +160,17 @@ impl Server {
     /// Fields of each request.
     pub(super) fn fields(&self) -> String {
         let authorization = self.token.as_ref().map(|it| format!("Authorization: Bearer {it}\r\n"));
-        format!("Host: {}\r\n{}", self.address, authorization.unwrap_or_default())
+        format!(
+            "Host: {}\r\nAccept: {ACCEPT}\r\n{}",
+            self.address,
+            authorization.unwrap_or_default()
+        )
     }
 
     /// Replies per second to 8 connections that ask for this.
     pub(super) fn wrk(&self, path: &str, seconds: u32) -> Result<f64> {
         let mut command = Command::new("wrk");
+        command.args(["--header", &format!("Accept: {ACCEPT}")]);
         command.args(["-t2", "-c8", &format!("-d{seconds}s"), "--timeout", "30s"]);
         if let Some(token) = &self.token {
             command.arg("-H").arg(format!("Authorization: Bearer {token}"));
