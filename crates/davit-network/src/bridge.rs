@@ -102,7 +102,7 @@ impl Bridge {
         if firewall::ensure(self)? { Ok(Ensured::Created) } else { Ok(Ensured::Present) }
     }
 
-    /// Removes bridge and table; what does not exist is no error.
+    /// Removes bridge, pairs of endpoints in it, and table; what does not exist is no error.
     ///
     /// # Errors
     ///
@@ -110,7 +110,7 @@ impl Bridge {
     pub fn remove(&self) -> Result<(), NetworkError> {
         firewall::remove(self)?;
         forward::withdraw(self);
-        link::remove(&self.name)
+        link::remove_bridge(&self.name)
     }
 
     /// Gives the container in `netns` its interface, addresses, routes and published ports.

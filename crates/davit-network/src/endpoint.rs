@@ -40,6 +40,12 @@ impl Endpoint {
         Self { ipv4, ipv6, mac: Mac::of_address(ipv4), veth, ports }
     }
 
+    /// Tells whether an interface is named as a host's end is.
+    pub(crate) fn is_pair(name: &str) -> bool {
+        let number = name.strip_prefix("veth");
+        number.is_some_and(|hex| hex.len() == 7 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    }
+
     /// A number for [`Endpoint::new`].
     ///
     /// # Errors

@@ -234,6 +234,35 @@ pub(crate) fn remove(name: &str) -> Result<(), NetworkError> {
     }
 }
 
+/// Removes a bridge and the pairs that still hang on it; a missing one is no error.
+///
+/// The kernel removes the pair of a container that has ended when it comes to it.
+pub(crate) fn remove_bridge(name: &str) -> Result<(), NetworkError> {
+    let socket = Socket::route()?;
+    let Some(bridge) = find(&socket, name)? else { return Ok(()) };
+    let mut pairs = Vec::new();
+    let dump = socket.dump(
+        GET_LINK,
+        &link_header(0, 0),
+        |_| {},
+        |link| {
+            pairs.extend(parse_pair(link, bridge.index));
+        },
+    );
+    dump.map_err(|refusal| refusal.or(NetworkError::Socket))?;
+    pairs.iter().try_for_each(|pair| remove(pair))?;
+    remove(name)
+}
+
+/// The name of a link that is the host's end of an endpoint in this bridge.
+fn parse_pair(link: &[u8], bridge: u32) -> Option<String> {
+    let (_, attributes) = link.split_at_checked(16)?;
+    let master = netlink::attribute(attributes, LINK_MASTER).and_then(netlink::number)?;
+    let name = netlink::attribute(attributes, LINK_NAME)?.strip_suffix(b"\0")?;
+    let name = std::str::from_utf8(name).ok()?;
+    (master == bridge && Endpoint::is_pair(name)).then(|| name.to_owned())
+}
+
 /// Where packets to a subnet go.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Route {

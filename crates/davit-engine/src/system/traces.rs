@@ -65,12 +65,13 @@ impl Engine {
                 result => result?,
             }
         }
+        let cgroups = Cgroups::discover()?;
+        let root = self.cgroup_root();
+        // Before the bridge goes: a step of a build may be about to make its interface.
+        end_all(&cgroups, &root)?;
         if let Some(bridge) = self.known_bridge()? {
             bridge.remove()?;
         }
-        let cgroups = Cgroups::discover()?;
-        let root = self.cgroup_root();
-        end_all(&cgroups, &root)?;
         cgroups.remove(&root)?;
         Ok(self.into_store().erase()?)
     }

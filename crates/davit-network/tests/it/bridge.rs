@@ -1,6 +1,7 @@
 //! A bridge with containers, a host and an outside, all in namespaces.
 
 use std::{
+    collections::BTreeSet,
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     time::Duration,
@@ -330,4 +331,19 @@ fn pools_avoid_the_machines_routes() {
     ] {
         assert_eq!(rival(subnet).expect("an answer").as_deref(), expected, "{subnet}");
     }
+}
+
+/// What has ended a moment ago still has its pair: the kernel takes its time.
+#[test]
+fn a_bridge_goes_with_its_pairs_and_nothing_else() {
+    let Some(world) = World::new(&[&[], &everywhere(8080)]) else { return };
+    let bridge = &world.bridge;
+    world.host.run("ip link add mine type veth peer name other");
+    world.host.run(&format!("ip link set mine master {}", bridge.name));
+    let remove_twice = || bridge.remove().and_then(|()| bridge.remove());
+    world.host.inside(remove_twice).expect("removed");
+    let devices = world.host.inside(|| fs_err::read_to_string("/proc/thread-self/net/dev"));
+    let devices = devices.expect("the devices");
+    let names = devices.lines().filter_map(|line| Some(line.split_once(':')?.0.trim()));
+    assert_eq!(names.collect::<BTreeSet<_>>(), ["lo", "mine", "other", "wan"].into());
 }

@@ -3,10 +3,9 @@
 use std::{
     os::fd::AsFd as _,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
-use davit_test::{need_root, need_tool};
+use davit_test::{need_root, need_tool, until};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// A network namespace held by a sleeping process.
@@ -29,11 +28,9 @@ impl Namespace {
             .expect("unshare starts");
         let namespace = Self { holder };
         let own = fs_err::read_link("/proc/self/ns/net").expect("own namespace");
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while fs_err::read_link(namespace.path()).expect("its namespace") == own {
-            assert!(Instant::now() < deadline, "unshare made no namespace");
-            std::thread::yield_now();
-        }
+        until("unshare has made a namespace", || {
+            fs_err::read_link(namespace.path()).expect("its namespace") != own
+        });
         namespace.inside(davit_network::loopback_up).expect("loopback goes up");
         Some(namespace)
     }
