@@ -24,6 +24,7 @@ use std::{
     fs::OpenOptions,
     io::Write as _,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 pub use actions::{ACTIONS_TOKEN, ActionsCache};
@@ -38,6 +39,11 @@ pub use python::python_with;
 pub use registry::{Access, Registry, need_certificate, need_signed_certificate};
 pub use s3::S3;
 pub use temp::TempDir;
+
+/// How long [`until`] looks.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How often it does.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Names the environment variable with the file that collects skipped tests.
 pub const SKIPS_ENV: &str = "DAVIT_TEST_SKIPS";
@@ -55,6 +61,18 @@ pub const SOAK_ENV: &str = "DAVIT_TEST_SOAK";
 #[must_use]
 pub fn soak_operations(usual: usize) -> usize {
     std::env::var(SOAK_ENV).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+/// Looks until something is so.
+///
+/// # Panics
+/// After two minutes, with `what` was waited for, unless the test has failed already.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline || std::thread::panicking(), "never: {what}");
+        std::thread::sleep(LOOK);
+    }
 }
 
 /// How often to kill a real process at random instants: `usual`, or what a longer run asks for.

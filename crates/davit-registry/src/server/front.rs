@@ -208,9 +208,10 @@ async fn read_piece(stream: &TcpStream, left: u64) -> io::Result<Bytes> {
     loop {
         let room = size - piece.len();
         match stream.try_read_buf(&mut (&mut piece).limit(room)) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) if piece.len() == size => return Ok(piece.freeze()),
-            Ok(_) => {}
+            Ok(read) if read > 0 && piece.len() < size => {}
+            // What came before an end is kept; the next read meets the end again.
+            Ok(_) if !piece.is_empty() => return Ok(piece.freeze()),
+            Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
             Err(_) if piece.is_empty() => stream.readable().await?,
             Err(_) => match timeout(PIECE_TIME, stream.readable()).await {
