@@ -5,13 +5,17 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Instant,
+    sync::mpsc::{self, RecvTimeoutError},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{packages, process};
+
+/// How long a program of tests may say nothing before it counts as hanging.
+const SILENCE: Duration = Duration::from_secs(600);
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -111,7 +115,7 @@ fn run_examples(args: &TestArgs) -> Result<Counts> {
     if let Some(filter) = &args.filter {
         command.args(["--", filter]);
     }
-    count(&mut command, "examples")
+    count(&mut command, "examples", SILENCE)
 }
 
 /// Names what was skipped and prints the counts; an error where a test failed.
@@ -187,17 +191,31 @@ fn run_one(binary: &TestBinary, args: &TestArgs, skips: &Path) -> Result<Counts>
         .env(davit_test::SKIPS_ENV, skips)
         .envs(args.kills.map(|kills| (davit_test::KILLS_ENV, kills.to_string())));
     set_images(&mut command);
-    count(&mut command, &binary.name)
+    count(&mut command, &binary.name, SILENCE)
 }
 
-/// Runs a program of tests, or several, and shows what is not as it should be.
-fn count(command: &mut Command, name: &str) -> Result<Counts> {
+/// Runs a program of tests, or several, and shows what is not as it should be. One that says nothing
+/// for `silence` is killed and has failed: libtest has named what hangs by then.
+fn count(command: &mut Command, name: &str, silence: Duration) -> Result<Counts> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
     let stdout = BufReader::new(child.stdout.take().context("stdout is piped")?);
+    let (sender, lines) = mpsc::channel();
+    // Ends with the program's output; what it started may hold that open for longer.
+    let _reader = std::thread::spawn(move || {
+        stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+    });
     let mut counts: Option<Counts> = None;
-    for line in stdout.lines() {
-        let line = line?;
+    loop {
+        let line = match lines.recv_timeout(silence) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                println!("{name}: killed after {} s without a word", silence.as_secs());
+                child.kill()?;
+                break;
+            }
+        };
         if let Some(found) = parse_counts(&line) {
             counts.get_or_insert_default().add(&found);
         } else if !(line.ends_with("... ok")
@@ -257,6 +275,15 @@ mod tests {
             "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out";
         assert_eq!(parse_counts(line), Some(Counts { passed: 12, failed: 3, ignored: 1 }));
         assert_eq!(parse_counts("test x ... ok"), None);
+    }
+
+    #[test]
+    fn what_hangs_has_failed() {
+        let mut hanging = Command::new("sh");
+        hanging
+            .args(["-c", "echo 'test result: ok. 1 passed; 0 failed; 0 ignored'; exec sleep 60"]);
+        let counts = count(&mut hanging, "hanging", Duration::from_millis(300)).unwrap();
+        assert_eq!(counts, Counts { failed: 1, ..Counts::default() });
     }
 
     #[test]

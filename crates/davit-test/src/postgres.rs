@@ -3,7 +3,6 @@
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use crate::{TempDir, find_tool, skip};
@@ -80,16 +79,11 @@ impl Postgres {
     }
 
     fn wait(&self) {
-        let begun = Instant::now();
-        let ready = || {
+        crate::until("PostgreSQL answers", || {
             let mut command = Command::new(self.programs.join("pg_isready"));
             let status = command.arg("-q").arg("-h").arg(self.dir.path()).status();
             status.expect("pg_isready starts").success()
-        };
-        while !ready() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "PostgreSQL answers");
-            std::thread::park_timeout(Duration::from_millis(20));
-        }
+        });
     }
 
     /// Immediate shutdown, by the program that knows the server's own process id.

@@ -2,9 +2,9 @@
 
 use std::process::Command;
 
-use davit_test::{Outcome, need_tool};
+use davit_test::{Outcome, need_tool, until};
 
-use crate::machine::{Machine, until};
+use crate::machine::Machine;
 
 /// Ends everything at once, as a power cut does: no monitor gets to write a record.
 fn cut_power(machine: &Machine) {

@@ -7,9 +7,9 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use davit_test::{Outcome, need_tool};
+use davit_test::{Outcome, need_tool, until};
 
-use crate::machine::{Machine, until};
+use crate::machine::Machine;
 
 /// Another machine on a link to the first one.
 struct Outside {

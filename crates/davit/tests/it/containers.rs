@@ -2,7 +2,9 @@
 
 use std::io::Write as _;
 
-use crate::machine::{Machine, until};
+use davit_test::until;
+
+use crate::machine::Machine;
 
 #[test]
 fn output_exit_codes_and_nothing_left() {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::machine::{Machine, until};
+use davit_test::until;
+
+use crate::machine::Machine;
 
 fn json(text: &str) -> serde_json::Value {
     serde_json::from_str(text).expect("JSON")

@@ -10,7 +10,7 @@ use std::{
     process::Stdio,
 };
 
-use davit_test::Outcome;
+use davit_test::{Outcome, until};
 
 use crate::machine::Machine;
 
@@ -25,7 +25,7 @@ fn machine(script: &str) -> Option<(Machine, PathBuf)> {
         let state = if name == "running" { "-d" } else { "-i" };
         machine.ok(&["run", state, "--name", name, "busybox", "sh", "-ec", &script, name]);
     }
-    crate::machine::until("the script is done", || {
+    until("the script is done", || {
         machine.run(&["exec", "running", "test", "-e", "/ready"]).code == 0
     });
     let host = machine.davit().dir().join("host");
@@ -293,7 +293,7 @@ fn links_of_a_container_stay_inside() {
         let state = if name == "running" { "-d" } else { "-i" };
         machine.ok(&["run", state, "--name", name, "busybox", "sh", "-ec", &script, name]);
     }
-    crate::machine::until("the script is done", || {
+    until("the script is done", || {
         machine.run(&["exec", "running", "test", "-e", "/ready"]).code == 0
     });
     let new = machine.davit().dir().join("new");

@@ -1,11 +1,8 @@
 //! Root filesystems in each form that a setting can force: containers and builds behave the same.
 
-use davit_test::{Davit, find_tool, need_root, need_tool};
+use davit_test::{Davit, find_tool, need_root, need_tool, until};
 
-use crate::{
-    davit,
-    machine::{Machine, until},
-};
+use crate::{davit, machine::Machine};
 
 pub(crate) const FORMS: [&str; 4] = ["erofs", "dirs", "dirs-volume", "copy"];
 

@@ -1,8 +1,8 @@
 //! SIGKILL of the command, of the monitor, and of both.
 
-use davit_test::need_tool;
+use davit_test::{need_tool, until};
 
-use crate::machine::{Machine, until};
+use crate::machine::Machine;
 
 fn monitor_of(machine: &Machine, id: &str) -> String {
     let directory = machine.davit().root().join("containers").join(id).join("state");

@@ -5,9 +5,9 @@ use std::{
     process::{Child, Stdio},
 };
 
-use davit_test::Outcome;
+use davit_test::{Outcome, until};
 
-use crate::machine::{Machine, until};
+use crate::machine::Machine;
 
 fn piped(machine: &Machine, arguments: &[&str]) -> Child {
     let mut command = machine.command(arguments);

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use davit_test::{Davit, Outcome, need_image, need_root, need_tool};
+use davit_test::{Davit, Outcome, need_image, need_root, need_tool, until};
 
 /// davit on roots of its own in a network namespace of its own, with the image `busybox`.
 #[derive(Debug)]
@@ -228,14 +228,5 @@ impl Drop for Machine {
         // A failing test must show its own failure, not that of the cleaning up.
         let told = outcome.code == 0 || std::thread::panicking();
         assert!(told, "davit system reset: {}", outcome.stderr);
-    }
-}
-
-/// Polls until something holds.
-pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::sleep(LOOK);
     }
 }

@@ -1,8 +1,8 @@
 //! Networks of containers from the outside.
 
-use davit_test::need_tool;
+use davit_test::{need_tool, until};
 
-use crate::machine::{Machine, until};
+use crate::machine::Machine;
 
 #[path = "network/pools.rs"]
 mod pools;

@@ -6,16 +6,13 @@ use std::{
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, Stdio},
-    time::{Duration, Instant},
 };
 
-use davit_test::{Davit, Outcome, TempDir, need_image, need_root};
+use davit_test::{Davit, Outcome, TempDir, need_image, need_root, until};
 use serde_json::{Value, json};
 
 use crate::build::git_server::{Allow, GitServer, Repository};
 
-/// How long anything may take that a test waits for.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a killed worker keeps its build; a machine that is busy may renew late.
 const LEASE_SECONDS: &str = "10";
 /// What no log and no image may show.
@@ -187,7 +184,7 @@ impl Drop for Site {
         let is_own = |path: &PathBuf| {
             fs::read_link(path.join("cwd")).is_ok_and(|cwd| cwd.starts_with(self.dir.path()))
         };
-        wait_for("the workers to end", || !processes("__build-task").iter().any(is_own));
+        until("the workers to end", || !processes("__build-task").iter().any(is_own));
         let store = self.store();
         if store.join("store/format").exists() {
             let mut reset = self.davit.command(["system", "reset", "--force", "--root"]);
@@ -204,14 +201,6 @@ fn given(mut command: Command, input: &str) -> Outcome {
     // Whoever asks nothing may be gone.
     let _unread = child.stdin.take().unwrap().write_all(input.as_bytes());
     Outcome::from(child.wait_with_output().unwrap())
-}
-
-fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < until || std::thread::panicking(), "waited for {what} in vain");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// Processes whose command line has this word.
@@ -324,7 +313,7 @@ fn hooks_tests_secrets_and_base_images() {
 
     // Another base image: the branch is built again, once.
     site.push_base(&need_image("busybox-musl-amd64").unwrap(), "second");
-    wait_for("the base image to be noticed", || site.builds().starts_with("2 "));
+    until("the base image to be noticed", || site.builds().starts_with("2 "));
     site.done("2");
     assert_eq!(site.run("web:latest", &["cat", "/version"]), "second");
     assert_eq!(site.builds(), "2 done base\n1 done push");
@@ -348,18 +337,18 @@ fn a_killed_worker_leaves_its_build_to_the_next() {
     repository.commit("Dockerfile", &dockerfile);
     site.work();
     assert_eq!(site.ok(&["build", "run", "alice/slow", "--branch", "main"]), "1");
-    wait_for("the step to begin", || !processes(&time).is_empty());
+    until("the step to begin", || !processes(&time).is_empty());
     // As `kill -9`, in the middle.
     let worker = site.workers.pop().unwrap();
     drop(worker);
-    wait_for("what it had begun to end", || processes(&time).is_empty());
+    until("what it had begun to end", || processes(&time).is_empty());
     site.work();
-    wait_for("the next attempt", || site.show("1")["Attempts"].as_i64() >= Some(2));
-    wait_for("its step", || !processes(&time).is_empty());
+    until("the next attempt", || site.show("1")["Attempts"].as_i64() >= Some(2));
+    until("its step", || !processes(&time).is_empty());
     site.ok(&["build", "cancel", "1"]);
     let (is_done, log) = site.log("1");
     assert!(!is_done && log.contains("==> begun again: attempt "), "{log}");
-    wait_for("the step to end", || processes(&time).is_empty());
+    until("the step to end", || processes(&time).is_empty());
     assert_eq!(site.builds(), "1 cancelled manual");
     assert_eq!(site.show("1")["Error"], json!("cancelled by operator"));
     assert_eq!(site.ok(&["token", "ls", "alice+builds", "--format", "{{.Id}}"]), "");

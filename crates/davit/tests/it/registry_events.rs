@@ -4,10 +4,9 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
     process::{Child, ChildStderr, Command, Stdio},
-    time::{Duration, Instant},
 };
 
-use davit_test::{Davit, HttpServer, Outcome, Reply, TempDir, need_tool};
+use davit_test::{Davit, HttpServer, Outcome, Reply, TempDir, need_tool, until};
 
 /// A server without accounts on a free port, ended when dropped.
 struct Served {
@@ -75,15 +74,6 @@ fn given(mut command: Command, input: &str) -> Outcome {
     Outcome::from(child.wait_with_output().unwrap())
 }
 
-/// Looks again until something is so.
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::yield_now();
-    }
-}
-
 #[test]
 fn a_webhook_is_told_of_a_push() {
     let receiver = HttpServer::start(|_| Reply::status(200).body("thanks"));
@@ -96,7 +86,7 @@ fn a_webhook_is_told_of_a_push() {
     served.push("team/app:v1");
     let events =
         || served.ok(&["webhook", "deliveries", "ci", "--format", "{{.Event}} {{.State}}"]);
-    wait_until("the push is told", || {
+    until("the push is told", || {
         let events = events();
         events.starts_with("push delivered") && events.ends_with("repository.create delivered")
     });
@@ -104,7 +94,7 @@ fn a_webhook_is_told_of_a_push() {
     let newest = served.ok(&["webhook", "deliveries", "ci", "--format", "{{.Id}}"]);
     let newest = newest.lines().next().unwrap().to_owned();
     served.ok(&["webhook", "redeliver", "ci", &newest]);
-    wait_until("it is told again", || receiver.requests().len() > told);
+    until("it is told again", || receiver.requests().len() > told);
     let table = served.ok(&["webhook", "ls"]);
     assert!(table.contains("NAME") && table.contains(&url), "{table}");
     served.ok(&["webhook", "rm", "ci"]);
@@ -156,14 +146,14 @@ fn rules_copy_images_between_registries() {
     from.ok(&[&add[..], &["--prefix", "copy"]].concat());
     from.push("team/app:v1");
     let result = || from.ok(&["replicate", "ls", "--format", "{{.Result}}"]);
-    wait_until("the image went on", || result().contains("0 failed"));
+    until("the image went on", || result().contains("0 failed"));
     let names = || to.ok(&["repo", "ls", "--format", "{{.Name}}"]);
     assert_eq!(names(), "copy/team/app");
     let add = ["replicate", "add", "in", "pull", &from.address, "--repositories", "team/app"];
     to.ok(&[&add[..], &["--prefix", "pulled"]].concat());
     let run = to.run(&["replicate", "run", "in"], "");
     assert_eq!(run.code, 0, "{}", run.stderr);
-    wait_until("it came", || names() == "copy/team/app\npulled/team/app");
+    until("it came", || names() == "copy/team/app\npulled/team/app");
     let push_by_clock =
         ["replicate", "add", "x", "push", "h", "--repositories", "a", "--every", "5"];
     assert_ne!(from.run(&push_by_clock, "").code, 0);

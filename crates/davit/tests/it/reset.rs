@@ -9,9 +9,9 @@ use std::{
 };
 
 use davit_engine::{Config, Engine, Settings};
-use davit_test::need_tool;
+use davit_test::{need_tool, until};
 
-use crate::machine::{Machine, until};
+use crate::machine::Machine;
 
 /// All that a root could leave behind, by its id and its folders.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,9 @@ use std::{
     process::{Child, Stdio},
 };
 
-use crate::machine::{Machine, until};
+use davit_test::until;
+
+use crate::machine::Machine;
 
 /// A client with pipes.
 fn client(machine: &Machine, arguments: &[&str], stdin: Stdio) -> Child {

@@ -13,7 +13,9 @@ use rustix::{
     termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
 };
 
-use crate::machine::{Machine, until};
+use davit_test::until;
+
+use crate::machine::Machine;
 
 /// A running command and its terminal.
 pub(crate) struct Terminal {

@@ -2,12 +2,9 @@
 
 use std::process::Stdio;
 
-use davit_test::{Outcome, need_tool};
+use davit_test::{Outcome, need_tool, until};
 
-use crate::{
-    machine::{Machine, until},
-    terminal::Terminal,
-};
+use crate::{machine::Machine, terminal::Terminal};
 
 /// A machine where commands can be given a terminal.
 fn machine() -> Option<Machine> {

@@ -1,6 +1,8 @@
 //! Verbs on objects: health checks, restart, wait, prune with filters, volumes, networks.
 
-use crate::machine::{Machine, until};
+use davit_test::until;
+
+use crate::machine::Machine;
 
 /// The last health checks of a container, as `inspect` shows them.
 fn probes(machine: &Machine, name: &str) -> Vec<serde_json::Value> {

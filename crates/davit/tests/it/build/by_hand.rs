@@ -7,13 +7,13 @@ use std::{
     thread,
 };
 
-use davit_test::{Outcome, need_tool};
+use davit_test::{Outcome, need_tool, until};
 
 use super::{
     bench::{Bench, alpine},
     cancel::interrupt,
 };
-use crate::{machine::until, terminal::Terminal};
+use crate::terminal::Terminal;
 
 const STAGES: &str = "FROM alpine AS one\nENV A=one\nWORKDIR /w\n\
                       RUN echo made > made && echo buil''ding\nUSER nobody\n\

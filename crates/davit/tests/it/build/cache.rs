@@ -6,11 +6,11 @@ use std::{
     time::SystemTime,
 };
 
-use davit_test::{Access, Outcome, Registry};
+use davit_test::{Access, Outcome, Registry, until};
 use serde_json::Value;
 
 use super::bench::{Bench, alpine};
-use crate::{davit, machine::until};
+use crate::davit;
 
 const IDENTITY: &str = "cat /proc/sys/kernel/random/uuid";
 

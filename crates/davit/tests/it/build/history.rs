@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use davit_test::Outcome;
+use davit_test::{Outcome, until};
 use serde_json::Value;
 
 use super::{
@@ -16,7 +16,6 @@ use super::{
     cancel::interrupt,
     docker::Docker,
 };
-use crate::machine::until;
 
 fn history(bench: &Bench, args: &[&str]) -> Outcome {
     bench.davit.run(["builder", "history"].iter().chain(args))

@@ -3,9 +3,9 @@
 use std::{fs, os::unix::process::ExitStatusExt as _, process::Command, thread};
 
 use davit_engine::process::Interrupts;
+use davit_test::until;
 
 use super::bench::{Bench, alpine};
-use crate::machine::until;
 
 #[test]
 fn a_great_many_files_are_removed_behind_the_build() {

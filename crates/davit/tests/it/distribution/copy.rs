@@ -10,7 +10,9 @@ use std::{
 };
 
 use davit_engine::image::{Descriptor, Digest, Index, MediaType, Platform, Raw};
-use davit_test::{Access, Content, End, HttpServer, Registry, TempDir, TestImage, noise, tar_of};
+use davit_test::{
+    Access, Content, End, HttpServer, Registry, TempDir, TestImage, noise, tar_of, until,
+};
 
 use super::{blob_requests, configure, davit, layer, serve};
 
@@ -217,7 +219,7 @@ fn a_copy_that_ends_early_leaves_nothing() {
         }
         stalls.store(true, Ordering::Relaxed);
         let mut child = davit.command(["copy", "-q", &source, &place]).spawn().unwrap();
-        crate::machine::until("a file is written there", || has_file_below(&child, dir.path()));
+        until("a file is written there", || has_file_below(&child, dir.path()));
         child.kill().unwrap();
         child.wait().unwrap();
         stalls.store(false, Ordering::Relaxed);

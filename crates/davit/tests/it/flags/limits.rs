@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use super::{refuse, see};
+use davit_test::until;
+
 use crate::machine::Machine;
 
 /// What a file of the container's cgroup says, by its names in version 2 and version 1.
@@ -158,11 +160,11 @@ fn restarts_follow_their_policy() {
     for (name, expected) in
         [("fails", "exited 1 3"), ("works", "exited 0 0"), ("never", "exited 0 4")]
     {
-        crate::machine::until(name, || seen(name, format) == expected);
+        until(name, || seen(name, format) == expected);
     }
     for name in ["again", "still"] {
         let count = || seen(name, "{{.RestartCount}}").parse::<u32>().unwrap_or(0);
-        crate::machine::until(name, || count() >= 2);
+        until(name, || count() >= 2);
         machine.ok(&["stop", "-t", "0", name]);
         assert_eq!(seen(name, "{{.State.Status}} {{.State.Restarting}}"), "exited false");
     }
@@ -171,7 +173,7 @@ fn restarts_follow_their_policy() {
     assert_eq!(seen("fails", policy), "on-failure 1");
     // A start by hand counts from nothing.
     machine.run(&["start", "fails"]);
-    crate::machine::until("fails again", || seen("fails", format) == "exited 1 3");
+    until("fails again", || seen("fails", format) == "exited 1 3");
     let both = machine.run(&["run", "--rm", "--restart", "always", "busybox", "true"]);
     assert!(both.code == 125 && both.stderr.contains("--restart and --rm"), "{}", both.stderr);
 }

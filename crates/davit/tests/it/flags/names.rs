@@ -2,10 +2,10 @@
 
 use std::os::unix::ffi::OsStrExt as _;
 
-use davit_test::Outcome;
+use davit_test::{Outcome, until};
 
 use super::{file, refuse, see};
-use crate::machine::{Machine, until};
+use crate::machine::Machine;
 
 #[test]
 fn host_names_and_addresses() {

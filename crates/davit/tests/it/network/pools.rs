@@ -2,9 +2,9 @@
 
 use std::process::{Child, Stdio};
 
-use davit_test::Outcome;
+use davit_test::{Outcome, until};
 
-use crate::machine::{Machine, until};
+use crate::machine::Machine;
 
 fn subnet(machine: &Machine) -> String {
     let format = "{{(index .IPAM.Config 0).Subnet}}";

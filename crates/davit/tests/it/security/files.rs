@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use davit_test::until;
+
 use super::Lair;
-use crate::machine::until;
 
 /// CVE-2019-19921, CVE-2023-27561, CVE-2023-28642, CVE-2026-41579: the image's own `/proc`, `/sys`,
 /// `/dev` or `/etc` is a link.

@@ -2,8 +2,9 @@
 
 use std::{io::Write as _, os::unix::fs::PermissionsExt as _, process::Stdio};
 
+use davit_test::until;
+
 use super::{Lair, binary};
-use crate::machine::until;
 
 /// CVE-2019-5736: davit's own file, through `/proc/PID/exe` of davit inside a container and as the
 /// interpreter of a script.

@@ -1,7 +1,8 @@
 //! Text that a hostile image or container makes others show or keep.
 
+use davit_test::until;
+
 use super::Lair;
-use crate::machine::until;
 
 /// Sets a terminal's title, then colours what follows.
 const ESCAPE: &str = "\x1b]0;owned\x07\x1b[31m";
