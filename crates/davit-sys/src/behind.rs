@@ -3,7 +3,11 @@
 use std::{
     io::{self, Write},
     mem,
-    sync::mpsc::{Receiver, SyncSender, channel, sync_channel},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, SyncSender, channel, sync_channel},
+    },
     thread::{self, JoinHandle},
 };
 
@@ -12,7 +16,8 @@ const PIECE: usize = 512 << 10;
 /// Pieces that may wait, beside the one that is filled and the one that is written.
 const WAITING: usize = 4;
 
-/// Hands what is written to `W` on another thread; [`Self::finish`] tells whether all arrived.
+/// Hands what is written to `W` on another thread; [`Self::finish`] tells whether all arrived. If it
+/// is dropped instead, what still waits is not written.
 #[derive(Debug)]
 pub struct Behind<W> {
     piece: Vec<u8>,
@@ -21,6 +26,8 @@ pub struct Behind<W> {
     /// Pieces to use again.
     spare: Receiver<Vec<u8>>,
     thread: Option<JoinHandle<io::Result<W>>>,
+    /// Set once nobody wants what waits.
+    is_given_up: Arc<AtomicBool>,
 }
 
 impl<W: Write + Send + 'static> Behind<W> {
@@ -31,8 +38,13 @@ impl<W: Write + Send + 'static> Behind<W> {
     pub fn new(mut inner: W) -> io::Result<Self> {
         let (pieces, received) = sync_channel::<Vec<u8>>(WAITING);
         let (returned, spare) = channel();
+        let is_given_up = Arc::new(AtomicBool::new(false));
+        let given_up = Arc::clone(&is_given_up);
         let work = move || {
             for mut piece in received {
+                if given_up.load(Ordering::Relaxed) {
+                    return Ok(inner);
+                }
                 inner.write_all(&piece)?;
                 piece.clear();
                 // The other side has no use for it once it is done.
@@ -43,7 +55,7 @@ impl<W: Write + Send + 'static> Behind<W> {
         };
         let thread = thread::Builder::new().name("write-behind".into()).spawn(work)?;
         let piece = Vec::with_capacity(PIECE);
-        Ok(Self { piece, pieces: Some(pieces), spare, thread: Some(thread) })
+        Ok(Self { piece, pieces: Some(pieces), spare, thread: Some(thread), is_given_up })
     }
 
     /// Waits until all is written and flushed.
@@ -57,6 +69,10 @@ impl<W: Write + Send + 'static> Behind<W> {
 }
 
 impl<W> Behind<W> {
+    fn give_up(&self) {
+        self.is_given_up.store(true, Ordering::Relaxed);
+    }
+
     fn hand_over(&mut self) -> io::Result<()> {
         let next = self.spare.try_recv().unwrap_or_else(|_| Vec::with_capacity(PIECE));
         let piece = mem::replace(&mut self.piece, next);
@@ -93,6 +109,7 @@ impl<W> Write for Behind<W> {
 
 impl<W> Drop for Behind<W> {
     fn drop(&mut self) {
+        self.give_up();
         // Nothing is written any more after this; whoever wants to know the result finishes.
         drop(self.end());
     }
@@ -100,6 +117,8 @@ impl<W> Drop for Behind<W> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     /// Fails after some bytes.
@@ -123,6 +142,43 @@ mod tests {
             let mut behind = Behind::new(Vec::new()).unwrap();
             bytes.chunks(100_003).for_each(|part| behind.write_all(part).unwrap());
             assert!(behind.finish().unwrap() == bytes, "{length}");
+        }
+    }
+
+    /// Writes each piece once it may, and counts them.
+    struct Slow(Receiver<()>, Arc<Mutex<usize>>);
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.recv().unwrap();
+            *self.1.lock().unwrap() += 1;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_waits_is_not_written_for_nobody() {
+        for gives_up in [false, true] {
+            let ((may, waits), count) = (channel(), Arc::new(Mutex::new(0)));
+            let mut behind = Behind::new(Slow(waits, Arc::clone(&count))).unwrap();
+            may.send(()).unwrap();
+            behind.write_all(&vec![0; WAITING * PIECE]).unwrap();
+            // One piece comes back once it is written; the others wait.
+            behind.spare.recv().unwrap();
+            if gives_up {
+                behind.give_up();
+            }
+            (0..WAITING).for_each(|_| may.send(()).unwrap());
+            match gives_up {
+                false => drop(behind.finish().unwrap()),
+                true => drop(behind),
+            }
+            let count = *count.lock().unwrap();
+            assert!(if gives_up { count <= 2 } else { count == WAITING }, "{count}");
         }
     }
 
