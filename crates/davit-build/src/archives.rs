@@ -5,17 +5,18 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Seek as _, SeekFrom, Write},
+    io::{self, Read, Seek as _, SeekFrom},
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
 use davit_layer::{ReadOptions, WhiteoutNames, decompressed, is_compressed, read_layer};
 
 use crate::{
+    cancel::Cancellable,
     copy::{Archive, Archives, CopyProblem},
     files::{FileEntry, FileKind},
 };
@@ -39,6 +40,8 @@ pub(crate) struct FileArchives<'a> {
     pub(crate) open: &'a dyn Fn(&FileEntry) -> io::Result<File>,
     /// A directory of the build for uncompressed tars.
     pub(crate) directory: &'a Path,
+    /// Set by another thread to end the reading.
+    pub(crate) cancelled: &'a AtomicBool,
 }
 
 impl Archives for FileArchives<'_> {
@@ -56,7 +59,11 @@ impl Archives for FileArchives<'_> {
         if !is_archive(&mut file).map_err(|error| failed(&error))? {
             return Ok(None);
         }
-        read_archive(&mut file, self.directory).map(Some).map_err(|error| failed(&error))
+        let kept = Kept::new(self.directory).map_err(|error| failed(&error))?;
+        let archive = read_archive(&mut file, &kept.file, self.cancelled);
+        let archive = archive.map_err(|error| failed(&error))?;
+        fs_err::remove_file(&kept.path).map_err(|error| failed(&error))?;
+        Ok(Some(archive))
     }
 }
 
@@ -85,27 +92,47 @@ pub fn looks_like_archive(head: &[u8]) -> bool {
     is_compressed(head) || block.is_some_and(is_header)
 }
 
-/// Reads an archive into an unnamed file in `directory`, and its table.
+/// Reads an archive into an empty file, and its table. `cancelled` is set by another thread to end
+/// that: no more is read or written then than what was begun, 256 KiB of each.
 pub(crate) fn read_archive(
     source: &mut (dyn Read + Send),
-    directory: &Path,
+    tar: &File,
+    cancelled: &AtomicBool,
 ) -> Result<Archive, ArchiveError> {
-    let mut tar = unnamed(directory)?;
     let options = ReadOptions { whiteout_names: WhiteoutNames::Plain, ..ReadOptions::default() };
-    let mut plain = decompressed(&mut *source)?;
-    let layer = read_layer(&mut plain, &mut tar, None, &options)?;
-    tar.flush()?;
-    Ok(Archive { table: Arc::new(layer.table), tar: Arc::new(tar) })
+    let inner = decompressed(Cancellable { inner: source, cancelled })?;
+    // A little of what comes may become very much.
+    let mut plain = Cancellable { inner, cancelled };
+    let mut written = Cancellable { inner: tar, cancelled };
+    let layer = read_layer(&mut plain, &mut written, None, &options)?;
+    Ok(Archive { table: Arc::new(layer.table), tar: Arc::new(tar.try_clone()?) })
+}
+
+/// A file, written and read, that goes with its directory: who closes the last descriptor of one
+/// without a name waits until all of it is free.
+pub(crate) struct Kept {
+    /// The file.
+    pub(crate) file: File,
+    path: PathBuf,
+}
+
+impl Kept {
+    /// Makes one.
+    pub(crate) fn new(directory: &Path) -> io::Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = directory.join(format!("archive-{number}"));
+        let file =
+            fs_err::OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        Ok(Self { file: file.into_parts().0, path })
+    }
 }
 
 /// A file without a name, written and read.
 pub(crate) fn unnamed(directory: &Path) -> io::Result<File> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let path: PathBuf = directory.join(format!("archive-{number}"));
-    let file = fs_err::OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-    fs_err::remove_file(&path)?;
-    Ok(file.into_parts().0)
+    let Kept { file, path } = Kept::new(directory)?;
+    fs_err::remove_file(path)?;
+    Ok(file)
 }
 
 /// The first bytes of a file.
@@ -158,6 +185,8 @@ fn is_header(block: &[u8; BLOCK]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     /// The header of an empty file `a`.
@@ -201,6 +230,34 @@ mod tests {
         assert!(check(&bz.finish().unwrap()));
         for other in [&b"text"[..], b"", b"BZh9 no", b"\x1f\x8b\x08 no", &[0; 2048], &tar[..100]] {
             assert!(!check(other));
+        }
+    }
+
+    /// An archive of 4 MiB in a file, and the entry that it is.
+    fn archive(temp: &davit_test::TempDir) -> (File, FileEntry) {
+        let tar = davit_test::tar_of(&[("a", &davit_test::noise(4 << 20))]);
+        let mut file = unnamed(temp.path()).unwrap();
+        file.write_all(&tar).unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        let mut entry = crate::files::tests::entry("a");
+        entry.size = tar.len() as u64;
+        (file, entry)
+    }
+
+    #[test]
+    fn an_archive_is_read_as_long_as_it_is_wanted() {
+        for wanted in [true, false] {
+            let temp = davit_test::TempDir::new();
+            let (file, entry) = archive(&temp);
+            let open = |_: &FileEntry| file.try_clone();
+            let (directory, cancelled) = (temp.path(), &AtomicBool::new(!wanted));
+            let archives = FileArchives { open: &open, directory, cancelled };
+            assert_eq!(archives.open(&entry).is_ok(), wanted);
+            // A copy of a descriptor has the same position.
+            let read = (&file).stream_position().unwrap();
+            assert_eq!(read, if wanted { entry.size } else { 0 });
+            let left = fs_err::read_dir(directory).unwrap().count();
+            assert_eq!(left, usize::from(!wanted), "nobody waits until it is free");
         }
     }
 }

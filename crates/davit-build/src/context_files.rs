@@ -136,7 +136,11 @@ impl ContextFiles {
     }
 
     /// Opens a file of the set for reading from its start.
-    pub(crate) fn open_file(&self, entry: &FileEntry, scratch: &Path) -> io::Result<File> {
+    pub(crate) fn open_file(
+        &self,
+        entry: &FileEntry,
+        scratch: (&Path, &AtomicBool),
+    ) -> io::Result<File> {
         match self {
             Self::Directory(context) => context.open_file(entry).map_err(io::Error::from),
             Self::Archive { layer, .. } => extract(entry, layer, scratch),
@@ -188,11 +192,16 @@ pub(crate) fn digest_archived(
     Ok(())
 }
 
-/// A file of an archive as a file of its own, for what must seek in it.
-pub(crate) fn extract(entry: &FileEntry, layer: &OpenLayer, scratch: &Path) -> io::Result<File> {
+/// A file of an archive as a file of its own, for what must seek in it. `cancelled` is set by another
+/// thread to end that.
+pub(crate) fn extract(
+    entry: &FileEntry,
+    layer: &OpenLayer,
+    (scratch, cancelled): (&Path, &AtomicBool),
+) -> io::Result<File> {
     let mut file = crate::archives::unnamed(scratch)?;
-    if let Some(mut content) = ranges_of(entry, layer) {
-        io::copy(&mut content, &mut file)?;
+    if let Some(inner) = ranges_of(entry, layer) {
+        io::copy(&mut Cancellable { inner, cancelled }, &mut file)?;
     }
     io::Seek::seek(&mut file, io::SeekFrom::Start(0))?;
     Ok(file)

@@ -14,8 +14,8 @@ use davit_store::LayerIngest;
 use super::{cores, drafts::Drafting};
 use crate::{
     BuildRequest,
-    archives::read_archive,
-    cancel::Cancellable,
+    archives::{Kept, read_archive},
+    cancel::Received,
     context::ContextOptions,
     context_files::{ContextFiles, read_archived},
     copy::Archive,
@@ -36,8 +36,10 @@ pub(super) fn read_tar_context(
     cancelled: &AtomicBool,
 ) -> Result<Option<Archive>, BuildError> {
     let ContextSource::Tar(stream) = &mut request.context else { return Ok(None) };
-    let mut stream = Cancellable { inner: &mut *stream.0, cancelled };
-    let archive = read_archive(&mut stream, scratch.dir())
+    let stream = std::mem::replace(&mut stream.0, Box::new(std::io::empty()));
+    let mut stream = Received::begin(stream, cancelled).map_err(tar_failed)?;
+    let tar = Kept::new(scratch.dir()).map_err(tar_failed)?.file;
+    let archive = read_archive(&mut stream, &tar, cancelled)
         .map_err(|error| tar_failed(std::io::Error::other(error)))?;
     read_dockerfile(request, &archive)?;
     Ok(Some(archive))

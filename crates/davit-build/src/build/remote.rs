@@ -7,8 +7,7 @@ use davit_layer::{Kind, Merged};
 use super::{call::CallEnvironment, context::read_dockerfile};
 use crate::{
     BuildRequest,
-    archives::{looks_like_archive, read_archive},
-    cancel::Cancellable,
+    archives::{Kept, looks_like_archive, read_archive},
     context_files::read_archived,
     copy::{Archive, Ranges},
     error::{BuildError, BuildErrorKind},
@@ -141,8 +140,8 @@ fn unpack(
     if !looks_like_archive(&head) {
         return Ok(None);
     }
-    let mut stream = Cancellable { inner: content(), cancelled: environment.cancelled };
-    read_archive(&mut stream, scratch).map(Some).map_err(io::Error::other)
+    let tar = Kept::new(scratch)?.file;
+    read_archive(&mut content(), &tar, environment.cancelled).map(Some).map_err(io::Error::other)
 }
 
 fn unreadable(source: &RemoteSource, error: io::Error) -> BuildError {

@@ -84,7 +84,8 @@ impl Session<'_, '_> {
         };
         let read = self.copied_files(node, spec, inputs)?;
         let open = |entry: &FileEntry| self.open_copied(entry, &read);
-        let archives = &FileArchives { open: &open, directory: self.scratch };
+        let (directory, cancelled) = (self.scratch, self.cancelled);
+        let archives = &FileArchives { open: &open, directory, cancelled };
         // Names of owners are looked up below a `--link`, too; nothing else is.
         let (now, below) = (self.now(), merged.as_deref().filter(|_| !spec.link));
         let job =
@@ -173,12 +174,11 @@ impl Session<'_, '_> {
 
     /// Opens a file of the sources of a copy.
     fn open_copied(&self, entry: &FileEntry, read: &CopiedFiles<'_>) -> io::Result<File> {
+        let scratch = (self.scratch, self.cancelled);
         match (entry.data, read.origin) {
-            (Data::Layer { layer, .. }, _) => {
-                extract(entry, &read.layers[layer as usize], self.scratch)
-            }
+            (Data::Layer { layer, .. }, _) => extract(entry, &read.layers[layer as usize], scratch),
             (_, CopyOrigin::Context(context)) => {
-                self.inputs.context(context).open_file(entry, self.scratch)
+                self.inputs.context(context).open_file(entry, scratch)
             }
             (_, CopyOrigin::Input) => Err(io::ErrorKind::NotFound.into()),
         }

@@ -208,6 +208,29 @@ fn a_context_without_end_does_not_hold_it() {
 }
 
 #[test]
+fn a_sender_that_says_nothing_more_does_not_hold_it() {
+    let Some(bench) = Bench::new(&[]) else { return };
+    let mut command = bench.davit.command(["build", "--progress", "plain", "-"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut sender = child.stdin.take().unwrap();
+    sender.write_all(&tar_file("f", &noise(1 << 20))).unwrap();
+    let tmp = bench.davit.root().join("tmp");
+    let receives = |_: &Child| {
+        let directories = fs::read_dir(&tmp).into_iter().flatten().flatten();
+        let mut files =
+            directories.filter_map(|it| fs::read_dir(it.path()).ok()).flatten().flatten();
+        files.any(|file| file.metadata().is_ok_and(|it| it.is_file() && it.len() > 0))
+    };
+    let outcome = interrupt(child, receives);
+    assert_eq!(outcome.code, 130, "{}", outcome.stderr);
+    // It could still send.
+    drop(sender);
+    let left: Vec<_> = fs::read_dir(tmp).unwrap().flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
 fn a_cache_of_another_build_is_waited_for_until_that_is_gone() {
     let cache = "RUN --mount=type=cache,id=l,sharing=locked,target=/c";
     let Some(bench) = alpine(&format!("{cache} touch /c/there && sleep 900\n")) else { return };
