@@ -14,7 +14,7 @@ pub(super) const CONFIG: &str = "application/vnd.davit.build-cache.config.v1+jso
 pub(super) const BUILDKIT: &str = "application/vnd.buildkit.cacheconfig.v0";
 const VERSION: u32 = 1;
 /// Records of one cache; the oldest give way.
-const MOST_RECORDS: usize = 1000;
+pub(super) const MOST_RECORDS: usize = 1000;
 /// Records that are read at most.
 pub(super) const MOST_READ: usize = 10_000;
 /// Cache mounts of one cache; the oldest give way.

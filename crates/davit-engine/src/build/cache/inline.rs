@@ -1,18 +1,18 @@
-//! Records that an image carries of its own steps, in a field of its config.
+//! Records that an image carries of the steps that led to it, in a field of its config.
 //!
-//! They hold nothing but what the steps are and when the history says that they were made, so that
-//! equal builds still give equal images.
+//! They hold nothing but what the steps are, what they gave and when the history says that they were
+//! made, so that equal builds still give equal images.
 
 use std::collections::BTreeMap;
 
 use davit_build::{Built, DefinitionKey, FinalStep, INLINE_RECORDS, SharedRecord};
-use davit_image::{ImageConfig, Manifest, Timestamp};
+use davit_image::{DiffId, ImageConfig, Manifest, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{
     super::InlineCache,
     Caches,
-    format::{Contents, MOST_READ},
+    format::{Contents, MOST_READ, MOST_RECORDS},
     import::tell,
 };
 use crate::build::{results::Results, truth};
@@ -32,9 +32,18 @@ impl InlineCache {
 #[derive(Serialize, Deserialize)]
 struct InlineRecord {
     key: DefinitionKey,
-    /// Number of its layer among those of the image.
-    layer: usize,
+    layer: InlineLayer,
     created: Timestamp,
+}
+
+/// What a step gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged)]
+enum InlineLayer {
+    /// A layer of the image, by its number.
+    Own(usize),
+    /// One that the image has not: the steps that took files from there are found by it.
+    Other(DiffId),
 }
 
 impl Caches<'_> {
@@ -58,17 +67,22 @@ fn records(image: &Built, results: &[FinalStep]) -> Vec<InlineRecord> {
     let layers: BTreeMap<_, _> = layers.zip(0..).collect();
     let mut records: Vec<InlineRecord> = results
         .iter()
-        .filter(|step| step.in_result)
         .flat_map(|step| &step.records)
         // A step's further keys are known only where it ran.
         .filter(|record| !record.step.is_empty())
-        .filter_map(|record| {
-            let &SharedRecord { key, layer, created, .. } = record;
-            Some(InlineRecord { key, layer: *layers.get(&layer)?, created })
+        .map(|&SharedRecord { key, layer, created, .. }| {
+            let number = layers.get(&layer).copied();
+            let layer = number.map_or(InlineLayer::Other(layer), InlineLayer::Own);
+            InlineRecord { key, layer, created }
         })
         .collect();
+    // The image's own come first.
     records.sort_by_key(|record| (record.layer, record.key));
-    records
+    records.truncate(MOST_RECORDS);
+    let has_own = |records: &[InlineRecord]| {
+        records.first().is_some_and(|record| matches!(record.layer, InlineLayer::Own(_)))
+    };
+    if has_own(&records) { records } else { Vec::new() }
 }
 
 /// Reads the records of an image, if it carries any; else says what is wrong.
@@ -87,18 +101,23 @@ pub(super) fn read(manifest: &Manifest, config: &[u8]) -> Result<Option<Contents
     let layers = blobs.filter(|(_, blob)| blob.media_type.layer_compression().is_some()).collect();
     let mut contents = Contents { layers, ..Contents::default() };
     for InlineRecord { key, layer, created } in records {
-        let Some(layer) = diff_ids.get(layer).copied() else { continue };
-        if contents.layers.contains_key(&layer) {
-            contents.add(SharedRecord {
-                key,
-                layer,
-                size: 0,
-                created,
-                made: created,
-                step: String::new(),
-                components: Vec::new(),
-            });
-        }
+        let layer = match layer {
+            InlineLayer::Own(number) => {
+                let layer = diff_ids.get(number).copied();
+                layer.filter(|layer| contents.layers.contains_key(layer))
+            }
+            InlineLayer::Other(layer) => Some(layer),
+        };
+        let Some(layer) = layer else { continue };
+        contents.add(SharedRecord {
+            key,
+            layer,
+            size: 0,
+            created,
+            made: created,
+            step: String::new(),
+            components: Vec::new(),
+        });
     }
     Ok(Some(contents))
 }

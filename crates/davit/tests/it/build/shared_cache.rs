@@ -408,6 +408,33 @@ fn layers_are_sent_while_a_build_runs() {
 }
 
 #[test]
+fn an_image_carries_the_results_of_stages_that_it_took_files_from() {
+    let stages = format!(
+        "FROM alpine AS made\nRUN {IDENTITY} > /made && touch /rest\n\
+         FROM alpine\nCOPY --from=made /made /\nRUN {IDENTITY} > /own\n"
+    );
+    let (Some(one), Some(registry)) = (alpine(&stages), Registry::start(Access::Open)) else {
+        return;
+    };
+    let name = format!("{}/image:1", registry.host());
+    let to = ["--cache-to", "type=inline"];
+    digest(&one, &[&["-t", &name, "--push"][..], &to].concat());
+    // A registry's manifest has compressed layers.
+    let (first, _) = digest(&one, &to);
+    let two = other(&one);
+    let (again, told) = digest(&two, &[&["--cache-from", &name][..], &to].concat());
+    assert!(told.contains("(4 of 4 steps cached)"), "{told}");
+    assert_eq!(again, first);
+    assert_eq!(layers_of(&two), 3, "the other stage's layer is not fetched");
+    // What the other stage gave is needed again, and nowhere: it runs.
+    let changed = stages.replace("/made /\n", "/made /x\n");
+    let dockerfile = format!("FROM scratch AS alpine\nADD alpine.tar.gz /\n{changed}");
+    one.write("Dockerfile", &dockerfile);
+    let (_, told) = digest(&other(&one), &["--cache-from", &name]);
+    assert!(told.contains("(1 of 4 steps cached)"), "{told}");
+}
+
+#[test]
 fn an_image_carries_the_results_of_its_own_steps() {
     let (Some(one), Some(registry)) =
         (alpine(&format!("COPY f /\nRUN {IDENTITY} > /id\n")), Registry::start(Access::Open))
