@@ -3,7 +3,10 @@
 use davit_image::{Digest, ImageId, Reference};
 use rusqlite::params;
 
-use super::{ImageEdit, ImageRow, Target, list, tag_key};
+use super::{
+    ImageEdit, ImageRow, Target,
+    query::{list, tag_key},
+};
 use crate::StoreError;
 
 /// An index alone may need the manifest: nothing else names it, or works with it right now.
