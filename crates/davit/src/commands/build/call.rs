@@ -21,7 +21,9 @@ use davit_engine::{
 };
 use serde_json::{Value, json};
 
-use super::{BuildArgs, add_proxies, cancel_on_interrupt, contexts::dockerfile_on_disk, request};
+use super::{
+    BuildArgs, add_proxies, cancel_on_interrupt, contexts::dockerfile_on_disk, request::request,
+};
 use crate::{cli::Context, error::CliError, printer, progress::ProgressMode};
 
 /// Most lines that are ranges of their own: a heredoc may have millions.
