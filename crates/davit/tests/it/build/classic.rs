@@ -1,19 +1,25 @@
 //! The call behind `POST /build`, asked by Docker's command line without BuildKit.
 
 use std::{
+    fs,
+    io::Write as _,
+    os::unix::net::UnixStream,
     path::PathBuf,
     process::Command,
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use davit_engine::{
     Config, Engine, Settings, Silent,
     build::{ClassicBuild, ClassicParameters, TarStream},
 };
-use davit_test::{Davit, HttpServer, Reply, Request, need_tool};
+use davit_test::{Davit, HttpServer, Reply, Request, need_tool, noise};
 use serde_json::Value;
 
-use super::bench::{Bench, alpine};
+use super::bench::{Bench, alpine, tar_file};
 
 const DOCKERFILE: &str = "ARG V=1\nFROM scratch AS unused\nCOPY x /never\nFROM scratch\nARG V\nLABEL v=$V\n\
                           COPY x /x\nCOPY x \\\n  /y\n";
@@ -140,6 +146,32 @@ fn a_tar_becomes_an_image_and_messages() {
 }
 
 /// As on a machine of a CI service: the image comes from elsewhere, what was built here is not.
+#[test]
+fn a_body_that_says_nothing_more_does_not_hold_it() {
+    let Some(bench) = Bench::new(&[]) else { return };
+    let engine = engine(&bench.davit);
+    let (mut client, body) = UnixStream::pair().unwrap();
+    let parameters = ClassicParameters::read(&[], None).unwrap();
+    let given = ClassicBuild { parameters, context: TarStream(Box::new(body)) };
+    let (stream, cancelled) = (Mutex::new(String::new()), Arc::new(AtomicBool::new(false)));
+    let messages = |line: &str| stream.lock().unwrap().push_str(line);
+    let built = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // More than a socket holds: most of it is received when this is over.
+            client.write_all(&tar_file("f", &noise(1 << 20))).unwrap();
+            cancelled.store(true, Ordering::Relaxed);
+        });
+        engine.build_classic(given, &messages, &Silent, &cancelled).unwrap()
+    });
+    assert!(built.is_none());
+    let stream = stream.into_inner().unwrap();
+    assert!(stream.contains("the build was cancelled"), "{stream}");
+    let left: Vec<_> = fs::read_dir(bench.davit.root().join("tmp")).unwrap().flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+    // It could still send.
+    drop(client);
+}
+
 #[test]
 fn an_image_from_elsewhere_speeds_up_a_build() {
     let Some(one) = Bench::new(&[]) else { return };
