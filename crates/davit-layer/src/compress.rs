@@ -13,13 +13,22 @@ use std::{
 
 use davit_image::{Algorithm, Compression, Digest, Digester};
 use flate2::{Compress, Crc, FlushCompress, Status};
+use zstd::zstd_safe::CParameter;
 
 use crate::ordered::{self, Work};
 
 /// gzip blocks: a fresh window costs less than 1 % at this size.
 const GZIP_BLOCK: usize = 1 << 20;
-/// zstd's window at the levels in use is this large.
-const ZSTD_BLOCK: usize = 4 << 20;
+/// zstd blocks, each of which is its own window.
+const ZSTD_BLOCK: usize = 1 << ZSTD_WINDOW;
+/// A window that takes in the block finds more than what most levels ask for, and faster: nothing ever
+/// leaves it (level 3: 1 % less in a tenth less time; level 2: 2 % less).
+const ZSTD_WINDOW: u32 = 22;
+/// Entries of the hash table at the level that is taken where none is asked for, which has 17: 2 % less
+/// in the same time.
+const ZSTD_HASHES: u32 = 18;
+/// zstd's level where none is asked for.
+const ZSTD_LEVEL: u32 = 3;
 /// Blocks that may be under way for each thread.
 const WINDOW_PER_THREAD: usize = 2;
 /// Deflate, no flags, no time, unknown origin.
@@ -99,7 +108,7 @@ pub fn compressor_name(options: &CompressOptions) -> String {
     match options.compression {
         Compression::None => "none".into(),
         Compression::Gzip => format!("gzip-{}-1m-zlib-rs.2", options.level()),
-        Compression::Zstd => format!("zstd-{}-4m-libzstd.1", options.level()),
+        Compression::Zstd => format!("zstd-{}-4m-libzstd.2", options.level()),
     }
 }
 
@@ -108,7 +117,9 @@ impl CompressOptions {
         match self.compression {
             Compression::None => 0,
             Compression::Gzip => self.level.unwrap_or(6).min(9),
-            Compression::Zstd => self.level.filter(|level| *level > 0).unwrap_or(3).min(22),
+            Compression::Zstd => {
+                self.level.filter(|level| *level > 0).unwrap_or(ZSTD_LEVEL).min(22)
+            }
         }
     }
 }
@@ -192,6 +203,10 @@ impl Blocks<'_> {
                 let level = i32::try_from(self.level).expect("levels are small");
                 let mut compressor = zstd::bulk::Compressor::new(level)?;
                 compressor.include_checksum(true)?;
+                compressor.set_parameter(CParameter::WindowLog(ZSTD_WINDOW))?;
+                if self.level == ZSTD_LEVEL {
+                    compressor.set_parameter(CParameter::HashLog(ZSTD_HASHES))?;
+                }
                 none.insert(compressor)
             }
         };
