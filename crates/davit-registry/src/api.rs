@@ -31,6 +31,7 @@ use crate::{
 
 mod access;
 mod accounts;
+mod builds;
 mod collector;
 mod form;
 mod images;
@@ -42,13 +43,17 @@ mod route;
 mod sbom;
 pub mod schema;
 mod server;
+mod sources;
 mod steps;
 mod tags;
 mod text;
 mod trash;
+mod upstreams;
+mod webhooks;
 
 pub(crate) use access::{Grant, Robot, Token, account_grants, account_tokens, robots};
 pub(crate) use accounts::{AccountInfo, AuditEntry, Usage, account_audit, usage, user, users};
+pub(crate) use builds::{Build, all_builds, build, build_log, builds};
 pub(crate) use collector::{Collector, GcState};
 pub(crate) use images::{Image, Layer, Referrer, ReferrerSearch, image, referrers};
 pub(crate) use organisations::{Organisation, organisation};
@@ -61,9 +66,12 @@ pub(crate) use repositories::{
 pub use route::{Call, Endpoint, Names, Rule, match_path};
 pub(crate) use sbom::{Sbom, find as sbom};
 pub(crate) use server::{Health, Storage, audit, health, settings, storage};
+pub(crate) use sources::{Source, source, source_hook};
 pub(crate) use tags::{TagInfo, TagMove, TagSearch, tag, tag_history, tags};
 pub(crate) use text::{LogPaging, Paging};
 pub(crate) use trash::{DeletedInfo, deleted};
+pub(crate) use upstreams::{Mirror, ReplicationRule, mirrors, replication_rules};
+pub(crate) use webhooks::{Delivery, Webhook, deliveries, webhook, webhooks};
 
 /// Where the API is.
 pub const BASE: &str = "/api/v1";
@@ -81,15 +89,23 @@ pub struct Site {
     /// Becomes true when the server ends: streams of events end too.
     pub(crate) stopped: watch::Receiver<bool>,
     pub(crate) streams: Arc<Semaphore>,
+    /// How clients reach the server, where a request does not say.
+    pub(crate) base_url: String,
     /// Platforms of images, which never change.
     platforms: Mutex<std::collections::HashMap<Digest, String>>,
 }
 
 impl Site {
-    /// Puts the parts together.
+    /// Puts the parts together; clients reach the server by `base_url`.
     #[must_use]
-    pub fn new(registry: Registry, auth: Arc<Auth>, stopped: watch::Receiver<bool>) -> Arc<Self> {
+    pub fn new(
+        registry: Registry,
+        auth: Arc<Auth>,
+        stopped: watch::Receiver<bool>,
+        base_url: &str,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            base_url: base_url.to_owned(),
             collector: Collector::new(&registry),
             registry,
             auth,
@@ -153,6 +169,10 @@ pub fn endpoints() -> Vec<Endpoint> {
     all.extend(tags::endpoints());
     all.extend(trash::endpoints());
     all.extend(images::endpoints());
+    all.extend(sources::endpoints());
+    all.extend(builds::endpoints());
+    all.extend(webhooks::endpoints());
+    all.extend(upstreams::endpoints());
     all
 }
 

@@ -38,7 +38,7 @@ mod worker;
 pub use outbox::fan_out;
 pub use subscriptions::{
     AddSubscription, RemoveSubscription, Resume, Subscription, SubscriptionError, SubscriptionKind,
-    TagGlob, find, subscriptions,
+    TagGlob, find, is_name, subscriptions,
 };
 pub use worker::{Worker, round};
 

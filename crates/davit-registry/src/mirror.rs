@@ -40,7 +40,9 @@ mod upstream;
 pub use blobs::Found;
 pub(crate) use blobs::pieces;
 pub use flight::Flight;
-pub use rows::{AddMirror, MirrorError, MirrorRow, MirrorSettings, RemoveMirror, Who, mirrors};
+pub use rows::{
+    AddMirror, MirrorError, MirrorRow, MirrorSettings, RemoveMirror, Who, add, mirrors, remove,
+};
 use upstream::Upstream;
 
 /// How long a list of mirrors is believed where a change does not show by itself (PostgreSQL).

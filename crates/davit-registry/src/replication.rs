@@ -24,9 +24,12 @@ use crate::{
     registry::Registry,
 };
 
+mod manage;
 mod pull;
 mod push;
 mod source;
+
+pub use manage::{NewRule, NewRuleError, add, remove};
 
 /// Kind of these jobs.
 const KIND: &str = "replicate";
@@ -206,10 +209,10 @@ pub(crate) fn job_of(
     };
     let key = format!("{} {repository} {name}", rule.id);
     let task = Task { rule: rule.name.clone(), image: Some((repository.to_owned(), reference)) };
-    Some(add(key, &task))
+    Some(job(key, &task))
 }
 
-fn add(key: String, task: &Task) -> AddJob {
+fn job(key: String, task: &Task) -> AddJob {
     // Only maps with keys that are no strings fail, and a task has none.
     let payload = serde_json::to_string(task).unwrap_or_default();
     AddJob { kind: KIND, key: Some(key), payload, delay: Duration::ZERO }
@@ -226,7 +229,7 @@ pub async fn request(database: &Database, rule: &str) -> Result<(), Subscription
 }
 
 fn whole(rule: &Subscription) -> AddJob {
-    add(format!("{} all", rule.id), &Task { rule: rule.name.clone(), image: None })
+    job(format!("{} all", rule.id), &Task { rule: rule.name.clone(), image: None })
 }
 
 /// Asks for what is due by the clock.

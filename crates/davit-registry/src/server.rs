@@ -238,7 +238,10 @@ impl Server {
             listener.local_addr().map_err(|error| ServeError::Listen(settings.listen, error))?;
         let (stop, stopped) = watch::channel(false);
         let tended = Arc::clone(&auth);
-        let site = Site::new(registry.clone(), Arc::clone(&auth), stopped.clone());
+        let scheme = if settings.tls.is_some() { "https" } else { "http" };
+        let base_url = settings.public_url.clone();
+        let base_url = base_url.unwrap_or_else(|| format!("{scheme}://{address}"));
+        let site = Site::new(registry.clone(), Arc::clone(&auth), stopped.clone(), &base_url);
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
         let (traces, tracing) = settings.otlp.as_deref().map(Traces::start).unzip();
         let health = Health::new(registry.database.clone(), pages::written(&settings.places));
@@ -247,9 +250,6 @@ impl Server {
         let router = with_site(router, &site);
         let front = Front { router, oci, observer: Observer::new(traces) };
         let collecting = tokio::spawn(beside::collect(site, metrics, stopped.clone()));
-        let scheme = if settings.tls.is_some() { "https" } else { "http" };
-        let base_url = settings.public_url.clone();
-        let base_url = base_url.unwrap_or_else(|| format!("{scheme}://{address}"));
         let replicating = tokio::spawn(replication::run(registry.clone(), stopped.clone()));
         let telling = tokio::spawn(Worker::new(registry.clone(), &base_url).run(stopped.clone()));
         let tending = tokio::spawn(async move { tended.tend().await });

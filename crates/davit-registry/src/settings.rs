@@ -21,6 +21,8 @@ use std::{fmt, str::FromStr};
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::api::schema::present;
+
 /// Patterns, and rules, of one repository.
 const MOST: usize = 32;
 /// Bytes of one pattern.
@@ -57,16 +59,16 @@ pub struct RetentionRule {
     /// Which tags.
     pub tags: TagPattern,
     /// As many of the newest by time of push.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub newest: Option<u32>,
     /// Those pushed within so many days.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub pushed_within_days: Option<u32>,
     /// Those pulled within so many days.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub pulled_within_days: Option<u32>,
     /// As many of the highest semantic versions, of each group that `semver_per` makes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub semver_newest: Option<u32>,
     /// What makes a group.
     #[serde(default)]

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Every change goes through the API's table, so that a page can do nothing that the gate's test does not
-//! cover. `/login`, `/signup` and `/logout` begin and end sessions.
+//! cover. `/login`, `/signup`, `/logout` and `/oidc/…` begin and end sessions.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -15,116 +15,34 @@ use axum::body::Body;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 
 use crate::{
-    api::{Api, Names, Problem, Rule, Site, match_path, peer, settings},
-    auth::{Action, Caller, Identity, Need},
+    api::{Api, Names, Problem, Site, peer, settings},
+    auth::{Caller, Identity, Need},
 };
 
 mod account_pages;
+mod build_pages;
 pub(crate) mod cookie;
 mod forms;
 mod live;
+mod live_log;
 mod markdown;
+mod oidc;
 mod repository_pages;
 mod server_pages;
 mod statics;
+mod table;
+mod upstream_pages;
 pub(crate) mod view;
+mod webhook_pages;
 
 use cookie::Cookies;
+pub use table::{PAGES, Page};
 use view::Frame;
 
 /// What a browser may do with a page: nothing of other sites, nothing that stands in the page itself.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; \
                       connect-src 'self'; form-action 'self'; base-uri 'none'; \
                       frame-ancestors 'none'";
-
-/// What a page shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Page {
-    /// Repositories that the caller may see.
-    Home,
-    /// The form to log in.
-    Login,
-    /// The form to sign up.
-    SignUp,
-    /// The API's operations.
-    ApiTable,
-    /// An account's repositories.
-    Account,
-    /// Members and teams of an organisation.
-    Members,
-    /// Roles and robots of an account.
-    Access,
-    /// What an account holds.
-    Usage,
-    /// What the audit log has of an account.
-    AccountAudit,
-    /// A repository.
-    Repository,
-    /// Its tags.
-    Tags,
-    /// One tag and its history.
-    Tag,
-    /// One image.
-    Image,
-    /// Who may do what with a repository.
-    RepositoryAccess,
-    /// Settings of a repository.
-    RepositorySettings,
-    /// Events of a repository.
-    RepositoryLive,
-    /// The caller's own account.
-    Settings,
-    /// The caller's own credentials.
-    Tokens,
-    /// The form for a repository.
-    NewRepository,
-    /// The form for an organisation.
-    NewOrganisation,
-    /// Health, storage, garbage collection.
-    Admin,
-    /// Users.
-    Users,
-    /// The whole audit log.
-    Audit,
-    /// Settings of the server.
-    AdminSettings,
-    /// Events of garbage collection.
-    AdminLive,
-}
-
-/// Every page: path, rule, what it shows. A repository's name has one part or more.
-pub const PAGES: &[(&str, Rule, Page)] = &[
-    ("/", Rule::Open, Page::Home),
-    ("/login", Rule::Open, Page::Login),
-    ("/signup", Rule::Open, Page::SignUp),
-    ("/about/api", Rule::Open, Page::ApiTable),
-    // What is told is cut to the caller's rights: an account without anything to see is absent.
-    ("/a/{account}", Rule::Open, Page::Account),
-    ("/a/{account}/members", Rule::SeeAccount, Page::Members),
-    ("/a/{account}/access", Rule::ManageAccount, Page::Access),
-    ("/a/{account}/usage", Rule::SeeAccount, Page::Usage),
-    ("/a/{account}/audit", Rule::ManageAccount, Page::AccountAudit),
-    ("/r/{repository}", Rule::Repository(Action::Pull), Page::Repository),
-    ("/r/{repository}/-/tags", Rule::Repository(Action::Pull), Page::Tags),
-    ("/r/{repository}/-/tags/{tag}", Rule::Repository(Action::Pull), Page::Tag),
-    ("/r/{repository}/-/images/{reference}", Rule::Repository(Action::Pull), Page::Image),
-    ("/r/{repository}/-/access", Rule::Repository(Action::ChangeAccess), Page::RepositoryAccess),
-    (
-        "/r/{repository}/-/settings",
-        Rule::Repository(Action::ChangeSettings),
-        Page::RepositorySettings,
-    ),
-    ("/r/{repository}/-/live", Rule::Repository(Action::Pull), Page::RepositoryLive),
-    ("/settings", Rule::User, Page::Settings),
-    ("/settings/tokens", Rule::User, Page::Tokens),
-    ("/new/repository", Rule::User, Page::NewRepository),
-    ("/new/organisation", Rule::User, Page::NewOrganisation),
-    ("/admin", Rule::SiteAdmin, Page::Admin),
-    ("/admin/users", Rule::SiteAdmin, Page::Users),
-    ("/admin/audit", Rule::SiteAdmin, Page::Audit),
-    ("/admin/settings", Rule::SiteAdmin, Page::AdminSettings),
-    ("/admin/live", Rule::SiteAdmin, Page::AdminLive),
-];
 
 /// The pages of one server; cheap to clone.
 #[derive(Clone, Debug)]
@@ -146,6 +64,10 @@ struct Visit {
     query: Vec<(String, String)>,
     /// The server's name, as clients write it before a repository's.
     host: String,
+    /// Address of the server, as the browser knows it.
+    base: String,
+    /// The last event that a live part has seen, where its stream broke off.
+    last_event: Option<String>,
     frame: Frame,
     /// A cookie that the reply sets.
     begin: Option<HeaderValue>,
@@ -256,7 +178,10 @@ impl Web {
             program: env!("CARGO_PKG_VERSION"),
             ..Frame::default()
         };
+        let last_event = parts.headers.get("last-event-id").and_then(|id| id.to_str().ok());
         Ok(Visit {
+            base: base(site, parts),
+            last_event: last_event.map(str::to_owned),
             site: Arc::clone(site),
             caller,
             peer: peer(parts),
@@ -271,33 +196,45 @@ impl Web {
     }
 
     async fn page(&self, parts: &Parts, visit: &mut Visit) -> Result<Response<Body>, Problem> {
-        let (page, rule, names) = find(parts.uri.path()).ok_or_else(Problem::absent)?;
+        let (page, rule, names) = table::find(parts.uri.path()).ok_or_else(Problem::absent)?;
         visit.site.admit(&visit.caller, rule.need(&names)).await?;
         visit.names = names;
         match page {
             Page::Home => server_pages::home(visit).await,
-            Page::Login => forms::login_page(visit, "", None),
+            Page::Login => forms::login_page(visit, "", None).await,
             Page::SignUp => forms::sign_up_page(visit, ("", visit.field("invitation")), None).await,
+            Page::OidcCallback => oidc::callback(visit).await,
             Page::ApiTable => server_pages::api_table(visit),
             Page::Account => account_pages::repositories(visit).await,
             Page::Members => account_pages::members(visit).await,
             Page::Access => account_pages::access(visit).await,
             Page::Usage => account_pages::usage(visit).await,
             Page::AccountAudit => account_pages::audit(visit).await,
+            Page::AccountWebhooks => webhook_pages::of_account(visit).await,
+            Page::Webhook => webhook_pages::one(visit).await,
             Page::Repository => repository_pages::overview(visit).await,
             Page::Tags => repository_pages::tags(visit).await,
             Page::Tag => repository_pages::tag(visit).await,
             Page::Image => repository_pages::image(visit).await,
             Page::RepositoryAccess => repository_pages::access(visit).await,
             Page::RepositorySettings => repository_pages::settings(visit).await,
+            Page::RepositoryWebhooks => webhook_pages::of_repository(visit).await,
+            Page::Builds => build_pages::builds(visit).await,
+            Page::Build => build_pages::build(visit).await,
+            Page::Source => build_pages::source(visit).await,
             Page::RepositoryLive => live::repository(visit).await,
-            Page::Settings => account_pages::settings(visit),
+            Page::BuildsLive => live::builds(visit).await,
+            Page::BuildLive => live_log::build(visit).await,
+            Page::Settings => account_pages::settings(visit).await,
             Page::Tokens => account_pages::tokens(visit).await,
             Page::NewRepository => server_pages::new_repository(visit),
             Page::NewOrganisation => server_pages::new_organisation(visit),
             Page::Admin => server_pages::admin(visit).await,
             Page::Users => server_pages::users(visit).await,
             Page::Audit => server_pages::audit(visit).await,
+            Page::AdminBuilds => build_pages::all(visit).await,
+            Page::Mirrors => upstream_pages::mirrors(visit).await,
+            Page::Replication => upstream_pages::replication(visit).await,
             Page::AdminSettings => server_pages::settings_page(visit).await,
             Page::AdminLive => live::collection(visit),
         }
@@ -350,21 +287,6 @@ struct ProblemPage {
     back_label: &'static str,
 }
 
-/// Finds a page; the parts of a repository's name are one part of the table's path.
-fn find(path: &str) -> Option<(Page, Rule, Names)> {
-    let folded = match path.strip_prefix("/r/") {
-        None => path.to_owned(),
-        Some(rest) => {
-            let (name, tail) = rest.split_once("/-/").map_or((rest, None), |(n, t)| (n, Some(t)));
-            let name = name.trim_end_matches('/').replace('/', "%2F");
-            tail.map_or_else(|| format!("/r/{name}"), |tail| format!("/r/{name}/-/{tail}"))
-        }
-    };
-    PAGES.iter().find_map(|(template, rule, page)| {
-        match_path(template, &folded).map(|names| (*page, *rule, names))
-    })
-}
-
 /// How clients name the server.
 fn host(site: &Site, parts: &Parts) -> String {
     let public = site.auth.settings().public_url.as_deref();
@@ -377,6 +299,16 @@ fn host(site: &Site, parts: &Parts) -> String {
     let is_host =
         |host: &&str| host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b));
     host.filter(is_host).unwrap_or("localhost").to_owned()
+}
+
+/// Address of the server, as the browser knows it.
+fn base(site: &Site, parts: &Parts) -> String {
+    let scheme = if site.is_secure() { "https" } else { "http" };
+    let public = site.auth.settings().public_url.as_deref();
+    public.map_or_else(
+        || format!("{scheme}://{}", host(site, parts)),
+        |url| url.trim_end_matches('/').to_owned(),
+    )
 }
 
 /// Renders a page.
@@ -430,26 +362,4 @@ fn finish(visit: &Visit, mut response: Response<Body>) -> Response<Body> {
         headers.insert(name, HeaderValue::from_static(value));
     }
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pages_of_repositories_take_names_with_slashes() {
-        for (path, page, name, last) in [
-            ("/r/alice/app", Page::Repository, "alice/app", ""),
-            ("/r/alice/a/b/-/tags", Page::Tags, "alice/a/b", ""),
-            ("/r/app/-/tags/v1", Page::Tag, "app", "v1"),
-            ("/r/alice/tags/-/tags/tags", Page::Tag, "alice/tags", "tags"),
-            ("/r/alice/app/", Page::Repository, "alice/app", ""),
-        ] {
-            let (found, _, names) = find(path).unwrap();
-            assert_eq!((found, names.get("repository"), names.get("tag")), (page, name, last));
-        }
-        for path in ["/r/", "/r", "/r/a/-/", "/r/a/-/b", "/r/a/-/tags/v1/x", "/x", "//"] {
-            assert!(find(path).is_none(), "{path}");
-        }
-    }
 }

@@ -19,11 +19,14 @@ use crate::events::{Event, Subscription};
 mod deliveries;
 mod format;
 mod guard;
+mod manage;
 mod send;
 
-pub use deliveries::{DeliveryRow, Redeliver, forget_old, history, start};
+pub(crate) use deliveries::error_words;
+pub use deliveries::{DeliveryRow, Redeliver, forget_old, history, history_before, start};
 pub use format::{Format, FormatError, Message};
 pub use guard::{GuardError, check_address, check_url, is_public};
+pub use manage::{NewWebhook, WebhookError, add, remove, test};
 pub use send::{Answer, SendError, Sender, signature, test_event};
 
 /// What a secret begins with (Standard Webhooks § Signature scheme).

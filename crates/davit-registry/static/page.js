@@ -42,5 +42,14 @@ if (live?.dataset.live && window.EventSource) {
     const fresh = page.getElementById("live");
     if (fresh) live.replaceChildren(...fresh.childNodes);
   });
+  // A log grows at its end, and stays there for who reads there.
+  const log = document.getElementById("log");
+  if (log) log.scrollTop = log.scrollHeight;
+  events.addEventListener("log", (event) => {
+    const follows = log.scrollHeight - log.scrollTop - log.clientHeight < 48;
+    log.append(JSON.parse(event.data));
+    if (follows) log.scrollTop = log.scrollHeight;
+  });
+  events.addEventListener("end", () => events.close());
   addEventListener("pagehide", () => events.close());
 }

@@ -266,8 +266,7 @@ async fn add_token(call: &Call, account: String, new: NewToken) -> Result<Secret
 }
 
 async fn revoke(call: Call, _: Nothing, _: Nothing) -> Result<Nothing, Problem> {
-    let id = call.names.get("id").parse().map_err(|_| Problem::absent())?;
-    let revoke = RevokeToken { by: call.actor(), account: call.account()?, id };
+    let revoke = RevokeToken { by: call.actor(), account: call.account()?, id: call.number()? };
     call.site.registry.database.write(revoke).await?;
     Ok(Nothing {})
 }

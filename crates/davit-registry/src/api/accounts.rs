@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     Call, Endpoint, Problem, Rule, Site,
     route::endpoint,
-    schema::{Moment, Nothing, Page, Prose, input, reply},
+    schema::{Moment, Nothing, Page, Prose, Within, input, reply},
     server,
     text::{Account, LogPaging, Paging, Password},
 };
@@ -139,7 +139,7 @@ input! {
         /// Whether it manages the server.
         is_admin: bool,
         /// Bytes that its repositories may hold; 0: there is no bound.
-        quota_bytes: u64,
+        quota_bytes: Within<0, { i64::MAX as u64 }>,
     }
 }
 
@@ -293,7 +293,7 @@ async fn change(call: Call, _: Nothing, change: ChangeAccount) -> Result<Account
         let set = SetState { by: call.actor(), name: name.clone(), is_active };
         site.registry.database.write(set).await?;
     }
-    let quota_bytes = change.quota_bytes.and_then(|bytes| i64::try_from(bytes).ok());
+    let quota_bytes = change.quota_bytes.and_then(|bytes| i64::try_from(bytes.0).ok());
     let set = SetStanding {
         by: call.actor(),
         name: name.clone(),

@@ -46,12 +46,14 @@ pub(super) fn read(endpoint: &Endpoint, fields: &[(String, String)]) -> Result<F
         for (key, property) in schema["properties"].as_object().into_iter().flatten() {
             let property = resolve(property.clone(), &schemas);
             // A box that is not ticked is not sent at all: a hidden field before it says that it is
-            // there.
-            let mut texts = fields.iter().filter(|(name, _)| name == key).map(|(_, text)| text);
-            let Some(text) = texts.next_back() else { continue };
+            // there. A list is all of its boxes, or the lines of a field.
+            let is_list = property["type"] == "array";
+            let texts = fields.iter().filter(|(name, _)| name == key).map(|(_, text)| &**text);
+            let texts: Vec<&str> = texts.collect();
+            let Some(last) = texts.last() else { continue };
+            let text = &*if is_list { texts.join("\n") } else { (*last).to_owned() };
             let is_text = property["type"] == "string" && property["minLength"].is_null();
             let keeps_empty = is_text && property["enum"].is_null();
-            let is_list = property["type"] == "array";
             if text.is_empty() && !is_list && !(keeps_empty && is_clearable(key)) {
                 continue;
             }

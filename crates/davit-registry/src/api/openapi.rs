@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{
     BASE, Endpoint, PROBLEM_JSON, Problem, Rule, endpoints,
     schema::{Schema as _, Schemas, Text},
-    text::{AnyName, OwnName},
+    text::{AnyName, HookName, MirrorName, OwnName, VariableName},
 };
 use crate::{auth::Action, name::RepositoryName};
 
@@ -114,6 +114,9 @@ fn path_parameter(name: &'static str) -> Value {
         "digest" => digest,
         "reference" => json!({ "anyOf": [tag, digest] }),
         "team" => <Text<OwnName>>::schema(&mut none),
+        "webhook" | "rule" => <Text<HookName>>::schema(&mut none),
+        "mirror" => <Text<MirrorName>>::schema(&mut none),
+        "variable" => <Text<VariableName>>::schema(&mut none),
         "id" => json!({ "type": "integer", "minimum": 1, "maximum": i64::MAX }),
         _ => <Text<AnyName>>::schema(&mut none),
     };

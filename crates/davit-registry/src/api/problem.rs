@@ -6,10 +6,15 @@ use serde_json::{Value, json};
 
 use crate::{
     auth::{AccountError, PasswordError, Refusal, SignUpError, Told},
+    autobuild::AutobuildError,
     check::CheckError,
     db::DbError,
+    events::SubscriptionError,
     fault::Fault,
     gc::GcError,
+    mirror::MirrorError,
+    replication::NewRuleError,
+    webhooks::WebhookError,
 };
 
 /// Type of the body.
@@ -111,6 +116,56 @@ impl From<GcError> for Problem {
 impl From<CheckError> for Problem {
     fn from(error: CheckError) -> Self {
         Self::unavailable(&error)
+    }
+}
+
+impl From<AutobuildError> for Problem {
+    fn from(error: AutobuildError) -> Self {
+        match error {
+            AutobuildError::Database(error) => Self::unavailable(&error),
+            AutobuildError::Row(..) => Self::unavailable(&error),
+            AutobuildError::Account(error) => error.into(),
+            AutobuildError::Unknown(..) => Self::new(StatusCode::NOT_FOUND, error.to_string()),
+            error => Self::conflict(error.to_string()),
+        }
+    }
+}
+
+impl From<SubscriptionError> for Problem {
+    fn from(error: SubscriptionError) -> Self {
+        match error {
+            SubscriptionError::Database(error) => Self::unavailable(&error),
+            SubscriptionError::Unknown(..) => Self::new(StatusCode::NOT_FOUND, error.to_string()),
+            error => Self::conflict(error.to_string()),
+        }
+    }
+}
+
+impl From<WebhookError> for Problem {
+    fn from(error: WebhookError) -> Self {
+        match error {
+            WebhookError::Subscription(error) => error.into(),
+            error => Self::conflict(error.to_string()),
+        }
+    }
+}
+
+impl From<NewRuleError> for Problem {
+    fn from(error: NewRuleError) -> Self {
+        match error {
+            NewRuleError::Subscription(error) => error.into(),
+            error => Self::conflict(error.to_string()),
+        }
+    }
+}
+
+impl From<MirrorError> for Problem {
+    fn from(error: MirrorError) -> Self {
+        match error {
+            MirrorError::Database(error) => Self::unavailable(&error),
+            MirrorError::Unknown(_) => Self::new(StatusCode::NOT_FOUND, error.to_string()),
+            error => Self::conflict(error.to_string()),
+        }
     }
 }
 

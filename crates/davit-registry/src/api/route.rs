@@ -161,6 +161,11 @@ impl Call {
         self.named::<OwnName>("team").map(|name| name.0)
     }
 
+    /// The number that the path names.
+    pub(crate) fn number(&self) -> Result<i64, Problem> {
+        self.names.get("id").parse().map_err(|_error| Problem::absent())
+    }
+
     /// The account that the path names.
     pub(crate) fn account(&self) -> Result<String, Problem> {
         self.named::<AnyName>("account").map(|name| name.0)

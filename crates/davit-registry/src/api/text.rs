@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::schema::{Grammar, Prose, Schema, Schemas, Within, input};
 use crate::{
     auth::{AccountName, NameError, RepositoryGlob, accounts::Subject},
+    events::{TagGlob, is_name},
     name::RepositoryName,
     settings::TagPattern,
 };
@@ -170,6 +171,85 @@ impl Grammar for Who {
     const LENGTH: (usize, usize) = (2, 129);
 }
 
+/// Declares names that are a text with a rule.
+macro_rules! name {
+    ($(#[doc = $doc:literal])+ $name:ident: $pattern:expr, $most:literal, $rule:expr) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub(crate) struct $name(pub String);
+
+        impl FromStr for $name {
+            type Err = &'static str;
+
+            fn from_str(text: &str) -> Result<Self, &'static str> {
+                let rule: fn(&str) -> bool = $rule;
+                let is_one = !text.is_empty() && text.len() <= $most && rule(text);
+                is_one.then(|| Self(text.to_owned())).ok_or(concat!("no ", stringify!($name)))
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl Grammar for $name {
+            const PATTERN: &'static str = $pattern;
+            const LENGTH: (usize, usize) = (1, $most);
+        }
+    };
+}
+
+name! {
+    /// Name of a webhook or of a rule of replication, without its owner's.
+    HookName: "^[a-z0-9._-]+$", 64, is_name
+}
+
+name! {
+    /// Name of a mirror; one without a dot is refused later.
+    MirrorName: concat!("^", part!(), "$"), 128,
+    |text| !text.contains('/') && text.parse::<RepositoryName>().is_ok()
+}
+
+name! {
+    /// Name of a variable.
+    VariableName: "^[A-Za-z_][A-Za-z0-9_]*$", 128,
+    |text| {
+        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        text.bytes().all(is_word) && !text.starts_with(|c: char| c.is_ascii_digit())
+    }
+}
+
+impl Grammar for TagGlob {
+    const PATTERN: &'static str = "^[A-Za-z0-9_.*-]+$";
+    const LENGTH: (usize, usize) = (1, 128);
+}
+
+/// A secret of 1 to so many characters, without NUL.
+#[derive(Clone, Debug)]
+pub(crate) struct SecretText<const MOST: usize>(pub Secret);
+
+impl<'de, const MOST: usize> Deserialize<'de> for SecretText<MOST> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text.is_empty() || text.contains('\0') || text.chars().nth(MOST).is_some() {
+            let words = format!("a secret of 1 to {MOST} characters, without NUL, is wanted");
+            return Err(serde::de::Error::custom(words));
+        }
+        Ok(Self(Secret::new(text)))
+    }
+}
+
+impl<const MOST: usize> Schema for SecretText<MOST> {
+    fn schema(_: &mut Schemas) -> Value {
+        json!({
+            "type": "string", "format": "password", "minLength": 1, "maxLength": MOST,
+            "pattern": "^[^\\u0000]+$",
+        })
+    }
+}
+
 impl Schema for TagPattern {
     fn schema(_: &mut Schemas) -> Value {
         json!({ "type": "string", "maxLength": 256, "format": "regex" })
@@ -246,7 +326,7 @@ input! {
 }
 
 input! {
-    /// Which page of the audit log.
+    /// Which page of a list whose newest entry is first.
     LogPaging {} maybe {
         /// Entries of the page; 100 if absent.
         limit: Most,

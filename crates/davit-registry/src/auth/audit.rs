@@ -6,7 +6,7 @@
 
 use ring::digest::{Context, SHA256};
 
-use crate::db::{Connection, Database, DbError, Lock, Row, values};
+use crate::db::{Connection, Database, DbError, Lock, Row, Transaction, values};
 
 /// Where the newest entry's hash is kept.
 const HEAD: &str = "audit.head";
@@ -54,6 +54,34 @@ pub struct Entry<'a> {
     pub object: &'a str,
     /// The rest, as JSON.
     pub detail: &'a str,
+}
+
+/// A change together with the entry that tells of it.
+#[derive(Clone, Debug)]
+pub struct Audited<T> {
+    /// The change.
+    pub change: T,
+    /// Who makes it.
+    pub by: Actor,
+    /// A word such as `mirror.add`.
+    pub action: &'static str,
+    /// Name of what it is done to.
+    pub object: String,
+    /// The rest.
+    pub detail: serde_json::Value,
+}
+
+impl<T: Transaction> Transaction for Audited<T> {
+    type Output = T::Output;
+    type Error = T::Error;
+
+    async fn run(&self, connection: &mut Connection) -> Result<T::Output, T::Error> {
+        let output = self.change.run(connection).await?;
+        let detail = self.detail.to_string();
+        let entry = Entry { action: self.action, object: &self.object, detail: &detail };
+        append(connection, &self.by, entry).await?;
+        Ok(output)
+    }
 }
 
 /// What a check of the log found.

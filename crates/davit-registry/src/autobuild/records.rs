@@ -74,7 +74,7 @@ impl BuildRow {
     }
 }
 
-/// Builds, the newest first: of one repository or of all, before this number.
+/// Builds, the newest first: of one repository or of all that are not deleted, before this number.
 ///
 /// # Errors
 /// The database's, or a row that cannot be read.
@@ -88,7 +88,7 @@ pub async fn builds(
     let sql = "SELECT b.id, r.path, b.state, b.cause, b.reference, b.revision, b.plan, b.actor, \
                b.created_at, b.started_at, b.finished_at, b.digest, b.error, b.report, b.attempts, \
                b.log_bytes FROM build b JOIN repo r ON r.id = b.repo_id \
-               WHERE ($1 = '' OR r.path = $1) AND b.id < $2 ORDER BY b.id DESC LIMIT $3";
+               WHERE ($1 = '' OR r.path = $1) AND b.id < $2 AND r.path < '~' ORDER BY b.id DESC LIMIT $3";
     let values = values![path.unwrap_or_default(), before.unwrap_or(i64::MAX), most];
     reader.rows(sql, values).await?.iter().map(BuildRow::read).collect()
 }

@@ -11,6 +11,7 @@ use davit_image::Tag;
 use serde::{Deserialize, Serialize};
 
 pub use self::patterns::{PathPattern, SourcePattern};
+use super::hook::{is_commit, is_reference};
 
 /// Bytes of a pattern, a template or a path.
 const LONGEST: usize = 512;
@@ -18,6 +19,8 @@ const LONGEST: usize = 512;
 const MOST: usize = 32;
 /// Days after which a preview ends at the latest.
 const MOST_DAYS: u32 = 3650;
+/// Days that previews of pull requests stay, unless a rule says otherwise.
+const PREVIEW_DAYS: u32 = 14;
 /// Digits of `{commit}`.
 const COMMIT_DIGITS: usize = 12;
 /// What stands for the commit until the checkout knows it.
@@ -50,6 +53,26 @@ pub struct Revision {
     pub number: Option<u64>,
     /// Whether it comes from another repository, whose owner nobody here vouches for.
     pub is_fork: bool,
+}
+
+impl Revision {
+    /// The branch or tag of this name that somebody asks for, or one commit of it.
+    ///
+    /// # Errors
+    /// [`RuleError::Text`]: git has no such names or commits.
+    pub fn asked(kind: RefKind, name: &str, commit: Option<String>) -> Result<Self, RuleError> {
+        let below = if kind == RefKind::Tag { "tags" } else { "heads" };
+        let reference = format!("refs/{below}/{name}");
+        let refused = |what, text: &str| RuleError::Text(what, text.chars().take(40).collect());
+        if kind == RefKind::Pull || !is_reference(&reference) {
+            return Err(refused("the name", name));
+        }
+        if let Some(commit) = commit.as_ref().filter(|commit| !is_commit(commit)) {
+            return Err(refused("the commit, which is none in full:", commit));
+        }
+        let name = name.to_owned();
+        Ok(Self { kind, name, reference, commit, number: None, is_fork: false })
+    }
 }
 
 /// A rule as its owner made it.
@@ -137,6 +160,21 @@ impl Rule {
             expires_days: None,
             forks: false,
         })
+    }
+
+    /// As [`Self::new`], with the usual tag where none is given, and the usual end of previews: `latest` of
+    /// `main` and `master`, else the name of the branch or tag, and `pr-NUMBER` for two weeks.
+    ///
+    /// # Errors
+    /// [`RuleError::Pattern`].
+    pub fn usual(kind: RefKind, source: &str, tag: Option<&str>) -> Result<Self, RuleError> {
+        let usual = match kind {
+            RefKind::Branch if matches!(source, "main" | "master") => "latest",
+            RefKind::Pull => "pr-{number}",
+            _ => "{sourceref}",
+        };
+        let rule = Self::new(kind, source, tag.unwrap_or(usual))?;
+        Ok(Self { expires_days: (kind == RefKind::Pull).then_some(PREVIEW_DAYS), ..rule })
     }
 
     /// Refuses what no build could use.

@@ -1,6 +1,7 @@
 //! Sources: the git repository behind a repository here, its rules and its variables.
 
 mod address;
+mod lists;
 
 use davit_distribution::Secret;
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -8,13 +9,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use self::address::address;
+pub use self::lists::{SourceRow, hook_of, source_of, sources};
 use super::{AutobuildError, mask, rules::Rule};
 use crate::{
     auth::{
         RepositoryGlob,
         audit::{self, Actor, Entry},
     },
-    db::{Connection, Database, DbError, Transaction, values},
+    db::{Connection, DbError, Transaction, values},
     name::RepositoryName,
     registry::ensure_repo,
 };
@@ -37,6 +39,28 @@ pub enum Autotest {
     Compose,
     /// By a command in a container of the image; its exit code decides.
     Command(String),
+}
+
+impl Autotest {
+    /// The test that a word or command stands for; an empty one for none.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        match text.trim() {
+            "" => Self::Off,
+            "compose" => Self::Compose,
+            command => Self::Command(command.to_owned()),
+        }
+    }
+
+    /// What [`Self::of`] reads.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Off => "",
+            Self::Compose => "compose",
+            Self::Command(command) => command,
+        }
+    }
 }
 
 /// What a source says beside its address.
@@ -336,67 +360,6 @@ impl Transaction for SetVariable {
     }
 }
 
-/// A source as it is listed: without secrets.
-#[derive(Clone, Debug)]
-pub struct SourceRow {
-    /// The repository.
-    pub path: String,
-    /// Address of the git repository.
-    pub url: String,
-    /// Whether a credential is kept for it.
-    pub has_credential: bool,
-    /// What it says beside that.
-    pub settings: SourceSettings,
-    /// Milliseconds between looks.
-    pub poll_ms: Option<i64>,
-    /// Why the last look failed.
-    pub error: Option<String>,
-    /// Its rules, with their numbers.
-    pub rules: Vec<(i64, Rule)>,
-    /// Its variables: name, and value where that is no secret.
-    pub variables: Vec<(String, Option<String>)>,
-}
-
-/// Lists sources of repositories whose names begin so.
-///
-/// # Errors
-/// The database's, or a row that cannot be read.
-pub async fn sources(database: &Database, prefix: &str) -> Result<Vec<SourceRow>, AutobuildError> {
-    let mut reader = database.reader().await?;
-    let sql = "SELECT s.id, r.path, s.url, SUBSTR(s.credential, 1, 3), s.settings, s.poll_ms, s.error \
-               FROM build_source s JOIN repo r ON r.id = s.repo_id \
-               WHERE SUBSTR(r.path, 1, LENGTH($1)) = $1 ORDER BY r.path LIMIT 10000";
-    let mut found = Vec::new();
-    for row in reader.rows(sql, values![prefix]).await? {
-        let id = row.get(0)?;
-        found.push(SourceRow {
-            path: row.get(1)?,
-            url: row.get(2)?,
-            has_credential: row.get::<Option<String>>(3)?.is_some(),
-            settings: parsed(id, &row.get::<String>(4)?)?,
-            poll_ms: row.get(5)?,
-            error: row.get(6)?,
-            rules: rules_of(&mut reader, id).await?,
-            variables: shown_variables(&mut reader, id).await?,
-        });
-    }
-    Ok(found)
-}
-
-/// Address and secret of the webhook of a repository's source.
-///
-/// # Errors
-/// There is none, or the database's.
-pub async fn hook_of(database: &Database, path: &str) -> Result<HookAddress, AutobuildError> {
-    let mut reader = database.reader().await?;
-    let sql = "SELECT s.hook_key, s.hook_secret FROM build_source s \
-               JOIN repo r ON r.id = s.repo_id WHERE r.path = $1";
-    let row = reader.row(sql, values![path]).await?;
-    let row = row.ok_or_else(|| AutobuildError::Unknown("source of", path.to_owned()))?;
-    let secret = Secret::new(row.get::<String>(1)?);
-    Ok(HookAddress { path: hook_path(&row.get::<String>(0)?), secret })
-}
-
 /// Rules of a source, oldest first.
 pub(super) async fn rules_of(
     connection: &mut Connection,
@@ -424,15 +387,6 @@ pub(super) async fn variables_of(
         Ok(Variable { name: row.get(0)?, value, is_secret: row.get(2)? })
     };
     rows.iter().map(variable).collect()
-}
-
-async fn shown_variables(
-    connection: &mut Connection,
-    source: i64,
-) -> Result<Vec<(String, Option<String>)>, DbError> {
-    let variables = variables_of(connection, source).await?.into_iter();
-    let shown = |variable: &Variable| variable.value.expose().to_owned();
-    Ok(variables.map(|it| (it.name.clone(), (!it.is_secret).then(|| shown(&it)))).collect())
 }
 
 /// Reads JSON of a row.

@@ -7,12 +7,14 @@ use serde_json::Value as Json;
 use super::EventKind;
 use crate::{
     auth::{RepositoryGlob, matches},
-    db::{Connection, Database, DbError, Row, Transaction, values},
+    db::{Connection, Database, DbError, Lock, Row, Transaction, values},
 };
 
 /// Those who listen at most, of all kinds.
 const MOST: i64 = 1000;
-/// Bytes of a name.
+/// Those that one account has at most.
+const MOST_OF_ONE: i64 = 50;
+/// Bytes of a name, without its owner's.
 const LONGEST_NAME: usize = 64;
 
 /// Names tags: `*` stands for anything.
@@ -116,8 +118,11 @@ pub enum SubscriptionError {
     #[error("there is no {0} {1}")]
     Unknown(&'static str, String),
     /// There are too many.
-    #[error("there are {MOST} webhooks and rules of replication already")]
+    #[error("there are too many webhooks and rules of replication already")]
     TooMany,
+    /// Who owns it may not hear of these.
+    #[error("`{0}` reaches beyond the repositories of `{1}`")]
+    Outside(String, String),
     /// The database.
     #[error(transparent)]
     Database(#[from] DbError),
@@ -195,7 +200,8 @@ pub async fn find(
 /// Makes a subscription; tells its row.
 #[derive(Clone, Debug)]
 pub struct AddSubscription {
-    /// Its name.
+    /// Its name: `NAME` of the registry's own, `ACCOUNT/NAME` of an account's, which hears only of that
+    /// account's repositories and ends with it.
     pub name: String,
     /// What becomes of the events.
     pub kind: SubscriptionKind,
@@ -216,10 +222,14 @@ impl Transaction for AddSubscription {
     type Error = SubscriptionError;
 
     async fn run(&self, connection: &mut Connection) -> Result<i64, SubscriptionError> {
-        let is_good = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
         let name = &self.name;
-        if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(is_good) {
+        let (owner, own_name) =
+            name.split_once('/').map_or((None, name.as_str()), |(owner, own)| (Some(owner), own));
+        if !is_name(own_name) {
             return Err(SubscriptionError::Name(name.chars().take(LONGEST_NAME).collect()));
+        }
+        if let Some(owner) = owner {
+            self.check_owner(connection, owner).await?;
         }
         let count = connection.row("SELECT COUNT(*) FROM subscription", values![]).await?;
         if count.map_or(Ok(0), |row| row.get::<i64>(0))? >= MOST {
@@ -250,6 +260,38 @@ impl Transaction for AddSubscription {
         let row = connection.row("SELECT id FROM subscription WHERE name = $1", values![name]);
         Ok(row.await?.ok_or(DbError::Statement(sqlx::Error::RowNotFound))?.get(0)?)
     }
+}
+
+impl AddSubscription {
+    /// An account hears of its own, and has its share of what there may be.
+    async fn check_owner(
+        &self,
+        connection: &mut Connection,
+        owner: &str,
+    ) -> Result<(), SubscriptionError> {
+        let sql = "SELECT id FROM account WHERE name = $1 AND kind <> 'robot'";
+        // Nobody removes it meanwhile.
+        if connection.rows_locked(sql, values![owner], Lock::KeyShare).await?.is_empty() {
+            return Err(SubscriptionError::Unknown("account", owner.to_owned()));
+        }
+        if !self.repositories.is_within(owner) {
+            let glob = self.repositories.to_string();
+            return Err(SubscriptionError::Outside(glob, owner.to_owned()));
+        }
+        let sql = "SELECT COUNT(*) FROM subscription WHERE SUBSTR(name, 1, LENGTH($1)) = $1";
+        let count = connection.row(sql, values![format!("{owner}/")]).await?;
+        if count.map_or(Ok(0), |row| row.get::<i64>(0))? >= MOST_OF_ONE {
+            return Err(SubscriptionError::TooMany);
+        }
+        Ok(())
+    }
+}
+
+/// Tells whether a webhook or rule may be called so, without its owner's name.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    let is_good = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
+    !name.is_empty() && name.len() <= LONGEST_NAME && name.bytes().all(is_good)
 }
 
 /// Removes a subscription, with what waits for it and its history.

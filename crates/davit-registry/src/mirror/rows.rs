@@ -4,8 +4,12 @@ use std::{fmt, str::FromStr};
 
 use davit_distribution::Secret;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use crate::db::{Connection, Database, DbError, Transaction, values};
+use crate::{
+    auth::audit::{Actor, Audited},
+    db::{Connection, Database, DbError, Transaction, values},
+};
 
 /// Mirrors at most.
 const MOST: i64 = 100;
@@ -216,6 +220,25 @@ impl Transaction for RemoveMirror {
         }
         Ok(())
     }
+}
+
+/// Makes a mirror, and tells of it in the audit log.
+///
+/// # Errors
+/// See [`MirrorError`].
+pub async fn add(database: &Database, by: Actor, row: MirrorRow) -> Result<(), MirrorError> {
+    let detail = json!({ "upstream": row.upstream, "default": row.is_default });
+    let (action, object) = ("mirror.add", row.name.clone());
+    database.write(Audited { change: AddMirror(row), by, action, object, detail }).await
+}
+
+/// Removes a mirror, and tells of it in the audit log.
+///
+/// # Errors
+/// [`MirrorError::Unknown`], or the database's.
+pub async fn remove(database: &Database, by: Actor, name: String) -> Result<(), MirrorError> {
+    let (action, object, detail) = ("mirror.remove", name.clone(), json!({}));
+    database.write(Audited { change: RemoveMirror(name), by, action, object, detail }).await
 }
 
 /// Makes a repository for what is kept, with the rule that lets go of it; nothing happens when it is there.

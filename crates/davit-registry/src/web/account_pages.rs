@@ -4,27 +4,27 @@ use askama::Template;
 use axum::body::Body;
 use http::Response;
 
-use super::{Visit, server_pages::ROWS, show, view::Frame};
+use super::{Visit, oidc, server_pages::ROWS, show, view::Frame};
 use crate::{
     api::{
         self, AuditEntry, DeletedInfo, Grant, Organisation, Problem, Repository, Robot, Search,
         Token, Usage,
     },
-    auth::Need,
+    auth::{Need, oidc::identities},
 };
 
 /// What stands above each page of an account.
-struct About {
-    name: String,
-    is_organisation: bool,
+pub(super) struct About {
+    pub(super) name: String,
+    pub(super) is_organisation: bool,
     /// Whether the caller is in it.
-    sees: bool,
+    pub(super) sees: bool,
     /// Whether the caller owns it.
-    manages: bool,
-    tab: &'static str,
+    pub(super) manages: bool,
+    pub(super) tab: &'static str,
 }
 
-async fn about(visit: &Visit, tab: &'static str) -> Result<About, Problem> {
+pub(super) async fn about(visit: &Visit, tab: &'static str) -> Result<About, Problem> {
     let name = visit.names.get("account").to_owned();
     let sees = visit.may(Need::SeeAccount(&name)).await?;
     let kind = if sees {
@@ -168,12 +168,17 @@ pub(super) async fn audit(visit: &Visit) -> Result<Response<Body>, Problem> {
 struct OwnPage {
     page: Frame,
     account: String,
+    /// Who else vouches for the caller: issuer and subject.
+    identities: Vec<(String, String)>,
+    providers: Vec<String>,
 }
 
 /// The caller's own account.
-pub(super) fn settings(visit: &Visit) -> Result<Response<Body>, Problem> {
+pub(super) async fn settings(visit: &Visit) -> Result<Response<Body>, Problem> {
     let account = own(visit)?;
-    show(&OwnPage { page: visit.titled("Your account", ""), account })
+    let (page, providers) = (visit.titled("Your account", ""), oidc::names(visit).await?);
+    let identities = identities(&visit.site.registry.database, &account).await?;
+    show(&OwnPage { page, account, identities, providers })
 }
 
 #[derive(Template)]

@@ -12,6 +12,7 @@ use crate::auth::{SESSION_MS, TokenHash};
 const SESSION: &str = "davit_session";
 const VISIT: &str = "davit_visit";
 const NOTE: &str = "davit_note";
+const PROVIDER: &str = "davit_oidc";
 /// Browsers take this one from the host itself only, by TLS, for all paths.
 const HOST: &str = "__Host-";
 /// Bytes of a note at most.
@@ -24,11 +25,13 @@ pub(crate) struct Cookies {
     session: Option<String>,
     visit: Option<String>,
     note: Option<String>,
+    provider: Option<String>,
 }
 
 impl Cookies {
     pub(crate) fn of(headers: &HeaderMap, is_secure: bool) -> Self {
-        let mut cookies = Self { is_secure, session: None, visit: None, note: None };
+        let mut cookies =
+            Self { is_secure, session: None, visit: None, note: None, provider: None };
         let prefix = if is_secure { HOST } else { "" };
         let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
         for (name, value) in
@@ -39,6 +42,7 @@ impl Cookies {
                 Some(SESSION) => cookies.session = value(),
                 Some(VISIT) => cookies.visit = value(),
                 Some(NOTE) => cookies.note = value(),
+                Some(PROVIDER) => cookies.provider = value(),
                 _ => {}
             }
         }
@@ -98,6 +102,24 @@ impl Cookies {
     /// Removes the note, once it was told.
     pub(crate) fn end_note(&self) -> HeaderValue {
         self.line(NOTE, "", 0)
+    }
+
+    /// Ties a log-in at a provider to this browser, as long as one may take; `next` is where it leads.
+    pub(crate) fn set_provider(&self, browser: &str, next: &str) -> HeaderValue {
+        let next: String = url::form_urlencoded::byte_serialize(next.as_bytes()).collect();
+        self.line(PROVIDER, &format!("{browser}~{next}"), 15 * 60)
+    }
+
+    /// Removes what tied a log-in to this browser.
+    pub(crate) fn end_provider(&self) -> HeaderValue {
+        self.line(PROVIDER, "", 0)
+    }
+
+    /// The log-in that this browser has begun, and where it leads.
+    pub(crate) fn provider(&self) -> Option<(String, String)> {
+        let (browser, next) = self.provider.as_deref()?.split_once('~')?;
+        let next = url::form_urlencoded::parse(next.as_bytes()).next();
+        Some((browser.to_owned(), next.map(|(next, _)| next.into_owned()).unwrap_or_default()))
     }
 
     fn line(&self, name: &str, value: &str, seconds: i64) -> HeaderValue {

@@ -8,7 +8,7 @@ use http::{Response, StatusCode, header, request::Parts};
 use super::{
     Visit, Web,
     cookie::{self, Cookies},
-    redirect, show,
+    oidc, redirect, show,
     view::Frame,
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
 /// Bytes of a form: a README of 64 Ki letters, each written as `%XX` four times, and the rest.
 const FORM_BYTES: usize = 1 << 20;
 
-type Fields = Vec<(String, String)>;
+pub(super) type Fields = Vec<(String, String)>;
 
 impl Web {
     /// Takes a form.
@@ -31,7 +31,10 @@ impl Web {
     ) -> Result<Response<Body>, Problem> {
         let path = parts.uri.path();
         let operation = path.strip_prefix("/do/");
-        if operation.is_none() && !matches!(path, "/login" | "/logout" | "/signup") {
+        let provider = path.strip_prefix("/oidc/").and_then(|rest| rest.split_once('/'));
+        let provider = provider.filter(|(_, step)| matches!(*step, "begin" | "name"));
+        let is_other = operation.is_some() || provider.is_some();
+        if !is_other && !matches!(path, "/login" | "/logout" | "/signup") {
             return Err(Problem::absent());
         }
         let bytes = to_bytes(body, FORM_BYTES).await.map_err(|_error| {
@@ -39,10 +42,12 @@ impl Web {
         })?;
         let fields: Fields = url::form_urlencoded::parse(&bytes).into_owned().collect();
         check_token(parts, &visit.cookies, &fields)?;
-        match (path, operation) {
-            (_, Some(operation)) => self.submit(visit, operation, &fields).await,
-            ("/login", _) => self.log_in(visit, &fields).await,
-            ("/signup", _) => self.sign_up(visit, &fields).await,
+        match (path, operation, provider) {
+            (_, Some(operation), _) => self.submit(visit, operation, &fields).await,
+            (.., Some((name, "begin"))) => oidc::begin(visit, name, &fields).await,
+            (.., Some((name, _))) => oidc::choose(visit, name, &fields).await,
+            ("/login", ..) => self.log_in(visit, &fields).await,
+            ("/signup", ..) => self.sign_up(visit, &fields).await,
             _ => self.log_out(visit).await,
         }
     }
@@ -55,7 +60,10 @@ impl Web {
     ) -> Result<Response<Body>, Problem> {
         let who = (visit.caller.clone(), visit.peer);
         let answer = self.api.submit(who, operation, fields).await?;
-        let next = place(field(fields, "next"), fields);
+        // A form may lead to what it has made.
+        let made = answer["build"].as_i64().map(|id| ("build".to_owned(), id.to_string()));
+        let known: Fields = fields.iter().cloned().chain(made).collect();
+        let next = place(field(fields, "next"), &known);
         if let Some(secret) = answer["secret"].as_str() {
             return show(&SecretPage {
                 page: visit.titled("Copy it now", ""),
@@ -65,7 +73,8 @@ impl Web {
             });
         }
         let mut response = redirect(&next);
-        let note = visit.cookies.set_note(field(fields, "done"));
+        let note = answer["told"].as_str().unwrap_or_else(|| field(fields, "done"));
+        let note = visit.cookies.set_note(note);
         response.headers_mut().append(header::SET_COOKIE, note);
         Ok(response)
     }
@@ -84,7 +93,7 @@ impl Web {
             }
             Err(Refusal::Wrong) => {
                 let fault = "The name or the password is wrong.".to_owned();
-                let mut response = login_page(&visit_with_next, name, Some(fault))?;
+                let mut response = login_page(&visit_with_next, name, Some(fault)).await?;
                 *response.status_mut() = StatusCode::UNAUTHORIZED;
                 Ok(response)
             }
@@ -117,7 +126,7 @@ impl Web {
     }
 }
 
-fn field<'f>(fields: &'f Fields, name: &str) -> &'f str {
+pub(super) fn field<'f>(fields: &'f Fields, name: &str) -> &'f str {
     fields.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
 }
 
@@ -141,7 +150,7 @@ fn check_token(parts: &Parts, cookies: &Cookies, fields: &Fields) -> Result<(), 
 }
 
 /// Where a form leads: a path of this server. `{name}` is that field of the form.
-fn place(next: &str, fields: &Fields) -> String {
+pub(super) fn place(next: &str, fields: &Fields) -> String {
     let mut next = next.to_owned();
     for (name, value) in fields {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
@@ -162,10 +171,12 @@ struct LoginPage {
     name: String,
     next: String,
     fault: Option<String>,
+    providers: Vec<String>,
+    invitation: String,
 }
 
 /// The form to log in.
-pub(super) fn login_page(
+pub(super) async fn login_page(
     visit: &Visit,
     name: &str,
     fault: Option<String>,
@@ -174,8 +185,14 @@ pub(super) fn login_page(
     if visit.frame.user.is_some() || !visit.frame.has_accounts {
         return Ok(redirect(&next));
     }
-    let name = name.chars().take(64).collect();
-    show(&LoginPage { page: visit.titled("Log in", "login"), name, next, fault })
+    show(&LoginPage {
+        page: visit.titled("Log in", "login"),
+        name: name.chars().take(64).collect(),
+        providers: oidc::names(visit).await?,
+        invitation: String::new(),
+        next,
+        fault,
+    })
 }
 
 #[derive(Template)]
@@ -187,6 +204,8 @@ struct SignUpPage {
     fault: Option<String>,
     is_closed: bool,
     needs_invitation: bool,
+    providers: Vec<String>,
+    next: String,
 }
 
 /// The form to sign up.
@@ -206,6 +225,8 @@ pub(super) async fn sign_up_page(
         fault,
         is_closed: !settings.is_open(),
         needs_invitation: settings.needs_invitation(),
+        providers: oidc::names(visit).await?,
+        next: "/".to_owned(),
     })
 }
 

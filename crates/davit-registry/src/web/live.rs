@@ -23,49 +23,76 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Looks after which the stream ends; the browser begins another.
 const LOOKS: u32 = 300;
 /// Looks after which something is sent, so that a reader who has gone is noticed.
-const SILENT: u32 = 10;
+pub(super) const SILENT: u32 = 10;
 
-const CHANGE: Bytes = Bytes::from_static(b"event: change\ndata:\n\n");
-const NOTHING: Bytes = Bytes::from_static(b":\n\n");
+pub(super) const CHANGE: Bytes = Bytes::from_static(b"event: change\ndata:\n\n");
+pub(super) const NOTHING: Bytes = Bytes::from_static(b":\n\n");
 
-struct Reader {
-    visit: Visit,
+/// Who reads a stream.
+pub(super) struct Reader {
+    pub(super) visit: Visit,
     _stream: OwnedSemaphorePermit,
     stopped: watch::Receiver<bool>,
-    looks: u32,
-    seen: Option<Seen>,
+    pub(super) looks: u32,
 }
 
-/// What a repository's tags were at the last look: how many there are, and the newest move.
-type Seen = (i64, Option<i64>);
+/// What a repository's tags or builds were at a look; it has changed when the numbers have.
+type Seen = Vec<Option<i64>>;
+
+/// What is looked at.
+#[derive(Clone, Copy)]
+struct Part {
+    action: Action,
+    columns: usize,
+    sql: &'static str,
+}
+
+/// How many tags there are, and the newest move.
+const TAGS: Part = Part {
+    action: Action::Pull,
+    columns: 2,
+    sql: "SELECT (SELECT COUNT(*) FROM tag WHERE repo_id = repo.id), \
+          (SELECT MAX(id) FROM tag_event WHERE repo_id = repo.id) FROM repo WHERE path = $1",
+};
+/// The newest build, and how many wait and run.
+const BUILDS: Part = Part {
+    action: Action::Push,
+    columns: 3,
+    sql: "SELECT (SELECT MAX(id) FROM build WHERE repo_id = repo.id), \
+          (SELECT COUNT(*) FROM build WHERE repo_id = repo.id AND state = 'waiting'), \
+          (SELECT COUNT(*) FROM build WHERE repo_id = repo.id AND state = 'running') \
+          FROM repo WHERE path = $1",
+};
 
 /// Events of a repository: a tag was made, moved or removed.
 pub(super) async fn repository(visit: &Visit) -> Result<Response<Body>, Problem> {
-    let mut reader = begin(visit)?;
-    reader.seen = look(&reader.visit).await?;
-    Ok(stream(Body::from_stream(stream::unfold(reader, |mut reader| async {
-        let piece = reader.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(piece), reader))
+    changes(visit, TAGS).await
+}
+
+/// Events of a repository: a build was asked for, began or ended.
+pub(super) async fn builds(visit: &Visit) -> Result<Response<Body>, Problem> {
+    changes(visit, BUILDS).await
+}
+
+async fn changes(visit: &Visit, part: Part) -> Result<Response<Body>, Problem> {
+    let reader = begin(visit)?;
+    let seen = look(&reader.visit, part).await?;
+    let state = (reader, seen);
+    Ok(stream(Body::from_stream(stream::unfold(state, move |(mut reader, mut seen)| async move {
+        let piece = reader.next(part, &mut seen).await?;
+        Some((Ok::<_, std::convert::Infallible>(piece), (reader, seen)))
     }))))
 }
 
 impl Reader {
-    /// The next piece of the stream; `None` is its end.
-    async fn next(&mut self) -> Option<Bytes> {
+    /// The next piece of a stream that tells of changes; `None` is its end.
+    async fn next(&mut self, part: Part, seen: &mut Option<Seen>) -> Option<Bytes> {
         loop {
-            tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
-                _ = self.stopped.changed() => return None,
-            }
-            self.looks += 1;
-            if self.looks > LOOKS {
-                return None;
-            }
+            self.wait(LOOK).await?;
             // A failure ends the stream; the browser comes back later.
-            let now = look(&self.visit).await.ok()?;
-            now?;
-            if now != self.seen {
-                self.seen = now;
+            let now = Some(look(&self.visit, part).await.ok()??);
+            if now != *seen {
+                *seen = now;
                 return Some(CHANGE);
             }
             if self.looks.is_multiple_of(SILENT) {
@@ -73,26 +100,43 @@ impl Reader {
             }
         }
     }
+
+    /// Waits for the next look; `None` where the stream ends.
+    pub(super) async fn wait(&mut self, time: Duration) -> Option<()> {
+        tokio::select! {
+            () = tokio::time::sleep(time) => {}
+            _ = self.stopped.changed() => return None,
+        }
+        self.looks += 1;
+        (self.looks <= LOOKS).then_some(())
+    }
+
+    /// Tells whether the reader may still do this with the repository.
+    pub(super) async fn still_may(&self, action: Action) -> Result<bool, Problem> {
+        still_may(&self.visit, action).await
+    }
 }
 
-/// `None` where the reader may not see the repository any more.
-async fn look(visit: &Visit) -> Result<Option<Seen>, Problem> {
-    const TAGS: &str = "SELECT (SELECT COUNT(*) FROM tag WHERE repo_id = repo.id), \
-         (SELECT MAX(id) FROM tag_event WHERE repo_id = repo.id) FROM repo WHERE path = $1";
-    let path = visit.names.get("repository");
+async fn still_may(visit: &Visit, action: Action) -> Result<bool, Problem> {
     let visitor = visit.site.visitor(&visit.cookies).await?;
     let caller = visitor.unwrap_or_else(|| match visit.caller.account() {
         // The session is over.
         Some(_) => crate::auth::Caller::anonymous(),
         None => visit.caller.clone(),
     });
-    let visit = &Visit { caller, ..visit.clone() };
-    if !visit.may(Need::Repository(Action::Pull, path)).await? {
+    let visit = Visit { caller, ..visit.clone() };
+    visit.may(Need::Repository(action, visit.names.get("repository"))).await
+}
+
+/// `None` where the reader may not see the repository any more.
+async fn look(visit: &Visit, part: Part) -> Result<Option<Seen>, Problem> {
+    if !still_may(visit, part.action).await? {
         return Ok(None);
     }
     let mut reader = visit.site.registry.database.reader().await?;
-    let row = reader.row(TAGS, values![path]).await?;
-    Ok(row.map(|row| Ok::<_, crate::db::DbError>((row.get(0)?, row.get(1)?))).transpose()?)
+    let row = reader.row(part.sql, values![visit.names.get("repository")]).await?;
+    let seen = |row: crate::db::Row| (0..part.columns).map(|column| row.get(column)).collect();
+    Ok(row.map(seen).transpose().map_err(|error: crate::db::DbError| error)?)
 }
 
 /// Events of garbage collection: a phase began, or it ended.
@@ -114,15 +158,15 @@ pub(super) fn collection(visit: &Visit) -> Result<Response<Body>, Problem> {
     ))))
 }
 
-fn begin(visit: &Visit) -> Result<Reader, Problem> {
+pub(super) fn begin(visit: &Visit) -> Result<Reader, Problem> {
     let stream = visit.site.streams.clone().try_acquire_owned().map_err(|_| {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many pages watch this server")
     })?;
     let stopped = visit.site.stopped.clone();
-    Ok(Reader { visit: visit.clone(), _stream: stream, stopped, looks: 0, seen: None })
+    Ok(Reader { visit: visit.clone(), _stream: stream, stopped, looks: 0 })
 }
 
-fn stream(body: Body) -> Response<Body> {
+pub(super) fn stream(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     let kind = HeaderValue::from_static("text/event-stream");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);

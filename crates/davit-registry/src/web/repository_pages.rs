@@ -25,14 +25,14 @@ const COLOURS: usize = 8;
 
 /// What the caller may do with the repository, as its pages show.
 #[derive(Clone, Copy)]
-struct On {
-    push: bool,
-    delete: bool,
-    settings: bool,
-    access: bool,
+pub(super) struct On {
+    pub(super) push: bool,
+    pub(super) delete: bool,
+    pub(super) settings: bool,
+    pub(super) access: bool,
 }
 
-async fn on(visit: &Visit) -> Result<(RepositoryName, Repository, On), Problem> {
+pub(super) async fn on(visit: &Visit) -> Result<(RepositoryName, Repository, On), Problem> {
     let name: RepositoryName =
         visit.names.get("repository").parse().map_err(|_| Problem::absent())?;
     let repository = api::repository(&visit.site, &name).await?;

@@ -123,6 +123,22 @@ fn distance(seconds: i64) -> String {
     }
 }
 
+/// How long something took.
+pub(crate) fn took(milliseconds: impl Number) -> String {
+    let seconds = milliseconds.number() / 1000;
+    match seconds {
+        0 => format!("{} ms", milliseconds.number()),
+        1..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+/// How long it is from one time to another.
+pub(crate) fn between(from: impl When, to: impl When) -> String {
+    took(u64::try_from(to.milliseconds() - from.milliseconds()).unwrap_or(0))
+}
+
 /// The first digits of a digest.
 pub(crate) fn short(digest: impl AsRef<str>) -> String {
     let digest = digest.as_ref();

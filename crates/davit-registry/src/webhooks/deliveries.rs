@@ -65,11 +65,24 @@ pub async fn history(
     webhook: &str,
     most: i64,
 ) -> Result<Vec<DeliveryRow>, SubscriptionError> {
+    history_before(database, webhook, (i64::MAX, most)).await
+}
+
+/// As [`history`], of deliveries whose rows are before `before`.
+///
+/// # Errors
+/// [`SubscriptionError::Unknown`].
+pub async fn history_before(
+    database: &Database,
+    webhook: &str,
+    (before, most): (i64, i64),
+) -> Result<Vec<DeliveryRow>, SubscriptionError> {
     let sql = "SELECT id, event, state, attempts, run_after, status, reply, created_at, \
-               finished_at FROM delivery WHERE subscription_id = $1 ORDER BY id DESC LIMIT $2";
+               finished_at FROM delivery WHERE subscription_id = $1 AND id < $2 \
+               ORDER BY id DESC LIMIT $3";
     let webhook = find(database, SubscriptionKind::Webhook, webhook).await?;
     let mut reader = database.reader().await?;
-    let rows = reader.rows(sql, values![webhook.id, most]).await?;
+    let rows = reader.rows(sql, values![webhook.id, before, most]).await?;
     let mut found = Vec::new();
     for row in rows {
         // What a later version wrote is passed over.
@@ -180,13 +193,13 @@ impl Held {
         };
         match sender.send(&settings, &event).await {
             Ok(answer) => Outcome::Answer(answer),
-            Err(error) => Outcome::None(words(&error)),
+            Err(error) => Outcome::None(error_words(&error)),
         }
     }
 }
 
 /// An error with its causes.
-fn words(error: &SendError) -> String {
+pub(crate) fn error_words(error: &SendError) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {

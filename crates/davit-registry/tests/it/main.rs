@@ -4,6 +4,7 @@
 
 mod api;
 mod auth;
+mod automation;
 mod backup;
 mod bench;
 mod blobs;

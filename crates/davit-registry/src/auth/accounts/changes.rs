@@ -127,6 +127,9 @@ impl Transaction for RemoveAccount {
         ] {
             connection.execute(sql, values![id]).await?;
         }
+        // Nor have its webhooks, which it owns by their names.
+        let sql = "DELETE FROM subscription WHERE SUBSTR(name, 1, LENGTH($1)) = $1";
+        connection.execute(sql, values![format!("{}/", self.name)]).await?;
         let entry = Entry { action: "account.remove", object: &self.name, detail: "{}" };
         Ok(audit::append(connection, &self.by, entry).await?)
     }

@@ -21,23 +21,56 @@ const ABSENT: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca49
 
 /// What each operation needs, written down once more, apart from the API's own table.
 fn wanted(id: &str) -> Rule {
-    use Action::{ChangeAccess, ChangeSettings, DeleteManifest, DeleteTag, Pull};
+    use Action::{ChangeAccess, ChangeSettings, DeleteManifest, DeleteTag, Pull, Push};
     match id {
         "getServer" | "getDocument" | "getHealth" | "signUp" | "listRepositories" => Rule::Open,
         "getMe" | "listOrganisations" => Rule::Credential,
         "createOrganisation" => Rule::User,
-        "getStorage" | "getSettings" | "setSettings" | "getGc" | "runGc" | "explainDigest"
-        | "runCheck" | "listAudit" | "checkAudit" | "createInvitation" | "listUsers"
-        | "createUser" | "changeAccount" | "deleteAccount" | "listAllGrants" | "setAnyGrant"
-        | "removeAnyGrant" => Rule::SiteAdmin,
+        "getStorage"
+        | "getSettings"
+        | "setSettings"
+        | "getGc"
+        | "runGc"
+        | "explainDigest"
+        | "runCheck"
+        | "listAudit"
+        | "checkAudit"
+        | "createInvitation"
+        | "listUsers"
+        | "createUser"
+        | "changeAccount"
+        | "deleteAccount"
+        | "listAllGrants"
+        | "setAnyGrant"
+        | "removeAnyGrant"
+        | "listAllBuilds"
+        | "listServerWebhooks"
+        | "getServerWebhook"
+        | "createServerWebhook"
+        | "deleteServerWebhook"
+        | "enableServerWebhook"
+        | "testServerWebhook"
+        | "listServerDeliveries"
+        | "redeliverForServer"
+        | "listMirrors"
+        | "createMirror"
+        | "deleteMirror"
+        | "listReplicationRules"
+        | "createReplicationRule"
+        | "deleteReplicationRule"
+        | "runReplicationRule" => Rule::SiteAdmin,
         "getAccount" | "getUsage" | "getOrganisation" => Rule::SeeAccount,
         "setPassword" | "listAccountAudit" | "deleteOrganisation" | "setMember"
         | "removeMember" | "createTeam" | "deleteTeam" | "addTeamMember" | "removeTeamMember"
         | "listTokens" | "createToken" | "revokeToken" | "listRobots" | "createRobot"
         | "deleteRobot" | "listDeleted" | "restoreRepository" | "listGrants" | "setGrant"
-        | "removeGrant" => Rule::ManageAccount,
+        | "removeGrant" | "listWebhooks" | "getWebhook" | "createWebhook" | "deleteWebhook"
+        | "enableWebhook" | "testWebhook" | "listDeliveries" | "redeliver" => Rule::ManageAccount,
         "getRepository" | "listTags" | "getTag" | "getTagHistory" | "getImage" | "getManifest"
         | "getConfig" | "listReferrers" | "getSbom" => Rule::Repository(Pull),
+        "listBuilds" | "runBuild" | "getBuild" | "getBuildLog" | "cancelBuild" | "retryBuild" => {
+            Rule::Repository(Push)
+        }
         "deleteTag" => Rule::Repository(DeleteTag),
         "deleteImage" => Rule::Repository(DeleteManifest),
         "undoTag" | "getRepositorySettings" | "setRepositorySettings" | "tryRetention" => {
@@ -47,7 +80,15 @@ fn wanted(id: &str) -> Rule {
         | "deleteRepository"
         | "listRepositoryGrants"
         | "setRepositoryGrant"
-        | "removeRepositoryGrant" => Rule::Repository(ChangeAccess),
+        | "removeRepositoryGrant"
+        | "getSource"
+        | "createSource"
+        | "deleteSource"
+        | "getSourceHook"
+        | "createBuildRule"
+        | "deleteBuildRule"
+        | "setBuildVariable"
+        | "deleteBuildVariable" => Rule::Repository(ChangeAccess),
         _ => panic!("operation {id} has no rule in this test"),
     }
 }
@@ -55,18 +96,35 @@ fn wanted(id: &str) -> Rule {
 /// What each page needs, written down once more.
 const fn wanted_page(page: Page) -> Rule {
     match page {
-        Page::Home | Page::Login | Page::SignUp | Page::ApiTable | Page::Account => Rule::Open,
+        Page::Home
+        | Page::Login
+        | Page::SignUp
+        | Page::OidcCallback
+        | Page::ApiTable
+        | Page::Account => Rule::Open,
         Page::Members | Page::Usage => Rule::SeeAccount,
-        Page::Access | Page::AccountAudit => Rule::ManageAccount,
+        Page::Access | Page::AccountAudit | Page::AccountWebhooks | Page::Webhook => {
+            Rule::ManageAccount
+        }
         Page::Repository | Page::Tags | Page::Tag | Page::Image | Page::RepositoryLive => {
             Rule::Repository(Action::Pull)
         }
-        Page::RepositoryAccess => Rule::Repository(Action::ChangeAccess),
+        Page::Builds | Page::Build | Page::BuildsLive | Page::BuildLive => {
+            Rule::Repository(Action::Push)
+        }
+        Page::RepositoryAccess | Page::RepositoryWebhooks | Page::Source => {
+            Rule::Repository(Action::ChangeAccess)
+        }
         Page::RepositorySettings => Rule::Repository(Action::ChangeSettings),
         Page::Settings | Page::Tokens | Page::NewRepository | Page::NewOrganisation => Rule::User,
-        Page::Admin | Page::Users | Page::Audit | Page::AdminSettings | Page::AdminLive => {
-            Rule::SiteAdmin
-        }
+        Page::Admin
+        | Page::Users
+        | Page::Audit
+        | Page::AdminBuilds
+        | Page::Mirrors
+        | Page::Replication
+        | Page::AdminSettings
+        | Page::AdminLive => Rule::SiteAdmin,
     }
 }
 
@@ -116,7 +174,8 @@ impl Site {
                 .unwrap();
         let registry = Registry::new(self.database.clone(), store, Limits::default());
         let (_, stopped) = tokio::sync::watch::channel(false);
-        let site = api::Site::new(registry, Arc::clone(&self.auth), stopped);
+        let base = "http://registry.test";
+        let site = api::Site::new(registry, Arc::clone(&self.auth), stopped, base);
         let api = Api::new(Arc::clone(&site));
         Served { web: Web::new(site, api.clone()), api }
     }
@@ -173,6 +232,11 @@ fn fill(template: &str, repository: &str) -> String {
         .replace("{digest}", ABSENT)
         .replace("{reference}", ABSENT)
         .replace("{id}", "1")
+        .replace("{webhook}", "none")
+        .replace("{rule}", "none")
+        .replace("{mirror}", "none.example")
+        .replace("{variable}", "NONE")
+        .replace("{provider}", "none")
 }
 
 async fn call(served: &Served, method: &Method, path: &str, someone: &Someone) -> Answer {
@@ -296,7 +360,11 @@ async fn every_page_and_form_for_every_caller() {
         for (template, rule, page) in PAGES {
             assert_eq!(*rule, wanted_page(*page), "{template}");
             // They do not end by themselves.
-            if matches!(page, Page::RepositoryLive | Page::AdminLive) {
+            let ends = !matches!(
+                page,
+                Page::RepositoryLive | Page::BuildsLive | Page::BuildLive | Page::AdminLive
+            );
+            if !ends {
                 continue;
             }
             for name in ["private", "public", "absent"] {
@@ -325,7 +393,8 @@ async fn every_page_and_form_for_every_caller() {
             let Some(status) = refusal(someone, endpoint.rule, false) else { continue };
             let body = format!(
                 "csrf={csrf}&account=acme&repository=acme/private&user=nobody-here&team=none&\
-                 robot=acme%2Bnone&tag=none&reference={ABSENT}&id=1&next=/"
+                 robot=acme%2Bnone&tag=none&reference={ABSENT}&id=1&webhook=none&rule=none&\
+                 mirror=none.example&variable=NONE&next=/"
             );
             let path = format!("/do/{}", endpoint.id);
             let reply = answer(served.web.serve(request(Method::POST, path, body)).await).await;
