@@ -111,7 +111,7 @@ fn the_bytes_are_frozen() {
 const GOLDEN_GZIP: &str = "fd5d06de5d3c7c854bb3741ba0447b8f64d46a58be960f9a6407e9e1d15058d4";
 const GOLDEN_STORED: &str = "92f37391ce70d3edc636d4948715d96207704cd6aea9cb0a435fe45421081bbc";
 const GOLDEN_ZSTD_22: &str = "f8e8744562aaefc609cd757f3483c3ec29d16562990c00ceae7430ab4f6d710f";
-const GOLDEN_ZSTD: &str = "5754a07a47c6d053435900d497e16c6672d3ff75f5c977d15104e1b397b91992";
+const GOLDEN_ZSTD: &str = "f800ebc0b2b8689f9921909cef622ca7937b9fcb8f410bd4abdde886b0d25d6d";
 
 #[test]
 fn other_tools_read_the_blobs() {
