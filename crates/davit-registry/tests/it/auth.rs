@@ -6,7 +6,7 @@ mod gate;
 mod gate_pages;
 mod guessing;
 mod ldap;
-mod oidc;
+pub(crate) mod oidc;
 mod people;
 mod token_server;
 

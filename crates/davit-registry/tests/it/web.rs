@@ -1,7 +1,9 @@
 //! The pages over HTTP, and in a real browser.
 
+mod automation;
 mod browser;
 mod forms;
+mod oidc;
 mod pages;
 
 use crate::{

@@ -25,9 +25,11 @@ const REDIRECT: &str = "http://127.0.0.1:5000/oidc/idp/callback";
 const SCRIPT: &str = include_str!("../../data/oidc_provider.mjs");
 
 /// The provider's process; it ends with its standard input.
-struct Idp {
+pub(crate) struct Idp {
     child: Child,
-    issuer: String,
+    pub(crate) issuer: String,
+    /// Where it sends browsers back.
+    redirect: &'static str,
     /// Open as long as it may print warnings.
     _output: BufReader<ChildStdout>,
     _dir: TempDir,
@@ -35,20 +37,24 @@ struct Idp {
 
 impl Idp {
     fn start() -> Option<Self> {
+        Self::start_for(REDIRECT)
+    }
+
+    pub(crate) fn start_for(redirect: &'static str) -> Option<Self> {
         let (node, modules) = need_node_package("oidc-provider@9.13.3")?;
         let dir = TempDir::new();
         let script = dir.join("provider.mjs");
         fs_err::write(&script, SCRIPT).unwrap();
         fs_err::os::unix::fs::symlink(modules, dir.join("node_modules")).unwrap();
         let mut command = Command::new(node);
-        command.arg(script).arg(REDIRECT).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg(script).arg(redirect).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.stderr(Stdio::null()).spawn().unwrap();
         let mut issuer = String::new();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         output.read_line(&mut issuer).unwrap();
         let issuer = issuer.trim().to_owned();
         assert!(issuer.starts_with("http://127.0.0.1:"), "{issuer}");
-        Some(Self { child, issuer, _output: output, _dir: dir })
+        Some(Self { child, issuer, redirect, _output: output, _dir: dir })
     }
 
     fn control(&self, what: &str, body: &str) -> String {
@@ -75,19 +81,22 @@ impl Idp {
     }
 
     /// What the browser comes back with after it logged in there.
-    fn visit(&self, begun: &Begun, (who, name): (&str, &str)) -> Callback {
+    fn visit(&self, begun: &Begun, who: (&str, &str)) -> Callback {
+        let url: url::Url = self.visit_page(&begun.location, who).parse().unwrap();
+        let field = |name: &str| {
+            url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+        };
+        let state = field("state").unwrap();
+        Callback { state, code: field("code"), issuer: field("iss") }
+    }
+
+    /// Where the browser is sent after it logged in there.
+    pub(crate) fn visit_page(&self, location: &str, (who, name): (&str, &str)) -> String {
         self.control(&format!("as?who={who}&name={name}"), "");
-        let (mut place, mut cookies) = (begun.location.clone(), BTreeMap::new());
+        let (mut place, mut cookies) = (location.to_owned(), BTreeMap::new());
         for _ in 0..10 {
-            if place.starts_with(REDIRECT) {
-                let url: url::Url = place.parse().unwrap();
-                let field = |name: &str| {
-                    url.query_pairs()
-                        .find(|(key, _)| key == name)
-                        .map(|(_, value)| value.into_owned())
-                };
-                let state = field("state").unwrap();
-                return Callback { state, code: field("code"), issuer: field("iss") };
+            if place.starts_with(self.redirect) {
+                return place;
             }
             let jar: Vec<String> =
                 cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();

@@ -111,6 +111,11 @@ async function main() {
     ["tags", "/r/lighthouse/api/-/tags"], ["tag", "/r/lighthouse/api/-/tags/latest"],
     ["repository-access", "/r/lighthouse/api/-/access"], ["repository-settings", "/r/lighthouse/api/-/settings"],
     ["settings", "/settings"], ["tokens", "/settings/tokens"], ["new-organisation", "/new/organisation"],
+    ["builds", "/r/lighthouse/api/-/builds"], ["build", "/r/lighthouse/api/-/builds/1"],
+    ["source", "/r/lighthouse/api/-/source"], ["repository-webhooks", "/r/lighthouse/api/-/webhooks"],
+    ["webhooks", "/a/lighthouse/webhooks"], ["webhook", "/a/lighthouse/webhooks/ci"],
+    ["admin-builds", "/admin/builds"], ["mirrors", "/admin/mirrors"], ["replication", "/admin/replication"],
+    ["no-source", "/r/boss/toolbox/-/source"],
     ["admin", "/admin"], ["users", "/admin/users"], ["audit", "/admin/audit"],
     ["admin-settings", "/admin/settings"], ["api", "/about/api"],
   ];
@@ -149,6 +154,25 @@ async function main() {
   assert.strictEqual(put.status, 201);
   await watcher.getByRole("link", { name: "fresh-paint" }).waitFor({ timeout: 30000 });
 
+  // A build is asked for and ended by keyboard and buttons, and its page says so by itself.
+  const builder = watcher;
+  await builder.goto(`${url}/login`);
+  await builder.getByLabel("Name").fill("boss");
+  await builder.getByLabel("Password").fill(PASSWORD);
+  await builder.keyboard.press("Enter");
+  await builder.waitForURL(`${url}/`);
+  await builder.goto(`${url}/r/lighthouse/api/-/builds`);
+  await builder.getByRole("button", { name: "Build now" }).click();
+  await builder.waitForURL(/builds\/\d+$/);
+  const place = builder.url();
+  await builder.getByText("waiting", { exact: true }).waitFor();
+  const other = await builder.context().newPage();
+  await other.goto(place);
+  await other.getByRole("button", { name: "End this build" }).click();
+  await other.getByText("cancelled by boss").waitFor();
+  await builder.getByText("cancelled by boss").waitFor({ timeout: 30000 });
+  assert.strictEqual(builder.url(), place);
+
   // Without JavaScript the same things are there.
   const bare = await open({ javaScriptEnabled: false });
   await bare.goto(`${url}/login`);
@@ -163,6 +187,8 @@ async function main() {
   assert.match(await bare.locator(".secret code").textContent(), /^davit_pat_/);
   await bare.screenshot({ path: path.join(folder, "06-secret-without-javascript.png"), fullPage: true });
   await bare.getByRole("link", { name: "I have it" }).click();
+  assert.match((await bare.goto(`${url}/r/lighthouse/api/-/builds/1`), await bare.locator("#log").textContent()), /Step 3 of 4/);
+  await bare.goto(url);
   await bare.locator("summary", { hasText: "ada" }).click();
   await bare.getByRole("button", { name: "Log out" }).click();
   await bare.waitForURL(`${url}/`);

@@ -3,7 +3,8 @@
 
 use std::{path::PathBuf, process::Command};
 
-use davit_test::{need_tool, skip};
+use davit_registry::autobuild::claim::Outcome;
+use davit_test::{need_tool, skip, until};
 use serde_json::json;
 
 use crate::{api::config, fixture::TestRegistry};
@@ -82,4 +83,52 @@ fn fill(registry: &TestRegistry, boss: &str) {
     let token =
         json!({ "name": "laptop", "scopes": ["repository:boss/**:pull,push"], "expires_days": 90 });
     registry.ask("POST", "/accounts/boss/tokens", boss, token);
+    fill_automation(registry, boss);
+}
+
+/// Builds, webhooks, mirrors and rules of replication.
+fn fill_automation(registry: &TestRegistry, boss: &str) {
+    let api = "/repositories/lighthouse%2Fapi";
+    let source = json!({
+        "url": "https://git.example/lighthouse/api.git", "token": "not-a-real-token", "poll_minutes": 60,
+        "test": "/bin/api --self-test",
+    });
+    registry.ask("POST", &format!("{api}/source"), boss, source);
+    for rule in [
+        json!({ "kind": "branch", "source": "main", "paths": ["src", "Dockerfile"] }),
+        json!({ "kind": "tag", "source": "/^v([0-9]+)\\.([0-9.]+)$/", "tag": "{\\1},{\\1}.{\\2}" }),
+        json!({ "kind": "pull", "source": "/.*/", "forks": true, "caching": false }),
+    ] {
+        registry.ask("POST", &format!("{api}/source/rules"), boss, rule);
+    }
+    for (name, value, is_secret) in [("FEATURES", "fog,beam", false), ("TOKEN", "hidden", true)] {
+        let variable = json!({ "value": value, "is_secret": is_secret });
+        registry.ask("PUT", &format!("{api}/source/variables/{name}"), boss, variable);
+    }
+    for (at, outcome) in [Outcome::Done, Outcome::Failed].into_iter().enumerate() {
+        let asked = json!({ "kind": "branch", "name": "main" });
+        registry.ask("POST", &format!("{api}/builds"), boss, asked);
+        let claimed = registry.claim();
+        let lines: String = (1..=4)
+            .map(|step| format!("\x1b[2mStep {step} of 4\x1b[0m : RUN make beam-{at}\n"))
+            .collect();
+        registry.write_log(&claimed, 0, lines.as_bytes());
+        registry.finish_build(&claimed, outcome);
+    }
+    let url = "http://127.0.0.1:1/events";
+    let webhook = json!({ "name": "ci", "url": url, "allow_private": true });
+    registry.ask("POST", "/accounts/lighthouse/webhooks", boss, webhook);
+    registry.push_as(boss, ("lighthouse/api", "1.6.0"), &config("beam"), &[b"one", b"two"]);
+    until("the webhook was tried", || {
+        let path = "/accounts/lighthouse/webhooks/ci/deliveries";
+        let all = registry.ask("GET", path, boss, json!(null));
+        all["items"][0]["reply"].is_string()
+    });
+    let mirror = json!({ "name": "docker.io", "is_default": true, "pull": "everyone" });
+    registry.ask("POST", "/mirrors", boss, mirror);
+    let rule = json!({
+        "name": "offsite", "direction": "push", "registry": "backup.example:5000",
+        "repositories": "nobody/**", "prefix": "site1",
+    });
+    registry.ask("POST", "/replication", boss, rule);
 }

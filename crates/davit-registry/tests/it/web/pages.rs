@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 
+use davit_test::{HttpServer, Reply as HttpReply, until};
 use serde_json::{Value, json};
 
 use super::Browser;
@@ -57,7 +58,43 @@ fn plant(registry: &TestRegistry, boss: &str) -> String {
     registry.ask("PATCH", "/repositories/boss%2Fapp/settings", boss, settings);
     registry.ask("POST", "/accounts/boss/tokens", boss, json!({ "name": EVIL }));
     registry.ask("POST", "/organisations", boss, json!({ "name": "acme" }));
+    plant_automation(registry, boss);
     digest
+}
+
+/// Hostile texts in a source, a build and its log, a webhook and what it answered.
+fn plant_automation(registry: &TestRegistry, boss: &str) {
+    let app = "/repositories/boss%2Fapp";
+    let source = json!({ "url": "https://git.example/<img>", "test": EVIL });
+    registry.ask("POST", &format!("{app}/source"), boss, source);
+    let rule = json!({ "kind": "branch", "source": "main", "context": EVIL, "paths": [EVIL] });
+    registry.ask("POST", &format!("{app}/source/rules"), boss, rule);
+    let variable = format!("{app}/source/variables/A");
+    registry.ask("PUT", &variable, boss, json!({ "value": EVIL }));
+    let build = json!({ "kind": "branch", "name": "main" });
+    registry.ask("POST", &format!("{app}/builds"), boss, build);
+    let claimed = registry.claim();
+    registry.write_log(&claimed, 0, EVIL.as_bytes());
+    let receiver = HttpServer::start(|_| HttpReply::status(500).body(EVIL));
+    let url = format!("http://{}/hook", receiver.host());
+    let webhook = json!({ "name": "ci", "url": url, "allow_private": true });
+    registry.ask("POST", "/accounts/boss/webhooks", boss, webhook);
+    registry.push_as(boss, ("boss/app", "v2"), &config("x"), &[b"1", b"2"]);
+    until("the webhook has answered", || {
+        let all = registry.ask("GET", "/accounts/boss/webhooks/ci/deliveries", boss, Value::Null);
+        all["items"][0]["reply"].is_string()
+    });
+    registry.ask(
+        "POST",
+        "/mirrors",
+        boss,
+        json!({ "name": "quay.example", "username": EVIL, "password": "x" }),
+    );
+    let rule = json!({
+        "name": "offsite", "direction": "push", "registry": "quay.example", "repositories": "a/**",
+        "username": EVIL, "password": "x",
+    });
+    registry.ask("POST", "/replication", boss, rule);
 }
 
 /// Every page that shows something of it.
@@ -80,6 +117,15 @@ fn planted_pages(digest: &str, evil_query: &str) -> Vec<String> {
         "/r/boss/app/-/tags/v1".to_owned(),
         format!("/r/boss/app/-/images/{digest}"),
         "/r/boss/app/-/access".to_owned(),
+        "/r/boss/app/-/builds".to_owned(),
+        "/r/boss/app/-/builds/1".to_owned(),
+        "/r/boss/app/-/source".to_owned(),
+        "/r/boss/app/-/webhooks".to_owned(),
+        "/a/boss/webhooks".to_owned(),
+        "/a/boss/webhooks/ci".to_owned(),
+        "/admin/builds".to_owned(),
+        "/admin/mirrors".to_owned(),
+        "/admin/replication".to_owned(),
         "/r/boss/app/-/settings".to_owned(),
         "/settings".to_owned(),
         "/settings/tokens".to_owned(),
@@ -115,7 +161,7 @@ fn hostile_texts_stay_texts() {
         shown += reply.text().matches("&#60;script&#62;alert(1)").count();
         shown += reply.text().matches("&lt;script&gt;alert(1)").count();
     }
-    assert!(shown > 15, "the texts are shown: {shown}");
+    assert!(shown > 25, "the texts are shown: {shown}");
     let mut guest = Browser::new(&registry);
     for path in ["/login", "/signup", "/login?next=/\"><script>alert(1)</script>"] {
         let path = path.replace('"', "%22").replace('<', "%3C").replace('>', "%3E");
@@ -149,6 +195,12 @@ fn hidden_pages_are_absent_pages() {
         ("/r/acme/secret/-/tags/v1", "/r/acme/secret/-/tags/v2"),
         ("/r/acme/secret/-/settings", "/r/acme/absent/-/settings"),
         ("/r/acme/secret/-/live", "/r/acme/absent/-/live"),
+        ("/r/acme/secret/-/builds", "/r/acme/absent/-/builds"),
+        ("/r/acme/secret/-/builds/1", "/r/acme/secret/-/builds/2"),
+        ("/r/acme/secret/-/source", "/r/acme/absent/-/source"),
+        ("/r/acme/secret/-/webhooks", "/r/acme/absent/-/webhooks"),
+        ("/r/acme/secret/-/live/builds", "/r/acme/absent/-/live/builds"),
+        ("/a/acme/webhooks", "/a/nobody/webhooks"),
         ("/a/acme", "/a/nobody"),
         ("/a/acme/members", "/a/nobody/members"),
         ("/a/acme/usage", "/a/nobody/usage"),
@@ -169,7 +221,15 @@ fn hidden_pages_are_absent_pages() {
     for path in ["/", "/r/acme/secret", "/r/acme/secret/-/tags/v1", "/a/acme"] {
         let page = guest.get(path);
         assert!(page.status == 200 && page.text().contains("acme/secret"), "{path}");
-        for wrong in ["/-/settings", "/-/access", "Remove tag", "Undo last move", "/audit"] {
+        for wrong in [
+            "/-/settings",
+            "/-/access",
+            "Remove tag",
+            "Undo last move",
+            "/audit",
+            "/-/builds",
+            "/-/webhooks",
+        ] {
             assert!(!page.text().contains(wrong), "{path} offers {wrong}");
         }
     }
