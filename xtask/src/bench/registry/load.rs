@@ -104,6 +104,8 @@ struct Head {
     status: u16,
     location: Option<String>,
     length: usize,
+    /// Whether the body comes in pieces, each with its length; only [`Connection::fetch`] reads such.
+    is_chunked: bool,
     body: Vec<u8>,
 }
 
@@ -141,6 +143,9 @@ impl Connection {
     pub(super) fn fetch(&mut self, path: &str) -> Result<Vec<u8>> {
         let mut head = self.send("GET", path, "", [b"", b""])?;
         ensure!(head.status == 200, "{path} was answered with {}", head.status);
+        if head.is_chunked {
+            return self.chunks(head.body);
+        }
         let start = head.body.len();
         head.body.resize(head.length, 0);
         self.stream.read_exact(&mut head.body[start..])?;
@@ -201,9 +206,7 @@ impl Connection {
     fn read_head(&mut self) -> Result<Head> {
         let mut bytes = Vec::new();
         let end = loop {
-            let read = self.stream.read(&mut self.piece)?;
-            ensure!(read > 0, "the server closed the connection");
-            bytes.extend_from_slice(&self.piece[..read]);
+            self.read_more(&mut bytes)?;
             if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
                 break end;
             }
@@ -218,6 +221,37 @@ impl Connection {
         };
         let status = text.split(' ').nth(1).context("a reply has a status")?.parse()?;
         let length = field("content-length").map_or(Ok(0), |length| length.parse())?;
-        Ok(Head { status, location: field("location"), length, body })
+        let is_chunked = field("transfer-encoding").is_some();
+        Ok(Head { status, location: field("location"), length, is_chunked, body })
+    }
+
+    /// A body in pieces (RFC 9112 § 7.1), of which some bytes were read already.
+    fn chunks(&mut self, mut bytes: Vec<u8>) -> Result<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let line = loop {
+                match bytes.windows(2).position(|two| two == b"\r\n") {
+                    Some(line) => break line,
+                    None => self.read_more(&mut bytes)?,
+                }
+            };
+            let size = usize::from_str_radix(std::str::from_utf8(&bytes[..line])?, 16)?;
+            let (start, end) = (line + 2, line + 2 + size);
+            while bytes.len() < end + 2 {
+                self.read_more(&mut bytes)?;
+            }
+            body.extend_from_slice(&bytes[start..end]);
+            bytes.drain(..end + 2);
+            if size == 0 {
+                return Ok(body);
+            }
+        }
+    }
+
+    fn read_more(&mut self, bytes: &mut Vec<u8>) -> Result<()> {
+        let read = self.stream.read(&mut self.piece)?;
+        ensure!(read > 0, "the server closed the connection");
+        bytes.extend_from_slice(&self.piece[..read]);
+        Ok(())
     }
 }

@@ -26,8 +26,12 @@ const PASSWORD: &str = "a long enough password";
 pub(super) enum Program {
     Davit(PathBuf),
     DavitWithAuth(PathBuf),
-    /// Distribution 3 or 2.
-    Distribution(&'static str, PathBuf),
+    /// Distribution 3 or 2, of which the former lists in pages.
+    Distribution {
+        name: &'static str,
+        path: PathBuf,
+        has_pages: bool,
+    },
     Zot(PathBuf),
 }
 
@@ -37,10 +41,12 @@ const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, */*";
 impl Program {
     /// Those that are here, davit first.
     pub(super) fn all(davit: &Path) -> Vec<Self> {
+        let distribution =
+            |name, has_pages| move |path| Self::Distribution { name, path, has_pages };
         let peers = [
-            peers::find("registry").map(|path| Self::Distribution("distribution 3.1", path)),
+            peers::find("registry").map(distribution("distribution 3.1", true)),
             peers::find("zot").map(Self::Zot),
-            peers::find("docker-registry").map(|path| Self::Distribution("Debian's 2.8", path)),
+            peers::find("docker-registry").map(distribution("Debian's 2.8", false)),
         ];
         let ours = [Self::Davit(davit.to_owned()), Self::DavitWithAuth(davit.to_owned())];
         ours.into_iter().chain(peers.into_iter().flatten()).collect()
@@ -50,14 +56,18 @@ impl Program {
         match self {
             Self::Davit(_) => "davit",
             Self::DavitWithAuth(_) => "davit, authentication",
-            Self::Distribution(name, _) => name,
+            Self::Distribution { name, .. } => name,
             Self::Zot(_) => "zot",
         }
     }
 
-    /// Whether many tags can be had without a push of each.
-    pub(super) const fn can_have_many_tags(&self) -> bool {
-        !matches!(self, Self::Zot(_))
+    /// Whether it lists tags in pages, and many can be had without a push of each.
+    pub(super) const fn can_list_many_tags(&self) -> bool {
+        match self {
+            Self::Davit(_) | Self::DavitWithAuth(_) => true,
+            Self::Distribution { has_pages, .. } => *has_pages,
+            Self::Zot(_) => false,
+        }
     }
 
     fn command(&self, folder: &Path, address: SocketAddr) -> Result<Command> {
@@ -70,7 +80,7 @@ impl Program {
                 command.arg(root).args(["--auth", if is_open { "off" } else { "on" }]);
                 Ok(command)
             }
-            Self::Distribution(_, program) => {
+            Self::Distribution { path: program, .. } => {
                 let config = format!(
                     "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  \
                      filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\n  maintenance:\n    \
@@ -143,7 +153,7 @@ impl Server {
     }
 
     fn log_in(&self) -> Result<String> {
-        let scope = format!("repository:{REPOSITORY}:pull,push");
+        let scope = format!("repository:{REPOSITORY}:pull,push,delete");
         let url = format!("http://{}/token?service=davit-registry&scope={scope}", self.address);
         let mut command = Command::new("curl");
         command.args(["--fail", "--silent", "--show-error", "--user"]);
@@ -216,7 +226,7 @@ impl Server {
     /// Gives one manifest so many tags: by davit's pushes of many, else as distribution stores them.
     pub(super) fn push_tags(&self, count: usize) -> Result<()> {
         let digest = self.push_image(&Blobs::of(1 << 10))?;
-        if let Program::Distribution(..) = self.program {
+        if let Program::Distribution { .. } = self.program {
             let tags = "storage/docker/registry/v2/repositories/bench/app/_manifests/tags";
             let tags = self.folder.join(tags);
             fs_err::remove_dir_all(tags.join("latest"))?;
