@@ -51,7 +51,7 @@ pub(crate) struct RegistryArgs {
     /// Database, if not in the registry's folder: postgres://USER:PASSWORD@HOST/NAME
     #[arg(long, global = true, value_name = "URL", env = DATABASE, hide_env = true)]
     db: Option<String>,
-    /// Store of blobs, if not in the registry's folder: file:DIR
+    /// Store of blobs: file:DIR, s3://BUCKET/PREFIX, gs://…, az://…
     #[arg(long, global = true, value_name = "URL")]
     store: Option<String>,
     #[command(subcommand)]
