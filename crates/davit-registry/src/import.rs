@@ -11,7 +11,7 @@ use davit_image::{Digest, Tag};
 use crate::{
     auth::Rights,
     blobs,
-    fault::Fault,
+    fault::{Fault, in_words},
     manifests::{self, Condition, Content, Put},
     name::RepositoryName,
     registry::Registry,
@@ -191,17 +191,6 @@ const fn is_of_the_registry(fault: &Fault) -> bool {
         Fault::Store(error) => !matches!(error, StoreError::Digest { .. }),
         _ => false,
     }
-}
-
-/// An error with its causes.
-fn in_words(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        words += &format!(": {error}");
-        cause = error.source();
-    }
-    words
 }
 
 /// Manifests of a repository, and the tags that name each.

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::{
     db::{Connection, Database, DbError, Transaction, ms, values},
     events::{Subscription, SubscriptionError, SubscriptionKind, find, subscriptions},
-    fault::Fault,
+    fault::{Fault, in_words},
     jobs::{self, AddJob, Ending, Job},
     name::RepositoryName,
     registry::Registry,
@@ -168,7 +168,7 @@ impl Report {
             Ok(_) => self.same += 1,
             Err(error) => {
                 self.failed += 1;
-                let why = || format!("{what}: {}", words(&error));
+                let why = || format!("{what}: {}", in_words(&error));
                 self.error.get_or_insert_with(why);
             }
         }
@@ -180,17 +180,6 @@ impl Report {
 struct Copied {
     is_new: bool,
     sent_bytes: u64,
-}
-
-/// An error with its causes.
-fn words(error: &ReplicationError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// The job that follows from a pushed image; part of the transaction that hands its event on.
@@ -323,7 +312,7 @@ pub async fn run_one(registry: &Registry) -> Result<Option<Report>, DbError> {
         }
     };
     let report = outcome.unwrap_or_else(|error| {
-        let error = Some(words(&error));
+        let error = Some(in_words(&error));
         Report { failed: 1, error, ..Report::default() }
     });
     jobs::end(database, &job, ending(&job, &report)).await?;

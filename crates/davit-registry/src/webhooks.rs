@@ -22,7 +22,6 @@ mod guard;
 mod manage;
 mod send;
 
-pub(crate) use deliveries::error_words;
 pub use deliveries::{DeliveryRow, Redeliver, forget_old, history, history_before, start};
 pub use format::{Format, FormatError, Message};
 pub use guard::{GuardError, check_address, check_url, is_public};

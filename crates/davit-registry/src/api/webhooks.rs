@@ -12,9 +12,10 @@ use super::{
 use crate::{
     auth::{Need, RepositoryGlob},
     events::{EventKind, Resume, Subscription, SubscriptionKind, TagGlob, find, subscriptions},
+    fault::in_words,
     webhooks::{
         self, DeliveryRow, Format, NewWebhook as New, Redeliver, Sender, WebhookError,
-        WebhookSettings, error_words, history_before,
+        WebhookSettings, history_before,
     },
 };
 
@@ -394,7 +395,7 @@ async fn test(call: Call, _: Nothing, _: Nothing) -> Result<TestAnswer, Problem>
             is_taken: false,
             told: "There was no answer.".to_owned(),
             status: None,
-            reply: Some(error_words(&error)),
+            reply: Some(in_words(&error)),
         }),
         Err(error) => Err(error.into()),
     }

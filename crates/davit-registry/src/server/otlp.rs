@@ -3,7 +3,6 @@
 //! for those who watch it.
 
 use std::{
-    fmt::Write as _,
     net::SocketAddr,
     sync::{
         Arc,
@@ -16,6 +15,8 @@ use davit_distribution::{Client, ClientConfig, WebRequest};
 use http::{HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinHandle};
+
+use crate::fault::in_words;
 
 /// Spans that wait to be sent.
 const WAITING: usize = 4096;
@@ -180,19 +181,8 @@ async fn send(client: &Client, url: &str, spans: Vec<Value>) -> Result<(), Strin
     match client.ask_once(&request).await {
         Ok(reply) if (200..300).contains(&reply.status()) => Ok(()),
         Ok(reply) => Err(format!("status {}", reply.status())),
-        Err(error) => Err(causes(&error)),
+        Err(error) => Err(in_words(&error)),
     }
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        // Writing to a text cannot fail.
-        let _written = write!(text, ": {error}");
-        next = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

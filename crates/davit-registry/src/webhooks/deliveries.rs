@@ -4,10 +4,11 @@ use std::{hash::BuildHasher as _, sync::Arc, time::Duration};
 
 use tokio::task::JoinSet;
 
-use super::{Answer, SendError, Sender, WebhookSettings};
+use super::{Answer, Sender, WebhookSettings};
 use crate::{
     db::{Connection, Database, DbError, Lock, Transaction, ms, values},
     events::{Event, SubscriptionError, SubscriptionKind, find},
+    fault::in_words,
 };
 
 /// Deliveries that a process tries at once.
@@ -193,20 +194,9 @@ impl Held {
         };
         match sender.send(&settings, &event).await {
             Ok(answer) => Outcome::Answer(answer),
-            Err(error) => Outcome::None(error_words(&error)),
+            Err(error) => Outcome::None(in_words(&error)),
         }
     }
-}
-
-/// An error with its causes.
-pub(crate) fn error_words(error: &SendError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 struct Claim {
