@@ -137,21 +137,22 @@ impl Subscription {
             && tag.is_none_or(|tag| self.tags.matches(tag))
     }
 
-    fn read(row: &Row) -> Result<Self, DbError> {
-        // What a later version wrote, and this one does not know, is not heard.
-        let decode = |what: String| sqlx::Error::Decode(what.into());
+    /// Reads a row; `None` if a later version wrote what this one does not know: it is not heard.
+    fn read(row: &Row) -> Result<Option<Self>, DbError> {
         let (kind, globs): (String, String) = (row.get(2)?, row.get(3)?);
-        let tags: String = row.get(4)?;
-        let events: String = row.get(5)?;
-        Ok(Self {
+        let (tags, events): (String, String) = (row.get(4)?, row.get(5)?);
+        let kind = match kind.as_str() {
+            "webhook" => SubscriptionKind::Webhook,
+            "replication" => SubscriptionKind::Replication,
+            _ => return Ok(None),
+        };
+        let (Ok(repositories), Ok(tags)) = (globs.parse(), tags.parse()) else { return Ok(None) };
+        Ok(Some(Self {
             id: row.get(0)?,
             name: row.get(1)?,
-            kind: match kind.as_str() {
-                "webhook" => SubscriptionKind::Webhook,
-                _ => SubscriptionKind::Replication,
-            },
-            repositories: globs.parse().map_err(|_error| decode(globs))?,
-            tags: tags.parse().map_err(|_error| decode(tags))?,
+            kind,
+            repositories,
+            tags,
             events: events.split_whitespace().filter_map(|word| word.parse().ok()).collect(),
             is_active: row.get::<String>(6)? == "active",
             settings: serde_json::from_str(&row.get::<String>(7)?).unwrap_or_default(),
@@ -159,7 +160,7 @@ impl Subscription {
             next_run: row.get(9)?,
             result: row.get(10)?,
             created_at: row.get(11)?,
-        })
+        }))
     }
 }
 
@@ -168,7 +169,7 @@ pub(super) async fn all(connection: &mut Connection) -> Result<Vec<Subscription>
     let sql = "SELECT id, name, kind, repositories, tags, events, state, settings, failing_since, \
                next_run, result, created_at FROM subscription ORDER BY name LIMIT $1";
     let rows = connection.rows(sql, values![MOST]).await?;
-    rows.iter().map(Subscription::read).collect()
+    rows.iter().filter_map(|row| Subscription::read(row).transpose()).collect()
 }
 
 /// All subscriptions of a kind, by their names.

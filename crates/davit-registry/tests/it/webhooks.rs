@@ -242,6 +242,23 @@ fn what_fails_is_tried_again_and_nothing_overtakes_it() {
 }
 
 #[test]
+fn what_a_later_version_wrote_is_passed_over() {
+    on_each(async |bench| {
+        let receiver = Receiver::start();
+        add(bench, "alice/**", &receiver.settings()).await;
+        for (name, kind, glob) in [("a", "webhook", "?new"), ("z", "replication", "?")] {
+            let sql = "INSERT INTO subscription \
+                       (name, kind, repositories, prefix, tags, events, level, settings, created_at) \
+                       VALUES ($1, $2, $3, '', '*', 'push', 1, '{}', 0)";
+            bench.tell(sql, values![name, kind, glob]).await;
+        }
+        bench.push_image("alice/app", &["v1"], "one").await;
+        rounds(bench).await;
+        assert_eq!(receiver.requests().len(), 2, "who is known is told");
+    });
+}
+
+#[test]
 fn redirects_are_not_followed() {
     on_each(async |bench| {
         let receiver = Receiver::start();
