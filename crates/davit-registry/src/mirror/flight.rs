@@ -9,7 +9,7 @@ use std::{
     io,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
@@ -57,7 +57,28 @@ pub(super) struct Filling {
 #[derive(Clone, Debug)]
 pub(super) struct Flights {
     spool: Arc<PathBuf>,
-    under_way: Arc<Mutex<HashMap<Wanted, Arc<OnceCell<Flight>>>>>,
+    under_way: Arc<Mutex<UnderWay>>,
+}
+
+type UnderWay = HashMap<Wanted, Arc<OnceCell<Flight>>>;
+
+/// A flight that may not have started yet; who starts it may fail, or go away while it does.
+struct Start<'f> {
+    flights: &'f Flights,
+    wanted: &'f Wanted,
+    cell: Arc<OnceCell<Flight>>,
+}
+
+impl Drop for Start<'_> {
+    fn drop(&mut self) {
+        let mut under_way = self.flights.under_way();
+        let is_ours = |cell: &Arc<OnceCell<Flight>>| Arc::ptr_eq(cell, &self.cell);
+        // The map's, and this one: nobody else waits for it.
+        let is_last = Arc::strong_count(&self.cell) <= 2;
+        if is_last && !self.cell.initialized() && under_way.get(self.wanted).is_some_and(is_ours) {
+            under_way.remove(self.wanted);
+        }
+    }
 }
 
 impl Flights {
@@ -74,19 +95,18 @@ impl Flights {
     where
         F: Future<Output = Result<Flight, Fault>>,
     {
-        let cell = {
-            let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(under_way.entry(wanted.clone()).or_default())
-        };
-        let flight = cell.get_or_try_init(start).await.cloned();
-        if flight.is_err() {
-            self.forget(wanted);
-        }
-        flight
+        let cell = Arc::clone(self.under_way().entry(wanted.clone()).or_default());
+        let start_of = Start { flights: self, wanted, cell };
+        start_of.cell.get_or_try_init(start).await.cloned()
     }
 
     pub(super) fn forget(&self, wanted: &Wanted) {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(wanted);
+        self.under_way().remove(wanted);
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
+        // Each change is one call.
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a file for a blob of this size.
@@ -203,6 +223,25 @@ mod tests {
                 assert!(last.is_err() && rest.len() == 1 && rest[0].is_err());
             }
         }
+    }
+
+    #[tokio::test]
+    async fn flights_that_never_started_are_forgotten() {
+        let dir = davit_test::TempDir::new();
+        let flights = Flights::new(&dir.join("spool"));
+        let wanted = ("a.b/c".parse().unwrap(), davit_image::Digest::of(b"c"));
+        let failed = flights.join(&wanted, || async { Err(Fault::Busy) }).await;
+        assert!(failed.is_err() && flights.under_way().is_empty());
+        let first = flights.join(&wanted, std::future::pending);
+        let second = flights.join(&wanted, || async { Ok(flights.begin(1)?.1) });
+        // Who asked first goes away before the upstream has answered.
+        let mut first = Box::pin(first);
+        let begun = futures_util::poll!(first.as_mut());
+        assert!(begun.is_pending() && flights.under_way().len() == 1);
+        drop(first);
+        assert!(flights.under_way().is_empty());
+        second.await.unwrap();
+        assert_eq!(flights.under_way().len(), 1, "it is under way");
     }
 
     #[tokio::test]
