@@ -23,6 +23,8 @@ use super::{
 const MESSAGE_BYTES: usize = 1 << 20;
 /// Messages of one search: references among them.
 const MOST_MESSAGES: usize = 4096;
+/// Bytes of one search.
+const SEARCH_BYTES: usize = 8 << 20;
 /// The password is not the entry's, it has none, or may not be used now.
 pub(super) const NOT_THEIRS: [i64; 3] = [48, 49, 53];
 /// There were more entries than asked for.
@@ -177,9 +179,10 @@ impl Connection {
             ber::element(SEQUENCE, &list),
         ];
         self.send(&ber::element(tag::SEARCH, &request.concat())).await?;
-        let mut found = Vec::new();
+        let (mut found, mut left) = (Vec::new(), SEARCH_BYTES);
         for _ in 0..MOST_MESSAGES {
             let (kind, content) = self.message().await?;
+            left = left.checked_sub(content.len()).ok_or(LdapError::Protocol)?;
             match kind {
                 tag::ENTRY => found.push(entry(&content).ok_or(LdapError::Protocol)?),
                 tag::REFERENCE => {}
@@ -312,6 +315,28 @@ fn connector(source: &LdapSource) -> Result<TlsConnector, LdapError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_search_has_an_end() {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 16);
+        let attribute = [ber::octets(b"cn"), ber::element(0x31, &ber::octets(&[b'x'; 100_000]))];
+        let list = ber::element(SEQUENCE, &ber::element(SEQUENCE, &attribute.concat()));
+        let entry = ber::element(tag::ENTRY, &[ber::octets(b"cn=x"), list].concat());
+        let message = ber::element(SEQUENCE, &[ber::integer(INTEGER, 1), entry].concat());
+        let sent = tokio::spawn(async move {
+            let mut sent = 0;
+            while theirs.write_all(&message).await.is_ok() {
+                sent += message.len();
+            }
+            sent
+        });
+        let mut connection = Connection { stream: Box::pin(ours), last_id: 0 };
+        let scope = Scope { base: "", most: 2 };
+        let outcome = connection.search(&scope, &[], &["cn"]).await;
+        assert!(matches!(outcome, Err(LdapError::Protocol)), "{outcome:?}");
+        drop(connection);
+        assert!(sent.await.unwrap() < 2 * SEARCH_BYTES, "what does not end is not read to its end");
+    }
 
     #[test]
     fn passwords_are_not_sent_in_the_clear() {

@@ -89,7 +89,8 @@ impl Transaction for SetProvider {
         self.name.parse::<super::super::AccountName>().map_err(AccountError::from)?;
         let settings = json!(self.provider).to_string();
         let sql = "INSERT INTO identity_provider (name, kind, settings, created_at)
-                   VALUES ($1, 'oidc', $2, $3) ON CONFLICT (name) DO UPDATE SET settings = $2";
+                   VALUES ($1, 'oidc', $2, $3) ON CONFLICT (name) DO UPDATE
+                   SET settings = $2, kind = 'oidc'";
         let now = connection.now_ms();
         connection.execute(sql, values![&self.name, settings, now]).await?;
         let detail = json!({ "issuer": issuer, "client_id": client_id, "signs_up": signs_up });

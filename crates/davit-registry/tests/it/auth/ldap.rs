@@ -9,7 +9,7 @@ use std::{
 use davit_registry::auth::{
     accounts::{SetState, teams},
     ldap::{AddGroupMap, LdapSource, RemoveGroupMap, SetLdap, group_maps, ldap_sources},
-    oidc::identities,
+    oidc::{Provider, SetProvider, identities, providers},
 };
 use davit_test::{find_tool, need_signed_certificate, need_tool};
 
@@ -302,4 +302,24 @@ async fn groups_are_teams_as_long_as_they_are() {
         RemoveGroupMap { by: by(), source: "corp".to_owned(), group: "developers".to_owned() };
     site.database.write(remove).await.unwrap();
     assert!(group_maps(&site.database).await.unwrap().is_empty());
+}
+
+/// A name is a directory or a provider, whichever it was made last.
+#[tokio::test]
+async fn one_name_is_one_way_to_log_in() {
+    let site = site(LdapSource { url: "ldap://127.0.0.1:1".to_owned(), ..LdapSource::default() });
+    let site = site.await;
+    let provider = Provider {
+        issuer: "https://idp.test".to_owned(),
+        client_id: "davit".to_owned(),
+        client_secret: None,
+        signs_up: false,
+    };
+    let set = SetProvider { by: Actor::operator(), name: "corp".to_owned(), provider };
+    site.database.write(set).await.unwrap();
+    assert!(ldap_sources(&site.database).await.unwrap().is_empty());
+    assert_eq!(providers(&site.database).await.unwrap()[0].name, "corp");
+    // No directory is asked that is none any more.
+    let refused = site.basic("someone", LDAP_PASSWORD).await;
+    assert!(matches!(refused, Err(Refusal::Wrong)), "{refused:?}");
 }
