@@ -53,7 +53,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -170,6 +170,8 @@ pub struct Database {
     backend: Backend,
     /// Milliseconds that tests add to the clock.
     offset_ms: Arc<AtomicI64>,
+    /// Changes that this process made on PostgreSQL, or tried to.
+    changes: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Debug)]
@@ -194,7 +196,7 @@ impl Database {
             Location::Sqlite(file) => open_sqlite(file, &offset_ms).await?,
             Location::Postgres(url) => open_postgres(url).await?,
         };
-        Ok(Self { backend, offset_ms })
+        Ok(Self { backend, offset_ms, changes: Arc::default() })
     }
 
     /// Runs a change to its durable end.
@@ -210,8 +212,10 @@ impl Database {
             }
             Backend::Postgres(pool) => {
                 let (pool, offset_ms) = (pool.clone(), Arc::clone(&self.offset_ms));
+                let changes = Arc::clone(&self.changes);
                 tokio::spawn(async move {
                     let outcome = on_postgres(&pool, &offset_ms, &transaction).await;
+                    changes.fetch_add(1, Ordering::SeqCst);
                     // The caller may have gone; the change is done.
                     drop(reply.send(outcome));
                 });
@@ -263,6 +267,13 @@ impl Database {
             Backend::Sqlite { index, .. } => index.mark(),
             Backend::Postgres(_) => None,
         }
+    }
+
+    /// Counts this process's own changes on PostgreSQL, where [`Self::change_mark`] tells nothing: who
+    /// has seen a change end sees another number.
+    #[must_use]
+    pub fn own_changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
     }
 
     /// Milliseconds since 1970 by this machine's clock, plus what tests added.

@@ -34,7 +34,7 @@ pub use filter::filter;
 pub use http::{End, HttpServer, Reply, Request};
 pub use node::need_node_package;
 pub use peer_root::need_peer_root;
-pub use postgres::Postgres;
+pub use postgres::{Postgres, database_beside};
 pub use python::python_with;
 pub use registry::{Access, Registry, need_certificate, need_signed_certificate};
 pub use s3::S3;

@@ -49,7 +49,8 @@ impl Postgres {
     /// URL of the database.
     #[must_use]
     pub fn url(&self) -> String {
-        self.url_of("postgres")
+        let socket = self.dir.path().display().to_string().replace('/', "%2F");
+        format!("postgres://davit@{socket}/postgres")
     }
 
     /// Makes another empty database; its URL.
@@ -58,14 +59,7 @@ impl Postgres {
     /// If there is one of this name.
     #[must_use]
     pub fn database(&self, name: &str) -> String {
-        let mut command = Command::new(self.programs.join("createdb"));
-        run(command.args(["-U", "davit", "-h"]).arg(self.dir.path()).arg(name));
-        self.url_of(name)
-    }
-
-    fn url_of(&self, name: &str) -> String {
-        let socket = self.dir.path().display().to_string().replace('/', "%2F");
-        format!("postgres://davit@{socket}/{name}")
+        database_beside(&self.url(), name)
     }
 
     /// Ends the server at once, as a crash does, and starts it again.
@@ -93,6 +87,20 @@ impl Postgres {
         run(&mut command);
         self.server.wait().expect("the server is ours");
     }
+}
+
+/// Makes another empty database on the server that has this one, which another process may have started;
+/// its URL.
+///
+/// # Panics
+/// If there is one of this name, or the server does not answer.
+#[must_use]
+pub fn database_beside(url: &str, name: &str) -> String {
+    let programs = programs().expect("who has a server has its programs");
+    let mut command = Command::new(programs.join("createdb"));
+    run(command.arg(format!("--maintenance-db={url}")).arg(name));
+    let (server, _) = url.rsplit_once('/').expect("a URL has a path");
+    format!("{server}/{name}")
 }
 
 impl Drop for Postgres {

@@ -3,7 +3,9 @@
 //! What is kept is good while the audit log's head stays the same, for whatever changes rights
 //! writes an entry. Whether anything was committed at all is seen by one small read on SQLite, so
 //! that a revocation counts from the next request on, whichever process made it. PostgreSQL is
-//! asked ten times a second at most: there it counts after a tenth of a second.
+//! asked after each change of this process, and ten times a second at most for those of others: they
+//! count after a tenth of a second. What was proved by a change that another process has just made is
+//! not refused for that: see [`Directory::account_if`].
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -72,7 +74,8 @@ pub(super) struct Directory {
 #[derive(Debug, Default)]
 struct Kept {
     mark: Option<ChangeMark>,
-    asked: Option<Instant>,
+    /// When PostgreSQL was asked, and after which of the own changes.
+    asked: Option<(Instant, u64)>,
     head: String,
     accounts: HashMap<i64, Arc<Account>>,
     credentials: HashMap<TokenHash, Arc<Credential>>,
@@ -93,14 +96,16 @@ impl Directory {
     async fn refresh(&self) -> Result<(), DbError> {
         // Taken before the query: what is committed after it will differ from it.
         let mark = self.database.change_mark();
+        let changes = self.database.own_changes();
+        let is_believed = |(at, then): (Instant, u64)| at.elapsed() < BELIEF && then == changes;
         let is_fresh = |kept: &Kept| match mark {
             Some(mark) => kept.mark == Some(mark),
-            None => kept.asked.is_some_and(|asked| asked.elapsed() < BELIEF),
+            None => kept.asked.is_some_and(is_believed),
         };
         if is_fresh(&self.kept()) {
             return Ok(());
         }
-        let asked = Instant::now();
+        let asked = (Instant::now(), changes);
         let head = audit::head(&mut self.database.lookup().await?).await?;
         let mut kept = self.kept();
         if kept.head != head {
@@ -125,6 +130,25 @@ impl Directory {
         let account = Arc::new(account);
         self.keep(&head, |kept| insert(&mut kept.accounts, id, Arc::clone(&account)));
         Ok(Some(account))
+    }
+
+    /// The account of this row, if it is good for what it shall prove. Before it is not, the database is
+    /// asked for what another process may have changed a moment ago.
+    pub(super) async fn account_if(
+        &self,
+        id: i64,
+        is_good: impl Fn(&Account) -> bool,
+    ) -> Result<Option<Arc<Account>>, DbError> {
+        let known = self.account(id).await?.filter(|account| is_good(account));
+        if known.is_some() || !self.doubt() {
+            return Ok(known);
+        }
+        Ok(self.account(id).await?.filter(|account| is_good(account)))
+    }
+
+    /// Has PostgreSQL asked the next time; tells whether that could bring something new.
+    fn doubt(&self) -> bool {
+        self.database.is_shared() && self.kept().asked.take().is_some()
     }
 
     /// The credential with this hash; `None` if there is none. Whether it has ended, and whether

@@ -120,6 +120,13 @@ impl Site {
         self.auth.authenticate(Some(&basic(name, password)), HERE).await
     }
 
+    /// Waits until what another process took away counts here: on PostgreSQL after a tenth of a second.
+    async fn hears(&self) {
+        if self.database.is_shared() {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    }
+
     async fn decide(&self, caller: &Caller, action: Action, path: &str) -> Decision {
         self.auth.gate(caller, Need::Repository(action, path)).await.unwrap()
     }
@@ -137,7 +144,7 @@ impl Transaction for Sql {
 }
 
 async fn open(dir: &TempDir) -> Database {
-    Database::open(&Location::Sqlite(dir.join("registry.db"))).await.unwrap()
+    Database::open(&crate::database::location(dir.path())).await.unwrap()
 }
 
 /// Hashing takes a while; all accounts share one.

@@ -80,7 +80,9 @@ impl TestRegistry {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.unwrap();
-        let places = Places { root: dir.join("registry"), database: None, store: None };
+        let root = dir.join("registry");
+        let database = Some(crate::database::location(&root));
+        let places = Places { root, database, store: None };
         let mut settings = ServeSettings {
             places,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),

@@ -9,6 +9,7 @@ mod backup;
 mod bench;
 mod blobs;
 mod builds;
+mod database;
 mod db;
 mod failures;
 mod fixture;

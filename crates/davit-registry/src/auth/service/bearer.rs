@@ -5,7 +5,7 @@ use std::sync::Arc;
 use davit_distribution::wire::Scope;
 
 use super::{Auth, Proved, Refusal, lock, put};
-use crate::auth::{Access, Caller, Claims, Limit, TokenHash};
+use crate::auth::{Access, Caller, Claims, Limit, TokenHash, directory::Account};
 
 /// A token whose signature was verified.
 #[derive(Debug)]
@@ -37,13 +37,12 @@ impl Auth {
         let Some(id) = claims.account else {
             return Ok(Caller { token, has_credential: true, ..Caller::anonymous() });
         };
-        let account = self.directory.account(id).await?.ok_or(Refusal::Wrong)?;
-        let is_good = account.is_active
-            && account.epoch == claims.epoch
-            && claims.credential.is_none_or(|id| account.has_credential(id, now_ms));
-        if !is_good {
-            return Err(Refusal::Wrong);
-        }
+        let is_good = |account: &Account| {
+            account.is_active
+                && account.epoch == claims.epoch
+                && claims.credential.is_none_or(|id| account.has_credential(id, now_ms))
+        };
+        let account = self.directory.account_if(id, is_good).await?.ok_or(Refusal::Wrong)?;
         let limit = claims.credential.and_then(|id| account.limit_of(id));
         Ok(Caller { limit, token, ..Proved { account, credential: None }.caller() })
     }

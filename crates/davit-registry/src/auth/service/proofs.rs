@@ -155,14 +155,14 @@ impl Auth {
         let Some(credential) = self.directory.credential(token.hash()).await? else {
             return Ok(None);
         };
-        let Some(account) = self.directory.account(credential.account).await? else {
-            return Ok(None);
+        let is_good = |account: &Account| {
+            account.is_active
+                && credential.kind == token.kind().as_str()
+                && account.has_credential(credential.id, self.database.now_ms())
+                && name.is_none_or(|name| name == account.name)
         };
-        let is_good = account.is_active
-            && credential.kind == token.kind().as_str()
-            && account.has_credential(credential.id, self.database.now_ms())
-            && name.is_none_or(|name| name == account.name);
-        Ok(is_good.then_some(Proved { account, credential: Some(credential) }))
+        let account = self.directory.account_if(credential.account, is_good).await?;
+        Ok(account.map(|account| Proved { account, credential: Some(credential) }))
     }
 
     /// A password that was right within the last minutes and was not changed since.
@@ -172,8 +172,8 @@ impl Auth {
         if at.elapsed() >= PASSWORD_BELIEF {
             return Ok(None);
         }
-        let account = self.directory.account(id).await?;
-        let account = account.filter(|account| account.is_active && account.epoch == epoch);
+        let is_good = |account: &Account| account.is_active && account.epoch == epoch;
+        let account = self.directory.account_if(id, is_good).await?;
         Ok(account.map(|account| Proved { account, credential: None }))
     }
 

@@ -138,20 +138,24 @@ async fn what_is_taken_back_counts_at_once() {
     let foreign = other.write(revoke("mia")).await;
     assert!(matches!(foreign, Err(AccountError::Unknown("token", _))), "another's token");
     other.write(revoke("acme+ci")).await.unwrap();
+    site.hears().await;
     assert!(matches!(site.bearer(&token).await, Err(Refusal::Wrong)));
 
     let mia = || async { site.basic("mia", PASSWORD).await };
     assert_eq!(row(&site, &mia().await.unwrap(), "acme/web").await, "++--");
     let (org, account) = ("acme".to_owned(), "mia".to_owned());
     other.write(SetMember { by: by(), org, account, role: None }).await.unwrap();
+    site.hears().await;
     assert_eq!(row(&site, &mia().await.unwrap(), "acme/web").await, "0---");
 
     let path = "acme/web".to_owned();
     other.write(SetVisibility { by: by(), path, is_public: true }).await.unwrap();
+    site.hears().await;
     assert_eq!(row(&site, &mia().await.unwrap(), "acme/web").await, "+---");
 
     let set = |is_active| SetState { by: by(), name: "mia".to_owned(), is_active };
     other.write(set(false)).await.unwrap();
+    site.hears().await;
     assert!(matches!(mia().await, Err(Refusal::Wrong)));
     other.write(set(true)).await.unwrap();
     assert!(mia().await.is_ok());
@@ -159,8 +163,28 @@ async fn what_is_taken_back_counts_at_once() {
     let password = PasswordHash::new(&Secret::new("looking-glass")).unwrap();
     let set = SetPassword { by: by(), name: "mia".to_owned(), password };
     other.write(set).await.unwrap();
+    site.hears().await;
     assert!(matches!(mia().await, Err(Refusal::Wrong)));
     assert!(site.basic("mia", "looking-glass").await.is_ok());
+}
+
+/// What an account got by another process is not refused, though what was there before is in memory.
+#[tokio::test]
+async fn what_is_made_elsewhere_counts_at_once() {
+    let site = Site::new().await;
+    site.add("alice", Kind::User).await;
+    let elsewhere = Site::on(TempDir::new(), open(&site.dir).await, AuthSettings::default()).await;
+    for _ in 0..3 {
+        site.basic("alice", PASSWORD).await.unwrap();
+        let (_, token) = elsewhere.token("alice", "", None).await;
+        site.bearer(&token).await.unwrap();
+        let reply = elsewhere.get("service=davit-registry", Some(("alice", token.as_str()))).await;
+        site.bearer(reply.bearer().unwrap().expose()).await.unwrap();
+    }
+    let password = PasswordHash::new(&Secret::new("looking-glass")).unwrap();
+    let set = SetPassword { by: Actor::operator(), name: "alice".to_owned(), password };
+    elsewhere.database.write(set).await.unwrap();
+    site.basic("alice", "looking-glass").await.unwrap();
 }
 
 #[tokio::test]

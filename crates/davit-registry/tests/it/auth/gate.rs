@@ -3,7 +3,6 @@
 use axum::body::Body;
 use davit_distribution::wire::{Catalog, Challenge};
 use davit_registry::{
-    auth::accounts::{SetState, SetVisibility},
     config::Limits,
     oci::{Oci, Operation, ROUTES},
     ratelimit::PullLimits,
@@ -17,6 +16,8 @@ use serde_json::Value as Json;
 use super::*;
 
 mod mirrors;
+mod mounts;
+mod pulls;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// SHA-256 of nothing; no manifest has it.
@@ -397,88 +398,6 @@ async fn tags_are_moved_only_by_those_who_may() {
     assert_eq!(moved.status, StatusCode::CREATED);
 }
 
-/// CVE-2024-39897: a mount, named or not, takes from those repositories only that may be read.
-#[tokio::test]
-async fn mounts_need_pull_on_the_source() {
-    let site = Site::new().await;
-    for name in ["alice", "bob"] {
-        site.add(name, Kind::User).await;
-    }
-    let oci = site.oci();
-    let (alice, bob) = (basic("alice", PASSWORD), basic("bob", PASSWORD));
-    let digest = davit_image::Digest::of(b"secret");
-    let upload = format!("/v2/alice/app/blobs/uploads/?digest={digest}");
-    let pushed = send(&oci, (&Method::POST, &upload), Some(&alice), "secret").await;
-    assert_eq!(pushed.status, StatusCode::CREATED, "{pushed:?}");
-    let blob = format!("/v2/bob/app/blobs/{digest}");
-    for from in ["&from=alice/app", ""] {
-        let mount = format!("/v2/bob/app/blobs/uploads/?mount={digest}{from}");
-        let mounted = send(&oci, (&Method::POST, &mount), Some(&bob), "").await;
-        assert_eq!(mounted.status, StatusCode::ACCEPTED, "{mounted:?}");
-        let head = send(&oci, (&Method::HEAD, &blob), Some(&bob), "").await;
-        assert_eq!(head.status, StatusCode::NOT_FOUND);
-    }
-    // A token for the target only mounts nothing, though its account could.
-    site.grant(Subject::Account("bob".to_owned()), "alice/app", Role::Pull).await;
-    let (_, narrow) = site.token("bob", "repository:bob/app:pull,push", None).await;
-    let mount = format!("/v2/bob/app/blobs/uploads/?mount={digest}&from=alice/app");
-    let mounted = send(&oci, (&Method::POST, &mount), Some(&bearer(&narrow)), "").await;
-    assert_eq!(mounted.status, StatusCode::ACCEPTED, "{mounted:?}");
-    let mounted = send(&oci, (&Method::POST, &mount), Some(&bob), "").await;
-    assert_eq!(mounted.status, StatusCode::CREATED, "{mounted:?}");
-}
-
-/// A token that names the target only is told what to ask for, if its credential may pull the source.
-#[tokio::test]
-async fn mounts_ask_for_a_token_that_names_both() {
-    let site = Site::new().await;
-    for name in ["alice", "bob"] {
-        site.add(name, Kind::User).await;
-    }
-    let oci = site.oci();
-    let (alice, bob) = (basic("alice", PASSWORD), basic("bob", PASSWORD));
-    let digest = davit_image::Digest::of(b"layer");
-    for (who, name) in [(&alice, "alice/base"), (&bob, "bob/secret")] {
-        let upload = format!("/v2/{name}/blobs/uploads/?digest={digest}");
-        let pushed = send(&oci, (&Method::POST, &upload), Some(who), "layer").await;
-        assert_eq!(pushed.status, StatusCode::CREATED, "{pushed:?}");
-    }
-    let narrow = "scope=repository:alice/app:pull,push";
-    let token = async |query: &str, password: &str| {
-        let reply = site.get(query, Some(("alice", password))).await;
-        bearer(reply.bearer().unwrap().expose())
-    };
-    let mount = async |from: &str, header: &HeaderValue| {
-        let path = format!("/v2/alice/app/blobs/uploads/?mount={digest}{from}");
-        send(&oci, (&Method::POST, &path), Some(header), "").await
-    };
-    let narrow_token = token(narrow, PASSWORD).await;
-    // Alike, whether there is such a repository and blob or not: it goes by alice's rights.
-    for (from, source) in [("", "base"), ("&from=alice/base", "base"), ("&from=alice/none", "none")]
-    {
-        let asked = mount(from, &narrow_token).await;
-        assert_eq!(asked.status, StatusCode::UNAUTHORIZED, "{from}: {asked:?}");
-        let challenge = asked.headers[header::WWW_AUTHENTICATE].to_str().unwrap();
-        let challenge = &Challenge::parse(challenge)[0];
-        assert_eq!(challenge.parameter("error"), Some("insufficient_scope"));
-        let scope = format!("repository:alice/app:pull,push repository:alice/{source}:pull");
-        assert_eq!(challenge.parameter("scope"), Some(&*scope));
-        let wide = token(&format!("scope={}", scope.replace(' ', "%20")), PASSWORD).await;
-        let done = mount(from, &wide).await;
-        let is_there = source == "base";
-        let expected = if is_there { StatusCode::CREATED } else { StatusCode::ACCEPTED };
-        assert_eq!(done.status, expected, "{from}: {done:?}");
-    }
-    // What alice may not read is not asked for, and answers as what is not there.
-    let hidden = mount("&from=bob/secret", &narrow_token).await;
-    let absent = mount("&from=bob/absent", &narrow_token).await;
-    assert_eq!((hidden.status, absent.status), (StatusCode::ACCEPTED, StatusCode::ACCEPTED));
-    // Nor is what the credential behind the token does not reach.
-    let (_, pat) = site.token("alice", "repository:alice/app:pull,push", None).await;
-    let bought = token(narrow, &pat).await;
-    assert_eq!(mount("&from=alice/base", &bought).await.status, StatusCode::ACCEPTED);
-}
-
 /// A session belongs to whoever began it, also among those who may push.
 #[tokio::test]
 async fn sessions_are_their_owners() {
@@ -499,86 +418,4 @@ async fn sessions_are_their_owners() {
     }
     let answer = send(&oci, (&Method::GET, &place), Some(&alice), "").await;
     assert_eq!(answer.status, StatusCode::NO_CONTENT);
-}
-
-/// Manifests come from memory: what makes them unreadable counts all the same.
-#[tokio::test]
-async fn what_is_kept_in_memory_is_behind_the_gate() {
-    let site = Site::new().await;
-    site.add("alice", Kind::User).await;
-    let oci = site.oci();
-    let alice = basic("alice", PASSWORD);
-    let path = "/v2/alice/app/manifests/v1";
-    let pushed = send(&oci, (&Method::PUT, path), Some(&alice), manifest(1)).await;
-    assert_eq!(pushed.status, StatusCode::CREATED);
-    let get = async |who: Option<&HeaderValue>| send(&oci, (&Method::GET, path), who, "").await;
-    assert_eq!(get(None).await.status, StatusCode::UNAUTHORIZED);
-    for (is_public, expected) in
-        [(true, StatusCode::OK), (false, StatusCode::UNAUTHORIZED), (true, StatusCode::OK)]
-    {
-        let (by, path) = (Actor::operator(), "alice/app".to_owned());
-        site.database.write(SetVisibility { by, path, is_public }).await.unwrap();
-        assert_eq!(get(None).await.status, expected);
-    }
-    assert_eq!(get(Some(&alice)).await.status, StatusCode::OK);
-    let set = SetState { by: Actor::operator(), name: "alice".to_owned(), is_active: false };
-    site.database.write(set).await.unwrap();
-    assert_eq!(get(Some(&alice)).await.status, StatusCode::UNAUTHORIZED);
-}
-
-/// Pulls are counted by account, and for nobody by address; `HEAD` is free.
-#[tokio::test]
-async fn pulls_have_a_limit() {
-    let site = Site::new().await;
-    for name in ["alice", "bob"] {
-        site.add(name, Kind::User).await;
-    }
-    let (account, address) = (Some("2/6h".parse().unwrap()), Some("1/6h".parse().unwrap()));
-    let oci = site.oci_with(PullLimits { account, address });
-    let alice = basic("alice", PASSWORD);
-    let path = "/v2/alice/app/manifests/v1";
-    let pushed = send(&oci, (&Method::PUT, path), Some(&alice), manifest(1)).await;
-    assert_eq!(pushed.status, StatusCode::CREATED);
-    let (by, name) = (Actor::operator(), "alice/app".to_owned());
-    site.database.write(SetVisibility { by, path: name, is_public: true }).await.unwrap();
-    let told = |answer: &Answer| {
-        let header = |name: &str| answer.headers.get(name).map(|value| value.to_str().unwrap());
-        let names = ["ratelimit-limit", "ratelimit-remaining", "docker-ratelimit-source"];
-        let [limit, left, source] = names.map(|name| header(name).unwrap_or("-").to_owned());
-        (answer.status.as_u16(), limit, left, source)
-    };
-    let of = |status: u16, limit: &str, left: &str, source: &str| {
-        (status, limit.to_owned(), left.to_owned(), source.to_owned())
-    };
-    let ask = async |method: Method, path: &str, who: Option<&HeaderValue>| {
-        send(&oci, (&method, path), who, "").await
-    };
-    let limit = "2;w=21600";
-    for (method, left) in [(Method::HEAD, "2"), (Method::GET, "1"), (Method::HEAD, "1")] {
-        let answer = ask(method, path, Some(&alice)).await;
-        assert_eq!(told(&answer), of(200, limit, &format!("{left};w=21600"), "alice"));
-    }
-    // What is not there counts too, and tells the same.
-    let absent = ask(Method::GET, "/v2/alice/app/manifests/v2", Some(&alice)).await;
-    assert_eq!(told(&absent), of(404, limit, "0;w=21600", "alice"));
-    let over = ask(Method::GET, path, Some(&alice)).await;
-    assert_eq!(told(&over), of(429, limit, "0;w=21600", "alice"));
-    assert_eq!(over.code(), "TOOMANYREQUESTS");
-    let wait: u64 = over.headers[header::RETRY_AFTER].to_str().unwrap().parse().unwrap();
-    assert!((10_000..=10_800).contains(&wait), "{wait}");
-    // Tokens of the account are counted with it; other accounts, addresses and requests are not.
-    let (_, pat) = site.token("alice", "", None).await;
-    assert_eq!(ask(Method::GET, path, Some(&bearer(&pat))).await.status.as_u16(), 429);
-    assert_eq!(ask(Method::HEAD, path, Some(&alice)).await.status, StatusCode::OK);
-    assert_eq!(
-        ask(Method::GET, "/v2/alice/app/tags/list", Some(&alice)).await.status.as_u16(),
-        200
-    );
-    let bob = ask(Method::GET, path, Some(&basic("bob", PASSWORD))).await;
-    assert_eq!(told(&bob), of(200, limit, "1;w=21600", "bob"));
-    let nobody = [ask(Method::GET, path, None).await, ask(Method::GET, path, None).await];
-    assert_eq!(told(&nobody[0]), of(200, "1;w=21600", "0;w=21600", "0.0.0.0"));
-    assert_eq!(nobody[1].status.as_u16(), 429);
-    let unlimited = send(&site.oci(), (&Method::GET, path), Some(&alice), "").await;
-    assert_eq!(told(&unlimited), of(200, "-", "-", "-"));
 }
