@@ -1,9 +1,9 @@
 //! `davit registry mirror`
 
 use davit_registry::{
-    auth::Secret,
+    auth::{Secret, audit::Actor},
     config::Places,
-    mirror::{AddMirror, MirrorError, MirrorRow, MirrorSettings, RemoveMirror, mirrors},
+    mirror::{self, MirrorError, MirrorRow, MirrorSettings, mirrors},
 };
 use serde::Serialize;
 
@@ -87,7 +87,7 @@ pub(super) fn run(command: MirrorCommand, places: &Places) -> Result<u8, CliErro
             let names = args.names.clone();
             with_database(places, async |database| {
                 for name in names {
-                    database.write(RemoveMirror(name)).await?;
+                    mirror::remove(database, Actor::operator(), name).await?;
                 }
                 Ok::<_, MirrorError>(())
             })?;
@@ -117,7 +117,7 @@ fn add(args: AddArgs, places: &Places) -> Result<(), CliError> {
         };
         let upstream = args.upstream.unwrap_or_else(|| args.name.clone());
         let row = MirrorRow { name: args.name, upstream, is_default: args.default, settings };
-        database.write(AddMirror(row)).await
+        mirror::add(database, Actor::operator(), row).await
     })?;
     printer::line(&name)
 }

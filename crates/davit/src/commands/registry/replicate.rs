@@ -3,15 +3,12 @@
 use std::time::Duration;
 
 use davit_registry::{
-    auth::GlobError,
+    auth::{GlobError, audit::Actor},
     config::{Limits, Places},
     db::{Database, DbError},
-    events::{
-        AddSubscription, EventKind, RemoveSubscription, Subscription, SubscriptionError,
-        SubscriptionKind, subscriptions,
-    },
+    events::{Subscription, SubscriptionError, SubscriptionKind, subscriptions},
     registry::Registry,
-    replication::{self, Direction, RuleSettings, SHORTEST_INTERVAL},
+    replication::{self, Direction, NewRule, NewRuleError, RuleSettings},
     store::StoreError,
 };
 use serde::Serialize;
@@ -89,6 +86,8 @@ pub(crate) struct LsArgs {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReplicateFault {
     #[error(transparent)]
+    Rule(#[from] NewRuleError),
+    #[error(transparent)]
     Subscription(#[from] SubscriptionError),
     #[error(transparent)]
     Glob(#[from] GlobError),
@@ -103,12 +102,11 @@ pub(super) enum ReplicateFault {
 /// # Errors
 /// The database's, or what is wrong with the arguments.
 pub(super) fn run(command: ReplicateCommand, places: &Places) -> Result<u8, CliError> {
-    let kind = SubscriptionKind::Replication;
     match command {
         ReplicateCommand::Add(args) => add(args, places)?,
         ReplicateCommand::Ls(args) => list(&args, places)?,
         ReplicateCommand::Rm(args) => for_each(args, places, async |database, name| {
-            database.write(RemoveSubscription { kind, name }).await
+            replication::remove(database, Actor::operator(), name).await
         })?,
         ReplicateCommand::Run(args) => return run_now(args, places),
     }
@@ -121,30 +119,21 @@ fn add(args: AddArgs, places: &Places) -> Result<(), CliError> {
     if direction == Direction::Push && args.every.is_some() {
         return Err(CliError::usage("--every is for rules that pull: pushes follow events"));
     }
-    let every = args.every.map(|minutes| SHORTEST_INTERVAL.max(Duration::from_secs(60 * minutes)));
+    let every = args.every.map(|minutes| Duration::from_secs(60 * minutes));
     let name = args.name.clone();
     with_database(places, async |database| {
-        let settings = RuleSettings {
+        let new = NewRule {
+            name: args.name,
             direction,
             registry: args.registry,
-            prefix: args.prefix,
-            insecure: args.insecure,
-            account,
-            every_seconds: every.map(|every| every.as_secs()),
-        };
-        let add = AddSubscription {
-            name: args.name,
-            kind: SubscriptionKind::Replication,
             repositories: args.repositories.parse()?,
             tags: args.tags.parse()?,
-            events: match direction {
-                Direction::Push => vec![EventKind::Push],
-                Direction::Pull => Vec::new(),
-            },
-            settings: settings.to_json(),
-            first_run_ms: every.map(|_| 0),
+            prefix: args.prefix,
+            every,
+            account,
+            insecure: args.insecure,
         };
-        database.write(add).await?;
+        replication::add(database, Actor::operator(), new).await?;
         Ok::<_, ReplicateFault>(())
     })?;
     printer::line(&name)

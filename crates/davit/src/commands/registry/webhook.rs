@@ -1,17 +1,13 @@
 //! `davit registry webhook`
 
 use davit_registry::{
-    auth::{GlobError, Secret},
+    auth::{GlobError, Secret, audit::Actor},
     config::Places,
     db::Database,
-    events::{
-        AddSubscription, EventKind, KindError, RemoveSubscription, Resume, Subscription,
-        SubscriptionError, SubscriptionKind, find, subscriptions,
-    },
+    events::{KindError, Resume, Subscription, SubscriptionError, SubscriptionKind, subscriptions},
     webhooks::{
-        DeliveryRow, Format, FormatError, GuardError, Redeliver, SendError, Sender,
-        WebhookSecretError, WebhookSettings, check_url, history, new_secret, secret_bytes,
-        test_event,
+        self, DeliveryRow, FormatError, NewWebhook, Redeliver, Sender, WebhookError,
+        WebhookSettings, history,
     },
 };
 use serde::Serialize;
@@ -122,21 +118,19 @@ pub(crate) struct RedeliverArgs {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WebhookFault {
     #[error(transparent)]
-    Subscription(#[from] SubscriptionError),
+    Webhook(#[from] WebhookError),
     #[error(transparent)]
     Glob(#[from] GlobError),
     #[error(transparent)]
     Event(#[from] KindError),
     #[error(transparent)]
     Format(#[from] FormatError),
-    #[error(transparent)]
-    Secret(#[from] WebhookSecretError),
-    #[error(transparent)]
-    Url(#[from] GuardError),
-    #[error("no answer from the webhook {0}")]
-    Send(String, #[source] SendError),
-    #[error("the webhook {0} was written by a later version")]
-    Newer(String),
+}
+
+impl From<SubscriptionError> for WebhookFault {
+    fn from(error: SubscriptionError) -> Self {
+        WebhookError::from(error).into()
+    }
 }
 
 /// Runs `davit registry webhook`.
@@ -149,7 +143,7 @@ pub(super) fn run(command: WebhookCommand, places: &Places) -> Result<u8, CliErr
         WebhookCommand::Add(args) => add(args, places)?,
         WebhookCommand::Ls(args) => list(&args, places)?,
         WebhookCommand::Rm(args) => for_each(args, places, async |database, name| {
-            database.write(RemoveSubscription { kind, name }).await
+            webhooks::remove(database, Actor::operator(), name).await
         })?,
         WebhookCommand::Enable(args) => for_each(args, places, async |database, name| {
             database.write(Resume { kind, name }).await
@@ -184,36 +178,25 @@ pub(super) fn for_each(
 }
 
 fn add(args: AddArgs, places: &Places) -> Result<(), CliError> {
-    let secret = match args.secret_stdin {
-        true => Secret::new(login::read_password()?),
-        false => new_secret(),
-    };
-    let shown = (!args.secret_stdin).then(|| secret.clone());
-    with_database(places, async |database| {
-        secret_bytes(&secret)?;
-        check_url(&args.url)?;
-        let format: Format = args.format.parse()?;
-        let events = match (args.events.is_empty(), format) {
-            (true, Format::DockerHub) => vec![EventKind::Push],
-            (true, _) => EventKind::USUAL.to_vec(),
-            (false, _) => args.events.iter().map(|word| word.parse()).collect::<Result<_, _>>()?,
-        };
-        let (url, allow_private) = (args.url, args.allow_private);
-        let settings = WebhookSettings { url, format, secret, allow_private };
-        let add = AddSubscription {
+    let is_given = args.secret_stdin;
+    let secret = if is_given { Some(Secret::new(login::read_password()?)) } else { None };
+    let secret = with_database(places, async |database| {
+        let events: Result<Vec<_>, KindError> =
+            args.events.iter().map(|word| word.parse()).collect();
+        let new = NewWebhook {
             name: args.name,
-            kind: SubscriptionKind::Webhook,
+            url: args.url,
             repositories: args.repositories.parse()?,
             tags: args.tags.parse()?,
-            events,
-            settings: settings.to_json(),
-            first_run_ms: None,
+            events: events?,
+            format: args.format.parse()?,
+            secret,
+            allow_private: args.allow_private,
         };
-        database.write(add).await?;
-        Ok::<_, WebhookFault>(())
+        Ok::<_, WebhookFault>(webhooks::add(database, Actor::operator(), new).await?)
     })?;
     // What is not shown now is never seen again.
-    shown.map_or(Ok(()), |secret| printer::line(secret.expose()))
+    if is_given { Ok(()) } else { printer::line(secret.expose()) }
 }
 
 #[derive(Serialize)]
@@ -258,12 +241,8 @@ fn list(args: &LsArgs, places: &Places) -> Result<(), CliError> {
 
 fn test(args: &TestArgs, places: &Places) -> Result<u8, CliError> {
     let answer = with_database(places, async |database| {
-        let webhook = find(database, SubscriptionKind::Webhook, &args.name).await?;
-        let newer = || WebhookFault::Newer(args.name.clone());
-        let settings = WebhookSettings::of(&webhook).ok_or_else(newer)?;
-        let event = test_event(settings.format);
-        let sent = Sender::new(&args.public_url).send(&settings, &event).await;
-        sent.map_err(|error| WebhookFault::Send(args.name.clone(), error))
+        let sender = Sender::new(&args.public_url);
+        Ok::<_, WebhookFault>(webhooks::test(database, &sender, &args.name).await?)
     })?;
     printer::line(format!("{} {}", answer.status, answer.body).trim_end())?;
     Ok(u8::from(!answer.is_success()))

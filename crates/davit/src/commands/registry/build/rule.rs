@@ -105,9 +105,6 @@ pub(crate) struct RmArgs {
     ids: Vec<i64>,
 }
 
-/// Days that previews of pull requests stay.
-const PREVIEW_DAYS: u32 = 14;
-
 /// Runs `davit registry build rule`.
 pub(super) fn run(command: RuleCommand, places: &Places) -> Result<u8, CliError> {
     match command {
@@ -136,12 +133,7 @@ fn rule(args: AddArgs) -> Result<Rule, RuleError> {
         (_, Some(tag), _) => (RefKind::Tag, tag),
         (.., pull) => (RefKind::Pull, pull.unwrap_or_default()),
     };
-    let usual = match kind {
-        RefKind::Branch if matches!(&*source, "main" | "master") => "latest",
-        RefKind::Pull => "pr-{number}",
-        _ => "{sourceref}",
-    };
-    let mut rule = Rule::new(kind, &source, args.tag.as_deref().unwrap_or(usual))?;
+    let mut rule = Rule::usual(kind, &source, args.tag.as_deref())?;
     rule.dockerfile = args.file;
     rule.context = Some(args.context).filter(|context| !context.is_empty());
     rule.target = args.target;
@@ -151,8 +143,7 @@ fn rule(args: AddArgs) -> Result<Rule, RuleError> {
     rule.caching = !args.no_cache;
     rule.rebuild &= !args.no_rebuild;
     rule.forks = args.forks;
-    let usual = (kind == RefKind::Pull).then_some(PREVIEW_DAYS);
-    rule.expires_days = args.expires_days.or(usual);
+    rule.expires_days = args.expires_days.or(rule.expires_days);
     Ok(rule)
 }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 use davit_registry::{
     auth::audit::Actor,
     autobuild::{
-        hook::is_reference,
         queue::{CancelBuild, RetryBuild, RunBuild},
         records::{self, BuildRow, build, builds},
         rules::{RefKind, Revision},
@@ -88,26 +87,12 @@ pub(crate) struct IdArgs {
 
 /// Runs `davit registry build run`.
 pub(super) fn run(args: &RunArgs, places: &Places) -> Result<u8, CliError> {
-    let (kind, name, below) = match (&args.branch, &args.git_tag) {
-        (Some(branch), _) => (RefKind::Branch, branch, "heads"),
-        (None, tag) => (RefKind::Tag, tag.as_ref().unwrap_or(&args.repository), "tags"),
+    let (kind, name) = match (&args.branch, &args.git_tag) {
+        (Some(branch), _) => (RefKind::Branch, branch),
+        (None, tag) => (RefKind::Tag, tag.as_ref().unwrap_or(&args.repository)),
     };
-    let reference = format!("refs/{below}/{name}");
-    if !is_reference(&reference) {
-        return Err(CliError::usage(format!("`{name}` is no name of a branch or tag")));
-    }
-    let is_whole = |commit: &String| davit_registry::autobuild::hook::is_commit(commit);
-    if let Some(commit) = args.commit.as_ref().filter(|commit| !is_whole(commit)) {
-        return Err(CliError::usage(format!("`{commit}` is no whole commit")));
-    }
-    let revision = Revision {
-        kind,
-        name: name.clone(),
-        reference,
-        commit: args.commit.clone(),
-        number: None,
-        is_fork: false,
-    };
+    let revision = Revision::asked(kind, name, args.commit.clone());
+    let revision = revision.map_err(|error| CliError::usage(error.to_string()))?;
     let (by, path) = (Actor::operator(), args.repository.clone());
     let run = RunBuild { by, path, revision, rule: args.rule };
     for id in with_builds(places, async |database| database.write(run).await)? {

@@ -130,11 +130,7 @@ fn add(args: AddArgs, places: &Places) -> Result<(), CliError> {
         None if args.token_stdin => Some(Credential::Token(read(std::io::stdin())?)),
         None => None,
     };
-    let test = match args.test.as_deref() {
-        None | Some("") => Autotest::Off,
-        Some("compose") => Autotest::Compose,
-        Some(command) => Autotest::Command(command.to_owned()),
-    };
+    let test = Autotest::of(args.test.as_deref().unwrap_or_default());
     let settings = SourceSettings { test, pulls: args.pull };
     let path = args.repository.parse().map_err(Fault::RepositoryName)?;
     let source = AddSource::new(Actor::operator(), path, &args.url, credential, settings);
@@ -206,11 +202,7 @@ fn list(args: &LsArgs, places: &Places) -> Result<(), CliError> {
         url: source.url,
         credential: source.has_credential,
         poll: source.poll_ms.map(|ms| format!("{}m", ms / 60_000)).unwrap_or_default(),
-        test: match source.settings.test {
-            Autotest::Off => String::new(),
-            Autotest::Compose => "compose".to_owned(),
-            Autotest::Command(command) => command,
-        },
+        test: source.settings.test.text().to_owned(),
         rules: source.rules.len(),
         variables: source.variables.iter().map(variable).collect::<Vec<_>>().join(" "),
         error: source.error.unwrap_or_default(),
