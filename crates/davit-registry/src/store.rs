@@ -3,109 +3,30 @@
 //! **Invariant:** a key that a reader may learn names bytes with its digest: they are hashed on the way,
 //! and durable before the key is told.
 //!
-//! Keys are unique per upload, so that removing an old copy can never meet a new one of the same digest.
-//! The key's UUID carries the time of its making, which lets a scan pass over what is young.
-//!
 //! Both kinds stand behind enums, not behind a trait object: what a request does to files is a call, and
 //! a file can go to the socket without being read ([`Stored::File`]).
 
-use std::{fmt, fs::File, io, ops::Range, path::Path, str::FromStr};
+use std::{fs::File, ops::Range, path::Path};
 
 use bytes::Bytes;
 use davit_image::{Algorithm, Digest, Digester};
 use futures_util::TryStreamExt as _;
 use uuid::Uuid;
 
+mod error;
 mod files;
+mod key;
 mod location;
 mod objects;
 
+pub use error::StoreError;
 pub use files::{Adopted, Files};
+pub use key::{Key, KeyError};
 pub use location::{ObjectLocation, StoreLocation, StoreUrlError};
 pub use objects::{Objects, PartStream, Remote};
 
-/// Name of one stored object: `blobs/sha256/3f/3fa1….UUID`, or `blobs/any/1b/UUID` where the name was
-/// needed before the digest was known.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    digest: Option<Digest>,
-    upload: Uuid,
-}
-
-/// The text is no [`Key`].
-#[derive(Debug, thiserror::Error)]
-#[error("malformed name of a stored object: `{0}`")]
-pub struct KeyError(String);
-
-/// The bytes cannot be stored or read.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// A file operation failed.
-    #[error("cannot {action} `{}`", path.display())]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// With what.
-        path: std::path::PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// A request to the object store failed.
-    #[error("the object store cannot {action} `{key}`")]
-    Object {
-        /// What was tried.
-        action: &'static str,
-        /// With what.
-        key: String,
-        /// Why not.
-        #[source]
-        source: object_store::Error,
-    },
-    /// The object store cannot be used as it is set up.
-    #[error("cannot use the object store `{url}`")]
-    Setup {
-        /// Which, without secrets.
-        url: String,
-        /// Why not.
-        #[source]
-        source: object_store::Error,
-    },
-    /// A file or object is shorter than what was flushed before.
-    #[error("`{0}` lost bytes that were flushed")]
-    Truncated(String),
-    /// The bytes are not those that they were said to be.
-    #[error("the content has digest {actual}")]
-    Digest {
-        /// What they have.
-        actual: Digest,
-    },
-    /// The object store has forgotten the parts of an upload session, which must begin anew.
-    #[error("the parts of an upload are gone")]
-    PartsGone,
-    /// The sender stopped, or the server ends.
-    #[error("the upload was interrupted")]
-    Interrupted,
-}
-
-impl StoreError {
-    /// Tells whether there is no such object.
-    #[must_use]
-    pub fn is_absent(&self) -> bool {
-        match self {
-            Self::File { source, .. } => source.kind() == io::ErrorKind::NotFound,
-            Self::Object { source, .. } => matches!(source, object_store::Error::NotFound { .. }),
-            _ => false,
-        }
-    }
-
-    /// Tells whether the disk or a quota of the system is full.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        use io::ErrorKind::{QuotaExceeded, StorageFull};
-        matches!(self, Self::File { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
-    }
-}
+use error::fault;
+use key::made_ms;
 
 /// Where the blobs are; cheap to clone.
 #[derive(Clone, Debug)]
@@ -517,96 +438,9 @@ impl Stored {
     }
 }
 
-impl Key {
-    /// A new name for bytes of this digest.
-    fn of(digest: Digest) -> Self {
-        Self { digest: Some(digest), upload: Uuid::now_v7() }
-    }
-
-    /// A new name for bytes whose digest is not known yet.
-    fn unnamed() -> Self {
-        Self { digest: None, upload: Uuid::now_v7() }
-    }
-
-    /// When it was made, in milliseconds since 1970 of the machine that made it.
-    #[must_use]
-    pub fn made_ms(&self) -> u64 {
-        made_ms(&self.upload)
-    }
-}
-
-/// The time in a UUID of version 7.
-fn made_ms(id: &Uuid) -> u64 {
-    let (seconds, nanoseconds) = id.get_timestamp().map_or((0, 0), |time| time.to_unix());
-    seconds * 1000 + u64::from(nanoseconds) / 1_000_000
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(digest) = &self.digest else {
-            // The end of the UUID is random, its start is the time.
-            let id = self.upload.to_string();
-            return write!(f, "blobs/any/{}/{id}", &id[id.len() - 2..]);
-        };
-        let (algorithm, hex) = (digest.algorithm(), digest.hex());
-        write!(f, "blobs/{algorithm}/{}/{hex}.{}", &hex[..2], self.upload)
-    }
-}
-
-impl FromStr for Key {
-    type Err = KeyError;
-
-    fn from_str(text: &str) -> Result<Self, KeyError> {
-        let fault = || KeyError(text.to_owned());
-        let parts: Vec<&str> = text.split('/').collect();
-        let ["blobs", algorithm, _, file] = parts[..] else { return Err(fault()) };
-        let (digest, upload) = if algorithm == "any" {
-            (None, file)
-        } else {
-            let (hex, upload) = file.split_once('.').ok_or_else(fault)?;
-            let digest = format!("{algorithm}:{hex}").parse().map_err(|_error| fault())?;
-            (Some(digest), upload)
-        };
-        let key = Self { digest, upload: upload.parse().map_err(|_error| fault())? };
-        if key.to_string() == text { Ok(key) } else { Err(fault()) }
-    }
-}
-
-fn fault(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
-    let path = path.to_owned();
-    move |source| StoreError::File { action, path, source }
-}
-
 /// Runs what waits for the disk away from the threads that answer.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(StoreError::Interrupted))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_round_trip_and_hostile_ones_are_refused() {
-        for key in [Key::of(Digest::of(b"a")), Key::unnamed()] {
-            let text = key.to_string();
-            assert_eq!(text.parse::<Key>().unwrap(), key);
-            assert!(key.made_ms() > 1_700_000_000_000);
-            for bad in [
-                text.replace("blobs", ".."),
-                text.replace('.', "/"),
-                text.replace("/any/", "/sha256/"),
-                text.to_uppercase(),
-                format!("{text}/.."),
-                format!("{text}0"),
-                String::new(),
-            ] {
-                assert!(bad == text || bad.parse::<Key>().is_err(), "{bad}");
-            }
-        }
-        let key = Key::of(Digest::of(b"a")).to_string();
-        assert!(key.replace("/ca/", "/cb/").parse::<Key>().is_err());
-    }
 }
