@@ -14,7 +14,7 @@ pub(super) async fn collect(
     mode: Mode,
 ) -> Result<u64, GcError> {
     // An upload that is open ends first, for its bytes are in the store.
-    const DUE: &str = "SELECT repo_id FROM deleted_repo d WHERE deleted_at < $1 \
+    const DUE: &str = "SELECT repo_id FROM deleted_repo d WHERE deleted_at <= $1 \
          AND NOT EXISTS (SELECT 1 FROM upload u WHERE u.repo_id = d.repo_id) ORDER BY repo_id";
     let mut reader = database.reader().await?;
     let before = reader.now_ms() - ms(settings.undo);
@@ -58,7 +58,7 @@ impl Transaction for Purge {
 
     async fn run(&self, connection: &mut Connection) -> Result<Purged, DbError> {
         const TURN: &str =
-            "SELECT repo_id FROM deleted_repo WHERE repo_id = $1 AND deleted_at < $2";
+            "SELECT repo_id FROM deleted_repo WHERE repo_id = $1 AND deleted_at <= $2";
         const TAGS: &str = "DELETE FROM tag WHERE repo_id = $1 AND name IN \
              (SELECT name FROM tag WHERE repo_id = $1 LIMIT 200)";
         const EVENTS: &str = "DELETE FROM tag_event WHERE id IN \
@@ -117,7 +117,7 @@ impl Transaction for Forget {
     type Error = DbError;
 
     async fn run(&self, connection: &mut Connection) -> Result<u64, DbError> {
-        let sql = "DELETE FROM deleted_manifest WHERE deleted_at < $1";
+        let sql = "DELETE FROM deleted_manifest WHERE deleted_at <= $1";
         connection.execute(sql, values![self.before]).await
     }
 }

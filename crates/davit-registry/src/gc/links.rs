@@ -12,7 +12,7 @@ type Key = (i64, Digest);
 
 pub(super) async fn collect(database: &Database, mode: Mode) -> Result<u64, GcError> {
     const UNUSED: &str = "SELECT repo_id, digest, lease_until FROM repo_blob l \
-         WHERE lease_until < $1 AND (lease_until, repo_id, digest) > ($2, $3, $4) \
+         WHERE lease_until <= $1 AND (lease_until, repo_id, digest) > ($2, $3, $4) \
          AND NOT EXISTS (SELECT 1 FROM manifest_blob e \
                          WHERE e.repo_id = l.repo_id AND e.linked = l.digest) \
          ORDER BY lease_until, repo_id, digest LIMIT 200";
@@ -45,7 +45,7 @@ impl Transaction for Remove {
 
     async fn run(&self, connection: &mut Connection) -> Result<u64, DbError> {
         const LINK: &str = "SELECT digest FROM repo_blob \
-                            WHERE repo_id = $1 AND digest = $2 AND lease_until < $3";
+                            WHERE repo_id = $1 AND digest = $2 AND lease_until <= $3";
         let now = connection.now_ms();
         let mut locked = Vec::new();
         for key in &self.keys {

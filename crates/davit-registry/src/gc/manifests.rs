@@ -35,7 +35,7 @@ pub(super) async fn collect(
     mode: Mode,
 ) -> Result<u64, GcError> {
     const DUE: &str = "SELECT repo_id, digest, after_ms FROM gc_queue \
-                       WHERE after_ms < $1 AND (after_ms, repo_id, digest) > ($2, $3, $4) \
+                       WHERE after_ms <= $1 AND (after_ms, repo_id, digest) > ($2, $3, $4) \
                        ORDER BY after_ms, repo_id, digest LIMIT 200";
     let mut at = (i64::MIN, 0_i64, String::new());
     let mut gone = 0;
@@ -103,13 +103,13 @@ pub(super) async fn fate(
     }
     if keep_pulled_days.is_some() {
         // Nothing is undone there: what a mirror let go of is fetched again.
-        return Ok(if until < now { Fate::Goes } else { Fate::Later(until) });
+        return Ok(if until <= now { Fate::Goes } else { Fate::Later(until) });
     }
     let left = connection.row(LEFT, values![repo_id, digest]).await?;
     if let Some(left) = left.map(|row| row.get::<Option<i64>>(0)).transpose()?.flatten() {
         until = until.max(left + ms(settings.undo));
     }
-    Ok(if until < now { Fate::Goes } else { Fate::Later(until) })
+    Ok(if until <= now { Fate::Goes } else { Fate::Later(until) })
 }
 
 struct Remove {

@@ -19,7 +19,7 @@ pub(super) async fn empty_trash(
     store: &Store,
     mode: Mode,
 ) -> Result<u64, GcError> {
-    const DUE: &str = "SELECT store_key FROM trash t WHERE not_before < $1 AND store_key > $2 \
+    const DUE: &str = "SELECT store_key FROM trash t WHERE not_before <= $1 AND store_key > $2 \
          AND NOT EXISTS (SELECT 1 FROM blob b WHERE b.store_key = t.store_key) \
          ORDER BY store_key LIMIT 200";
     let mut at = String::new();
@@ -119,7 +119,7 @@ pub(super) async fn scan(
 }
 
 fn is_old(made_ms: u64, now_ms: i64, settings: &GcSettings) -> bool {
-    i64::try_from(made_ms).is_ok_and(|made_ms| made_ms < now_ms - ms(settings.orphan_age))
+    i64::try_from(made_ms).is_ok_and(|made_ms| made_ms <= now_ms - ms(settings.orphan_age))
 }
 
 async fn orphans(
@@ -215,8 +215,8 @@ pub(super) async fn end_uploads(
     store: &Store,
     mode: Mode,
 ) -> Result<u64, GcError> {
-    const EXPIRED: &str = "SELECT id, parts FROM upload WHERE expires_at < $1 \
-                           AND busy_until < $1 AND id > $2 ORDER BY id LIMIT 200";
+    const EXPIRED: &str = "SELECT id, parts FROM upload WHERE expires_at <= $1 \
+                           AND busy_until <= $1 AND id > $2 ORDER BY id LIMIT 200";
     let mut at = String::new();
     let mut ended = 0;
     loop {
@@ -250,7 +250,7 @@ impl Transaction for EndUpload {
 
     async fn run(&self, connection: &mut Connection) -> Result<bool, DbError> {
         const END: &str =
-            "DELETE FROM upload WHERE id = $1 AND expires_at < $2 AND busy_until < $2";
+            "DELETE FROM upload WHERE id = $1 AND expires_at <= $2 AND busy_until <= $2";
         let now = connection.now_ms();
         Ok(connection.execute(END, values![&self.id, now]).await? == 1)
     }

@@ -125,7 +125,7 @@ impl Transaction for Take {
 
     async fn run(&self, connection: &mut Connection) -> Result<bool, DbError> {
         let sql = "UPDATE upload SET busy_until = $1, version = version + 1 \
-                   WHERE id = $2 AND version = $3 AND busy_until < $4";
+                   WHERE id = $2 AND version = $3 AND busy_until <= $4";
         let now = connection.now_ms();
         let values = values![now + self.claim_ms, self.id, self.version, now];
         Ok(connection.execute(sql, values).await? == 1)
