@@ -312,11 +312,16 @@ fn tags_are_asked_for_again_and_stay_while_the_upstream_fails() {
     upstream.manifest.lock().unwrap().clone_from(&second);
     assert_eq!(mirror.get_once(target).body, second);
     assert_eq!(upstream.asked(&mut since), ["HEAD", "GET"], "it moved");
-    for status in [500, 403] {
+    for status in [500, 503, 401, 403] {
         upstream.answers(status);
         let got = mirror.get_once(target);
         assert_eq!((got.status, got.body), (200, second.clone()), "{status}");
     }
+    upstream.answers(200);
+    let passing = "/v2/up.test/a/b/manifests/v2";
+    assert_eq!(mirror.get_once(passing).body, second);
+    upstream.answers(404);
+    assert_eq!(mirror.get_once(passing).error().0, 404, "it is gone there");
     upstream.asked(&mut since);
     upstream.answers(429);
     assert_eq!(mirror.get_once(target).body, second);

@@ -5,7 +5,7 @@ use std::{
     net::{TcpListener, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -44,14 +44,19 @@ const TROUBLES: [Trouble; 5] = [
     Trouble::Refused("503 Slow Down"),
 ];
 
-/// Passes requests on, every second one with trouble; the listener lives as long as the process.
+/// Passes requests on, some with trouble; the listener lives as long as the process.
 struct Proxy {
     host: String,
     requests: Arc<AtomicUsize>,
 }
 
 impl Proxy {
+    /// Every second request has trouble.
     fn start(to: &str, trouble: Trouble) -> Self {
+        Self::start_by(to, move |number| (number % 2 == 0).then_some(trouble))
+    }
+
+    fn start_by(to: &str, trouble: impl Fn(usize) -> Option<Trouble> + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let requests = Arc::new(AtomicUsize::new(0));
@@ -59,7 +64,7 @@ impl Proxy {
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let number = counted.fetch_add(1, Ordering::SeqCst);
-                let trouble = (number % 2 == 0).then_some(trouble);
+                let trouble = trouble(number);
                 let to = to.clone();
                 // A client that goes away is no matter here.
                 std::thread::spawn(move || pass(stream, &to, trouble).ok());
@@ -172,6 +177,36 @@ fn requests_and_replies_may_be_lost() {
             works(&bench(&s3, &proxy.host, &dir).await).await;
             assert!(proxy.requests.load(Ordering::SeqCst) > 20, "{trouble:?}");
         }
+    });
+}
+
+/// Credentials that ended: everything is refused until there are others.
+#[test]
+fn what_is_refused_leaves_nothing_and_can_be_done_later() {
+    let Some(s3) = S3::start() else { return };
+    let is_over = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&is_over);
+    let proxy = Proxy::start_by(s3.host(), move |_number| {
+        seen.load(Ordering::SeqCst).then_some(Trouble::Refused("403 Forbidden"))
+    });
+    runtime().block_on(async {
+        let dir = TempDir::new();
+        let bench = bench(&s3, &proxy.host, &dir).await;
+        let (node, owner) = (&bench.registry, Owner { name: name("a/b"), account: None });
+        let kept = bench.push_blob("a/b", b"kept").await;
+        let large = noise(9 << 20);
+        let digest = Digest::of(&large);
+        let session = uploads::begin(node, &owner, Algorithm::Sha256).await.unwrap();
+        is_over.store(true, Ordering::SeqCst);
+        uploads::append(node, &owner, session.id, None, body(&large)).await.unwrap_err();
+        assert!(node.store.probe().await.is_err());
+        is_over.store(false, Ordering::SeqCst);
+        assert_eq!(bench.check(Repair::No).await, []);
+        uploads::finish(node, &owner, (session.id, None), digest, body(&large)).await.unwrap();
+        for digest in [kept, digest] {
+            blobs::find(node, &name("a/b"), &digest).await.unwrap();
+        }
+        assert_eq!(bench.check(Repair::No).await, []);
     });
 }
 
