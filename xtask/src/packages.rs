@@ -42,6 +42,7 @@ const SUITE: &[(&str, &str)] = &[
 const GO_JUDGES: &[(&str, &str)] = &[
     ("crane", "github.com/google/go-containerregistry/cmd/crane@v0.22.1"),
     ("regctl", "github.com/regclient/regclient/cmd/regctl@v0.11.7"),
+    ("pebble", "github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.1"),
 ];
 
 /// S3 servers: a program of a crate, kept in the cache, and a Python package in a folder there.

@@ -29,6 +29,7 @@ pub mod api;
 pub mod auth;
 pub mod autobuild;
 pub mod backup;
+mod ber;
 pub mod blobs;
 mod buckets;
 pub mod check;

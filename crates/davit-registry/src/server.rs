@@ -41,7 +41,9 @@ use crate::{
     web::Web,
 };
 
+mod acme;
 mod beside;
+mod forwarded;
 mod front;
 mod health;
 mod metrics;
@@ -50,6 +52,8 @@ mod otlp;
 mod pages;
 mod tls;
 
+pub use acme::{AcmeName, AcmeNameError, AcmeSettings, LETS_ENCRYPT};
+pub use forwarded::{ForwardedHeader, Network, NetworkError, TrustedProxies};
 use health::Health;
 pub use metrics::Metrics;
 use observe::Observer;
@@ -57,7 +61,7 @@ pub(crate) use observe::request_id;
 use otlp::Traces;
 use pages::Pages;
 use tls::Certificates;
-pub use tls::{TlsError, TlsFiles};
+pub use tls::{Tls, TlsError, TlsFiles};
 
 /// Connections at once; more wait in the kernel.
 const CONNECTIONS: usize = 8192;
@@ -85,12 +89,14 @@ pub struct ServeSettings {
     pub places: Places,
     /// Where it listens.
     pub listen: SocketAddr,
-    /// Certificate and key; `None` is plain HTTP.
-    pub tls: Option<TlsFiles>,
+    /// Where the certificate comes from; `None` is plain HTTP.
+    pub tls: Option<Tls>,
     /// Whether plain HTTP is taken from other machines.
     pub plain_http: bool,
     /// Whether callers are asked who they are.
     pub auth: bool,
+    /// Who is believed for whom it asks.
+    pub proxies: TrustedProxies,
     /// Base URL by which clients reach the server, where the request's `Host` is another.
     pub public_url: Option<String>,
     /// Base URL of a collector of OpenTelemetry traces (OTLP over HTTP).
@@ -212,8 +218,11 @@ impl Server {
         settings.check()?;
         let root = &settings.places.root;
         fs_err::create_dir_all(root).map_err(|error| ServeError::Root(root.clone(), error))?;
-        let certificates = settings.tls.as_ref().map(Certificates::open).transpose()?;
         let database = Database::open(&settings.places.database()).await?;
+        let certificates = match &settings.tls {
+            Some(tls) => Some(Certificates::open(tls, &database).await?),
+            None => None,
+        };
         let store = Store::open(&settings.places.store())?;
         store.probe().await?;
         let auth_settings = AuthSettings {
@@ -248,14 +257,17 @@ impl Server {
         let told = Pages { registry: registry.clone(), metrics: Arc::clone(&metrics) };
         let router = pages::router(health, auth, (told, Arc::clone(&slots)));
         let router = with_site(router, &site);
-        let front = Front { router, oci, observer: Observer::new(traces) };
+        let (observer, proxies) = (Observer::new(traces), settings.proxies.clone());
+        let front = Front { router, oci, observer, proxies };
         let collecting = tokio::spawn(beside::collect(site, metrics, stopped.clone()));
         let replicating = tokio::spawn(replication::run(registry.clone(), stopped.clone()));
         let telling = tokio::spawn(Worker::new(registry.clone(), &base_url).run(stopped.clone()));
         let tending = tokio::spawn(async move { tended.tend().await });
         let noting = tokio::spawn(beside::note_pulls(registry.clone()));
-        let beside = vec![collecting, telling, tending, noting, replicating];
-        let certificates = certificates.map(Arc::new);
+        let mut beside = vec![collecting, telling, tending, noting, replicating];
+        if let Some(Certificates::Acme(acme)) = &certificates {
+            beside.push(tokio::spawn(Arc::clone(acme).run(stopped.clone())));
+        }
         let accepting = tokio::spawn(accept((listener, slots), front, certificates, stopped));
         Ok(Self { address, registry, stop, cut, tracing, accepting, beside })
     }
@@ -332,6 +344,7 @@ struct Front {
     router: Router,
     oci: Oci,
     observer: Observer,
+    proxies: TrustedProxies,
 }
 
 impl Front {
@@ -345,6 +358,7 @@ impl Front {
         if path == "/v2" || path.starts_with("/v2/") {
             return Ok(self.reply(peer, parts, body).await.into_response());
         }
+        let peer = self.proxies.client(peer, &parts.headers);
         let observed = self.observer.begin(peer, &parts);
         parts.extensions.insert(ConnectInfo(peer));
         let answer = self.router.oneshot(Request::from_parts(parts, body));
@@ -355,6 +369,7 @@ impl Front {
 
     /// Answers a request below `/v2`.
     async fn reply(&self, peer: SocketAddr, mut parts: Parts, body: Body) -> Reply {
+        let peer = self.proxies.client(peer, &parts.headers);
         let observed = self.observer.begin(peer, &parts);
         parts.extensions.insert(ConnectInfo(peer));
         let mut reply = observed.answer(self.oci.answer(&parts, body)).await;
@@ -367,7 +382,7 @@ impl Front {
 async fn accept(
     (listener, slots): (TcpListener, Arc<Semaphore>),
     front: Front,
-    certificates: Option<Arc<Certificates>>,
+    certificates: Option<Certificates>,
     mut stopped: watch::Receiver<bool>,
 ) {
     loop {
@@ -405,7 +420,7 @@ async fn accept(
 async fn serve_stream(
     (stream, peer): (TcpStream, SocketAddr),
     front: Front,
-    certificates: Option<Arc<Certificates>>,
+    certificates: Option<Certificates>,
     stopped: watch::Receiver<bool>,
 ) {
     // Replies are written whole: nothing is gained by waiting for more.
@@ -416,9 +431,9 @@ async fn serve_stream(
     let Some(certificates) = certificates else {
         return front::serve(stream, peer, front, stopped).await;
     };
-    let handshake = certificates.acceptor().accept(stream);
-    match tokio::time::timeout(HANDSHAKE_TIME, handshake).await {
-        Ok(Ok(stream)) => serve_connection(stream, peer, front, stopped).await,
+    match tokio::time::timeout(HANDSHAKE_TIME, certificates.accept(stream)).await {
+        Ok(Ok(Some(stream))) => serve_connection(stream, peer, front, stopped).await,
+        Ok(Ok(None)) => {}
         Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake failed"),
         Err(_elapsed) => tracing::debug!(%peer, "TLS handshake took too long"),
     }

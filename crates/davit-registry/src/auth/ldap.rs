@@ -10,7 +10,6 @@
 //! entry that is called alike. What a person types goes into a request as bytes, never into a filter's
 //! text.
 
-mod ber;
 mod connection;
 mod store;
 

@@ -10,6 +10,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/trash.sql"),
     include_str!("schema/builds.sql"),
     include_str!("schema/identities.sql"),
+    include_str!("schema/acme.sql"),
 ];
 
 /// The version of the schema that this program writes.

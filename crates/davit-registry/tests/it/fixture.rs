@@ -10,7 +10,7 @@ use davit_image::{Algorithm, Digest};
 use davit_registry::{
     config::{Limits, Places},
     registry::Registry,
-    server::{ServeSettings, Server},
+    server::{ServeSettings, Server, TrustedProxies},
 };
 use davit_test::TempDir;
 use serde_json::{Value, json};
@@ -89,6 +89,7 @@ impl TestRegistry {
             tls: None,
             plain_http: false,
             auth: false,
+            proxies: TrustedProxies::default(),
             public_url: None,
             otlp: None,
             limits: Limits::default(),

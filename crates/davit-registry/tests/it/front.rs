@@ -6,6 +6,7 @@ use std::{
 };
 
 use davit_registry::config::Limits;
+use davit_test::TempDir;
 
 use crate::fixture::{Reply, TestRegistry, blob};
 
@@ -133,4 +134,25 @@ fn a_refusal_is_read_though_the_body_was_not() {
     stream.write_all(&body).unwrap();
     let reply = Reply::parse(&rest(stream));
     assert_eq!((reply.status, reply.header("connection")), (413, Some("close")));
+}
+
+#[test]
+fn trusted_proxies_say_who_asks() {
+    let serving = |networks: &[&str]| {
+        let networks = networks.iter().map(|text| text.parse().unwrap()).collect();
+        TestRegistry::serving(TempDir::new(), |settings| {
+            settings.limits.pulls.address = Some("100/6h".parse().unwrap());
+            settings.proxies.networks = networks;
+        })
+    };
+    let source = |registry: &TestRegistry, fields: &[(&str, &str)]| {
+        let reply = registry.send("HEAD", "/v2/a/b/manifests/v1", fields, b"");
+        reply.header("docker-ratelimit-source").unwrap().to_owned()
+    };
+    let told = [("X-Forwarded-For", "203.0.113.1, 198.51.100.7"), ("Forwarded", "for=203.0.113.1")];
+    assert_eq!(source(&serving(&[]), &told), "127.0.0.1", "nobody is believed");
+    let registry = serving(&["192.0.2.0/24", "127.0.0.1"]);
+    assert_eq!(source(&registry, &told), "198.51.100.7");
+    assert_eq!(source(&registry, &told[1..]), "127.0.0.1", "proxies do not write that one");
+    assert_eq!(source(&registry, &[]), "127.0.0.1");
 }

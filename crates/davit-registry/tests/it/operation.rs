@@ -13,6 +13,7 @@ use davit_test::{HttpServer, TempDir, need_root, need_tool};
 
 use crate::{failures::start, fixture::TestRegistry};
 
+mod acme;
 mod tls;
 
 #[test]

@@ -14,10 +14,8 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
-use super::{
-    LdapError, LdapSource,
-    ber::{self, BOOLEAN, ENUMERATED, INTEGER, Reader, SEQUENCE},
-};
+use super::{LdapError, LdapSource};
+use crate::ber::{self, BOOLEAN, ENUMERATED, INTEGER, Reader, SEQUENCE};
 
 /// Largest message of a directory.
 const MESSAGE_BYTES: usize = 1 << 20;

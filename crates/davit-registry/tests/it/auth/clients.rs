@@ -9,7 +9,7 @@ use davit_image::Digest;
 use davit_registry::{
     auth::accounts::SetVisibility,
     config::{Limits, Places},
-    server::{ServeSettings, Server},
+    server::{ServeSettings, Server, TrustedProxies},
 };
 use davit_test::need_tool;
 use serde_json::json;
@@ -73,6 +73,7 @@ async fn serving() -> (Server, Site) {
         tls: None,
         plain_http: false,
         auth: true,
+        proxies: TrustedProxies::default(),
         public_url: None,
         otlp: None,
         limits: Limits::default(),

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -11,11 +11,11 @@ use std::{
     },
 };
 
-use davit_registry::server::TlsFiles;
+use davit_registry::server::{Tls, TlsFiles};
 use davit_test::{TempDir, need_tool};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, Stream,
-    pki_types::{CertificateDer, pem::PemObject as _},
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
 
 use crate::fixture::TestRegistry;
@@ -33,19 +33,38 @@ fn certificate(openssl: &Path, dir: &Path, name: &str) -> (PathBuf, PathBuf) {
     (chain, key)
 }
 
-/// Asks for `/healthz`; the certificate that the server showed.
-fn ask(registry: &TestRegistry, config: &Arc<ClientConfig>) -> CertificateDer<'static> {
-    let name = "localhost".try_into().unwrap();
+/// Asks for `/healthz`; the certificate that the server showed, if the client took it.
+pub(super) fn ask(
+    address: SocketAddr,
+    config: &Arc<ClientConfig>,
+    name: &str,
+) -> Option<CertificateDer<'static>> {
+    let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut connection = ClientConnection::new(Arc::clone(config), name).unwrap();
-    let mut socket = TcpStream::connect(registry.address()).unwrap();
+    let mut socket = TcpStream::connect(address).unwrap();
     let mut stream = Stream::new(&mut connection, &mut socket);
     let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    stream.write_all(request).unwrap();
+    stream.write_all(request).ok()?;
     let mut reply = Vec::new();
     // A server may close without a word of TLS.
     let _closed = stream.read_to_end(&mut reply);
     assert!(reply.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&reply));
-    connection.peer_certificates().unwrap()[0].clone().into_owned()
+    Some(connection.peer_certificates().unwrap()[0].clone().into_owned())
+}
+
+/// A client that trusts these.
+pub(super) fn trusting(certificates: &[CertificateDer<'static>]) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        roots.add(certificate.clone()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
 }
 
 #[test]
@@ -63,19 +82,11 @@ fn a_renewed_certificate_is_taken_while_clients_connect() {
     put(&pairs[0].0, &files.certificate);
     put(&pairs[0].1, &files.key);
     let served = files.clone();
-    let registry = TestRegistry::serving(TempDir::new(), |settings| settings.tls = Some(served));
-    let mut roots = RootCertStore::empty();
-    for certificate in [&old, &new] {
-        roots.add(certificate.clone()).unwrap();
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let config = Arc::new(config);
-    assert_eq!(ask(&registry, &config), old);
+    let registry =
+        TestRegistry::serving(TempDir::new(), |settings| settings.tls = Some(Tls::Files(served)));
+    let config = trusting(&[old.clone(), new.clone()]);
+    let ask = || ask(registry.address(), &config, "localhost").expect("it is trusted");
+    assert_eq!(ask(), old);
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..3)
@@ -83,7 +94,7 @@ fn a_renewed_certificate_is_taken_while_clients_connect() {
                 scope.spawn(|| {
                     let mut seen = Vec::new();
                     while !over.load(Ordering::SeqCst) {
-                        seen.push(ask(&registry, &config));
+                        seen.push(ask());
                     }
                     seen
                 })
@@ -93,7 +104,7 @@ fn a_renewed_certificate_is_taken_while_clients_connect() {
         put(&pairs[1].0, &files.certificate);
         put(&pairs[1].1, &files.key);
         let mut tries = 0;
-        while ask(&registry, &config) != new {
+        while ask() != new {
             tries += 1;
             assert!(tries < 100_000, "the new certificate is taken");
         }

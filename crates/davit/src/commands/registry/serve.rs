@@ -6,7 +6,10 @@ use davit_engine::process::Interrupts;
 use davit_registry::{
     config::{Limits, Places, SHORTEST_LEASE},
     ratelimit::{PullLimit, PullLimitError, PullLimits},
-    server::{self, ServeError, ServeSettings, TlsFiles},
+    server::{
+        self, AcmeName, AcmeSettings, ForwardedHeader, LETS_ENCRYPT, Network, ServeError,
+        ServeSettings, Tls, TlsFiles, TrustedProxies,
+    },
 };
 
 use tracing::Level;
@@ -29,9 +32,33 @@ pub(crate) struct ServeArgs {
     /// Private key of the certificate in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// Get a certificate for this name or address by ACME, which agrees to the authority's terms; again for more
+    #[arg(long, value_name = "NAME", conflicts_with = "tls_cert")]
+    acme_domain: Vec<AcmeName>,
+    /// The authority's directory
+    #[arg(long, value_name = "URL", default_value = LETS_ENCRYPT, requires = "acme_domain")]
+    acme_directory: String,
+    /// Certificates by which the authority is known, in PEM, instead of the machine's
+    #[arg(long, value_name = "FILE", requires = "acme_domain")]
+    acme_ca: Option<PathBuf>,
+    /// Mail address that the authority may write to
+    #[arg(long, value_name = "ADDRESS", requires = "acme_domain")]
+    acme_contact: Option<String>,
     /// Take plain HTTP from other machines, behind a proxy that speaks TLS
-    #[arg(long, conflicts_with = "tls_cert")]
+    #[arg(long, conflicts_with_all = ["tls_cert", "acme_domain"])]
     plain_http: bool,
+    /// Proxies that are believed for whom they ask: an address or ADDRESS/BITS; again for more
+    #[arg(long, value_name = "NETWORK")]
+    trusted_proxy: Vec<Network>,
+    /// The header in which they say it
+    #[arg(
+        long,
+        value_enum,
+        value_name = "NAME",
+        default_value = "x-forwarded-for",
+        requires = "trusted_proxy"
+    )]
+    proxy_header: ProxyHeader,
     /// Whether callers are asked who they are; off only on loopback
     #[arg(long, value_enum, default_value = "on")]
     auth: Switch,
@@ -69,6 +96,12 @@ enum Switch {
     Off,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum ProxyHeader {
+    XForwardedFor,
+    Forwarded,
+}
+
 /// A limit, or `off`.
 #[derive(Clone, Copy, Debug)]
 struct Limited(Option<PullLimit>);
@@ -89,6 +122,20 @@ fn pull_limits(args: &ServeArgs) -> PullLimits {
         account: given(args.pull_limit, usual.account),
         address: given(args.anonymous_pull_limit, usual.address),
     }
+}
+
+/// Where the certificate comes from, if there is to be one.
+fn tls(args: &ServeArgs) -> Option<Tls> {
+    if !args.acme_domain.is_empty() {
+        return Some(Tls::Acme(AcmeSettings {
+            directory: args.acme_directory.clone(),
+            contact: args.acme_contact.clone(),
+            ca: args.acme_ca.clone(),
+            ..AcmeSettings::new(args.acme_domain.clone())
+        }));
+    }
+    let (certificate, key) = args.tls_cert.clone().zip(args.tls_key.clone())?;
+    Some(Tls::Files(TlsFiles { certificate, key }))
 }
 
 /// How lines of the log are written.
@@ -124,8 +171,14 @@ impl ServeArgs {
 pub(crate) fn run(args: ServeArgs, places: Places) -> Result<u8, CliError> {
     let interrupts = Interrupts::block().map_err(io_error)?;
     let pulls = pull_limits(&args);
-    let tls = args.tls_cert.zip(args.tls_key);
-    let tls = tls.map(|(certificate, key)| TlsFiles { certificate, key });
+    let tls = tls(&args);
+    let proxies = TrustedProxies {
+        networks: args.trusted_proxy.into(),
+        header: match args.proxy_header {
+            ProxyHeader::XForwardedFor => ForwardedHeader::XForwardedFor,
+            ProxyHeader::Forwarded => ForwardedHeader::Forwarded,
+        },
+    };
     let scheme = if tls.is_some() { "https" } else { "http" };
     let limits = Limits {
         lease: SHORTEST_LEASE * args.lease_hours,
@@ -141,6 +194,7 @@ pub(crate) fn run(args: ServeArgs, places: Places) -> Result<u8, CliError> {
         tls,
         plain_http: args.plain_http,
         auth: args.auth == Switch::On,
+        proxies,
         public_url: args.public_url,
         otlp: args.otlp,
         limits,
@@ -171,9 +225,9 @@ fn own_url(scheme: &str, mut address: SocketAddr) -> String {
 
 fn explain(error: ServeError) -> CliError {
     let hint = match &error {
-        ServeError::PlainHttp(_) => {
-            Some("--tls-cert FILE --tls-key FILE, or --plain-http behind a proxy that speaks TLS")
-        }
+        ServeError::PlainHttp(_) => Some(
+            "--tls-cert FILE --tls-key FILE, --acme-domain NAME, or --plain-http behind a proxy that speaks TLS",
+        ),
         ServeError::NoAuth(_) => Some("--listen 127.0.0.1:5000, or --auth on"),
         _ => None,
     };

@@ -1,18 +1,18 @@
-//! The part of BER that LDAP has (RFC 4511 § 5.1): definite lengths, tags of one byte.
+//! The part of BER that LDAP (RFC 4511 § 5.1) and certificates have: definite lengths, tags of one byte.
 
 /// Boolean
-pub(super) const BOOLEAN: u8 = 0x01;
+pub(crate) const BOOLEAN: u8 = 0x01;
 /// Integer
-pub(super) const INTEGER: u8 = 0x02;
+pub(crate) const INTEGER: u8 = 0x02;
 /// Octet string
-pub(super) const OCTETS: u8 = 0x04;
+pub(crate) const OCTETS: u8 = 0x04;
 /// Enumerated
-pub(super) const ENUMERATED: u8 = 0x0a;
+pub(crate) const ENUMERATED: u8 = 0x0a;
 /// Sequence
-pub(super) const SEQUENCE: u8 = 0x30;
+pub(crate) const SEQUENCE: u8 = 0x30;
 
 /// A tag, the length and the content.
-pub(super) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+pub(crate) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
     let length = content.len();
     let mut bytes = vec![tag];
     match u8::try_from(length) {
@@ -28,7 +28,7 @@ pub(super) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
 }
 
 /// An integer, or an enumerated value.
-pub(super) fn integer(tag: u8, value: i64) -> Vec<u8> {
+pub(crate) fn integer(tag: u8, value: i64) -> Vec<u8> {
     let bytes = value.to_be_bytes();
     // Leading bytes that say nothing are left out.
     let says_nothing = |at: &usize| {
@@ -39,17 +39,17 @@ pub(super) fn integer(tag: u8, value: i64) -> Vec<u8> {
 }
 
 /// A text or bytes.
-pub(super) fn octets(text: &[u8]) -> Vec<u8> {
+pub(crate) fn octets(text: &[u8]) -> Vec<u8> {
     element(OCTETS, text)
 }
 
 /// Elements, one after another.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reader<'b>(pub(super) &'b [u8]);
+pub(crate) struct Reader<'b>(pub(super) &'b [u8]);
 
 impl<'b> Reader<'b> {
     /// The next element: its tag and content; `None` at the end or where it is malformed.
-    pub(super) fn next(&mut self) -> Option<(u8, &'b [u8])> {
+    pub(crate) fn next(&mut self) -> Option<(u8, &'b [u8])> {
         let (tag, rest) = self.0.split_first()?;
         let (length, head) = length(rest)?;
         let content = rest.get(head..head.checked_add(length)?)?;
@@ -58,12 +58,12 @@ impl<'b> Reader<'b> {
     }
 
     /// The next element's content, if it has this tag.
-    pub(super) fn take(&mut self, tag: u8) -> Option<&'b [u8]> {
+    pub(crate) fn take(&mut self, tag: u8) -> Option<&'b [u8]> {
         self.next().filter(|(found, _)| *found == tag).map(|(_, content)| content)
     }
 
     /// The next element as a number.
-    pub(super) fn number(&mut self, tag: u8) -> Option<i64> {
+    pub(crate) fn number(&mut self, tag: u8) -> Option<i64> {
         let content = self.take(tag)?;
         if content.is_empty() || content.len() > 8 {
             return None;
@@ -74,7 +74,7 @@ impl<'b> Reader<'b> {
 }
 
 /// A length and how many bytes say it; `None` where more are needed, or it is of another form.
-pub(super) fn length(bytes: &[u8]) -> Option<(usize, usize)> {
+pub(crate) fn length(bytes: &[u8]) -> Option<(usize, usize)> {
     let first = *bytes.first()?;
     if first < 0x80 {
         return Some((usize::from(first), 1));

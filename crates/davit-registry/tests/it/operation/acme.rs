@@ -1,0 +1,286 @@
+//! Certificates by ACME, from Let's Encrypt's own server for tests.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use davit_distribution::{Client, TlsConfig, WebRequest};
+use davit_registry::{
+    config::Places,
+    db::{Connection, DbError, Transaction, values},
+    server::{AcmeSettings, Tls},
+};
+use davit_test::{TempDir, need_signed_certificate, need_tool, until};
+use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
+use rustls::{
+    ClientConfig,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
+use serde_json::json;
+
+use super::tls::{ask, trusting};
+use crate::fixture::TestRegistry;
+
+/// A port of loopback that nobody is given by chance, and that whoever names it may listen on.
+struct Port(OwnedFd);
+
+impl Port {
+    fn reserve() -> Self {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+        bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        Self(socket)
+    }
+
+    fn address(&self) -> SocketAddr {
+        getsockname(&self.0).unwrap().try_into().unwrap()
+    }
+}
+
+/// An authority, which looks for proofs at [`Pebble::port`].
+struct Pebble {
+    program: PathBuf,
+    child: Child,
+    api: Port,
+    management: Port,
+    port: Port,
+    names: SocketAddr,
+    dir: TempDir,
+}
+
+impl Pebble {
+    fn start() -> Option<Self> {
+        let program = need_tool("pebble")?;
+        let dir = TempDir::new();
+        need_signed_certificate(&dir)?;
+        let [api, management, port] = [(); 3].map(|()| Port::reserve());
+        let config = json!({ "pebble": {
+            "listenAddress": api.address().to_string(),
+            "managementListenAddress": management.address().to_string(),
+            "certificate": dir.join("server.crt"),
+            "privateKey": dir.join("server.key"),
+            "httpPort": 1,
+            "tlsPort": port.address().port(),
+            "domainBlocklist": ["blocked.example"],
+            "retryAfter": { "authz": 1, "order": 1 },
+            "keyAlgorithm": "ecdsa",
+        }});
+        fs_err::write(dir.join("pebble.json"), config.to_string()).unwrap();
+        let names = every_name_is_here();
+        let child = run(&program, &dir, names, &api);
+        Some(Self { program, child, api, management, port, names, dir })
+    }
+
+    fn end(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again: it has forgotten everything.
+    fn start_again(&mut self) {
+        self.child = run(&self.program, &self.dir, self.names, &self.api);
+    }
+
+    fn settings(&self, names: &[&str]) -> AcmeSettings {
+        let mut settings = AcmeSettings::new(names.iter().map(|it| it.parse().unwrap()).collect());
+        settings.directory = format!("https://{}/dir", self.api.address());
+        settings.ca = Some(self.dir.join("ca.crt"));
+        settings.contact = Some("admin@registry.example".to_owned());
+        settings.pause = Duration::from_millis(50);
+        settings.look = Duration::from_millis(20);
+        settings
+    }
+
+    fn manage(&self, registry: &TestRegistry, request: WebRequest) -> Vec<u8> {
+        let tls = TlsConfig { bundles: vec![self.dir.join("ca.crt")], directories: Vec::new() };
+        let client = Client::new(davit_distribution::ClientConfig { tls, ..Default::default() });
+        let reply = async {
+            let mut reply = client.ask_once(&request).await?.success().await?;
+            reply.read(1 << 20).await
+        };
+        registry.run(reply).unwrap().to_vec()
+    }
+
+    /// A client that trusts what this authority signs.
+    fn client(&self, registry: &TestRegistry) -> Arc<ClientConfig> {
+        let address = format!("https://{}/roots/0", self.management.address());
+        let root = self.manage(registry, WebRequest::new("GET", address));
+        trusting(&[CertificateDer::from_pem_slice(&root).unwrap()])
+    }
+}
+
+impl Drop for Pebble {
+    fn drop(&mut self) {
+        // It may have ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn run(program: &PathBuf, dir: &TempDir, names: SocketAddr, api: &Port) -> Child {
+    let mut command = Command::new(program);
+    command.arg("-config").arg(dir.join("pebble.json")).arg("-dnsserver").arg(names.to_string());
+    command.env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_AUTHZREUSE", "0");
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let child = command.spawn().unwrap();
+    until("pebble listens", || TcpStream::connect(api.address()).is_ok());
+    child
+}
+
+/// A server of names (DNS over TCP, RFC 1035 § 4) for which all hosts are 127.0.0.1, as long as the
+/// program runs.
+fn every_name_is_here() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut length = [0; 2];
+            if stream.read_exact(&mut length).is_err() {
+                continue;
+            }
+            let mut message = vec![0; u16::from_be_bytes(length).into()];
+            stream.read_exact(&mut message).unwrap();
+            // After the head comes the name that is asked for, with type and class.
+            let name = message[12..].iter().position(|byte| *byte == 0).unwrap();
+            let question = &message[12..12 + name + 5];
+            let is_address = question[name + 1..name + 3] == [0, 1];
+            let head = [0x81, 0x80, 0, 1, 0, u8::from(is_address), 0, 0, 0, 0];
+            let mut reply = [&message[..2], &head, question].concat();
+            if is_address {
+                reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1]);
+            }
+            let length = u16::try_from(reply.len()).unwrap().to_be_bytes();
+            stream.write_all(&[&length, &*reply].concat()).unwrap();
+        }
+    });
+    address
+}
+
+fn serve(dir: TempDir, listen: SocketAddr, acme: AcmeSettings) -> TestRegistry {
+    TestRegistry::serving(dir, |settings| {
+        settings.listen = listen;
+        settings.tls = Some(Tls::Acme(acme));
+    })
+}
+
+/// Makes the certificate due; tells of it how many attempts failed.
+struct MakeDue;
+
+impl Transaction for MakeDue {
+    type Output = i64;
+    type Error = DbError;
+
+    async fn run(&self, connection: &mut Connection) -> Result<i64, DbError> {
+        connection.execute("UPDATE acme_certificate SET due_at = 0", values![]).await?;
+        let sql = "SELECT failures FROM acme_certificate";
+        let row = connection.row(sql, values![]).await?;
+        row.map_or(Ok(0), |row| row.get(0))
+    }
+}
+
+fn make_due(registry: &TestRegistry) -> i64 {
+    registry.run(registry.registry().database.write(MakeDue)).unwrap()
+}
+
+#[test]
+fn a_certificate_is_had_kept_and_renewed() {
+    let Some(mut pebble) = Pebble::start() else { return };
+    let address = pebble.port.address();
+    let settings = pebble.settings(&["registry.example", "127.0.0.1"]);
+    let registry = serve(TempDir::new(), address, settings.clone());
+    let client = pebble.client(&registry);
+    let by = |client: &Arc<ClientConfig>| ask(address, client, "registry.example");
+    let mut first = None;
+    until("there is a certificate", || {
+        first = by(&client);
+        first.is_some()
+    });
+    assert_eq!(ask(address, &client, "127.0.0.1"), first, "it is for all names");
+    assert_eq!(ask(address, &client, "other.example"), None);
+
+    // It is renewed while clients come, and none is turned away.
+    make_due(&registry);
+    let mut second = None;
+    until("it is renewed", || {
+        second = Some(by(&client).expect("one or the other"));
+        second != first
+    });
+
+    // The authority wants this one replaced now; that is heard when the server starts.
+    let day = Duration::from_secs(24 * 60 * 60);
+    let ended = time::OffsetDateTime::now_utc() - day;
+    let rfc3339 = |time: time::OffsetDateTime| {
+        time.format(&time::format_description::well_known::Rfc3339).unwrap()
+    };
+    let window =
+        json!({ "suggestedWindow": { "start": rfc3339(ended - day), "end": rfc3339(ended) } });
+    let address_of = format!("https://{}/set-renewal-info/", pebble.management.address());
+    let mut request = WebRequest::new("POST", address_of);
+    let certificate = pem(second.as_ref().unwrap());
+    let body = json!({ "certificate": certificate, "ariResponse": window.to_string() });
+    request.body = body.to_string().into();
+    pebble.manage(&registry, request);
+    let registry = serve(registry.stop(), address, settings.clone());
+    let mut third = None;
+    until("it is renewed as the authority wishes", || {
+        third = Some(by(&client).expect("the one that was kept"));
+        third != second
+    });
+
+    // Without the authority the old one serves, also after a restart.
+    pebble.end();
+    until("attempts fail", || make_due(&registry) >= 2);
+    let registry = serve(registry.stop(), address, settings);
+    assert_eq!(by(&client), third);
+
+    // An authority that has lost the account gets another.
+    pebble.start_again();
+    let client = pebble.client(&registry);
+    until("it is renewed once more", || {
+        make_due(&registry);
+        by(&client).is_some()
+    });
+    registry.stop();
+}
+
+fn pem(certificate: &CertificateDer<'_>) -> String {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+    let text = STANDARD.encode(certificate);
+    format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+}
+
+#[test]
+fn any_server_of_a_database_shows_the_proof() {
+    let Some(pebble) = Pebble::start() else { return };
+    let here = SocketAddr::from(([127, 0, 0, 1], 0));
+    // The authority comes to the first one, whatever it looks for.
+    let first = serve(TempDir::new(), pebble.port.address(), pebble.settings(&["blocked.example"]));
+    let root = first.dir.join("registry");
+    let second = TestRegistry::serving(TempDir::new(), |settings| {
+        settings.listen = here;
+        settings.places = Places { root, database: None, store: None };
+        settings.tls = Some(Tls::Acme(pebble.settings(&["b.example"])));
+    });
+    let client = pebble.client(&first);
+    until("the second one has a certificate", || {
+        ask(second.address(), &client, "b.example").is_some()
+    });
+    assert_eq!(ask(first.address(), &client, "blocked.example"), None, "nobody gives it one");
+    // A third one has it at once.
+    let third = TestRegistry::serving(TempDir::new(), |settings| {
+        settings.listen = here;
+        settings.places = Places { root: first.dir.join("registry"), database: None, store: None };
+        settings.tls = Some(Tls::Acme(pebble.settings(&["b.example"])));
+    });
+    assert!(ask(third.address(), &client, "b.example").is_some());
+    for registry in [third, second, first] {
+        registry.stop();
+    }
+}
