@@ -335,7 +335,7 @@ impl Engine {
         let work = || -> Result<_, BuildFailure> {
             let mut built = early.beside(|| davit_build::build(&mut request, &environment))?;
             if let (Some(caches), InlineCache::Records) = (&caches, inline_cache) {
-                caches.write_into(&mut built);
+                caches.write_into(&mut built, &request);
             }
             let told = self.tell((&built, &begun), &attestations, (lease, &outputs), cancelled)?;
             let delivery = output::Delivery {

@@ -5,13 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use davit_build::{Built, DefinitionKey, FinalStep, INLINE_RECORDS, SharedRecord};
+use davit_build::{
+    BuildRequest, Built, DefinitionKey, FinalStep, INLINE_RECORDS, SharedRecord, Squash,
+};
 use davit_image::{DiffId, ImageConfig, Manifest, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{
     super::InlineCache,
-    Caches,
+    CacheScope, Caches,
     format::{Contents, MOST_READ, MOST_RECORDS},
     import::tell,
 };
@@ -47,11 +49,17 @@ enum InlineLayer {
 }
 
 impl Caches<'_> {
-    /// Lets images carry the records of their own steps.
-    pub(in crate::build) fn write_into(&self, images: &mut [Built]) {
+    /// Lets images carry the records of the steps that led to them. One whose layers are rewritten,
+    /// to be the same each time, must not tell what other stages gave: that has the times of its
+    /// making.
+    pub(in crate::build) fn write_into(&self, images: &mut [Built], request: &BuildRequest) {
+        let scope = match (request.rewrite_timestamp, request.squash) {
+            (false, Squash::Nothing) => CacheScope::All,
+            _ => CacheScope::Result,
+        };
         let results = self.results.map(Results::all);
         for image in images {
-            let records = records(image, results.as_deref().unwrap_or_default());
+            let records = records(image, results.as_deref().unwrap_or_default(), scope);
             if records.is_empty() {
                 let text = "no layer of the image is the result of a step: its cache is empty";
                 tell(self.events, text.to_owned());
@@ -62,18 +70,21 @@ impl Caches<'_> {
     }
 }
 
-fn records(image: &Built, results: &[FinalStep]) -> Vec<InlineRecord> {
+fn records(image: &Built, results: &[FinalStep], scope: CacheScope) -> Vec<InlineRecord> {
     let layers = image.outcome.layers.iter().map(|layer| layer.diff_id);
     let layers: BTreeMap<_, _> = layers.zip(0..).collect();
     let mut records: Vec<InlineRecord> = results
         .iter()
-        .flat_map(|step| &step.records)
+        .flat_map(|step| step.records.iter().map(|record| (step.in_result, record)))
         // A step's further keys are known only where it ran.
-        .filter(|record| !record.step.is_empty())
-        .map(|&SharedRecord { key, layer, created, .. }| {
-            let number = layers.get(&layer).copied();
-            let layer = number.map_or(InlineLayer::Other(layer), InlineLayer::Own);
-            InlineRecord { key, layer, created }
+        .filter(|(_, record)| !record.step.is_empty())
+        .filter_map(|(in_result, &SharedRecord { key, layer, created, .. })| {
+            let layer = match layers.get(&layer) {
+                Some(number) => InlineLayer::Own(*number),
+                None if in_result || scope == CacheScope::Result => return None,
+                None => InlineLayer::Other(layer),
+            };
+            Some(InlineRecord { key, layer, created })
         })
         .collect();
     // The image's own come first.
