@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::{packages, process};
 
 /// How long a program of tests may say nothing before it counts as hanging.
-const SILENCE: Duration = Duration::from_secs(600);
+const SILENCE: Duration = Duration::from_secs(1200);
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
