@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-pub use davit_sys::interrupt::Interrupts;
+pub use davit_sys::{code::forget as forget_code, interrupt::Interrupts};
 
 use crate::container;
 

@@ -5,6 +5,7 @@
 pub mod behind;
 pub mod bpf;
 pub mod bulk;
+pub mod code;
 pub mod heap;
 pub mod inherit;
 pub mod interrupt;

@@ -321,6 +321,7 @@ impl Worker {
             is_secret: it.is_secret,
         };
         let Hold { build, attempt, .. } = claimed.hold;
+        let (url, path) = (settings.public_url.trim_end_matches('/'), &claimed.path);
         let work = BuildTask {
             davit: settings.davit(namespace(&claimed.path)),
             git: settings.git(&claimed.url, claimed.credential.as_ref()),
@@ -329,11 +330,11 @@ impl Worker {
             plan: claimed.plan.clone(),
             registry: settings.registry.clone(),
             login: (claimed.login.0.clone(), claimed.login.1.expose().to_owned()),
-            path: claimed.path.clone(),
+            path: path.clone(),
             variables: claimed.variables.iter().map(variable).collect(),
             test: claimed.settings.test.clone(),
             name: container(build, attempt),
-            builder: format!("{}/builds/{build}", settings.public_url.trim_end_matches('/')),
+            builder: format!("{url}/r/{path}/-/builds/{build}"),
             hook_image: settings.hook_image.clone(),
             limits: settings.limits.clone(),
         };

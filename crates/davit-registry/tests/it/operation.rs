@@ -149,6 +149,7 @@ fn a_full_disk_is_not_ready() {
 pub(crate) fn readiness_follows_the_disk(folder: &Path) {
     let registry = TestRegistry::serving(TempDir::new(), |settings| {
         settings.places.root = folder.join("registry");
+        settings.places.database = None;
     });
     let digest = registry.push_blob("a/b", b"before");
     let becomes = |status: u16, words: &str| {

@@ -240,7 +240,7 @@ fn a_push_becomes_an_image() {
     let short = &commit[..12];
     assert_eq!(json!(inspect(&format!("app:g-{short}"), digest)), shown["Digest"]);
     let provenance = inspect("app:latest", "{{json .Provenance}}");
-    assert!(provenance.contains("/builds/1") && provenance.contains(&commit), "{provenance}");
+    assert!(provenance.contains("/app/-/builds/1") && provenance.contains(&commit), "{provenance}");
     let image = site.image("app:latest");
     site.davit.ok(["pull", "--quiet", &image]);
     let out = site.dir.join("image.tar");

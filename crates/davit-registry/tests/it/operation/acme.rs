@@ -262,10 +262,13 @@ fn any_server_of_a_database_shows_the_proof() {
     let here = SocketAddr::from(([127, 0, 0, 1], 0));
     // The authority comes to the first one, whatever it looks for.
     let first = serve(TempDir::new(), pebble.port.address(), pebble.settings(&["blocked.example"]));
-    let root = first.dir.join("registry");
+    let places = || {
+        let root = first.dir.join("registry");
+        Places { database: Some(crate::database::location(&root)), root, store: None }
+    };
     let second = TestRegistry::serving(TempDir::new(), |settings| {
         settings.listen = here;
-        settings.places = Places { root, database: None, store: None };
+        settings.places = places();
         settings.tls = Some(Tls::Acme(pebble.settings(&["b.example"])));
     });
     let client = pebble.client(&first);
@@ -276,7 +279,7 @@ fn any_server_of_a_database_shows_the_proof() {
     // A third one has it at once.
     let third = TestRegistry::serving(TempDir::new(), |settings| {
         settings.listen = here;
-        settings.places = Places { root: first.dir.join("registry"), database: None, store: None };
+        settings.places = places();
         settings.tls = Some(Tls::Acme(pebble.settings(&["b.example"])));
     });
     assert!(ask(third.address(), &client, "b.example").is_some());
