@@ -10,12 +10,11 @@
 //! it, so that none of them can say what another does not do.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{Arc, Mutex},
 };
 
 use axum::body::{Body, to_bytes};
-use axum::extract::ConnectInfo;
 use bytes::Bytes;
 use davit_image::Digest;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
@@ -23,7 +22,7 @@ use serde_json::{Map, Value};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    auth::{Auth, Caller, Decision, Need, Refusal},
+    auth::{Auth, Caller, Decision, Need, Refusal, peer},
     gc::{GcError, GcReport},
     registry::Registry,
     web::cookie::{self, Cookies},
@@ -206,7 +205,7 @@ impl Api {
 
     async fn answer(&self, parts: &Parts, body: Body) -> Result<(StatusCode, Value), Problem> {
         let (endpoint, names) = self.find(&parts.method, parts.uri.path())?;
-        let peer = peer(parts);
+        let peer = peer(&parts.extensions);
         let caller = self.caller(parts, endpoint.rule.need(&names), peer).await?;
         let need = endpoint.rule.need(&names);
         if let Err(mut problem) = self.site.admit(&caller, need).await {
@@ -291,12 +290,6 @@ impl Api {
     fn challenge(&self, headers: &HeaderMap, need: Need<'_>, error: Option<&str>) -> HeaderValue {
         self.site.auth.challenge(headers, &Auth::scope_of(need), error)
     }
-}
-
-/// Where a request came from; the listener says.
-pub(crate) fn peer(parts: &Parts) -> IpAddr {
-    let info = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-    info.map_or(IpAddr::from([0, 0, 0, 0]), |ConnectInfo(address)| address.ip())
 }
 
 async fn read_body(endpoint: &Endpoint, headers: &HeaderMap, body: Body) -> Result<Value, Problem> {

@@ -11,7 +11,7 @@ use davit_image::{Digest, Index, MediaType};
 use http::{HeaderName, Method, Request, Response, StatusCode, header, request::Parts};
 
 use crate::{
-    auth::{Auth, Caller},
+    auth::{Auth, Caller, peer},
     fault::Fault,
     lists::{self, LONGEST_PAGE, Page},
     manifests::{self, Condition, Content, Put, Target},
@@ -215,7 +215,7 @@ impl Oci {
         find: impl Future<Output = Result<Reply, Fault>>,
     ) -> Result<Reply, Fault> {
         let counts = if parts.method == Method::HEAD { Counts::No } else { Counts::Yes };
-        let quota = self.limiter.count(caller, gate::peer(parts), counts);
+        let quota = self.limiter.count(caller, peer(&parts.extensions), counts);
         if let Some(refusal) = quota.as_ref().and_then(Quota::refusal) {
             return Ok(refusal);
         }

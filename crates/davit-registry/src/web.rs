@@ -15,8 +15,8 @@ use axum::body::Body;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 
 use crate::{
-    api::{Api, Names, Problem, Site, peer, settings},
-    auth::{Caller, Identity, Need},
+    api::{Api, Names, Problem, Site, settings},
+    auth::{Caller, Identity, Need, peer},
 };
 
 mod account_pages;
@@ -184,7 +184,7 @@ impl Web {
             last_event: last_event.map(str::to_owned),
             site: Arc::clone(site),
             caller,
-            peer: peer(parts),
+            peer: peer(&parts.extensions),
             cookies,
             names: Names::default(),
             here: parts.uri.path_and_query().map_or("/", |here| here.as_str()).to_owned(),

@@ -26,7 +26,7 @@ use davit_distribution::{
     Secret,
     wire::{Challenge, ErrorBody, ErrorCode, Scope, TokenResponse},
 };
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
+use http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
@@ -60,7 +60,7 @@ pub fn routes(auth: Arc<Auth>) -> Router {
 }
 
 async fn serve(State(auth): State<Arc<Auth>>, request: Request) -> Response {
-    let peer = peer(&request);
+    let peer = peer(request.extensions());
     let outcome = if request.method() == Method::POST {
         answer_post(&auth, request, peer).await
     } else {
@@ -75,8 +75,8 @@ async fn serve(State(auth): State<Arc<Auth>>, request: Request) -> Response {
 
 /// Where the request came from; the listener says.
 #[must_use]
-pub fn peer(request: &Request) -> IpAddr {
-    let info = request.extensions().get::<ConnectInfo<SocketAddr>>();
+pub fn peer(extensions: &Extensions) -> IpAddr {
+    let info = extensions.get::<ConnectInfo<SocketAddr>>();
     info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(address)| address.ip())
 }
 

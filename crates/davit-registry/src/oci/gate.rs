@@ -1,14 +1,11 @@
 //! Who asks, and whether they may: before anything else happens.
 
-use std::net::IpAddr;
-
-use axum::extract::ConnectInfo;
 use davit_distribution::wire::{ErrorCode, Scope};
 use http::{Method, StatusCode, header, request::Parts};
 
 use super::{Oci, Operation, Reply, Route};
 use crate::{
-    auth::{Action, Auth, Caller, Decision, Need, Refusal, Told},
+    auth::{Action, Auth, Caller, Decision, Need, Refusal, Told, peer},
     fault::Fault,
     mirror::Place,
     name::RepositoryName,
@@ -44,7 +41,7 @@ impl Oci {
         route: &Route,
         parts: &Parts,
     ) -> Result<Result<Caller, Reply>, Fault> {
-        let peer = peer(parts);
+        let peer = peer(&parts.extensions);
         let need = match route {
             Route::Server(Operation::Catalog) => Need::Catalog,
             Route::Server(_) => Need::Credential,
@@ -84,7 +81,7 @@ impl Oci {
         route: &Route,
         parts: &Parts,
     ) -> Result<Result<Caller, Reply>, Fault> {
-        let peer = peer(parts);
+        let peer = peer(&parts.extensions);
         let header = parts.headers.get(header::AUTHORIZATION);
         if route.operation().reads()
             && let Ok(caller) = self.auth.authenticate(header, peer).await
@@ -145,12 +142,6 @@ impl Oci {
             None => reply,
         }
     }
-}
-
-/// Where the request came from; the listener says.
-pub(super) fn peer(parts: &Parts) -> IpAddr {
-    let peer = parts.extensions.get::<ConnectInfo<std::net::SocketAddr>>();
-    peer.map_or(IpAddr::from([0, 0, 0, 0]), |ConnectInfo(peer)| peer.ip())
 }
 
 /// What a repository that does not exist answers to the same request.

@@ -40,6 +40,17 @@ impl Idp {
         Self::start_for(REDIRECT)
     }
 
+    /// Makes it known to a registry, as `idp`.
+    pub(crate) fn known(&self, signs_up: bool) -> SetProvider {
+        let provider = Provider {
+            issuer: self.issuer.clone(),
+            client_id: "davit".to_owned(),
+            client_secret: Some("a+b/c %:d".to_owned()),
+            signs_up,
+        };
+        SetProvider { by: Actor::operator(), name: "idp".to_owned(), provider }
+    }
+
     pub(crate) fn start_for(redirect: &'static str) -> Option<Self> {
         let (node, modules) = need_node_package("oidc-provider@9.13.3")?;
         let dir = TempDir::new();
@@ -154,14 +165,7 @@ fn http(method: &str, address: &str, cookie: &str, body: &str) -> HttpReply {
 async fn site(idp: &Idp, signs_up: bool) -> Site {
     let site = Site::with(throttled(1000, 1000)).await;
     site.add("alice", Kind::User).await;
-    let provider = Provider {
-        issuer: idp.issuer.clone(),
-        client_id: "davit".to_owned(),
-        client_secret: Some("a+b/c %:d".to_owned()),
-        signs_up,
-    };
-    let set = SetProvider { by: Actor::operator(), name: "idp".to_owned(), provider };
-    site.database.write(set).await.unwrap();
+    site.database.write(idp.known(signs_up)).await.unwrap();
     site
 }
 

@@ -1,9 +1,6 @@
 //! Log-in by an identity provider, from button to session, against npm's `oidc-provider`.
 
-use davit_registry::auth::{
-    audit::Actor,
-    oidc::{Provider, SetProvider, identities},
-};
+use davit_registry::auth::oidc::identities;
 
 use super::Browser;
 use crate::{auth::oidc::Idp, fixture::TestRegistry};
@@ -13,14 +10,7 @@ const CALLBACK: &str = "http://test/oidc/idp/callback";
 fn served(signs_up: bool) -> Option<(Idp, TestRegistry)> {
     let idp = Idp::start_for(CALLBACK)?;
     let registry = TestRegistry::with_accounts(None);
-    let provider = Provider {
-        issuer: idp.issuer.clone(),
-        client_id: "davit".to_owned(),
-        client_secret: Some("a+b/c %:d".to_owned()),
-        signs_up,
-    };
-    let set = SetProvider { by: Actor::operator(), name: "idp".to_owned(), provider };
-    registry.run(registry.registry().database.write(set)).unwrap();
+    registry.run(registry.registry().database.write(idp.known(signs_up))).unwrap();
     Some((idp, registry))
 }
 
