@@ -222,11 +222,10 @@ mod tests {
         assert!((median(&mut [4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
     }
 
-    /// A shell that waits is its child's parent, with memory of its own; `vfork` shares it.
     #[test]
     fn memory_that_a_child_borrows_counts_once() {
         // clone(2) of a process that does usleep(3), with CLONE_VM, CLONE_VFORK and SIGCHLD.
-        let vfork = "import ctypes, os\n\
+        let vfork = "import ctypes\n\
                      libc = ctypes.CDLL(None)\n\
                      held = b'x' * 80_000_000\n\
                      stack = ctypes.create_string_buffer(1 << 16)\n\
