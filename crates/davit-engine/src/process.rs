@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-pub use davit_sys::{code::forget as forget_code, interrupt::Interrupts};
+pub use davit_sys::{code::forget_at_rest, interrupt::Interrupts};
 
 use crate::container;
 

@@ -201,8 +201,8 @@ pub(crate) fn run(args: ServeArgs, places: Places) -> Result<u8, CliError> {
     };
     let ready = |address: SocketAddr| {
         printer::note(&format!("serving on {scheme}://{address}"));
-        if let Err(error) = davit_engine::process::forget_code() {
-            tracing::debug!(%error, "what only the start needed stays in memory");
+        if let Err(error) = davit_engine::process::forget_at_rest() {
+            tracing::debug!(%error, "what nothing needs stays in memory");
         }
         if workers.jobs > 0 {
             workers.keep(known_as.unwrap_or_else(|| own_url(scheme, address)));
