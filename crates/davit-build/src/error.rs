@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, ops::Range, path::PathBuf};
 
-use davit_dockerfile::{ParseError, Span, lint::Rule};
+use davit_dockerfile::{ParseError, Span, in_short, lint::Rule};
 
 use crate::Difference;
 
@@ -134,7 +134,7 @@ pub enum BuildErrorKind {
         problem: String,
     },
     /// A command ended with an error.
-    #[error("`{}` ended with exit code {code}", in_short(command))]
+    #[error("`{}` ended with exit code {code}", in_short(command.trim(), LONGEST_COMMAND))]
     Command {
         /// The command.
         command: String,
@@ -257,30 +257,9 @@ pub fn one_line(error: &dyn Error) -> String {
     text
 }
 
-/// A command as far as it stands in a line of an error.
-fn in_short(command: &str) -> String {
-    let line = command.trim().lines().next().unwrap_or_default();
-    let shown = line[..line.floor_char_boundary(LONGEST_COMMAND)].trim_end();
-    if shown == command.trim() { shown.to_owned() } else { format!("{shown}…") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_long_command_is_named_in_short() {
-        for (command, expected) in [
-            ("/bin/sh -c true", "/bin/sh -c true"),
-            ("/bin/sh -c true\n", "/bin/sh -c true"),
-            ("/bin/sh -c echo one\nfalse\n", "/bin/sh -c echo one…"),
-            ("", ""),
-        ] {
-            assert_eq!(in_short(command), expected);
-        }
-        let long = "ä".repeat(LONGEST_COMMAND);
-        assert_eq!(in_short(&long), format!("{}…", "ä".repeat(LONGEST_COMMAND / 2)));
-    }
 
     #[test]
     fn points_at_the_text() {

@@ -1,5 +1,7 @@
 //! Errors of the parser.
 
+use std::borrow::Cow;
+
 use crate::Span;
 
 /// Why a text is no Dockerfile, and where.
@@ -90,6 +92,14 @@ pub enum ParseErrorKind {
     Word(String),
 }
 
+/// A text as far as it stands in a line of an error: of its first line, so many bytes.
+#[must_use]
+pub fn in_short(text: &str, most_bytes: usize) -> Cow<'_, str> {
+    let line = text.lines().next().unwrap_or_default();
+    let shown = &line[..line.floor_char_boundary(most_bytes)];
+    if shown.len() == text.len() { shown.into() } else { format!("{}…", shown.trim_end()).into() }
+}
+
 impl ParseError {
     pub(crate) fn new(kind: ParseErrorKind, span: Span) -> Self {
         Self { kind: Box::new(kind), span, suggestion: None }
@@ -176,5 +186,20 @@ mod tests {
         ] {
             assert_eq!(nearest(word, known), expected, "{word}");
         }
+    }
+
+    #[test]
+    fn a_long_text_is_shown_in_short() {
+        for (text, expected) in [
+            ("/bin/sh -c true", "/bin/sh -c true"),
+            ("echo one\nfalse\n", "echo one…"),
+            ("a\n", "a…"),
+            ("a ", "a "),
+            ("", ""),
+        ] {
+            assert_eq!(in_short(text, 20), expected);
+        }
+        assert_eq!(in_short(&"ä".repeat(9), 17), format!("{}…", "ä".repeat(8)));
+        assert_eq!(in_short("aaa bbb", 4), "aaa…");
     }
 }

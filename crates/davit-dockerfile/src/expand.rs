@@ -11,12 +11,14 @@ use std::collections::BTreeSet;
 
 pub use variables::{NoVariables, VariableList, Variables};
 
-use crate::Escape;
+use crate::{Escape, in_short};
 
 /// Deepest nesting of `${…${…}…}`.
 const DEPTH_LIMIT: usize = 64;
 /// Longest result in bytes. The kernel refuses variables over 128 KiB.
 const SIZE_LIMIT: usize = 16 << 20;
+/// Bytes of a word that its error shows; it may be as long as a result.
+const SHOWN: usize = 200;
 
 /// What quotes and escapes become.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,7 +78,7 @@ pub struct Expanded {
 
 /// Why a word cannot be expanded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cannot expand `{word}`: {kind}")]
+#[error("cannot expand `{}`: {kind}", in_short(word, SHOWN))]
 pub struct ExpandError {
     /// The word.
     pub word: String,
@@ -102,7 +104,7 @@ pub enum ExpandErrorKind {
     #[error("`{0}` is no operator of a substitution")]
     Operator(String),
     /// `${name?message}` with no such variable, or `${name:?message}` with an empty one.
-    #[error("variable `{name}`: {message}")]
+    #[error("variable `{}`: {}", in_short(name, SHOWN), in_short(message, 5 * SHOWN))]
     Required {
         /// Its name.
         name: String,
@@ -110,7 +112,7 @@ pub enum ExpandErrorKind {
         message: String,
     },
     /// A pattern is wrong.
-    #[error("pattern `{pattern}` {problem}")]
+    #[error("pattern `{}` {problem}", in_short(pattern, SHOWN))]
     Pattern {
         /// The pattern.
         pattern: String,

@@ -33,7 +33,7 @@ pub use ast::{
     Instruction, KeyValue, Kind, Mount, MountKind, Network, Onbuild, Run, Security, Sharing,
     Sources, Stage, Word,
 };
-pub use error::{ParseError, ParseErrorKind, nearest};
+pub use error::{ParseError, ParseErrorKind, in_short, nearest};
 pub use expand::{
     ExpandError, ExpandErrorKind, Expanded, Lexer, NoVariables, Quotes, Unset, VariableList,
     Variables,

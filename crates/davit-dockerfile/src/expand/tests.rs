@@ -290,3 +290,27 @@ fn bounds_depth_and_size() {
         assert_eq!(Lexer::default().word(&word, &list).is_ok(), fits, "{length}");
     }
 }
+
+#[test]
+fn an_error_shows_the_beginning_of_a_word() {
+    let long = "x".repeat(1 << 20);
+    let mut list = VariableList::new();
+    list.set("long", &long);
+    let words = [
+        format!("'{long}"),
+        format!("{long}\nb'"),
+        format!("${{{long}?}}"),
+        format!("${{none?{long}}}"),
+        "${none?$long}".to_owned(),
+        format!("${{long#[{long}}}"),
+        "${long".to_owned(),
+    ];
+    for word in words {
+        let error = Lexer::default().word(&word, &list).unwrap_err();
+        let told = error.to_string();
+        assert!(told.len() < 1500, "{}", told.len());
+        assert!(error.word == word, "it is known whole");
+    }
+    let error = Lexer::default().word("a\nb'", &list).unwrap_err();
+    assert_eq!(error.to_string(), "cannot expand `a…`: a quote (') is not closed");
+}
