@@ -192,8 +192,8 @@ impl<'s> Scope<'s> {
                 operator::unary(*it.operator.value(), &self.expression(&it.expr)?)
             }
             Expression::BinaryOp(it) => {
-                let left = self.expression(&it.lhs_expr)?;
-                operator::binary(*it.operator.value(), &left, &self.expression(&it.rhs_expr)?)
+                let (left, right) = (self.expression(&it.lhs_expr), self.expression(&it.rhs_expr));
+                operator::binary(*it.operator.value(), left, right)
             }
             Expression::ForExpr(it) => self.for_each(it),
         }

@@ -50,6 +50,11 @@ fn evaluates_expressions() {
         ("10 / 4", "2.5"),
         ("-n % 2", "-1"),
         ("n > 2 && !false ? \"yes\" : \"no\"", "yes"),
+        // What decides makes the other side's failure count for nothing.
+        ("l == [] || l[5] == \"x\" || n == 3", "true"),
+        ("n == 0 && l[5] == \"x\"", "false"),
+        ("l[5] == \"x\" || true", "true"),
+        ("l[5] == \"x\" && false ? 1 : 2", "2"),
         ("\"v${n}.${l[1]}\"", "vb"),
         ("\"$${n}\"", "${n}"),
         ("join(\"-\", [for i, x in l: \"${i}${x}\" if x != \"c\"])", "0a-1b"),
@@ -85,6 +90,10 @@ fn evaluates_expressions() {
         ("\"x${l}\"", "a list is not a text"),
         ("range(1000000000)", "too long"),
         ("target.t.args.A", "made of itself"),
+        ("n == 3 && l[5] == \"x\"", "no element `5`"),
+        ("n == 0 && \"x\"", "not true or false"),
+        ("null || n == 0", "not true or false"),
+        ("true || bcrypt(\"x\", 30) == \"\"", "too many steps"),
         ("indent(2000, \"x\")", "too many"),
     ] {
         let error = value(expression).unwrap_err();
