@@ -11,7 +11,7 @@ mod remote;
 mod repeat;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -260,6 +260,8 @@ pub struct Built {
     pub manifest: StoredDocument,
     /// Layers of the image before any of them are merged; none if they are not known.
     plain: Vec<DiffId>,
+    /// The bases and steps that it was made from; none if they are not known.
+    pub made_from: BTreeSet<StepId>,
     /// Where it comes from, if that was asked for.
     pub provenance: Option<Arc<Provenance>>,
     /// Further file systems that its SBOM tells of, by name: their layers, bottom first.

@@ -113,7 +113,8 @@ impl Worker<'_, '_, '_> {
         if let (Ok(done), Some(tell)) = (&mut result, self.session.finals) {
             let in_result = self.session.in_result.contains(&id);
             let records = mem::take(&mut done.records);
-            tell(FinalStep { in_result, layers: done.state.layers.clone(), records });
+            let (id, layers) = (StepId(id.0), done.state.layers.clone());
+            tell(FinalStep { id, in_result, layers, records });
         }
         let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
         board.open -= 1;

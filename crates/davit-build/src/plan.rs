@@ -339,6 +339,19 @@ impl Plan {
         std::iter::once(&self.target).chain(&self.more_targets)
     }
 
+    /// The nodes that a state is made from, itself included: not what only looks at it.
+    #[must_use]
+    pub fn made_from(&self, state: NodeId) -> BTreeSet<NodeId> {
+        let mut found = BTreeSet::new();
+        let mut open = vec![state];
+        while let Some(id) = open.pop() {
+            if found.insert(id) {
+                open.extend(&self.node(id).inputs);
+            }
+        }
+        found
+    }
+
     /// The image that a target stands upon, if it stands upon one.
     #[must_use]
     pub fn base_of(&self, target: &Target) -> Option<&BaseImage> {

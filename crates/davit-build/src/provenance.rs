@@ -178,7 +178,7 @@ pub(crate) fn gather(
     detail: Detail,
 ) -> Provenance {
     let shown = Shown::new(request);
-    let needed = needed(plan, target.state);
+    let needed: Vec<NodeId> = plan.made_from(target.state).into_iter().collect();
     let nodes = || needed.iter().map(|id| plan.node(*id));
     let mut facts = Provenance {
         dockerfile: shown.text(&dockerfile_name(request, origins)),
@@ -279,18 +279,6 @@ fn material_of(source: &RemoteSource, identity: Option<SourceIdentity>) -> Mater
             Material::Git { address: address.to_owned(), fragment: fragment.to_owned(), commit }
         }
     }
-}
-
-/// The nodes that a state is made of, in the plan's order.
-fn needed(plan: &Plan, state: NodeId) -> Vec<NodeId> {
-    let mut found = BTreeSet::new();
-    let mut open = vec![state];
-    while let Some(id) = open.pop() {
-        if found.insert(id) {
-            open.extend(&plan.node(id).inputs);
-        }
-    }
-    found.into_iter().collect()
 }
 
 fn uses_network(node: &Node) -> bool {

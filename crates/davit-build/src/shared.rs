@@ -7,6 +7,7 @@ use davit_image::{DiffId, Digest, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    StepId,
     cache::StepRecord,
     key::{Component, DefinitionKey},
 };
@@ -38,6 +39,8 @@ pub struct SharedRecord {
 /// A base or a step whose result is final: what it is made of may go wherever it is wanted.
 #[derive(Clone, Debug)]
 pub struct FinalStep {
+    /// Which one it is.
+    pub id: StepId,
     /// Whether an image of the build consists of it.
     pub in_result: bool,
     /// The layers of its state, bottom first; some may still be elsewhere alone.

@@ -1,5 +1,7 @@
 //! The images that an equal plan gave before.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use davit_image::Digest;
 use davit_store::StoredDocument;
 
@@ -72,6 +74,7 @@ impl Build<'_, '_> {
         let plain = record.layers.iter().map(|(layer, _)| *layer).filter(|_| !is_merged).collect();
         Ok(Some(Built {
             plain,
+            made_from: BTreeSet::new(),
             outcome: BuildOutcome {
                 manifest: record.manifest,
                 image: record.image,
@@ -84,7 +87,7 @@ impl Build<'_, '_> {
             config: StoredDocument::new(davit_image::MediaType::OCI_CONFIG, config),
             manifest: StoredDocument::new(davit_image::MediaType::OCI_MANIFEST, manifest),
             provenance: None,
-            extras: std::collections::BTreeMap::new(),
+            extras: BTreeMap::new(),
             generated: None,
             key,
             cost_us: 0,

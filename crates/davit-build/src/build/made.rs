@@ -10,7 +10,7 @@ use davit_image::{DiffId, Timestamp};
 
 use super::{Build, Built, Round, cores, family};
 use crate::{
-    BuildOutcome, BuiltLayer, CachePolicy, EventSink, Squash, StepInfo,
+    BuildOutcome, BuiltLayer, CachePolicy, EventSink, Squash, StepId, StepInfo,
     admission::Places,
     error::{BuildError, one_line},
     executor::{execute, weights},
@@ -186,6 +186,7 @@ impl<'s> Build<'_, 's> {
         }
         let layer = |&(diff_id, size_bytes): &(_, u64)| BuiltLayer { diff_id, size_bytes };
         let layers_of = |id: NodeId| done[id.0 as usize].state.layers.clone();
+        let step = |id: NodeId| StepId(id.0);
         let generator = target.scans.generator.map(|id| &done[id.0 as usize]);
         // A base image is there in any case, which is not the cache's doing.
         let from_cache = |node: &Node| match node.op {
@@ -197,6 +198,7 @@ impl<'s> Build<'_, 's> {
         let cached = cached.filter(|(node, done)| done.cached && from_cache(node)).count();
         Ok(Built {
             plain,
+            made_from: self.plan.made_from(target.state).into_iter().map(step).collect(),
             outcome: BuildOutcome {
                 manifest: image.manifest.digest,
                 image: image.id,

@@ -27,6 +27,7 @@ pub(crate) mod git_server;
 mod git_ssh;
 mod history;
 mod independent_copies;
+mod inline_caches;
 mod instructions;
 mod leftovers;
 mod machine;

@@ -1,19 +1,18 @@
 //! Records that an image carries of the steps that led to it, in a field of its config.
 //!
 //! They hold nothing but what the steps are, what they gave and when the history says that they were
-//! made, so that equal builds still give equal images.
+//! made, so that builds whose steps give the same still give equal images. An image whose layers are
+//! rewritten carries none: what its steps gave has times that are not in it.
 
 use std::collections::BTreeMap;
 
-use davit_build::{
-    BuildRequest, Built, DefinitionKey, FinalStep, INLINE_RECORDS, SharedRecord, Squash,
-};
+use davit_build::{BuildRequest, Built, DefinitionKey, FinalStep, INLINE_RECORDS, SharedRecord};
 use davit_image::{DiffId, ImageConfig, Manifest, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{
     super::InlineCache,
-    CacheScope, Caches,
+    Caches,
     format::{Contents, MOST_READ, MOST_RECORDS},
     import::tell,
 };
@@ -49,17 +48,14 @@ enum InlineLayer {
 }
 
 impl Caches<'_> {
-    /// Lets images carry the records of the steps that led to them. One whose layers are rewritten,
-    /// to be the same each time, must not tell what other stages gave: that has the times of its
-    /// making.
+    /// Lets images carry the records of the steps that led to them.
     pub(in crate::build) fn write_into(&self, images: &mut [Built], request: &BuildRequest) {
-        let scope = match (request.rewrite_timestamp, request.squash) {
-            (false, Squash::Nothing) => CacheScope::All,
-            _ => CacheScope::Result,
-        };
-        let results = self.results.map(Results::all);
+        let results = self.results.map(Results::all).unwrap_or_default();
         for image in images {
-            let records = records(image, results.as_deref().unwrap_or_default(), scope);
+            // Keys tell of the layers below, which have the times of their making; the image is
+            // there to be the same without these.
+            let is_rewritten = request.rewrite_timestamp && image.outcome.epoch.is_some();
+            let records = if is_rewritten { Vec::new() } else { records(image, &results) };
             if records.is_empty() {
                 let text = "no layer of the image is the result of a step: its cache is empty";
                 tell(self.events, text.to_owned());
@@ -70,21 +66,22 @@ impl Caches<'_> {
     }
 }
 
-fn records(image: &Built, results: &[FinalStep], scope: CacheScope) -> Vec<InlineRecord> {
+fn records(image: &Built, results: &[FinalStep]) -> Vec<InlineRecord> {
     let layers = image.outcome.layers.iter().map(|layer| layer.diff_id);
     let layers: BTreeMap<_, _> = layers.zip(0..).collect();
+    let epoch = image.outcome.epoch;
+    let epoch = epoch.and_then(|seconds| Timestamp::from_unix_seconds(seconds).ok());
     let mut records: Vec<InlineRecord> = results
         .iter()
-        .flat_map(|step| step.records.iter().map(|record| (step.in_result, record)))
+        .filter(|step| image.made_from.contains(&step.id))
+        .flat_map(|step| &step.records)
         // A step's further keys are known only where it ran.
-        .filter(|(_, record)| !record.step.is_empty())
-        .filter_map(|(in_result, &SharedRecord { key, layer, created, .. })| {
-            let layer = match layers.get(&layer) {
-                Some(number) => InlineLayer::Own(*number),
-                None if in_result || scope == CacheScope::Result => return None,
-                None => InlineLayer::Other(layer),
-            };
-            Some(InlineRecord { key, layer, created })
+        .filter(|record| !record.step.is_empty())
+        .map(|&SharedRecord { key, layer, created, .. }| {
+            let number = layers.get(&layer).copied();
+            let layer = number.map_or(InlineLayer::Other(layer), InlineLayer::Own);
+            // As in the history, a step that ran without an epoch has this build's.
+            InlineRecord { key, layer, created: epoch.unwrap_or(created) }
         })
         .collect();
     // The image's own come first.

@@ -19,15 +19,15 @@ use serde_json::Value;
 use super::bench::{Bench, alpine};
 use crate::davit;
 
-const IDENTITY: &str = "cat /proc/sys/kernel/random/uuid";
+pub(super) const IDENTITY: &str = "cat /proc/sys/kernel/random/uuid";
 
 /// Another machine: its own store, the same context.
-fn other(bench: &Bench) -> Bench {
+pub(super) fn other(bench: &Bench) -> Bench {
     Bench { davit: davit(), context: bench.context.clone() }
 }
 
 /// What a build gave: its manifest's digest.
-fn digest(bench: &Bench, args: &[&str]) -> (String, String) {
+pub(super) fn digest(bench: &Bench, args: &[&str]) -> (String, String) {
     let file = bench.davit.dir().join("metadata");
     let outcome = bench.run(&[args, &["--metadata-file", file.to_str().unwrap()]].concat());
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
@@ -45,7 +45,7 @@ pub(super) fn blobs(registry: &Registry) -> Vec<String> {
     found
 }
 
-fn layers_of(bench: &Bench) -> usize {
+pub(super) fn layers_of(bench: &Bench) -> usize {
     fs::read_dir(bench.davit.root().join("layers/sha256")).map_or(0, Iterator::count)
 }
 
@@ -405,67 +405,4 @@ fn layers_are_sent_while_a_build_runs() {
         }
         assert!(build.join().unwrap().1.contains("Built"));
     });
-}
-
-#[test]
-fn an_image_carries_the_results_of_stages_that_it_took_files_from() {
-    let stages = format!(
-        "FROM alpine AS made\nRUN {IDENTITY} > /made && touch /rest\n\
-         FROM alpine\nCOPY --from=made /made /\nRUN {IDENTITY} > /own\n"
-    );
-    let (Some(one), Some(registry)) = (alpine(&stages), Registry::start(Access::Open)) else {
-        return;
-    };
-    let name = format!("{}/image:1", registry.host());
-    let to = ["--cache-to", "type=inline"];
-    digest(&one, &[&["-t", &name, "--push"][..], &to].concat());
-    // A registry's manifest has compressed layers.
-    let (first, _) = digest(&one, &to);
-    let two = other(&one);
-    let (again, told) = digest(&two, &[&["--cache-from", &name][..], &to].concat());
-    assert!(told.contains("(4 of 4 steps cached)"), "{told}");
-    assert_eq!(again, first);
-    assert_eq!(layers_of(&two), 3, "the other stage's layer is not fetched");
-    // What the other stage gave is needed again, and nowhere: it runs.
-    let changed = stages.replace("/made /\n", "/made /x\n");
-    let dockerfile = format!("FROM scratch AS alpine\nADD alpine.tar.gz /\n{changed}");
-    one.write("Dockerfile", &dockerfile);
-    let (_, told) = digest(&other(&one), &["--cache-from", &name]);
-    assert!(told.contains("(1 of 4 steps cached)"), "{told}");
-}
-
-#[test]
-fn an_image_carries_the_results_of_its_own_steps() {
-    let (Some(one), Some(registry)) =
-        (alpine(&format!("COPY f /\nRUN {IDENTITY} > /id\n")), Registry::start(Access::Open))
-    else {
-        return;
-    };
-    one.write("f", "1");
-    let name = format!("{}/image:1", registry.host());
-    let push = ["-t", &name, "--push", "--cache-to", "type=inline"];
-    let (first, _) = digest(&one, &push);
-    assert_eq!(digest(&one, &push).0, first, "equal builds give equal images");
-    let two = other(&one);
-    let from = format!("type=registry,ref={name}");
-    let (_, told) = digest(&two, &["--cache-from", &from, "--cache-to", "type=inline"]);
-    assert!(told.contains("(3 of 3 steps cached)"), "{told}");
-    // A layer that is lost costs its step.
-    let three = other(&one);
-    for blob in blobs(&registry) {
-        let path = registry.storage().join("docker/registry/v2/blobs/sha256");
-        let path = path.join(&blob[..2]).join(&blob).join("data");
-        let bytes = fs::read(&path).unwrap();
-        if bytes.len() < 1000 && bytes.starts_with(&[0x1f, 0x8b]) {
-            fs::remove_file(path).unwrap();
-        }
-    }
-    let (_, told) = digest(&three, &["--cache-from", &from]);
-    assert!(told.contains("is of no use") && told.contains("(1 of 3 steps cached)"), "{told}");
-    // An image upon it has its own, and one without is told.
-    let four = Bench::new(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]).unwrap();
-    let plain = format!("{}/image:2", registry.host());
-    digest(&four, &["-t", &plain, "--push"]);
-    let (_, told) = digest(&four, &["--cache-from", &plain, "--no-cache"]);
-    assert!(told.contains("an image without records of its steps"), "{told}");
 }

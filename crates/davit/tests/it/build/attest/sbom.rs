@@ -233,6 +233,11 @@ fn sbom_scanner_image() {
     assert_eq!(statement["predicate"], json!({"name": "content-more"}));
     let again = bench.run(&args);
     assert!(again.stderr.contains("(4 of 4 steps cached)"), "{}", again.stderr);
+    // An image's own cache has nothing of what looks at it.
+    let inline = ["--cache-to", "type=inline"];
+    let told = |name, more: &[&str]| Layout::build(&bench, name, "", &[&inline, more].concat());
+    let (without, with) = (told("without", &[]).index(), told("with", &args).index());
+    assert_eq!(with[0]["digest"], without[0]["digest"]);
     for (name, message) in
         [("scanner:none", "has no command"), ("scanner:wrong", "is no statement of type")]
     {
