@@ -5,7 +5,7 @@ mod load;
 mod million;
 mod servers;
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use anyhow::Result;
 
@@ -42,6 +42,11 @@ impl Extent {
     /// Tags of a long list.
     const fn tags(self) -> usize {
         if self.is_quick { 2 * PAGE } else { 100 * PAGE }
+    }
+
+    /// How long a server that rests is left alone.
+    const fn rest(self) -> Duration {
+        Duration::from_secs(if self.is_quick { 0 } else { 30 })
     }
 
     /// Seconds of one run of wrk.
@@ -112,9 +117,13 @@ pub(super) fn workload(name: &'static str, setting: &Setting) -> Result<Workload
             mixed,
         ),
         "registry-list" => ("pages of 1,000 of 100,000 tags per second: at least 20", list),
-        "registry-idle" => {
-            ("resident MiB when it listens: at most 25", |server, _| server.resident())
-        }
+        "registry-idle" => (
+            "resident MiB when nobody has asked for half a minute: at most 25",
+            |server, extent| {
+                std::thread::sleep(extent.rest());
+                server.resident()
+            },
+        ),
         "registry-pushed" => ("resident MiB after 1,264 pushes of 1 MiB", |server, extent| {
             push(server, MIB, extent.of(PUSHES), 4)?;
             server.resident()
