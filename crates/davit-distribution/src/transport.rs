@@ -297,7 +297,8 @@ impl Transport {
             }
             Ok(Ok(response)) => response,
         };
-        let with_credentials = proof.is_some_and(|proof| proof.with_credentials);
+        let own = call.headers.contains_key(AUTHORIZATION);
+        let with_credentials = own || proof.is_some_and(|proof| proof.with_credentials);
         Ok(self.reply(response, url.clone(), with_credentials))
     }
 

@@ -99,6 +99,7 @@ fn jobs_of_github_actions_share_a_cache() {
         let failed = machine.run(&["--cache-to", &refused]);
         assert_eq!(failed.code, 1, "{}", failed.stderr);
         assert!(!failed.stderr.contains("another"), "{}", failed.stderr);
+        assert!(failed.stderr.contains("refused access to the given"), "{}", failed.stderr);
         let words = told(&machine, &["--cache-to", &format!("{refused},ignore-error=true")]);
         assert!(words.contains("warning: cannot use the build cache"), "{words}");
     }
