@@ -92,7 +92,9 @@ impl Caches<'_> {
         let results = results.all();
         for writer in &writers {
             match (writer.finish(&results), writer.export.failure) {
-                (Err(error), CacheFailure::Told) => tell(self.events, one_line(&error)),
+                (Err(error), CacheFailure::Told) if !self.cancelled.load(Ordering::Relaxed) => {
+                    tell(self.events, one_line(&error));
+                }
                 (written, _) => written?,
             }
         }

@@ -1,13 +1,18 @@
 //! A registry, a directory or an image that holds a build cache.
 
 use std::{
-    fs::File,
+    fs::{File, TryLockError},
     io::Cursor,
     path::Path,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::Duration,
 };
 
+use davit_build::Cancellable;
 use davit_distribution::{Access, Session, Target};
 use davit_image::{Descriptor, Digest, Document, Index, Manifest, MediaType};
 use davit_store::{
@@ -29,6 +34,8 @@ use crate::{
 
 /// Images of one index that are looked at.
 const MOST_IMAGES: usize = 64;
+/// How soon whoever waits for another writer sees that it is gone, or that nobody wants to wait.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A place that is open for reading.
 pub(super) struct Source {
@@ -167,6 +174,21 @@ fn open_layout(path: &Path, name: &str) -> Result<Layout, OriginError> {
     Layout::open(path, Some(name))
 }
 
+/// Waits until nobody else writes into a directory, but not once the build is cancelled.
+fn lock(directory: &Path, cancelled: &AtomicBool) -> Result<File, OriginError> {
+    let lock = fs_err::File::open(directory).map_err(ArchiveError::Read)?.into_parts().0;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::Error(source)) => return Err(ArchiveError::Read(source).into()),
+            Err(TryLockError::WouldBlock) if cancelled.load(Ordering::Relaxed) => {
+                return Err(OriginError::Stopped);
+            }
+            Err(TryLockError::WouldBlock) => thread::sleep(LOOK),
+        }
+    }
+}
+
 /// What became of documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Put {
@@ -196,6 +218,7 @@ pub(super) enum Sink<'a> {
         layout: LayoutDirWriter,
         path: &'a Path,
         name: &'a str,
+        cancelled: &'a AtomicBool,
         _lock: File,
     },
 }
@@ -204,7 +227,7 @@ impl<'a> Sink<'a> {
     pub(super) fn open(
         place: &'a CachePlace,
         registries: &'a Registries,
-        cancelled: &Arc<AtomicBool>,
+        cancelled: &'a Arc<AtomicBool>,
     ) -> Result<Self, OriginError> {
         if let Some(objects) = Objects::at(place, registries) {
             return Ok(Self::Objects { objects, registries, stop: Stop::with(Some(cancelled)) });
@@ -220,9 +243,8 @@ impl<'a> Sink<'a> {
             }),
             CachePlace::Directory { path, name } => {
                 let layout = LayoutDirWriter::create(path)?;
-                let lock = fs_err::File::open(path).map_err(ArchiveError::Read)?.into_parts().0;
-                lock.lock().map_err(ArchiveError::Read)?;
-                Ok(Self::Directory { layout, path, name, _lock: lock })
+                let lock = lock(path, cancelled)?;
+                Ok(Self::Directory { layout, path, name, cancelled, _lock: lock })
             }
         }
     }
@@ -251,9 +273,9 @@ impl<'a> Sink<'a> {
                 self.wait(session.upload(&source, Some(blob))).map(drop)
             }
             Self::Objects { objects, .. } => self.wait(objects.add(blob, file)),
-            Self::Directory { layout, .. } => {
-                let mut content = fs_err::File::open(file).map_err(ArchiveError::Read)?;
-                Ok(layout.add_blob(&blob.digest, &mut content)?)
+            Self::Directory { layout, cancelled, .. } => {
+                let inner = fs_err::File::open(file).map_err(ArchiveError::Read)?;
+                Ok(layout.add_blob(&blob.digest, &mut Cancellable { inner, cancelled })?)
             }
         }
     }

@@ -273,6 +273,31 @@ fn a_cache_of_another_build_is_waited_for_until_that_is_gone() {
     assert!(!directory.exists());
 }
 
+#[test]
+fn a_cache_that_another_build_writes_does_not_hold_it() {
+    let Some(bench) = Bench::new(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]) else {
+        return;
+    };
+    let (folder, log) = (bench.davit.dir().join("cache"), bench.davit.dir().join("log"));
+    fs::create_dir(&folder).unwrap();
+    let writer = fs::File::open(&folder).unwrap();
+    writer.lock().unwrap();
+    let to = format!("type=local,dest={}", folder.display());
+    let context = bench.context.to_str().unwrap();
+    for to in [to.clone(), format!("{to},ignore-error=true")] {
+        let arguments = ["build", "--progress", "plain", "--cache-to", &to, context];
+        let mut command = bench.davit.command(arguments);
+        command.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
+        let told = || fs::read_to_string(&log).unwrap();
+        let waits = |_: &Child| told().contains("Writing the");
+        let outcome = interrupt(command.spawn().unwrap(), waits);
+        assert_eq!(outcome.code, 130, "{to}: {}", told());
+    }
+    drop(writer);
+    let outcome = bench.run(&["--cache-to", &to]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+}
+
 /// davit as somebody executes it who ignores a signal, which it is born with then.
 fn ignoring(signal: &str, bench: &Bench) -> Option<std::process::Command> {
     let inner = bench.davit.command(["build", "--progress", "plain", "--network", "none"]);
