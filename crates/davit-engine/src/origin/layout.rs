@@ -69,7 +69,12 @@ pub(super) fn choose(index: &[u8], name: Option<&str>) -> Result<Descriptor, Ori
             let fits = |entry: &&Descriptor| names(entry).iter().any(|name| is_named(wanted, name));
             index.manifests.iter().filter(fits).collect()
         }
-        None => index.manifests.iter().collect(),
+        None => {
+            // What is attested of an image lies beside it.
+            let is_image = |entry: &&Descriptor| entry.artifact_type.is_none();
+            let images: Vec<_> = index.manifests.iter().filter(is_image).collect();
+            if images.is_empty() { index.manifests.iter().collect() } else { images }
+        }
     };
     found.dedup_by_key(|entry| entry.digest);
     match (found[..].first(), name) {
@@ -131,6 +136,12 @@ mod tests {
         let several = choose(named.bytes(), None).unwrap_err();
         assert!(matches!(several, OriginError::Several(names) if names == ["x:latest", "x:2"]));
         assert!(choose(none.bytes(), None).is_err());
+        let mut told = entry(b"c", "");
+        told.artifact_type = Some(MediaType::new("application/x"));
+        let attested = Raw::write(Index::new(vec![entry(b"a", ""), told.clone()]));
+        assert_eq!(choose(attested.bytes(), None).unwrap().digest, digest(b"a"));
+        let alone = Raw::write(Index::new(vec![told]));
+        assert_eq!(choose(alone.bytes(), None).unwrap().digest, digest(b"c"));
         assert!(choose(b"{", None).is_err());
     }
 }

@@ -89,6 +89,9 @@ fn the_call_of_compose_is_answered() {
     let id = bench.davit.ok(["images", "-q", "--no-trunc", "web:call"]);
     assert_eq!(found["web"]["containerimage.config.digest"], id.trim());
     assert!(found["base"]["containerimage.digest"].is_string(), "{found}");
+    // What a target is built of may be attested, too.
+    let attested = call(&definition(&bench), &["--provenance=mode=max", "--sbom=true"]);
+    assert_eq!(attested.code, 0, "{}", attested.stderr);
     // A question leaves a file, too.
     fs::remove_file(&facts).unwrap();
     let outcome = call(&definition(&bench), &["--call", "check"]);
