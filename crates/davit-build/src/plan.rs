@@ -195,6 +195,8 @@ pub enum Network {
     Host,
     /// That of a container, which runs.
     Container(String),
+    /// One that a user made, by name.
+    Named(String),
 }
 
 impl fmt::Display for Network {
@@ -204,6 +206,7 @@ impl fmt::Display for Network {
             Self::None => f.write_str("none"),
             Self::Host => f.write_str("host"),
             Self::Container(name) => write!(f, "container:{name}"),
+            Self::Named(name) => f.write_str(name),
         }
     }
 }

@@ -288,6 +288,7 @@ impl Engine {
         platforms: &[Platform],
     ) -> Result<BuildReport, BuildFailure> {
         self.find_volumes(&mut command.request.sandbox.volumes)?;
+        let network = self.find_build_network(&mut command.request.network)?;
         let joined = self.joined_network(&command.request.network)?;
         let (store, id) = (self.store(), lease.id().to_owned());
         let vcs = attest::vcs::facts(&command.request, command.repository.as_ref());
@@ -316,7 +317,7 @@ impl Engine {
             sources: &sources,
             shared: caches.as_ref().map(|caches| caches as _),
             run: &run,
-            network: &|| Ok(self.build_network()?),
+            network: &|| Ok(self.build_network(&network)?),
             joined: joined.as_ref(),
             finals: is_sent.then_some(&note_final),
             events,

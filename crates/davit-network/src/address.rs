@@ -150,6 +150,13 @@ impl Ipv6Subnet {
     pub fn gateway(&self) -> Ipv6Addr {
         Ipv6Addr::from(u128::from(self.network) + 1)
     }
+
+    /// Whether the two subnets share an address.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let shared = u128::MAX << (128 - u32::from(self.prefix.min(other.prefix)));
+        u128::from(self.network) & shared == u128::from(other.network) & shared
+    }
 }
 
 impl fmt::Display for Ipv6Subnet {

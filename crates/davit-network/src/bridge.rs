@@ -1,6 +1,9 @@
-//! The network of one root: its bridge, subnets and firewall table.
+//! A network: its bridge, its subnets, and its part of its root's firewall table.
 
-use std::os::fd::BorrowedFd;
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    os::fd::BorrowedFd,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,27 +12,37 @@ use crate::{Endpoint, Ipv4Subnet, Ipv6Subnet, NetworkError, firewall, forward, l
 /// A bridge network; its kernel objects are found by their names alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bridge {
-    /// Name of the interface: `davit0`, or `davit-` and the beginning of another root's id.
+    /// Name of the interface: `davit0`, or `davit-` and the beginning of another root's id; of a
+    /// network that a user made [`Bridge::name_of`].
     pub name: String,
-    /// Name of the firewall table (`inet` family): `davit` or `davit-` and the id's beginning.
+    /// Name of the root's firewall table (`inet` family): `davit` or `davit-` and the id's beginning.
     pub table: String,
     /// Addresses of containers.
     pub ipv4: Ipv4Subnet,
-    /// IPv6 addresses of containers; `None` where the host has no IPv6.
+    /// IPv6 addresses of containers; `None` where the network or the host has none.
     pub ipv6: Option<Ipv6Subnet>,
+    /// The bridge's own address.
+    pub gateway: Ipv4Addr,
+    /// The bridge's own IPv6 address; it counts where `ipv6` is set.
+    pub gateway6: Option<Ipv6Addr>,
     /// MTU of the interfaces, in bytes; `None` is the kernel's default of 1500.
     pub mtu: Option<u32>,
+    /// How far its containers get.
+    pub reach: Reach,
 }
 
-/// Whether [`Bridge::ensure`] found the firewall table or had to make it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ensured {
-    /// Bridge and firewall table were there.
-    Present,
-    /// The firewall table was missing (first use, or somebody flushed it): published ports of
-    /// running containers must be added again by [`Bridge::publish`].
-    Created,
+/// How far containers of a network get.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reach {
+    /// Wherever the machine gets.
+    #[default]
+    Outside,
+    /// One another and the machine's address in the network.
+    Internal,
 }
+
+/// Letters of a root's and of a network's id in the name of a user's network.
+const SHORT_ID: usize = 6;
 
 impl Bridge {
     /// Interface and table names of a root; `root_id` is `None` for the machine's default root.
@@ -43,6 +56,42 @@ impl Bridge {
                 (format!("davit-{short}"), format!("davit-{short}"))
             }
         }
+    }
+
+    /// A network whose bridge has the first address of each subnet, with a way out.
+    #[must_use]
+    pub fn new(
+        (name, table): (String, String),
+        ipv4: Ipv4Subnet,
+        ipv6: Option<Ipv6Subnet>,
+    ) -> Self {
+        let (gateway, gateway6) = (ipv4.gateway(), ipv6.map(|subnet| subnet.gateway()));
+        Self { name, table, ipv4, ipv6, gateway, gateway6, mtu: None, reach: Reach::Outside }
+    }
+
+    /// Interface name of a network that a user made, by its id and that of its root, even of the
+    /// machine's default root: `dv0123ab-4567cd`, all of the 15 bytes that the kernel takes.
+    #[must_use]
+    pub fn name_of(root_id: &str, network_id: &str) -> String {
+        let short = |id: &str| id.chars().take(SHORT_ID).collect::<String>();
+        format!("dv{}-{}", short(root_id), short(network_id))
+    }
+
+    /// Interfaces in the calling thread's network namespace that are named as those of users'
+    /// networks of a root.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the kernel cannot be asked.
+    pub fn names_of_root(root_id: &str) -> Result<Vec<String>, NetworkError> {
+        let prefix = Self::name_of(root_id, "");
+        let mut names = link::names()?;
+        names.retain(|name| {
+            name.strip_prefix(&prefix).is_some_and(|id| {
+                id.len() == SHORT_ID && id.bytes().all(|byte| byte.is_ascii_hexdigit())
+            })
+        });
+        Ok(names)
     }
 
     /// Whether the calling thread's network namespace has a bridge of this name, and it is up: one
@@ -86,31 +135,68 @@ impl Bridge {
         forward::enable(self)
     }
 
-    /// Makes whatever is missing of the forwarding settings and the firewall table of a bridge that
-    /// is up.
-    ///
-    /// Idempotent and safe against a second process doing the same; costs a netlink round trip
-    /// when everything is there.
+    /// Makes whatever is missing of the settings by which packets to and from a bridge that is up
+    /// are forwarded. Idempotent; a netlink round trip when everything is there.
     ///
     /// # Errors
     ///
-    /// Fails when the kernel refuses a setting or the table.
-    pub fn ensure(&self) -> Result<Ensured, NetworkError> {
-        if !forward::enabled(self) {
-            forward::enable(self)?;
-        }
-        if firewall::ensure(self)? { Ok(Ensured::Created) } else { Ok(Ensured::Present) }
+    /// Fails when the kernel refuses a setting.
+    pub fn open(&self) -> Result<(), NetworkError> {
+        if forward::enabled(self) { Ok(()) } else { forward::enable(self) }
     }
 
-    /// Removes bridge, pairs of endpoints in it, and table; what does not exist is no error.
+    /// Whether the firewall table is there, in this version of its rules, and knows the bridge: two
+    /// netlink round trips.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the kernel cannot be asked.
+    pub fn is_guarded(&self) -> Result<bool, NetworkError> {
+        firewall::knows(self)
+    }
+
+    /// Writes the firewall table of a root with all its networks, in one transaction: others that
+    /// the table knew it does not know any more. What is published stays.
+    ///
+    /// The caller has the [`crate::Turn`], and learned the networks in it: of two who write, the
+    /// later one must not know less. After the table was missing, the published ports of running
+    /// containers must be added again by [`Bridge::publish`].
+    ///
+    /// # Errors
+    ///
+    /// Fails when the kernel refuses the table.
+    pub fn guard(table: &str, networks: &[Self]) -> Result<(), NetworkError> {
+        firewall::write(table, networks)
+    }
+
+    /// Removes a root's firewall table; a missing one is no error.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the kernel refuses.
+    pub fn remove_table(table: &str) -> Result<(), NetworkError> {
+        firewall::remove(table)
+    }
+
+    /// Removes bridge, pairs of endpoints in it, and what the firewall table knows of it; what does
+    /// not exist is no error.
     ///
     /// # Errors
     ///
     /// Fails when the kernel refuses a removal.
     pub fn remove(&self) -> Result<(), NetworkError> {
-        firewall::remove(self)?;
-        forward::withdraw(self);
-        link::remove_bridge(&self.name)
+        firewall::forget(self)?;
+        Self::remove_interface(&self.name)
+    }
+
+    /// Removes a bridge of which the name alone is known, and pairs of endpoints in it.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the kernel refuses a removal.
+    pub fn remove_interface(name: &str) -> Result<(), NetworkError> {
+        forward::withdraw(name);
+        link::remove_bridge(name)
     }
 
     /// Gives the container in `netns` its interface, addresses, routes and published ports.
@@ -147,5 +233,18 @@ impl Bridge {
     /// Fails when the kernel refuses; missing elements or a missing table are no error.
     pub fn unpublish(&self, endpoint: &Endpoint) -> Result<(), NetworkError> {
         firewall::unpublish(self, endpoint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_into_the_kernels_15_bytes() {
+        let (root, network) = ("0123456789abcdef", "fedcba9876543210");
+        assert_eq!(Bridge::name_of(root, network), "dv012345-fedcba");
+        assert_eq!(Bridge::name_of(root, network).len(), 15);
+        assert_eq!(Bridge::names(Some(root)).0, "davit-01234567");
     }
 }

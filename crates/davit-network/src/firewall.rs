@@ -4,6 +4,7 @@
 //! table inet davit {
 //!   set bridges   { ifname }                    our bridges
 //!   set same      { ifname . ifname }           traffic within one bridge
+//!   set internal  { ifname }                    bridges without a way in or out
 //!   set nets4/6   { address, interval }         our subnets
 //!   map ports4/6  { proto . port            : address . port }   published on every address
 //!   map local4/6  { address . proto . port  : address . port }   published on one address
@@ -15,7 +16,7 @@
 //!   chain publish       redirects by the maps
 //!   chain srcnat        postrouting 100   masquerade of what leaves, of loopback, of hairpins
 //!   chain forward       forward 0         admin, then isolation
-//!   chain rules-1       empty; its name is the version of these rules
+//!   chain rules-2       empty; its name is the version of these rules
 //! }
 //! ```
 
@@ -24,18 +25,18 @@ use std::net::IpAddr;
 use rustix::io::Errno;
 
 use crate::{
-    Bridge, Endpoint, NetworkError, PortMapping,
+    Bridge, Endpoint, NetworkError, PortMapping, Reach,
     address::octets,
     conntrack,
     netlink::{Refusal, Socket},
     nft::{
         Compare, Element, Family, Hook, Meta, R0, R1, R2, R4, R5, Rule, Set, Transaction, Verdict,
-        get_chain, interface,
+        get_chain, get_element, interface,
     },
 };
 
 /// Changes whenever the rules below do; an older table is then rewritten in place.
-const VERSION: &str = "rules-1";
+const VERSION: &str = "rules-2";
 
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
@@ -56,8 +57,9 @@ const fn concatenated(types: &[u32]) -> u32 {
     all
 }
 
-const SETS: [Set; 8] = [
+const SETS: [Set; 9] = [
     Set { name: "bridges", key: (TYPE_NAME, 16), value: None, interval: false },
+    Set { name: "internal", key: (TYPE_NAME, 16), value: None, interval: false },
     Set {
         name: "same",
         key: (concatenated(&[TYPE_NAME, TYPE_NAME]), 32),
@@ -92,6 +94,9 @@ const SETS: [Set; 8] = [
     },
 ];
 
+/// Those that tell of networks; the others tell of published ports.
+const NETWORK_SETS: [&str; 5] = ["bridges", "same", "internal", "nets4", "nets6"];
+
 const FILTER: &str = "filter";
 const NAT: &str = "nat";
 
@@ -105,14 +110,24 @@ const CHAINS: [(&str, Option<Hook>); 7] = [
     (VERSION, None),
 ];
 
-/// Makes the table unless it is there in this version; whether it had to be made.
-pub(crate) fn ensure(bridge: &Bridge) -> Result<bool, NetworkError> {
+/// Whether the table is there in this version and has the bridge.
+pub(crate) fn knows(bridge: &Bridge) -> Result<bool, NetworkError> {
     let socket = Socket::netfilter()?;
-    let found = socket.get(&get_chain(Family::Inet, &bridge.table, VERSION), |_| Some(()));
-    if found.map_err(|refusal| refusal.or(context("read", bridge)))?.is_some() {
-        return Ok(false);
+    let own =
+        Element { set: "bridges", key: interface(&bridge.name).to_vec(), value: None, end: false };
+    let version = get_chain(Family::Inet, &bridge.table, VERSION);
+    for question in [version, get_element(Family::Inet, &bridge.table, &own)] {
+        let found = socket.get(&question, |_| Some(()));
+        if found.map_err(|refusal| refusal.or(context("read", &bridge.table)))?.is_none() {
+            return Ok(false);
+        }
     }
-    let mut transaction = Transaction::new(Family::Inet, &bridge.table);
+    Ok(true)
+}
+
+/// Makes the table, or what is missing of it, with these networks and no others.
+pub(crate) fn write(table: &str, networks: &[Bridge]) -> Result<(), NetworkError> {
+    let mut transaction = Transaction::new(Family::Inet, table);
     transaction.table();
     transaction.chain("admin", None);
     for (name, hook) in CHAINS {
@@ -122,23 +137,31 @@ pub(crate) fn ensure(bridge: &Bridge) -> Result<bool, NetworkError> {
     for set in &SETS {
         transaction.set(set);
     }
-    transaction.add(&network_elements(bridge));
+    for set in NETWORK_SETS {
+        transaction.empty(set);
+    }
+    let elements: Vec<_> = networks.iter().flat_map(network_elements).collect();
+    transaction.add(&elements);
     for (chain, rule) in rules() {
         transaction.rule(chain, &rule);
     }
-    let sent = socket.transact(&transaction.finish());
-    sent.map_err(|refusal| refusal.or(context("create", bridge)))?;
-    Ok(true)
+    let sent = Socket::netfilter()?.transact(&transaction.finish());
+    sent.map_err(|refusal| refusal.or(context("write", table)))
 }
 
 /// Removes the table; a missing one is no error.
-pub(crate) fn remove(bridge: &Bridge) -> Result<(), NetworkError> {
-    let mut transaction = Transaction::new(Family::Inet, &bridge.table);
+pub(crate) fn remove(table: &str) -> Result<(), NetworkError> {
+    let mut transaction = Transaction::new(Family::Inet, table);
     transaction.delete_table();
     match Socket::netfilter()?.transact(&transaction.finish()) {
-        Err(refusal) if !refusal.is(Errno::NOENT) => Err(refusal.or(context("remove", bridge))),
+        Err(refusal) if !refusal.is(Errno::NOENT) => Err(refusal.or(context("remove", table))),
         _ => Ok(()),
     }
+}
+
+/// Removes what the table knows of a network; a missing table is no error.
+pub(crate) fn forget(bridge: &Bridge) -> Result<(), NetworkError> {
+    withdraw(bridge, &network_elements(bridge))
 }
 
 /// Adds the elements of an endpoint's ports: all of them, or none and an error.
@@ -159,7 +182,7 @@ pub(crate) fn publish(bridge: &Bridge, endpoint: &Endpoint) -> Result<(), Networ
         {
             tracing::warn!(%error, "cannot withdraw published ports");
         }
-        refusal.or(context("publish ports in", bridge))
+        refusal.or(context("publish ports in", &bridge.table))
     })?;
     conntrack::forget(&socket, &endpoint.ports)
 }
@@ -191,11 +214,11 @@ fn withdraw(bridge: &Bridge, elements: &[Element]) -> Result<(), NetworkError> {
             .unwrap_or(Ok(())),
         result => result,
     };
-    result.map_err(|refusal| refusal.or(context("withdraw ports from", bridge)))
+    result.map_err(|refusal| refusal.or(context("withdraw elements from", &bridge.table)))
 }
 
-fn context(action: &'static str, bridge: &Bridge) -> impl FnOnce(Errno) -> NetworkError {
-    let table = bridge.table.clone();
+fn context(action: &'static str, table: &str) -> impl FnOnce(Errno) -> NetworkError {
+    let table = table.to_owned();
     move |source| NetworkError::Firewall { action, table, source }
 }
 
@@ -211,6 +234,9 @@ fn network_elements(bridge: &Bridge) -> Vec<Element> {
         element("nets4", bridge.ipv4.network().octets().to_vec()),
         end("nets4", after4.to_be_bytes().to_vec()),
     ];
+    if bridge.reach == Reach::Internal {
+        elements.push(element("internal", name.to_vec()));
+    }
     if let Some(ipv6) = bridge.ipv6 {
         let size = 1_u128 << (128 - u32::from(ipv6.prefix()));
         let after6 = u128::from(ipv6.network()).wrapping_add(size);
@@ -349,10 +375,15 @@ fn forward_rules() -> impl Iterator<Item = Rule> {
     let from = || Rule::default().meta(Meta::InName, R0).member("bridges", R0);
     let to = |rule: Rule| rule.meta(Meta::OutName, R0).member("bridges", R0);
     let within = Rule::default().meta(Meta::InName, R0).meta(Meta::OutName, R4).member("same", R0);
+    let closed = |meta| Rule::default().meta(meta, R0).member("internal", R0);
     [
         Rule::default().verdict(Verdict::Jump("admin")),
         Rule::default().connection_state(ESTABLISHED_OR_RELATED).verdict(Verdict::Accept),
         within.verdict(Verdict::Accept),
+        closed(Meta::InName).counter().verdict(Verdict::Drop),
+        closed(Meta::OutName).counter().verdict(Verdict::Drop),
+        // What is published is so for everybody, containers of other networks among them.
+        to(from()).redirected().verdict(Verdict::Accept),
         to(from()).counter().verdict(Verdict::Drop),
         from().verdict(Verdict::Accept),
         to(Rule::default()).redirected().verdict(Verdict::Accept),

@@ -52,12 +52,12 @@ pub(crate) fn enable(bridge: &Bridge) -> Result<(), NetworkError> {
             })
         })?;
     }
-    legacy(bridge, "-I");
+    legacy(&bridge.name, "-I");
     Ok(())
 }
 
 /// Takes the rules back that [`enable`] put into other firewalls.
-pub(crate) fn withdraw(bridge: &Bridge) {
+pub(crate) fn withdraw(bridge: &str) {
     for family in [Family::Ipv4, Family::Ipv6] {
         for chain in ["DOCKER-USER", "FORWARD"] {
             let Ok(socket) = Socket::netfilter() else { return };
@@ -137,7 +137,7 @@ fn blocked_families(bridge: &Bridge) -> Vec<Family> {
         .filter(|family| *family == Family::Ipv4 || bridge.ipv6.is_some())
         .filter(drops)
         .filter(|family| {
-            our_rules(&socket, *family, admin_chain_in(&socket, *family), bridge).is_empty()
+            our_rules(&socket, *family, admin_chain_in(&socket, *family), &bridge.name).is_empty()
         })
         .collect()
 }
@@ -153,8 +153,8 @@ fn admin_chain_in(socket: &Socket, family: Family) -> &'static str {
 }
 
 /// Handles of the rules in a chain of iptables' table that [`enable`] has put there.
-fn our_rules(socket: &Socket, family: Family, chain: &str, bridge: &Bridge) -> Vec<Vec<u8>> {
-    let name = interface(&bridge.name);
+fn our_rules(socket: &Socket, family: Family, chain: &str, bridge: &str) -> Vec<Vec<u8>> {
+    let name = interface(bridge);
     let mut handles = Vec::new();
     let question = |attributes: &mut netlink::Attributes<'_>| {
         attributes.text(1, "filter").text(2, chain);
@@ -195,7 +195,7 @@ fn accepts(expressions: &[u8], interface: &[u8; 16]) -> bool {
 
 /// The old iptables has no netlink interface: where its table is loaded and drops forwarded packets,
 /// its own program is asked, once per bridge.
-fn legacy(bridge: &Bridge, action: &str) {
+fn legacy(bridge: &str, action: &str) {
     let loaded = |path: &str| {
         fs_err::read_to_string(path).is_ok_and(|names| names.lines().any(|name| name == "filter"))
     };
@@ -210,7 +210,7 @@ fn legacy(bridge: &Bridge, action: &str) {
             continue;
         }
         for direction in ["-i", "-o"] {
-            let rule = ["FORWARD", direction, bridge.name.as_str(), "-j", "ACCEPT"];
+            let rule = ["FORWARD", direction, bridge, "-j", "ACCEPT"];
             let run = |action: &str| Command::new(program).args(["-w", action]).args(rule).output();
             let present = run("-C").is_ok_and(|output| output.status.success());
             if present == (action == "-I") {

@@ -1,11 +1,11 @@
 //! Container networks: bridges, address pools, nftables and published ports.
 //!
 //! Everything is netlink on blocking sockets; a program is executed only where the old iptables
-//! drops forwarded packets, which has no other interface. A [`Bridge`] is the network of one root,
-//! an [`Endpoint`] one container in it:
+//! drops forwarded packets, which has no other interface. A [`Bridge`] is a network, of which a root
+//! has several under one firewall table, an [`Endpoint`] one container in it:
 //!
 //! ```text
-//! choose_pool -> Bridge::raise -> Bridge::ensure -> Endpoint::new -> Bridge::attach ... Bridge::unpublish
+//! choose_pool -> Bridge::raise -> Bridge::guard -> Endpoint::new -> Bridge::attach ... Bridge::unpublish
 //! ```
 //!
 //! Which address and which ports an endpoint has is decided by rows of the store, not here.
@@ -28,7 +28,7 @@ mod reserve;
 mod turn;
 
 pub use address::{InvalidMac, InvalidSubnet, Ipv4Subnet, Ipv6Subnet, Mac, both_families};
-pub use bridge::{Bridge, Ensured};
+pub use bridge::{Bridge, Reach};
 pub use endpoint::{Endpoint, INTERFACE};
 pub use error::NetworkError;
 pub use link::{loopback_up, loopback_up_in};

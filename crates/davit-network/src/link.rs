@@ -11,7 +11,7 @@ use rustix::{
 };
 
 use crate::{
-    Bridge, Endpoint, INTERFACE, Ipv4Subnet, Mac, NetworkError,
+    Bridge, Endpoint, INTERFACE, Ipv4Subnet, Mac, NetworkError, Reach,
     address::octets,
     forward,
     netlink::{self, Attributes, Batch, CREATE, EXCL, REPLACE, Socket},
@@ -85,7 +85,7 @@ pub(crate) fn raise_bridge(bridge: &Bridge) -> Result<(), NetworkError> {
     let mut batch = Batch::default();
     batch.message(NEW_LINK, CREATE | EXCL, &link_header(0, 0), |link| {
         link.text(LINK_NAME, &bridge.name);
-        link.bytes(LINK_ADDRESS, &Mac::of_address(bridge.ipv4.gateway()).bytes());
+        link.bytes(LINK_ADDRESS, &Mac::of_address(bridge.gateway).bytes());
         if let Some(mtu) = bridge.mtu {
             link.u32(LINK_MTU, mtu);
         }
@@ -102,9 +102,9 @@ pub(crate) fn raise_bridge(bridge: &Bridge) -> Result<(), NetworkError> {
     // Before the interface is up: the kernel reads these settings when it makes addresses.
     forward::prepare_bridge(bridge)?;
     let mut batch = Batch::default();
-    add_address(&mut batch, index, bridge.ipv4.gateway(), &bridge.ipv4);
-    if let Some(ipv6) = bridge.ipv6 {
-        add_address6(&mut batch, index, ipv6.gateway(), ipv6.prefix());
+    add_address(&mut batch, index, bridge.gateway, &bridge.ipv4);
+    if let Some((ipv6, gateway)) = bridge.ipv6.zip(bridge.gateway6) {
+        add_address6(&mut batch, index, gateway, ipv6.prefix());
     }
     let configure =
         |batch| socket.transact(batch).map_err(|r| r.or(link_error("configure", &bridge.name)));
@@ -194,9 +194,11 @@ fn configure(socket: &Socket, bridge: &Bridge, endpoint: &Endpoint) -> Result<()
         add_address6(&mut batch, index, address, subnet.prefix());
     }
     batch.message(NEW_LINK, 0, &link_header(index, UP), |_| {});
-    add_default_route(&mut batch, index, bridge.ipv4.gateway().into());
-    if let Some((_, subnet)) = six {
-        add_default_route(&mut batch, index, subnet.gateway().into());
+    if bridge.reach == Reach::Outside {
+        add_default_route(&mut batch, index, bridge.gateway.into());
+        if let Some(gateway) = bridge.gateway6.filter(|_| six.is_some()) {
+            add_default_route(&mut batch, index, gateway.into());
+        }
     }
     socket.transact(&batch).map_err(|refusal| refusal.or(link_error("configure", INTERFACE)))
 }
@@ -240,27 +242,31 @@ pub(crate) fn remove(name: &str) -> Result<(), NetworkError> {
 pub(crate) fn remove_bridge(name: &str) -> Result<(), NetworkError> {
     let socket = Socket::route()?;
     let Some(bridge) = find(&socket, name)? else { return Ok(()) };
-    let mut pairs = Vec::new();
-    let dump = socket.dump(
-        GET_LINK,
-        &link_header(0, 0),
-        |_| {},
-        |link| {
-            pairs.extend(parse_pair(link, bridge.index));
-        },
-    );
-    dump.map_err(|refusal| refusal.or(NetworkError::Socket))?;
-    pairs.iter().try_for_each(|pair| remove(pair))?;
+    let mut links = links(&socket)?;
+    links.retain(|(name, master)| *master == Some(bridge.index) && Endpoint::is_pair(name));
+    links.iter().try_for_each(|(pair, _)| remove(pair))?;
     remove(name)
 }
 
-/// The name of a link that is the host's end of an endpoint in this bridge.
-fn parse_pair(link: &[u8], bridge: u32) -> Option<String> {
+/// Names of all interfaces.
+pub(crate) fn names() -> Result<Vec<String>, NetworkError> {
+    Ok(links(&Socket::route()?)?.into_iter().map(|(name, _)| name).collect())
+}
+
+/// All interfaces: name, and index of the bridge that each hangs on.
+fn links(socket: &Socket) -> Result<Vec<(String, Option<u32>)>, NetworkError> {
+    let mut links = Vec::new();
+    let dump =
+        socket.dump(GET_LINK, &link_header(0, 0), |_| {}, |link| links.extend(parse_link(link)));
+    dump.map_err(|refusal| refusal.or(NetworkError::Socket))?;
+    Ok(links)
+}
+
+fn parse_link(link: &[u8]) -> Option<(String, Option<u32>)> {
     let (_, attributes) = link.split_at_checked(16)?;
-    let master = netlink::attribute(attributes, LINK_MASTER).and_then(netlink::number)?;
+    let master = netlink::attribute(attributes, LINK_MASTER).and_then(netlink::number);
     let name = netlink::attribute(attributes, LINK_NAME)?.strip_suffix(b"\0")?;
-    let name = std::str::from_utf8(name).ok()?;
-    (master == bridge && Endpoint::is_pair(name)).then(|| name.to_owned())
+    Some((std::str::from_utf8(name).ok()?.to_owned(), master))
 }
 
 /// Where packets to a subnet go.

@@ -15,6 +15,7 @@ pub(crate) const GET_RULE: u16 = SUBSYSTEM | 7;
 const DELETE_RULE: u16 = SUBSYSTEM | 8;
 const NEW_SET: u16 = SUBSYSTEM | 9;
 const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
+const GET_ELEMENT: u16 = SUBSYSTEM | 13;
 const DELETE_ELEMENT: u16 = SUBSYSTEM | 14;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
@@ -401,6 +402,13 @@ impl<'a> Transaction<'a> {
         self.elements(DELETE_ELEMENT, 0, elements);
     }
 
+    /// Removes all elements of a set.
+    pub(crate) fn empty(&mut self, set: &str) {
+        self.batch.message(DELETE_ELEMENT, 0, &header(self.family), |message| {
+            message.text(1, self.table).text(2, set);
+        });
+    }
+
     fn elements(&mut self, kind: u16, flags: u16, elements: &[Element]) {
         let mut sorted: Vec<_> = elements.iter().collect();
         sorted.sort_by_key(|element| element.set);
@@ -422,6 +430,17 @@ pub(crate) fn get_chain(family: Family, table: &str, chain: &str) -> Batch {
     let mut batch = Batch::default();
     batch.message(GET_CHAIN, 0, &header(family), |message| {
         message.text(1, table).text(3, chain);
+    });
+    batch
+}
+
+/// The question whether a set has an element.
+pub(crate) fn get_element(family: Family, table: &str, element: &Element) -> Batch {
+    let mut batch = Batch::default();
+    batch.message(GET_ELEMENT, 0, &header(family), |message| {
+        message.text(1, table).text(2, element.set).nest(3, |list| {
+            list.nest(1, |item| element.write(GET_ELEMENT, item));
+        });
     });
     batch
 }

@@ -4,20 +4,25 @@ use std::net::Ipv4Addr;
 
 use crate::{Bridge, Ipv4Subnet, NetworkError, address::fingerprint, link};
 
-/// Chooses the first default subnet of a root that overlaps no route of the machine; `root_id` is
-/// `None` for the machine's default root.
+/// Chooses the first default subnet of a root that overlaps no route of the machine and none of
+/// `others`, those of the root's other networks; `root_id` is `None` for the machine's default root.
 ///
 /// The default root's order is Docker's: 172.17.0.0/16 to 172.31.0.0/16, then /20s of
 /// 192.168.0.0/16. Another root begins both rows at a place of its own, so that two whose bridges
 /// are absent seldom choose the same; it is the one who raises the bridge that must look again, by
-/// [`Bridge::rival`]. Routes over the root's own bridge do not count.
+/// [`Bridge::rival`]. Routes over the root's own bridge do not count; where it is not the one that
+/// looks for a pool it is among `others`.
 ///
 /// # Errors
 ///
 /// Fails when the routes cannot be read or every pool is taken.
-pub fn choose_pool(root_id: Option<&str>) -> Result<Ipv4Subnet, NetworkError> {
+pub fn choose_pool(
+    root_id: Option<&str>,
+    others: &[Ipv4Subnet],
+) -> Result<Ipv4Subnet, NetworkError> {
     let (own, _) = Bridge::names(root_id);
-    let used: Vec<_> = link::ipv4_routes(&own)?.into_iter().map(|route| route.subnet).collect();
+    let routes = link::ipv4_routes(&own)?.into_iter().map(|route| route.subnet);
+    let used: Vec<_> = routes.chain(others.iter().copied()).collect();
     first_beside(root_id, &used).ok_or(NetworkError::PoolExhausted)
 }
 

@@ -1,5 +1,7 @@
 //! Networks, their address pools, and the addresses and ports that containers hold.
 
+mod octets;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -7,6 +9,8 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
+pub(crate) use self::octets::octets;
+use self::octets::{address, from_number, number};
 use crate::{
     Store, StoreError,
     container::{ClaimError, PortProtocol},
@@ -104,6 +108,15 @@ impl Pool {
         let host_bits = width - bits.min(width);
         number(self.subnet).checked_shr(host_bits) == number(address).checked_shr(host_bits)
     }
+
+    /// Whether an address of the subnet is no host's: its first, and the last of IPv4.
+    #[must_use]
+    pub fn is_edge(&self, address: IpAddr) -> bool {
+        let width: u32 = if address.is_ipv4() { 32 } else { 128 };
+        let most = u128::MAX.checked_shr(128 - width + u32::from(self.prefix)).unwrap_or(0);
+        let host = number(address) & most;
+        host == 0 || (address.is_ipv4() && host == most)
+    }
 }
 
 const SELECT: &str = "SELECT id, name, driver, labels, spec, created FROM networks";
@@ -164,25 +177,37 @@ impl Store {
         })
     }
 
-    /// Removes a network by id. One on which containers hold addresses stays: their ids are
-    /// returned.
+    /// Removes a network by id after what it has on the machine, which `withdraw` takes away while
+    /// nobody can claim an address: whoever is killed on the way leaves a network that is made again
+    /// at its next use. One on which containers or builds hold addresses stays: the ids of the
+    /// containers, and of the leases, are returned. If `withdraw` fails the network stays, too.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], or what the database says.
-    pub fn remove_network(&self, id: &str) -> Result<Vec<String>, StoreError> {
+    pub fn remove_network<E>(
+        &self,
+        id: &str,
+        withdraw: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Result<Vec<String>, E>, StoreError> {
         let sql = |e| self.database.error("remove a network", e);
         self.database.write(Class::Full, "remove a network", |tx| {
-            let users: Vec<String> = addresses(tx, "network_id", id)
-                .map_err(sql)?
-                .into_iter()
-                .map(|row| row.container_id)
-                .collect();
-            if users.is_empty()
-                && tx.execute("DELETE FROM networks WHERE id = ?", [id]).map_err(sql)? == 0
-            {
+            self.free_dead_addresses(tx)?;
+            let users = users(tx, id).map_err(sql)?;
+            if !users.is_empty() {
+                return Ok(Ok(users));
+            }
+            let is_there = tx
+                .prepare_cached("SELECT 1 FROM networks WHERE id = ?")
+                .and_then(|mut s| s.exists([id]))
+                .map_err(sql)?;
+            if !is_there {
                 return Err(StoreError::not_found("network", id));
             }
-            Ok(users)
+            if let Err(error) = withdraw() {
+                return Ok(Err(error));
+            }
+            tx.execute("DELETE FROM networks WHERE id = ?", [id]).map_err(sql)?;
+            Ok(Ok(users))
         })
     }
 
@@ -340,6 +365,16 @@ fn addresses(c: &Connection, column: &str, key: &str) -> rusqlite::Result<Vec<Ad
     .collect()
 }
 
+/// Containers and leases that hold addresses on a network.
+fn users(c: &Connection, network_id: &str) -> rusqlite::Result<Vec<String>> {
+    c.prepare_cached(
+        "SELECT container_id FROM addresses WHERE network_id = ?1
+         UNION SELECT lease_id FROM lease_addresses WHERE network_id = ?1",
+    )?
+    .query_map([network_id], |row| row.get(0))?
+    .collect()
+}
+
 fn ports(c: &Connection, id: Option<&str>) -> rusqlite::Result<Vec<PortRow>> {
     c.prepare_cached(
         "SELECT protocol, family, host_address, host_port, container_port, container_id FROM ports
@@ -407,6 +442,8 @@ fn choose_address(
     if let Some(address) = wanted {
         let holder = if address == pool.gateway {
             Some("the gateway".to_owned())
+        } else if pool.is_edge(address) {
+            Some("the network itself".to_owned())
         } else {
             holder_of(tx, network_id, address)?
         };
@@ -443,39 +480,4 @@ fn lease_addresses(tx: &Transaction<'_>, network_id: &str) -> rusqlite::Result<V
     tx.prepare_cached("SELECT address FROM lease_addresses WHERE network_id = ?")?
         .query_map([network_id], |row| address(row, 0))?
         .collect()
-}
-
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => u128::from(u32::from(address)),
-        IpAddr::V6(address) => u128::from(address),
-    }
-}
-
-fn from_number(number: u128, like: IpAddr) -> IpAddr {
-    match like {
-        IpAddr::V4(_) => {
-            let bits = u32::try_from(number).expect("IPv4 ranges hold 32-bit numbers");
-            IpAddr::V4(Ipv4Addr::from(bits))
-        }
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from(number)),
-    }
-}
-
-/// Column form of an address.
-pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
-}
-
-fn address(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<IpAddr> {
-    let bytes = row.get_ref(column)?.as_blob()?;
-    if let Ok(bytes) = <[u8; 4]>::try_from(bytes) {
-        return Ok(IpAddr::from(bytes));
-    }
-    <[u8; 16]>::try_from(bytes).map(IpAddr::from).map_err(|e| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Blob, Box::new(e))
-    })
 }

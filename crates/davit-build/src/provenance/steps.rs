@@ -172,8 +172,8 @@ impl Steps<'_> {
         }
         // Numbers, as in the definitions: 0, the usual one, is left out.
         match run.network {
-            // The container is of this machine alone.
-            Network::Default | Network::Container(_) => {}
+            // The container, or network, is of this machine alone.
+            Network::Default | Network::Container(_) | Network::Named(_) => {}
             Network::Host => exec["network"] = json!(1),
             Network::None => exec["network"] = json!(2),
         }

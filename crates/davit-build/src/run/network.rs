@@ -1,4 +1,5 @@
-//! The network of commands that ask for none in particular: the bridge that containers are in.
+//! The network of commands that ask for none in particular: the bridge that containers are in, or
+//! the one that the build was given.
 
 use std::{
     error::Error,
@@ -130,7 +131,7 @@ impl Place<'_> {
 
     /// The machine, as seen from the command.
     pub(crate) fn gateway(&self) -> IpAddr {
-        self.network.bridge.ipv4.gateway().into()
+        self.network.bridge.gateway.into()
     }
 }
 

@@ -111,7 +111,7 @@ impl Session<'_, '_> {
         let &Job { node, spec, state, merged, directory, emulator, devices, .. } = job;
         let supervisor = self.supervisor().map_err(|error| failed(node, error))?;
         let place = match spec.network {
-            Network::Default => Some(self.networks.place()),
+            Network::Default | Network::Named(_) => Some(self.networks.place()),
             Network::None | Network::Host | Network::Container(_) => None,
         };
         let place = place.transpose().map_err(|error| unconnected(node, error))?;

@@ -6,7 +6,7 @@ use davit_runtime::Cgroups;
 use super::SUPERVISOR;
 use crate::{
     Engine,
-    container::{ContainerError, files},
+    container::{BRIDGE, ContainerError, files},
 };
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -41,10 +41,30 @@ impl Engine {
         }
     }
 
-    /// The bridge network, made where it is missing.
-    pub(super) fn build_network(&self) -> Result<BridgeNetwork, ContainerError> {
-        let (row, bridge) = self.ensure_bridge()?;
+    /// The network of commands that have one with a bridge, made where it is missing.
+    pub(super) fn build_network(&self, name: &str) -> Result<BridgeNetwork, ContainerError> {
+        let (row, bridge) = self.ensure_network(name)?;
         Ok(BridgeNetwork { id: row.network.id, bridge })
+    }
+
+    /// Name of the network with a bridge that commands are in unless they ask for another; there
+    /// must be one. A name is put in the place of an id.
+    pub(super) fn find_build_network(
+        &self,
+        network: &mut Network,
+    ) -> Result<String, ContainerError> {
+        let Network::Named(name) = network else { return Ok(BRIDGE.to_owned()) };
+        let found = self.find_network(name)?.network;
+        if found.driver != BRIDGE {
+            // Not by the way round entitlements.
+            let message = format!("a build cannot be in network {name} by its id");
+            return Err(ContainerError::Invalid(message));
+        }
+        *network = match found.name.as_str() {
+            BRIDGE => Network::Default,
+            name => Network::Named(name.to_owned()),
+        };
+        Ok(found.name)
     }
 
     /// The network of a container that commands are to be in, if they are to be in one's.

@@ -13,7 +13,12 @@ use davit_store::{ClaimError, Claimed, Durability, NewContainer, StoreError};
 use self::defaults::merge;
 use super::{
     Container, ContainerError, ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode,
-    name, network::claims, newborn::Newborn, plan, platform, remove::remove_tree, validate,
+    name,
+    network::{BRIDGE, NetworkSpec, claims},
+    newborn::Newborn,
+    plan, platform,
+    remove::remove_tree,
+    validate,
 };
 use crate::{Engine, ImageError};
 
@@ -171,8 +176,8 @@ impl Engine {
         image_id: ImageId,
         follow: Follow,
     ) -> Result<NewContainer, ContainerError> {
-        let (addresses, ports) = match (follow, &spec.network) {
-            (Follow::Start, NetworkMode::Bridge) => claims(spec, &self.bridge_row()?.network.id),
+        let (addresses, ports) = match (follow, spec.network.bridge()) {
+            (Follow::Start, Some(network)) => claims(spec, &self.network_row(network)?)?,
             _ => (Vec::new(), Vec::new()),
         };
         let json = serde_json::to_value(spec)
@@ -269,8 +274,17 @@ impl Engine {
             .map_err(|source| ContainerError::Row { id: id.to_string(), source })
     }
 
-    /// Replaces names of other containers by their ids.
+    /// Replaces names of other containers by their ids, and ids of networks by their names.
     fn resolve_namespaces(&self, spec: &mut ContainerSpec) -> Result<(), ContainerError> {
+        if let NetworkMode::Network(name) = &spec.network {
+            let network = self.find_network(name)?.network;
+            spec.network = match network.name.as_str() {
+                BRIDGE => NetworkMode::Bridge,
+                "host" => NetworkMode::Host,
+                "none" => NetworkMode::None,
+                _ => NetworkMode::Network(network.name),
+            };
+        }
         if let NetworkMode::Container(name) = &mut spec.network {
             let other = self.container(name)?;
             spec.hostname = plan::hostname(&other.spec, &other.id);
@@ -295,10 +309,19 @@ impl Engine {
         if spec.network == NetworkMode::Host && !spec.publish.is_empty() {
             warnings.push("Published ports are discarded when using host network mode".to_owned());
         }
+        if let NetworkMode::Network(name) = &spec.network
+            && !spec.publish.is_empty()
+            && let Ok(row) = self.network_row(name)
+            && NetworkSpec::of(&row.network).is_ok_and(|network| network.internal)
+        {
+            let warning =
+                format!("Published ports are discarded, since network {name} is internal");
+            warnings.push(warning);
+        }
         let is_loopback6 = |publish: &davit_network::PublishSpec| {
             publish.host_address.is_some_and(|address| address == Ipv6Addr::LOCALHOST)
         };
-        if spec.network == NetworkMode::Bridge && spec.publish.iter().any(is_loopback6) {
+        if spec.network.bridge().is_some() && spec.publish.iter().any(is_loopback6) {
             // The kernel routes ::1 to no other interface, and there is no proxy process yet.
             warnings.push(
                 "Ports published on [::1] are held, but not reachable; publish on 127.0.0.1"

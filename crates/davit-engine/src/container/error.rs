@@ -72,16 +72,28 @@ pub enum ContainerError {
     Network(#[from] NetworkError),
     /// While the bridge was away, somebody else got its addresses.
     #[error(
-        "the addresses {subnet} of network bridge are those of {rival} by now, and container {} \
+        "the addresses {subnet} of network {network} are those of {rival} by now, and container {} \
          has one of them", container.get(..12).unwrap_or(container)
     )]
     PoolLost {
+        /// Its name.
+        network: String,
         /// Of the network.
         subnet: String,
         /// Who has it.
         rival: String,
         /// Id of a container that runs.
         container: String,
+    },
+    /// The addresses that a user chose for a network are somebody else's.
+    #[error("the addresses {subnet} of network {network} are those of {rival}")]
+    PoolTaken {
+        /// Its name.
+        network: String,
+        /// Of the network.
+        subnet: String,
+        /// Who has it.
+        rival: String,
     },
     /// The runtime failed.
     #[error(transparent)]
@@ -181,7 +193,11 @@ impl Hint for ContainerError {
                         .to_owned(),
                 ]
             }
-            Self::PoolLost { subnet, rival, container } => {
+            Self::PoolTaken { subnet, rival, .. } => vec![
+                "another --subnet, or none: then one is chosen that nobody has".to_owned(),
+                format!("or take {subnet} from {rival} (`ip address`, `ip route`)"),
+            ],
+            Self::PoolLost { subnet, rival, container, .. } => {
                 let container = container.get(..12).unwrap_or(container);
                 vec![
                     format!("davit stop {container}, and the network gets other addresses"),

@@ -6,7 +6,7 @@ mod network;
 use std::collections::{BTreeMap, BTreeSet};
 
 use davit_image::Timestamp;
-use davit_network::{ExposedPorts, PortMapping};
+use davit_network::{ExposedPorts, PortMapping, Reach};
 use davit_runtime::{
     capability::Capability,
     monitor::{
@@ -118,12 +118,7 @@ impl Engine {
 
     fn network_settings(&self, container: &Container) -> Result<Value, ContainerError> {
         let name = network_name(&container.spec.network);
-        let mut endpoint = json!({
-            "IPAMConfig": null, "Links": null, "Aliases": null, "DriverOpts": null, "GwPriority": 0,
-            "NetworkID": "", "EndpointID": "", "Gateway": "", "IPAddress": "", "MacAddress": "",
-            "IPPrefixLen": 0, "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
-            "DNSNames": null,
-        });
+        let mut endpoint = no_endpoint();
         let alive = container.status.phase.is_alive();
         let rows = match self.network_rows() {
             // They are not made yet, which looking at a container does not need.
@@ -132,7 +127,7 @@ impl Engine {
         };
         if let Some(row) = rows.into_iter().find(|row| row.network.name == name) {
             endpoint["NetworkID"] = row.network.id.clone().into();
-            if alive && container.spec.network == NetworkMode::Bridge {
+            if alive && container.spec.network.bridge().is_some() {
                 self.fill_endpoint(&mut endpoint, container, &row)?;
             }
         }
@@ -144,7 +139,11 @@ impl Engine {
             "HairpinMode": false, "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0,
             "SecondaryIPAddresses": null, "SecondaryIPv6Addresses": null,
         });
-        // Docker repeats the default network's address one level up.
+        let of_default = match container.spec.network {
+            // Docker repeats the default network's address one level up.
+            NetworkMode::Bridge => &endpoint,
+            _ => &no_endpoint(),
+        };
         for key in [
             "EndpointID",
             "Gateway",
@@ -155,7 +154,7 @@ impl Engine {
             "IPv6Gateway",
             "MacAddress",
         ] {
-            value[key] = endpoint[key].clone();
+            value[key] = of_default[key].clone();
         }
         value["Networks"] = match container.spec.network {
             NetworkMode::Container(_) => json!({}),
@@ -173,17 +172,31 @@ impl Engine {
         let bridge = self.bridge(row)?;
         let Some(held) = self.endpoint(&container.id)? else { return Ok(()) };
         endpoint["EndpointID"] = container.id.clone().into();
-        endpoint["Gateway"] = bridge.ipv4.gateway().to_string().into();
+        if bridge.reach == Reach::Outside {
+            endpoint["Gateway"] = bridge.gateway.to_string().into();
+        }
         endpoint["IPAddress"] = held.ipv4.to_string().into();
         endpoint["IPPrefixLen"] = bridge.ipv4.prefix().into();
         endpoint["MacAddress"] = held.mac.to_string().into();
         if let (Some(address), Some(subnet)) = (held.ipv6, bridge.ipv6) {
-            endpoint["IPv6Gateway"] = subnet.gateway().to_string().into();
+            if let (Reach::Outside, Some(gateway)) = (bridge.reach, bridge.gateway6) {
+                endpoint["IPv6Gateway"] = gateway.to_string().into();
+            }
             endpoint["GlobalIPv6Address"] = address.to_string().into();
             endpoint["GlobalIPv6PrefixLen"] = subnet.prefix().into();
         }
         Ok(())
     }
+}
+
+/// A container's place in a network where it has none.
+fn no_endpoint() -> Value {
+    json!({
+        "IPAMConfig": null, "Links": null, "Aliases": null, "DriverOpts": null, "GwPriority": 0,
+        "NetworkID": "", "EndpointID": "", "Gateway": "", "IPAddress": "", "MacAddress": "",
+        "IPPrefixLen": 0, "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
+        "DNSNames": null,
+    })
 }
 
 /// Where a tool like `nsenter --net=` finds the network namespace of one that runs.

@@ -165,6 +165,7 @@ pub(crate) fn network_name(mode: &NetworkMode) -> String {
         NetworkMode::Host => "host".to_owned(),
         NetworkMode::None => "none".to_owned(),
         NetworkMode::Container(id) => format!("container:{id}"),
+        NetworkMode::Network(name) => name.clone(),
     }
 }
 

@@ -1,9 +1,12 @@
-//! The root's bridge network, and what containers hold of it.
+//! Networks of a root, and what containers hold of them.
+
+mod addresses;
+mod user;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use davit_network::{
-    Bridge, Endpoint, Ensured, Ipv4Subnet, Ipv6Subnet, PortMapping, Protocol, Turn, both_families,
+    Bridge, Endpoint, Ipv4Subnet, Ipv6Subnet, PortMapping, Protocol, Reach, Turn, both_families,
     choose_pool,
 };
 use davit_runtime::monitor::state::Summary;
@@ -12,8 +15,9 @@ use davit_store::{
     StoreError,
 };
 
+pub use self::user::{NetworkRequest, NetworkSpec, is_built_in};
 use super::{
-    Container, ContainerError, ContainerSpec, NetworkMode, name,
+    Container, ContainerError, ContainerSpec, name,
     status::{LockHolder, lock_holder},
 };
 use crate::Engine;
@@ -64,7 +68,7 @@ impl Engine {
     }
 
     fn new_bridge(&self) -> Result<NewNetwork, ContainerError> {
-        let mut pools = vec![pool4(choose_pool(self.kernel_id())?)];
+        let mut pools = vec![pool4(self.choose_pool(None)?)];
         if davit_network::ipv6_available() {
             pools.push(pool6(Ipv6Subnet::unique_local(self.store().format().root_id.as_str(), 0)));
         }
@@ -73,59 +77,111 @@ impl Engine {
 
     /// The bridge of a network's row.
     pub(crate) fn bridge(&self, row: &NetworkRow) -> Result<Bridge, ContainerError> {
-        let (name, table) = Bridge::names(self.kernel_id());
-        let damaged = || {
-            ContainerError::Conflict(format!("network {} has no usable subnet", row.network.name))
-        };
-        let pools = &row.network.pools;
-        let ipv4 = pools.iter().find_map(|pool| match pool.subnet {
-            IpAddr::V4(subnet) => Ipv4Subnet::new(subnet, pool.prefix),
-            IpAddr::V6(_) => None,
+        let network = &row.network;
+        let damaged =
+            || ContainerError::Conflict(format!("network {} has no usable subnet", network.name));
+        let spec = NetworkSpec::of(network)?;
+        let four = network.pools.iter().find_map(|pool| match (pool.subnet, pool.gateway) {
+            (IpAddr::V4(subnet), IpAddr::V4(gateway)) => {
+                Some((Ipv4Subnet::new(subnet, pool.prefix)?, gateway))
+            }
+            _ => None,
         });
-        let ipv6 = pools.iter().find_map(|pool| match pool.subnet {
-            IpAddr::V6(subnet) => Ipv6Subnet::new(subnet, pool.prefix),
-            IpAddr::V4(_) => None,
+        let six = network.pools.iter().find_map(|pool| match (pool.subnet, pool.gateway) {
+            (IpAddr::V6(subnet), IpAddr::V6(gateway)) => {
+                Some((Ipv6Subnet::new(subnet, pool.prefix)?, gateway))
+            }
+            _ => None,
         });
         // It may have been switched off since the row was made.
-        let ipv6 = ipv6.filter(|_| davit_network::ipv6_available());
-        Ok(Bridge { name, table, ipv4: ipv4.ok_or_else(damaged)?, ipv6, mtu: None })
+        let six = six.filter(|_| davit_network::ipv6_available());
+        let (ipv4, gateway) = four.ok_or_else(damaged)?;
+        Ok(Bridge {
+            name: self.interface(&network.name, &network.id),
+            table: Bridge::names(self.kernel_id()).1,
+            ipv4,
+            ipv6: six.map(|(subnet, _)| subnet),
+            gateway,
+            gateway6: six.map(|(_, gateway)| gateway),
+            mtu: spec.mtu()?,
+            reach: if spec.internal { Reach::Internal } else { Reach::Outside },
+        })
     }
 
-    /// The root's bridge, if a container ever wanted one.
-    pub(crate) fn known_bridge(&self) -> Result<Option<Bridge>, ContainerError> {
+    fn interface(&self, network: &str, id: &str) -> String {
+        if network == BRIDGE {
+            return Bridge::names(self.kernel_id()).0;
+        }
+        Bridge::name_of(self.store().format().root_id.as_str(), id)
+    }
+
+    /// All bridges that containers ever wanted or may want, and the name of their firewall table.
+    pub(crate) fn known_bridges(&self) -> Result<(Vec<Bridge>, String), ContainerError> {
         let rows = self.store().networks()?;
-        let row = rows.iter().find(|row| row.network.name == BRIDGE);
-        row.map(|row| self.bridge(row)).transpose()
+        let bridges = rows.iter().filter(|row| row.network.driver == BRIDGE);
+        let bridges = bridges.map(|row| self.bridge(row)).collect::<Result<_, _>>()?;
+        Ok((bridges, Bridge::names(self.kernel_id()).1))
     }
 
-    /// The bridge network's row.
-    pub(crate) fn bridge_row(&self) -> Result<NetworkRow, ContainerError> {
+    /// Takes bridges and firewall table off the machine; of bridges without row, too.
+    pub(crate) fn withdraw_bridges(
+        root_id: &str,
+        (bridges, table): &(Vec<Bridge>, String),
+    ) -> Result<(), ContainerError> {
+        bridges.iter().try_for_each(Bridge::remove)?;
+        for name in Bridge::names_of_root(root_id)? {
+            Bridge::remove_interface(&name)?;
+        }
+        Ok(Bridge::remove_table(table)?)
+    }
+
+    /// The row of the network of this name.
+    ///
+    /// # Errors
+    /// [`ContainerError::NotFound`].
+    pub(crate) fn network_row(&self, name: &str) -> Result<NetworkRow, ContainerError> {
         let mut rows = self.network_rows()?;
-        let index = rows.iter().position(|row| row.network.name == BRIDGE);
+        let index = rows.iter().position(|row| row.network.name == name);
         let index = index
-            .ok_or_else(|| ContainerError::NotFound { kind: "network", name: BRIDGE.to_owned() })?;
+            .ok_or_else(|| ContainerError::NotFound { kind: "network", name: name.to_owned() })?;
         Ok(rows.swap_remove(index))
     }
 
-    /// The bridge network with its bridge, which is made unless it is there; that may move the
-    /// network, with the addresses that are held, to another pool. After its firewall table was
-    /// lost, the ports of running containers are published again.
-    pub(crate) fn ensure_bridge(&self) -> Result<(NetworkRow, Bridge), ContainerError> {
-        if !Bridge::is_up(&Bridge::names(self.kernel_id()).0)? {
-            self.raise_bridge()?;
+    /// A network with its bridge, which is made unless it is there; that may move the network, with
+    /// the addresses that are held, to another pool. After the firewall table was lost, the ports of
+    /// running containers are published again.
+    pub(crate) fn ensure_network(
+        &self,
+        name: &str,
+    ) -> Result<(NetworkRow, Bridge), ContainerError> {
+        let interface = match name {
+            BRIDGE => self.interface(name, ""),
+            _ => self.interface(name, &self.network_row(name)?.network.id),
+        };
+        if !Bridge::is_up(&interface)? {
+            self.raise_bridge(name)?;
         }
         // Read now: as long as the bridge is up the network does not move.
-        let row = self.bridge_row()?;
+        let row = self.network_row(name)?;
         let bridge = self.bridge(&row)?;
-        if bridge.ensure()? == Ensured::Created {
-            self.publish_again(&bridge)?;
+        bridge.open()?;
+        if !bridge.is_guarded()? {
+            self.guard(&bridge)?;
         }
         Ok((row, bridge))
     }
 
-    fn raise_bridge(&self) -> Result<(), ContainerError> {
+    /// Writes the firewall table, with the ports of running containers.
+    fn guard(&self, bridge: &Bridge) -> Result<(), ContainerError> {
         let _turn = Turn::take()?;
-        let row = self.bridge_row()?;
+        let (bridges, table) = self.known_bridges()?;
+        Bridge::guard(&table, &bridges)?;
+        self.publish_again(bridge)
+    }
+
+    fn raise_bridge(&self, name: &str) -> Result<(), ContainerError> {
+        let _turn = Turn::take()?;
+        let row = self.network_row(name)?;
         let mut bridge = self.bridge(&row)?;
         if Bridge::is_up(&bridge.name)? {
             // Another process was faster.
@@ -133,7 +189,7 @@ impl Engine {
         }
         if let Some(rival) = bridge.rival()? {
             self.give_way(&row.network, &bridge, rival)?;
-            bridge = self.bridge(&self.bridge_row()?)?;
+            bridge = self.bridge(&self.network_row(name)?)?;
         }
         Ok(bridge.raise()?)
     }
@@ -145,17 +201,34 @@ impl Engine {
         bridge: &Bridge,
         rival: String,
     ) -> Result<(), ContainerError> {
+        let (name, subnet) = (network.name.clone(), bridge.ipv4.to_string());
+        if NetworkSpec::of(network)?.is_fixed {
+            return Err(ContainerError::PoolTaken { network: name, subnet, rival });
+        }
         for held in self.store().network_addresses(&network.id)? {
             let container = held.container_id;
             if self.was_attached(&container)? {
-                let subnet = bridge.ipv4.to_string();
-                return Err(ContainerError::PoolLost { subnet, rival, container });
+                return Err(ContainerError::PoolLost { network: name, subnet, rival, container });
             }
         }
-        let pool = pool4(choose_pool(self.kernel_id())?);
+        let pool = pool4(self.choose_pool(Some(&network.id))?);
         // The firewall table knows the old pool.
         bridge.remove()?;
         Ok(self.store().move_network(&network.id, &pool)?)
+    }
+
+    /// A pool that neither the machine nor another network of the root has.
+    fn choose_pool(&self, own_id: Option<&str>) -> Result<Ipv4Subnet, ContainerError> {
+        let rows = self.store().networks()?;
+        let others = rows.iter().filter(|row| Some(row.network.id.as_str()) != own_id);
+        let pools = others.flat_map(|row| &row.network.pools);
+        let pools: Vec<_> = pools
+            .filter_map(|pool| match pool.subnet {
+                IpAddr::V4(subnet) => Ipv4Subnet::new(subnet, pool.prefix),
+                IpAddr::V6(_) => None,
+            })
+            .collect();
+        Ok(choose_pool(self.kernel_id(), &pools)?)
     }
 
     /// Whether a container runs, or is about to again, with the addresses it holds; one that is
@@ -190,11 +263,9 @@ impl Engine {
 
     /// Withdraws a container's ports from the firewall, for one whose monitor cannot.
     pub(crate) fn unpublish(&self, container: &Container) -> Result<(), ContainerError> {
-        if container.spec.network != NetworkMode::Bridge {
-            return Ok(());
-        }
+        let Some(network) = container.spec.network.bridge() else { return Ok(()) };
         let Some(endpoint) = self.endpoint(&container.id)? else { return Ok(()) };
-        Ok(self.bridge(&self.bridge_row()?)?.unpublish(&endpoint)?)
+        Ok(self.bridge(&self.network_row(network)?)?.unpublish(&endpoint)?)
     }
 }
 
@@ -240,16 +311,20 @@ fn pool6(subnet: Ipv6Subnet) -> Pool {
     }
 }
 
-/// What a container must hold before it can start in the bridge network.
+/// What a container must hold before it can start in a network with a bridge.
 pub(crate) fn claims(
     spec: &ContainerSpec,
-    network_id: &str,
-) -> (Vec<AddressClaim>, Vec<PortClaim>) {
+    row: &NetworkRow,
+) -> Result<(Vec<AddressClaim>, Vec<PortClaim>), ContainerError> {
     let address = AddressClaim {
-        network_id: network_id.to_owned(),
+        network_id: row.network.id.clone(),
         wanted: spec.addresses.clone(),
         ..AddressClaim::default()
     };
+    if NetworkSpec::of(&row.network)?.internal {
+        // Nobody would reach what is published there.
+        return Ok((vec![address], Vec::new()));
+    }
     let ports = spec.port_requests().into_iter().map(|request| PortClaim {
         protocol: match request.protocol {
             Protocol::Tcp => PortProtocol::Tcp,
@@ -263,7 +338,7 @@ pub(crate) fn claims(
         host_ports: request.host_ports.map(|(first, last)| first..=last),
         container_port: request.container_port,
     });
-    (vec![address], ports.collect())
+    Ok((vec![address], ports.collect()))
 }
 
 /// Rows as the network crate wants them.

@@ -91,7 +91,7 @@ impl Engine {
         // What fails here fails again, and is told, when all is made out.
         let foundation = self.stack(image).ok().map(|stack| Foundation {
             stack,
-            own_network: matches!(spec.network, NetworkMode::Bridge | NetworkMode::None),
+            own_network: !matches!(spec.network, NetworkMode::Host | NetworkMode::Container(_)),
         });
         let mut line = serde_json::to_vec(&foundation)
             .map_err(|source| ContainerError::Row { id: id.to_owned(), source })?;

@@ -66,7 +66,7 @@ pub(crate) fn plan(
     let mut plan = Plan::container(arguments, around.cgroup.clone());
     let mut joins = Vec::new();
     plan.namespaces.network = match &spec.network {
-        NetworkMode::Bridge | NetworkMode::None => Namespace::New,
+        NetworkMode::Bridge | NetworkMode::Network(_) | NetworkMode::None => Namespace::New,
         NetworkMode::Host => Namespace::Host,
         NetworkMode::Container(id) => join(&mut joins, id, "net"),
     };

@@ -234,6 +234,20 @@ pub enum NetworkMode {
     None,
     /// Another container's, by id.
     Container(String),
+    /// One that a user made, by name.
+    Network(String),
+}
+
+impl NetworkMode {
+    /// Name of the network, if it is one with a bridge.
+    #[must_use]
+    pub fn bridge(&self) -> Option<&str> {
+        match self {
+            Self::Bridge => Some("bridge"),
+            Self::Network(name) => Some(name),
+            Self::Host | Self::None | Self::Container(_) => None,
+        }
+    }
 }
 
 /// Which namespace of one kind a container is in.

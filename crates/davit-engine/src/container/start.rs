@@ -144,10 +144,10 @@ impl Engine {
 
     fn claim(&self, container: &Container) -> Result<Claimed, ContainerError> {
         self.store().release_endpoints(&container.id)?;
-        if container.spec.network != NetworkMode::Bridge {
+        let Some(network) = container.spec.network.bridge() else {
             return Ok(Claimed::default());
-        }
-        let (addresses, ports) = claims(&container.spec, &self.bridge_row()?.network.id);
+        };
+        let (addresses, ports) = claims(&container.spec, &self.network_row(network)?)?;
         let store = self.store();
         let claim = || store.claim_endpoints(&container.id, &addresses, &ports, Durability::Lazy);
         match claim() {
@@ -389,11 +389,11 @@ impl Engine {
     }
 
     fn network(&self, container: &Container, claimed: &Claimed) -> Result<Network, ContainerError> {
-        match container.spec.network {
+        match &container.spec.network {
             NetworkMode::Host | NetworkMode::Container(_) => Ok(Network::Shared),
             NetworkMode::None => Ok(Network::Loopback),
-            NetworkMode::Bridge => {
-                let (row, bridge) = self.ensure_bridge()?;
+            mode @ (NetworkMode::Bridge | NetworkMode::Network(_)) => {
+                let (row, bridge) = self.ensure_network(mode.bridge().unwrap_or_default())?;
                 let claimed_ones = davit_network::both_families(&claimed_addresses(claimed));
                 let (ipv4, ipv6) = match claimed_ones {
                     Some(addresses) if bridge.ipv4.contains(addresses.0) => addresses,
@@ -443,9 +443,9 @@ impl Engine {
         container: &Container,
         addresses: &[IpAddr],
     ) -> Result<files::HostFiles, ContainerError> {
-        let gateway = match container.spec.network {
-            NetworkMode::Bridge => Some(self.bridge(&self.bridge_row()?)?.ipv4.gateway().into()),
-            _ => None,
+        let gateway = match container.spec.network.bridge() {
+            Some(network) => Some(self.bridge(&self.network_row(network)?)?.gateway.into()),
+            None => None,
         };
         Ok(files::HostFiles::of(&container.spec, &container.id, addresses, gateway))
     }

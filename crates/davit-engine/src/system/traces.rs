@@ -1,50 +1,28 @@
-//! A root's traces on the machine beside its files: bridge, firewall table, cgroups.
+//! A root's traces on the machine beside its files: bridges, firewall table, cgroups.
 
 use std::time::Duration;
 
 use davit_runtime::{Cgroups, cgroup::CgroupError};
 use davit_store::ContainerFilter;
 
-use crate::{
-    ContainerError, Engine,
-    container::{BUILT_IN_NETWORKS, RemoveRequest},
-};
+use crate::{ContainerError, Engine, container::RemoveRequest};
 
 /// How long a reset waits for what it has killed: to free a tree of a million files takes seconds.
 const ENDING_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Engine {
-    /// Removes networks that the user made and no container is attached to; their names.
-    ///
-    /// # Errors
-    /// What the store says.
-    pub fn prune_networks(&self) -> Result<Vec<String>, ContainerError> {
-        let mut removed = Vec::new();
-        for row in self.store().networks()? {
-            let network = row.network;
-            if BUILT_IN_NETWORKS.contains(&network.name.as_str()) {
-                continue;
-            }
-            if self.store().remove_network(&network.id)?.is_empty() {
-                removed.push(network.name);
-            }
-        }
-        Ok(removed)
-    }
-
-    /// Takes bridge, firewall table and empty cgroups off the machine unless a container runs. The
+    /// Takes bridges, firewall table and empty cgroups off the machine unless a container runs. The
     /// next container makes them again, with the same subnet unless somebody has it by then.
     ///
     /// # Errors
     /// What the kernel refuses.
     pub fn withdraw_idle(&self) -> Result<(), ContainerError> {
-        let bridge = self.known_bridge()?;
+        let bridges = self.known_bridges()?;
+        let root_id = self.store().format().root_id.as_str();
         let cgroups = Cgroups::discover()?;
         let root = self.cgroup_root();
         let withdraw = || -> Result<(), ContainerError> {
-            if let Some(bridge) = bridge {
-                bridge.remove()?;
-            }
+            Self::withdraw_bridges(root_id, &bridges)?;
             cgroups.remove_if_empty(&format!("{root}/monitors"))?;
             Ok(cgroups.remove_if_empty(&root)?)
         };
@@ -52,7 +30,7 @@ impl Engine {
     }
 
     /// Ends every container and removes all that this root has: containers, images, volumes, build
-    /// cache, bridge, firewall table, cgroups, and the files.
+    /// cache, bridges, firewall table, cgroups, and the files.
     ///
     /// # Errors
     /// The first thing that cannot be removed; the same call goes on from there.
@@ -69,9 +47,7 @@ impl Engine {
         let root = self.cgroup_root();
         // Before the bridge goes: a step of a build may be about to make its interface.
         end_all(&cgroups, &root)?;
-        if let Some(bridge) = self.known_bridge()? {
-            bridge.remove()?;
-        }
+        Self::withdraw_bridges(self.store().format().root_id.as_str(), &self.known_bridges()?)?;
         cgroups.remove(&root)?;
         Ok(self.into_store().erase()?)
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use davit_network::{
-    Bridge, Endpoint, Ensured, Ipv6Subnet, NetworkError, PortMapping, Protocol, choose_pool,
+    Bridge, Endpoint, Ipv6Subnet, NetworkError, PortMapping, Protocol, choose_pool,
 };
 use davit_test::need_tool;
 
@@ -24,6 +24,15 @@ struct World {
 
 const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+/// Id of the root.
+const ROOT: &str = "0123456789abcdef";
+
+/// Makes bridges, and the table that knows them and no others.
+fn raise(networks: &[&Bridge]) -> Result<(), NetworkError> {
+    networks.iter().try_for_each(|network| network.raise().and_then(|()| network.open()))?;
+    let networks: Vec<Bridge> = networks.iter().map(|&network| network.clone()).collect();
+    Bridge::guard(&networks[0].table, &networks)
+}
 
 impl World {
     fn new(ports: &[&[PortMapping]]) -> Option<Self> {
@@ -35,15 +44,14 @@ impl World {
             namespace.run(&format!("ip addr add {address}/24 dev wan"));
             namespace.run("ip link set wan up");
         }
-        let (name, table) = Bridge::names(Some("0123456789abcdef"));
-        let ipv4 = host.inside(|| choose_pool(Some("0123456789abcdef"))).expect("a pool");
-        let ipv6 = Some(Ipv6Subnet::unique_local("0123456789abcdef", 0));
-        let bridge = Bridge { name, table, ipv4, ipv6, mtu: None };
+        let ipv4 = host.inside(|| choose_pool(Some(ROOT), &[])).expect("a pool");
+        let ipv6 = Some(Ipv6Subnet::unique_local(ROOT, 0));
+        let bridge = Bridge::new(Bridge::names(Some(ROOT)), ipv4, ipv6);
         assert!(!host.inside(|| Bridge::is_up(&bridge.name)).expect("an answer"));
-        let raise = || bridge.raise().and_then(|()| bridge.ensure());
-        let ensured = host.inside(raise).expect("the bridge");
+        assert!(!host.inside(|| bridge.is_guarded()).expect("an answer"));
+        host.inside(|| raise(&[&bridge])).expect("the bridge");
         assert!(host.inside(|| Bridge::is_up(&bridge.name)).expect("an answer"));
-        assert_eq!(ensured, Ensured::Created);
+        assert!(host.inside(|| bridge.is_guarded()).expect("an answer"));
         let mut world = Self { host, outside, containers: Vec::new(), bridge };
         for ports in ports {
             world.add(ports)?;
@@ -52,22 +60,26 @@ impl World {
     }
 
     fn add(&mut self, ports: &[PortMapping]) -> Option<()> {
+        self.add_to(&self.bridge.clone(), ports)
+    }
+
+    fn add_to(&mut self, bridge: &Bridge, ports: &[PortMapping]) -> Option<()> {
         let container = Namespace::new()?;
         let number = u32::try_from(self.containers.len()).expect("few");
-        let endpoint = Endpoint::new(self.addresses(number), number, ports.to_vec());
+        let endpoint = Endpoint::new(addresses(bridge, number), number, ports.to_vec());
         let file = container.open();
         self.host
-            .inside(|| self.bridge.attach(&endpoint, std::os::fd::AsFd::as_fd(&file)))
+            .inside(|| bridge.attach(&endpoint, std::os::fd::AsFd::as_fd(&file)))
             .expect("attached");
         self.containers.push((container, endpoint));
         Some(())
     }
 
-    /// The addresses of container `number`.
-    fn addresses(&self, number: u32) -> (Ipv4Addr, Option<Ipv6Addr>) {
-        let six = |subnet: Ipv6Subnet| u128::from(subnet.gateway()) + 1 + u128::from(number);
-        let four = u32::from(self.bridge.ipv4.gateway()) + 1 + number;
-        (four.into(), self.bridge.ipv6.map(|subnet| six(subnet).into()))
+    /// A network beside the first one that the table does not know yet.
+    fn beside(&self, ipv4: &str) -> Bridge {
+        let table = self.bridge.table.clone();
+        let ipv4 = ipv4.parse().expect("a subnet");
+        Bridge::new((Bridge::name_of(ROOT, "fedcba"), table), ipv4, None)
     }
 
     /// Serves one byte per connection in container `index` on port 80, over both families.
@@ -82,6 +94,13 @@ impl World {
             }
         });
     }
+}
+
+/// The addresses of container `number`.
+fn addresses(bridge: &Bridge, number: u32) -> (Ipv4Addr, Option<Ipv6Addr>) {
+    let six = |subnet: Ipv6Subnet| u128::from(subnet.gateway()) + 1 + u128::from(number);
+    let four = u32::from(bridge.ipv4.gateway()) + 1 + number;
+    (four.into(), bridge.ipv6.map(|subnet| six(subnet).into()))
 }
 
 fn mapping(host_address: &str, host_port: u16) -> PortMapping {
@@ -180,8 +199,7 @@ fn the_administrators_chain_decides_first() {
     let table = &world.bridge.table;
     world.host.run(&format!("{nft} add rule inet {table} admin ip saddr {OUTSIDE} drop"));
     assert_eq!(ask(&world.outside, HOST, 8080), None);
-    let again = world.host.inside(|| world.bridge.ensure()).expect("nothing to do");
-    assert_eq!(again, Ensured::Present);
+    world.host.inside(|| raise(&[&world.bridge])).expect("written again");
     assert_eq!(ask(&world.outside, HOST, 8080), None, "the rule is still there");
 }
 
@@ -192,8 +210,8 @@ fn a_flushed_table_comes_back_with_its_ports() {
     let Some(world) = World::new(&[&everywhere(8080)]) else { return };
     world.serve(0);
     world.host.run(&format!("{nft} flush ruleset"));
-    let ensured = world.host.inside(|| world.bridge.ensure()).expect("made again");
-    assert_eq!(ensured, Ensured::Created);
+    assert!(!world.host.inside(|| world.bridge.is_guarded()).expect("an answer"));
+    world.host.inside(|| raise(&[&world.bridge])).expect("made again");
     world.host.inside(|| world.bridge.publish(&world.containers[0].1)).expect("published again");
     assert_eq!(ask(&world.outside, HOST, 8080), Some(b'0'));
 }
@@ -210,11 +228,11 @@ fn another_firewall_that_drops_forwarded_packets_is_passed() {
     let own = format!("FORWARD -i {name} -p tcp -m tcp --dport 9 -j ACCEPT");
     world.host.run(&format!("{iptables} -A {own}"));
     assert_eq!(ask(&world.outside, HOST, 8080), None, "the test's own premise");
-    world.host.inside(|| world.bridge.ensure()).expect("opened");
+    world.host.inside(|| world.bridge.open()).expect("opened");
     assert_eq!(ask(&world.outside, HOST, 8080), Some(b'0'));
     let listed = world.host.run(&format!("{iptables} -S FORWARD"));
     assert!(listed.contains(&format!("-A FORWARD -i {name} -j ACCEPT")), "{listed}");
-    world.host.inside(|| world.bridge.ensure()).expect("nothing to do");
+    world.host.inside(|| world.bridge.open()).expect("nothing to do");
     let count = world.host.run(&format!("{iptables} -S FORWARD")).matches("ACCEPT").count();
     assert_eq!(count, 3, "one rule for each direction, and the administrator's");
     world.host.inside(|| world.bridge.remove()).expect("removed");
@@ -230,6 +248,8 @@ fn nothing_is_left_after_removal() {
     world.host.inside(|| world.bridge.unpublish(endpoint)).expect("twice is no error");
     world.host.inside(|| world.bridge.remove()).expect("removed");
     world.host.inside(|| world.bridge.remove()).expect("twice is no error");
+    let remove_table = || Bridge::remove_table(&world.bridge.table);
+    world.host.inside(|| remove_table().and_then(|()| remove_table())).expect("twice, too");
     let links = world.host.run("ip -o link");
     assert!(!links.contains("davit"), "{links}");
     if let Some(nft) = need_tool("nft") {
@@ -241,7 +261,7 @@ fn nothing_is_left_after_removal() {
 fn a_port_of_two_endpoints_is_refused() {
     let Some(mut world) = World::new(&[&everywhere(8080)]) else { return };
     let container = Namespace::new().expect("as before");
-    let endpoint = Endpoint::new(world.addresses(5), 77, everywhere(8080).to_vec());
+    let endpoint = Endpoint::new(addresses(&world.bridge, 5), 77, everywhere(8080).to_vec());
     let file = container.open();
     let attached =
         world.host.inside(|| world.bridge.attach(&endpoint, std::os::fd::AsFd::as_fd(&file)));
@@ -310,16 +330,19 @@ fn pools_avoid_the_machines_routes() {
     if need_tool("ip").is_none() {
         return;
     }
-    let choose = || namespace.inside(|| choose_pool(None)).map(|pool| pool.to_string()).ok();
+    let choose_beside = |others: &[&str]| {
+        let others: Vec<_> = others.iter().map(|text| text.parse().expect("a subnet")).collect();
+        namespace.inside(|| choose_pool(None, &others)).map(|pool| pool.to_string()).ok()
+    };
+    let choose = || choose_beside(&[]);
     assert_eq!(choose().as_deref(), Some("172.17.0.0/16"));
     namespace.run("ip route add 172.17.4.0/24 dev lo");
     namespace.run("ip route add 172.18.0.0/15 dev lo");
     assert_eq!(choose().as_deref(), Some("172.20.0.0/16"));
-    let (name, table) = Bridge::names(None);
+    assert_eq!(choose_beside(&["172.20.9.0/24"]).as_deref(), Some("172.21.0.0/16"));
     let rival = |ipv4: &str| {
         let ipv4 = ipv4.parse().expect("a subnet");
-        let (name, table) = (name.clone(), table.clone());
-        namespace.inside(|| Bridge { name, table, ipv4, ipv6: None, mtu: None }.rival())
+        namespace.inside(|| Bridge::new(Bridge::names(None), ipv4, None).rival())
     };
     namespace.run("ip route add blackhole 172.22.3.0/24");
     namespace.run("ip route add blackhole 172.24.0.0/13");
@@ -331,6 +354,84 @@ fn pools_avoid_the_machines_routes() {
     ] {
         assert_eq!(rival(subnet).expect("an answer").as_deref(), expected, "{subnet}");
     }
+}
+
+#[test]
+fn networks_of_a_root_are_apart() {
+    let Some(mut world) = World::new(&[&everywhere(8080)]) else { return };
+    let mut other = world.beside("10.200.0.0/24");
+    other.gateway = "10.200.0.254".parse().expect("an address");
+    other.mtu = Some(1400);
+    assert!(!world.host.inside(|| other.is_guarded()).expect("an answer"));
+    world.host.inside(|| raise(&[&world.bridge, &other])).expect("both");
+    for network in [&world.bridge, &other] {
+        assert!(world.host.inside(|| network.is_guarded()).expect("an answer"));
+    }
+    world.add_to(&other, &[]).expect("a container");
+    world.add_to(&other, &everywhere(8081)).expect("another");
+    (0..3).for_each(|index| world.serve(index));
+    let at = |index: usize| world.containers[index].1.ipv4;
+    let cases: [(&str, usize, Ipv4Addr, u16, Option<u8>); 6] = [
+        ("within the second network", 1, at(2), 80, Some(b'2')),
+        ("from the first to the second", 0, at(1), 80, None),
+        ("from the second to the first", 1, at(0), 80, None),
+        ("a published port of the other network", 1, HOST, 8080, Some(b'0')),
+        ("the other way round", 0, HOST, 8081, Some(b'2')),
+        ("by the own gateway", 1, other.gateway, 8080, Some(b'0')),
+    ];
+    for (name, from, address, port, expected) in cases {
+        assert_eq!(ask(&world.containers[from].0, address, port), expected, "{name}");
+    }
+    let listener = world.outside.inside(|| TcpListener::bind((OUTSIDE, 80))).expect("listens");
+    let stream = world.containers[1].0.inside(|| TcpStream::connect((OUTSIDE, 80)));
+    assert_eq!(listener.accept().expect("a client").1.ip(), IpAddr::from(HOST));
+    drop(stream);
+    let link = world.containers[1].0.run("ip -o link show dev eth0");
+    assert!(link.contains("mtu 1400"), "{link}");
+    // The first stays as it was when the second goes.
+    world.host.inside(|| other.remove().and_then(|()| other.remove())).expect("removed");
+    assert_eq!(ask(&world.outside, HOST, 8080), Some(b'0'));
+    assert!(world.host.inside(|| world.bridge.is_guarded()).expect("an answer"));
+    let names = world.host.inside(|| Bridge::names_of_root(ROOT)).expect("an answer");
+    assert!(names.is_empty(), "{names:?}");
+}
+
+#[test]
+fn what_a_crash_left_in_the_table_goes_with_the_next_writing() {
+    let Some(world) = World::new(&[]) else { return };
+    let lost = world.beside("10.200.0.0/24");
+    world.host.inside(|| raise(&[&world.bridge, &lost])).expect("both");
+    let names = world.host.inside(|| Bridge::names_of_root(ROOT)).expect("an answer");
+    assert_eq!(names, std::slice::from_ref(&lost.name));
+    world.host.inside(|| Bridge::remove_interface(&lost.name)).expect("removed");
+    // Overlaps what the table still has of the lost one.
+    let mut next = world.beside("10.200.0.0/16");
+    next.name = Bridge::name_of(ROOT, "00ff00");
+    world.host.inside(|| raise(&[&world.bridge, &next])).expect("written");
+    assert!(!world.host.inside(|| lost.is_guarded()).expect("an answer"));
+}
+
+#[test]
+fn an_internal_network_has_no_way_out_or_in() {
+    let Some(mut world) = World::new(&[&everywhere(8080)]) else { return };
+    let mut internal = world.beside("10.200.0.0/24");
+    internal.reach = davit_network::Reach::Internal;
+    world.host.inside(|| raise(&[&world.bridge, &internal])).expect("both");
+    world.add_to(&internal, &[]).expect("a container");
+    world.add_to(&internal, &[]).expect("another");
+    (0..3).for_each(|index| world.serve(index));
+    let _outside = world.outside.inside(|| TcpListener::bind((OUTSIDE, 80))).expect("listens");
+    let inside = &world.containers[1].0;
+    assert_eq!(inside.run("ip route show default"), "");
+    // As a container with NET_ADMIN would try.
+    inside.run(&format!("ip route add default via {}", internal.gateway));
+    for (address, port) in [(OUTSIDE, 80), (internal.gateway, 8080), (HOST, 8080)] {
+        assert_eq!(ask(inside, address, port), None, "{address}:{port}");
+    }
+    let neighbour = world.containers[2].1.ipv4;
+    assert_eq!(ask(inside, neighbour, 80), Some(b'2'));
+    assert_eq!(ask(&world.host, neighbour, 80), Some(b'2'), "the machine itself is in it");
+    assert_eq!(ask(&world.containers[0].0, neighbour, 80), None);
 }
 
 /// What has ended a moment ago still has its pair: the kernel takes its time.

@@ -154,7 +154,9 @@ fn wanted_addresses_are_given_or_refused() {
     };
     assert_eq!(want("b1", "10.9.0.77").unwrap().addresses[0].1, ip("10.9.0.77"));
     assert!(matches!(want("b2", "10.9.0.77").unwrap_err(), ClaimError::Address { .. }));
-    assert!(matches!(want("b2", "10.9.0.1").unwrap_err(), ClaimError::Address { .. }));
+    for taken in ["10.9.0.1", "10.9.0.0", "10.9.0.255", "fd00:9::1", "fd00:9::"] {
+        assert!(matches!(want("b2", taken).unwrap_err(), ClaimError::Address { .. }), "{taken}");
+    }
     assert!(matches!(want("b2", "10.8.0.1").unwrap_err(), ClaimError::NoPool { .. }));
     assert_eq!(store.network_addresses(&net).unwrap().len(), 2);
 }
@@ -327,10 +329,19 @@ fn networks_stay_while_they_are_used() {
     let store = open(&temp);
     let net = network(&store, "10.9.0.99");
     create(&store, "9a", &net, &[]).unwrap();
-    assert_eq!(store.remove_network(&net).unwrap().len(), 2);
+    let kept = || -> Result<(), ()> { panic!("it is used") };
+    assert_eq!(store.remove_network(&net, kept).unwrap(), Ok(vec!["9a".repeat(32)]));
     store.remove_container(&"9a".repeat(32), Durability::Durable).unwrap();
+    let lease = store.lease("build").unwrap();
+    lease.claim_addresses(&net).unwrap();
+    assert_eq!(store.remove_network(&net, kept).unwrap(), Ok(vec![lease.id().to_owned()]));
+    drop(lease);
     assert_eq!(store.network("bridge").unwrap().network.pools.len(), 2);
     assert_eq!(store.network(&net[..6]).unwrap().network.name, "bridge");
-    assert!(store.remove_network(&net).unwrap().is_empty());
+    assert_eq!(store.remove_network(&net, || Err("busy")).unwrap(), Err("busy"));
+    assert!(store.network("bridge").is_ok(), "what cannot be withdrawn stays");
+    assert_eq!(store.remove_network(&net, || Ok::<(), ()>(())).unwrap(), Ok(Vec::new()));
     assert!(store.network("bridge").unwrap_err().is_not_found());
+    let gone = store.remove_network(&net, || Ok::<(), ()>(())).unwrap_err();
+    assert!(gone.is_not_found());
 }

@@ -91,7 +91,7 @@ pub(crate) struct BuildArgs {
     /// Network of RUN steps
     #[arg(
         long,
-        value_name = "default|none|host|container:NAME",
+        value_name = "default|none|host|container:NAME|NETWORK",
         default_value = "default",
         hide_default_value = true
     )]

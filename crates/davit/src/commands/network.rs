@@ -1,11 +1,17 @@
 //! `davit network`
 
+use std::net::IpAddr;
+
 use clap::Subcommand;
-use davit_engine::{container::NetworkRow, image::Timestamp};
+use davit_engine::{
+    Engine,
+    container::{NetworkRequest, NetworkRow, NetworkSpec, is_built_in},
+    image::Timestamp,
+};
 use serde::Serialize;
 use serde_json::json;
 
-use super::container::show;
+use super::container::{lifecycle::each, show, values};
 use crate::{
     cli::Context,
     error::CliError,
@@ -14,7 +20,7 @@ use crate::{
     printer, units,
 };
 
-const FILTERS: [&str; 6] = ["driver", "id", "label", "name", "scope", "type"];
+const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope", "type"];
 /// Values of the filter `type`.
 const KINDS: [&str; 2] = ["builtin", "custom"];
 
@@ -22,17 +28,80 @@ const KINDS: [&str; 2] = ["builtin", "custom"];
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub(crate) enum Verb {
+    /// Create a network
+    Create(CreateArgs),
     /// List networks
     #[command(visible_alias = "list")]
     Ls(ListArgs),
     /// Display detailed information on one or more networks
     Inspect(InspectArgs),
+    /// Remove one or more networks
+    #[command(visible_alias = "remove")]
+    Rm(RemoveArgs),
+    /// Remove all unused networks
+    Prune(PruneArgs),
+}
+
+// Arguments of `davit network create`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CreateArgs {
+    /// Enable manual container attachment; always so on one machine
+    #[arg(long)]
+    attachable: bool,
+    /// Driver to manage the network
+    #[arg(short, long, default_value = "bridge", value_name = "DRIVER")]
+    driver: String,
+    /// IPv4 or IPv6 gateway for the subnet
+    #[arg(long, value_name = "ADDRESS")]
+    gateway: Vec<IpAddr>,
+    /// Restrict external access to the network
+    #[arg(long)]
+    internal: bool,
+    /// Allocate container addresses from a sub-range
+    #[arg(long, value_name = "ADDRESS/PREFIX")]
+    ip_range: Vec<String>,
+    /// Enable IPv6 addresses
+    #[arg(long)]
+    ipv6: bool,
+    /// Set metadata on a network
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    label: Vec<String>,
+    /// Set driver specific options (com.docker.network.driver.mtu)
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    opt: Vec<String>,
+    /// Subnet that represents a network segment
+    #[arg(long, value_name = "ADDRESS/PREFIX")]
+    subnet: Vec<String>,
+    /// Name
+    network: String,
+}
+
+// Arguments of `davit network rm`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RemoveArgs {
+    /// Networks that do not exist are no failure
+    #[arg(short, long)]
+    force: bool,
+    /// Networks
+    #[arg(required = true, value_name = "NETWORK")]
+    networks: Vec<String>,
+}
+
+// Arguments of `davit network prune`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PruneArgs {
+    /// Provide filter values (until=TIME, label=KEY[=VALUE])
+    #[arg(long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    /// Do not prompt for confirmation
+    #[arg(short, long)]
+    force: bool,
 }
 
 // Arguments of `davit network ls`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ListArgs {
-    /// Provide filter values (driver, id, label, name, scope, type)
+    /// Provide filter values (dangling, driver, id, label, name, scope, type)
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     #[command(flatten)]
@@ -75,7 +144,7 @@ struct Row {
     ipv4: &'static str,
     #[serde(rename = "IPv6")]
     ipv6: String,
-    internal: &'static str,
+    internal: String,
     labels: String,
 }
 
@@ -85,6 +154,7 @@ struct Row {
 /// What the verb could not do.
 pub(crate) fn run(verb: &Verb, context: &Context) -> Result<u8, CliError> {
     match verb {
+        Verb::Create(args) => create(args, context),
         Verb::Ls(args) => list(args, context),
         Verb::Inspect(args) => {
             let engine = context.engine()?;
@@ -92,14 +162,84 @@ pub(crate) fn run(verb: &Verb, context: &Context) -> Result<u8, CliError> {
                 Ok(Object { kind: Kind::Network, fields: engine.inspect_network(name)? })
             })
         }
+        Verb::Rm(args) => remove(args, context),
+        Verb::Prune(args) => prune(args, context),
     }
 }
 
+fn create(args: &CreateArgs, context: &Context) -> Result<u8, CliError> {
+    let request = NetworkRequest {
+        name: args.network.clone(),
+        driver: args.driver.clone(),
+        labels: values::labels(&[], &args.label)?,
+        options: values::pairs("opt", &args.opt)?,
+        subnets: args.subnet.clone(),
+        gateways: args.gateway.clone(),
+        ip_ranges: args.ip_range.clone(),
+        internal: args.internal,
+        ipv6: args.ipv6,
+        attachable: args.attachable,
+    };
+    printer::line(&context.engine()?.create_network(&request)?)?;
+    Ok(0)
+}
+
+fn remove(args: &RemoveArgs, context: &Context) -> Result<u8, CliError> {
+    let engine = context.engine()?;
+    each(&args.networks, |name| {
+        match engine.remove_network(name) {
+            Err(error) if args.force && error.is_not_found() => {}
+            result => result?,
+        }
+        printer::line(name)
+    })
+}
+
+fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
+    let filters = Filters::parse(&args.filter, &["label", "label!", "until"])?;
+    let until = filters.until()?;
+    let warning =
+        "WARNING! This will remove all custom networks not used by at least one container.";
+    if !args.force && !super::prune::confirm(warning)? {
+        return Ok(0);
+    }
+    prune_those(&context.engine()?, |row| {
+        until.is_none_or(|until| created(row) < Some(until))
+            && filters.fit_labels(&row.network.labels)
+    })?;
+    Ok(0)
+}
+
+/// Removes networks that fit and no container is in, and tells which.
+///
+/// # Errors
+/// What the store or the kernel says.
+pub(super) fn prune_those(
+    engine: &Engine,
+    fits: impl Fn(&NetworkRow) -> bool,
+) -> Result<(), CliError> {
+    let names = engine.prune_networks(fits)?;
+    if !names.is_empty() {
+        printer::line(&format!("Deleted Networks:\n{}\n", names.join("\n")))?;
+    }
+    Ok(())
+}
+
+/// When a network was made.
+pub(super) fn created(row: &NetworkRow) -> Option<Timestamp> {
+    Timestamp::from_unix_seconds(row.created / 1_000_000_000).ok()
+}
+
 fn list(args: &ListArgs, context: &Context) -> Result<u8, CliError> {
-    let mut networks = context.engine()?.networks()?;
+    let engine = context.engine()?;
+    let mut networks = engine.networks()?;
     let filters = Filters::parse(&args.filter, &FILTERS)?;
     if let Some(kind) = filters.values("type").iter().find(|kind| !KINDS.contains(&kind.as_str())) {
         return Err(CliError::user(format!("invalid filter 'type={kind}'")));
+    }
+    if let Some(dangling) = filters.flag("dangling")? {
+        let idle = engine.idle_networks()?;
+        networks.retain(|row| idle.contains(row) == dangling);
     }
     networks.retain(|row| fits(row, &filters));
     let id = |row: &NetworkRow| Width::of(args.no_trunc).id(&row.network.id);
@@ -108,7 +248,8 @@ fn list(args: &ListArgs, context: &Context) -> Result<u8, CliError> {
         printer::data(&ids)?;
         return Ok(0);
     }
-    let rows: Vec<Row> = networks.iter().map(|row| self::row(row, id(row))).collect();
+    let rows = networks.iter().map(|row| self::row(row, id(row)));
+    let rows = rows.collect::<Result<Vec<Row>, CliError>>()?;
     let raw: Vec<_> = networks
         .iter()
         .map(|row| json!({"id": row.network.id, "name": row.network.name, "driver": row.network.driver}))
@@ -125,24 +266,24 @@ fn fits(row: &NetworkRow, filters: &Filters) -> bool {
         && filters.any("id", |id| network.id.starts_with(id))
         && filters.any("name", |name| network.name.contains(name))
         && filters.any("scope", |scope| scope == "local")
-        // The three that every root has are Docker's built-in ones.
-        && filters.any("type", |kind| kind == "builtin")
+        && filters.any("type", |kind| (kind == "builtin") == is_built_in(&network.name))
         && filters.fit_labels(&network.labels)
 }
 
-fn row(row: &NetworkRow, id: String) -> Row {
+fn row(row: &NetworkRow, id: String) -> Result<Row, CliError> {
     let network = &row.network;
+    let spec = NetworkSpec::of(network)?;
     let labels: Vec<String> =
         network.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    Row {
+    Ok(Row {
         id,
         name: network.name.clone(),
         driver: network.driver.clone(),
         scope: "local",
-        created_at: units::date(Timestamp::from_unix_seconds(row.created / 1_000_000_000).ok()),
+        created_at: units::date(created(row)),
         ipv4: "true",
         ipv6: network.pools.iter().any(|pool| pool.subnet.is_ipv6()).to_string(),
-        internal: "false",
+        internal: spec.internal.to_string(),
         labels: labels.join(","),
-    }
+    })
 }

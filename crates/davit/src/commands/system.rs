@@ -3,12 +3,16 @@
 pub(crate) mod df;
 mod reset;
 
-use davit_engine::{BuildCache, CheckMode, CheckReport, Engine, ImagePrune, Repair};
+use std::collections::BTreeMap;
+
+use davit_engine::{
+    BuildCache, CheckMode, CheckReport, Engine, ImagePrune, Repair, image::Timestamp,
+};
 use serde::Serialize;
 
 use crate::{
     cli::Context,
-    commands::{builder, rmi},
+    commands::{builder, network, rmi},
     error::CliError,
     filter::{has_labels, help},
     printer,
@@ -202,7 +206,7 @@ fn prune(args: &PruneArgs, context: &Context) -> Result<u8, CliError> {
     }
     let engine = context.engine()?;
     let mut freed = prune_containers(&engine, &request)?;
-    prune_networks(&engine)?;
+    prune_networks(&engine, &request)?;
     if args.volumes {
         freed += prune_volumes(&engine)?;
     }
@@ -241,9 +245,7 @@ fn warning(args: &PruneArgs) -> String {
 fn prune_containers(engine: &Engine, request: &ImagePrune) -> Result<u64, CliError> {
     let (ids, freed) = engine.prune_containers(|container| {
         let labels = container.spec.config.labels.clone().unwrap_or_default();
-        has_labels(&labels, &request.labels)
-            && (request.without_labels.is_empty() || !has_labels(&labels, &request.without_labels))
-            && request.until.is_none_or(|until| container.created < until)
+        fits(&labels, Some(container.created), request)
     })?;
     if !ids.is_empty() {
         printer::line("Deleted Containers:")?;
@@ -253,13 +255,21 @@ fn prune_containers(engine: &Engine, request: &ImagePrune) -> Result<u64, CliErr
     Ok(freed)
 }
 
-fn prune_networks(engine: &Engine) -> Result<(), CliError> {
-    let names = engine.prune_networks()?;
-    if !names.is_empty() {
-        printer::line(&format!("Deleted Networks:\n{}\n", names.join("\n")))?;
-    }
+fn prune_networks(engine: &Engine, request: &ImagePrune) -> Result<(), CliError> {
+    network::prune_those(engine, |row| fits(&row.network.labels, network::created(row), request))?;
     // The interface and the rules of the built-in network are made again when they are needed.
     Ok(engine.withdraw_idle()?)
+}
+
+/// Whether labels and age are such as are to be removed.
+fn fits(
+    labels: &BTreeMap<String, String>,
+    created: Option<Timestamp>,
+    request: &ImagePrune,
+) -> bool {
+    has_labels(labels, &request.labels)
+        && (request.without_labels.is_empty() || !has_labels(labels, &request.without_labels))
+        && request.until.is_none_or(|until| created < Some(until))
 }
 
 fn prune_volumes(engine: &Engine) -> Result<u64, CliError> {

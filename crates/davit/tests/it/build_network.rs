@@ -177,6 +177,62 @@ fn addresses_are_the_networks_and_come_back_after_a_kill() {
     machine.await_traces(&before);
 }
 
+#[test]
+fn steps_are_in_the_network_that_the_build_is_given() {
+    let Some(machine) = Machine::new() else { return };
+    let id = machine.ok(&["network", "create", "--subnet", "10.77.0.0/16", "mine"]);
+    let server = ["--network", "mine", "busybox", "httpd", "-f", "-p", "80", "-h", "/etc"];
+    let server = machine.ok(&[&["run", "-d", "--ip", "10.77.0.9"], &server[..]].concat());
+    let ask = "wget -qO- -T 5 http://10.77.0.9/hostname";
+    until("the server answers", || {
+        let ask = ["run", "--rm", "--network", "mine", "busybox", "sh", "-c", ask];
+        machine.run(&ask).code == 0
+    });
+    let steps = format!("RUN {ask} > /page && ip -o addr show dev eth0\n");
+    let outcome = build(&machine, &steps, &["--network", "mine", "-t", "made"]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("inet 10.77."), "{}", outcome.stderr);
+    assert_eq!(machine.ok(&["run", "--rm", "made", "cat", "/page"]), server[..12]);
+    let inspected = machine.ok(&["builder", "history", "inspect"]);
+    assert!(inspected.contains("mine"), "{inspected}");
+    // The same step elsewhere is another one, by the id it is the same.
+    let other = build(&machine, &steps, &[]);
+    assert_eq!(other.code, 1, "{}", other.stderr);
+    let again = build(&machine, &steps, &["--network", &id[..12], "-t", "made"]);
+    assert!(again.code == 0 && again.stderr.contains("CACHED"), "{}", again.stderr);
+    let nowhere = build(&machine, &steps, &["--network", "nowhere"]);
+    assert_eq!(nowhere.code, 1, "{}", nowhere.stderr);
+    assert!(nowhere.stderr.contains("network nowhere not found"), "{}", nowhere.stderr);
+    // Bake takes it as a build does.
+    let definition = machine.davit().dir().join("bake.json");
+    let target = serde_json::json!({"target": {"default": {
+        "context": context(&machine, &steps), "network": "mine", "no-cache": true,
+    }}});
+    std::fs::write(&definition, target.to_string()).unwrap();
+    let baked = machine.run(&["bake", "--allow", "fs=*", "-f", definition.to_str().unwrap()]);
+    assert_eq!(baked.code, 0, "{}", baked.stderr);
+}
+
+#[test]
+fn a_build_keeps_its_network() {
+    let Some(machine) = Machine::new() else { return };
+    machine.ok(&["network", "create", "mine"]);
+    let context = context(&machine, "RUN echo up && sleep 1000\n");
+    let log = machine.davit().dir().join("log");
+    let mut child = machine
+        .command(&["build", "--network", "mine", "--progress", "plain", &context])
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    until("the step runs", || std::fs::read_to_string(&log).unwrap().contains(" up\n"));
+    let refused = machine.run(&["network", "rm", "mine"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("active endpoints (a build)"), "{}", refused.stderr);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    machine.ok(&["network", "rm", "mine"]);
+}
+
 /// The process that a build started to run its commands.
 fn supervisor_of(build: u32) -> Option<u32> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();

@@ -6,6 +6,8 @@ use crate::machine::Machine;
 
 #[path = "network/pools.rs"]
 mod pools;
+#[path = "network/user.rs"]
+mod user;
 
 #[test]
 fn published_ports_are_reached_and_freed() {

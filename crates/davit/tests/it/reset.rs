@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use davit_engine::{Config, Engine, Settings};
 use davit_test::{need_tool, until};
 
 use crate::machine::Machine;
@@ -77,6 +76,10 @@ fn populate(machine: &Machine) {
     let run = |arguments: &[&str]| machine.ok(&[&["run", "-d"], arguments].concat());
     run(&[&limits[..], &["--name", "limited", "busybox", "sleep", "600"]].concat());
     run(&["-p", "8080:80", "-p", "127.0.0.1:53:53/udp", "busybox", "sleep", "600"]);
+    for name in ["mine", "idle"] {
+        machine.ok(&["network", "create", name]);
+    }
+    run(&["--network", "mine", "--name", "apart", "-p", "8081:80", "busybox", "sleep", "600"]);
     run(&["-v", "kept:/data", "-v", "/anonymous", "--rm", "busybox", "sleep", "600"]);
     run(&["--name", "frozen", "busybox", "sleep", "600"]);
     machine.ok(&["pause", "frozen"]);
@@ -237,31 +240,13 @@ fn a_prune_never_breaks_a_start() {
     });
 }
 
-/// There is no verb yet that makes networks; a row of another davit is pruned all the same.
 #[test]
 fn a_prune_removes_unused_networks() {
     let Some(machine) = Machine::new() else { return };
-    machine.ok(&["run", "-d", "busybox", "sleep", "600"]);
-    let config = Config {
-        root: machine.davit().root(),
-        run_root: machine.davit().run_root(),
-        executable: "/bin/false".into(),
-        docker_config: None,
-        auth_files: Vec::new(),
-        legacy_auth_file: None,
-        certificates_by_host: None,
-        certificate_file: None,
-        certificate_dir: None,
-        programs: Vec::new(),
-        proxies: Vec::new(),
-        settings: Settings::default(),
-    };
-    let engine = Engine::open(config).unwrap();
-    let mut network = engine.store().network("host").unwrap().network;
-    network.id = "f".repeat(64);
-    network.name = "unused".to_owned();
-    engine.store().create_network(&network).unwrap();
-    drop(engine);
+    for name in ["unused", "used"] {
+        machine.ok(&["network", "create", name]);
+    }
+    machine.ok(&["run", "-d", "--network", "used", "busybox", "sleep", "600"]);
     let mut command = machine.command(&["system", "prune"]);
     let output = command.stdin(Stdio::null()).output().unwrap();
     let warning = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -269,5 +254,5 @@ fn a_prune_removes_unused_networks() {
     let pruned = machine.ok(&["system", "prune", "-f"]);
     assert!(pruned.starts_with("Deleted Networks:\nunused\n\n"), "{pruned}");
     let names = machine.ok(&["network", "ls", "--format", "{{.Name}}"]);
-    assert_eq!(names, "bridge\nhost\nnone");
+    assert_eq!(names, "bridge\nhost\nnone\nused");
 }

@@ -156,7 +156,8 @@ impl ClassicParameters {
             }
             _ => match mode.strip_prefix("container:") {
                 Some(name) if !name.is_empty() => Network::Container(name.to_owned()),
-                _ => return Err(Fault::Unsupported("a network that was made, for a build")),
+                Some(_) => return Err(Fault::Wrong("no container is named".to_owned())),
+                None => Network::Named(mode.to_owned()),
             },
         };
         Ok(())
@@ -447,8 +448,7 @@ mod tests {
             ("version", "2", "a session of BuildKit"),
             ("outputs", "{}", "the parameter `outputs`"),
             ("cachefrom", "[1]", "the parameter `cachefrom`"),
-            ("networkmode", "container:", "a network that was made"),
-            ("networkmode", "mine", "a network that was made"),
+            ("networkmode", "container:", "no container is named"),
             ("securityopt", "x", "a security option"),
             ("isolation", "hyperv", "an isolation"),
             ("nope", "1", "the parameter `nope`: there is no such parameter"),

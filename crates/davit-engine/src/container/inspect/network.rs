@@ -1,10 +1,14 @@
 //! `davit network inspect`.
 
-use davit_store::{ContainerFilter, NetworkRow};
+use davit_store::{ContainerFilter, NetworkRow, Pool};
 use serde_json::{Map, Value, json};
 
 use super::{
-    super::{Container, ContainerError, list::network_name},
+    super::{
+        Container, ContainerError,
+        list::network_name,
+        network::{BRIDGE, NetworkSpec},
+    },
     from_nanoseconds,
 };
 use crate::Engine;
@@ -23,20 +27,14 @@ impl Engine {
     /// # Errors
     /// [`ContainerError::NotFound`].
     pub fn inspect_network(&self, name: &str) -> Result<Value, ContainerError> {
-        self.network_rows()?;
-        let row = self
-            .store()
-            .network(name)
-            .map_err(|_| ContainerError::NotFound { kind: "network", name: name.to_owned() })?;
-        let pools = row.network.pools.iter().map(|pool| {
-            json!({"Subnet": format!("{}/{}", pool.subnet, pool.prefix), "Gateway": pool.gateway.to_string()})
-        });
-        let pools: Vec<Value> = pools.collect();
-        let options = if row.network.driver == "bridge" {
+        let row = self.find_network(name)?;
+        let spec = NetworkSpec::of(&row.network)?;
+        let pools: Vec<Value> = row.network.pools.iter().map(|pool| shown(pool, &spec)).collect();
+        let options = if row.network.name == BRIDGE {
             let bridge = self.bridge(&row)?;
             json!({"com.docker.network.bridge.default_bridge": "true", "com.docker.network.bridge.name": bridge.name})
         } else {
-            json!({})
+            json!(spec.options)
         };
         Ok(json!({
             "Name": row.network.name,
@@ -47,8 +45,8 @@ impl Engine {
             "EnableIPv4": true,
             "EnableIPv6": row.network.pools.iter().any(|pool| pool.subnet.is_ipv6()),
             "IPAM": {"Driver": "default", "Options": null, "Config": pools},
-            "Internal": false,
-            "Attachable": false,
+            "Internal": spec.internal,
+            "Attachable": spec.attachable,
             "Ingress": false,
             "ConfigFrom": {"Network": ""},
             "ConfigOnly": false,
@@ -83,6 +81,21 @@ impl Engine {
         }
         Ok(members.into())
     }
+}
+
+fn shown(pool: &Pool, spec: &NetworkSpec) -> Value {
+    let mut value = json!({
+        "Subnet": format!("{}/{}", pool.subnet, pool.prefix),
+        "Gateway": pool.gateway.to_string(),
+    });
+    let is_of_pool = |range: &&String| {
+        let address = range.split('/').next().and_then(|text| text.parse().ok());
+        address.is_some_and(|address| pool.contains(address))
+    };
+    if let Some(range) = spec.ip_ranges.iter().find(is_of_pool) {
+        value["IPRange"] = range.clone().into();
+    }
+    value
 }
 
 /// A container in a network, without its addresses.

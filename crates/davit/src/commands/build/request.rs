@@ -75,8 +75,7 @@ pub(super) fn request(
 
 /// What a build's commands can be in.
 const NETWORKS: &str = "--network takes default, none, host, and container:NAME for the network of a \
-                        running container; networks that are made, as by `docker network create`, \
-                        do not exist yet";
+                        running container, and networks of `davit network ls`";
 
 /// Reads the network of `RUN` steps.
 fn network(text: &str) -> Result<Network, CliError> {
@@ -85,11 +84,12 @@ fn network(text: &str) -> Result<Network, CliError> {
         "none" => Network::None,
         "host" => Network::Host,
         other => match other.strip_prefix("container:") {
-            Some(name) if !name.is_empty() => Network::Container(name.to_owned()),
-            _ => {
+            Some("") => {
                 let message = format!("network {other} not found");
                 return Err(CliError::usage(message).hint(NETWORKS));
             }
+            Some(name) => Network::Container(name.to_owned()),
+            None => Network::Named(other.to_owned()),
         },
     })
 }

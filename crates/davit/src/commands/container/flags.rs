@@ -1,9 +1,7 @@
 //! The options that `run` and `create` share, with Docker's meaning.
 
 use davit_engine::{
-    container::{
-        ContainerSpec, CreateRequest, InitMode, NamespaceMode, NetworkMode, StdinMode, device_rule,
-    },
+    container::{ContainerSpec, CreateRequest, InitMode, NamespaceMode, StdinMode, device_rule},
     image::{ContainerConfig, Empty, HealthConfig},
 };
 
@@ -148,9 +146,9 @@ pub(crate) struct ContainerFlags {
     /// Assign a name to the container
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Connect a container to a network (bridge|host|none|container:NAME)
+    /// Connect a container to a network (bridge|host|none|container:NAME|NETWORK)
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
-    network: Option<String>,
+    network: Vec<String>,
     /// Disable any container-specified HEALTHCHECK
     #[arg(long)]
     no_healthcheck: bool,
@@ -376,18 +374,7 @@ impl ContainerFlags {
     }
 
     fn network(&self, spec: &mut ContainerSpec) -> Result<(), CliError> {
-        spec.network = match self.network.as_deref() {
-            None | Some("bridge" | "default") => NetworkMode::Bridge,
-            Some("host") => NetworkMode::Host,
-            Some("none") => NetworkMode::None,
-            Some(other) => match other.strip_prefix("container:") {
-                Some(name) if !name.is_empty() => NetworkMode::Container(name.to_owned()),
-                _ => {
-                    return Err(CliError::usage(format!("network {other} not found"))
-                        .hint("davit network ls"));
-                }
-            },
-        };
+        spec.network = values::network_mode(&self.network)?;
         for text in &self.publish {
             spec.publish.push(text.parse().map_err(|error| CliError::usage(format!("{error}")))?);
         }

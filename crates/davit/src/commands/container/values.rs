@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use davit_engine::{
     container::{
-        DeviceSpec, ExposedPorts, LogConfig, LogDriver, PublishSpec, RestartPolicy, SecuritySpec,
-        StreamSet, sysctl_namespace,
+        DeviceSpec, ExposedPorts, LogConfig, LogDriver, NetworkMode, PublishSpec, RestartPolicy,
+        SecuritySpec, StreamSet, sysctl_namespace,
     },
     image::Empty,
 };
@@ -85,6 +85,35 @@ pub(crate) fn pairs(option: &str, texts: &[String]) -> Result<BTreeMap<String, S
         ))),
     };
     texts.iter().map(pair).collect()
+}
+
+/// Reads `--network`: a container is in one.
+///
+/// # Errors
+/// Several of them, or a container without a name.
+pub(crate) fn network_mode(names: &[String]) -> Result<NetworkMode, CliError> {
+    let name = match names {
+        [] => return Ok(NetworkMode::Bridge),
+        [name] => name,
+        [first, others @ ..] if others.iter().all(|other| other == first) => first,
+        _ => {
+            let message = format!("a container is in one network, not in {}", names.join(", "));
+            return Err(CliError::usage(message));
+        }
+    };
+    Ok(match name.as_str() {
+        "bridge" | "default" => NetworkMode::Bridge,
+        "host" => NetworkMode::Host,
+        "none" => NetworkMode::None,
+        other => match other.strip_prefix("container:") {
+            Some("") => {
+                let error = CliError::usage(format!("network {other} not found"));
+                return Err(error.hint("davit network ls"));
+            }
+            Some(name) => NetworkMode::Container(name.to_owned()),
+            None => NetworkMode::Network(other.to_owned()),
+        },
+    })
 }
 
 /// Labels of files and options; one without value has an empty one.
