@@ -10,6 +10,9 @@ use crate::Difference;
 const LONGEST_PART: usize = 4096;
 /// Longest command that an error names as a whole, in bytes; the excerpt below it has all of it.
 const LONGEST_COMMAND: usize = 120;
+/// Bytes of a message from its beginning, and from its end, where it is longer than both: a value in
+/// it may be as long as what an expansion gives, 16 MiB.
+const SHOWN_ENDS: (usize, usize) = (2048, 512);
 
 /// A part of a Dockerfile or ignore file that a message points at.
 ///
@@ -231,7 +234,14 @@ impl From<BuildErrorKind> for BuildError {
 
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.kind, f)
+        let message = self.kind.to_string();
+        let (head, tail) = SHOWN_ENDS;
+        if message.len() <= head + tail {
+            return f.write_str(&message);
+        }
+        let head = &message[..message.floor_char_boundary(head)];
+        let tail = &message[message.ceil_char_boundary(message.len() - tail)..];
+        write!(f, "{head}…{tail}")
     }
 }
 
@@ -260,6 +270,17 @@ pub fn one_line(error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_message_is_told_from_both_ends() {
+        let told = |message: String| BuildError::new(BuildErrorKind::Plan(message)).to_string();
+        let (head, tail) = SHOWN_ENDS;
+        let whole = format!("`{}` is wrong", "ä".repeat((head + tail - 11) / 2));
+        assert_eq!(told(whole.clone()), whole);
+        let long = told(format!("`{}` is wrong", "ä".repeat(1 << 20)));
+        assert!(long.len() <= head + tail + 3, "{}", long.len());
+        assert!(long.starts_with("`ää") && long.ends_with("ä` is wrong"), "{long}");
+    }
 
     #[test]
     fn points_at_the_text() {
