@@ -246,7 +246,7 @@ impl Server {
         let address =
             listener.local_addr().map_err(|error| ServeError::Listen(settings.listen, error))?;
         let (stop, stopped) = watch::channel(false);
-        let tended = Arc::clone(&auth);
+        let (tended, compared) = (Arc::clone(&auth), Arc::clone(&auth));
         let scheme = if settings.tls.is_some() { "https" } else { "http" };
         let base_url = settings.public_url.clone();
         let base_url = base_url.unwrap_or_else(|| format!("{scheme}://{address}"));
@@ -265,6 +265,9 @@ impl Server {
         let tending = tokio::spawn(async move { tended.tend().await });
         let noting = tokio::spawn(beside::note_pulls(registry.clone()));
         let mut beside = vec![collecting, telling, tending, noting, replicating];
+        if settings.auth {
+            beside.push(tokio::spawn(beside::compare_directories(compared)));
+        }
         if let Some(Certificates::Acme(acme)) = &certificates {
             beside.push(tokio::spawn(Arc::clone(acme).run(stopped.clone())));
         }

@@ -9,25 +9,33 @@
 //! first time, and is known by its unique id from then on; an account that is there is never given to an
 //! entry that is called alike. What a person types goes into a request as bytes, never into a filter's
 //! text.
+//!
+//! Who is gone there is found by [`sync`], from time to time.
+//!
+//! A directory that cannot be reached keeps nobody else out: who has a password here is never asked about
+//! there, waits are bounded ([`LdapLimits`]), and one that did not answer is left alone for a while.
 
 mod connection;
 mod store;
+mod sync;
+mod turns;
 
-use std::time::Duration;
+pub use store::{
+    AddGroupMap, LdapRow, LdapSource, RemoveGroupMap, SetLdap, group_maps, ldap_sources,
+};
+pub use sync::{SyncError, SyncMode, SyncReport, sync};
+pub use turns::LdapLimits;
 
-pub use store::{AddGroupMap, LdapSource, RemoveGroupMap, SetLdap, group_maps, ldap_sources};
-
-use connection::{Connection, Scope};
+use connection::{Connection, Entry, Scope};
 use store::{GroupMembers, identity, teams_of};
+pub(super) use turns::Turns;
 
 use super::{
     AccountError, AccountName, Auth, Refusal,
     oidc::{ForeignIdentity, SignUpWith, account_of},
 };
-use crate::auth::accounts::SignUp;
+use crate::{auth::accounts::SignUp, db::DbError};
 
-/// How long a directory may take for everything.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Groups of one person that count.
 const MOST_GROUPS: i64 = 1000;
 
@@ -48,6 +56,15 @@ pub enum LdapError {
     /// It takes too long.
     #[error("the LDAP directory takes too long")]
     Late,
+    /// It has more entries than are read.
+    #[error("the LDAP directory has too many entries")]
+    TooMany,
+    /// It shows no people at all: they were moved, or the searcher may not read them any more.
+    #[error("the LDAP directory shows nobody")]
+    Nobody,
+    /// It did not answer a moment ago, and was not asked.
+    #[error("the LDAP directory did not answer a moment ago")]
+    Resting,
     /// It says what is no LDAP.
     #[error("the LDAP directory says what is not understood")]
     Protocol,
@@ -64,38 +81,55 @@ struct Person {
 }
 
 impl Auth {
-    /// Knows a person by a directory; tells the account's row. `None`: no directory takes the password.
-    pub(super) async fn prove_by_ldap(
+    /// The directories that may know this name and password; none for what is no person's.
+    pub(super) async fn directories_of(
         &self,
         name: &str,
         password: &str,
-        address: std::net::IpAddr,
-    ) -> Result<Option<i64>, Refusal> {
+    ) -> Result<Vec<(String, LdapSource)>, DbError> {
         let is_name = name.parse::<AccountName>().is_ok_and(|name| name.robot_owner().is_none());
         // An empty password is no proof to a directory, it is nobody's (RFC 4513 § 5.1.2).
         if !is_name || password.is_empty() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        for (source_name, source) in store::sources(self.database()).await? {
-            let asked = tokio::time::timeout(PATIENCE, source.ask(name, password)).await;
-            let person = match asked.unwrap_or(Err(LdapError::Late)) {
+        store::sources(self.database()).await
+    }
+
+    /// Knows a person by one of these directories; tells the account's row. `None`: all of them answer, and
+    /// none takes the password.
+    pub(super) async fn prove_by_ldap(
+        &self,
+        sources: &[(String, LdapSource)],
+        (name, password): (&str, &str),
+        address: std::net::IpAddr,
+    ) -> Result<Option<i64>, Refusal> {
+        let mut is_whole = true;
+        for (source_name, source) in sources {
+            let person = match self.turns.ask(source, (name, password)).await {
                 Ok(Some(person)) => person,
                 Ok(None) => continue,
                 Err(error) => {
-                    let error: &dyn std::error::Error = &error;
-                    tracing::warn!(error, source = source_name, "nobody is known by LDAP");
-                    return Err(Refusal::Busy);
+                    is_whole = false;
+                    // That it rests was told when it began to.
+                    if !matches!(error, LdapError::Resting) {
+                        let error: &dyn std::error::Error = &error;
+                        tracing::warn!(error, source = source_name, "nobody is known by LDAP");
+                    }
+                    continue;
                 }
             };
-            let identity = identity(&source_name, person.id);
-            let Some(account) = self.ldap_account(&source, name, identity, address).await? else {
+            let identity = identity(source_name, person.id);
+            let Some(account) = self.ldap_account(source, name, identity, address).await? else {
                 continue;
             };
-            let wanted = teams_of(self.database(), &source_name, &person.groups).await?;
-            GroupMembers::replace(self.database(), &source_name, account, wanted).await?;
+            let wanted = teams_of(self.database(), source_name, &person.groups).await?;
+            let members = GroupMembers::new(source_name, account, wanted);
+            if members.differ(self.database()).await? {
+                self.database().write(members).await?;
+            }
             return Ok(Some(account));
         }
-        Ok(None)
+        if is_whole { Ok(None) } else { Err(Refusal::Directory) }
     }
 
     async fn ldap_account(
@@ -106,6 +140,7 @@ impl Auth {
         address: std::net::IpAddr,
     ) -> Result<Option<i64>, Refusal> {
         if let Some(account) = account_of(self.database(), &identity).await? {
+            sync::is_back(self.database(), &identity).await?;
             return Ok(Some(account));
         }
         let sign_up = SignUp {
@@ -127,8 +162,11 @@ impl Auth {
 
 impl LdapSource {
     /// Finds the person of this name, and whether the password is theirs.
-    async fn ask(&self, name: &str, password: &str) -> Result<Option<Person>, LdapError> {
-        let mut connection = Connection::open(self).await?;
+    async fn ask(
+        &self,
+        mut connection: Connection,
+        (name, password): (&str, &str),
+    ) -> Result<Option<Person>, LdapError> {
         connection.bind(&self.bind_dn, &self.bind_password).await?;
         let wanted = [("objectClass", self.user_class.as_str()), (&self.user_attribute, name)];
         let attributes = [self.id_attribute.as_str()];
@@ -136,14 +174,7 @@ impl LdapSource {
         let scope = Scope { base: &self.users, most: 2 };
         let mut found = connection.search(&scope, &wanted, &attributes).await?;
         let (Some(entry), true) = (found.pop(), found.is_empty()) else { return Ok(None) };
-        let mut groups = Vec::new();
-        if let Some(base) = &self.groups {
-            let wanted = [(self.member_attribute.as_str(), entry.name.as_str())];
-            let scope = Scope { base, most: MOST_GROUPS };
-            for group in connection.search(&scope, &wanted, &[&self.group_attribute]).await? {
-                groups.extend(group.text(&self.group_attribute));
-            }
-        }
+        let groups = self.groups_of(&mut connection, &entry.name).await?;
         match connection.bind(&entry.name, password).await {
             Ok(()) => {}
             Err(LdapError::Refused(code)) if connection::NOT_THEIRS.contains(&code) => {
@@ -152,8 +183,24 @@ impl LdapSource {
             Err(error) => return Err(error),
         }
         connection.unbind().await?;
-        // Without a unique id it is known by where it is.
-        let id = entry.id(&self.id_attribute);
-        Ok(Some(Person { id: id.unwrap_or_else(|| entry.name.to_lowercase()), groups }))
+        Ok(Some(Person { id: self.id_of(&entry), groups }))
+    }
+
+    /// Names of the groups in which an entry is.
+    async fn groups_of(
+        &self,
+        connection: &mut Connection,
+        member: &str,
+    ) -> Result<Vec<String>, LdapError> {
+        let Some(base) = &self.groups else { return Ok(Vec::new()) };
+        let wanted = [(self.member_attribute.as_str(), member)];
+        let scope = Scope { base, most: MOST_GROUPS };
+        let found = connection.search(&scope, &wanted, &[&self.group_attribute]).await?;
+        Ok(found.iter().filter_map(|group| group.text(&self.group_attribute)).collect())
+    }
+
+    /// By what an entry is known. Without a unique id it is known by where it is.
+    fn id_of(&self, entry: &Entry) -> String {
+        entry.id(&self.id_attribute).unwrap_or_else(|| entry.name.to_lowercase())
     }
 }

@@ -14,8 +14,14 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::{
     Action, Caller, Decision, KeyError, Keys, Need, OpaqueToken, PasswordError, PasswordHash,
-    Passwords, Rights, Throttle, ThrottleSettings, TokenHash, accounts::SignUpMode, decide,
-    directory::Directory, failures, key_ring::KeyRing, oidc::Issuers,
+    Passwords, Rights, Throttle, ThrottleSettings, TokenHash,
+    accounts::SignUpMode,
+    decide,
+    directory::Directory,
+    failures,
+    key_ring::KeyRing,
+    ldap::{LdapLimits, Turns},
+    oidc::Issuers,
 };
 use crate::db::{Database, DbError};
 
@@ -46,6 +52,8 @@ pub struct AuthSettings {
     pub is_tls: bool,
     /// How often passwords may be guessed.
     pub throttle: ThrottleSettings,
+    /// How LDAP directories are asked.
+    pub ldap: LdapLimits,
     /// Who may sign up, until it was set.
     pub sign_up: SignUpMode,
 }
@@ -58,6 +66,7 @@ impl Default for AuthSettings {
             public_url: None,
             is_tls: false,
             throttle: ThrottleSettings::default(),
+            ldap: LdapLimits::default(),
             sign_up: SignUpMode::Closed,
         }
     }
@@ -86,6 +95,12 @@ pub enum Refusal {
     /// Too many are being checked.
     #[error("too many logins at once")]
     Busy,
+    /// It is no password of this registry, and a directory that may know it is out of order.
+    #[error(
+        "the directory that may know this name is out of order; accounts with a password of this \
+         registry can log in"
+    )]
+    Directory,
     /// The database's.
     #[error(transparent)]
     Database(#[from] DbError),
@@ -100,6 +115,8 @@ pub struct Auth {
     keys: KeyRing,
     passwords: Passwords,
     pub(super) throttle: Throttle,
+    /// Logins about which directories are asked.
+    pub(super) turns: Turns,
     /// Others who vouch for someone.
     pub(super) issuers: Issuers,
     /// Hides passwords in memory.
@@ -127,6 +144,7 @@ impl Auth {
         SystemRandom::new().fill(&mut pepper).expect("the kernel gives random bytes");
         Ok(Self {
             throttle: Throttle::new(settings.throttle),
+            turns: Turns::new(settings.ldap),
             issuers: Issuers::default(),
             settings,
             database: database.clone(),

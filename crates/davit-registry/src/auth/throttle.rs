@@ -78,6 +78,11 @@ impl Throttle {
         }
         Ok(Attempt { throttle: self, account, address })
     }
+
+    /// Takes an attempt of no named account back that turned out right in a later request.
+    pub(super) fn forgive_address(&self, address: IpAddr) {
+        lock(&self.addresses).give_back(&network(address));
+    }
 }
 
 impl Attempt<'_> {

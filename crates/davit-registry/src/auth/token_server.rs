@@ -341,6 +341,8 @@ impl Refusal {
             Self::Busy | Self::Database(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, Some(1))
             }
+            // It rests as long.
+            Self::Directory => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, Some(10)),
         };
         let message = match self {
             Self::Database(error) => {

@@ -11,6 +11,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/builds.sql"),
     include_str!("schema/identities.sql"),
     include_str!("schema/acme.sql"),
+    include_str!("schema/directories.sql"),
 ];
 
 /// The version of the schema that this program writes.

@@ -8,10 +8,12 @@ use std::{
 use tokio::sync::watch;
 
 use super::Metrics;
-use crate::{api::Site, pulls, registry::Registry};
+use crate::{api::Site, auth::Auth, pulls, registry::Registry};
 
 /// How often garbage is collected.
 const COLLECT: Duration = Duration::from_secs(5 * 60);
+/// How often is looked whose directory is to be compared.
+const COMPARE: Duration = Duration::from_secs(60);
 
 /// Collects garbage now and then until the end.
 pub(super) async fn collect(
@@ -38,6 +40,17 @@ pub(super) async fn collect(
                 let error: &dyn std::error::Error = &error;
                 tracing::error!(error, "garbage collection failed");
             }
+        }
+    }
+}
+
+/// Compares directories with the accounts that came from them, when it is time.
+pub(super) async fn compare_directories(auth: Arc<Auth>) {
+    loop {
+        tokio::time::sleep(COMPARE).await;
+        if let Err(error) = auth.sync_due().await {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, "directories were not compared");
         }
     }
 }

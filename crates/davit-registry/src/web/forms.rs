@@ -91,10 +91,16 @@ impl Web {
                 response.headers_mut().append(header::SET_COOKIE, line);
                 Ok(response)
             }
-            Err(Refusal::Wrong) => {
-                let fault = "The name or the password is wrong.".to_owned();
+            Err(refusal @ (Refusal::Wrong | Refusal::Directory)) => {
+                let (status, fault) = match refusal {
+                    Refusal::Wrong => {
+                        let words = "The name or the password is wrong.".to_owned();
+                        (StatusCode::UNAUTHORIZED, words)
+                    }
+                    other => (StatusCode::SERVICE_UNAVAILABLE, capital(&other.to_string())),
+                };
                 let mut response = login_page(&visit_with_next, name, Some(fault)).await?;
-                *response.status_mut() = StatusCode::UNAUTHORIZED;
+                *response.status_mut() = status;
                 Ok(response)
             }
             Err(refusal) => Err(refusal.into()),

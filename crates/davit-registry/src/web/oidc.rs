@@ -62,7 +62,7 @@ pub(super) async fn begin(
         link: account.filter(|_| field(fields, "link") == "true"),
         invitation: invitation.map(str::to_owned),
     };
-    let begun = visit.site.auth.oidc_begin(begin).await.map_err(problem)?;
+    let begun = visit.site.auth.oidc_begin(begin, visit.peer).await.map_err(problem)?;
     if !begun.location.starts_with("https://") && !begun.location.starts_with("http://") {
         return Err(Problem::absent());
     }

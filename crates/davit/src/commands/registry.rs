@@ -27,7 +27,7 @@ use davit_engine::Hint;
 use davit_registry::{
     auth::{
         AccountError, AuthError, GlobError, NameError, PasswordError, RoleError, ScopeError,
-        oidc::TrustError,
+        ldap::SyncError, oidc::TrustError,
     },
     config::Places,
     db::{Database, DbError, Location},
@@ -247,6 +247,8 @@ enum Fault {
     #[error(transparent)]
     Trust(#[from] TrustError),
     #[error(transparent)]
+    Sync(#[from] SyncError),
+    #[error(transparent)]
     Password(#[from] PasswordError),
     #[error(transparent)]
     Name(#[from] NameError),
@@ -288,6 +290,10 @@ impl From<SubscriptionError> for Fault {
 
 impl Hint for Fault {
     fn hints(&self) -> Vec<String> {
+        if let Self::Sync(SyncError::Most { .. }) = self {
+            let first = "davit registry ldap sync --dry-run NAME tells who; --force does it";
+            return vec![first.to_owned()];
+        }
         let Self::Account(error) = self else { return Vec::new() };
         match error {
             AccountError::HasRepositories(name) => vec![

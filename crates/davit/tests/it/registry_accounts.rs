@@ -191,8 +191,16 @@ fn directories_and_their_groups_are_set() {
     site.ok("ldap map corp developers acme/dev");
     let maps = site.ok("ldap maps --format {{.Directory}}:{{.Group}}:{{.Team}}");
     assert_eq!(maps, "corp:developers:acme/dev");
+    // What is known goes to the same place only.
+    let unsaid = "--bind-dn cn=reader --users ou=people";
+    site.ok(&format!("ldap add corp --url ldaps://ldap.example {unsaid}"));
+    site.refused(&format!("ldap add corp --url ldaps://other.example {unsaid}"), "is needed");
+    site.refused("ldap sync other", "there is no directory `other`");
+    site.ok(&format!("ldap add near --url ldap://127.0.0.1:1 --no-start-tls --sync-every 0 {add}"));
+    site.refused("ldap sync near --dry-run", "cannot be reached");
     site.ok("ldap unmap corp developers");
     site.refused("ldap unmap corp developers", "there is no group `developers`");
-    site.ok("ldap rm corp");
+    site.refused("oidc rm corp", "there is no provider `corp`");
+    site.ok("ldap rm corp near");
     assert!(!site.ok("audit ls").contains("wonderland"), "no secret is in the log");
 }

@@ -1,6 +1,6 @@
 //! A connection to a directory: StartTLS or TLS, bind, search (RFC 4511).
 
-use std::{io, pin::Pin, sync::Arc};
+use std::{io, pin::Pin, sync::Arc, time::Duration};
 
 use davit_distribution::TlsConfig;
 use rustls::{
@@ -29,6 +29,14 @@ pub(super) const NOT_THEIRS: [i64; 3] = [48, 49, 53];
 const SIZE_LIMIT: i64 = 4;
 /// There is nothing below the base.
 const NO_SUCH_OBJECT: i64 = 32;
+/// Entries of a page.
+const PAGE_ENTRIES: i64 = 500;
+/// Pages of one list at most.
+const MOST_PAGES: usize = 2000;
+/// How long a directory may take for a page.
+const PAGE_TIME: Duration = Duration::from_secs(30);
+/// Simple paged results (RFC 2696).
+const PAGED: &str = "1.2.840.113556.1.4.319";
 const START_TLS: &str = "1.3.6.1.4.1.1466.20037";
 
 /// Tags of RFC 4511's operations.
@@ -45,6 +53,8 @@ mod tag {
     /// The first choice of a context: a simple password, the name of an extension.
     pub(super) const FIRST: u8 = 0x80;
     pub(super) const AND: u8 = 0xa0;
+    pub(super) const CONTROLS: u8 = 0xa0;
+    pub(super) const SET: u8 = 0x31;
     pub(super) const EQUAL: u8 = 0xa3;
 }
 
@@ -151,46 +161,68 @@ impl Connection {
         success(&self.receive(tag::BOUND).await?)
     }
 
-    /// Entries below the base of which all these attributes have these values.
+    /// Entries below the base of which all these attributes have these values; of more than were asked
+    /// for some.
     pub(super) async fn search(
         &mut self,
         scope: &Scope<'_>,
         wanted: &[(&str, &str)],
         attributes: &[&str],
     ) -> Result<Vec<Entry>, LdapError> {
-        let equal = |(name, value): &(&str, &str)| {
-            let pair = [ber::octets(name.as_bytes()), ber::octets(value.as_bytes())];
-            ber::element(tag::EQUAL, &pair.concat())
-        };
-        let filter: Vec<u8> = wanted.iter().flat_map(equal).collect();
-        let list: Vec<u8> =
-            attributes.iter().flat_map(|name| ber::octets(name.as_bytes())).collect();
-        let request = [
-            ber::octets(scope.base.as_bytes()),
-            // The whole tree; aliases are not followed.
-            ber::integer(ENUMERATED, 2),
-            ber::integer(ENUMERATED, 0),
-            ber::integer(INTEGER, scope.most),
-            ber::integer(INTEGER, 10),
-            ber::element(BOOLEAN, &[0]),
-            ber::element(tag::AND, &filter),
-            ber::element(SEQUENCE, &list),
-        ];
-        self.send(&ber::element(tag::SEARCH, &request.concat())).await?;
-        let (mut found, mut left) = (Vec::new(), SEARCH_BYTES);
+        let (request, mut found) = (search_request(scope, wanted, attributes), Vec::new());
+        match self.read_search(&request, &[], &mut |entry| found.push(entry)).await {
+            Ok(_) | Err(LdapError::Refused(SIZE_LIMIT)) => Ok(found),
+            Err(LdapError::Refused(NO_SUCH_OBJECT)) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As [`Self::search`], page by page: all of them, or an error.
+    pub(super) async fn search_all(
+        &mut self,
+        base: &str,
+        wanted: &[(&str, &str)],
+        attributes: &[&str],
+        each: &mut (dyn FnMut(Entry) + Send),
+    ) -> Result<(), LdapError> {
+        let request = search_request(&Scope { base, most: 0 }, wanted, attributes);
+        let mut cookie = Vec::new();
+        for _ in 0..MOST_PAGES {
+            let page = [ber::integer(INTEGER, PAGE_ENTRIES), ber::octets(&cookie)].concat();
+            // Critical: a directory that knows no pages must not leave entries out.
+            let control = [
+                ber::octets(PAGED.as_bytes()),
+                ber::element(BOOLEAN, &[0xff]),
+                ber::octets(&ber::element(SEQUENCE, &page)),
+            ];
+            let controls = ber::element(tag::CONTROLS, &ber::element(SEQUENCE, &control.concat()));
+            let page = self.read_search(&request, &controls, each);
+            let told = tokio::time::timeout(PAGE_TIME, page).await;
+            let told = told.map_err(|_elapsed| LdapError::Late)??;
+            cookie = page_cookie(&told).ok_or(LdapError::Protocol)?;
+            if cookie.is_empty() {
+                return Ok(());
+            }
+        }
+        Err(LdapError::TooMany)
+    }
+
+    /// Sends a search and hands its entries on; the controls that it ends with.
+    async fn read_search(
+        &mut self,
+        request: &[u8],
+        controls: &[u8],
+        each: &mut (dyn FnMut(Entry) + Send),
+    ) -> Result<Vec<u8>, LdapError> {
+        self.send(&[request, controls].concat()).await?;
+        let mut left = SEARCH_BYTES;
         for _ in 0..MOST_MESSAGES {
-            let (kind, content) = self.message().await?;
+            let Message { kind, content, controls } = self.message().await?;
             left = left.checked_sub(content.len()).ok_or(LdapError::Protocol)?;
             match kind {
-                tag::ENTRY => found.push(entry(&content).ok_or(LdapError::Protocol)?),
+                tag::ENTRY => each(entry(&content).ok_or(LdapError::Protocol)?),
                 tag::REFERENCE => {}
-                tag::DONE => {
-                    return match success(&content) {
-                        Ok(()) | Err(LdapError::Refused(SIZE_LIMIT)) => Ok(found),
-                        Err(LdapError::Refused(NO_SUCH_OBJECT)) => Ok(Vec::new()),
-                        Err(error) => Err(error),
-                    };
-                }
+                tag::DONE => return success(&content).map(|()| controls),
                 _ => break,
             }
         }
@@ -207,12 +239,12 @@ impl Connection {
         Ok(send(&mut self.stream, self.last_id, operation).await?)
     }
 
-    async fn message(&mut self) -> Result<(u8, Vec<u8>), LdapError> {
+    async fn message(&mut self) -> Result<Message, LdapError> {
         receive(&mut self.stream, self.last_id).await
     }
 
     async fn receive(&mut self, expected: u8) -> Result<Vec<u8>, LdapError> {
-        let (kind, content) = self.message().await?;
+        let Message { kind, content, .. } = self.message().await?;
         if kind == expected { Ok(content) } else { Err(LdapError::Protocol) }
     }
 }
@@ -227,11 +259,16 @@ async fn send(
     stream.flush().await
 }
 
+/// What a directory says.
+struct Message {
+    kind: u8,
+    content: Vec<u8>,
+    /// One after another.
+    controls: Vec<u8>,
+}
+
 /// Reads one message and no byte more: what follows StartTLS is the handshake's.
-async fn receive(
-    stream: &mut (impl AsyncRead + Unpin),
-    id: i64,
-) -> Result<(u8, Vec<u8>), LdapError> {
+async fn receive(stream: &mut (impl AsyncRead + Unpin), id: i64) -> Result<Message, LdapError> {
     let mut head = [0; 6];
     stream.read_exact(&mut head[..2]).await?;
     let mut size = 2;
@@ -248,14 +285,58 @@ async fn receive(
     let mut reader = Reader(&bytes);
     let found = reader.number(INTEGER).ok_or(LdapError::Protocol)?;
     let (kind, content) = reader.next().ok_or(LdapError::Protocol)?;
+    let controls = reader.take(tag::CONTROLS).unwrap_or_default().to_vec();
     // A notice of disconnection has id 0.
-    if found == id { Ok((kind, content.to_vec())) } else { Err(LdapError::Protocol) }
+    if found != id {
+        return Err(LdapError::Protocol);
+    }
+    Ok(Message { kind, content: content.to_vec(), controls })
+}
+
+fn search_request(scope: &Scope<'_>, wanted: &[(&str, &str)], attributes: &[&str]) -> Vec<u8> {
+    let equal = |(name, value): &(&str, &str)| {
+        let pair = [ber::octets(name.as_bytes()), ber::octets(value.as_bytes())];
+        ber::element(tag::EQUAL, &pair.concat())
+    };
+    let filter: Vec<u8> = wanted.iter().flat_map(equal).collect();
+    let list: Vec<u8> = attributes.iter().flat_map(|name| ber::octets(name.as_bytes())).collect();
+    let request = [
+        ber::octets(scope.base.as_bytes()),
+        // The whole tree; aliases are not followed.
+        ber::integer(ENUMERATED, 2),
+        ber::integer(ENUMERATED, 0),
+        ber::integer(INTEGER, scope.most),
+        ber::integer(INTEGER, 10),
+        ber::element(BOOLEAN, &[0]),
+        ber::element(tag::AND, &filter),
+        ber::element(SEQUENCE, &list),
+    ];
+    ber::element(tag::SEARCH, &request.concat())
+}
+
+/// Where the next page begins: empty after the last. `None`: these are no pages.
+fn page_cookie(controls: &[u8]) -> Option<Vec<u8>> {
+    let mut controls = Reader(controls);
+    while let Some(control) = controls.take(SEQUENCE) {
+        let mut control = Reader(control);
+        if control.take(ber::OCTETS)? != PAGED.as_bytes() {
+            continue;
+        }
+        let (mut kind, mut value) = control.next()?;
+        if kind == BOOLEAN {
+            (kind, value) = control.next()?;
+        }
+        let mut page = Reader(Reader((kind == ber::OCTETS).then_some(value)?).take(SEQUENCE)?);
+        page.number(INTEGER)?;
+        return Some(page.take(ber::OCTETS)?.to_vec());
+    }
+    None
 }
 
 async fn start_tls(mut tcp: TcpStream) -> Result<TcpStream, LdapError> {
     let name = ber::element(tag::FIRST, START_TLS.as_bytes());
     send(&mut tcp, 1, &ber::element(tag::EXTENDED, &name)).await?;
-    let (kind, content) = receive(&mut tcp, 1).await?;
+    let Message { kind, content, .. } = receive(&mut tcp, 1).await?;
     if kind != tag::EXTENDED_DONE {
         return Err(LdapError::Protocol);
     }
@@ -281,7 +362,7 @@ fn entry(content: &[u8]) -> Option<Entry> {
         let mut attribute = Reader(attribute);
         let kind = text(attribute.take(ber::OCTETS)?)?;
         // A set of values.
-        if let Some(value) = Reader(attribute.take(0x31)?).take(ber::OCTETS) {
+        if let Some(value) = Reader(attribute.take(tag::SET)?).take(ber::OCTETS) {
             attributes.push((kind, value.to_vec()));
         }
     }

@@ -51,6 +51,14 @@ pub struct LdapSource {
     pub member_attribute: String,
     /// Whether everyone whom it knows may have an account here, whatever sign-up is set to.
     pub signs_up: bool,
+    /// How often its people are compared with their accounts; 0: never.
+    pub sync_minutes: u32,
+}
+
+impl LdapSource {
+    pub(super) fn sync_every_ms(&self) -> i64 {
+        60_000 * i64::from(self.sync_minutes)
+    }
 }
 
 impl Default for LdapSource {
@@ -70,11 +78,13 @@ impl Default for LdapSource {
             group_attribute: text("cn"),
             member_attribute: text("member"),
             signs_up: true,
+            sync_minutes: 60,
         }
     }
 }
 
-/// Makes a directory known, or changes it.
+/// Makes a directory known, or changes it. Without a password it keeps that of the same searcher at the
+/// same address.
 #[derive(Clone, Debug)]
 pub struct SetLdap {
     /// Who does it.
@@ -85,6 +95,24 @@ pub struct SetLdap {
     pub source: LdapSource,
 }
 
+impl SetLdap {
+    /// The settings as they are kept: what is secret is told to no other address.
+    async fn settings(&self, connection: &mut Connection) -> Result<LdapSource, TrustError> {
+        let mut source = self.source.clone();
+        if !source.bind_password.is_empty() || source.bind_dn.is_empty() {
+            return Ok(source);
+        }
+        let sql = "SELECT settings FROM identity_provider WHERE name = $1 AND kind = 'ldap'";
+        let row = connection.row(sql, values![&self.name]).await?;
+        let text: Option<String> = row.map(|row| row.get(0)).transpose()?;
+        let known: Option<LdapSource> = text.and_then(|text| serde_json::from_str(&text).ok());
+        let is_same = |it: &LdapSource| it.url == source.url && it.bind_dn == source.bind_dn;
+        let known = known.filter(is_same).ok_or(TrustError::NoPassword)?;
+        source.bind_password = known.bind_password;
+        Ok(source)
+    }
+}
+
 impl Transaction for SetLdap {
     type Output = ();
     type Error = TrustError;
@@ -92,13 +120,15 @@ impl Transaction for SetLdap {
     async fn run(&self, connection: &mut Connection) -> Result<(), TrustError> {
         Address::of(&self.source).map_err(TrustError::Directory)?;
         self.name.parse::<AccountName>().map_err(AccountError::from)?;
-        let settings = json!(self.source).to_string();
-        let sql = "INSERT INTO identity_provider (name, kind, settings, created_at)
-                   VALUES ($1, 'ldap', $2, $3) ON CONFLICT (name) DO UPDATE
-                   SET settings = $2, kind = 'ldap'";
+        let source = self.settings(connection).await?;
+        let settings = json!(source).to_string();
+        let sql = "INSERT INTO identity_provider (name, kind, settings, created_at, sync_at)
+                   VALUES ($1, 'ldap', $2, $3, $4) ON CONFLICT (name) DO UPDATE
+                   SET settings = $2, kind = 'ldap', sync_at = $4";
         let now = connection.now_ms();
-        connection.execute(sql, values![&self.name, settings, now]).await?;
-        let LdapSource { url, users, groups, signs_up, .. } = &self.source;
+        let due = now.saturating_add(source.sync_every_ms());
+        connection.execute(sql, values![&self.name, settings, now, due]).await?;
+        let LdapSource { url, users, groups, signs_up, .. } = &source;
         let detail = json!({ "url": url, "users": users, "groups": groups, "signs_up": signs_up });
         let (object, detail) = (self.name.as_str(), detail.to_string());
         let entry = Entry { action: "provider.set", object, detail: &detail };
@@ -106,27 +136,110 @@ impl Transaction for SetLdap {
     }
 }
 
-pub(super) async fn sources(database: &Database) -> Result<Vec<(String, LdapSource)>, DbError> {
-    let sql = "SELECT name, settings FROM identity_provider WHERE kind = 'ldap'
-               ORDER BY name LIMIT $1";
-    let rows = database.reader().await?.rows(sql, values![MOST]).await?;
+/// A directory in a list.
+#[derive(Clone, Debug)]
+pub struct LdapRow {
+    /// Its name here.
+    pub name: String,
+    /// What it is, without the password.
+    pub source: LdapSource,
+    /// When its people are compared next, in milliseconds; `None`: never.
+    pub sync_at: Option<i64>,
+    /// When they were compared last.
+    pub synced_at: Option<i64>,
+    /// What came of the last try.
+    pub sync_result: Option<String>,
+}
+
+const SOURCES: &str =
+    "SELECT name, settings, sync_at, synced_at, sync_result FROM identity_provider
+    WHERE kind = 'ldap' AND ($1 = '' OR name = $1) AND sync_at <= $2 ORDER BY name LIMIT $3";
+
+/// Directories with their passwords: one of them where a name is given, and whose time has come.
+async fn rows(database: &Database, name: &str, due: i64) -> Result<Vec<LdapRow>, DbError> {
+    let rows = database.reader().await?.rows(SOURCES, values![name, due, MOST]).await?;
     let mut found = Vec::new();
     for row in &rows {
-        let (name, settings): (String, String) = (row.get(0)?, row.get(1)?);
+        let settings: String = row.get(1)?;
         // What a later version wrote is not for this one.
-        if let Ok(source) = serde_json::from_str(&settings) {
-            found.push((name, source));
-        }
+        let Ok(source) = serde_json::from_str::<LdapSource>(&settings) else { continue };
+        let at: i64 = row.get(2)?;
+        found.push(LdapRow {
+            name: row.get(0)?,
+            sync_at: (source.sync_minutes > 0).then_some(at),
+            source,
+            synced_at: row.get(3)?,
+            sync_result: row.get(4)?,
+        });
     }
     Ok(found)
 }
 
-/// Names and addresses of the directories.
+pub(super) async fn sources(database: &Database) -> Result<Vec<(String, LdapSource)>, DbError> {
+    let rows = rows(database, "", i64::MAX).await?;
+    Ok(rows.into_iter().map(|row| (row.name, row.source)).collect())
+}
+
+pub(super) async fn source(database: &Database, name: &str) -> Result<Option<LdapSource>, DbError> {
+    // An empty text asks for all.
+    if name.is_empty() {
+        return Ok(None);
+    }
+    Ok(rows(database, name, i64::MAX).await?.pop().map(|row| row.source))
+}
+
+/// Directories whose people are to be compared now.
+pub(super) async fn due(database: &Database) -> Result<Vec<(String, LdapSource)>, DbError> {
+    let rows = rows(database, "", database.now_ms()).await?.into_iter();
+    Ok(rows.filter(|row| row.sync_at.is_some()).map(|row| (row.name, row.source)).collect())
+}
+
+/// The directories, by name.
 ///
 /// # Errors
 /// The database's.
-pub async fn ldap_sources(database: &Database) -> Result<Vec<(String, String)>, DbError> {
-    Ok(sources(database).await?.into_iter().map(|(name, source)| (name, source.url)).collect())
+pub async fn ldap_sources(database: &Database) -> Result<Vec<LdapRow>, DbError> {
+    let mut rows = rows(database, "", i64::MAX).await?;
+    rows.iter_mut().for_each(|row| row.source.bind_password.clear());
+    Ok(rows)
+}
+
+/// Takes the comparison of a directory that is due; tells whether it was.
+pub(super) struct TakeSync {
+    pub(super) name: String,
+    pub(super) every_ms: i64,
+}
+
+impl Transaction for TakeSync {
+    type Output = bool;
+    type Error = DbError;
+
+    async fn run(&self, connection: &mut Connection) -> Result<bool, DbError> {
+        let sql = "UPDATE identity_provider SET sync_at = $1
+                   WHERE name = $2 AND kind = 'ldap' AND sync_at <= $3";
+        let now = connection.now_ms();
+        let values = values![now.saturating_add(self.every_ms), &self.name, now];
+        Ok(connection.execute(sql, values).await? == 1)
+    }
+}
+
+/// Writes down what came of it.
+pub(super) struct NoteSync {
+    pub(super) name: String,
+    pub(super) told: String,
+    pub(super) is_done: bool,
+}
+
+impl Transaction for NoteSync {
+    type Output = ();
+    type Error = DbError;
+
+    async fn run(&self, connection: &mut Connection) -> Result<(), DbError> {
+        let done_at = self.is_done.then(|| connection.now_ms());
+        let sql = "UPDATE identity_provider SET sync_result = $1,
+                   synced_at = COALESCE($2, synced_at) WHERE name = $3";
+        connection.execute(sql, values![&self.told, done_at, &self.name]).await.map(drop)
+    }
 }
 
 /// Who an entry is, for the table that accounts are found by.
@@ -168,7 +281,7 @@ impl Transaction for AddGroupMap {
     }
 }
 
-/// Ends that; members leave the team when they log in next.
+/// Ends that; members leave the team when they log in next, or are compared.
 #[derive(Clone, Debug)]
 pub struct RemoveGroupMap {
     /// Who does it.
@@ -230,6 +343,7 @@ pub(super) async fn teams_of(
 }
 
 /// Puts someone into the teams of their groups, and out of those that a group put them into before.
+#[derive(Debug)]
 pub(super) struct GroupMembers {
     source: String,
     account: i64,
@@ -237,19 +351,14 @@ pub(super) struct GroupMembers {
 }
 
 impl GroupMembers {
-    /// Does so where it is not so already.
-    pub(super) async fn replace(
-        database: &Database,
-        source: &str,
-        account: i64,
-        teams: BTreeSet<i64>,
-    ) -> Result<(), DbError> {
-        let members = Self { source: source.to_owned(), account, teams };
-        let (gone, new) = members.difference(&mut database.reader().await?).await?;
-        if gone.is_empty() && new.is_empty() {
-            return Ok(());
-        }
-        database.write(members).await
+    pub(super) fn new(source: &str, account: i64, teams: BTreeSet<i64>) -> Self {
+        Self { source: source.to_owned(), account, teams }
+    }
+
+    /// Tells whether it is not so already.
+    pub(super) async fn differ(&self, database: &Database) -> Result<bool, DbError> {
+        let (gone, new) = self.difference(&mut database.reader().await?).await?;
+        Ok(!gone.is_empty() || !new.is_empty())
     }
 
     /// Teams to leave and to join; what an administrator gave by hand is neither.

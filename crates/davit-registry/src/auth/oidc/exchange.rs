@@ -13,7 +13,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
-    time::Instant,
 };
 
 use axum::response::{IntoResponse as _, Response};
@@ -76,8 +75,7 @@ impl Auth {
         peer: IpAddr,
     ) -> Result<Result<Proved, &'static str>, Refusal> {
         const WRONG: &str = "invalid_grant";
-        let attempt = self.throttle.attempt(None, peer, Instant::now());
-        let attempt = attempt.map_err(Refusal::Throttled)?;
+        let attempt = self.attempt((None, peer)).await?;
         let now_ms = self.database().now_ms();
         let claims = jose::peek(token).unwrap_or_default();
         let issuer = text(&claims, "iss").unwrap_or_default();

@@ -104,11 +104,13 @@ pub enum OidcError {
 }
 
 impl Auth {
-    /// Begins a log-in.
+    /// Begins a log-in. It counts as an attempt from this address until the provider has vouched for
+    /// somebody.
     ///
     /// # Errors
     /// See [`OidcError`].
-    pub async fn oidc_begin(&self, begin: Begin) -> Result<Begun, OidcError> {
+    pub async fn oidc_begin(&self, begin: Begin, peer: IpAddr) -> Result<Begun, OidcError> {
+        drop(self.attempt((None, peer)).await?);
         let database = self.database();
         let found = provider(database, &begin.provider).await?.ok_or(OidcError::NoProvider)?;
         let metadata = self.issuers.metadata(&found.issuer, database.now_ms()).await?;
@@ -138,6 +140,7 @@ impl Auth {
             link: begin.link,
             invitation: invitation.map(|token| token.hash().to_string()),
             identity: None,
+            address: Some(peer),
         };
         self.keep_flow(&state, flow).await?;
         Ok(Begun { location: location.into(), browser: Secret::new(browser) })
@@ -173,6 +176,9 @@ impl Auth {
         let found =
             provider(self.database(), &flow.provider).await?.ok_or(OidcError::NoProvider)?;
         let claims = self.oidc_claims(&found, &flow, callback).await?;
+        if let Some(address) = flow.address {
+            self.throttle.forgive_address(address);
+        }
         let subject = text(&claims, "sub").unwrap_or_default().to_owned();
         let identity = ForeignIdentity { issuer: found.issuer.clone(), subject };
         if let Some(account) = flow.link {

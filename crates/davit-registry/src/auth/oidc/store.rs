@@ -46,6 +46,8 @@ pub struct ProviderRow {
     pub client_id: String,
     /// Whether everyone whom it knows may have an account.
     pub signs_up: bool,
+    /// Whether a secret is kept.
+    pub has_secret: bool,
 }
 
 /// Why a provider or rule is refused.
@@ -57,6 +59,9 @@ pub enum TrustError {
     /// The directory's address cannot be used.
     #[error(transparent)]
     Directory(super::super::ldap::LdapError),
+    /// The directory's searcher has no password, and none is kept for this address and name.
+    #[error("the searcher's password is needed: what is kept is told to no other address or name")]
+    NoPassword,
     /// A rule that every token of the issuer fits.
     #[error("a rule names at least one claim by more than `*`")]
     Anyone,
@@ -68,7 +73,7 @@ pub enum TrustError {
     Database(#[from] DbError),
 }
 
-/// Makes a provider known, or changes it.
+/// Makes a provider known, or changes it. Without a secret it keeps that of the same issuer and client.
 #[derive(Clone, Debug)]
 pub struct SetProvider {
     /// Who does it.
@@ -79,6 +84,21 @@ pub struct SetProvider {
     pub provider: Provider,
 }
 
+impl SetProvider {
+    /// The settings as they are kept: what is secret is told to no other address.
+    async fn settings(&self, connection: &mut Connection) -> Result<Provider, DbError> {
+        let mut provider = self.provider.clone();
+        if provider.client_secret.is_none() {
+            let row = connection.row(PROVIDER, values![&self.name]).await?;
+            let known = row.map(|row| row.get(0)).transpose()?.and_then(parsed);
+            let is_same =
+                |it: &Provider| it.issuer == provider.issuer && it.client_id == provider.client_id;
+            provider.client_secret = known.filter(is_same).and_then(|it| it.client_secret);
+        }
+        Ok(provider)
+    }
+}
+
 impl Transaction for SetProvider {
     type Output = ();
     type Error = TrustError;
@@ -87,7 +107,7 @@ impl Transaction for SetProvider {
         let Provider { issuer, client_id, signs_up, .. } = &self.provider;
         check_address(issuer, issuer)?;
         self.name.parse::<super::super::AccountName>().map_err(AccountError::from)?;
-        let settings = json!(self.provider).to_string();
+        let settings = json!(self.settings(connection).await?).to_string();
         let sql = "INSERT INTO identity_provider (name, kind, settings, created_at)
                    VALUES ($1, 'oidc', $2, $3) ON CONFLICT (name) DO UPDATE
                    SET settings = $2, kind = 'oidc'";
@@ -100,13 +120,33 @@ impl Transaction for SetProvider {
     }
 }
 
-/// Forgets a provider; accounts and their identities stay.
+/// Forgets a provider, or a directory; accounts and their identities stay.
 #[derive(Clone, Debug)]
 pub struct RemoveProvider {
     /// Who does it.
     pub by: Actor,
     /// Its name.
     pub name: String,
+    /// Which of the two it is.
+    pub kind: ProviderKind,
+}
+
+/// How people prove who they are elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProviderKind {
+    /// OpenID Connect.
+    Oidc,
+    /// LDAP.
+    Ldap,
+}
+
+impl ProviderKind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Oidc => "oidc",
+            Self::Ldap => "ldap",
+        }
+    }
 }
 
 impl Transaction for RemoveProvider {
@@ -114,8 +154,8 @@ impl Transaction for RemoveProvider {
     type Error = TrustError;
 
     async fn run(&self, connection: &mut Connection) -> Result<(), TrustError> {
-        let sql = "DELETE FROM identity_provider WHERE name = $1";
-        if connection.execute(sql, values![&self.name]).await? == 0 {
+        let sql = "DELETE FROM identity_provider WHERE name = $1 AND kind = $2";
+        if connection.execute(sql, values![&self.name, self.kind.as_str()]).await? == 0 {
             return Err(AccountError::Unknown("provider", self.name.clone()).into());
         }
         let entry = Entry { action: "provider.remove", object: &self.name, detail: "{}" };
@@ -133,20 +173,26 @@ pub async fn providers(database: &Database) -> Result<Vec<ProviderRow>, DbError>
     let rows = database.reader().await?.rows(sql, values![MOST]).await?;
     let mut found = Vec::new();
     for row in &rows {
-        let (name, settings): (String, String) = (row.get(0)?, row.get(1)?);
-        // What a later version wrote is not for this one.
-        let Ok(provider) = serde_json::from_str::<Provider>(&settings) else { continue };
-        let Provider { issuer, client_id, signs_up, .. } = provider;
-        found.push(ProviderRow { name, issuer, client_id, signs_up });
+        let Some(provider) = parsed(row.get(1)?) else { continue };
+        let name = row.get(0)?;
+        let Provider { issuer, client_id, client_secret, signs_up } = provider;
+        let has_secret = client_secret.is_some();
+        found.push(ProviderRow { name, issuer, client_id, signs_up, has_secret });
     }
     Ok(found)
 }
 
+const PROVIDER: &str = "SELECT settings FROM identity_provider WHERE name = $1 AND kind = 'oidc'";
+
 pub(super) async fn provider(database: &Database, name: &str) -> Result<Option<Provider>, DbError> {
-    let sql = "SELECT settings FROM identity_provider WHERE name = $1 AND kind = 'oidc'";
-    let row = database.reader().await?.row(sql, values![name]).await?;
-    let settings: Option<String> = row.map(|row| row.get(0)).transpose()?;
-    Ok(settings.and_then(|settings| serde_json::from_str(&settings).ok()))
+    let row = database.reader().await?.row(PROVIDER, values![name]).await?;
+    Ok(row.map(|row| row.get(0)).transpose()?.and_then(parsed))
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "what a row's column is")]
+fn parsed(settings: String) -> Option<Provider> {
+    // What a later version wrote is not for this one.
+    serde_json::from_str(&settings).ok()
 }
 
 /// Who someone is elsewhere.
@@ -247,6 +293,9 @@ pub(super) struct Flow {
     pub(super) invitation: Option<String>,
     /// The identity that was proved, where only a name is missing.
     pub(super) identity: Option<ForeignIdentity>,
+    /// Where it was begun, and counts as an attempt.
+    #[serde(default)]
+    pub(super) address: Option<std::net::IpAddr>,
 }
 
 pub(super) struct KeepFlow {

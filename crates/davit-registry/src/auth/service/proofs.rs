@@ -13,10 +13,11 @@ use ring::digest::{Context, SHA256};
 use super::{Auth, Refusal, lock, put};
 use crate::{
     auth::{
-        Caller, Identity, OpaqueKind, OpaqueToken, PasswordError, PasswordHash, TokenHash,
+        Attempt, Caller, Identity, OpaqueKind, OpaqueToken, PasswordError, PasswordHash, TokenHash,
         audit::Actor,
         directory::{Account, Credential},
         failures,
+        ldap::LdapSource,
     },
     db::{Connection, DbError, Transaction, values},
 };
@@ -36,6 +37,16 @@ pub(in crate::auth) struct Proved {
     pub(in crate::auth) credential: Option<Arc<Credential>>,
 }
 
+/// What is known of a name and a password.
+enum Verified {
+    /// Row and epoch of the account whose password it is.
+    Account(i64, i64),
+    /// It is nobody's.
+    Wrong,
+    /// There is no password of that name here; these directories may know one.
+    Elsewhere(Vec<(String, LdapSource)>),
+}
+
 impl Auth {
     /// Knows an account by name and password, or by name and token.
     pub(in crate::auth) async fn prove(
@@ -52,27 +63,28 @@ impl Auth {
         if let Some(proved) = self.known_password(key).await? {
             return Ok(proved);
         }
-        let attempt = self.throttle.attempt(Some(name), peer, Instant::now());
-        let attempt = attempt.map_err(Refusal::Throttled)?;
         let whose = (Some(name), peer);
-        let wait = failures::blocked(&self.database, &self.settings.throttle, whose).await;
-        match wait {
-            Ok(None) => {}
-            Ok(Some(wait)) => {
-                attempt.forgive();
-                return Err(Refusal::Throttled(wait));
-            }
-            Err(error) => {
-                attempt.forgive();
-                return Err(error.into());
-            }
+        let mut attempt = self.attempt(whose).await?;
+        let mut verified = self.verified(name, password).await;
+        if let Ok(Verified::Elsewhere(sources)) = verified {
+            // Who waits for a directory holds no attempt: one that hangs throttles nobody else who comes
+            // from the same address.
+            attempt.forgive();
+            let _turn = self.turns.turn().await?;
+            attempt = self.attempt(whose).await?;
+            let known = self.prove_by_ldap(&sources, (name, password.expose()), peer).await;
+            verified = match known {
+                Ok(Some(id)) => self.active(id).await,
+                Ok(None) => Ok(Verified::Wrong),
+                Err(error) => Err(error),
+            };
         }
-        let (account, epoch) = match self.verified(name, password, peer).await {
-            Ok(Some(found)) => {
+        let (account, epoch) = match verified {
+            Ok(Verified::Account(account, epoch)) => {
                 attempt.forgive();
-                found
+                (account, epoch)
             }
-            Ok(None) => {
+            Ok(_) => {
                 failures::note(&self.database, &self.settings.throttle, whose).await?;
                 return Err(Refusal::Wrong);
             }
@@ -85,14 +97,25 @@ impl Auth {
         self.known_password(key).await?.ok_or(Refusal::Wrong)
     }
 
-    /// Row and epoch of the account whose password this is: by its hash here, or where there is none by a
-    /// directory.
-    async fn verified(
+    /// Counts an attempt, of this server and of all together.
+    pub(in crate::auth) async fn attempt(
         &self,
-        name: &str,
-        password: &Secret,
-        peer: IpAddr,
-    ) -> Result<Option<(i64, i64)>, Refusal> {
+        whose: (Option<&str>, IpAddr),
+    ) -> Result<Attempt<'_>, Refusal> {
+        let attempt = self.throttle.attempt(whose.0, whose.1, Instant::now());
+        let attempt = attempt.map_err(Refusal::Throttled)?;
+        let wait = failures::blocked(&self.database, &self.settings.throttle, whose).await;
+        let refusal = match wait {
+            Ok(None) => return Ok(attempt),
+            Ok(Some(wait)) => Refusal::Throttled(wait),
+            Err(error) => error.into(),
+        };
+        attempt.forgive();
+        Err(refusal)
+    }
+
+    /// Whose password this is by its hash here; where there is none, who may know.
+    async fn verified(&self, name: &str, password: &Secret) -> Result<Verified, Refusal> {
         let login = self.directory.login(name).await?;
         let hash = login.as_ref().and_then(|login| login.password.as_deref());
         let hash = hash.and_then(|hash| PasswordHash::parse(hash).ok());
@@ -102,16 +125,18 @@ impl Auth {
             if let Some(hash) = hash.filter(PasswordHash::is_outdated) {
                 self.renew_hash(login.account, hash, password).await?;
             }
-            return Ok(Some((login.account, login.epoch)));
+            return Ok(Verified::Account(login.account, login.epoch));
         }
         if hash.is_some() {
-            return Ok(None);
+            return Ok(Verified::Wrong);
         }
-        let Some(id) = self.prove_by_ldap(name, password.expose(), peer).await? else {
-            return Ok(None);
-        };
+        let sources = self.directories_of(name, password.expose()).await?;
+        Ok(if sources.is_empty() { Verified::Wrong } else { Verified::Elsewhere(sources) })
+    }
+
+    async fn active(&self, id: i64) -> Result<Verified, Refusal> {
         let account = self.directory.account(id).await?.filter(|account| account.is_active);
-        Ok(account.map(|account| (account.id, account.epoch)))
+        Ok(account.map_or(Verified::Wrong, |it| Verified::Account(it.id, it.epoch)))
     }
 
     /// Knows an account by a token of the database; its name, where one came along, must be right.

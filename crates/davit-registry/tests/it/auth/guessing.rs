@@ -1,6 +1,9 @@
 //! Wrong passwords: counted by all servers of a registry together, and told in the audit log.
 
-use davit_registry::auth::accounts::audit_entries;
+use davit_registry::auth::{
+    accounts::audit_entries,
+    oidc::{Begin, OidcError},
+};
 use serde_json::{Value as Json, json};
 
 use super::*;
@@ -45,6 +48,38 @@ async fn addresses_are_counted_together_too() {
     let refused = second.authenticate(Some(&alice), at("2001:db8::2")).await;
     assert!(matches!(refused, Err(Refusal::Throttled(_))), "one network: {refused:?}");
     second.authenticate(Some(&alice), at("2001:db8:0:1::1")).await.unwrap();
+}
+
+/// Each makes a row and asks a provider: an address has as many of them as wrong passwords, together.
+#[tokio::test]
+async fn log_ins_by_a_provider_are_counted_by_address() {
+    let site = Site::with(throttled(100, 3)).await;
+    site.add("alice", Kind::User).await;
+    let begin = async |address: &str| {
+        let redirect = "http://registry.test/oidc/none/callback".to_owned();
+        let begin = Begin { provider: "none".to_owned(), redirect, link: None, invitation: None };
+        site.auth.oidc_begin(begin, address.parse().unwrap()).await
+    };
+    for _ in 0..2 {
+        let refused = begin("192.0.2.1").await;
+        assert!(matches!(refused, Err(OidcError::NoProvider)), "{refused:?}");
+    }
+    let from = "192.0.2.1".parse().unwrap();
+    let wrong = site.auth.authenticate(Some(&basic("alice", "wrong-password")), from).await;
+    assert!(matches!(wrong, Err(Refusal::Wrong)), "{wrong:?}");
+    let refused = begin("192.0.2.1").await;
+    assert!(matches!(refused, Err(OidcError::Refused(Refusal::Throttled(_)))), "{refused:?}");
+    assert!(matches!(begin("192.0.2.2").await, Err(OidcError::NoProvider)));
+    // What other servers have counted counts as well.
+    let second = other(&site, throttled(100, 1)).await;
+    let none = Begin {
+        provider: "none".to_owned(),
+        redirect: String::new(),
+        link: None,
+        invitation: None,
+    };
+    let refused = second.oidc_begin(none, from).await;
+    assert!(matches!(refused, Err(OidcError::Refused(Refusal::Throttled(_)))), "{refused:?}");
 }
 
 #[tokio::test]

@@ -172,7 +172,7 @@ async fn site(idp: &Idp, signs_up: bool) -> Site {
 async fn begin(site: &Site, link: Option<i64>) -> Begun {
     let (provider, redirect) = ("idp".to_owned(), REDIRECT.to_owned());
     let begin = Begin { provider, redirect, link, invitation: None };
-    site.auth.oidc_begin(begin).await.unwrap()
+    site.auth.oidc_begin(begin, HERE).await.unwrap()
 }
 
 async fn finish(site: &Site, begun: &Begun, callback: &Callback) -> Result<Finished, OidcError> {
@@ -190,6 +190,22 @@ async fn name(site: &Site, finished: &Finished) -> String {
     let caller = site.auth.session(token.secret().expose()).await.unwrap().unwrap();
     let davit_registry::auth::Identity::Account { name, .. } = caller.identity else { panic!() };
     name
+}
+
+/// Who comes back with the provider's word was no attempt.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_ins_that_succeed_throttle_nobody() {
+    let Some(idp) = Idp::start() else { return };
+    let site = Site::with(throttled(1000, 1)).await;
+    site.database.write(idp.known(true)).await.unwrap();
+    for _ in 0..3 {
+        log_in(&site, &idp, ("s-nina", "Nina")).await.unwrap();
+    }
+    begin(&site, None).await;
+    let (provider, redirect) = ("idp".to_owned(), REDIRECT.to_owned());
+    let again = Begin { provider, redirect, link: None, invitation: None };
+    let refused = site.auth.oidc_begin(again, HERE).await;
+    assert!(matches!(refused, Err(OidcError::Refused(Refusal::Throttled(_)))), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -334,7 +350,7 @@ async fn answers_that_were_not_asked_for_are_refused() {
         link: None,
         invitation: None,
     };
-    assert!(matches!(site.auth.oidc_begin(begin).await, Err(OidcError::NoProvider)));
+    assert!(matches!(site.auth.oidc_begin(begin, HERE).await, Err(OidcError::NoProvider)));
 }
 
 async fn trust(site: &Site, robot: &str, issuer: &str, sub: &str) -> Result<i64, String> {

@@ -6,8 +6,8 @@ use davit_registry::{
     auth::{
         audit::Actor,
         oidc::{
-            AddTrust, Provider, ProviderRow, RemoveProvider, RemoveTrust, SetProvider, TrustRow,
-            providers, trust_rules,
+            AddTrust, Provider, ProviderKind, ProviderRow, RemoveProvider, RemoveTrust,
+            SetProvider, TrustRow, providers, trust_rules,
         },
     },
     config::Places,
@@ -52,7 +52,7 @@ pub(crate) struct OidcArgs {
     /// What the provider calls this registry
     #[arg(long, value_name = "ID")]
     client_id: String,
-    /// Read the client's secret from standard input
+    /// Read the client's secret from standard input; without, the one that is known stays
     #[arg(long)]
     client_secret_stdin: bool,
     /// Give everyone whom the provider knows an account, whatever sign-up is set to
@@ -143,7 +143,7 @@ pub(super) fn run_oidc(command: OidcCommand, places: &Places) -> Result<u8, CliE
                 signs_up: bool,
             }
             let found = with_database(places, async |database| providers(database).await)?;
-            let row = |ProviderRow { name, issuer, client_id, signs_up }| Row {
+            let row = |ProviderRow { name, issuer, client_id, signs_up, .. }| Row {
                 name,
                 issuer,
                 client_id,
@@ -156,7 +156,8 @@ pub(super) fn run_oidc(command: OidcCommand, places: &Places) -> Result<u8, CliE
         }
         OidcCommand::Rm(args) => with_database(places, async |database| {
             for name in args.names {
-                database.write(RemoveProvider { by: Actor::operator(), name }).await?;
+                let (by, kind) = (Actor::operator(), ProviderKind::Oidc);
+                database.write(RemoveProvider { by, name, kind }).await?;
             }
             Ok::<_, Fault>(())
         })?,

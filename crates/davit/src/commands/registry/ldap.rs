@@ -5,14 +5,17 @@ use std::path::PathBuf;
 use davit_registry::{
     auth::{
         audit::Actor,
-        ldap::{AddGroupMap, LdapSource, RemoveGroupMap, SetLdap, group_maps, ldap_sources},
-        oidc::RemoveProvider,
+        ldap::{
+            AddGroupMap, LdapRow, LdapSource, RemoveGroupMap, SetLdap, SyncMode, group_maps,
+            ldap_sources, sync,
+        },
+        oidc::{ProviderKind, RemoveProvider},
     },
     config::Places,
 };
 use serde::Serialize;
 
-use super::{Fault, user::Names, with_database};
+use super::{Fault, date, user::Names, with_database};
 use crate::{
     commands::login,
     error::CliError,
@@ -25,8 +28,9 @@ use crate::{
 #[command(
     defer = true,
     after_help = "\
-A directory is asked for names that have no password here. Its groups become teams where `map` says so;
-who leaves a group leaves the team with the next login."
+A directory is asked for names that have no password here. Its groups become teams where `map` says
+so; who leaves a group leaves the team with the next login or comparison. Who is gone from the
+directory loses tokens and sessions with the next comparison, each hour (--sync-every) or by `sync`."
 )]
 pub(crate) enum LdapCommand {
     /// Add a directory whose passwords count, or change it
@@ -42,6 +46,8 @@ pub(crate) enum LdapCommand {
     Maps(ListArgs),
     /// End that
     Unmap(UnmapArgs),
+    /// Compare accounts with the directory that they came from, as the server does by itself
+    Sync(SyncArgs),
 }
 
 // Arguments of `davit registry ldap add`.
@@ -58,11 +64,11 @@ pub(crate) struct AddArgs {
     /// Certificates in PEM to trust instead of the system's
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// Who searches; the password is read from standard input
+    /// Who searches
     #[arg(long, value_name = "DN")]
     bind_dn: String,
-    /// Read the searcher's password from standard input
-    #[arg(long, required = true)]
+    /// Read the searcher's password from standard input; without, the one that is known stays
+    #[arg(long)]
     bind_password_stdin: bool,
     /// Below which people are
     #[arg(long, value_name = "DN")]
@@ -88,6 +94,9 @@ pub(crate) struct AddArgs {
     /// Take newcomers only as far as sign-up allows
     #[arg(long)]
     no_sign_up: bool,
+    /// Compare accounts with the directory so often; 0: never
+    #[arg(long, value_name = "MINUTES", default_value_t = 60)]
+    sync_every: u32,
 }
 
 // Arguments of lists.
@@ -118,6 +127,19 @@ pub(crate) struct UnmapArgs {
     group: String,
 }
 
+// Arguments of `davit registry ldap sync`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SyncArgs {
+    /// The directory
+    name: String,
+    /// Only tell what would change
+    #[arg(long)]
+    dry_run: bool,
+    /// Also where more than half of the people are gone at once
+    #[arg(long)]
+    force: bool,
+}
+
 /// Runs `davit registry ldap`.
 pub(super) fn run(command: LdapCommand, places: &Places) -> Result<u8, CliError> {
     match command {
@@ -125,7 +147,8 @@ pub(super) fn run(command: LdapCommand, places: &Places) -> Result<u8, CliError>
         LdapCommand::Ls(args) => list(&args, places)?,
         LdapCommand::Rm(args) => with_database(places, async |database| {
             for name in args.names {
-                database.write(RemoveProvider { by: Actor::operator(), name }).await?;
+                let (by, kind) = (Actor::operator(), ProviderKind::Ldap);
+                database.write(RemoveProvider { by, name, kind }).await?;
             }
             Ok::<_, Fault>(())
         })?,
@@ -135,18 +158,32 @@ pub(super) fn run(command: LdapCommand, places: &Places) -> Result<u8, CliError>
             let remove = RemoveGroupMap { by: Actor::operator(), source, group };
             with_database(places, async |database| database.write(remove).await)?;
         }
+        LdapCommand::Sync(args) => compare(&args, places)?,
     }
     Ok(0)
 }
 
+fn compare(args: &SyncArgs, places: &Places) -> Result<(), CliError> {
+    let mode = SyncMode { dry_run: args.dry_run, force: args.force };
+    let found = with_database(places, async |database| sync(database, &args.name, mode).await)?;
+    for name in &found.gone {
+        printer::line(&format!("{name}: gone"))?;
+    }
+    for name in &found.moved {
+        printer::line(&format!("{name}: in other groups"))?;
+    }
+    printer::line(&found.to_string())
+}
+
 fn add(args: AddArgs, places: &Places) -> Result<(), CliError> {
+    let password = args.bind_password_stdin.then(login::read_password).transpose()?;
     let certificates = args.ca.map(fs_err::read_to_string).transpose();
     let source = LdapSource {
         url: args.url,
         start_tls: !args.no_start_tls,
         certificates: certificates.map_err(crate::error::io_error)?,
         bind_dn: args.bind_dn,
-        bind_password: login::read_password()?,
+        bind_password: password.unwrap_or_default(),
         users: args.users,
         user_class: args.user_class,
         user_attribute: args.user_attribute,
@@ -155,6 +192,7 @@ fn add(args: AddArgs, places: &Places) -> Result<(), CliError> {
         group_attribute: args.group_attribute,
         member_attribute: args.member_attribute,
         signs_up: !args.no_sign_up,
+        sync_minutes: args.sync_every,
     };
     let set = SetLdap { by: Actor::operator(), name: args.name.clone(), source };
     with_database(places, async |database| database.write(set).await)?;
@@ -167,10 +205,19 @@ fn list(args: &ListArgs, places: &Places) -> Result<(), CliError> {
     struct Row {
         name: String,
         url: String,
+        synced: String,
+        result: String,
     }
     let found = with_database(places, async |database| ldap_sources(database).await)?;
-    let rows: Vec<Row> = found.into_iter().map(|(name, url)| Row { name, url }).collect();
-    List { table: "table {{.Name}}\t{{.Url}}", heads: &[] }.print(&args.format, &rows, &rows)
+    let row = |row: LdapRow| Row {
+        name: row.name,
+        url: row.source.url,
+        synced: row.synced_at.map(date).unwrap_or_default(),
+        result: row.sync_result.unwrap_or_default(),
+    };
+    let rows: Vec<Row> = found.into_iter().map(row).collect();
+    let table = "table {{.Name}}\t{{.Url}}\t{{.Synced}}\t{{.Result}}";
+    List { table, heads: &[] }.print(&args.format, &rows, &rows)
 }
 
 fn map(args: MapArgs, places: &Places) -> Result<(), CliError> {
