@@ -32,7 +32,9 @@ mod access;
 mod accounts;
 mod builds;
 mod collector;
+mod directories;
 mod form;
+mod identity;
 mod images;
 pub mod openapi;
 mod organisations;
@@ -54,6 +56,8 @@ pub(crate) use access::{Grant, Robot, Token, account_grants, account_tokens, rob
 pub(crate) use accounts::{AccountInfo, AuditEntry, Usage, account_audit, usage, user, users};
 pub(crate) use builds::{Build, all_builds, build, build_log, builds};
 pub(crate) use collector::{Collector, GcState};
+pub(crate) use directories::{Directory, GroupMap, directories, groups};
+pub(crate) use identity::{Provider, TrustRule, identity_providers, trust};
 pub(crate) use images::{Image, Layer, Referrer, ReferrerSearch, image, referrers};
 pub(crate) use organisations::{Organisation, organisation};
 use problem::PROBLEM_JSON;
@@ -172,6 +176,8 @@ pub fn endpoints() -> Vec<Endpoint> {
     all.extend(builds::endpoints());
     all.extend(webhooks::endpoints());
     all.extend(upstreams::endpoints());
+    all.extend(identity::endpoints());
+    all.extend(directories::endpoints());
     all
 }
 

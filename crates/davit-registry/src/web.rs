@@ -23,6 +23,7 @@ mod account_pages;
 mod build_pages;
 pub(crate) mod cookie;
 mod forms;
+mod identity_pages;
 mod live;
 mod live_log;
 mod markdown;
@@ -233,6 +234,9 @@ impl Web {
             Page::Users => server_pages::users(visit).await,
             Page::Audit => server_pages::audit(visit).await,
             Page::AdminBuilds => build_pages::all(visit).await,
+            Page::Identity => identity_pages::page(visit).await,
+            Page::ServerWebhooks => webhook_pages::of_server(visit).await,
+            Page::ServerWebhook => webhook_pages::one_of_server(visit).await,
             Page::Mirrors => upstream_pages::mirrors(visit).await,
             Page::Replication => upstream_pages::replication(visit).await,
             Page::AdminSettings => server_pages::settings_page(visit).await,

@@ -5,12 +5,14 @@ use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
-    auth::{AccountError, PasswordError, Refusal, SignUpError, Told},
+    auth::{
+        AccountError, PasswordError, Refusal, SignUpError, Told, ldap::SyncError, oidc::TrustError,
+    },
     autobuild::AutobuildError,
     check::CheckError,
     db::DbError,
     events::SubscriptionError,
-    fault::Fault,
+    fault::{Fault, in_words},
     gc::GcError,
     mirror::MirrorError,
     replication::NewRuleError,
@@ -180,6 +182,26 @@ impl From<AccountError> for Problem {
             _ => StatusCode::CONFLICT,
         };
         Self::new(status, error.to_string())
+    }
+}
+
+impl From<TrustError> for Problem {
+    fn from(error: TrustError) -> Self {
+        match error {
+            TrustError::Database(error) => Self::unavailable(&error),
+            TrustError::Account(error) => error.into(),
+            error => Self::conflict(in_words(&error)),
+        }
+    }
+}
+
+impl From<SyncError> for Problem {
+    fn from(error: SyncError) -> Self {
+        match error {
+            SyncError::Database(error) => Self::unavailable(&error),
+            SyncError::Unknown(_) => Self::new(StatusCode::NOT_FOUND, error.to_string()),
+            error => Self::conflict(in_words(&error)),
+        }
     }
 }
 

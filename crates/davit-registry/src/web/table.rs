@@ -74,6 +74,12 @@ pub enum Page {
     Audit,
     /// Builds of all repositories.
     AdminBuilds,
+    /// Who else vouches for people and builds.
+    Identity,
+    /// Webhooks of the server.
+    ServerWebhooks,
+    /// One of them and its deliveries.
+    ServerWebhook,
     /// Registries that are mirrored.
     Mirrors,
     /// Rules of replication.
@@ -128,6 +134,9 @@ pub const PAGES: &[(&str, Rule, Page)] = &[
     ("/admin/users", Rule::SiteAdmin, Page::Users),
     ("/admin/audit", Rule::SiteAdmin, Page::Audit),
     ("/admin/builds", Rule::SiteAdmin, Page::AdminBuilds),
+    ("/admin/identity", Rule::SiteAdmin, Page::Identity),
+    ("/admin/webhooks", Rule::SiteAdmin, Page::ServerWebhooks),
+    ("/admin/webhooks/{webhook}", Rule::SiteAdmin, Page::ServerWebhook),
     ("/admin/mirrors", Rule::SiteAdmin, Page::Mirrors),
     ("/admin/replication", Rule::SiteAdmin, Page::Replication),
     ("/admin/settings", Rule::SiteAdmin, Page::AdminSettings),

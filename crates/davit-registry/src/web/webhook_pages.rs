@@ -17,13 +17,40 @@ use crate::{
     auth::Need,
 };
 
+/// Whose webhooks a page shows: an account's, else the server's.
+#[derive(Default)]
+struct Whose {
+    account: Option<String>,
+}
+
+impl Whose {
+    fn account(name: &str) -> Self {
+        Self { account: Some(name.to_owned()).filter(|name| !name.is_empty()) }
+    }
+
+    /// Path of the list.
+    fn place(&self) -> String {
+        let account = self.account.as_ref().map(|name| format!("/a/{name}/webhooks"));
+        account.unwrap_or_else(|| "/admin/webhooks".to_owned())
+    }
+
+    /// The operation that is so called where it is about an account's.
+    fn operation(&self, id: &str) -> String {
+        match (&self.account, id) {
+            (Some(_), _) => id.to_owned(),
+            (None, "redeliver") => "redeliverForServer".to_owned(),
+            (None, _) => id.replace("Webhook", "ServerWebhook"),
+        }
+    }
+}
+
 #[derive(Template)]
 #[template(path = "webhooks.html")]
 struct WebhooksPage {
     page: Frame,
     about: About,
     here: String,
-    account: String,
+    whose: Whose,
     /// What a new one hears of.
     pattern: String,
     webhooks: Vec<Webhook>,
@@ -36,9 +63,32 @@ pub(super) async fn of_account(visit: &Visit) -> Result<Response<Body>, Problem>
         page: visit.titled(about.name.clone(), ""),
         here: visit.here.clone(),
         pattern: format!("{}/**", about.name),
-        account: about.name.clone(),
+        whose: Whose::account(&about.name),
         webhooks: api::webhooks(&visit.site, Some(&about.name)).await?,
         about,
+    })
+}
+
+#[derive(Template)]
+#[template(path = "admin_webhooks.html")]
+struct ServerWebhooksPage {
+    page: Frame,
+    tab: &'static str,
+    here: String,
+    whose: Whose,
+    pattern: &'static str,
+    webhooks: Vec<Webhook>,
+}
+
+/// Webhooks of the server.
+pub(super) async fn of_server(visit: &Visit) -> Result<Response<Body>, Problem> {
+    show(&ServerWebhooksPage {
+        page: visit.titled("Webhooks", "admin"),
+        tab: "webhooks",
+        here: visit.here.clone(),
+        whose: Whose::default(),
+        pattern: "**",
+        webhooks: api::webhooks(&visit.site, None).await?,
     })
 }
 
@@ -50,7 +100,7 @@ struct RepositoryWebhooksPage {
     rights: On,
     tab: &'static str,
     here: String,
-    account: String,
+    whose: Whose,
     pattern: String,
     /// Whether the caller owns the account, whose the webhooks are.
     manages: bool,
@@ -72,7 +122,7 @@ pub(super) async fn of_repository(visit: &Visit) -> Result<Response<Body>, Probl
         tab: "webhooks",
         here: visit.here.clone(),
         pattern: name.to_string(),
-        account,
+        whose: Whose::account(&account),
         manages,
         webhooks,
         repository,
@@ -84,22 +134,46 @@ pub(super) async fn of_repository(visit: &Visit) -> Result<Response<Body>, Probl
 #[template(path = "webhook.html")]
 struct WebhookPage {
     page: Frame,
-    about: About,
+    /// The account; `None`: the server.
+    about: Option<About>,
+    /// Of the server's pages.
+    tab: &'static str,
     here: String,
+    whose: Whose,
     webhook: Webhook,
     deliveries: Vec<Delivery>,
     next_page: Option<String>,
 }
 
-/// One webhook and its deliveries.
+/// One webhook of an account and its deliveries.
 pub(super) async fn one(visit: &Visit) -> Result<Response<Body>, Problem> {
     let about = about(visit, "webhooks").await?;
     let name = format!("{}/{}", about.name, visit.names.get("webhook"));
-    let webhook = api::webhook(&visit.site, &name).await?;
-    let found = api::deliveries(&visit.site, &name, &visit.log_paging(ROWS)).await?;
+    page_of(visit, Some(about), &name).await
+}
+
+/// One webhook of the server and its deliveries.
+pub(super) async fn one_of_server(visit: &Visit) -> Result<Response<Body>, Problem> {
+    let name = visit.names.get("webhook");
+    // Those of accounts are on their own pages.
+    if name.contains('/') {
+        return Err(Problem::absent());
+    }
+    page_of(visit, None, name).await
+}
+
+async fn page_of(
+    visit: &Visit,
+    about: Option<About>,
+    name: &str,
+) -> Result<Response<Body>, Problem> {
+    let webhook = api::webhook(&visit.site, name).await?;
+    let found = api::deliveries(&visit.site, name, &visit.log_paging(ROWS)).await?;
     show(&WebhookPage {
-        page: visit.titled(format!("Webhook {name}"), ""),
+        page: visit.titled(format!("Webhook {name}"), if about.is_some() { "" } else { "admin" }),
+        tab: "webhooks",
         here: visit.here.clone(),
+        whose: about.as_ref().map(|about| Whose::account(&about.name)).unwrap_or_default(),
         next_page: visit.next_page(found.next.as_ref()),
         deliveries: found.items,
         webhook,

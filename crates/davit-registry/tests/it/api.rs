@@ -1,5 +1,7 @@
 //! The JSON API over HTTP: what it tells and changes, its shapes, its document.
 
+mod identity;
+
 use std::{collections::BTreeSet, process::Command};
 
 use davit_registry::auth::{

@@ -3,6 +3,7 @@
 mod automation;
 mod browser;
 mod forms;
+mod identity;
 mod oidc;
 mod pages;
 

@@ -20,6 +20,7 @@ use super::{
 const ABSENT: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 /// What each operation needs, written down once more, apart from the API's own table.
+#[allow(clippy::too_many_lines, reason = "a flat table")]
 fn wanted(id: &str) -> Rule {
     use Action::{ChangeAccess, ChangeSettings, DeleteManifest, DeleteTag, Pull, Push};
     match id {
@@ -58,7 +59,20 @@ fn wanted(id: &str) -> Rule {
         | "listReplicationRules"
         | "createReplicationRule"
         | "deleteReplicationRule"
-        | "runReplicationRule" => Rule::SiteAdmin,
+        | "runReplicationRule"
+        | "listProviders"
+        | "setProvider"
+        | "deleteProvider"
+        | "listDirectories"
+        | "setDirectory"
+        | "deleteDirectory"
+        | "syncDirectory"
+        | "listGroupMaps"
+        | "createGroupMap"
+        | "deleteGroupMap"
+        | "listTrustRules"
+        | "createTrustRule"
+        | "deleteTrustRule" => Rule::SiteAdmin,
         "getAccount" | "getUsage" | "getOrganisation" => Rule::SeeAccount,
         "setPassword" | "listAccountAudit" | "deleteOrganisation" | "setMember"
         | "removeMember" | "createTeam" | "deleteTeam" | "addTeamMember" | "removeTeamMember"
@@ -121,6 +135,9 @@ const fn wanted_page(page: Page) -> Rule {
         | Page::Users
         | Page::Audit
         | Page::AdminBuilds
+        | Page::Identity
+        | Page::ServerWebhooks
+        | Page::ServerWebhook
         | Page::Mirrors
         | Page::Replication
         | Page::AdminSettings
@@ -237,6 +254,7 @@ fn fill(template: &str, repository: &str) -> String {
         .replace("{mirror}", "none.example")
         .replace("{variable}", "NONE")
         .replace("{provider}", "none")
+        .replace("{directory}", "none")
 }
 
 async fn call(served: &Served, method: &Method, path: &str, someone: &Someone) -> Answer {
@@ -394,7 +412,7 @@ async fn every_page_and_form_for_every_caller() {
             let body = format!(
                 "csrf={csrf}&account=acme&repository=acme/private&user=nobody-here&team=none&\
                  robot=acme%2Bnone&tag=none&reference={ABSENT}&id=1&webhook=none&rule=none&\
-                 mirror=none.example&variable=NONE&next=/"
+                 mirror=none.example&variable=NONE&provider=none&directory=none&next=/"
             );
             let path = format!("/do/{}", endpoint.id);
             let reply = answer(served.web.serve(request(Method::POST, path, body)).await).await;

@@ -114,7 +114,7 @@ async function main() {
     ["builds", "/r/lighthouse/api/-/builds"], ["build", "/r/lighthouse/api/-/builds/1"],
     ["source", "/r/lighthouse/api/-/source"], ["repository-webhooks", "/r/lighthouse/api/-/webhooks"],
     ["webhooks", "/a/lighthouse/webhooks"], ["webhook", "/a/lighthouse/webhooks/ci"],
-    ["admin-builds", "/admin/builds"], ["mirrors", "/admin/mirrors"], ["replication", "/admin/replication"],
+    ["admin-builds", "/admin/builds"], ["identity", "/admin/identity"], ["server-webhooks", "/admin/webhooks"], ["server-webhook", "/admin/webhooks/audit"], ["mirrors", "/admin/mirrors"], ["replication", "/admin/replication"],
     ["no-source", "/r/boss/toolbox/-/source"],
     ["admin", "/admin"], ["users", "/admin/users"], ["audit", "/admin/audit"],
     ["admin-settings", "/admin/settings"], ["api", "/about/api"],

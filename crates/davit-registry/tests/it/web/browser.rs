@@ -124,6 +124,7 @@ fn fill_automation(registry: &TestRegistry, boss: &str) {
         let all = registry.ask("GET", path, boss, json!(null));
         all["items"][0]["reply"].is_string()
     });
+    fill_identity(registry, boss);
     let mirror = json!({ "name": "docker.io", "is_default": true, "pull": "everyone" });
     registry.ask("POST", "/mirrors", boss, mirror);
     let rule = json!({
@@ -131,4 +132,24 @@ fn fill_automation(registry: &TestRegistry, boss: &str) {
         "repositories": "nobody/**", "prefix": "site1",
     });
     registry.ask("POST", "/replication", boss, rule);
+}
+
+/// Who else vouches for people and builds, and a webhook of the server.
+fn fill_identity(registry: &TestRegistry, boss: &str) {
+    let provider = json!({ "issuer": "https://idp.example", "client_id": "davit" });
+    registry.ask("PUT", "/oidc/harbour", boss, provider);
+    let directory = json!({
+        "url": "ldaps://ldap.example", "bind_dn": "cn=reader,dc=example", "bind_password": "hidden",
+        "users": "ou=people,dc=example", "groups": "ou=groups,dc=example",
+    });
+    registry.ask("PUT", "/ldap/office", boss, directory);
+    let map = json!({ "group": "keepers", "organisation": "lighthouse", "team": "backend" });
+    registry.ask("POST", "/ldap/office/groups", boss, map);
+    let rule = json!({
+        "robot": "lighthouse+deploy", "issuer": "https://builds.example", "audience": "registry",
+        "claims": ["sub=repo:lighthouse/*", "ref=refs/heads/main"],
+    });
+    registry.ask("POST", "/trust", boss, rule);
+    let webhook = json!({ "name": "audit", "url": "https://audit.example/events" });
+    registry.ask("POST", "/webhooks", boss, webhook);
 }
