@@ -50,6 +50,9 @@ pub enum AutobuildError {
     /// The address of a source cannot be used; accounts in it are not shown.
     #[error("the address of the source cannot be used: {0}")]
     Url(&'static str),
+    /// What is kept for one git repository is not told to another.
+    #[error("another address needs its credential: what is kept is not told to it")]
+    Elsewhere,
     /// A variable cannot be used.
     #[error("the variable `{0}` cannot be used: {1}")]
     Variable(String, &'static str),

@@ -66,7 +66,7 @@ pub(super) fn read(endpoint: &Endpoint, fields: &[(String, String)]) -> Result<F
 
 /// Texts whose absence means "as it was", and which a form may empty.
 fn is_clearable(field: &str) -> bool {
-    matches!(field, "description" | "readme")
+    matches!(field, "description" | "readme" | "test")
 }
 
 /// Follows a reference.

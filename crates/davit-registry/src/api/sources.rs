@@ -1,5 +1,7 @@
 //! Sources of automated builds: the git repository behind a repository, its rules and variables.
 
+use std::time::Duration;
+
 use davit_distribution::Secret;
 use http::{Method, StatusCode};
 
@@ -15,8 +17,8 @@ use crate::{
         AutobuildError,
         rules::{RefKind, Rule, RuleError},
         source::{
-            AddRule, AddSource, Autotest, Credential, RemoveRule, RemoveSource, SetVariable,
-            SourceRow, SourceSettings, hook_of, source_of,
+            AddRule, AddSource, Autotest, ChangeSource, Credential, NewCredential, RemoveRule,
+            RemoveSource, SetVariable, SourceChange, SourceRow, SourceSettings, hook_of, source_of,
         },
     },
     name::RepositoryName,
@@ -165,6 +167,26 @@ input! {
 }
 
 input! {
+    /// What changes of a source; what is absent stays.
+    SetSource {} maybe {
+        /// Its address. For another one credential and secret variables are needed anew.
+        url: Prose<2048>,
+        /// A token or password, for a private one over https.
+        token: SecretText<4096>,
+        /// A private key, for one over ssh.
+        ssh_key: SecretText<16384>,
+        /// Forget the token or key.
+        no_credential: bool,
+        /// Look for news so often too, in minutes; 0: by webhook only.
+        poll_minutes: Within<0, MOST_MINUTES>,
+        /// Test each image by this command in a container of it; empty: not at all.
+        test: Prose<1000>,
+        /// Repositories of the same owner that builds may pull from; for owners only.
+        pulls: Vec<Text<RepositoryGlob>>,
+    }
+}
+
+input! {
     /// A rule to add.
     NewBuildRule {
         /// Of which references it speaks.
@@ -227,6 +249,12 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             create_source,
         )
         .with(MADE),
+        endpoint(
+            (M::PATCH, "/repositories/{repository}/source", ON),
+            ("setSource", "Change the connection; rules and the webhook stay"),
+            set_source,
+        )
+        .with(GONE),
         endpoint(
             (M::DELETE, "/repositories/{repository}/source", ON),
             ("deleteSource", "End the connection, with its rules and variables"),
@@ -321,32 +349,72 @@ pub(crate) async fn source_hook(site: &Site, name: &RepositoryName) -> Result<So
 
 async fn create_source(call: Call, _: Nothing, new: NewSource) -> Result<SourceHook, Problem> {
     let path = call.repository()?;
-    let pulls = new.pulls.unwrap_or_default();
-    if pulls.len() > MOST_PULLS {
-        return Err(Problem::conflict(format!("builds pull by at most {MOST_PULLS} patterns")));
-    }
-    if !pulls.is_empty() {
-        // Who administers one repository has no right on the others of its owner.
-        let owner = path.namespace().unwrap_or_default();
-        call.site.admit(&call.caller, Need::ManageAccount(owner)).await?;
-    }
-    // Browsers send a text's lines with CR LF, which no key has.
-    let key = |key: SecretText<16384>| {
-        let text = key.0.expose().replace("\r\n", "\n");
-        Credential::Key(Secret::new(format!("{}\n", text.trim_end())))
-    };
-    let token = new.token.map(|token| Credential::Token(token.0));
-    let settings = SourceSettings {
-        test: Autotest::of(new.test.as_ref().map_or("", |test| &test.0)),
-        pulls: pulls.into_iter().map(|glob| glob.0.to_string()).collect(),
-    };
-    let credential = new.ssh_key.map(key).or(token);
-    let every = new.poll_minutes.map(|minutes| std::time::Duration::from_secs(60 * minutes.0));
+    let test = Autotest::of(new.test.as_ref().map_or("", |test| &test.0));
+    let settings = SourceSettings { test, pulls: pulls(&call, new.pulls, &[]).await? };
+    let credential = credential(new.token, new.ssh_key);
+    let every = new.poll_minutes.map(|minutes| Duration::from_secs(60 * minutes.0));
     let source = AddSource::new(call.actor(), path, new.url.0.trim(), credential, settings)?;
     let source = source.polled(every);
     let hook = source.hook();
     call.site.registry.database.write(source).await?;
     Ok(SourceHook { hook_path: hook.path, hook_secret: hook.secret.expose().to_owned() })
+}
+
+/// Patterns of what builds may pull: to change them from these takes an owner.
+async fn pulls(
+    call: &Call,
+    given: Option<Vec<Text<RepositoryGlob>>>,
+    known: &[String],
+) -> Result<Vec<String>, Problem> {
+    let given = given.unwrap_or_default().into_iter();
+    let pulls: Vec<String> = given.map(|glob| glob.0.to_string()).collect();
+    if pulls.len() > MOST_PULLS {
+        return Err(Problem::conflict(format!("builds pull by at most {MOST_PULLS} patterns")));
+    }
+    if pulls != known {
+        // Who administers one repository has no right on the others of its owner.
+        let path = call.repository()?;
+        let owner = path.namespace().unwrap_or_default();
+        call.site.admit(&call.caller, Need::ManageAccount(owner)).await?;
+    }
+    Ok(pulls)
+}
+
+fn credential(
+    token: Option<SecretText<4096>>,
+    key: Option<SecretText<16384>>,
+) -> Option<Credential> {
+    // Browsers send a text's lines with CR LF, which no key has.
+    let key = key.map(|key| {
+        let text = key.0.expose().replace("\r\n", "\n");
+        Credential::Key(Secret::new(format!("{}\n", text.trim_end())))
+    });
+    key.or_else(|| token.map(|token| Credential::Token(token.0)))
+}
+
+async fn set_source(call: Call, _: Nothing, new: SetSource) -> Result<Nothing, Problem> {
+    let path = call.repository()?;
+    let pulls = if new.pulls.is_some() {
+        let known = source_of(&call.site.registry.database, path.as_str()).await?.settings.pulls;
+        Some(pulls(&call, new.pulls, &known).await?)
+    } else {
+        None
+    };
+    let minutes = |minutes: Within<0, MOST_MINUTES>| Duration::from_secs(60 * minutes.0);
+    let change = SourceChange {
+        url: new.url.map(|url| url.0),
+        credential: match credential(new.token, new.ssh_key) {
+            Some(credential) => NewCredential::Is(credential),
+            None if new.no_credential == Some(true) => NewCredential::None,
+            None => NewCredential::Stays,
+        },
+        poll: new.poll_minutes.map(|it| Some(minutes(it)).filter(|time| !time.is_zero())),
+        test: new.test.map(|test| Autotest::of(&test.0)),
+        pulls,
+    };
+    let change = ChangeSource::new(call.actor(), path, change)?;
+    call.site.registry.database.write(change).await?;
+    Ok(Nothing {})
 }
 
 async fn delete_source(call: Call, _: Nothing, _: Nothing) -> Result<Nothing, Problem> {

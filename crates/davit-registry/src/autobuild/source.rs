@@ -1,6 +1,7 @@
 //! Sources: the git repository behind a repository here, its rules and its variables.
 
 mod address;
+mod change;
 mod lists;
 
 use davit_distribution::Secret;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use self::address::address;
+pub use self::change::{ChangeSource, NewCredential, SourceChange};
 pub use self::lists::{SourceRow, hook_of, source_of, sources};
 use super::{AutobuildError, mask, rules::Rule};
 use crate::{

@@ -88,7 +88,7 @@ impl Watcher {
             Ok(found) => found,
             Err(error) => Err(error.to_string()),
         };
-        let noted = Noted { source: turn.source, found };
+        let noted = Noted { source: turn.source, url: turn.url, found };
         let new = self.database.write(noted).await?;
         if new.is_empty() {
             return Ok(());
@@ -232,6 +232,8 @@ impl Transaction for TakeTurn {
 /// Notes what a look at a git repository found; tells what is new since the look before.
 struct Noted {
     source: i64,
+    /// Where it was looked: the source may have another address by now.
+    url: String,
     found: Result<References, String>,
 }
 
@@ -244,13 +246,14 @@ impl Transaction for Noted {
             Ok(found) => found,
             Err(error) => {
                 let error: String = error.chars().take(500).collect();
-                let sql = "UPDATE build_source SET error = $1 WHERE id = $2";
-                connection.execute(sql, values![error, self.source]).await?;
+                let sql = "UPDATE build_source SET error = $1 WHERE id = $2 AND url = $3";
+                connection.execute(sql, values![error, self.source, &self.url]).await?;
                 return Ok(Vec::new());
             }
         };
-        let sql = "SELECT refs FROM build_source WHERE id = $1";
-        let rows = connection.rows_locked(sql, values![self.source], Lock::NoKeyUpdate).await?;
+        let sql = "SELECT refs FROM build_source WHERE id = $1 AND url = $2";
+        let turn = values![self.source, &self.url];
+        let rows = connection.rows_locked(sql, turn, Lock::NoKeyUpdate).await?;
         let Some(row) = rows.first() else { return Ok(Vec::new()) };
         let known = row.get::<Option<String>>(0)?;
         let sql = "UPDATE build_source SET refs = $1, error = NULL WHERE id = $2";

@@ -1,6 +1,7 @@
 //! The JSON API over HTTP: what it tells and changes, its shapes, its document.
 
 mod identity;
+mod sources;
 
 use std::{collections::BTreeSet, process::Command};
 

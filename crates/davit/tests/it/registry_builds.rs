@@ -378,13 +378,20 @@ fn private_repositories_and_private_addresses() {
     site.ok(&["build", "run", "alice/app", "--branch", "main"]);
     let (is_done, log) = site.log("2");
     assert!(!is_done && log.contains("error: git says: "), "{log}");
-    site.ok(&["build", "source", "rm", "alice/app"]);
-    let url = site.git.url("app");
-    let add = ["build", "source", "add", "alice/app", &url, "--token-stdin"];
-    assert_eq!(given(site.registry(&add), "git-secret-of-alice\n").code, 0);
-    site.rule("app", &["--branch", "main"]);
+    // Rules stay, and a look from time to time is as good as none here.
+    let set = ["build", "source", "set", "alice/app", "--token-stdin", "--poll", "1d"];
+    assert_eq!(given(site.registry(&set), "git-secret-of-alice\n").code, 0);
+    let list = site.ok(&["build", "source", "ls", "--format", "{{.Poll}} {{.Credential}}"]);
+    assert_eq!(list.trim(), "1440m true");
     site.ok(&["build", "run", "alice/app", "--branch", "main"]);
     let log = site.done("3");
     assert!(!log.contains("git-secret"), "{log}");
     assert!(!site.ok(&["build", "source", "ls", "--json"]).contains("git-secret"));
+    let elsewhere = ["build", "source", "set", "alice/app", "--url", "https://git.example/b"];
+    let refused = given(site.registry(&elsewhere), "");
+    assert!(refused.code == 1 && refused.stderr.contains("its credential"), "{refused:?}");
+    site.ok(&[&elsewhere[..], &["--no-credential", "--no-poll"]].concat());
+    let list = site.ok(&["build", "source", "ls", "--format", "{{.Url}}{{.Poll}}"]);
+    assert_eq!(list.trim(), "https://git.example/b");
+    site.ok(&["build", "source", "rm", "alice/app"]);
 }

@@ -97,6 +97,7 @@ fn wanted(id: &str) -> Rule {
         | "removeRepositoryGrant"
         | "getSource"
         | "createSource"
+        | "setSource"
         | "deleteSource"
         | "getSourceHook"
         | "createBuildRule"

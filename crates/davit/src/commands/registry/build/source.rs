@@ -1,12 +1,16 @@
 //! `davit registry build source`
 
-use std::{io::Read as _, path::PathBuf, time::Duration};
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use davit_registry::{
     auth::{Secret, audit::Actor},
     autobuild::source::{
-        AddSource, Autotest, Credential, RemoveSource, SetVariable, SourceRow, SourceSettings,
-        hook_of, sources,
+        AddSource, Autotest, ChangeSource, Credential, NewCredential, RemoveSource, SetVariable,
+        SourceChange, SourceRow, SourceSettings, hook_of, sources,
     },
     config::Places,
 };
@@ -29,6 +33,8 @@ const SECRET_BYTES: u64 = 32 << 10;
 pub(crate) enum SourceCommand {
     /// Connect a repository to a git repository, and print the webhook for it
     Add(AddArgs),
+    /// Change a source; its rules, variables and webhook stay
+    Set(SetArgs),
     /// List sources
     #[command(visible_alias = "list")]
     Ls(LsArgs),
@@ -67,6 +73,43 @@ pub(crate) struct AddArgs {
     /// Let builds pull from these repositories of the same owner, too
     #[arg(long, value_name = "REPOSITORIES")]
     pull: Vec<String>,
+}
+
+// Arguments of `davit registry build source set`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Another address is another git repository: its credential must be given (or --no-credential), secret
+variables are removed, and builds that wait end.")]
+pub(crate) struct SetArgs {
+    /// Repository
+    repository: String,
+    /// Address of the git repository
+    #[arg(long)]
+    url: Option<String>,
+    /// Look for news as often as this, too
+    #[arg(long, value_name = "TIME", value_parser = life)]
+    poll: Option<Duration>,
+    /// Hear of news by webhook only
+    #[arg(long, conflicts_with = "poll")]
+    no_poll: bool,
+    /// Read a token (or password) from standard input
+    #[arg(long, conflicts_with_all = ["ssh_key", "no_credential"])]
+    token_stdin: bool,
+    /// Private key for a git repository over ssh
+    #[arg(long, value_name = "FILE", conflicts_with = "no_credential")]
+    ssh_key: Option<PathBuf>,
+    /// Forget the token or key
+    #[arg(long)]
+    no_credential: bool,
+    /// Test each image by this command; '' for not at all
+    #[arg(long, value_name = "COMMAND")]
+    test: Option<String>,
+    /// Let builds pull from these repositories of the same owner, and from no others
+    #[arg(long, value_name = "REPOSITORIES")]
+    pull: Vec<String>,
+    /// Let builds pull from no other repository
+    #[arg(long, conflicts_with = "pull")]
+    no_pull: bool,
 }
 
 // Arguments of `davit registry build source ls`.
@@ -109,6 +152,7 @@ pub(crate) struct EnvArgs {
 pub(super) fn run(command: SourceCommand, places: &Places) -> Result<u8, CliError> {
     match command {
         SourceCommand::Add(args) => add(args, places)?,
+        SourceCommand::Set(args) => set(args, places)?,
         SourceCommand::Ls(args) => list(&args, places)?,
         SourceCommand::Hook(args) => {
             let repository = args.repository;
@@ -125,11 +169,7 @@ pub(super) fn run(command: SourceCommand, places: &Places) -> Result<u8, CliErro
 }
 
 fn add(args: AddArgs, places: &Places) -> Result<(), CliError> {
-    let credential = match &args.ssh_key {
-        Some(file) => Some(Credential::Key(read(fs_err::File::open(file).map_err(io_error)?)?)),
-        None if args.token_stdin => Some(Credential::Token(read(std::io::stdin())?)),
-        None => None,
-    };
+    let credential = credential(args.ssh_key.as_deref(), args.token_stdin)?;
     let test = Autotest::of(args.test.as_deref().unwrap_or_default());
     let settings = SourceSettings { test, pulls: args.pull };
     let path = args.repository.parse().map_err(Fault::RepositoryName)?;
@@ -138,6 +178,33 @@ fn add(args: AddArgs, places: &Places) -> Result<(), CliError> {
     let hook = source.hook();
     with_builds(places, async |database| database.write(source).await)?;
     printer::line(&format!("{} {}", hook.path, hook.secret.expose()))
+}
+
+fn credential(key: Option<&Path>, token_stdin: bool) -> Result<Option<Credential>, CliError> {
+    Ok(match key {
+        Some(file) => Some(Credential::Key(read(fs_err::File::open(file).map_err(io_error)?)?)),
+        None if token_stdin => Some(Credential::Token(read(std::io::stdin())?)),
+        None => None,
+    })
+}
+
+fn set(args: SetArgs, places: &Places) -> Result<(), CliError> {
+    let credential = match credential(args.ssh_key.as_deref(), args.token_stdin)? {
+        Some(credential) => NewCredential::Is(credential),
+        None if args.no_credential => NewCredential::None,
+        None => NewCredential::Stays,
+    };
+    let has_pulls = args.no_pull || !args.pull.is_empty();
+    let change = SourceChange {
+        url: args.url,
+        credential,
+        poll: if args.no_poll { Some(None) } else { args.poll.map(Some) },
+        test: args.test.as_deref().map(Autotest::of),
+        pulls: has_pulls.then_some(args.pull),
+    };
+    let path = args.repository.parse().map_err(Fault::RepositoryName)?;
+    let change = ChangeSource::new(Actor::operator(), path, change).map_err(Fault::from)?;
+    with_builds(places, async |database| database.write(change).await)
 }
 
 /// A secret, without the end of its last line.
