@@ -20,7 +20,7 @@ use davit_image::Digest;
 
 use crate::{
     config::Places,
-    db::{Connection, Database, DbError, Location, Transaction, values},
+    db::{self, Connection, Database, DbError, Location, Transaction, values},
     gc::Suspect,
     store::{Adopted, Files, Key, Store, StoreError},
 };
@@ -86,6 +86,8 @@ pub async fn backup(places: &Places, to: &Path) -> Result<BackupReport, BackupEr
     remove(&fresh)?;
     let is_file = database.copy_to(&fresh).await?;
     if let Location::Postgres(url) = &location {
+        // The program writes into the file that is there, whose mode stays.
+        db::make_private(&fresh).map_err(fault("make", &fresh))?;
         let words = ["--format=custom", "--no-owner", "--dbname", url, "--file"];
         run("pg_dump", &words, &fresh)?;
     }

@@ -393,7 +393,7 @@ async fn open_sqlite(
 
 /// Makes the file for its owner alone, for it holds hashes of passwords; SQLite gives its log and
 /// index the same mode.
-fn make_private(file: &std::path::Path) -> std::io::Result<()> {
+pub(crate) fn make_private(file: &std::path::Path) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
 
     let mut options = std::fs::OpenOptions::new();

@@ -1,5 +1,7 @@
 //! Backups while the registry serves, and registries that are made of them.
 
+use std::{fs::Permissions, os::unix::fs::PermissionsExt as _};
+
 use davit_image::Digest;
 use davit_registry::{
     backup::{BackupError, backup, restore},
@@ -26,8 +28,16 @@ fn a_backup_is_whole_and_becomes_a_registry() {
         }
         let (dir, places) = (TempDir::new(), bench.places());
         let to = dir.join("backup");
+        // A folder that was there, into which others may look.
+        fs_err::create_dir(&to).unwrap();
+        fs_err::set_permissions(&to, Permissions::from_mode(0o755)).unwrap();
         bench.push_image("a/b", &["gone"], "gone").await;
         let first = backup(&places, &to).await.unwrap();
+        for entry in fs_err::read_dir(&to).unwrap().map(Result::unwrap) {
+            let mode = entry.metadata().unwrap().permissions().mode();
+            let is_hidden = entry.file_type().unwrap().is_dir() || mode & 0o077 == 0;
+            assert!(is_hidden, "{}: {mode:o}", entry.path().display());
+        }
         assert_eq!((first.blobs, &*first.lost), (2, &[][..]));
         bench.push_image("a/b", &["t"], "layer").await;
         // Pushes go on, and garbage is collected.
