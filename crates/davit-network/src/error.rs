@@ -39,6 +39,9 @@ pub enum NetworkError {
     /// A namespace could not be entered.
     #[error("cannot enter network namespace")]
     Namespace(#[source] Errno),
+    /// The sockets of a container's resolver cannot be made.
+    #[error("cannot make the container's resolver")]
+    Resolver(#[source] std::io::Error),
     /// The kernel gives no random number.
     #[error("cannot name the network interface")]
     Random(#[source] Errno),

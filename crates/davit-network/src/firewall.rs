@@ -246,6 +246,21 @@ fn network_elements(bridge: &Bridge) -> Vec<Element> {
     elements
 }
 
+/// Adds to a transaction on a table of its own what lets programs of the namespace reach ports of
+/// their own machine's address under other ones.
+pub(crate) fn redirect_own(transaction: &mut Transaction<'_>, own: IpAddr, ports: &[PortMapping]) {
+    transaction.table();
+    for (name, hook) in CHAINS.into_iter().filter(|(name, _)| *name == "output") {
+        transaction.chain(name, hook);
+    }
+    for set in SETS.iter().filter(|set| set.name == "local4") {
+        transaction.set(set);
+    }
+    let elements: Vec<_> = ports.iter().map(|port| port_element(Some(own), own, *port)).collect();
+    transaction.add(&elements);
+    transaction.rule("output", &local4_rule());
+}
+
 /// Map elements of all published ports.
 fn port_elements(endpoint: &Endpoint) -> impl Iterator<Item = Element> + '_ {
     endpoint.mappings().map(|(host, container, port)| port_element(host, container, port))
@@ -330,11 +345,7 @@ fn publish_rules() -> impl Iterator<Item = Rule> {
     );
     let port = |rule: Rule| rule.meta(Meta::Transport, R0).destination_port(R1);
     [
-        destination4(family(IPV4))
-            .meta(Meta::Transport, R1)
-            .destination_port(R2)
-            .map("local4", R0)
-            .redirect(Family::Ipv4, R0, R1),
+        local4_rule(),
         port(family(IPV4)).map("ports4", R0).redirect(Family::Ipv4, R0, R1),
         // The kernel does not route ::1 to another interface, so a redirect would only swallow
         // connections that are refused at once without it.
@@ -352,6 +363,14 @@ fn publish_rules() -> impl Iterator<Item = Rule> {
         .redirect(Family::Ipv6, R0, R4),
     ]
     .into_iter()
+}
+
+fn local4_rule() -> Rule {
+    destination4(family(IPV4))
+        .meta(Meta::Transport, R1)
+        .destination_port(R2)
+        .map("local4", R0)
+        .redirect(Family::Ipv4, R0, R1)
 }
 
 fn srcnat_rules() -> impl Iterator<Item = Rule> {

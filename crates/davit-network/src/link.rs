@@ -367,7 +367,7 @@ fn add_default_route(batch: &mut Batch, index: u32, gateway: IpAddr) {
 }
 
 /// Runs `action` inside the network namespace and returns to the present one.
-fn inside<T>(
+pub(crate) fn inside<T>(
     netns: BorrowedFd<'_>,
     action: impl FnOnce() -> Result<T, NetworkError>,
 ) -> Result<T, NetworkError> {

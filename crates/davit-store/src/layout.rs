@@ -151,6 +151,12 @@ impl Layout {
         self.run_containers().join(id)
     }
 
+    /// Run-time files of networks: names of the containers in each.
+    #[must_use]
+    pub fn run_networks(&self) -> PathBuf {
+        self.run.join("n")
+    }
+
     /// Run-time directories of containers.
     pub(crate) fn run_containers(&self) -> PathBuf {
         self.run.join("c")

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use davit_network::{Bridge, Endpoint, NetworkError, both_families};
+use davit_network::{Bridge, Endpoint, Names, NetworkError, both_families};
 use davit_runtime::Identity;
 use davit_store::{ClaimError, Lease};
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,9 @@ pub struct BridgeNetwork {
     pub id: String,
     /// Its bridge, which is there.
     pub bridge: Bridge,
+    /// What names of the containers in it are answered by, where they have any, and what commands
+    /// then find in `/etc/resolv.conf`.
+    pub names: Option<(Names, Vec<u8>)>,
 }
 
 /// Finds the bridge network and makes what is missing of it; asked when the first command needs it.
@@ -67,6 +70,7 @@ pub enum StepNetworkError {
 pub(crate) struct Attachment {
     pub(crate) bridge: Bridge,
     pub(crate) endpoint: Endpoint,
+    pub(crate) names: Option<Names>,
 }
 
 type Addresses = (Ipv4Addr, Option<Ipv6Addr>);
@@ -126,7 +130,13 @@ impl Place<'_> {
         Attachment {
             bridge: self.network.bridge.clone(),
             endpoint: Endpoint::new(self.addresses, self.veth, Vec::new()),
+            names: self.network.names.as_ref().map(|(names, _)| names.clone()),
         }
+    }
+
+    /// Text of `/etc/resolv.conf`, if it is the network's own.
+    pub(crate) fn resolv_conf(&self) -> Option<&[u8]> {
+        self.network.names.as_ref().map(|(_, text)| text.as_slice())
     }
 
     /// The machine, as seen from the command.

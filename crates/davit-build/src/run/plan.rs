@@ -80,9 +80,14 @@ impl Supervisor {
     fn set_network<'a>(&'a self, plan: &mut Plan, command: &'a StepCommand<'_>) -> &'a [u8] {
         let [private, shared] = &self.resolv_conf;
         let (namespace, resolv_conf) = match (&command.spec.network, command.joined) {
-            (Network::Host, _) => (Namespace::Host, shared),
-            (Network::Container(_), Some(joined)) => (Namespace::Join(0), &joined.resolv_conf),
-            _ => (Namespace::New, private),
+            (Network::Host, _) => (Namespace::Host, shared.as_slice()),
+            (Network::Container(_), Some(joined)) => {
+                (Namespace::Join(0), joined.resolv_conf.as_slice())
+            }
+            _ => {
+                let own = command.place.and_then(Place::resolv_conf);
+                (Namespace::New, own.unwrap_or(private))
+            }
         };
         plan.namespaces.network = namespace;
         resolv_conf

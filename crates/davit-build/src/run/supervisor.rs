@@ -13,8 +13,9 @@ use std::{
     },
 };
 
+use davit_network::{NetworkError, Resolver};
 use davit_runtime::{
-    Cgroups, Launch, Running, StdioPlan, Streams, launch, launch::StdinPlan, plan::Namespace,
+    Cgroups, Launch, Plan, Running, StdioPlan, Streams, launch, launch::StdinPlan, plan::Namespace,
 };
 use davit_snapshot::{Durability, MountNamespace, OverlayOptions, SnapshotError, Stack, Upper};
 use rustix::{
@@ -37,6 +38,7 @@ struct Step {
     running: Running,
     cgroup: String,
     streams: Vec<(LogStream, OwnedFd)>,
+    resolver: Option<Resolver>,
     exit: Option<i32>,
 }
 
@@ -53,6 +55,7 @@ enum Ready {
     Connection,
     Exit(u32),
     Output(u32, usize),
+    Resolver(u32),
 }
 
 /// Serves one build on `connection` until it ends; call it early, from a single-threaded process.
@@ -84,6 +87,12 @@ impl State {
                     },
                     Ready::Exit(id) => self.note_exit(id)?,
                     Ready::Output(id, stream) => self.forward(id, stream)?,
+                    Ready::Resolver(id) => {
+                        let step = self.steps.get_mut(&id);
+                        if let Some(resolver) = step.and_then(|step| step.resolver.as_mut()) {
+                            resolver.turn();
+                        }
+                    }
                 }
             }
             self.report_ends()?;
@@ -97,6 +106,10 @@ impl State {
             if step.exit.is_none() {
                 fds.push(PollFd::from_borrowed_fd(step.running.process.as_fd(), PollFlags::IN));
                 meanings.push(Ready::Exit(id));
+            }
+            if let Some(resolver) = &step.resolver {
+                fds.push(PollFd::new(resolver, PollFlags::IN));
+                meanings.push(Ready::Resolver(id));
             }
             for (index, (_, stream)) in step.streams.iter().enumerate() {
                 fds.push(PollFd::new(stream, PollFlags::IN));
@@ -185,14 +198,8 @@ impl State {
         drop(attached);
         // The command's first process mounts meanwhile.
         let namespace = launched.network_namespace();
-        let wired = match network {
-            Some(Attachment { bridge, endpoint }) => bridge.attach(endpoint, namespace),
-            None if plan.namespaces.network == Namespace::New => {
-                davit_network::loopback_up_in(namespace)
-            }
-            None => Ok(()),
-        };
-        wired.map_err(|error| Reply::Unconnected(one_line(&error)))?;
+        let resolver = connect(network.as_ref(), plan, namespace);
+        let resolver = resolver.map_err(|error| Reply::Unconnected(one_line(&error)))?;
         launched.network_ready().map_err(|error| failed(&error))?;
         let mut running = launched.start().map_err(|error| failed(&error))?;
         let streams = match std::mem::replace(&mut running.streams, Streams::None) {
@@ -210,7 +217,7 @@ impl State {
             }
             Streams::None => Vec::new(),
         };
-        Ok(Step { running, cgroup: plan.cgroup.path.clone(), streams, exit: None })
+        Ok(Step { running, cgroup: plan.cgroup.path.clone(), streams, resolver, exit: None })
     }
 
     fn note_exit(&mut self, id: u32) -> io::Result<()> {
@@ -268,6 +275,24 @@ impl State {
                 tracing::debug!(%error, "cannot remove a step's cgroup");
             }
         }
+    }
+}
+
+/// Connects a command to its network, if it has one.
+fn connect(
+    network: Option<&Attachment>,
+    plan: &Plan,
+    namespace: BorrowedFd<'_>,
+) -> Result<Option<Resolver>, NetworkError> {
+    match network {
+        Some(Attachment { bridge, endpoint, names }) => {
+            bridge.attach(endpoint, namespace)?;
+            names.as_ref().map(|names| Resolver::start(namespace, names)).transpose()
+        }
+        None if plan.namespaces.network == Namespace::New => {
+            davit_network::loopback_up_in(namespace).map(|()| None)
+        }
+        None => Ok(None),
     }
 }
 

@@ -6,7 +6,7 @@ use davit_runtime::Cgroups;
 use super::SUPERVISOR;
 use crate::{
     Engine,
-    container::{BRIDGE, ContainerError, files},
+    container::{BRIDGE, ContainerError, ContainerSpec, files},
 };
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -44,7 +44,9 @@ impl Engine {
     /// The network of commands that have one with a bridge, made where it is missing.
     pub(super) fn build_network(&self, name: &str) -> Result<BridgeNetwork, ContainerError> {
         let (row, bridge) = self.ensure_network(name)?;
-        Ok(BridgeNetwork { id: row.network.id, bridge })
+        let names = self.names(&row, &ContainerSpec::default())?;
+        let names = names.map(|names| (names, files::named_resolv_conf().into_bytes()));
+        Ok(BridgeNetwork { id: row.network.id, bridge, names })
     }
 
     /// Name of the network with a bridge that commands are in unless they ask for another; there

@@ -285,6 +285,11 @@ impl Engine {
                 _ => NetworkMode::Network(network.name),
             };
         }
+        if !spec.aliases.is_empty() && !matches!(spec.network, NetworkMode::Network(_)) {
+            let message =
+                "network-scoped aliases are only supported for user-defined networks".to_owned();
+            return Err(ContainerError::Invalid(message));
+        }
         if let NetworkMode::Container(name) = &mut spec.network {
             let other = self.container(name)?;
             spec.hostname = plan::hostname(&other.spec, &other.id);
@@ -336,7 +341,8 @@ impl Engine {
 fn check_names(spec: &ContainerSpec) -> Result<(), ContainerError> {
     let hosts = spec.extra_hosts.iter().flat_map(|(name, address)| [name, address]);
     let is_word = |name: &str| !name.contains(|c: char| c.is_whitespace() || c.is_control());
-    match hosts.chain([&spec.hostname, &spec.domainname]).find(|name| !is_word(name)) {
+    let own = [&spec.hostname, &spec.domainname];
+    match hosts.chain(own).chain(&spec.aliases).find(|name| !is_word(name)) {
         Some(name) => Err(ContainerError::Invalid(format!("invalid hostname format: {name:?}"))),
         None => Ok(()),
     }

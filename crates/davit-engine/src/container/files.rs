@@ -2,10 +2,15 @@
 
 use std::{fmt::Write as _, io, net::IpAddr, path::Path};
 
+use davit_network::NAME_SERVER;
+
 use super::{ContainerError, ContainerSpec, NetworkMode, plan};
 
 /// What systemd-resolved tells programs that cannot use its stub on 127.0.0.53.
 const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+
+/// Who is asked where the machine names nobody, as Docker does.
+const FALLBACK: [[u8; 4]; 2] = [[8, 8, 8, 8], [8, 8, 4, 4]];
 
 /// The three files.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,7 +33,10 @@ impl HostFiles {
         Self {
             hosts: hosts(spec, &hostname, addresses, gateway),
             hostname: format!("{hostname}\n"),
-            resolv: resolv(spec, host_network),
+            resolv: match spec.network {
+                NetworkMode::Network(_) => resolv(&named(spec), false),
+                _ => resolv(spec, host_network),
+            },
         }
     }
 }
@@ -96,6 +104,31 @@ fn hosts(
     text
 }
 
+/// Servers that the resolver of a network asks for a container. It asks from the host's network, so
+/// that a server there on a loopback address serves, too.
+pub(crate) fn upstream_servers(spec: &ContainerSpec) -> Vec<IpAddr> {
+    if !spec.dns.is_empty() {
+        return spec.dns.clone();
+    }
+    let found = servers(&fs_err::read_to_string("/etc/resolv.conf").unwrap_or_default());
+    if found.is_empty() { FALLBACK.map(IpAddr::from).into() } else { found }
+}
+
+/// `resolv.conf` for who is in a network with names, and asks for nothing else.
+pub(crate) fn named_resolv_conf() -> String {
+    resolv(&named(&ContainerSpec::default()), false)
+}
+
+/// The wishes of a container in a network with names: its resolver is the only one it asks. A name
+/// without a dot is asked for as it is first, as Docker has it.
+fn named(spec: &ContainerSpec) -> ContainerSpec {
+    let mut named = ContainerSpec { dns: vec![NAME_SERVER.into()], ..spec.clone() };
+    if !named.dns_options.iter().any(|option| option.starts_with("ndots:")) {
+        named.dns_options.push("ndots:0".to_owned());
+    }
+    named
+}
+
 /// `resolv.conf` for who is not in the host's network and asks for nothing.
 pub(crate) fn private_resolv_conf() -> String {
     resolv(&ContainerSpec::default(), false)
@@ -126,7 +159,7 @@ fn compose(spec: &ContainerSpec, host: &str) -> String {
     }
     if servers.is_empty() {
         // As Docker does: a container without a resolver would only time out.
-        servers = vec!["8.8.8.8".to_owned(), "8.8.4.4".to_owned()];
+        servers = FALLBACK.map(|server| IpAddr::from(server).to_string()).into();
     }
     let or_host =
         |own: &[String], key: &str| if own.is_empty() { lines(key) } else { own.to_vec() };
@@ -160,6 +193,10 @@ mod tests {
             "nameserver 10.0.0.1\nsearch a.example b.example\noptions ndots:2\n"
         );
         assert_eq!(compose(&spec, "nameserver ::1\n"), "nameserver 8.8.8.8\nnameserver 8.8.4.4\n");
+        assert_eq!(
+            compose(&named(&spec), "nameserver ::1\nsearch a.example\n"),
+            "nameserver 127.0.0.11\nsearch a.example\noptions ndots:0\n"
+        );
         spec.dns = vec!["1.1.1.1".parse().unwrap()];
         spec.dns_search = vec![".".to_owned()];
         assert_eq!(compose(&spec, host), "nameserver 1.1.1.1\noptions ndots:2\n");

@@ -125,6 +125,15 @@ impl Engine {
             Err(ContainerError::Store(error)) if error.is_no_space() => Vec::new(),
             rows => rows?,
         };
+        if matches!(container.spec.network, NetworkMode::Network(_)) {
+            let mut names = vec![container.name.clone()];
+            names.extend(container.spec.aliases.iter().cloned());
+            names.push(container.short_id().to_owned());
+            endpoint["DNSNames"] = json!(names);
+            if !container.spec.aliases.is_empty() {
+                endpoint["Aliases"] = json!(container.spec.aliases);
+            }
+        }
         if let Some(row) = rows.into_iter().find(|row| row.network.name == name) {
             endpoint["NetworkID"] = row.network.id.clone().into();
             if alive && container.spec.network.bridge().is_some() {

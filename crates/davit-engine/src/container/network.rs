@@ -1,6 +1,7 @@
 //! Networks of a root, and what containers hold of them.
 
 mod addresses;
+mod names;
 mod user;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -319,6 +320,7 @@ pub(crate) fn claims(
     let address = AddressClaim {
         network_id: row.network.id.clone(),
         wanted: spec.addresses.clone(),
+        aliases: spec.aliases.clone(),
         ..AddressClaim::default()
     };
     if NetworkSpec::of(&row.network)?.internal {

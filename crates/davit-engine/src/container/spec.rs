@@ -53,6 +53,8 @@ pub struct ContainerSpec {
     pub dns_options: Vec<String>,
     /// Addresses that were asked for.
     pub addresses: Vec<IpAddr>,
+    /// Names beside its own that containers of its network find it by.
+    pub aliases: Vec<String>,
     /// Resource limits.
     pub limits: Limits,
     /// `--cpus` in billionths of a CPU, for `inspect`.
@@ -111,6 +113,7 @@ impl Default for ContainerSpec {
             dns_search: Vec::new(),
             dns_options: Vec::new(),
             addresses: Vec::new(),
+            aliases: Vec::new(),
             limits: Limits::default(),
             nano_cpus: 0,
             ulimits: Vec::new(),

@@ -401,7 +401,11 @@ impl Engine {
                 };
                 let ipv6 = ipv6.filter(|_| bridge.ipv6.is_some());
                 let ports = mappings(claimed.ports.iter().copied());
-                Ok(Network::Bridge { bridge: Box::new(bridge), ipv4, ipv6, ports })
+                let names = self.names(&row, &container.spec)?;
+                if names.is_some() {
+                    self.write_network_names(&row)?;
+                }
+                Ok(Network::Bridge { bridge: Box::new(bridge), ipv4, ipv6, ports, names })
             }
         }
     }

@@ -231,6 +231,7 @@ impl Engine {
     ) -> Result<Option<Container>, ContainerError> {
         if container.spec.auto_remove.is_on() {
             self.erase(&container)?;
+            self.tell_names(&container.spec.network);
             return Ok(None);
         }
         container.status.process = None;
@@ -242,6 +243,7 @@ impl Engine {
             Err(ContainerError::Store(error)) if error.is_no_space() => return Ok(Some(container)),
             recorded => recorded?,
         }
+        self.tell_names(&container.spec.network);
         self.append_event(
             "container",
             "die",

@@ -192,6 +192,7 @@ impl Engine {
             ));
         }
         self.store().rename_container(&container.id, new)?;
+        self.tell_names(&container.spec.network);
         let attributes = [("name", new.to_owned()), ("oldName", format!("/{}", container.name))];
         self.append_event("container", "rename", &container.id, &attributes);
         Ok(())

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use davit_network::{Endpoint, Reservation};
+use davit_network::{Endpoint, Reservation, Resolver};
 
 use super::{
     client::Client,
@@ -89,6 +89,7 @@ struct Child {
     _mounts: OwnedFd,
     _emulation: Option<OwnedFd>,
     endpoint: Option<Endpoint>,
+    resolver: Option<Resolver>,
     ports: Vec<Reservation>,
     started: Instant,
     ended: Option<(ExitStatus, Instant)>,
@@ -230,6 +231,8 @@ impl Monitor<'_> {
             sharing: self.root.sharing(),
         })?;
         let endpoint = self.wire(launched.network_namespace())?;
+        let resolver = self.resolver(launched.network_namespace());
+        let resolver = resolver.inspect_err(|_| self.unwire(endpoint.as_ref()))?;
         let running = launched.network_ready().and_then(|()| launched.start());
         let running = running.inspect_err(|_| self.unwire(endpoint.as_ref()))?;
         drop(root);
@@ -250,6 +253,7 @@ impl Monitor<'_> {
             _mounts: mount_namespace,
             _emulation: emulation,
             endpoint,
+            resolver,
             ports,
             started: Instant::now(),
             ended: None,
@@ -300,12 +304,19 @@ impl Monitor<'_> {
                 davit_network::loopback_up_in(namespace)?;
                 Ok(None)
             }
-            Network::Bridge { bridge, ipv4, ipv6, ports } => {
+            Network::Bridge { bridge, ipv4, ipv6, ports, .. } => {
                 let endpoint = Endpoint::new((*ipv4, *ipv6), Endpoint::random()?, ports.clone());
                 bridge.attach(&endpoint, namespace)?;
                 Ok(Some(endpoint))
             }
         }
+    }
+
+    fn resolver(&self, namespace: BorrowedFd<'_>) -> Result<Option<Resolver>, StartError> {
+        let Network::Bridge { names: Some(names), .. } = &self.spec.network else {
+            return Ok(None);
+        };
+        Ok(Some(Resolver::start(namespace, names)?))
     }
 
     fn unwire(&self, endpoint: Option<&Endpoint>) {

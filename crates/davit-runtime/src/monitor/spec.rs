@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use davit_network::{Bridge, PortMapping};
+use davit_network::{Bridge, Names, PortMapping};
 use serde::{Deserialize, Serialize};
 
 use super::log::LogConfig;
@@ -88,6 +88,8 @@ pub enum Network {
         ipv6: Option<std::net::Ipv6Addr>,
         /// Published ports.
         ports: Vec<PortMapping>,
+        /// What names of other containers are answered by, where they have any.
+        names: Option<Names>,
     },
 }
 

@@ -181,14 +181,17 @@ fn addresses_are_the_networks_and_come_back_after_a_kill() {
 fn steps_are_in_the_network_that_the_build_is_given() {
     let Some(machine) = Machine::new() else { return };
     let id = machine.ok(&["network", "create", "--subnet", "10.77.0.0/16", "mine"]);
-    let server = ["--network", "mine", "busybox", "httpd", "-f", "-p", "80", "-h", "/etc"];
+    let server =
+        ["--network", "mine", "--name", "web", "busybox", "httpd", "-f", "-p", "80", "-h", "/etc"];
     let server = machine.ok(&[&["run", "-d", "--ip", "10.77.0.9"], &server[..]].concat());
     let ask = "wget -qO- -T 5 http://10.77.0.9/hostname";
     until("the server answers", || {
         let ask = ["run", "--rm", "--network", "mine", "busybox", "sh", "-c", ask];
         machine.run(&ask).code == 0
     });
-    let steps = format!("RUN {ask} > /page && ip -o addr show dev eth0\n");
+    let steps = format!(
+        "RUN {ask} > /page && ip -o addr show dev eth0\nRUN wget -qO- -T 5 http://web/hostname\n"
+    );
     let outcome = build(&machine, &steps, &["--network", "mine", "-t", "made"]);
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     assert!(outcome.stderr.contains("inet 10.77."), "{}", outcome.stderr);

@@ -4,6 +4,8 @@ use davit_test::{need_tool, until};
 
 use crate::machine::Machine;
 
+#[path = "network/names.rs"]
+mod names;
 #[path = "network/pools.rs"]
 mod pools;
 #[path = "network/user.rs"]

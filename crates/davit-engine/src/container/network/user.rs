@@ -262,6 +262,7 @@ impl Engine {
         if !users.is_empty() {
             return Err(self.is_in_use(network, &users));
         }
+        self.forget_names(&network.id);
         self.tell_of_network("destroy", network);
         Ok(())
     }

@@ -42,6 +42,9 @@ impl Monitor<'_> {
             for stream in ready.outputs {
                 self.pump(child, stream);
             }
+            if let Some(resolver) = child.resolver.as_mut().filter(|_| ready.resolver) {
+                resolver.turn();
+            }
             if child.ended.is_none()
                 && let Some(status) = child.process.try_wait()?
             {
@@ -88,6 +91,7 @@ impl Monitor<'_> {
                 Source::Listener => ready.listener = true,
                 Source::Client(index) => ready.clients.push(index),
                 Source::Output(stream) => ready.outputs.push(stream),
+                Source::Resolver => ready.resolver = true,
                 Source::Other => {}
             }
         }
@@ -104,6 +108,9 @@ impl Monitor<'_> {
         }
         if let Some(fd) = child.channels.pending_input() {
             add(Source::Other, fd, PollFlags::OUT);
+        }
+        if let Some(resolver) = &child.resolver {
+            add(Source::Resolver, resolver.as_fd(), PollFlags::IN);
         }
         for fd in child.health.iter().flat_map(Health::descriptors) {
             add(Source::Other, fd, PollFlags::IN);
@@ -242,6 +249,7 @@ struct Ready {
     listener: bool,
     clients: Vec<usize>,
     outputs: Vec<Stream>,
+    resolver: bool,
 }
 
 /// What a polled descriptor belongs to.
@@ -250,6 +258,7 @@ enum Source {
     Listener,
     Client(usize),
     Output(Stream),
+    Resolver,
     Other,
 }
 

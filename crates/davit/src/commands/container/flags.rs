@@ -149,6 +149,9 @@ pub(crate) struct ContainerFlags {
     /// Connect a container to a network (bridge|host|none|container:NAME|NETWORK)
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
     network: Vec<String>,
+    /// Add network-scoped alias for the container
+    #[arg(long, visible_alias = "net-alias", value_name = "NAME")]
+    network_alias: Vec<String>,
     /// Disable any container-specified HEALTHCHECK
     #[arg(long)]
     no_healthcheck: bool,
@@ -375,6 +378,7 @@ impl ContainerFlags {
 
     fn network(&self, spec: &mut ContainerSpec) -> Result<(), CliError> {
         spec.network = values::network_mode(&self.network)?;
+        spec.aliases.clone_from(&self.network_alias);
         for text in &self.publish {
             spec.publish.push(text.parse().map_err(|error| CliError::usage(format!("{error}")))?);
         }
