@@ -40,6 +40,10 @@ pub(crate) const SETTINGS: GcSettings = GcSettings {
     scan: Scan::Always,
 };
 
+/// Files that tell a process where the registry is.
+const DATABASE: &str = "database";
+const STORE: &str = "store";
+
 pub(crate) struct Bench {
     pub(crate) registry: Registry,
     pub(crate) settings: GcSettings,
@@ -160,6 +164,17 @@ impl Bench {
         self.places.clone()
     }
 
+    /// Tells a process that is given this folder where the registry is, where both are servers.
+    pub(crate) fn write_places(&self, folder: &Path) {
+        let Some(Location::Postgres(database)) = &self.places.database else {
+            panic!("a file cannot be shared")
+        };
+        let name = self.folder.file_name().unwrap().to_string_lossy();
+        let store = self.s3.as_ref().expect("a server").url(&format!("some/{name}"));
+        fs_err::write(folder.join(DATABASE), database).unwrap();
+        fs_err::write(folder.join(STORE), store).unwrap();
+    }
+
     /// URL of an empty database on the same server; `None` on SQLite.
     pub(crate) fn other_database(&self, name: &str) -> Option<String> {
         let name = format!("{name}_{}", self.has_objects());
@@ -277,7 +292,9 @@ impl Bench {
         };
         let names = fs_err::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
         let names = names.map(|name| name.to_string_lossy().into_owned());
-        names.filter(|name| !name.contains("bucket")).collect()
+        let mut names: Vec<_> = names.filter(|name| !name.contains("bucket")).collect();
+        names.sort();
+        names
     }
 
     /// The file of a blob.
@@ -291,6 +308,16 @@ impl Bench {
     /// Tells whether the blobs are in an object store.
     pub(crate) const fn has_objects(&self) -> bool {
         matches!(self.registry.store, Store::Objects(_))
+    }
+}
+
+/// What [`Bench::write_places`] told; the registry's own directory is this process's.
+pub(crate) fn read_places(folder: &Path) -> Places {
+    let read = |name: &str| fs_err::read_to_string(folder.join(name)).unwrap();
+    Places {
+        root: folder.join(format!("root-{}", std::process::id())),
+        database: Some(Location::Postgres(read(DATABASE))),
+        store: Some(StoreLocation::parse(&read(STORE), []).unwrap()),
     }
 }
 

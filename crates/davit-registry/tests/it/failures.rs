@@ -57,12 +57,13 @@ fn part() {
         "read-only" => runtime.block_on(steps::read_only(Path::new(&folder))),
         "ready" => crate::operation::readiness_follows_the_disk(Path::new(&folder)),
         "power" => power::cuts(Path::new(&folder)),
+        "serve" => crate::soak::serve(Path::new(&folder)),
         "lying medium" => power::lies(Path::new(&folder)),
         _ => panic!("no part `{part}`"),
     }
 }
 
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").unwrap();
     out.flush().unwrap();

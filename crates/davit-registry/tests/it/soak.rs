@@ -7,25 +7,34 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use davit_image::Digest;
 use davit_registry::{
-    blobs,
     check::Repair,
     fault::Fault,
     gc::{self, GcSettings, Mode, Scan},
-    lists, manifests,
-    manifests::Target,
+    manifests,
     registry::Registry,
-    uploads,
 };
-use futures_util::{TryStreamExt as _, stream};
+use davit_test::{TempDir, kills};
+use tokio::time::Interval;
 
-use crate::bench::{Backends, Bench, Share, image, name, runtime, to_put};
+use crate::bench::{Backends, Bench, Share, name, runtime};
+
+mod client;
+mod door;
+mod servers;
+mod wire;
+
+use client::Client;
+use door::Door;
+use servers::Servers;
+pub(crate) use servers::serve;
+use wire::Wire;
 
 const CLIENTS: usize = 8;
+const SERVERS: usize = 2;
 const REPOSITORIES: [&str; 3] = ["soak/a", "soak/b", "soak/a/b"];
 const TAGS: usize = 6;
 const LAYERS: usize = 24;
@@ -67,25 +76,84 @@ struct Counts {
     done: AtomicBool,
 }
 
+impl Counts {
+    fn tell(&self) {
+        let count = |of: &AtomicUsize| of.load(Ordering::SeqCst);
+        eprintln!(
+            "{} operations: {} manifests pushed as promised, {} refused after it, {} pulled, {} rows and objects collected",
+            count(&self.operations),
+            count(&self.promised),
+            count(&self.refused_later),
+            count(&self.pulled),
+            count(&self.collected)
+        );
+        // How many are in time is the machine's affair.
+        assert!(count(&self.promised) + count(&self.refused_later) > 0);
+    }
+}
+
+/// Two processes, which clients reach by HTTP as behind a load balancer; now and then one is killed, and
+/// another takes its place.
+#[test]
+fn clients_and_servers_that_are_killed() {
+    let backends = Backends::start(&[Share::Database]);
+    runtime().block_on(async {
+        let on = (Share::Database, true);
+        let Some(bench) = Bench::on(&backends, on, SETTINGS).await else { return };
+        let folder = TempDir::new();
+        bench.write_places(folder.path());
+        let counts = Arc::new(Counts::default());
+        let mut servers = Servers::start(folder.path(), Arc::clone(&counts), SERVERS);
+        let (most, kills) = (davit_test::soak_operations(USUAL), kills(2));
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| {
+                let door = Door::Servers(Wire::new(Arc::clone(&servers.addresses), number));
+                let counts = Arc::clone(&counts);
+                let client = Client { door, random: number as u64 + 1, counts };
+                tokio::spawn(client.work(most))
+            })
+            .collect();
+        for round in 0..kills {
+            let enough = most * (round + 1) / (kills + 1);
+            let is_over = || clients.iter().any(|client| client.is_finished());
+            while counts.operations.load(Ordering::SeqCst) < enough && !is_over() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            tokio::task::block_in_place(|| servers.replace(round % SERVERS));
+        }
+        for client in clients {
+            client.await.unwrap();
+        }
+        drop(servers);
+        counts.tell();
+        // What a killed server had stored and not noted is an orphan, as soon as it is old.
+        bench.pass(SETTINGS.orphan_age);
+        the_end_is_clean(&bench).await;
+        assert!(bench.left_over().is_empty(), "{:?}", bench.left_over());
+    });
+}
+
 fn soak(share: Share, has_objects: bool) {
     let backends = Backends::start(&[share]);
     runtime().block_on(async {
-        let Some(bench) = Bench::on(&backends, (share, has_objects), SETTINGS).await else { return };
+        let Some(bench) = Bench::on(&backends, (share, has_objects), SETTINGS).await else {
+            return;
+        };
         let mut nodes = vec![bench.registry.clone()];
         if share == Share::Database {
             nodes.push(bench.node().await);
         }
         let counts = Arc::new(Counts::default());
         let most = davit_test::soak_operations(USUAL);
-        let collectors: Vec<_> =
-            nodes.iter().map(|node| tokio::spawn(collect(node.clone(), Arc::clone(&counts)))).collect();
+        let collectors: Vec<_> = nodes
+            .iter()
+            .map(|node| tokio::spawn(collect(node.clone(), Arc::clone(&counts))))
+            .collect();
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
-                let client = Client {
-                    node: nodes[number % nodes.len()].clone(),
-                    random: number as u64 + 1,
-                    counts: Arc::clone(&counts),
-                };
+                let door = Door::Node(Box::new(nodes[number % nodes.len()].clone()));
+                let counts = Arc::clone(&counts);
+                let client = Client { door, random: number as u64 + 1, counts };
                 tokio::spawn(client.work(most))
             })
             .collect();
@@ -96,17 +164,7 @@ fn soak(share: Share, has_objects: bool) {
         for collector in collectors {
             collector.await.unwrap();
         }
-        let count = |of: &AtomicUsize| of.load(Ordering::SeqCst);
-        eprintln!(
-            "{} operations: {} manifests pushed as promised, {} refused after it, {} pulled, {} rows and objects collected",
-            count(&counts.operations),
-            count(&counts.promised),
-            count(&counts.refused_later),
-            count(&counts.pulled),
-            count(&counts.collected)
-        );
-        // How many are in time is the machine's affair.
-        assert!(count(&counts.promised) + count(&counts.refused_later) > 0);
+        counts.tell();
         the_end_is_clean(&bench).await;
     });
 }
@@ -136,9 +194,16 @@ async fn the_end_is_clean(bench: &Bench) {
     assert!(bench.objects().is_empty());
 }
 
+/// Ticks each second; what comes late is not made up for.
+fn second() -> Interval {
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    second
+}
+
 /// Collects each second.
 async fn collect(node: Registry, counts: Arc<Counts>) {
-    let mut second = tokio::time::interval(Duration::from_secs(1));
+    let mut second = second();
     while !counts.done.load(Ordering::SeqCst) {
         second.tick().await;
         let report = gc::run_once(&node.database, &node.store, &SETTINGS, Mode::Collect).await;
@@ -146,169 +211,5 @@ async fn collect(node: Registry, counts: Arc<Counts>) {
         assert_eq!((report.orphans, report.lost), (0, 0));
         let removed = report.manifests + report.links + report.blobs + report.objects;
         counts.collected.fetch_add(usize::try_from(removed).unwrap(), Ordering::SeqCst);
-    }
-}
-
-struct Client {
-    node: Registry,
-    random: u64,
-    counts: Arc<Counts>,
-}
-
-impl Client {
-    async fn work(mut self, most: usize) {
-        while self.counts.operations.fetch_add(1, Ordering::SeqCst) < most {
-            match self.below(10) {
-                0..=3 => self.push(None).await,
-                4 | 5 => self.pull().await,
-                6 => self.tag().await,
-                7 => self.delete().await,
-                8 => self.mount().await,
-                _ => self.refer().await,
-            }
-        }
-        self.counts.operations.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        usize::try_from(self.random % end as u64).unwrap()
-    }
-
-    fn repository(&mut self) -> &'static str {
-        REPOSITORIES[self.below(REPOSITORIES.len())]
-    }
-
-    fn any_tag(&mut self) -> String {
-        format!("t{}", self.below(TAGS))
-    }
-
-    fn layer(&mut self) -> String {
-        let number = self.below(LAYERS);
-        format!("layer {number} ").repeat(number * 100 + 1)
-    }
-
-    /// Asks for a blob, and pushes it if the repository lacks it; tells until when it is promised.
-    async fn have(&mut self, repository: &str, content: &str) -> Instant {
-        let digest = Digest::of(content.as_bytes());
-        let asked = Instant::now();
-        match blobs::find(&self.node, &name(repository), &digest).await {
-            Ok(_) => return asked + LEASE / 2,
-            Err(Fault::Unknown(_)) => {}
-            Err(fault) => panic!("{fault}"),
-        }
-        let asked = Instant::now();
-        let body = stream::iter([Ok(content.to_owned().into())]);
-        uploads::whole(&self.node, &name(repository), digest, body).await.unwrap();
-        asked + LEASE
-    }
-
-    async fn put(&self, repository: &str, tags: &[&str], body: String, promised: Instant) -> bool {
-        let outcome = manifests::put(&self.node, to_put(repository, tags, body)).await;
-        let in_time = Instant::now() < promised;
-        match outcome {
-            Ok(_) => {
-                self.counts.promised.fetch_add(usize::from(in_time), Ordering::SeqCst);
-                true
-            }
-            Err(Fault::Missing(_)) if !in_time => {
-                self.counts.refused_later.fetch_add(1, Ordering::SeqCst);
-                false
-            }
-            Err(fault) => panic!("a promise was broken: {fault:?}"),
-        }
-    }
-
-    async fn push(&mut self, subject: Option<String>) {
-        let (repository, tag, layer) = (self.repository(), self.any_tag(), self.layer());
-        let promised = self.have(repository, "{}").await.min(self.have(repository, &layer).await);
-        let body = image(&layer, subject.as_deref());
-        self.put(repository, &[&tag], body, promised).await;
-    }
-
-    async fn refer(&mut self) {
-        let (repository, layer, of) = (self.repository(), self.layer(), self.layer());
-        let subject = image(&of, None);
-        let promised = self.have(repository, "{}").await.min(self.have(repository, &layer).await);
-        let body = image(&layer, Some(&subject));
-        let digest = Digest::of(body.as_bytes());
-        if !self.put(repository, &[], body, promised).await {
-            return;
-        }
-        let subject = Digest::of(subject.as_bytes());
-        let repository = name(repository);
-        let page = lists::referrers(&self.node, &repository, &subject, ("", None)).await.unwrap();
-        if Instant::now() < promised {
-            assert!(page.entries.iter().any(|one| one.digest == digest), "a referrer is listed");
-        }
-    }
-
-    async fn mount(&mut self) {
-        let (from, to, layer) = (self.repository(), self.repository(), self.layer());
-        self.have(from, &layer).await;
-        let asked = Instant::now();
-        let digest = Digest::of(layer.as_bytes());
-        let mounted = blobs::mount(&self.node, name(from), name(to), digest).await.unwrap();
-        if mounted {
-            let promised = self.have(to, "{}").await.min(asked + LEASE);
-            let tag = self.any_tag();
-            self.put(to, &[&tag], image(&layer, None), promised).await;
-        }
-    }
-
-    /// The manifest of a tag, if there is one.
-    async fn manifest(&mut self, repository: &str) -> Option<(Digest, String)> {
-        let target = Target::Tag(self.any_tag().parse().unwrap());
-        match manifests::find(&self.node, &name(repository), &target).await {
-            Ok(stored) => Some((stored.digest, String::from_utf8(stored.body.to_vec()).unwrap())),
-            Err(Fault::Unknown(_)) => None,
-            Err(fault) => panic!("{fault}"),
-        }
-    }
-
-    async fn tag(&mut self) {
-        let repository = self.repository();
-        let asked = Instant::now();
-        let Some((_, body)) = self.manifest(repository).await else { return };
-        let tag = self.any_tag();
-        self.put(repository, &[&tag], body, asked + LEASE / 2).await;
-    }
-
-    async fn delete(&mut self) {
-        let repository = self.repository();
-        if self.below(2) == 0 {
-            let tag = self.any_tag().parse().unwrap();
-            let repository = name(repository);
-            let gone = manifests::delete_tag(&self.node, &repository, &tag, (None, None)).await;
-            assert!(matches!(gone, Ok(()) | Err(Fault::Unknown(_))));
-        } else if let Some((digest, _)) = self.manifest(repository).await {
-            let gone = manifests::delete(&self.node, &name(repository), &digest, None).await;
-            assert!(matches!(gone, Ok(()) | Err(Fault::Unknown(_))), "{gone:?}");
-        }
-    }
-
-    async fn pull(&mut self) {
-        let repository = self.repository();
-        let asked = Instant::now();
-        let Some((_, body)) = self.manifest(repository).await else { return };
-        let manifest: serde_json::Value = serde_json::from_str(&body).unwrap();
-        let named =
-            std::iter::once(&manifest["config"]).chain(manifest["layers"].as_array().unwrap());
-        for blob in named {
-            let digest: Digest = blob["digest"].as_str().unwrap().parse().unwrap();
-            let found = blobs::find(&self.node, &name(repository), &digest).await;
-            // The tag may have moved since; what it named has a lease then.
-            if asked.elapsed() >= LEASE / 2 {
-                return;
-            }
-            let found = found.unwrap();
-            let stored = self.node.store.read(&found.key).unwrap();
-            let pieces = stored.part(0..found.size_bytes).await.unwrap();
-            let content: Vec<_> = pieces.try_collect().await.unwrap();
-            assert_eq!(Digest::of(&content.concat()), digest);
-        }
-        self.counts.pulled.fetch_add(1, Ordering::SeqCst);
     }
 }
