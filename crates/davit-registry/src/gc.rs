@@ -9,6 +9,7 @@
 //! D objects    in the trash for long enough          -> removed from the store
 //! E orphans    old keys that no row names            -> into the trash; lost objects are marked
 //! F uploads    expired                               -> row removed, then what is stored
+//! G parts      of a server that was killed           -> ended in the object store
 //! ```
 //!
 //! Candidates are found by a reader, outside of any transaction. What is removed is locked and looked
@@ -35,6 +36,7 @@ mod explain;
 mod links;
 mod manifests;
 mod objects;
+mod parts;
 mod tags;
 
 pub use explain::explain;
@@ -118,7 +120,7 @@ pub struct GcReport {
     pub orphans: u64,
     /// Blobs whose object is lost.
     pub lost: u64,
-    /// Upload sessions that expired.
+    /// Upload sessions that expired, and uploads that a killed server left in an object store.
     pub uploads: u64,
 }
 
@@ -186,6 +188,7 @@ pub(crate) async fn run_watched(
     report.manifests = manifests::collect(database, settings, mode).await?;
     tell("uploads", &report);
     report.uploads = objects::end_uploads(database, store, mode).await?;
+    report.uploads += parts::collect(database, store, settings, mode).await?;
     tell("links", &report);
     report.links = links::collect(database, mode).await?;
     tell("blobs", &report);

@@ -66,8 +66,8 @@ impl Registry {
         let blobs = Arc::new(Memory::new(BLOBS));
         let listeners = Arc::default();
         Self {
+            store: store.noting_in(&database),
             database,
-            store,
             limits,
             manifests,
             blobs,

@@ -13,6 +13,8 @@ use davit_image::{Algorithm, Digest, Digester};
 use futures_util::TryStreamExt as _;
 use uuid::Uuid;
 
+use crate::db::Database;
+
 mod error;
 mod files;
 mod key;
@@ -23,6 +25,7 @@ pub use error::StoreError;
 pub use files::{Adopted, Files};
 pub use key::{Key, KeyError};
 pub use location::{ObjectLocation, StoreLocation, StoreUrlError};
+pub(crate) use objects::ForgetUpload;
 pub use objects::{Objects, PartStream, Remote};
 
 use error::fault;
@@ -115,6 +118,27 @@ impl Store {
             StoreLocation::Directory(root) => Self::Files(Files::open(root)?),
             StoreLocation::Objects(location) => Self::Objects(Objects::open(location)?),
         })
+    }
+
+    /// Writes down in this database what is under way in an object store, so that what a killed server
+    /// leaves there is found.
+    #[must_use]
+    pub fn noting_in(self, database: &Database) -> Self {
+        match self {
+            Self::Files(files) => Self::Files(files),
+            Self::Objects(objects) => Self::Objects(objects.noting_in(database)),
+        }
+    }
+
+    /// Ends an upload in parts of which only a note is left; that it is gone already is no error.
+    ///
+    /// # Errors
+    /// The object store fails.
+    pub(crate) async fn end_upload(&self, key: &str, id: &str) -> Result<(), StoreError> {
+        match self {
+            Self::Files(_) => Ok(()),
+            Self::Objects(objects) => objects.end_upload(key, id).await,
+        }
     }
 
     /// Asks an object store for the first name that it has, so that wrong settings show at once.

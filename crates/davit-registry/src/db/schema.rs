@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/identities.sql"),
     include_str!("schema/acme.sql"),
     include_str!("schema/directories.sql"),
+    include_str!("schema/multipart.sql"),
 ];
 
 /// The version of the schema that this program writes.

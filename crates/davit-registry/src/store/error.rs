@@ -4,6 +4,8 @@ use std::{io, path::Path};
 
 use davit_image::Digest;
 
+use crate::db::DbError;
+
 /// The bytes cannot be stored or read.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -41,6 +43,9 @@ pub enum StoreError {
     /// A file or object is shorter than what was flushed before.
     #[error("`{0}` lost bytes that were flushed")]
     Truncated(String),
+    /// Something else lies where a blob's file of this size should be.
+    #[error("`{}` is not the file of a blob", .0.display())]
+    Strange(std::path::PathBuf),
     /// The bytes are not those that they were said to be.
     #[error("the content has digest {actual}")]
     Digest {
@@ -50,6 +55,9 @@ pub enum StoreError {
     /// The object store has forgotten the parts of an upload session, which must begin anew.
     #[error("the parts of an upload are gone")]
     PartsGone,
+    /// What is under way in the object store could not be written down.
+    #[error("an upload could not be noted")]
+    Ledger(#[source] Box<DbError>),
     /// The sender stopped, or the server ends.
     #[error("the upload was interrupted")]
     Interrupted,

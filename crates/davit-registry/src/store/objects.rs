@@ -5,7 +5,8 @@
 //! ```
 //! A small blob is one request. A larger one goes up in parts (S3's multipart upload) as it arrives, and
 //! becomes visible when they are put together, after its digest was compared. Parts of a session that
-//! goes on later, perhaps on another node, are noted in its row ([`Kept`]).
+//! goes on later, perhaps on another node, are noted in its row ([`Kept`]). That an upload in parts is
+//! under way is a row too, which the collector follows when it is left alone.
 //!
 //! **Ambiguous replies.** A request whose reply is lost may have been done. Names are never used twice:
 //! so a part or an object can be sent again, and when the parts were put together is seen by the object.
@@ -27,10 +28,14 @@ use object_store::{
 use tokio::sync::Semaphore;
 
 use super::{Arrived, Kept, Key, ObjectLocation, StoreError, location::Kind};
+use crate::db::Database;
 
+mod ledger;
 mod read;
 mod upload;
 
+pub(crate) use ledger::ForgetUpload;
+use ledger::Ledger;
 pub use read::{PartStream, Remote};
 pub(super) use upload::{Multipart, Receiving, Upload};
 
@@ -45,7 +50,10 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 
 /// An object store; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Objects(Arc<Inner>);
+pub struct Objects {
+    inner: Arc<Inner>,
+    ledger: Ledger,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -91,12 +99,17 @@ impl Objects {
         let prefix = Path::from_url_path(location.url.path())
             .map_err(|source| fault(Error::InvalidPath { source }))?;
         let budget = Arc::new(Semaphore::new(BUDGET_MIB));
-        Ok(Self(Arc::new(Inner { store, multipart, once, prefix, budget })))
+        let inner = Inner { store, multipart, once, prefix, budget };
+        Ok(Self { inner: Arc::new(inner), ledger: Ledger::default() })
+    }
+
+    pub(super) fn noting_in(self, database: &Database) -> Self {
+        Self { ledger: Ledger::of(database), ..self }
     }
 
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
         let prefix = self.path("blobs");
-        let first = again(|| async { self.0.store.list(Some(&prefix)).try_next().await }).await;
+        let first = again(|| async { self.inner.store.list(Some(&prefix)).try_next().await }).await;
         first.map(drop).map_err(fault("list", &prefix))
     }
 
@@ -110,7 +123,7 @@ impl Objects {
 
     pub(super) async fn remove(&self, key: &Key) -> Result<(), StoreError> {
         let path = self.path_of(key);
-        match again(|| self.0.store.delete(&path)).await {
+        match again(|| self.inner.store.delete(&path)).await {
             Err(Error::NotFound { .. }) => Ok(()),
             outcome => outcome.map_err(fault("remove", &path)),
         }
@@ -135,7 +148,7 @@ impl Objects {
     /// Names directly below a name, which end at the next `/`.
     async fn below(&self, name: &str) -> Result<Vec<String>, StoreError> {
         let path = self.path(name);
-        let listed = again(|| self.0.store.list_with_delimiter(Some(&path))).await;
+        let listed = again(|| self.inner.store.list_with_delimiter(Some(&path))).await;
         let prefixes = listed.map_err(fault("list", &path))?.common_prefixes;
         let last = |path: &Path| path.parts().next_back().map(|part| part.as_ref().to_owned());
         Ok(prefixes.iter().filter_map(last).map(|part| format!("{name}/{part}")).collect())
@@ -143,7 +156,7 @@ impl Objects {
 
     pub(super) async fn keys(&self, shard: &str) -> Result<Vec<Key>, StoreError> {
         let path = self.path(shard);
-        let listed = again(|| self.0.store.list(Some(&path)).try_collect::<Vec<_>>()).await;
+        let listed = again(|| self.inner.store.list(Some(&path)).try_collect::<Vec<_>>()).await;
         let names = listed.map_err(fault("list", &path))?;
         let key = |object: &ObjectMeta| {
             let file = object.location.parts().next_back()?;
@@ -156,7 +169,7 @@ impl Objects {
 
     pub(super) async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
         let path = self.path_of(key);
-        match again(|| self.0.store.head(&path)).await {
+        match again(|| self.inner.store.head(&path)).await {
             Ok(meta) => Ok(Some(meta.size)),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(fault("ask for", &path)(error)),
@@ -170,22 +183,27 @@ impl Objects {
     async fn put(&self, payload: PutPayload) -> Result<Key, StoreError> {
         let (key, create) = (Key::unnamed(), PutOptions::from(PutMode::Create));
         let path = self.path_of(&key);
-        match self.0.once.put_opts(&path, payload.clone(), create).await {
+        match self.inner.once.put_opts(&path, payload.clone(), create).await {
             Ok(_) => return Ok(key),
             Err(error) => tracing::debug!(%error, %path, "an object is stored under another name"),
         }
         let key = Key::unnamed();
         let path = self.path_of(&key);
         // With the same bytes under the same name, repeating is harmless.
-        again(|| self.0.store.put(&path, payload.clone())).await.map_err(fault("store", &path))?;
+        again(|| self.inner.store.put(&path, payload.clone()))
+            .await
+            .map_err(fault("store", &path))?;
         Ok(key)
     }
 
     async fn begin_multipart(&self) -> Result<Multipart, StoreError> {
         let key = Key::unnamed();
         let path = self.path_of(&key);
-        let begun = again(|| self.0.multipart.create_multipart(&path)).await;
-        Ok(Multipart::new(&key, begun.map_err(fault("begin", &path))?))
+        let begun = again(|| self.inner.multipart.create_multipart(&path)).await;
+        let multipart = Multipart::new(&key, begun.map_err(fault("begin", &path))?);
+        // Before there is a part: what is not noted takes no room.
+        self.ledger.note(&multipart).await?;
+        Ok(multipart)
     }
 
     async fn put_part(
@@ -195,7 +213,7 @@ impl Objects {
         payload: PutPayload,
     ) -> Result<PartId, StoreError> {
         let path = self.path(&multipart.key);
-        let put = || self.0.multipart.put_part(&path, &multipart.id, place, payload.clone());
+        let put = || self.inner.multipart.put_part(&path, &multipart.id, place, payload.clone());
         again(put).await.map_err(|error| match error {
             Error::NotFound { .. } => StoreError::PartsGone,
             error => fault("store a part of", &path)(error),
@@ -209,7 +227,7 @@ impl Objects {
         let mut wait = FIRST_WAIT;
         for tried in 1.. {
             let parts = multipart.part_ids();
-            let done = self.0.multipart.complete_multipart(&path, &multipart.id, parts).await;
+            let done = self.inner.multipart.complete_multipart(&path, &multipart.id, parts).await;
             let Err(error) = done else { break };
             if self.size(&key).await? == Some(size_bytes) {
                 break;
@@ -224,12 +242,20 @@ impl Objects {
             tokio::time::sleep(wait).await;
             wait *= 2;
         }
+        self.ledger.forget(multipart).await;
         Ok(key)
     }
 
     async fn abort_multipart(&self, multipart: &Multipart) -> Result<(), StoreError> {
-        let path = self.path(&multipart.key);
-        match again(|| self.0.multipart.abort_multipart(&path, &multipart.id)).await {
+        self.end_upload(&multipart.key, &multipart.id).await?;
+        self.ledger.forget(multipart).await;
+        Ok(())
+    }
+
+    pub(super) async fn end_upload(&self, key: &str, id: &str) -> Result<(), StoreError> {
+        let path = self.path(key);
+        let id = id.to_owned();
+        match again(|| self.inner.multipart.abort_multipart(&path, &id)).await {
             Err(Error::NotFound { .. }) => Ok(()),
             outcome => outcome.map_err(fault("end the upload of", &path)),
         }
@@ -240,7 +266,7 @@ impl Objects {
     }
 
     fn path(&self, name: &str) -> Path {
-        self.0.prefix.parts().chain(Path::from(name).parts()).collect()
+        self.inner.prefix.parts().chain(Path::from(name).parts()).collect()
     }
 }
 

@@ -57,6 +57,7 @@ fn part() {
         "read-only" => runtime.block_on(steps::read_only(Path::new(&folder))),
         "ready" => crate::operation::readiness_follows_the_disk(Path::new(&folder)),
         "power" => power::cuts(Path::new(&folder)),
+        "send" => runtime.block_on(crate::nodes::send_for_ever(Path::new(&folder))),
         "serve" => crate::soak::serve(Path::new(&folder)),
         "lying medium" => power::lies(Path::new(&folder)),
         _ => panic!("no part `{part}`"),

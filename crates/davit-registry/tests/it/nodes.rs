@@ -1,6 +1,10 @@
 //! Upload sessions that several nodes work on.
 
-use std::time::Duration;
+use std::{
+    io::{BufRead as _, BufReader},
+    path::Path,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use davit_image::{Algorithm, Digest};
@@ -11,10 +15,14 @@ use davit_registry::{
     registry::Registry,
     uploads::{self, Owner, Session},
 };
-use futures_util::{Stream, TryStreamExt as _, future::join, stream};
+use davit_test::TempDir;
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, future::join, stream};
 use tokio::sync::mpsc::{self, UnboundedSender};
 
-use crate::bench::{Bench, ORPHAN, name, on_each, on_shared};
+use crate::{
+    bench::{Bench, LEASE, ORPHAN, SETTINGS, name, on_each, on_shared, read_places},
+    failures::{say, start},
+};
 
 type Piece = Result<Bytes, Fault>;
 
@@ -205,6 +213,53 @@ fn a_refused_upload_can_be_tried_again_at_once() {
         let node = bench.node().await;
         let offset = uploads::find(&node, &owner(), session.id).await.unwrap().offset;
         append(&node, &session, offset, b"small").await.unwrap();
+    });
+}
+
+/// Sends more than two parts, of which the first has arrived then, and waits.
+pub(crate) async fn send_for_ever(folder: &Path) {
+    let places = read_places(folder);
+    let bench = Bench::open(places, folder.to_owned(), SETTINGS).await;
+    let pieces = stream::iter(0..17_u8).map(|number| Ok(vec![number; 1 << 20].into()));
+    let more = stream::poll_fn(|_context| {
+        say("sent");
+        std::task::Poll::Pending
+    });
+    let body = pieces.chain(more);
+    let digest = Digest::of(b"never");
+    uploads::whole(&bench.registry, &name("a/b"), digest, body).await.unwrap();
+}
+
+#[test]
+fn what_a_killed_server_had_sent_is_removed() {
+    on_shared(async |bench| {
+        if !bench.has_objects() {
+            return;
+        }
+        let node = &bench.registry;
+        let head = davit_test::noise(10 << 20);
+        let session = begin(node).await;
+        append(node, &session, 0, &head).await.unwrap();
+        let sessions = bench.left_over();
+        let folder = TempDir::new();
+        bench.write_places(folder.path());
+        let mut child = start("send", folder.path(), &[]);
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().ends_with("sent")));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(bench.left_over().len() > sessions.len(), "parts are in the bucket");
+        assert_eq!(bench.collect().await.uploads, 0, "somebody may be at work on it");
+        bench.pass(LEASE);
+        assert_eq!(bench.collect().await.uploads, 1);
+        assert_eq!(bench.left_over(), sessions, "what a session has stays");
+        assert_eq!(bench.collect().await.uploads, 0);
+        let digest = Digest::of(&head);
+        finish(node, &session, digest).await.unwrap();
+        assert!(content(node, &digest).await == head);
+        assert!(bench.left_over().is_empty());
+        let rows = bench.ask("SELECT alive_at FROM multipart", Vec::new()).await;
+        assert!(rows.is_empty(), "what has ended is forgotten");
     });
 }
 

@@ -94,7 +94,7 @@ impl Remote {
         let range = Some(GetRange::Bounded(range.clone()));
         let options = GetOptions { range, ..GetOptions::default() };
         let reply =
-            super::again(|| self.objects.0.store.get_opts(&self.path, options.clone())).await;
+            super::again(|| self.objects.inner.store.get_opts(&self.path, options.clone())).await;
         Ok(reply.map_err(fault("read", &self.path))?.into_stream())
     }
 
@@ -104,7 +104,7 @@ impl Remote {
         algorithm: Algorithm,
     ) -> Result<Digest, StoreError> {
         let mut digester = Digester::new(algorithm);
-        let head = super::again(|| self.objects.0.store.get_opts(&self.path, head())).await;
+        let head = super::again(|| self.objects.inner.store.get_opts(&self.path, head())).await;
         let size = head.map_err(fault("ask for", &self.path))?.meta.size;
         let mut pieces = self.part(0..size).await?;
         while let Some(piece) = pieces.try_next().await? {

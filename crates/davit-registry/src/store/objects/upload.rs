@@ -1,5 +1,7 @@
 //! Bytes on their way to an object store: part by part, in bounded memory.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use davit_image::{Algorithm, Digest, Digester};
 use object_store::{PutPayload, PutPayloadMut, multipart::PartId};
@@ -12,6 +14,8 @@ use super::{Arrived, Kept, Key, Objects, StoreError};
 const SMALLEST_PART: usize = 5 << 20;
 /// Memory is taken in pieces of this size.
 const BLOCK: usize = 256 << 10;
+/// How often an upload in parts gives a sign of life: much more often than the shortest lease.
+const RENEWAL: Duration = Duration::from_secs(60);
 
 /// Size of each part by its place: equal as long as can be, since some servers want that, and enough
 /// for 1 TiB in the 10,000 parts that S3 takes.
@@ -78,6 +82,8 @@ pub(in crate::store) struct Upload {
     objects: Objects,
     multipart: Option<Multipart>,
     is_noted: bool,
+    /// The last sign of life.
+    alive: Instant,
     /// Bytes of the next part, and the memory that they may take.
     tail: PutPayloadMut,
     memory: Option<OwnedSemaphorePermit>,
@@ -94,7 +100,8 @@ impl Upload {
         let mut tail = empty();
         // Less than a part, so that the first byte which follows finds the memory.
         tail.extend_from_slice(&kept.tail);
-        Self { objects, multipart, is_noted, tail, memory: None, sent: None, whole: None }
+        let alive = Instant::now();
+        Self { objects, multipart, is_noted, alive, tail, memory: None, sent: None, whole: None }
     }
 
     /// Parts that were sent or are being sent.
@@ -104,11 +111,17 @@ impl Upload {
     }
 
     async fn add(&mut self, mut piece: &[u8]) -> Result<(), StoreError> {
+        if let Some(multipart) = &self.multipart
+            && self.alive.elapsed() >= RENEWAL
+        {
+            self.objects.ledger.note(multipart).await?;
+            self.alive = Instant::now();
+        }
         while !piece.is_empty() {
             let mib = part_mib(self.parts());
             if self.memory.is_none() {
                 // Whoever waits here holds only memory of a part that is being sent: it comes back.
-                let budget = std::sync::Arc::clone(&self.objects.0.budget);
+                let budget = std::sync::Arc::clone(&self.objects.inner.budget);
                 let memory = budget.acquire_many_owned(mib).await;
                 self.memory = Some(memory.map_err(|_closed| StoreError::Interrupted)?);
             }
