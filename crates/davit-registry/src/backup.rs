@@ -83,7 +83,7 @@ pub async fn backup(places: &Places, to: &Path) -> Result<BackupReport, BackupEr
     let location = places.database();
     let database = Database::open(&location).await?;
     let fresh = to.join(format!("{}.new", kept_name(&location)));
-    remove(&fresh)?;
+    remove_database(&fresh)?;
     let is_file = database.copy_to(&fresh).await?;
     if let Location::Postgres(url) = &location {
         // The program writes into the file that is there, whose mode stays.
@@ -99,7 +99,6 @@ pub async fn backup(places: &Places, to: &Path) -> Result<BackupReport, BackupEr
     };
     let report = copy_blobs(&named, &store, &copies, is_file).await?;
     if is_file {
-        prune(&named, &copies).await?;
         named.close().await;
     }
     database.close().await;
@@ -107,7 +106,14 @@ pub async fn backup(places: &Places, to: &Path) -> Result<BackupReport, BackupEr
     if keys.exists() {
         copy_private(&keys, &to.join(KEYS))?;
     }
-    settle(&fresh, &to.join(kept_name(&location)))?;
+    let kept = to.join(kept_name(&location));
+    settle(&fresh, &kept)?;
+    if is_file {
+        // Not before: until now the earlier backup was the one that counts.
+        let named = Database::open(&Location::Sqlite(kept)).await?;
+        prune(&named, &copies).await?;
+        named.close().await;
+    }
     Ok(report)
 }
 
@@ -121,7 +127,7 @@ pub async fn restore(from: &Path, places: &Places) -> Result<BackupReport, Backu
     if !kept.exists() {
         return Err(BackupError::NoBackup(kept));
     }
-    let copies = Store::Files(Files::open(from)?);
+    let copies = Files::open(from)?;
     make_private(&places.root)?;
     let (target, fresh) = match &location {
         Location::Sqlite(file) => {
@@ -129,7 +135,7 @@ pub async fn restore(from: &Path, places: &Places) -> Result<BackupReport, Backu
                 return Err(BackupError::Occupied(file.clone()));
             }
             let fresh = file.with_extension("db.new");
-            remove(&fresh)?;
+            remove_database(&fresh)?;
             copy_private(&kept, &fresh)?;
             (Some(file.clone()), fresh)
         }
@@ -141,7 +147,7 @@ pub async fn restore(from: &Path, places: &Places) -> Result<BackupReport, Backu
     };
     let opened = if target.is_some() { Location::Sqlite(fresh.clone()) } else { location };
     let database = Database::open(&opened).await?;
-    let store = Store::open(&places.store())?;
+    let store = Store::open(&places.store())?.noting_in(&database);
     database.write(Forget).await?;
     let report = adopt_blobs(&database, &store, &copies).await?;
     database.close().await;
@@ -246,7 +252,10 @@ fn is_lost(error: &StoreError) -> bool {
     error.is_absent()
         || matches!(
             error,
-            StoreError::Digest { .. } | StoreError::Truncated(_) | StoreError::Interrupted
+            StoreError::Digest { .. }
+                | StoreError::Truncated(_)
+                | StoreError::Strange(_)
+                | StoreError::Interrupted
         )
 }
 
@@ -268,7 +277,7 @@ async fn prune(database: &Database, copies: &Files) -> Result<(), BackupError> {
 async fn adopt_blobs(
     database: &Database,
     store: &Store,
-    copies: &Store,
+    copies: &Files,
 ) -> Result<BackupReport, BackupError> {
     let mut report = BackupReport::default();
     let mut at = String::new();
@@ -277,10 +286,13 @@ async fn adopt_blobs(
         let Some(last) = rows.last() else { return Ok(report) };
         at = last.digest.to_string();
         for row in rows {
-            let adopted = match row.key.parse::<Key>().map(|key| copies.file(&key)) {
-                Ok(Ok(file)) => store.adopt(file, row.digest).await,
-                Ok(Err(error)) => Err(error),
+            let file = match row.key.parse::<Key>() {
+                Ok(key) => copies.read_foreign(&key, row.size_bytes),
                 Err(_malformed) => Err(StoreError::Interrupted),
+            };
+            let adopted = match file {
+                Ok(file) => store.adopt(file, row.digest).await,
+                Err(error) => Err(error),
             };
             match adopted {
                 Ok((key, _, how)) => {
@@ -325,6 +337,8 @@ impl Transaction for Forget {
     async fn run(&self, connection: &mut Connection) -> Result<(), DbError> {
         connection.execute("DELETE FROM trash", values![]).await?;
         connection.execute("DELETE FROM upload", values![]).await?;
+        // The parts belong to the registry that was copied.
+        connection.execute("DELETE FROM multipart", values![]).await?;
         Ok(())
     }
 }
@@ -350,7 +364,13 @@ fn copy_private(from: &Path, to: &Path) -> Result<(), BackupError> {
 
     let mut options = fs_err::OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
-    let copied = fs_err::File::open(from).and_then(|mut from| {
+    let mut reading = fs_err::OpenOptions::new();
+    // A FIFO would wait for a writer.
+    reading.read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+    let copied = reading.open(from).and_then(|mut from| {
+        if !from.metadata()?.is_file() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let mut to = options.open(to)?;
         io::copy(&mut from, &mut to)?;
         to.sync_all()
@@ -361,10 +381,28 @@ fn copy_private(from: &Path, to: &Path) -> Result<(), BackupError> {
 /// Gives a finished file its name, durably.
 fn settle(from: &Path, to: &Path) -> Result<(), BackupError> {
     let directory = to.parent().unwrap_or(to);
+    remove_log(to)?;
     let settled = fs_err::rename(from, to)
         .and_then(|()| fs_err::File::open(directory))
         .and_then(|directory| directory.sync_all());
     settled.map_err(fault("rename", from))
+}
+
+/// Removes what an attempt that was cut off left of a database.
+fn remove_database(path: &Path) -> Result<(), BackupError> {
+    remove(path)?;
+    remove_log(path)
+}
+
+/// Removes the log that SQLite keeps beside a database: it would be taken for that of another which gets
+/// the name.
+fn remove_log(path: &Path) -> Result<(), BackupError> {
+    for end in ["-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        remove(Path::new(&name))?;
+    }
+    Ok(())
 }
 
 fn remove(path: &Path) -> Result<(), BackupError> {

@@ -217,14 +217,6 @@ impl Store {
         })
     }
 
-    /// Opens a blob's file; an object store has none.
-    pub(crate) fn file(&self, key: &Key) -> Result<File, StoreError> {
-        match self.read(key)? {
-            Stored::File(file) => Ok(file),
-            Stored::Remote(_) => Err(StoreError::Interrupted),
-        }
-    }
-
     /// The digest of an object's bytes, all of which are read; nothing when it has gone.
     ///
     /// # Errors

@@ -16,7 +16,10 @@ use std::{
 };
 
 use davit_image::{Digest, Digester};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::{
+    fs::{AtFlags, CWD, Mode, OFlags},
+    io::Errno,
+};
 use uuid::Uuid;
 
 use super::{Key, Place, StoreError, blocking, fault, made_ms};
@@ -138,6 +141,26 @@ impl Files {
         Ok(File::from(opened.map_err(|error| fault("open", &path)(error.into()))?))
     }
 
+    /// Opens a blob's file in a directory where anything may lie under its name.
+    ///
+    /// # Errors
+    /// [`StoreError::Strange`]: a link, no regular file, or one of another size.
+    pub(crate) fn read_foreign(&self, key: &Key, size_bytes: u64) -> Result<File, StoreError> {
+        let path = self.path(key);
+        // A FIFO would wait for a writer.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = match rustix::fs::open(&path, flags, Mode::empty()) {
+            Err(Errno::LOOP | Errno::NXIO) => return Err(StoreError::Strange(path)),
+            opened => File::from(opened.map_err(|error| fault("open", &path)(error.into()))?),
+        };
+        let metadata = file.metadata().map_err(fault("read", &path))?;
+        if metadata.is_file() && metadata.len() == size_bytes {
+            Ok(file)
+        } else {
+            Err(StoreError::Strange(path))
+        }
+    }
+
     pub(super) async fn remove(&self, key: &Key) -> Result<(), StoreError> {
         let path = self.path(key);
         blocking(move || unlink(&path)).await
@@ -204,7 +227,7 @@ fn flush_directory(path: &Path) -> Result<(), StoreError> {
 
 fn unlink(path: &Path) -> Result<(), StoreError> {
     match rustix::fs::unlink(path) {
-        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(fault("remove", path)(error.into())),
     }
 }

@@ -1,6 +1,10 @@
 //! Backups while the registry serves, and registries that are made of them.
 
-use std::{fs::Permissions, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs::Permissions,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
 
 use davit_image::Digest;
 use davit_registry::{
@@ -12,7 +16,7 @@ use davit_registry::{
 use davit_test::TempDir;
 use futures_util::future::join;
 
-use crate::bench::{Bench, SETTINGS, TRASH, on_each};
+use crate::bench::{Bench, SETTINGS, TRASH, on_each, runtime};
 
 /// A place for the copy, with a store in a directory.
 fn other(bench: &Bench, dir: &TempDir, name: &str) -> Places {
@@ -114,6 +118,117 @@ fn what_is_lost_or_wrong_is_told_and_heals() {
             copy.push_blob("a/b", content.as_bytes()).await;
         }
         assert_eq!(copy.check(Repair::No).await, []);
+        copy.registry.database.clone().close().await;
+    });
+}
+
+/// Files below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs_err::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    found
+}
+
+/// An attempt that was cut off leaves SQLite's log beside its database, with changes of its own.
+#[test]
+fn a_log_that_another_attempt_left_is_not_taken() {
+    runtime().block_on(async {
+        let bench = Bench::new(None, SETTINGS).await;
+        let dir = TempDir::new();
+        let (to, there) = (dir.join("backup"), other(&bench, &dir, "restored"));
+        bench.push_image("a/b", &["t"], "layer").await;
+        backup(&bench.places(), &to).await.unwrap();
+        let stray = dir.join("stray.db");
+        fs_err::copy(to.join("registry.db"), &stray).unwrap();
+        let connection = rusqlite::Connection::open(&stray).unwrap();
+        connection.execute_batch("PRAGMA journal_mode = wal; DELETE FROM tag").unwrap();
+        let log = dir.join("stray.db-wal");
+        assert!(fs_err::metadata(&log).unwrap().len() > 0);
+        fs_err::create_dir(&there.root).unwrap();
+        for to in [
+            there.root.join("registry.db.new-wal"),
+            there.root.join("registry.db-wal"),
+            to.join("registry.db.new-wal"),
+            to.join("registry.db-wal"),
+        ] {
+            fs_err::copy(&log, to).unwrap();
+        }
+        drop(connection);
+        backup(&bench.places(), &to).await.unwrap();
+        restore(&to, &there).await.unwrap();
+        let copy = Bench::open(there.clone(), there.root.clone(), SETTINGS).await;
+        assert_eq!(copy.ask("SELECT COUNT(*) FROM tag", Vec::new()).await, [1]);
+        copy.registry.database.clone().close().await;
+    });
+}
+
+#[test]
+fn an_earlier_backup_is_whole_until_there_is_another() {
+    runtime().block_on(async {
+        let bench = Bench::new(None, SETTINGS).await;
+        let dir = TempDir::new();
+        let to = dir.join("backup");
+        bench.push_blob("a/b", b"gone").await;
+        backup(&bench.places(), &to).await.unwrap();
+        let before = files(&to.join("blobs"));
+        assert_eq!(before.len(), 1);
+        bench.pass(TRASH);
+        bench.collect().await;
+        // The name of the database cannot be given to the next one.
+        let (kept, aside) = (to.join("registry.db"), dir.join("registry.db"));
+        fs_err::rename(&kept, &aside).unwrap();
+        fs_err::create_dir(&kept).unwrap();
+        fs_err::write(kept.join("file"), "").unwrap();
+        backup(&bench.places(), &to).await.unwrap_err();
+        fs_err::remove_dir_all(&kept).unwrap();
+        fs_err::rename(&aside, &kept).unwrap();
+        assert_eq!(files(&to.join("blobs")), before);
+        backup(&bench.places(), &to).await.unwrap();
+        assert!(files(&to.join("blobs")).is_empty(), "the next one needs it no more");
+    });
+}
+
+/// What lies in a backup need not be what was put there.
+#[test]
+fn strange_things_in_a_backup_are_no_blobs() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    runtime().block_on(async {
+        let bench = Bench::new(None, SETTINGS).await;
+        let dir = TempDir::new();
+        let to = dir.join("backup");
+        let contents = ["fifo", "device", "link", "folder", "longer", "sound"];
+        for content in contents {
+            bench.push_blob("a/b", content.as_bytes()).await;
+        }
+        backup(&bench.places(), &to).await.unwrap();
+        let aside = dir.join("aside");
+        fs_err::write(&aside, "link").unwrap();
+        for path in files(&to.join("blobs")) {
+            let content = fs_err::read_to_string(&path).unwrap();
+            if content == "sound" {
+                continue;
+            }
+            fs_err::remove_file(&path).unwrap();
+            match &*content {
+                "fifo" => mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap(),
+                "device" => fs_err::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
+                "link" => fs_err::os::unix::fs::symlink(&aside, &path).unwrap(),
+                "folder" => fs_err::create_dir(&path).unwrap(),
+                _ => fs_err::write(&path, "longer than it was").unwrap(),
+            }
+        }
+        let there = other(&bench, &dir, "restored");
+        let report = restore(&to, &there).await.unwrap();
+        assert_eq!((report.blobs, report.lost.len()), (1, contents.len() - 1));
+        let copy = Bench::open(there.clone(), there.root.clone(), SETTINGS).await;
+        assert!(copy.has_blob("a/b", &Digest::of(b"sound")).await);
         copy.registry.database.clone().close().await;
     });
 }
