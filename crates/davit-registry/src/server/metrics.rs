@@ -19,6 +19,9 @@ const BOUNDS: [u64; 12] = [
     30_000_000,
 ];
 
+/// How long the database may take to count.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Counters of one server.
 #[derive(Debug)]
 pub struct Metrics {
@@ -95,15 +98,9 @@ impl Metrics {
         of.last.store(now.as_secs(), Ordering::Relaxed);
     }
 
-    /// All counters, and what the registry has open and waiting at this moment.
-    ///
-    /// # Errors
-    /// The database's.
-    pub(super) async fn text(
-        &self,
-        registry: &Registry,
-        connections: u64,
-    ) -> Result<String, DbError> {
+    /// All counters, and what the registry has open and waiting at this moment; without what the database
+    /// knows where it does not answer.
+    pub(super) async fn text(&self, registry: &Registry, connections: u64) -> String {
         let mut text = Text::default();
         self.requests(&mut text);
         self.collections(&mut text);
@@ -123,11 +120,28 @@ impl Metrics {
             waiting,
         );
         load(&mut text, &registry.database.load());
-        rows(&mut text, registry).await?;
+        let counted = tokio::time::timeout(PATIENCE, rows(registry)).await;
+        let up = "davit_registry_db_up";
+        text.one(
+            up,
+            "gauge",
+            "Whether the database answers.",
+            u8::from(matches!(counted, Ok(Ok(_)))),
+        );
+        match counted {
+            Ok(Ok(rows)) => text.0 += &rows.0,
+            Ok(Err(error)) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, "metrics lack what the database would tell");
+            }
+            Err(_elapsed) => {
+                tracing::warn!("metrics lack what the database would tell: it is slow")
+            }
+        }
         if let Some(bytes) = resident_bytes() {
             text.one("process_resident_memory_bytes", "gauge", "Memory of the process.", bytes);
         }
-        Ok(text.0)
+        text.0
     }
 
     fn requests(&self, text: &mut Text) {
@@ -217,7 +231,7 @@ fn load(text: &mut Text, load: &Load) {
 }
 
 /// Counts rows of what is open or waits; each table is short, or counted by an index.
-async fn rows(text: &mut Text, registry: &Registry) -> Result<(), DbError> {
+async fn rows(registry: &Registry) -> Result<Text, DbError> {
     const UPLOADS: &str = "davit_registry_uploads_open";
     const COUNTS: [(&str, &str, &str); 6] = [
         (UPLOADS, "Upload sessions that are open.", "SELECT COUNT(*) FROM upload"),
@@ -247,6 +261,7 @@ async fn rows(text: &mut Text, registry: &Registry) -> Result<(), DbError> {
             "SELECT COUNT(*) FROM job WHERE state = 'waiting'",
         ),
     ];
+    let mut text = Text::default();
     let mut reader = registry.database.reader().await?;
     for (name, help, sql) in COUNTS {
         let row = reader.row(sql, Vec::new()).await?;
@@ -256,7 +271,7 @@ async fn rows(text: &mut Text, registry: &Registry) -> Result<(), DbError> {
         }
         text.one(name, "gauge", help, count);
     }
-    Ok(())
+    Ok(text)
 }
 
 fn resident_bytes() -> Option<u64> {

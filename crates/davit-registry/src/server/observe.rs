@@ -19,6 +19,8 @@ use super::otlp::{Traced, Traces};
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Bytes of an id that a client chose.
 const LONGEST_ID: usize = 128;
+/// Letters of a path that are told: the longest one that names anything is shorter.
+const LONGEST_PATH: usize = 1024;
 
 tokio::task_local! {
     static CURRENT: HeaderValue;
@@ -73,7 +75,8 @@ impl Observer {
         });
         let is_told = traced.is_some() || tracing::enabled!(tracing::Level::INFO);
         let told = is_told.then(|| {
-            let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
+            let method = parts.method.clone();
+            let path = parts.uri.path().chars().take(LONGEST_PATH).collect();
             Box::new(Told { method, path, peer, traced })
         });
         Observed { id: self.id(&parts.headers), started: Instant::now(), told }

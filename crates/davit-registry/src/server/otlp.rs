@@ -100,7 +100,7 @@ impl Traces {
         // 64-bit numbers are strings in the JSON encoding.
         let number = |key: &str, value: u64| json!({ "key": key, "value": { "intValue": value.to_string() } });
         let mut attributes = vec![
-            text("http.request.method", method.as_str()),
+            text("http.request.method", known(method)),
             text("url.path", path),
             number("http.response.status_code", status.as_u16().into()),
             text("client.address", &peer.ip().to_string()),
@@ -116,7 +116,7 @@ impl Traces {
             "attributes": attributes, "status": { "code": code },
         });
         if self.sender.try_send(span).is_err() {
-            let dropped = self.dropped.fetch_add(1, Ordering::Relaxed);
+            let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
             if dropped.is_power_of_two() {
                 tracing::warn!(dropped, "spans were dropped: the collector does not follow");
             }
@@ -126,13 +126,22 @@ impl Traces {
 
 /// A name of few values: the operation, not the repository.
 fn name(method: &Method, path: &str) -> String {
-    let mut name = method.to_string();
+    let mut name = known(method).to_owned();
     let shown = match crate::oci::route(method, path) {
         Ok(route) => format!(" {:?}", route.operation()),
         Err(_) => String::new(),
     };
     name.push_str(&shown);
     name
+}
+
+/// The method's word; one of a client's own could be any text (OpenTelemetry's conventions for HTTP spans).
+fn known(method: &Method) -> &str {
+    match method.as_str() {
+        word @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS" | "CONNECT"
+        | "TRACE") => word,
+        _ => "_OTHER",
+    }
 }
 
 fn nanoseconds(time: SystemTime) -> String {
@@ -188,6 +197,14 @@ async fn send(client: &Client, url: &str, spans: Vec<Value>) -> Result<(), Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_spans_are_few() {
+        let method: Method = "BREW".parse().unwrap();
+        assert_eq!(name(&method, "/v2/a/manifests/b"), "_OTHER");
+        assert_eq!(name(&Method::GET, "/v2/a/manifests/b"), "GET GetManifest");
+        assert_eq!(name(&Method::GET, "/elsewhere"), "GET");
+    }
 
     #[test]
     fn traces_of_callers_are_continued() {

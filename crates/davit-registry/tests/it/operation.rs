@@ -80,6 +80,18 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
 }
 
 #[test]
+fn metrics_are_told_without_the_database() {
+    let registry = TestRegistry::start();
+    let read = || parse(std::str::from_utf8(&registry.get_once("/metrics").body).unwrap());
+    assert_eq!(read()["davit_registry_db_up"], 1.0);
+    registry.run(registry.registry().database.close());
+    let told = read();
+    assert_eq!(told["davit_registry_db_up"], 0.0);
+    assert!(told.contains_key("davit_registry_connections"));
+    assert!(!told.contains_key("davit_registry_gc_queue"));
+}
+
+#[test]
 fn metrics_can_be_read_and_tell_what_happened() {
     let registry = TestRegistry::start();
     let digest = registry.push_blob("a/b", b"0123456789");
