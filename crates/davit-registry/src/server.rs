@@ -52,7 +52,10 @@ mod otlp;
 mod pages;
 mod tls;
 
-pub use acme::{AcmeName, AcmeNameError, AcmeSettings, LETS_ENCRYPT};
+pub use acme::{
+    AcmeName, AcmeNameError, AcmeSettings, ExternalAccount, ExternalKey, ExternalKeyError,
+    LETS_ENCRYPT,
+};
 pub use forwarded::{ForwardedHeader, Network, NetworkError, TrustedProxies};
 use health::Health;
 pub use metrics::Metrics;

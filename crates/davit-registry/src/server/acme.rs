@@ -19,8 +19,9 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use davit_distribution::{Client, ClientConfig, TlsConfig};
-use instant_acme::Identifier;
+use instant_acme::{ExternalAccountKey, Identifier};
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer},
@@ -46,6 +47,8 @@ mod rows;
 
 /// The authority that is asked where no other is named.
 pub const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+/// Bytes of a key by HMAC at least: fewer are no secret.
+const SHORTEST_KEY: usize = 16;
 /// Protocol by which an authority looks for a proof (RFC 8737 § 6.2).
 const ALPN: &[u8] = b"acme-tls/1";
 /// How long one attempt may take.
@@ -70,6 +73,9 @@ pub struct AcmeSettings {
     pub contact: Option<String>,
     /// Certificates by which the authority's own one is known, in PEM, where the machine has none.
     pub ca: Option<PathBuf>,
+    /// What binds the account to one that the operator has at the authority, where it asks for that
+    /// (RFC 8555 § 7.3.4).
+    pub external: Option<ExternalAccount>,
     /// Pause after a first attempt that failed; it doubles with each.
     pub pause: Duration,
     /// How often it is looked whether something is due, or another server has renewed.
@@ -85,9 +91,45 @@ impl AcmeSettings {
             directory: LETS_ENCRYPT.to_owned(),
             contact: None,
             ca: None,
+            external: None,
             pause: Duration::from_secs(5 * 60),
             look: Duration::from_secs(60),
         }
+    }
+}
+
+/// An account that the operator has at an authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExternalAccount {
+    /// The key's name, as the authority gave it.
+    pub key_id: String,
+    /// The key.
+    pub key: ExternalKey,
+}
+
+/// A key by HMAC that an authority gave out; it is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ExternalKey(Vec<u8>);
+
+/// The text is no such key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the key of an account at an authority is base64url of 16 bytes or more")]
+pub struct ExternalKeyError;
+
+impl FromStr for ExternalKey {
+    type Err = ExternalKeyError;
+
+    /// Reads base64url, as authorities show it; padding and spaces around it are no matter.
+    fn from_str(text: &str) -> Result<Self, ExternalKeyError> {
+        let text = text.trim().trim_end_matches('=');
+        let key = URL_SAFE_NO_PAD.decode(text).map_err(|_malformed| ExternalKeyError)?;
+        if key.len() < SHORTEST_KEY { Err(ExternalKeyError) } else { Ok(Self(key)) }
+    }
+}
+
+impl fmt::Debug for ExternalKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("****")
     }
 }
 
@@ -279,6 +321,11 @@ impl Acme {
         }
     }
 
+    fn external_key(&self) -> Option<ExternalAccountKey> {
+        let ExternalAccount { key_id, key } = self.settings.external.as_ref()?;
+        Some(ExternalAccountKey::new(key_id.clone(), &key.0))
+    }
+
     fn current(&self) -> Option<Arc<Certificate>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -425,6 +472,17 @@ mod tests {
         let long = format!("{}.example", "a".repeat(64));
         for text in ["", ".", "*.example", "a..b", "-a.b", "a-.b", "a b", "a_b", "é", &long] {
             assert!(text.parse::<AcmeName>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_are_base64url_and_not_shown() {
+        for text in ["AAECAwQFBgcICQoLDA0ODw", " AAECAwQFBgcICQoLDA0ODw==\n"] {
+            let key: ExternalKey = text.parse().unwrap();
+            assert_eq!((key.0.len(), format!("{key:?}")), (16, "****".to_owned()));
+        }
+        for text in ["", "AAEC", "AAECAwQFBgcICQoLDA0O/+"] {
+            assert_eq!(text.parse::<ExternalKey>(), Err(ExternalKeyError), "{text}");
         }
     }
 

@@ -64,7 +64,8 @@ async fn account(acme: &Acme) -> Result<Account, AcmeError> {
         terms_of_service_agreed: true,
         only_return_existing: false,
     };
-    let (account, credentials) = builder.create(&new, directory.clone(), None).await?;
+    let key = acme.external_key();
+    let (account, credentials) = builder.create(&new, directory.clone(), key.as_ref()).await?;
     let credentials = serde_json::to_string(&credentials).map_err(Error::from)?;
     let directory = directory.clone();
     acme.database.write(rows::KeepAccount { directory, credentials }).await?;

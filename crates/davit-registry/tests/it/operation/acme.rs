@@ -1,6 +1,7 @@
 //! Certificates by ACME, from Let's Encrypt's own server for tests.
 
 use std::{
+    collections::BTreeMap,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::OwnedFd,
@@ -14,7 +15,7 @@ use davit_distribution::{Client, TlsConfig, WebRequest};
 use davit_registry::{
     config::Places,
     db::{Connection, DbError, Transaction, values},
-    server::{AcmeSettings, Tls},
+    server::{AcmeSettings, ExternalAccount, Tls},
 };
 use davit_test::{TempDir, need_signed_certificate, need_tool, until};
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
@@ -56,6 +57,11 @@ struct Pebble {
 
 impl Pebble {
     fn start() -> Option<Self> {
+        Self::with(&[])
+    }
+
+    /// One that takes only accounts of its own, named here with their keys, if there are any.
+    fn with(accounts: &[(&str, &str)]) -> Option<Self> {
         let program = need_tool("pebble")?;
         let dir = TempDir::new();
         need_signed_certificate(&dir)?;
@@ -70,6 +76,8 @@ impl Pebble {
             "domainBlocklist": ["blocked.example"],
             "retryAfter": { "authz": 1, "order": 1 },
             "keyAlgorithm": "ecdsa",
+            "externalAccountBindingRequired": !accounts.is_empty(),
+            "externalAccountMACKeys": accounts.iter().copied().collect::<BTreeMap<_, _>>(),
         }});
         fs_err::write(dir.join("pebble.json"), config.to_string()).unwrap();
         let names = every_name_is_here();
@@ -245,6 +253,34 @@ fn a_certificate_is_had_kept_and_renewed() {
     until("it is renewed once more", || {
         make_due(&registry);
         by(&client).is_some()
+    });
+    registry.stop();
+}
+
+#[test]
+fn an_authority_may_want_an_account_of_its_own() {
+    const KEY: &str = "YSBrZXkgdGhhdCB0aGUgYXV0aG9yaXR5IGdhdmUgdG8gdGhlIHRlYW0";
+    const OTHER: &str = "YW5vdGhlciBrZXksIG9mIHdoaWNoIGl0IGtub3dzIG5vdGhpbmc";
+    let Some(pebble) = Pebble::with(&[("team", KEY)]) else { return };
+    let address = pebble.port.address();
+    let bound = |key: &str| {
+        let external = ExternalAccount { key_id: "team".to_owned(), key: key.parse().unwrap() };
+        AcmeSettings { external: Some(external), ..pebble.settings(&["registry.example"]) }
+    };
+    let mut dir = TempDir::new();
+    for settings in [pebble.settings(&["registry.example"]), bound(OTHER)] {
+        let registry = serve(dir, address, settings);
+        let before = make_due(&registry);
+        until("the authority refuses", || make_due(&registry) >= before + 2);
+        let client = pebble.client(&registry);
+        assert_eq!(ask(address, &client, "registry.example"), None);
+        dir = registry.stop();
+    }
+    let registry = serve(dir, address, bound(KEY));
+    let client = pebble.client(&registry);
+    until("there is a certificate", || {
+        make_due(&registry);
+        ask(address, &client, "registry.example").is_some()
     });
     registry.stop();
 }

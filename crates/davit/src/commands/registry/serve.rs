@@ -7,8 +7,8 @@ use davit_registry::{
     config::{Limits, Places, SHORTEST_LEASE},
     ratelimit::{PullLimit, PullLimitError, PullLimits},
     server::{
-        self, AcmeName, AcmeSettings, ForwardedHeader, LETS_ENCRYPT, Network, ServeError,
-        ServeSettings, Tls, TlsFiles, TrustedProxies,
+        self, AcmeName, AcmeSettings, ExternalAccount, ExternalKeyError, ForwardedHeader,
+        LETS_ENCRYPT, Network, ServeError, ServeSettings, Tls, TlsFiles, TrustedProxies,
     },
 };
 
@@ -44,6 +44,12 @@ pub(crate) struct ServeArgs {
     /// Mail address that the authority may write to
     #[arg(long, value_name = "ADDRESS", requires = "acme_domain")]
     acme_contact: Option<String>,
+    /// Name of the key that binds the authority's account to one that you have there
+    #[arg(long, value_name = "ID", requires_all = ["acme_domain", "acme_account_key"])]
+    acme_account_id: Option<String>,
+    /// File with that key, in base64url, as the authority gave it
+    #[arg(long, value_name = "FILE", requires = "acme_account_id")]
+    acme_account_key: Option<PathBuf>,
     /// Take plain HTTP from other machines, behind a proxy that speaks TLS
     #[arg(long, conflicts_with_all = ["tls_cert", "acme_domain"])]
     plain_http: bool,
@@ -125,17 +131,28 @@ fn pull_limits(args: &ServeArgs) -> PullLimits {
 }
 
 /// Where the certificate comes from, if there is to be one.
-fn tls(args: &ServeArgs) -> Option<Tls> {
+fn tls(args: &ServeArgs) -> Result<Option<Tls>, CliError> {
     if !args.acme_domain.is_empty() {
-        return Some(Tls::Acme(AcmeSettings {
+        return Ok(Some(Tls::Acme(AcmeSettings {
             directory: args.acme_directory.clone(),
             contact: args.acme_contact.clone(),
             ca: args.acme_ca.clone(),
+            external: external_account(args)?,
             ..AcmeSettings::new(args.acme_domain.clone())
-        }));
+        })));
     }
-    let (certificate, key) = args.tls_cert.clone().zip(args.tls_key.clone())?;
-    Some(Tls::Files(TlsFiles { certificate, key }))
+    let files = args.tls_cert.clone().zip(args.tls_key.clone());
+    Ok(files.map(|(certificate, key)| Tls::Files(TlsFiles { certificate, key })))
+}
+
+/// The operator's account at the authority, if one was named.
+fn external_account(args: &ServeArgs) -> Result<Option<ExternalAccount>, CliError> {
+    let Some((id, file)) = args.acme_account_id.clone().zip(args.acme_account_key.as_ref()) else {
+        return Ok(None);
+    };
+    let text = fs_err::read_to_string(file).map_err(io_error)?;
+    let key = text.parse().map_err(|error: ExternalKeyError| CliError::of(error))?;
+    Ok(Some(ExternalAccount { key_id: id, key }))
 }
 
 /// How lines of the log are written.
@@ -171,7 +188,7 @@ impl ServeArgs {
 pub(crate) fn run(args: ServeArgs, places: Places) -> Result<u8, CliError> {
     let interrupts = Interrupts::block().map_err(io_error)?;
     let pulls = pull_limits(&args);
-    let tls = tls(&args);
+    let tls = tls(&args)?;
     let proxies = TrustedProxies {
         networks: args.trusted_proxy.into(),
         header: match args.proxy_header {
