@@ -21,7 +21,7 @@ use std::{
 };
 
 use davit_distribution::Session;
-use davit_image::{Digest, Repository};
+use davit_image::{Descriptor, Digest, Repository};
 
 use crate::{
     auth::{Action, Auth, Caller, Identity},
@@ -141,6 +141,25 @@ impl Mirrors {
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "an upstream failed");
                 Ok(None)
+            }
+        }
+    }
+
+    /// What the upstream says that refers to a manifest; `None` when it does not say: then there is what
+    /// was pulled of it.
+    ///
+    /// Of a long list it is the beginning. Nothing of it is believed: each manifest that a client asks for
+    /// then is compared with its digest.
+    pub async fn referrers(&self, place: &Place, subject: &Digest) -> Option<Vec<Descriptor>> {
+        if place.upstream.is_blocked() {
+            return None;
+        }
+        match place.session().referrers(subject).await {
+            Ok(found) => Some(found),
+            Err(error) => {
+                place.upstream.heed(&error);
+                tracing::warn!(error = &error as &dyn std::error::Error, "an upstream failed");
+                None
             }
         }
     }

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Instant};
 
 use axum::body::Body;
 use davit_distribution::wire::{API_VERSION, Catalog, ErrorCode, SUBJECT, TagList};
-use davit_image::{Digest, Index, MediaType};
+use davit_image::{Descriptor, Digest, Index, MediaType};
 use http::{HeaderName, Method, Request, Response, StatusCode, header, request::Parts};
 
 use crate::{
@@ -110,7 +110,7 @@ impl Oci {
         let elsewhere = elsewhere.then(|| route.clone());
         let outcome = self.here(route, parts, body).await;
         match elsewhere {
-            Some(route) if mirrored::is_refused(&outcome) => {
+            Some(route) if mirrored::has_nothing(&route, &outcome) => {
                 self.by_default(&route, parts).await?.map_or(outcome, Ok)
             }
             _ => outcome,
@@ -182,18 +182,9 @@ impl Oci {
         parts: &Parts,
     ) -> Result<Reply, Fault> {
         let (query, subject) = (Query::of(parts), digest(subject)?);
-        let kind = query.get("artifactType").filter(|kind| !kind.is_empty());
-        let after = query.get("last").unwrap_or_default();
+        let (kind, after) = (query.artifact_type(), query.get("last").unwrap_or_default());
         let page = lists::referrers(&self.registry, name, &subject, (after, kind)).await?;
-        let index = Index::new(page.entries);
-        let mut reply = Reply::json(StatusCode::OK, MediaType::OCI_INDEX.as_str(), &index);
-        let mut more = Vec::new();
-        if let Some(kind) = kind {
-            reply = reply.with(FILTERS, "artifactType");
-            more.push(("artifactType", kind));
-        }
-        let path = format!("/v2/{name}/referrers/{subject}");
-        Ok(with_next(reply, &path, &more, page.next.as_deref()))
+        Ok(referrer_list(name, &subject, kind, page))
     }
 
     async fn get_manifest(
@@ -292,6 +283,24 @@ impl Oci {
         }
         Ok(Reply::new(StatusCode::ACCEPTED))
     }
+}
+
+/// The answer to what refers to a manifest; `kind` is the artifact type that was asked for.
+fn referrer_list(
+    name: &RepositoryName,
+    subject: &Digest,
+    kind: Option<&str>,
+    page: Page<Descriptor>,
+) -> Reply {
+    let index = Index::new(page.entries);
+    let mut reply = Reply::json(StatusCode::OK, MediaType::OCI_INDEX.as_str(), &index);
+    let mut more = Vec::new();
+    if let Some(kind) = kind {
+        reply = reply.with(FILTERS, "artifactType");
+        more.push(("artifactType", kind));
+    }
+    let path = format!("/v2/{name}/referrers/{subject}");
+    with_next(reply, &path, &more, page.next.as_deref())
 }
 
 /// The type that a manifest was sent as, without parameters.

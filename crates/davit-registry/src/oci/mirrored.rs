@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::{Method, StatusCode, header, request::Parts};
 
 use super::{
-    Oci, Operation, Reply, Route, pull,
+    Oci, Operation, Reply, Route, pull, referrer_list,
     reply::Content,
     request::{Query, digest, target},
     with_next,
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     auth::Caller,
     fault::Fault,
-    lists::LONGEST_PAGE,
+    lists::{LONGEST_PAGE, Page},
     mirror::{Found, Place},
     name::RepositoryName,
 };
@@ -72,7 +72,7 @@ impl Oci {
             Operation::GetManifest => self.mirrored_manifest(place, &caller, last, parts).await,
             Operation::GetBlob => self.mirrored_blob(place, &caller, last, parts).await,
             Operation::Tags => self.mirrored_tags(place, &caller, parts).await,
-            Operation::Referrers => self.referrers(&place.local, last, parts).await,
+            Operation::Referrers => self.mirrored_referrers(place, &caller, last, parts).await,
             _ => {
                 let name = &place.local;
                 Err(Fault::Unsupported(format!("{name} is a mirror, and takes no pushes")))
@@ -138,6 +138,32 @@ impl Oci {
         }
     }
 
+    async fn mirrored_referrers(
+        &self,
+        place: &Place,
+        caller: &Caller,
+        subject: &str,
+        parts: &Parts,
+    ) -> Result<Reply, Fault> {
+        let Some(mirrors) = &self.mirrors else { return Err(Fault::NAME_UNKNOWN) };
+        let wanted = digest(subject)?;
+        let found = match self.may_fill(place, caller).await? {
+            true => mirrors.referrers(place, &wanted).await,
+            false => None,
+        };
+        let Some(mut entries) = found else {
+            return self.referrers(&place.local, subject, parts).await;
+        };
+        let query = Query::of(parts);
+        let kind = query.artifact_type();
+        entries.retain(|one| {
+            kind.is_none_or(|kind| {
+                one.artifact_type.as_ref().is_some_and(|found| found.as_str() == kind)
+            })
+        });
+        Ok(referrer_list(&place.local, &wanted, kind, Page { entries, next: None }))
+    }
+
     async fn mirrored_tags(
         &self,
         place: &Place,
@@ -177,9 +203,11 @@ pub(super) fn may_mean_default(route: &Route, parts: &Parts) -> bool {
     }
 }
 
-/// Tells whether an answer says that the caller finds nothing here.
-pub(super) fn is_refused(outcome: &Result<Reply, Fault>) -> bool {
+/// Tells whether an answer may say that the caller finds nothing here.
+pub(super) fn has_nothing(route: &Route, outcome: &Result<Reply, Fault>) -> bool {
     match outcome {
+        // Of what does not exist the list is empty.
+        _ if route.operation() == Operation::Referrers => true,
         Err(fault) => matches!(fault, Fault::Unknown(_)),
         Ok(reply) => matches!(
             reply.head.status(),

@@ -40,6 +40,11 @@ impl Query {
         self.get(name).map(digest).transpose()
     }
 
+    /// The type by which referrers are filtered.
+    pub(super) fn artifact_type(&self) -> Option<&str> {
+        self.get("artifactType").filter(|kind| !kind.is_empty())
+    }
+
     /// Entries of a page: `n`, or `usual`.
     pub(super) fn page_size(&self, usual: usize) -> Result<usize, Fault> {
         let Some(text) = self.get("n") else { return Ok(usual) };

@@ -17,13 +17,14 @@ use davit_image::{Digest, MediaType};
 use davit_registry::{
     blobs,
     gc::{self, GcSettings, Mode},
+    manifests::{self, Target as ByName},
     mirror::{AddMirror, MirrorRow, MirrorSettings, Who},
     name::RepositoryName,
 };
 use davit_test::{HttpServer, Reply as Answer, Request};
 use serde_json::json;
 
-use crate::fixture::{MANIFEST, TestRegistry, blob, bytes, image};
+use crate::fixture::{INDEX, MANIFEST, TestRegistry, blob, bytes, descriptor, image};
 
 const LAYER: &[u8] = b"a layer of some bytes";
 const CONFIG: &[u8] = b"{}";
@@ -94,6 +95,81 @@ fn another_registry_is_reached_by_name_path_and_default() {
     drop(upstream.stop());
     assert_eq!(mirror.get("/v2/up.test/library/app/manifests/v1").body, pushed);
     assert_eq!(mirror.get(&format!("/v2/up.test/library/app/blobs/{digest}")).body, LAYER);
+}
+
+#[test]
+fn what_refers_to_an_image_is_found() {
+    let upstream = TestRegistry::start();
+    let subject = push(&upstream, "team/app", "v1", LAYER);
+    let subject = descriptor(MANIFEST, &subject);
+    let referrer = |kind: &str| {
+        let mut manifest = image(CONFIG, &[LAYER]);
+        manifest["subject"] = subject.clone();
+        manifest["artifactType"] = kind.into();
+        assert_eq!(upstream.push_manifest("team/app", kind, &manifest).status, 201);
+        bytes(&manifest)
+    };
+    let (signature, bill) = (referrer("example.signature"), referrer("example.bill"));
+    let mirror = TestRegistry::start();
+    add(&mirror, &upstream.host(), true, settings());
+    let digest = subject["digest"].as_str().unwrap();
+    let listed = |registry: &TestRegistry, path: &str| {
+        let reply = registry.get(path);
+        assert_eq!(reply.status, 200, "{path}");
+        let list = reply.json()["manifests"].as_array().unwrap().clone();
+        list.iter().map(|one| one["digest"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let path = format!("/v2/up.test/team/app/referrers/{digest}");
+    let all = listed(&upstream, &format!("/v2/team/app/referrers/{digest}"));
+    assert_eq!(all.len(), 2);
+    for target in [
+        path.clone(),
+        format!("/v2/team/app/referrers/{digest}?ns=up.test"),
+        format!("/v2/team/app/referrers/{digest}"),
+    ] {
+        assert_eq!(listed(&mirror, &target), all, "{target}");
+    }
+    let signatures = format!("{path}?artifactType=example.signature");
+    let signature_digest = Digest::of(&signature).to_string();
+    assert_eq!(listed(&mirror, &signatures).concat(), signature_digest);
+    assert_eq!(mirror.get(&signatures).header("oci-filters-applied"), Some("artifactType"));
+    // What was pulled of them is found without the upstream.
+    let got = mirror.get(&format!("/v2/up.test/team/app/manifests/{signature_digest}"));
+    assert_eq!(got.body, signature);
+    drop(upstream.stop());
+    assert_eq!(listed(&mirror, &path).concat(), signature_digest);
+    assert_eq!(listed(&mirror, &signatures).concat(), signature_digest);
+    let bill = mirror.get(&format!("/v2/up.test/team/app/manifests/{}", Digest::of(&bill)));
+    assert_ne!(bill.status, 200);
+}
+
+/// What an upstream lists is not what it gives: the manifest is refused, and nothing of it is kept.
+#[test]
+fn a_referrer_with_other_bytes_is_refused() {
+    let subject = Digest::of(b"subject");
+    let named = Digest::of(b"named");
+    let upstream = HttpServer::start(move |request| {
+        if request.path.contains("/referrers/") {
+            let entry = json!({ "mediaType": MANIFEST, "digest": named.to_string(), "size": 2 });
+            let list = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [entry] });
+            return Answer::ok(list.to_string()).header("Content-Type", INDEX);
+        }
+        if request.path.contains("/manifests/") {
+            let other = bytes(&image(CONFIG, &[LAYER]));
+            return Answer::ok(other).header("Content-Type", MANIFEST);
+        }
+        Answer::ok("{}")
+    });
+    let mirror = TestRegistry::start();
+    let insecure = MirrorSettings { insecure: true, ..settings() };
+    add(&mirror, &upstream.host(), false, insecure);
+    let listed = mirror.get(&format!("/v2/up.test/team/app/referrers/{subject}")).json();
+    assert_eq!(listed["manifests"][0]["digest"], named.to_string());
+    let got = mirror.get_once(&format!("/v2/up.test/team/app/manifests/{named}"));
+    assert_eq!(got.status, 502);
+    let name: RepositoryName = "up.test/team/app".parse().unwrap();
+    let kept = mirror.run(manifests::find(&mirror.registry(), &name, &ByName::Digest(named)));
+    assert!(kept.is_err());
 }
 
 #[test]
