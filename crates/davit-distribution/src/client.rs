@@ -43,6 +43,8 @@ pub enum Access {
     Pull,
     /// Read and write; mirrors are left out.
     Push,
+    /// Read and delete; mirrors are left out.
+    Delete,
 }
 
 /// One repository, opened for one kind of access. Cheap to clone.
@@ -260,6 +262,7 @@ impl Session {
         let actions: &[&str] = match self.access {
             Access::Pull => &["pull"],
             Access::Push => &["pull", "push"],
+            Access::Delete => &["pull", "delete"],
         };
         let path = self.repository.path();
         Call {

@@ -189,6 +189,23 @@ impl Session {
         }
         Ok(())
     }
+
+    /// Deletes a tag, or a manifest with all its tags; `false` where there was none.
+    ///
+    /// Idempotent.
+    ///
+    /// # Errors
+    /// What went wrong; a registry that deletes nothing, or no tags, refuses with 405.
+    pub async fn delete_manifest(&self, target: &Target) -> Result<bool, Error> {
+        let origin = self.origin().await?;
+        let call = self.call(&origin, Method::DELETE, &format!("manifests/{target}"));
+        let reply = self.send(&origin, &call).await?;
+        if reply.status() == StatusCode::NOT_FOUND {
+            return Ok(false);
+        }
+        reply.success().await?.drain().await;
+        Ok(true)
+    }
 }
 
 /// Says that a mirror failed, since the registry's own error is the one that is returned; notes it.

@@ -12,6 +12,7 @@
 //! - [`server`]: the listener
 //! - [`events`]: what happened, for those who listen; [`webhooks`]: those who are told by HTTP
 //! - [`gc`]: online garbage collection; [`check`]: the database compared with itself and the store
+//! - [`bandwidth`]: how fast bytes come from other registries and go to them
 //! - [`backup`]: copies of a registry that serves, and registries from them
 //! - [`import`]: repositories of other registries and tools, from their directories
 //! - [`jobs`]: work that any process on the database may do
@@ -29,6 +30,7 @@ pub mod api;
 pub mod auth;
 pub mod autobuild;
 pub mod backup;
+pub mod bandwidth;
 mod ber;
 pub mod blobs;
 mod buckets;

@@ -5,6 +5,10 @@
 //! database takes jobs; one that dies leaves its job to the next, which passes over what is there
 //! already: manifests and blobs that the other side has are asked for by HEAD, and sent never twice.
 //! Blobs that it has elsewhere are mounted.
+//!
+//! A job says which image, and not what to do with it: the other side is made to be as this one is when
+//! the job is done. So an image that was deleted meanwhile is not copied, and a rule with deletions
+//! deletes it there.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::{
+    bandwidth::Bandwidth,
     db::{Connection, Database, DbError, Transaction, ms, values},
     events::{Subscription, SubscriptionError, SubscriptionKind, find, subscriptions},
     fault::{Fault, in_words},
@@ -73,6 +78,12 @@ pub struct RuleSettings {
     /// How often it runs by the clock, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every_seconds: Option<u64>,
+    /// Whether what is deleted where images come from is deleted where they go to.
+    #[serde(default)]
+    pub deletions: bool,
+    /// How many bytes of blobs a second a server may send or fetch for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
 }
 
 /// What a job is about.
@@ -99,6 +110,8 @@ pub struct Report {
     pub copied: u64,
     /// Images that were there.
     pub same: u64,
+    /// Tags and manifests that were deleted.
+    pub deleted: u64,
     /// Images that could not be copied.
     pub failed: u64,
     /// Bytes of blobs that crossed the network.
@@ -132,6 +145,7 @@ struct Rule {
     subscription: Subscription,
     settings: RuleSettings,
     client: Client,
+    bandwidth: Bandwidth,
 }
 
 impl RuleSettings {
@@ -151,8 +165,11 @@ impl RuleSettings {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { copied, same, failed, sent_bytes, error } = self;
+        let Self { copied, same, deleted, failed, sent_bytes, error } = self;
         write!(f, "{copied} copied ({sent_bytes} bytes), {same} there already, {failed} failed")?;
+        if *deleted > 0 {
+            write!(f, ", {deleted} deleted")?;
+        }
         error.as_ref().map_or(Ok(()), |error| write!(f, ": {error}"))
     }
 }
@@ -166,12 +183,14 @@ impl Report {
                 self.sent_bytes += sent_bytes;
             }
             Ok(_) => self.same += 1,
-            Err(error) => {
-                self.failed += 1;
-                let why = || format!("{what}: {}", in_words(&error));
-                self.error.get_or_insert_with(why);
-            }
+            Err(error) => self.fail(&error, what),
         }
+    }
+
+    fn fail(&mut self, error: &ReplicationError, what: &str) {
+        self.failed += 1;
+        let why = || format!("{what}: {}", in_words(error));
+        self.error.get_or_insert_with(why);
     }
 }
 
@@ -182,7 +201,8 @@ struct Copied {
     sent_bytes: u64,
 }
 
-/// The job that follows from a pushed image; part of the transaction that hands its event on.
+/// The job that follows from an image that was pushed or deleted; part of the transaction that hands its
+/// event on.
 pub(crate) fn job_of(
     rule: &Subscription,
     repository: &str,
@@ -394,7 +414,8 @@ impl Rule {
             accounts: account.into_iter().collect(),
             ..ClientConfig::default()
         });
-        Ok(Self { subscription, settings, client })
+        let bandwidth = Bandwidth::new(settings.bytes_per_second);
+        Ok(Self { subscription, settings, client, bandwidth })
     }
 
     /// A repository of the other registry.

@@ -220,3 +220,15 @@ fn manifest_entry() -> davit_image::Descriptor {
     let raw = manifest();
     davit_image::Descriptor::of(MediaType::OCI_MANIFEST, raw.bytes())
 }
+
+#[tokio::test]
+async fn a_manifest_is_deleted_or_was_not_there() {
+    let replies = [(202, Some(true)), (200, Some(true)), (404, Some(false)), (405, None)];
+    for (status, expected) in replies {
+        let server = HttpServer::start(move |_| Reply::status(status));
+        let session = session_with(config(), &server.host(), Access::Delete);
+        let outcome = session.delete_manifest(&tag()).await;
+        assert_eq!(outcome.ok(), expected, "{status}");
+        assert_eq!(server.lines().last().unwrap(), "DELETE /v2/a/b/manifests/latest");
+    }
+}

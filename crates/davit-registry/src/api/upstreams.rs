@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     auth::{RepositoryGlob, Secret},
+    bandwidth::SLOWEST,
     events::{Subscription, SubscriptionKind, TagGlob, subscriptions},
     mirror::{self, MirrorRow, MirrorSettings, Who},
     replication::{self, Direction, NewRule, RuleSettings},
@@ -19,6 +20,8 @@ use crate::{
 
 const MOST_SECONDS: u64 = u32::MAX as u64;
 const MOST_DAYS: u64 = 36_500;
+/// Bytes a second at most: more than a network has.
+const MOST_BYTES: u64 = 1 << 40;
 /// Minutes between two runs at most: a year.
 const MOST_MINUTES: u64 = 525_600;
 
@@ -66,6 +69,8 @@ reply! {
     } maybe {
         /// The account there.
         username: String,
+        /// Bytes of blobs that a server fetches from it in a second at most.
+        bytes_per_second: u64,
     }
 }
 
@@ -86,6 +91,8 @@ reply! {
         prefix: String,
         /// Whether plain HTTP, and certificates that do not verify, are taken.
         insecure: bool,
+        /// Whether deletions go on, too.
+        deletions: bool,
         /// When it was made.
         created_at: Moment,
     } maybe {
@@ -99,6 +106,8 @@ reply! {
         failing_since: Moment,
         /// What its last run brought.
         result: String,
+        /// Bytes of blobs that a server sends or fetches for it in a second at most.
+        bytes_per_second: u64,
     }
 }
 
@@ -126,6 +135,8 @@ input! {
         keep_days: Within<1, MOST_DAYS>,
         /// Take plain HTTP and certificates that do not verify.
         insecure: bool,
+        /// Fetch so many bytes of blobs a second at most, on each server; absent: as many as come.
+        bytes_per_second: Within<SLOWEST, MOST_BYTES>,
     }
 }
 
@@ -153,6 +164,10 @@ input! {
         password: SecretText<4096>,
         /// Take plain HTTP and certificates that do not verify.
         insecure: bool,
+        /// Delete where images go to what is deleted where they come from.
+        deletions: bool,
+        /// Send or fetch so many bytes of blobs a second at most; absent: as many as go.
+        bytes_per_second: Within<SLOWEST, MOST_BYTES>,
     }
 }
 
@@ -239,6 +254,7 @@ impl Mirror {
             keep_days: settings.keep_days,
             insecure: settings.insecure,
             username: settings.account.map(|(name, _)| name),
+            bytes_per_second: settings.bytes_per_second,
         }
     }
 }
@@ -275,6 +291,7 @@ async fn create_mirror(call: Call, _: Nothing, new: NewMirror) -> Result<Mirror,
         keep_days: small(new.keep_days.map(|days| days.0), usual.keep_days),
         insecure: new.insecure.unwrap_or_default(),
         account: account(new.username, new.password)?,
+        bytes_per_second: new.bytes_per_second.map(|bytes| bytes.0),
     };
     let name = new.name.0.0;
     let upstream = new.upstream.map(|upstream| upstream.0).filter(|text| !text.is_empty());
@@ -306,12 +323,14 @@ impl ReplicationRule {
             tags: rule.tags.to_string(),
             prefix: settings.prefix,
             insecure: settings.insecure,
+            deletions: settings.deletions,
             created_at: Moment(rule.created_at),
             username: settings.account.map(|(name, _)| name),
             every_minutes: settings.every_seconds.map(|seconds| seconds / 60),
             next_run_at: rule.next_run.map(Moment),
             failing_since: rule.failing_since.map(Moment),
             result: rule.result,
+            bytes_per_second: settings.bytes_per_second,
         })
     }
 }
@@ -337,6 +356,8 @@ async fn create_rule(call: Call, _: Nothing, new: NewReplicationRule) -> Result<
         every: new.every_minutes.map(|minutes| Duration::from_secs(60 * minutes.0)),
         account: account(new.username, new.password)?,
         insecure: new.insecure.unwrap_or_default(),
+        deletions: new.deletions.unwrap_or_default(),
+        bytes_per_second: new.bytes_per_second.map(|bytes| bytes.0),
     };
     replication::add(&call.site.registry.database, call.actor(), new).await?;
     Ok(Nothing {})

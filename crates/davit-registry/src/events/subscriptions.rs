@@ -28,6 +28,12 @@ impl TagGlob {
         Self("*".to_owned())
     }
 
+    /// Tells whether every tag is meant.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        self.0.bytes().all(|byte| byte == b'*')
+    }
+
     /// Tells whether the tag is meant.
     #[must_use]
     pub fn matches(&self, tag: &str) -> bool {

@@ -6,7 +6,10 @@ use davit_image::{Descriptor, Digest, MediaType};
 use futures_util::{Stream, stream};
 
 use super::{Flight, Mirrors, Place, failed, flight::Filling};
-use crate::{blobs, db::values, fault::Fault, manifests::Content, registry::Registry, uploads};
+use crate::{
+    bandwidth::Bandwidth, blobs, db::values, fault::Fault, manifests::Content, registry::Registry,
+    uploads,
+};
 
 /// A blob of an upstream.
 #[derive(Debug)]
@@ -121,7 +124,7 @@ async fn fetch(
     filling: Filling,
 ) -> Result<(), Fault> {
     let upstream = place.upstream.clone();
-    let pieces = pieces(reader, move |error| {
+    let pieces = pieces(reader, place.upstream.bandwidth.clone(), move |error| {
         upstream.heed(error);
         failed(error)
     });
@@ -137,17 +140,21 @@ async fn fetch(
     uploads::whole(registry, &place.local, descriptor.digest, Box::pin(shown)).await
 }
 
-/// The pieces of a blob that another registry sends.
+/// The pieces of a blob that another registry sends, read no faster than the bandwidth allows.
 pub(crate) fn pieces(
     reader: BlobReader,
+    bandwidth: Bandwidth,
     explain: impl Fn(&davit_distribution::Error) -> Fault + Send,
 ) -> impl Stream<Item = Result<Bytes, Fault>> + Send {
-    stream::unfold((Some(reader), explain), |(reader, explain)| async {
+    stream::unfold((Some(reader), bandwidth, explain), |(reader, bandwidth, explain)| async {
         let mut reader = reader?;
         match reader.next_chunk().await {
-            Ok(Some(piece)) => Some((Ok(piece), (Some(reader), explain))),
+            Ok(Some(piece)) => {
+                bandwidth.take(piece.len()).await;
+                Some((Ok(piece), (Some(reader), bandwidth, explain)))
+            }
             Ok(None) => None,
-            Err(error) => Some((Err(explain(&error)), (None, explain))),
+            Err(error) => Some((Err(explain(&error)), (None, bandwidth, explain))),
         }
     })
 }

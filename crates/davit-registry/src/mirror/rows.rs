@@ -67,6 +67,9 @@ pub struct MirrorSettings {
     /// The account at the upstream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<(String, Secret)>,
+    /// How many bytes of blobs a second a server may fetch from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
 }
 
 impl Default for MirrorSettings {
@@ -78,6 +81,7 @@ impl Default for MirrorSettings {
             keep_days: 30,
             insecure: false,
             account: None,
+            bytes_per_second: None,
         }
     }
 }

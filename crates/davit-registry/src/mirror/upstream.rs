@@ -12,7 +12,7 @@ use davit_distribution::{
 use davit_image::Repository;
 
 use super::{MirrorRow, bound};
-use crate::{manifests::Target, name::RepositoryName};
+use crate::{bandwidth::Bandwidth, manifests::Target, name::RepositoryName};
 
 /// How long it is believed that something does not exist.
 const ABSENT: Duration = Duration::from_secs(30);
@@ -28,6 +28,8 @@ const LONGEST_BLOCKED: Duration = Duration::from_secs(60 * 60);
 pub(super) struct Upstream {
     pub(super) row: MirrorRow,
     client: Client,
+    /// What all fetches from it share.
+    pub(super) bandwidth: Bandwidth,
     memory: Mutex<Memory>,
 }
 
@@ -72,7 +74,8 @@ impl Upstream {
             timeouts,
             ..ClientConfig::default()
         });
-        Self { row, client, memory: Mutex::default() }
+        let bandwidth = Bandwidth::new(row.settings.bytes_per_second);
+        Self { row, client, bandwidth, memory: Mutex::default() }
     }
 
     pub(super) fn session(&self, repository: &Repository) -> Session {

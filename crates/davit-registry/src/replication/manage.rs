@@ -41,6 +41,10 @@ pub struct NewRule {
     pub account: Option<(String, Secret)>,
     /// Whether the other registry may speak plain HTTP or show a certificate that does not verify.
     pub insecure: bool,
+    /// Whether deletions go on, too.
+    pub deletions: bool,
+    /// Bytes of blobs a second at most.
+    pub bytes_per_second: Option<u64>,
 }
 
 /// Why a rule is refused.
@@ -93,8 +97,12 @@ pub async fn add(database: &Database, by: Actor, new: NewRule) -> Result<(), New
         "direction": new.direction,
         "registry": new.registry,
         "repositories": new.repositories.to_string(),
+        "deletions": new.deletions,
     });
     let events = match new.direction {
+        Direction::Push if new.deletions => {
+            vec![EventKind::Push, EventKind::TagDelete, EventKind::Delete]
+        }
         Direction::Push => vec![EventKind::Push],
         Direction::Pull => Vec::new(),
     };
@@ -105,6 +113,8 @@ pub async fn add(database: &Database, by: Actor, new: NewRule) -> Result<(), New
         insecure: new.insecure,
         account: new.account,
         every_seconds: every.map(|every| every.as_secs()),
+        deletions: new.deletions,
+        bytes_per_second: new.bytes_per_second,
     };
     let change = AddSubscription {
         name: new.name.clone(),

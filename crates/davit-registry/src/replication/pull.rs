@@ -1,5 +1,7 @@
 //! Images on their way from another registry.
 
+use std::collections::HashSet;
+
 use davit_distribution::{Access, Fetched, Session, Target as Remote};
 use davit_image::{Descriptor, Tag};
 
@@ -8,6 +10,7 @@ use crate::{
     auth::Rights,
     blobs,
     fault::Fault,
+    lists,
     manifests::{self, Condition, Content, Put, Target},
     mirror::pieces,
     name::RepositoryName,
@@ -40,13 +43,18 @@ pub(super) async fn all(registry: &Registry, rule: &Rule) -> Result<Report, Repl
                 continue;
             }
         };
-        let pull = Pull { registry, local, session };
+        let pull = Pull { registry, rule, local, session };
         for text in tags.iter().filter(|text| rule.subscription.tags.matches(text)) {
             let outcome = match tag(text) {
                 Ok(tag) => pull.image(&tag).await,
                 Err(fault) => Err(fault.into()),
             };
             report.count(outcome, &format!("{name}:{text}"));
+        }
+        if rule.settings.deletions
+            && let Err(fault) = pull.forget(&tags, &mut report).await
+        {
+            report.fail(&fault.into(), &name);
         }
     }
     Ok(report)
@@ -55,11 +63,42 @@ pub(super) async fn all(registry: &Registry, rule: &Rule) -> Result<Report, Repl
 /// Pulls into one repository.
 struct Pull<'a> {
     registry: &'a Registry,
+    rule: &'a Rule,
     local: RepositoryName,
     session: Session,
 }
 
 impl Pull<'_> {
+    /// Deletes tags here that the rule means and that are not there any more. A manifest that was deleted
+    /// there lost its tags by that; here the collector takes it then.
+    async fn forget(&self, there: &[String], report: &mut Report) -> Result<(), Fault> {
+        let there: HashSet<&str> = there.iter().map(String::as_str).collect();
+        let mut after = String::new();
+        loop {
+            let page = lists::tags(self.registry, &self.local, &after, lists::LONGEST_PAGE).await;
+            let page = match page {
+                Err(Fault::Unknown(_)) => return Ok(()),
+                page => page?,
+            };
+            let meant =
+                page.entries.iter().filter(|text| self.rule.subscription.tags.matches(text));
+            for text in meant.filter(|text| !there.contains(text.as_str())) {
+                match manifests::delete_tag(self.registry, &self.local, &tag(text)?, (None, None))
+                    .await
+                {
+                    Ok(()) => report.deleted += 1,
+                    // Somebody was quicker.
+                    Err(Fault::Unknown(_)) => {}
+                    // It must not be deleted here.
+                    Err(fault @ Fault::Denied(_)) => report.fail(&fault.into(), text),
+                    Err(fault) => return Err(fault),
+                }
+            }
+            let Some(next) = page.next else { return Ok(()) };
+            after = next;
+        }
+    }
+
     async fn image(&self, tag: &Tag) -> Result<Copied, ReplicationError> {
         let remote = Remote::Tag(tag.clone());
         let there = self.session.resolve(&remote).await?;
@@ -141,7 +180,7 @@ impl Pull<'_> {
             tracing::warn!(error = error as &dyn std::error::Error, "a blob was not pulled");
             Fault::Upstream
         };
-        let body = Box::pin(pieces(reader, explain));
+        let body = Box::pin(pieces(reader, self.rule.bandwidth.clone(), explain));
         uploads::whole(self.registry, &self.local, digest, body).await?;
         Ok(descriptor.size)
     }

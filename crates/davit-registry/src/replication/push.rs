@@ -19,7 +19,7 @@ use crate::{
 /// Repositories there that a blob is mounted from, at most.
 const MOUNT_TRIES: usize = 2;
 
-/// Pushes one image that was pushed here.
+/// Pushes one image that was pushed here; one that was deleted is deleted there, where the rule says so.
 pub(super) async fn image(
     registry: &Registry,
     rule: &Rule,
@@ -34,8 +34,44 @@ pub(super) async fn image(
     let mut report = Report::default();
     if let Some(outcome) = copy(registry, rule, &name, &target).await? {
         report.count(Ok(outcome), repository);
+    } else if rule.settings.deletions && is_absent(registry, &name, &target).await? {
+        report.deleted += u64::from(delete(rule, &name, &target).await?);
+        // Somebody may have pushed it again meanwhile, and that job been done before this one.
+        if let Some(outcome) = copy(registry, rule, &name, &target).await? {
+            report.count(Ok(outcome), repository);
+        }
     }
     Ok(report)
+}
+
+async fn is_absent(
+    registry: &Registry,
+    name: &RepositoryName,
+    target: &Target,
+) -> Result<bool, Fault> {
+    match manifests::find(registry, name, target).await {
+        Ok(_) => Ok(false),
+        Err(Fault::Unknown(_)) => Ok(true),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// Deletes there what was deleted here; tells whether it was there.
+///
+/// A manifest takes all its tags with it: so only a rule that means every tag deletes one. Those of other
+/// rules lose the tags that they mean.
+async fn delete(
+    rule: &Rule,
+    name: &RepositoryName,
+    target: &Target,
+) -> Result<bool, ReplicationError> {
+    let remote = match target {
+        Target::Tag(tag) => Remote::Tag(tag.clone()),
+        Target::Digest(digest) if rule.subscription.tags.is_all() => Remote::Digest(*digest),
+        Target::Digest(_) => return Ok(false),
+    };
+    let session = rule.session(&rule.prefixed(name.as_str()), Access::Delete)?;
+    Ok(session.delete_manifest(&remote).await?)
 }
 
 /// Pushes all images that a rule means.
@@ -175,7 +211,7 @@ impl Push<'_> {
         if self.session.blob_size(digest).await?.is_some() || self.mount(digest).await? {
             return Ok(0);
         }
-        let source = StoredBlob::open(self.registry, &blob)?;
+        let source = StoredBlob::open(self.registry, &blob, &self.rule.bandwidth)?;
         let mut expected = descriptor.clone();
         expected.size = blob.size_bytes;
         Ok(self.session.upload(&source, Some(&expected)).await?.sent_bytes)

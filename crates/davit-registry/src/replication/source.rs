@@ -8,6 +8,7 @@ use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 
 use crate::{
+    bandwidth::Bandwidth,
     blobs::Blob,
     fault::Fault,
     registry::Registry,
@@ -21,20 +22,27 @@ const WAITING: usize = 2;
 pub(super) struct StoredBlob {
     store: Store,
     blob: Blob,
+    bandwidth: Bandwidth,
 }
 
 impl StoredBlob {
-    pub(super) fn open(registry: &Registry, blob: &Blob) -> Result<Self, Fault> {
+    pub(super) fn open(
+        registry: &Registry,
+        blob: &Blob,
+        bandwidth: &Bandwidth,
+    ) -> Result<Self, Fault> {
         // One that is lost shows before anything is sent.
         registry.store.read(&blob.key)?;
-        Ok(Self { store: registry.store.clone(), blob: blob.clone() })
+        let (store, bandwidth) = (registry.store.clone(), bandwidth.clone());
+        Ok(Self { store, blob: blob.clone(), bandwidth })
     }
 }
 
 impl BlobSource for StoredBlob {
     fn open(&self, offset: u64) -> SourceReader {
         let (sender, reader) = mpsc::channel(WAITING);
-        let (store, blob) = (self.store.clone(), self.blob.clone());
+        let (store, blob, bandwidth) =
+            (self.store.clone(), self.blob.clone(), self.bandwidth.clone());
         tokio::spawn(async move {
             let send = async |piece: Result<Bytes, StoreError>| {
                 let piece = piece.map_err(|error| io::Error::other(error).into());
@@ -48,6 +56,7 @@ impl BlobSource for StoredBlob {
                 Ok(mut pieces) => {
                     while let Some(piece) = pieces.next().await {
                         let is_last = piece.is_err();
+                        bandwidth.take(piece.as_ref().map_or(0, Bytes::len)).await;
                         if !send(piece).await || is_last {
                             return;
                         }

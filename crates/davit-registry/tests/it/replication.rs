@@ -2,7 +2,7 @@
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use davit_image::Digest;
@@ -11,14 +11,14 @@ use davit_registry::{
         AddSubscription, EventKind, RemoveSubscription, Subscription, SubscriptionKind, fan_out,
         subscriptions,
     },
-    jobs,
+    jobs, lists, manifests,
     registry::Registry,
     replication::{self, Direction, Report, RuleSettings, run_one, schedule},
 };
 use davit_test::Access;
 
 use crate::{
-    bench::{Bench, image, index, on_each},
+    bench::{Bench, image, index, name, on_each, runtime},
     fixture::{TestRegistry, bytes},
 };
 
@@ -47,6 +47,8 @@ fn rule(direction: Direction, registry: &str, glob: &str) -> AddSubscription {
         insecure: false,
         account: None,
         every_seconds: None,
+        deletions: false,
+        bytes_per_second: None,
     };
     AddSubscription {
         name: "rule".to_owned(),
@@ -220,4 +222,162 @@ fn images_come_by_the_clock() {
         let reports = work(&bench.registry).await;
         assert_eq!(counts(&reports), [(0, 4, 0)], "{reports:?}");
     });
+}
+
+/// A rule that takes deletions along.
+fn rule_with_deletions(direction: Direction, registry: &str, glob: &str) -> AddSubscription {
+    let mut add = rule(direction, registry, glob);
+    add.settings["deletions"] = true.into();
+    if direction == Direction::Push {
+        add.events.extend([EventKind::TagDelete, EventKind::Delete]);
+    }
+    add
+}
+
+async fn delete_tag(bench: &Bench, repository: &str, tag: &str) {
+    let (repository, tag) = (name(repository), tag.parse().unwrap());
+    manifests::delete_tag(&bench.registry, &repository, &tag, (None, None)).await.unwrap();
+}
+
+#[test]
+fn deletions_go_on_where_a_rule_says_so() {
+    let targets = Registries::start();
+    on_each(async |bench| {
+        let target = targets.next();
+        let tags = |repository: &str| {
+            target.get(&format!("/v2/copy/{repository}/tags/list")).json()["tags"].clone()
+        };
+        let database = &bench.registry.database;
+        database
+            .write(rule_with_deletions(Direction::Push, &target.host(), "alice/*"))
+            .await
+            .unwrap();
+        let mut without = rule(Direction::Push, &target.host(), "bob/*");
+        without.name = "without".to_owned();
+        database.write(without).await.unwrap();
+        let mut whole = rule_with_deletions(Direction::Push, &target.host(), "carol/*");
+        (whole.name, whole.tags) = ("whole".to_owned(), "*".parse().unwrap());
+        database.write(whole).await.unwrap();
+        for repository in ["alice/app", "bob/app", "carol/app"] {
+            bench.push_image(repository, &["v1"], "one").await;
+            bench.push_image(repository, &["v2"], "two").await;
+        }
+        let one = Digest::of(image("one", None).as_bytes());
+        work(&bench.registry).await;
+        // Somebody else's, which the first rule does not mean.
+        let same = serde_json::from_str(&image("one", None)).unwrap();
+        assert_eq!(target.push_manifest("copy/alice/app", "other", &same).status, 201);
+        for repository in ["alice/app", "bob/app"] {
+            delete_tag(bench, repository, "v1").await;
+        }
+        let reports = work(&bench.registry).await;
+        assert_eq!(reports.iter().map(|report| report.deleted).collect::<Vec<_>>(), [1]);
+        assert!(reports.iter().all(|report| report.failed == 0), "{reports:?}");
+        assert_eq!(tags("alice/app"), serde_json::json!(["other", "v2"]));
+        assert_eq!(tags("bob/app"), serde_json::json!(["v1", "v2"]), "its rule does not say so");
+        // A manifest takes its tags along, and goes itself where a rule means every tag.
+        for repository in ["alice/app", "carol/app"] {
+            bench.push_image(repository, &["v3"], "one").await;
+            work(&bench.registry).await;
+            manifests::delete(&bench.registry, &name(repository), &one, None).await.unwrap();
+        }
+        let reports = work(&bench.registry).await;
+        assert!(reports.iter().all(|report| report.failed == 0), "{reports:?}");
+        assert_eq!(
+            tags("alice/app"),
+            serde_json::json!(["other", "v2"]),
+            "another rule's tag stays"
+        );
+        assert_eq!(tags("carol/app"), serde_json::json!(["v2"]));
+        let gone = target.get(&format!("/v2/copy/carol/app/manifests/{one}"));
+        assert_eq!(gone.status, 404);
+        // What was deleted and pushed again before anybody came to it is there.
+        delete_tag(bench, "alice/app", "v2").await;
+        bench.push_image("alice/app", &["v2"], "two").await;
+        let reports = work(&bench.registry).await;
+        assert!(reports.iter().all(|report| (report.failed, report.deleted) == (0, 0)));
+        assert_eq!(tags("alice/app"), serde_json::json!(["other", "v2"]));
+    });
+}
+
+#[test]
+fn what_has_gone_elsewhere_goes_here_where_a_rule_says_so() {
+    let sources = Registries::start();
+    let manifest = crate::fixture::image(b"{}", &[b"one"]);
+    for source in &sources.all {
+        source.push_blob("team/a", b"{}");
+        source.push_blob("team/a", b"one");
+        for tag in ["v1", "v2", "latest"] {
+            assert_eq!(source.push_manifest("team/a", tag, &manifest).status, 201);
+        }
+    }
+    on_each(async |bench| {
+        let source = sources.next();
+        let database = &bench.registry.database;
+        let mut with = rule_with_deletions(Direction::Pull, &source.host(), "team/a");
+        with.name = "with".to_owned();
+        database.write(with).await.unwrap();
+        let mut without = rule(Direction::Pull, &source.host(), "team/a");
+        without.settings["prefix"] = "kept".into();
+        database.write(without).await.unwrap();
+        let all = async || {
+            for rule in ["with", "rule"] {
+                replication::request(database, rule).await.unwrap();
+            }
+            let reports = work(&bench.registry).await;
+            assert!(reports.iter().all(|report| report.failed == 0), "{reports:?}");
+            reports.iter().map(|report| report.deleted).sum::<u64>()
+        };
+        let tags = async |repository: &str| {
+            lists::tags(&bench.registry, &name(repository), "", 10).await.unwrap().entries
+        };
+        assert_eq!(all().await, 0);
+        bench.push_image("copy/team/a", &["own", "v9"], "mine").await;
+        assert_eq!(source.send("DELETE", "/v2/team/a/manifests/v1", &[], b"").status, 202);
+        assert_eq!(all().await, 2, "v1, and v9 that is only here");
+        assert_eq!(tags("copy/team/a").await, ["own", "v2"], "`own` is not meant");
+        assert_eq!(tags("kept/team/a").await, ["v1", "v2"]);
+        assert_eq!(all().await, 0);
+        // A repository that is not there, or not shown, takes nothing along.
+        let digest = Digest::of(&bytes(&manifest));
+        let path = format!("/v2/team/a/manifests/{digest}");
+        assert_eq!(source.send("DELETE", &path, &[], b"").status, 202);
+        assert_eq!(all().await, 1, "its last tag");
+    });
+}
+
+#[test]
+fn a_rule_takes_no_more_of_the_network_than_it_may() {
+    let target = TestRegistry::start();
+    let source = TestRegistry::start();
+    let layer = davit_test::noise(160 << 10);
+    source.push_blob("team/a", b"{}");
+    source.push_blob("team/a", &layer);
+    let manifest = crate::fixture::image(b"{}", &[&layer]);
+    assert_eq!(source.push_manifest("team/a", "v1", &manifest).status, 201);
+    runtime().block_on(async {
+        let bench = Bench::new(None, crate::bench::SETTINGS).await;
+        let database = &bench.registry.database;
+        for (name, direction, host, glob) in [
+            ("in", Direction::Pull, source.host(), "team/a"),
+            ("out", Direction::Push, target.host(), "copy/team/*"),
+        ] {
+            let mut add = rule(direction, &host, glob);
+            add.name = name.to_owned();
+            add.settings["bytes_per_second"] = (64 << 10).into();
+            database.write(add).await.unwrap();
+        }
+        for name in ["in", "out"] {
+            let begun = Instant::now();
+            replication::request(database, name).await.unwrap();
+            // What was pulled is pushed on as an event, too.
+            while let Some(report) = run_one(&bench.registry).await.unwrap() {
+                assert_eq!((report.copied, report.failed), (1, 0), "{report:?}");
+            }
+            // After what crosses at once, 64 KiB a second: it cannot be quicker, however slow the machine.
+            assert!(begun.elapsed() >= Duration::from_millis(1400), "{:?}", begun.elapsed());
+        }
+    });
+    let there = target.get("/v2/copy/copy/team/a/manifests/v1");
+    assert_eq!(there.body, bytes(&manifest));
 }

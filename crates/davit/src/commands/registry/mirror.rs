@@ -2,6 +2,7 @@
 
 use davit_registry::{
     auth::{Secret, audit::Actor},
+    bandwidth::SLOWEST,
     config::Places,
     mirror::{self, MirrorError, MirrorRow, MirrorSettings, mirrors},
 };
@@ -66,6 +67,9 @@ pub(crate) struct AddArgs {
     /// Days for which something stays after its last pull
     #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=36_500))]
     keep_days: u32,
+    /// Bytes of blobs that a server fetches in a second at most, from 65536
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(SLOWEST..))]
+    bytes_per_second: Option<u64>,
 }
 
 // Arguments of `davit registry mirror ls`.
@@ -114,6 +118,7 @@ fn add(args: AddArgs, places: &Places) -> Result<(), CliError> {
             keep_days: args.keep_days,
             insecure: args.insecure,
             account,
+            bytes_per_second: args.bytes_per_second,
         };
         let upstream = args.upstream.unwrap_or_else(|| args.name.clone());
         let row = MirrorRow { name: args.name, upstream, is_default: args.default, settings };

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use davit_registry::{
     auth::{GlobError, audit::Actor},
+    bandwidth::SLOWEST,
     config::{Limits, Places},
     db::{Database, DbError},
     events::{Subscription, SubscriptionError, SubscriptionKind, subscriptions},
@@ -27,7 +28,9 @@ use crate::{
     after_help = "\
 A rule that pushes sends images as they are pushed here, and with `run` all that it means. One that
 pulls fetches them with `run`, and with --every by the clock. What is there already is not sent
-again. Servers on the database do the work; `run` takes part in it until nothing is due."
+again. With --deletions, one that pushes deletes there what is deleted here; one that pulls deletes
+here what is not there, also tags that were pushed here. Servers on the database do the work; `run`
+takes part in it until nothing is due."
 )]
 pub(crate) enum ReplicateCommand {
     /// Add a rule
@@ -73,6 +76,12 @@ pub(crate) struct AddArgs {
     /// Take plain HTTP and certificates that do not verify
     #[arg(long)]
     insecure: bool,
+    /// Delete where images go to what is deleted where they come from
+    #[arg(long)]
+    deletions: bool,
+    /// Bytes of blobs that a server sends or fetches in a second at most, from 65536
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(SLOWEST..))]
+    bytes_per_second: Option<u64>,
 }
 
 // Arguments of `davit registry replicate ls`.
@@ -132,6 +141,8 @@ fn add(args: AddArgs, places: &Places) -> Result<(), CliError> {
             every,
             account,
             insecure: args.insecure,
+            deletions: args.deletions,
+            bytes_per_second: args.bytes_per_second,
         };
         replication::add(database, Actor::operator(), new).await?;
         Ok::<_, ReplicateFault>(())
@@ -149,6 +160,7 @@ struct Row {
     tags: String,
     prefix: String,
     every: String,
+    deletions: bool,
     next_run: String,
     failing_since: String,
     result: String,
@@ -174,6 +186,7 @@ fn list(args: &LsArgs, places: &Places) -> Result<(), CliError> {
                     .map(|every| format!("{} min", every / 60))
                     .unwrap_or_default()
             }),
+            deletions: settings.as_ref().is_some_and(|settings| settings.deletions),
             repositories: rule.repositories.to_string(),
             tags: rule.tags.to_string(),
             next_run: rule.next_run.map(date).unwrap_or_default(),
