@@ -87,21 +87,23 @@ pub(crate) fn pairs(option: &str, texts: &[String]) -> Result<BTreeMap<String, S
     texts.iter().map(pair).collect()
 }
 
-/// Reads `--network`: a container is in one.
+/// Reads `--network`, of which the last one counts; beside one that a user made there is no other.
 ///
 /// # Errors
 /// Several of them, or a container without a name.
 pub(crate) fn network_mode(names: &[String]) -> Result<NetworkMode, CliError> {
-    let name = match names {
-        [] => return Ok(NetworkMode::Bridge),
-        [name] => name,
-        [first, others @ ..] if others.iter().all(|other| other == first) => first,
-        _ => {
-            let message = format!("a container is in one network, not in {}", names.join(", "));
-            return Err(CliError::usage(message));
-        }
-    };
-    Ok(match name.as_str() {
+    let modes = names.iter().map(|name| one_network(name)).collect::<Result<Vec<_>, _>>()?;
+    let is_made = |mode: &NetworkMode| matches!(mode, NetworkMode::Network(_));
+    let are_several = modes.iter().any(|mode| Some(mode) != modes.first());
+    if are_several && modes.iter().any(is_made) {
+        let message = format!("a container is in one network, not in {}", names.join(", "));
+        return Err(CliError::usage(message));
+    }
+    Ok(modes.into_iter().next_back().unwrap_or_default())
+}
+
+fn one_network(name: &str) -> Result<NetworkMode, CliError> {
+    Ok(match name {
         "bridge" | "default" => NetworkMode::Bridge,
         "host" => NetworkMode::Host,
         "none" => NetworkMode::None,

@@ -245,7 +245,7 @@ fn dockers_command_line_builds_without_buildkit() {
     let missing = call(&["--network", "container:x"]);
     assert!(missing.code == 1 && missing.stderr.contains("No such container: x"), "{missing:?}");
     let refused = call(&["--network", "mine"]);
-    assert!(refused.code == 1 && refused.stderr.contains("a network that was made"));
+    assert!(refused.code == 1 && refused.stderr.contains("network mine not found"));
     let file = bench.context.join("Fails");
     let failed = call(&["-f", file.to_str().unwrap(), "--network", "none"]);
     assert_eq!(failed.code, 3, "{}{}", failed.stdout, failed.stderr);
