@@ -50,29 +50,36 @@ async fn a_directory_that_hangs_keeps_nobody_else_out() {
     let (listener, source) = mute();
     let limits = LdapLimits { connect: LONG, person: LONG, rest: LONG, at_once: 1 };
     let site = Arc::new(site_with(source, settings(2, limits)).await);
-    let mut waiting = JoinSet::new();
+    let (mut waiting, mut held) = (JoinSet::new(), None);
     for number in 0..4 {
         let site = Arc::clone(&site);
         waiting.spawn(async move { log_in(&site, &format!("someone{number}")).await });
         if number == 0 {
             // It holds the only turn from here on.
             let listener = listener.try_clone().unwrap();
-            tokio::task::spawn_blocking(move || listener.accept().unwrap()).await.unwrap();
+            let accepted = tokio::task::spawn_blocking(move || listener.accept().unwrap()).await;
+            held = Some(accepted.unwrap());
         }
     }
-    let begun = Instant::now();
-    loop {
-        // Those who come to wait hold an attempt as long as their passwords are looked for here.
-        match log_in(&site, "alice").await {
-            Ok(_) => break,
-            Err(Refusal::Throttled(_)) if begun.elapsed() < Duration::from_secs(60) => {
-                tokio::time::sleep(SHORT).await;
+    // So many that those others have come to their waiting before the last of them.
+    for number in 0..10 {
+        let name = format!("local{number}");
+        site.add(&name, Kind::User).await;
+        let begun = Instant::now();
+        loop {
+            // Who comes to wait holds an attempt as long as the password is looked for here.
+            match log_in(&site, &name).await {
+                Ok(_) => break,
+                Err(Refusal::Throttled(_)) if begun.elapsed() < Duration::from_secs(60) => {
+                    tokio::time::sleep(SHORT).await;
+                }
+                Err(refusal) => panic!("{refusal:?}"),
             }
-            Err(refusal) => panic!("{refusal:?}"),
         }
     }
     assert!(!is_called(&listener), "one at a time");
     waiting.abort_all();
+    drop(held);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
