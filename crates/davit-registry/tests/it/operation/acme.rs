@@ -33,15 +33,20 @@ struct Port(OwnedFd);
 
 impl Port {
     fn reserve() -> Self {
-        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-        sockopt::set_socket_reuseaddr(&socket, true).unwrap();
-        bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        Self(socket)
+        Self(bound(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap())
     }
 
     fn address(&self) -> SocketAddr {
         getsockname(&self.0).unwrap().try_into().unwrap()
     }
+}
+
+/// A socket that does not listen: it has its address unless somebody listens there.
+fn bound(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    bind(&socket, &address)?;
+    Ok(socket)
 }
 
 /// An authority, which looks for proofs at [`Pebble::port`].
@@ -171,6 +176,8 @@ fn every_name_is_here() -> SocketAddr {
 }
 
 fn serve(dir: TempDir, listen: SocketAddr, acme: AcmeSettings) -> TestRegistry {
+    // A process that another test starts has the last server's socket until it becomes its program.
+    until("the address is free", || bound(listen).is_ok());
     TestRegistry::serving(dir, |settings| {
         settings.listen = listen;
         settings.tls = Some(Tls::Acme(acme));
