@@ -52,7 +52,7 @@ const TABLE: &[(&str, u8, &[&str])] = &[
             "davit-sys",
         ],
     ),
-    ("davit-registry", 5, &["davit-distribution", "davit-engine", "davit-image"]),
+    ("davit-registry", 5, &["davit-distribution", "davit-engine", "davit-image", "davit-sys"]),
     ("davit", 6, &["davit-bake", "davit-engine", "davit-registry"]),
 ];
 

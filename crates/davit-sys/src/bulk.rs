@@ -4,7 +4,12 @@
 //! page costs more than the disk's own time. So large files are written with `O_DIRECT` (open(2)),
 //! the first [`PLAIN`] bytes and the odd end as usual; where the file system refuses it, all.
 
-use std::{fs::File, io, os::unix::fs::FileExt as _};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use rustix::{fs::OFlags, io::Errno};
 
@@ -12,6 +17,8 @@ use rustix::{fs::OFlags, io::Errno};
 const PLAIN: u64 = 4 << 20;
 /// What is written at a time.
 const CHUNK: usize = 512 << 10;
+/// Buffers of that size that are kept.
+const KEPT: usize = 4;
 /// Suits every logical block size of disks.
 const ALIGNMENT: usize = 4096;
 
@@ -23,6 +30,8 @@ pub struct BulkAppender {
     /// Empty until needed; then with room to align a chunk in it.
     buffer: Vec<u8>,
     waiting: usize,
+    /// Bytes at the file's start that are written as usual.
+    plain: u64,
     mode: Mode,
 }
 
@@ -38,7 +47,13 @@ impl BulkAppender {
     /// Appends to a file of `written` bytes.
     #[must_use]
     pub const fn new(written: u64) -> Self {
-        Self { written, buffer: Vec::new(), waiting: 0, mode: Mode::Plain }
+        Self { written, buffer: Vec::new(), waiting: 0, plain: PLAIN, mode: Mode::Plain }
+    }
+
+    /// Appends past the cache from the first byte on.
+    #[must_use]
+    pub const fn from_start(written: u64) -> Self {
+        Self { written, buffer: Vec::new(), waiting: 0, plain: 0, mode: Mode::Plain }
     }
 
     /// Appends bytes; some wait until [`Self::flush`].
@@ -83,7 +98,7 @@ impl BulkAppender {
     /// Bytes to write as usual before direct writing may begin.
     fn before_direct(&self) -> usize {
         let odd = self.written % ALIGNMENT as u64;
-        let left = match PLAIN.checked_sub(self.written) {
+        let left = match self.plain.checked_sub(self.written) {
             Some(left) if left > 0 => left,
             _ if odd > 0 => ALIGNMENT as u64 - odd,
             _ => 0,
@@ -98,7 +113,8 @@ impl BulkAppender {
         }
         self.mode = Mode::Direct;
         if self.buffer.is_empty() {
-            self.buffer = vec![0; CHUNK + ALIGNMENT];
+            let used = spare().pop();
+            self.buffer = used.unwrap_or_else(|| vec![0; CHUNK + ALIGNMENT]);
         }
     }
 
@@ -138,6 +154,21 @@ impl BulkAppender {
         self.written += bytes.len() as u64;
         Ok(bytes.len())
     }
+}
+
+impl Drop for BulkAppender {
+    fn drop(&mut self) {
+        let mut spare = spare();
+        if !self.buffer.is_empty() && spare.len() < KEPT {
+            spare.push(std::mem::take(&mut self.buffer));
+        }
+    }
+}
+
+/// Buffers to use again: a fresh one costs a page fault for each 4 KiB.
+fn spare() -> MutexGuard<'static, Vec<Vec<u8>>> {
+    static SPARE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Clone, Copy)]

@@ -1,21 +1,18 @@
-//! Bytes on their way to disk: one thread writes and hashes them as they arrive.
+//! Bytes on their way to disk: a thread writes them while they are hashed and more arrive.
 
-use std::{
-    fs::File, io::Write as _, num::NonZeroU64, os::unix::fs::FileExt as _, path::Path, sync::Arc,
-};
+use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use davit_image::{Algorithm, Digest, Digester};
+use davit_sys::bulk::BulkAppender;
 use tokio::{sync::mpsc, task::JoinHandle};
 use uuid::Uuid;
 
 use super::{StoreError, fault};
-use crate::store::Arrived;
+use crate::{pieces, store::Arrived};
 
 /// Pieces that wait for the disk; a piece is what one read of the socket gave, at most 400 KiB.
 const WAITING: usize = 4;
-/// Bytes that the disk is asked to write while more arrive.
-const WRITE_BACK: u64 = 8 << 20;
 /// Bytes that one read takes.
 const PIECE: usize = 256 << 10;
 
@@ -23,7 +20,9 @@ const PIECE: usize = 256 << 10;
 #[derive(Debug)]
 pub(in crate::store) struct Receiving {
     pieces: Option<mpsc::Sender<Bytes>>,
-    task: Option<JoinHandle<Result<Arrived<Written>, StoreError>>>,
+    task: Option<JoinHandle<Result<Written, StoreError>>>,
+    digester: Digester,
+    size_bytes: u64,
 }
 
 /// A file that has what arrived; not flushed yet.
@@ -50,23 +49,31 @@ impl Receiving {
         let (sender, pieces) = mpsc::channel(WAITING);
         let task = tokio::task::spawn_blocking(move || {
             let (file, session) = open()?;
-            receive(file, session, digester, (offset, pieces))
+            append(&file, offset, pieces)
+                .map_err(fault("write to", Path::new("the blob store")))?;
+            Ok(Written { file: Arc::new(file), session })
         });
-        Self { pieces: Some(sender), task: Some(task) }
+        Self { pieces: Some(sender), task: Some(task), digester, size_bytes: offset }
     }
 
     pub(in crate::store) async fn write(&mut self, piece: Bytes) -> Result<(), StoreError> {
         let sender = self.pieces.as_ref().ok_or(StoreError::Interrupted)?;
-        if sender.send(piece).await.is_ok() {
-            return Ok(());
+        if sender.send(piece.clone()).await.is_err() {
+            return Err(self.finish().await.err().unwrap_or(StoreError::Interrupted));
         }
-        Err(self.finish().await.err().unwrap_or(StoreError::Interrupted))
+        // Here and not on the thread: the disk works meanwhile, and the bytes are still in the cache of
+        // the processor that received them. A piece takes a tenth of a millisecond.
+        self.digester.update(&piece);
+        self.size_bytes += piece.len() as u64;
+        pieces::give(piece);
+        Ok(())
     }
 
     pub(in crate::store) async fn finish(&mut self) -> Result<Arrived<Written>, StoreError> {
         self.pieces = None;
         let task = self.task.take().ok_or(StoreError::Interrupted)?;
-        task.await.unwrap_or(Err(StoreError::Interrupted))
+        let at = task.await.unwrap_or(Err(StoreError::Interrupted))?;
+        Ok(Arrived { at, digester: self.digester.clone(), size_bytes: self.size_bytes })
     }
 }
 
@@ -83,7 +90,7 @@ impl Written {
 }
 
 /// The digest of a file's bytes from its start; blocks.
-pub(in crate::store) fn digest_of(file: &File, algorithm: Algorithm) -> std::io::Result<Digest> {
+pub(in crate::store) fn digest_of(file: &File, algorithm: Algorithm) -> io::Result<Digest> {
     let mut digester = Digester::new(algorithm);
     let mut piece = vec![0; PIECE];
     let mut at = 0;
@@ -97,36 +104,13 @@ pub(in crate::store) fn digest_of(file: &File, algorithm: Algorithm) -> std::io:
     }
 }
 
-/// Asks the kernel to write a part of a file to the disk now, without waiting, so that the flush at the
-/// end finds little left: so does `POSIX_FADV_DONTNEED` with what is not written yet.
-fn start_writing(file: &File, from: u64, to: u64) {
-    let length = NonZeroU64::new(to - from);
-    // Without it the flush takes longer.
-    let _late = rustix::fs::fadvise(file, from, length, rustix::fs::Advice::DontNeed);
-}
-
-fn receive(
-    file: File,
-    session: Option<SessionFile>,
-    mut digester: Digester,
-    (offset, mut pieces): (u64, mpsc::Receiver<Bytes>),
-) -> Result<Arrived<Written>, StoreError> {
-    let (mut size_bytes, mut asked) = (offset, offset);
-    while let Some(piece) = pieces.blocking_recv() {
-        let refused = fault("write to", Path::new("the blob store"));
-        if session.is_some() {
-            file.write_all_at(&piece, size_bytes).map_err(refused)?;
-        } else {
-            (&file).write_all(&piece).map_err(refused)?;
-        }
-        digester.update(&piece);
-        size_bytes += piece.len() as u64;
-        if size_bytes - asked >= WRITE_BACK {
-            start_writing(&file, asked, size_bytes);
-            asked = size_bytes;
-        }
-        crate::pieces::give(piece);
+/// Appends the pieces, past the page cache: most of what is pushed is not pulled from here soon, and the
+/// pages of it cost more than the disk's own time.
+fn append(file: &File, offset: u64, mut arriving: mpsc::Receiver<Bytes>) -> io::Result<()> {
+    let mut appender = BulkAppender::from_start(offset);
+    while let Some(piece) = arriving.blocking_recv() {
+        appender.append(file, &piece)?;
+        pieces::give(piece);
     }
-    let written = Written { file: Arc::new(file), session };
-    Ok(Arrived { at: written, digester, size_bytes })
+    appender.flush(file)
 }
