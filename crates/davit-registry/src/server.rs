@@ -208,6 +208,8 @@ pub struct Server {
     /// Sends traces; it ends when nobody makes any.
     tracing: Option<tokio::task::JoinHandle<()>>,
     accepting: tokio::task::JoinHandle<()>,
+    /// Cares for the certificate; gives an attempt back when it is stopped.
+    renewing: Option<tokio::task::JoinHandle<()>>,
     /// What is done beside requests.
     beside: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -271,11 +273,14 @@ impl Server {
         if settings.auth {
             beside.push(tokio::spawn(beside::compare_directories(compared)));
         }
-        if let Some(Certificates::Acme(acme)) = &certificates {
-            beside.push(tokio::spawn(Arc::clone(acme).run(stopped.clone())));
-        }
+        let renewing = match &certificates {
+            Some(Certificates::Acme(acme)) => {
+                Some(tokio::spawn(Arc::clone(acme).run(stopped.clone())))
+            }
+            _ => None,
+        };
         let accepting = tokio::spawn(accept((listener, slots), front, certificates, stopped));
-        Ok(Self { address, registry, stop, cut, tracing, accepting, beside })
+        Ok(Self { address, registry, stop, cut, tracing, accepting, renewing, beside })
     }
 
     /// Where it listens.
@@ -308,9 +313,9 @@ impl Server {
                 accepting.abort();
             }
         }
-        if let Some(tracing) = self.tracing {
-            // The spans that wait are sent, if the collector takes them at once.
-            let _late = tokio::time::timeout(LAST_GRACE, tracing).await;
+        // The spans that wait are sent, if the collector takes them at once.
+        for last in [self.tracing, self.renewing].into_iter().flatten() {
+            let _late = tokio::time::timeout(LAST_GRACE, last).await;
         }
         // What they had begun is done in the next run.
         for task in self.beside {

@@ -307,7 +307,7 @@ impl Acme {
     pub(super) async fn run(self: Arc<Self>, mut stopped: watch::Receiver<bool>) {
         let mut ask_at = Instant::now();
         loop {
-            if let Err(error) = self.turn(&mut ask_at).await {
+            if let Err(error) = self.turn(&mut ask_at, &mut stopped).await {
                 let error: &dyn std::error::Error = &error;
                 tracing::warn!(error, "the state of the certificate is not known");
             }
@@ -316,7 +316,7 @@ impl Acme {
                 if is_lacking { self.settings.look.min(IMPATIENT) } else { self.settings.look };
             tokio::select! {
                 () = tokio::time::sleep(rest) => {}
-                _ = stopped.changed() => return,
+                () = until_set(&mut stopped) => return,
             }
         }
     }
@@ -357,12 +357,19 @@ impl Acme {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(certificate));
     }
 
-    async fn turn(&self, ask_at: &mut Instant) -> Result<(), DbError> {
+    async fn turn(
+        &self,
+        ask_at: &mut Instant,
+        stopped: &mut watch::Receiver<bool>,
+    ) -> Result<(), DbError> {
         let row = self.look().await?;
         if let Some(current) = self.current()
             && *ask_at <= Instant::now()
         {
-            *ask_at = Instant::now() + self.ask(&current).await?;
+            tokio::select! {
+                again = self.ask(&current) => *ask_at = Instant::now() + again?,
+                () = until_set(stopped) => return Ok(()),
+            }
         }
         let (now, failures) = (self.database.now_ms(), row.as_ref().map_or(0, |row| row.failures));
         if row.is_some_and(|row| row.due_ms > now || row.held_ms > now) {
@@ -371,7 +378,12 @@ impl Acme {
         if !self.database.write(rows::Claim { place: self.place(), hold_ms: ms(HOLD) }).await? {
             return Ok(());
         }
-        let outcome = timeout(PATIENCE, order::order(self)).await;
+        let outcome = tokio::select! {
+            biased;
+            outcome = timeout(PATIENCE, order::order(self)) => outcome,
+            // The next server, or this one when it serves again, need not wait for the end of the hold.
+            () = until_set(stopped) => return self.database.write(rows::Release(self.place())).await,
+        };
         match outcome.unwrap_or(Err(AcmeError::Late)) {
             Ok((certificate, key)) => {
                 let chain = certificate.chain.clone();
@@ -414,6 +426,12 @@ impl Acme {
             Err(_elapsed) => Ok(ASK[0]),
         }
     }
+}
+
+/// Waits until the server is to stop.
+async fn until_set(stopped: &mut watch::Receiver<bool>) {
+    // Whoever could set it is gone: the same.
+    let _set = stopped.wait_for(|stopped| *stopped).await;
 }
 
 /// What an authority is shown. That the key is the certificate's is not looked at: the extension that

@@ -102,6 +102,20 @@ impl Transaction for Postpone {
     }
 }
 
+/// Gives an attempt up that nothing came of yet; it stays due.
+pub(super) struct Release(pub(super) Place);
+
+impl Transaction for Release {
+    type Output = ();
+    type Error = DbError;
+
+    async fn run(&self, connection: &mut Connection) -> Result<(), DbError> {
+        let sql = "UPDATE acme_certificate SET held_until = 0 WHERE directory = $1 AND names = $2";
+        connection.execute(sql, values![&self.0.directory, &self.0.names]).await?;
+        Ok(())
+    }
+}
+
 /// Makes an attempt earlier; one that failed keeps its pause.
 pub(super) struct Hasten {
     pub(super) place: Place,

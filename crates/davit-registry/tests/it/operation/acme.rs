@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::fd::OwnedFd,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -17,8 +16,7 @@ use davit_registry::{
     db::{Connection, DbError, Transaction, values},
     server::{AcmeSettings, ExternalAccount, Tls},
 };
-use davit_test::{TempDir, need_signed_certificate, need_tool, until};
-use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
+use davit_test::{Port, TempDir, is_taken, need_signed_certificate, need_tool, until};
 use rustls::{
     ClientConfig,
     pki_types::{CertificateDer, pem::PemObject as _},
@@ -27,27 +25,6 @@ use serde_json::json;
 
 use super::tls::{ask, trusting};
 use crate::fixture::TestRegistry;
-
-/// A port of loopback that nobody is given by chance, and that whoever names it may listen on.
-struct Port(OwnedFd);
-
-impl Port {
-    fn reserve() -> Self {
-        Self(bound(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap())
-    }
-
-    fn address(&self) -> SocketAddr {
-        getsockname(&self.0).unwrap().try_into().unwrap()
-    }
-}
-
-/// A socket that does not listen: it has its address unless somebody listens there.
-fn bound(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
-    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    bind(&socket, &address)?;
-    Ok(socket)
-}
 
 /// An authority, which looks for proofs at [`Pebble::port`].
 struct Pebble {
@@ -86,7 +63,7 @@ impl Pebble {
         }});
         fs_err::write(dir.join("pebble.json"), config.to_string()).unwrap();
         let names = every_name_is_here();
-        let child = run(&program, &dir, names, &api);
+        let child = run(&program, &dir, names, [&api, &management]);
         Some(Self { program, child, api, management, port, names, dir })
     }
 
@@ -97,7 +74,8 @@ impl Pebble {
 
     /// Starts it again: it has forgotten everything.
     fn start_again(&mut self) {
-        self.child = run(&self.program, &self.dir, self.names, &self.api);
+        let ports = [&self.api, &self.management];
+        self.child = run(&self.program, &self.dir, self.names, ports);
     }
 
     fn settings(&self, names: &[&str]) -> AcmeSettings {
@@ -136,13 +114,14 @@ impl Drop for Pebble {
     }
 }
 
-fn run(program: &PathBuf, dir: &TempDir, names: SocketAddr, api: &Port) -> Child {
+fn run(program: &PathBuf, dir: &TempDir, names: SocketAddr, ports: [&Port; 2]) -> Child {
     let mut command = Command::new(program);
     command.arg("-config").arg(dir.join("pebble.json")).arg("-dnsserver").arg(names.to_string());
     command.env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_AUTHZREUSE", "0");
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let child = command.spawn().unwrap();
-    until("pebble listens", || TcpStream::connect(api.address()).is_ok());
+    let listens = |port: &&Port| TcpStream::connect(port.address()).is_ok();
+    until("pebble listens", || ports.iter().all(listens));
     child
 }
 
@@ -177,7 +156,7 @@ fn every_name_is_here() -> SocketAddr {
 
 fn serve(dir: TempDir, listen: SocketAddr, acme: AcmeSettings) -> TestRegistry {
     // A process that another test starts has the last server's socket until it becomes its program.
-    until("the address is free", || bound(listen).is_ok());
+    until("the address is free", || !is_taken(listen));
     TestRegistry::serving(dir, |settings| {
         settings.listen = listen;
         settings.tls = Some(Tls::Acme(acme));
@@ -298,6 +277,25 @@ fn pem(certificate: &CertificateDer<'_>) -> String {
 
     let text = STANDARD.encode(certificate);
     format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+}
+
+#[test]
+fn an_attempt_of_a_server_that_is_stopped_is_the_next_ones() {
+    // An authority that takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let mut settings = AcmeSettings::new(vec!["registry.example".parse().unwrap()]);
+    settings.directory = format!("https://{}/dir", silent.local_addr().unwrap());
+    let mut dir = TempDir::new();
+    for _ in 0..2 {
+        let registry = serve(dir, SocketAddr::from(([127, 0, 0, 1], 0)), settings.clone());
+        let mut asked = None;
+        until("the authority is asked", || {
+            asked = silent.accept().ok();
+            asked.is_some()
+        });
+        dir = registry.stop();
+    }
 }
 
 #[test]
