@@ -2,13 +2,12 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::TcpStream,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
-use crate::{TempDir, need_tool};
+use crate::{Port, TempDir, need_tool, until};
 
 /// Who may use the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +27,7 @@ pub enum Access {
 #[derive(Debug)]
 pub struct Registry {
     child: Child,
-    address: SocketAddr,
+    port: Port,
     dir: TempDir,
 }
 
@@ -36,16 +35,16 @@ impl Registry {
     /// Starts a registry; records a skip where a program for it is missing.
     ///
     /// # Panics
-    /// If it does not listen within 30 seconds.
+    /// If it does not listen.
     #[must_use]
     pub fn start(access: Access) -> Option<Self> {
         let program = need_tool("docker-registry")?;
         let dir = TempDir::new();
-        let port = free_port();
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let port = Port::reserve();
         let mut config = format!(
-            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {address}\n",
-            dir.join("storage").display()
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {}\n",
+            dir.join("storage").display(),
+            port.address(),
         );
         let folder = dir.path().display().to_string();
         if access != Access::Open {
@@ -75,7 +74,7 @@ impl Registry {
             .stderr(Stdio::piped())
             .spawn()
             .expect("docker-registry starts");
-        let mut registry = Self { child, address, dir };
+        let mut registry = Self { child, port, dir };
         registry.wait_until_it_listens();
         Some(registry)
     }
@@ -83,7 +82,7 @@ impl Registry {
     /// `127.0.0.1:PORT`.
     #[must_use]
     pub fn host(&self) -> String {
-        self.address.to_string()
+        self.port.address().to_string()
     }
 
     /// The certificate authority of a registry with TLS.
@@ -105,16 +104,15 @@ impl Registry {
     }
 
     fn wait_until_it_listens(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while TcpStream::connect(self.address).is_err() {
+        let address = self.port.address();
+        until("docker-registry listens", || {
             if let Some(status) = self.child.try_wait().expect("the child is ours") {
                 let stderr = self.child.stderr.take().expect("stderr is piped");
                 let lines: Vec<_> = BufReader::new(stderr).lines().map_while(Result::ok).collect();
                 panic!("docker-registry ended with {status}: {}", lines.join("\n"));
             }
-            assert!(Instant::now() < deadline, "docker-registry does not listen");
-            std::thread::yield_now();
-        }
+            TcpStream::connect(address).is_ok()
+        });
         // Its log must not fill the pipe and stop it.
         let stderr = self.child.stderr.take().expect("stderr is piped");
         std::thread::spawn(move || BufReader::new(stderr).lines().for_each(drop));
@@ -127,13 +125,6 @@ impl Drop for Registry {
         drop(self.child.kill());
         drop(self.child.wait());
     }
-}
-
-/// A loopback port that was free a moment ago.
-#[must_use]
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port is free");
-    listener.local_addr().expect("it is bound").port()
 }
 
 fn make_password_file(dir: &TempDir) -> Option<()> {

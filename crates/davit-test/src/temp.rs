@@ -6,6 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// How long what still writes into a folder is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(5);
+
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A temporary folder; dropping it removes it.
@@ -51,7 +56,7 @@ impl TempDir {
 impl Drop for TempDir {
     fn drop(&mut self) {
         // A process that the test has ended may still be writing its last words here.
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let Err(error) = fs_err::remove_dir_all(&self.0) else { return };
             let busy = error.kind() == std::io::ErrorKind::DirectoryNotEmpty;
@@ -60,7 +65,7 @@ impl Drop for TempDir {
                 assert!(std::thread::panicking(), "{error}");
                 return;
             }
-            std::thread::yield_now();
+            std::thread::sleep(LOOK);
         }
     }
 }

@@ -4,9 +4,8 @@ mod silent;
 mod sync;
 
 use std::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use davit_registry::auth::{
@@ -14,7 +13,7 @@ use davit_registry::auth::{
     ldap::{AddGroupMap, LdapSource, RemoveGroupMap, SetLdap, group_maps, ldap_sources},
     oidc::{Provider, SetProvider, identities, providers},
 };
-use davit_test::{find_tool, need_signed_certificate, need_tool};
+use davit_test::{Port, find_tool, need_signed_certificate, need_tool, until};
 
 use super::*;
 
@@ -74,8 +73,8 @@ member: uid=alice,ou=people,dc=acme,dc=test
 /// slapd on loopback; dropping it ends it.
 struct Slapd {
     child: Child,
-    plain: u16,
-    tls: u16,
+    plain: Port,
+    tls: Port,
     dir: TempDir,
 }
 
@@ -111,28 +110,22 @@ impl Slapd {
         add.arg("-f").arg(dir.join("slapd.conf")).arg("-l").arg(dir.join("entries.ldif"));
         let output = add.stdin(Stdio::null()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        // Somebody else may take a free port first: then others are tried.
-        for _ in 0..10 {
-            let free = || TcpListener::bind("127.0.0.1:0").unwrap();
-            let (first, second) = (free(), free());
-            let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
-            let (plain, tls) = (port(&first), port(&second));
-            drop((first, second));
-            let mut command = Command::new(&slapd);
-            let places = format!("ldap://127.0.0.1:{plain}/ ldaps://127.0.0.1:{tls}/");
-            command.args(["-d", "0", "-h", &places, "-f"]).arg(dir.join("slapd.conf"));
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            let mut child = command.spawn().unwrap();
-            if answers(&mut child, plain) {
-                return Some(Self { child, plain, tls, dir });
-            }
-        }
-        panic!("slapd starts");
+        let (plain, tls) = (Port::reserve(), Port::reserve());
+        let mut command = Command::new(&slapd);
+        let places = format!("ldap://{}/ ldaps://{}/", plain.address(), tls.address());
+        command.args(["-d", "0", "-h", &places, "-f"]).arg(dir.join("slapd.conf"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        until("slapd answers", || {
+            assert_eq!(child.try_wait().unwrap(), None, "slapd goes on");
+            [&plain, &tls].iter().all(|port| TcpStream::connect(port.address()).is_ok())
+        });
+        Some(Self { child, plain, tls, dir })
     }
 
     fn source(&self) -> LdapSource {
         LdapSource {
-            url: format!("ldap://127.0.0.1:{}", self.plain),
+            url: format!("ldap://{}", self.plain.address()),
             certificates: Some(fs_err::read_to_string(self.dir.join("ca.crt")).unwrap()),
             bind_dn: format!("cn=admin,{BASE}"),
             bind_password: "secret".to_owned(),
@@ -149,7 +142,7 @@ impl Slapd {
         fs_err::write(&file, changes).unwrap();
         let mut command = Command::new(program);
         command.args(["-x", "-w", "secret", "-D"]).arg(format!("cn=admin,{BASE}"));
-        command.arg("-H").arg(format!("ldaps://127.0.0.1:{}", self.tls)).arg("-f").arg(file);
+        command.arg("-H").arg(format!("ldaps://{}", self.tls.address())).arg("-f").arg(file);
         command.env("LDAPTLS_CACERT", self.dir.join("ca.crt"));
         let output = command.stdin(Stdio::null()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -161,18 +154,6 @@ impl Drop for Slapd {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
-}
-
-fn answers(child: &mut Child, port: u16) -> bool {
-    let begun = Instant::now();
-    while child.try_wait().unwrap().is_none() {
-        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            return true;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(60), "slapd answers");
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
-    false
 }
 
 async fn site(source: LdapSource) -> Site {
@@ -239,7 +220,7 @@ async fn people_log_in_by_a_directory() {
 async fn directories_are_asked_by_tls_only() {
     let Some(slapd) = Slapd::start() else { return };
     let site = site(LdapSource {
-        url: format!("ldaps://127.0.0.1:{}", slapd.tls),
+        url: format!("ldaps://{}", slapd.tls.address()),
         signs_up: false,
         ..slapd.source()
     })
@@ -247,7 +228,7 @@ async fn directories_are_asked_by_tls_only() {
     // Sign-up is closed: nobody new.
     assert!(matches!(site.basic("nina", LDAP_PASSWORD).await, Err(Refusal::Wrong)));
     let ldaps = LdapSource { signs_up: true, ..slapd.source() };
-    let ldaps = LdapSource { url: format!("ldaps://127.0.0.1:{}", slapd.tls), ..ldaps };
+    let ldaps = LdapSource { url: format!("ldaps://{}", slapd.tls.address()), ..ldaps };
     set(&site, ldaps.clone()).await.unwrap();
     site.basic("nina", LDAP_PASSWORD).await.unwrap();
     let broken = [

@@ -5,11 +5,9 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
-use davit_test::{ACTIONS_TOKEN, ActionsCache};
+use davit_test::{ACTIONS_TOKEN, ActionsCache, Port, until};
 
 use super::bench::Bench;
 use crate::davit;
@@ -114,7 +112,7 @@ fn jobs_of_github_actions_share_a_cache() {
 /// An S3 server with a bucket.
 struct Moto {
     child: Child,
-    address: String,
+    port: Port,
 }
 
 impl Drop for Moto {
@@ -127,27 +125,20 @@ impl Drop for Moto {
 impl Moto {
     fn start() -> Option<Self> {
         let program = davit_test::need_tool("moto_server")?;
-        let port = {
-            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            free.local_addr().unwrap().port().to_string()
-        };
+        let port = Port::reserve();
         let mut command = Command::new(program);
-        command.args(["-H", "127.0.0.1", "-p", &port]).stdin(Stdio::null());
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let moto = Self { child, address: format!("127.0.0.1:{port}") };
-        let begun = Instant::now();
-        while TcpStream::connect(&moto.address).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "moto_server listens");
-            thread::park_timeout(Duration::from_millis(20));
-        }
+        command.args(["-H", "127.0.0.1", "-p", &port.address().port().to_string()]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let moto = Self { child: command.spawn().unwrap(), port };
+        until("moto_server listens", || TcpStream::connect(moto.port.address()).is_ok());
         let made = moto.ask("PUT", "/cache");
         assert!(made.contains(" 200 "), "{made}");
         Some(moto)
     }
 
     fn ask(&self, method: &str, path: &str) -> String {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let host = &self.address;
+        let host = self.port.address();
+        let mut stream = TcpStream::connect(host).unwrap();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\
              Authorization: AWS4-HMAC-SHA256 Credential=i/20260101/us-east-1/s3/aws4_request\r\n\
@@ -173,7 +164,7 @@ fn machines_share_a_cache_in_a_bucket() {
     let from = format!(
         "type=s3,bucket=cache,region=us-east-1,endpoint_url=http://{},use_path_style=true,prefix=p/,\
          name=main;copy,access_key_id=i,secret_access_key=k,session_token=t",
-        server.address
+        server.port.address()
     );
     let to =
         format!("{from},mode=max,compression=uncompressed,upload_parallelism=2,touch_refresh=0s");
@@ -195,7 +186,7 @@ fn machines_share_a_cache_in_a_bucket() {
     let account = one.davit.dir().join("credentials");
     fs::write(&account, "[p]\naws_access_key_id=i\naws_secret_access_key=k\n").unwrap();
     let context = one.context.to_str().unwrap();
-    let spec = format!("type=s3,bucket=cache,endpoint_url=http://{}", server.address);
+    let spec = format!("type=s3,bucket=cache,endpoint_url=http://{}", server.port.address());
     let mut command = one.davit.command(["build", "--cache-to", &spec, context]);
     command.env("AWS_SHARED_CREDENTIALS_FILE", account).env("AWS_PROFILE", "p");
     let output = command.env("AWS_REGION", "us-east-1").output().unwrap();

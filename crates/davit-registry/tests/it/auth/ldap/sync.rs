@@ -1,6 +1,6 @@
 //! Accounts compared with the directory that they came from.
 
-use std::{fmt::Write as _, net::TcpListener, time::Duration};
+use std::{fmt::Write as _, time::Duration};
 
 use davit_registry::auth::{
     accounts::audit_entries,
@@ -124,9 +124,8 @@ async fn what_is_not_known_for_sure_changes_nothing() {
     let Some(slapd) = Slapd::start() else { return };
     let site = site_of(&slapd).await;
     let (_, token) = site.token("nina", "", None).await;
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let closed = format!("ldap://{}", listener.local_addr().unwrap());
-    drop(listener);
+    let nobodys = Port::reserve();
+    let closed = format!("ldap://{}", nobodys.address());
     let people = |dn: &str| LdapSource { users: format!("{dn},{BASE}"), ..slapd.source() };
     for (what, source) in [
         ("away", LdapSource { url: closed, ..slapd.source() }),
