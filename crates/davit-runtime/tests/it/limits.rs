@@ -21,7 +21,8 @@ fn with_limits(fixture: &Fixture, script: &str, limits: Limits) -> Option<davit_
 #[test]
 fn processes_are_limited() {
     let Some(fixture) = Fixture::new() else { return };
-    let script = "for i in $(seq 50); do sleep 0.2 & done 2>&1; wait; echo";
+    // None of them ends before the last one has been refused.
+    let script = "for i in $(seq 50); do sleep 600 & done 2>&1; echo";
     let limits = Limits { pids: Some(10), ..Limits::default() };
     let Some(running) = with_limits(&fixture, script, limits) else { return };
     assert_eq!(running.cgroup.stats().unwrap().pids_limit, Some(10));

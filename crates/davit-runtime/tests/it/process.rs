@@ -170,7 +170,7 @@ fn reaper_reaps_forwards_and_ends_like_the_command() {
     assert_eq!(fixture.run(&plan).unwrap().status, ExitStatus::Exited(137));
     // An orphan becomes process 1's, which reaps it while the command goes on.
     let orphan = "(sh -c 'echo $$ >/tmp/orphan' &); until test -s /tmp/orphan; do sleep 0.01; done; \
-        pid=$(cat /tmp/orphan); n=0; while test -d /proc/$pid && test $n -lt 500; \
+        pid=$(cat /tmp/orphan); n=0; while test -d /proc/$pid && test $n -lt 6000; \
         do sleep 0.01; n=$((n+1)); done; test ! -d /proc/$pid";
     plan.process.args[2] = orphan.to_owned();
     assert_eq!(fixture.run(&plan).unwrap().status, ExitStatus::Exited(0));

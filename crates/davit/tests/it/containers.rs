@@ -75,8 +75,10 @@ fn a_life_in_the_background() {
         "echo up; echo err >&2; exec sleep 600",
     ]);
     assert_eq!(id.len(), 64);
-    until("the log has both lines", || machine.run(&["logs", "web"]).stdout.contains("up"));
-    assert_eq!(machine.run(&["logs", "web"]).stderr, "err\n");
+    until("the log has both lines", || {
+        let log = machine.run(&["logs", "web"]);
+        (log.stdout.as_str(), log.stderr.as_str()) == ("up\n", "err\n")
+    });
     assert_eq!(machine.ok(&["ps", "--format", "{{.Names}} {{.State}}"]), "web running");
     assert_eq!(machine.ok(&["ps", "-q", "--no-trunc"]), id);
     assert_eq!(machine.ok(&["exec", "web", "sh", "-c", "echo $A"]), "1");

@@ -18,18 +18,18 @@ pub(crate) struct Machine {
 }
 
 /// How long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks; looking without a break would take a core from what is waited for.
 const LOOK: Duration = Duration::from_millis(2);
 
 /// What davit could leave behind on a machine.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Traces {
-    links: BTreeSet<String>,
+    pub(crate) links: BTreeSet<String>,
     rules: String,
-    cgroups: BTreeSet<String>,
+    pub(crate) cgroups: BTreeSet<String>,
     mounts: usize,
-    processes: BTreeSet<String>,
+    pub(crate) processes: BTreeSet<String>,
 }
 
 impl Machine {

@@ -202,10 +202,13 @@ fn a_prune_withdraws_what_is_idle() {
     });
     assert_eq!(address().split_whitespace().nth(3), first.split_whitespace().nth(3));
     // While a container runs, its network stays.
-    machine.ok(&["run", "-d", "--name", "web", "-p", "8080:80", "busybox", "sleep", "600"]);
-    // The interface of the one before goes with its namespace, a moment after its end.
-    until("one interface is left", || {
-        left(&machine, &id).links.iter().filter(|name| name.starts_with("veth")).count() == 1
+    let web =
+        machine.ok(&["run", "-d", "--name", "web", "-p", "8080:80", "busybox", "sleep", "600"]);
+    // The interface of the one before goes with its namespace, a moment after its end; so does its monitor.
+    until("one container is left", || {
+        let now = machine.traces();
+        let is_webs = |group: &String| group.ends_with(&web);
+        now.links.len() == 1 && now.processes.len() == 1 && now.cgroups.iter().all(is_webs)
     });
     let before = left(&machine, &id);
     let rules = machine.tool("nft list ruleset");

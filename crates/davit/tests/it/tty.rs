@@ -164,9 +164,16 @@ fn signals_go_to_the_container_or_end_the_command() {
     signal(child.id(), "INT");
     let code = Outcome::from(child.wait_with_output().expect("it ends")).code;
     assert_eq!((code, state(&machine, "own").as_str()), (130, "running"));
-    let child = start(&["attach", "own"], &[]);
-    machine.ok(&["kill", "-s", "HUP", "own"]);
-    until("it is attached", || machine.run(&["logs", "own"]).stdout.contains("hup"));
+    let mut child = start(&["attach", "own"], &[]);
+    let mut stdout = child.stdout.take().expect("piped");
+    let heard = std::thread::spawn(move || {
+        std::io::Read::read_exact(&mut stdout, &mut [0; 4]).map(|()| stdout)
+    });
+    until("it is attached, and says what the container says", || {
+        machine.ok(&["kill", "-s", "HUP", "own"]);
+        heard.is_finished()
+    });
+    let _kept = heard.join().expect("no panic").expect("a word");
     machine.ok(&["kill", "-s", "TERM", "own"]);
     assert_eq!(Outcome::from(child.wait_with_output().expect("it ends")).code, 21);
 }
