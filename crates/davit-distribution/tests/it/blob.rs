@@ -2,12 +2,13 @@
 
 use std::net::Ipv4Addr;
 
-use davit_distribution::Error;
+use davit_distribution::{Access, Error};
 use davit_image::{Digest, MediaType};
 use davit_test::{End, HttpServer, Reply, Request};
 
 use crate::fixture::{
-    Content, Counter, blob_descriptor, config, noise, ranged, read, session, session_with,
+    Content, Counter, blob_descriptor, config, impatient, noise, ranged, read, session,
+    session_with,
 };
 
 const SIZE: usize = 300_000;
@@ -96,7 +97,8 @@ async fn stalls_and_trickles_are_given_up_and_resumed() {
         let content = noise(SIZE);
         let server =
             faulty(&content, move |n, _, reply| if n == 0 { reply.end(end) } else { reply });
-        let result = read(&session(&server), &blob_descriptor(&content)).await;
+        let session = session_with(impatient(20), &server.host(), Access::Pull);
+        let result = read(&session, &blob_descriptor(&content)).await;
         assert_eq!(result.unwrap(), content, "{end:?}");
         assert!(ranges(&server).len() >= 2, "{end:?}");
     }
@@ -106,7 +108,8 @@ async fn stalls_and_trickles_are_given_up_and_resumed() {
 async fn a_server_that_always_stalls_is_an_error_in_the_end() {
     let content = noise(SIZE);
     let server = faulty(&content, |_, _, reply| reply.end(End::Stall(0)));
-    let result = read(&session(&server), &blob_descriptor(&content)).await;
+    let session = session_with(impatient(3), &server.host(), Access::Pull);
+    let result = read(&session, &blob_descriptor(&content)).await;
     assert!(matches!(result, Err(Error::Stalled { .. })), "{result:?}");
     assert_eq!(ranges(&server).len(), 3);
 }
@@ -232,7 +235,7 @@ async fn redirects_are_followed_without_credentials() {
     let client = davit_distribution::Client::new(config());
     client.use_credential(&repository, credential).await.unwrap();
     drop(session);
-    let session = client.session(&repository, davit_distribution::Access::Pull);
+    let session = client.session(&repository, Access::Pull);
     assert_eq!(read(&session, &blob_descriptor(&content)).await.unwrap(), content);
     let foreign = storage.requests();
     assert!(!foreign.is_empty());
@@ -284,7 +287,7 @@ async fn a_blob_in_memory_is_bounded_before_it_is_asked_for() {
 async fn presence_is_asked_for_by_head() {
     let content = noise(100);
     let server = faulty(&content, |_, _, reply| reply);
-    let session = session_with(config(), &server.host(), davit_distribution::Access::Pull);
+    let session = session_with(config(), &server.host(), Access::Pull);
     assert_eq!(session.blob_size(&Digest::of(&content)).await.unwrap(), Some(100));
     assert_eq!(session.blob_size(&Digest::of(b"other")).await.unwrap(), None);
 }

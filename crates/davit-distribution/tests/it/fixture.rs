@@ -1,4 +1,4 @@
-//! Content, a well-behaved registry to start from, and settings with short waits.
+//! Content, a well-behaved registry to start from, and settings for tests.
 
 use std::{
     collections::HashMap,
@@ -15,8 +15,23 @@ use davit_test::{HttpServer, Reply, Request};
 /// Path of the repository in every test.
 pub(crate) const NAME: &str = "a/b";
 
-/// Settings under which failures show at once.
+/// Settings under which the next try comes at once, and a slow machine has all the time that it needs.
 pub(crate) fn config() -> ClientConfig {
+    ClientConfig {
+        retry: RetryConfig {
+            attempts: 3,
+            first_delay: Duration::from_millis(2),
+            longest_delay: Duration::from_millis(10),
+            longest_retry_after: Duration::from_secs(2),
+        },
+        ..ClientConfig::default()
+    }
+}
+
+/// The same for a server that does not go on: that is seen soon, where a busy machine may seem to be one,
+/// too. So there are more tries.
+pub(crate) fn impatient(attempts: u32) -> ClientConfig {
+    let usual = config();
     ClientConfig {
         timeouts: TimeoutConfig {
             connect: Duration::from_secs(5),
@@ -25,13 +40,8 @@ pub(crate) fn config() -> ClientConfig {
             progress: Duration::from_millis(400),
             progress_bytes: 1000,
         },
-        retry: RetryConfig {
-            attempts: 3,
-            first_delay: Duration::from_millis(2),
-            longest_delay: Duration::from_millis(10),
-            longest_retry_after: Duration::from_secs(2),
-        },
-        ..ClientConfig::default()
+        retry: RetryConfig { attempts, ..usual.retry },
+        ..usual
     }
 }
 

@@ -7,7 +7,7 @@ use davit_distribution::{Access, BlobSource, Error, Session, SourceReader};
 use davit_image::Digest;
 use davit_test::{End, HttpServer, Reply, Request};
 
-use crate::fixture::{Counter, blob_descriptor, config, noise, session_with};
+use crate::fixture::{Counter, blob_descriptor, config, impatient, noise, session_with};
 
 const SIZE: usize = 3_000_000;
 
@@ -213,7 +213,8 @@ async fn a_server_that_takes_nothing_is_given_up() {
     let (server, _uploads) = server(|request, _| {
         (request.method == "PATCH").then(|| Reply::default().end(End::Silence))
     });
-    let error = push(&server).upload(&source(&noise(1000), true), None).await.unwrap_err();
+    let push = session_with(impatient(3), &server.host(), Access::Push);
+    let error = push.upload(&source(&noise(1000), true), None).await.unwrap_err();
     assert!(matches!(error, Error::Stalled { .. }), "{error}");
 }
 

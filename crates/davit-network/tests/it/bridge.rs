@@ -22,6 +22,8 @@ struct World {
     bridge: Bridge,
 }
 
+/// How long what must come is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 /// Id of the root.
@@ -113,15 +115,24 @@ fn everywhere(host_port: u16) -> [PortMapping; 2] {
     [mapping("0.0.0.0", host_port), mapping("::", host_port)]
 }
 
-/// Asks the server at `address` from within `namespace`; `None` if there is no answer.
-fn ask(namespace: &Namespace, address: impl Into<IpAddr>, port: u16) -> Option<u8> {
+/// Asks the server at `address` from within `namespace`: it answers this, or, for `None`, nobody does. What
+/// is expected is waited for as long as a busy machine may need.
+#[track_caller]
+fn answers(
+    namespace: &Namespace,
+    (address, port): (impl Into<IpAddr>, u16),
+    expected: Option<u8>,
+    what: &str,
+) {
     let address = SocketAddr::new(address.into(), port);
-    namespace.inside(|| {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(1500)).ok()?;
+    let patience = if expected.is_some() { PATIENCE } else { Duration::from_millis(1500) };
+    let answer = namespace.inside(|| {
+        let mut stream = TcpStream::connect_timeout(&address, patience).ok()?;
         let mut answer = [0];
         stream.read_exact(&mut answer).ok()?;
         Some(answer[0])
-    })
+    });
+    assert_eq!(answer, expected, "{address}: {what}");
 }
 
 #[test]
@@ -151,7 +162,7 @@ fn ports_are_reached_from_everywhere_they_should() {
         ("host, not published", &world.host, HOST.into(), 8082, None),
     ];
     for (name, from, address, port, expected) in cases {
-        assert_eq!(ask(from, address, port), expected, "{name}");
+        answers(from, (address, port), expected, name);
     }
 }
 
@@ -160,8 +171,8 @@ fn containers_are_not_reached_directly_from_outside() {
     let Some(world) = World::new(&[&everywhere(8080)]) else { return };
     world.serve(0);
     world.outside.run(&format!("ip route add {} via {HOST}", world.bridge.ipv4));
-    assert_eq!(ask(&world.outside, world.containers[0].1.ipv4, 80), None, "a raw drop");
-    assert_eq!(ask(&world.outside, HOST, 8080), Some(b'0'), "published all the same");
+    answers(&world.outside, (world.containers[0].1.ipv4, 80), None, "a raw drop");
+    answers(&world.outside, (HOST, 8080), Some(b'0'), "published all the same");
 }
 
 #[test]
@@ -187,7 +198,7 @@ fn services_on_the_hosts_loopback_are_out_of_reach() {
         .expect("set");
     let gateway = world.bridge.ipv4.gateway();
     container.run(&format!("ip route add 127.0.0.0/8 via {gateway} dev eth0"));
-    assert_eq!(ask(container, Ipv4Addr::LOCALHOST, 7000), None);
+    answers(container, (Ipv4Addr::LOCALHOST, 7000), None, "the host's loopback");
 }
 
 #[test]
@@ -198,9 +209,9 @@ fn the_administrators_chain_decides_first() {
     world.serve(0);
     let table = &world.bridge.table;
     world.host.run(&format!("{nft} add rule inet {table} admin ip saddr {OUTSIDE} drop"));
-    assert_eq!(ask(&world.outside, HOST, 8080), None);
+    answers(&world.outside, (HOST, 8080), None, "the administrator drops it");
     world.host.inside(|| raise(&[&world.bridge])).expect("written again");
-    assert_eq!(ask(&world.outside, HOST, 8080), None, "the rule is still there");
+    answers(&world.outside, (HOST, 8080), None, "the rule is still there");
 }
 
 #[test]
@@ -213,7 +224,7 @@ fn a_flushed_table_comes_back_with_its_ports() {
     assert!(!world.host.inside(|| world.bridge.is_guarded()).expect("an answer"));
     world.host.inside(|| raise(&[&world.bridge])).expect("made again");
     world.host.inside(|| world.bridge.publish(&world.containers[0].1)).expect("published again");
-    assert_eq!(ask(&world.outside, HOST, 8080), Some(b'0'));
+    answers(&world.outside, (HOST, 8080), Some(b'0'), "all is there again");
 }
 
 #[test]
@@ -227,9 +238,9 @@ fn another_firewall_that_drops_forwarded_packets_is_passed() {
     let name = &world.bridge.name;
     let own = format!("FORWARD -i {name} -p tcp -m tcp --dport 9 -j ACCEPT");
     world.host.run(&format!("{iptables} -A {own}"));
-    assert_eq!(ask(&world.outside, HOST, 8080), None, "the test's own premise");
+    answers(&world.outside, (HOST, 8080), None, "the test's own premise");
     world.host.inside(|| world.bridge.open()).expect("opened");
-    assert_eq!(ask(&world.outside, HOST, 8080), Some(b'0'));
+    answers(&world.outside, (HOST, 8080), Some(b'0'), "it is let through");
     let listed = world.host.run(&format!("{iptables} -S FORWARD"));
     assert!(listed.contains(&format!("-A FORWARD -i {name} -j ACCEPT")), "{listed}");
     world.host.inside(|| world.bridge.open()).expect("nothing to do");
@@ -276,7 +287,7 @@ fn thousands_of_ports_are_published_together() {
     let ports: Vec<_> = (20_000..23_000).flat_map(everywhere).collect();
     let Some(world) = World::new(&[&ports]) else { return };
     world.serve(0);
-    assert_eq!(ask(&world.outside, HOST, 22_999), Some(b'0'));
+    answers(&world.outside, (HOST, 22_999), Some(b'0'), "the last one");
     let endpoint = &world.containers[0].1;
     let unpublish = |endpoint: &Endpoint| {
         world.host.inside(|| world.bridge.unpublish(endpoint)).expect("withdrawn");
@@ -309,7 +320,7 @@ fn udp_clients_follow_the_port() {
     };
     echo(&world.containers[0].0, b'a');
     let client = world.outside.inside(|| UdpSocket::bind((OUTSIDE, 4000))).expect("binds");
-    client.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+    client.set_read_timeout(Some(PATIENCE)).expect("set");
     let ask = || {
         let mut buffer = [0];
         client.send_to(b"?", (HOST, 5353)).expect("sent");
@@ -380,7 +391,7 @@ fn networks_of_a_root_are_apart() {
         ("by the own gateway", 1, other.gateway, 8080, Some(b'0')),
     ];
     for (name, from, address, port, expected) in cases {
-        assert_eq!(ask(&world.containers[from].0, address, port), expected, "{name}");
+        answers(&world.containers[from].0, (address, port), expected, name);
     }
     let listener = world.outside.inside(|| TcpListener::bind((OUTSIDE, 80))).expect("listens");
     let stream = world.containers[1].0.inside(|| TcpStream::connect((OUTSIDE, 80)));
@@ -390,7 +401,7 @@ fn networks_of_a_root_are_apart() {
     assert!(link.contains("mtu 1400"), "{link}");
     // The first stays as it was when the second goes.
     world.host.inside(|| other.remove().and_then(|()| other.remove())).expect("removed");
-    assert_eq!(ask(&world.outside, HOST, 8080), Some(b'0'));
+    answers(&world.outside, (HOST, 8080), Some(b'0'), "the first network");
     assert!(world.host.inside(|| world.bridge.is_guarded()).expect("an answer"));
     let names = world.host.inside(|| Bridge::names_of_root(ROOT)).expect("an answer");
     assert!(names.is_empty(), "{names:?}");
@@ -426,12 +437,12 @@ fn an_internal_network_has_no_way_out_or_in() {
     // As a container with NET_ADMIN would try.
     inside.run(&format!("ip route add default via {}", internal.gateway));
     for (address, port) in [(OUTSIDE, 80), (internal.gateway, 8080), (HOST, 8080)] {
-        assert_eq!(ask(inside, address, port), None, "{address}:{port}");
+        answers(inside, (address, port), None, "a way out");
     }
     let neighbour = world.containers[2].1.ipv4;
-    assert_eq!(ask(inside, neighbour, 80), Some(b'2'));
-    assert_eq!(ask(&world.host, neighbour, 80), Some(b'2'), "the machine itself is in it");
-    assert_eq!(ask(&world.containers[0].0, neighbour, 80), None);
+    answers(inside, (neighbour, 80), Some(b'2'), "its neighbour");
+    answers(&world.host, (neighbour, 80), Some(b'2'), "the machine itself is in it");
+    answers(&world.containers[0].0, (neighbour, 80), None, "from another network");
 }
 
 /// What has ended a moment ago still has its pair: the kernel takes its time.

@@ -9,7 +9,7 @@ use std::{
 
 use davit_image::Digest;
 use davit_registry::config::Limits;
-use davit_test::{HttpServer, TempDir, need_root, need_tool};
+use davit_test::{HttpServer, TempDir, need_root, need_tool, until};
 
 use crate::{failures::start, fixture::TestRegistry};
 
@@ -166,15 +166,12 @@ pub(crate) fn readiness_follows_the_disk(folder: &Path) {
     let digest = registry.push_blob("a/b", b"before");
     let becomes = |status: u16, words: &str| {
         // An answer holds for a second.
-        for _ in 0..1000 {
-            let reply = registry.get("/readyz");
-            if reply.status == status {
-                assert_eq!(reply.body, words.as_bytes());
-                return;
-            }
-            std::thread::park_timeout(Duration::from_millis(20));
-        }
-        panic!("it is not told: {words}");
+        let mut reply = registry.get("/readyz");
+        until(words, || {
+            reply = registry.get("/readyz");
+            reply.status == status
+        });
+        assert_eq!(reply.body, words.as_bytes());
     };
     becomes(200, "ready\n");
     let mut ballast = fs_err::File::create(folder.join("ballast")).unwrap();
@@ -196,13 +193,8 @@ fn half_a_patch(registry: &TestRegistry, session: &str) -> std::net::TcpStream {
     let id = session.rsplit('/').next().unwrap();
     let file = registry.dir.join("registry").join("uploads").join(id);
     // It is made when they are taken, which came with the head.
-    for _ in 0..3000 {
-        if file.exists() {
-            return stream;
-        }
-        std::thread::park_timeout(Duration::from_millis(10));
-    }
-    panic!("the first bytes arrive");
+    until("the first bytes have arrived", || file.exists());
+    stream
 }
 
 fn status_line(mut stream: std::net::TcpStream) -> String {
@@ -236,12 +228,7 @@ fn an_upload_that_is_nearly_done_ends_before_the_server() {
     let address = registry.address();
     let stopping = std::thread::spawn(move || registry.stop_within(Duration::from_secs(60)));
     // Nobody new is taken from then on.
-    for _ in 0..3000 {
-        if std::net::TcpStream::connect(address).is_err() {
-            break;
-        }
-        std::thread::park_timeout(Duration::from_millis(10));
-    }
+    until("nobody listens", || std::net::TcpStream::connect(address).is_err());
     stream.write_all(b"456789").unwrap();
     assert!(status_line(stream).contains(" 202 "));
     let registry = TestRegistry::at(stopping.join().unwrap(), Limits::default());

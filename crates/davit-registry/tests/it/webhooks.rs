@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU16, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use davit_registry::{
@@ -24,7 +24,7 @@ use davit_registry::{
         signature,
     },
 };
-use davit_test::{HttpServer, Reply as HttpReply, Request as HttpRequest};
+use davit_test::{HttpServer, Reply as HttpReply, Request as HttpRequest, until};
 use serde_json::Value as Json;
 
 use crate::{
@@ -347,11 +347,10 @@ fn a_server_tells_of_pulls() {
     let mut hook = webhook("alice/*", &receiver.settings());
     hook.events = vec![EventKind::Pull];
     server.run(server.registry().database.write(hook)).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while receiver.requests().is_empty() {
-        assert!(Instant::now() < deadline, "nobody is told");
+    until("somebody is told", || {
         assert_eq!(server.get_once("/v2/alice/app/manifests/v1").status, 200);
-    }
+        !receiver.requests().is_empty()
+    });
     let first = told(&receiver.requests()[0]);
     assert_eq!(first, ("pull".to_owned(), "alice/app:v1".to_owned()));
 }

@@ -103,7 +103,7 @@ fn of_two_that_want_a_blob_one_works_and_the_other_waits() {
     assert_eq!(wait.progress(), 4);
     assert!(!wait.wait(Duration::ZERO).unwrap());
     std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| wait.wait(Duration::from_secs(30)).unwrap());
+        let waiter = scope.spawn(|| wait.wait(Duration::from_secs(120)).unwrap());
         ingest.append(b"o").unwrap();
         ingest.commit(&digest, None, Durability::Durable).unwrap();
         assert!(waiter.join().unwrap());
@@ -123,7 +123,7 @@ fn the_waiter_takes_over_when_the_owner_gives_up() {
         panic!("the first store owns it");
     };
     drop(ingest);
-    assert!(wait.wait(Duration::from_secs(30)).unwrap());
+    assert!(wait.wait(Duration::from_secs(120)).unwrap());
     assert_eq!(owner(two.begin_blob(&lease_two, &digest, 5).unwrap()).resumed(), 2);
 }
 

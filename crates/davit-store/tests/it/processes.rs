@@ -51,7 +51,7 @@ fn want_all(store: &Store) {
                     ingest.commit(&digest, None, Durability::Lazy).unwrap();
                     writeln!(out, "wrote {number}").unwrap();
                 }
-                BlobBegin::Busy(wait) => assert!(wait.wait(Duration::from_secs(30)).unwrap()),
+                BlobBegin::Busy(wait) => assert!(wait.wait(Duration::from_secs(120)).unwrap()),
                 BlobBegin::Present(record) => {
                     assert_eq!(record.size, bytes.len() as u64);
                     assert_eq!(store.read_blob(&digest, record.size).unwrap(), bytes);
@@ -129,7 +129,7 @@ fn a_killed_process_hands_its_blob_on() {
     assert!(!wait.wait(Duration::ZERO).unwrap());
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(wait.wait(Duration::from_secs(30)).unwrap());
+    assert!(wait.wait(Duration::from_secs(120)).unwrap());
     let BlobBegin::Owner(mut ingest) = begin() else { panic!("it is dead") };
     assert_eq!(ingest.resumed(), 1000);
     ingest.append(&bytes[1000..]).unwrap();

@@ -445,21 +445,14 @@ fn ctrl_c_leaves_nothing() {
             line == b"sleep\x001000\0" && String::from_utf8_lossy(&root).contains("build-")
         })
     };
-    let until = |wanted: bool| {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        while sleeping() != wanted {
-            assert!(std::time::Instant::now() < deadline, "sleeping should be {wanted}");
-            std::thread::yield_now();
-        }
-    };
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let child = command.spawn().unwrap();
-        until(true);
+        davit_test::until("it sleeps", sleeping);
         let pid = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(pid, signal).unwrap();
         let outcome = Outcome::from(child.wait_with_output().unwrap());
         assert_eq!(outcome.code, code, "{}", outcome.stderr);
-        until(false);
+        davit_test::until("nobody sleeps", || !sleeping());
     }
     let left: Vec<_> = fs::read_dir(bench.davit.root().join("tmp"))
         .unwrap()

@@ -94,7 +94,7 @@ fn a_step_reaches_what_is_outside_and_not_the_hosts_loopback() {
     let far = serve(&outside.namespace(), "192.0.2.2:0");
     let near = serve(&machine.namespace(), "127.0.0.1:0");
     let steps = format!(
-        "RUN nc -w 5 {} {} </dev/null >/far\n\
+        "RUN nc -w 60 {} {} </dev/null >/far\n\
          RUN if nc -w 2 127.0.0.1 {} </dev/null; then echo the host is open; exit 1; fi\n\
          RUN ip -o addr show dev eth0 && ip route | grep default\n",
         far.ip(),
@@ -106,7 +106,7 @@ fn a_step_reaches_what_is_outside_and_not_the_hosts_loopback() {
     assert!(outcome.stderr.contains("inet 172."), "{}", outcome.stderr);
     assert_eq!(machine.ok(&["run", "--rm", "made", "cat", "/far"]), "hello");
     // The host's network is the host's; without any there is no way out.
-    let open = format!("RUN nc -w 5 127.0.0.1 {} </dev/null | grep hello\n", near.port());
+    let open = format!("RUN nc -w 60 127.0.0.1 {} </dev/null | grep hello\n", near.port());
     let host = build(&machine, &open, &["--network", "host"]);
     assert_eq!(host.code, 0, "{}", host.stderr);
     let none = format!(

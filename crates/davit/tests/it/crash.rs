@@ -313,7 +313,7 @@ fn power_loss_costs_only_what_was_not_reported() {
 /// Kills builds until one had committed a step and not yet reported: yields the files of such
 /// steps, which are not synced.
 fn kill_between_steps(davit: &Davit, source: &Source) -> Vec<PathBuf> {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(600);
     for attempt in 0.. {
         let number = 1 + attempt % (IMAGES - 1);
         let (name, arguments) = source.arguments(Verb::Build, number);

@@ -88,7 +88,7 @@ fn killed_at(machine: &Machine, instant: &str) -> Option<(Option<i32>, String)> 
     let inner = machine.command(&run);
     let mut command = std::process::Command::new(timeout);
     // A process that nobody ends would keep strace, and the streams.
-    command.args(["-s", "KILL", "60"]).arg(strace).args(["-f", "-qqq", "-o", "/dev/null", "-e"]);
+    command.args(["-s", "KILL", "300"]).arg(strace).args(["-f", "-qqq", "-o", "/dev/null", "-e"]);
     command.args([format!("trace={call},{slow}").trim_end_matches(','), "-e"]);
     command.arg(format!("inject={call}:signal=KILL:when={number}"));
     if !slow.is_empty() {

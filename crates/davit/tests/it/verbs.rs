@@ -27,7 +27,7 @@ fn health_is_checked_and_shown() {
         "--health-retries",
         "2",
         "--health-timeout",
-        "5s",
+        "60s",
         "busybox",
         "sleep",
         "600",

@@ -159,12 +159,8 @@ fn a_push_may_outlive_its_token() {
     stream.write_all(head.as_bytes()).unwrap();
     let id = session.rsplit('/').next().unwrap();
     let file = registry.dir.join("registry").join("uploads").join(id);
-    for _ in 0..3000 {
-        if fs_err::metadata(&file).is_ok_and(|file| file.len() == 4) {
-            break;
-        }
-        std::thread::park_timeout(Duration::from_millis(10));
-    }
+    // It is made when they are taken, which came with the head.
+    davit_test::until("the first bytes have arrived", || file.exists());
     database.advance_clock(Duration::from_secs(30 * 60));
     let late = registry.send("GET", session, &bearer, b"");
     assert_eq!(late.status, 401, "a request that begins now is refused");

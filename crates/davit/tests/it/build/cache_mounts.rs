@@ -127,7 +127,7 @@ fn steps_share_a_cache_as_they_ask() {
     let Some(bench) = alpine("") else { return };
     let meet = |own: &str, other: &str| {
         format!(
-            "touch /r/{own} && for i in $(seq 600); do [ -e /r/{other} ] && break; sleep 0.05; \
+            "touch /r/{own} && for i in $(seq 6000); do [ -e /r/{other} ] && break; sleep 0.05; \
              done && [ -e /r/{other} ]"
         )
     };
@@ -138,7 +138,7 @@ fn steps_share_a_cache_as_they_ask() {
              RUN --mount=type=cache,id=r,target=/r \
                  --mount=type=cache,id=p,sharing=private,target=/p \
                  {meet} && touch /p/{own} && ls /p >/ls-{own} && touch /r/done-{own} \
-                 && for i in $(seq 600); do [ -e /r/done-{other} ] && break; sleep 0.05; done\n\
+                 && for i in $(seq 6000); do [ -e /r/done-{other} ] && break; sleep 0.05; done\n\
              RUN --mount=type=cache,id=l,sharing=locked,target=/l \
                  mkdir /l/busy && for i in $(seq 200); do ls /l >/dev/null; done && rmdir /l/busy\n"
         )

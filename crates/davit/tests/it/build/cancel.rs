@@ -9,24 +9,27 @@ use std::{
 };
 
 use davit_engine::image::Platform;
-use davit_test::{Content, End, HttpServer, Outcome, Reply, need_tool, noise, tar_of};
+use davit_test::{Content, End, HttpServer, Outcome, Reply, need_tool, noise, tar_of, until};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::bench::{Bench, alpine, tar_file};
 
+/// How long what must come is waited for.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks: who looks without a break is kept waiting on a busy machine.
 const LOOK: Duration = Duration::from_millis(1);
 
 /// Waits until the build is where it is to be interrupted, interrupts it once, and sees its end.
 pub(super) fn interrupt(mut child: Child, is_there: impl Fn(&Child) -> bool) -> Outcome {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let begun = Instant::now();
     while !is_there(&child) {
-        assert!(Instant::now() < deadline, "it does not come so far");
+        assert!(begun.elapsed() < PATIENCE, "it does not come so far");
         std::thread::sleep(LOOK);
     }
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let interrupted = Instant::now();
     while child.try_wait().unwrap().is_none() {
-        if Instant::now() > deadline {
+        if interrupted.elapsed() > PATIENCE {
             child.kill().unwrap();
         }
         std::thread::sleep(LOOK);
@@ -89,12 +92,18 @@ fn sources_elsewhere_do_not_hold_it() {
         let outcome = interrupt(child, |_| !server.requests().is_empty());
         assert_eq!(outcome.code, 130, "{end:?} {name}: {}", outcome.stderr);
         let root = bench.davit.root();
-        let there = |entry: fs::DirEntry| fs::read_link(entry.path().join("cwd")).ok();
-        let mut places = fs::read_dir("/proc").unwrap().flatten().filter_map(there);
-        assert!(!places.any(|place| place.starts_with(&root)), "{end:?} {name}: git goes on");
+        // Nothing that it asks ends it by itself.
+        until("git has ended", || !works_below(&root));
         let left: Vec<_> = fs::read_dir(root.join("tmp")).unwrap().flatten().collect();
         assert!(left.is_empty(), "{end:?} {name}: {left:?}");
     }
+}
+
+/// Tells whether a process has its working directory there.
+fn works_below(root: &Path) -> bool {
+    let place = |entry: fs::DirEntry| fs::read_link(entry.path().join("cwd")).ok();
+    let mut places = fs::read_dir("/proc").unwrap().flatten().filter_map(place);
+    places.any(|place| place.starts_with(root))
 }
 
 #[test]
@@ -105,24 +114,12 @@ fn git_ends_with_a_build_that_is_killed() {
     let context = bench.context.to_str().unwrap();
     let mut command = bench.davit.command(["build", "--progress", "plain", context]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
     let root = bench.davit.root();
-    let runs = || {
-        let there = |entry: fs::DirEntry| fs::read_link(entry.path().join("cwd")).ok();
-        let mut places = fs::read_dir("/proc").unwrap().flatten().filter_map(there);
-        places.any(|place| place.starts_with(&root))
-    };
-    while server.requests().is_empty() {
-        assert!(Instant::now() < deadline, "git does not come so far");
-        std::thread::yield_now();
-    }
-    assert!(runs());
+    until("git asks", || !server.requests().is_empty());
+    assert!(works_below(&root));
     child.kill().unwrap();
     child.wait().unwrap();
-    while runs() {
-        assert!(Instant::now() < deadline, "git goes on");
-        std::thread::yield_now();
-    }
+    until("git has ended", || !works_below(&root));
 }
 
 #[test]
@@ -247,11 +244,7 @@ fn a_cache_of_another_build_is_waited_for_until_that_is_gone() {
         command.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap()).spawn().unwrap()
     };
     let mut first = spawn();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while held().is_none() {
-        assert!(Instant::now() < deadline, "the first build does not come so far");
-        std::thread::yield_now();
-    }
+    until("the first build has it", || held().is_some());
     let directory = held().unwrap();
     let dockerfile = fs::read_to_string(bench.context.join("Dockerfile")).unwrap();
     let other = dockerfile.replace("touch /c/there && sleep 900", "ls /c");
@@ -321,11 +314,7 @@ fn an_end_of_the_terminal_ends_no_build_under_nohup() {
     let Some(bench) = Bench::new(&[("Dockerfile", &dockerfile)]) else { return };
     let Some(mut command) = ignoring("HUP", &bench) else { return };
     let child = command.spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while server.requests().is_empty() {
-        assert!(Instant::now() < deadline, "it does not come so far");
-        std::thread::yield_now();
-    }
+    until("the server is asked", || !server.requests().is_empty());
     kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
     // Requests are as many as it likes to make.
     (0..9).for_each(|_| sent.send(()).unwrap());

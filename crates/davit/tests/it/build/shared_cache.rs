@@ -384,7 +384,7 @@ fn two_writers_at_a_registry_lose_nothing() {
 #[test]
 fn layers_are_sent_while_a_build_runs() {
     let wait = "RUN --mount=type=cache,target=/c i=0; while ! test -e /c/go; do \
-                i=$((i+1)); test $i -lt 2000 || exit 1; sleep 0.02; done\n";
+                i=$((i+1)); test $i -lt 30000 || exit 1; sleep 0.02; done\n";
     let (Some(one), Some(registry)) =
         (alpine(&format!("COPY f /\n{wait}")), Registry::start(Access::Open))
     else {

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use davit_engine::image::{Descriptor, DiffId, Digest, ImageConfig, MediaType, Platform, Raw};
-use davit_test::{Content, Davit, End, HttpServer, Outcome, Reply, gzip, noise, tar_of};
+use davit_test::{Content, Davit, End, HttpServer, Outcome, Reply, gzip, noise, tar_of, until};
 
 use super::{davit, layer, serve};
 
@@ -103,17 +103,13 @@ fn a_failed_pull_waits_for_nobody() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    let status = loop {
-        match child.try_wait().unwrap() {
-            Some(status) => break Some(status),
-            None if std::time::Instant::now() > deadline => break None,
-            None => std::thread::yield_now(),
-        }
-    };
+    let mut status = None;
+    until("it ends while the other goes on", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
     drop(other);
-    child.wait().unwrap();
-    assert_eq!(status.expect("it ends while the other goes on").code(), Some(1));
+    assert_eq!(status.unwrap().code(), Some(1));
 }
 
 #[test]

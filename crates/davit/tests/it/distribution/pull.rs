@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use davit_engine::image::{Digest, Platform};
-use davit_test::{Content, End, HttpServer, Outcome, Reply, need_tool, noise, tar_of};
+use davit_test::{Content, End, HttpServer, Outcome, Reply, need_tool, noise, tar_of, until};
 
 use super::{blob_requests, davit, layer, serve};
 use crate::terminal::Terminal;
@@ -211,11 +211,7 @@ fn a_killed_pull_goes_on_where_it_was() {
         Some(files.next()?.metadata().ok()?.len())
     };
     // What has arrived is written before the next piece is waited for, but for buffers.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while partial().unwrap_or(0) < 1_000_000 {
-        assert!(std::time::Instant::now() < deadline, "{:?}", partial());
-        std::thread::yield_now();
-    }
+    until("half of it has arrived", || partial().unwrap_or(0) >= 1_000_000);
     child.kill().unwrap();
     child.wait().unwrap();
     let kept = partial().unwrap();

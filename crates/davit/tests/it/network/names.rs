@@ -7,7 +7,7 @@ use crate::machine::Machine;
 /// The page that a container of a network gets from a server by its name.
 fn page(machine: &Machine, network: &str, name: &str) -> Option<String> {
     let url = format!("http://{name}/hostname");
-    let ask = ["--network", network, "busybox", "wget", "-qO-", "-T", "5", &url];
+    let ask = ["--network", network, "busybox", "wget", "-qO-", "-T", "60", &url];
     let outcome = machine.run(&[&["run", "--rm"], &ask[..]].concat());
     (outcome.code == 0).then(|| outcome.stdout.trim().to_owned())
 }

@@ -185,7 +185,7 @@ fn containers_reach_those_of_their_network_alone() {
         let gateway = &inspect(&machine, network)["IPAM"]["Config"][0]["Gateway"];
         format!("{}:8080", gateway.as_str().unwrap())
     };
-    assert!(reaches(&machine, "two", &gateway("two")));
+    await_reach(&machine, "two", &gateway("two"));
     assert!(!reaches(&machine, "closed", &gateway("closed")));
     assert_eq!(machine.ok(&["port", "shut"]), "", "nothing is published of an internal network");
     let members = inspect(&machine, "one")["Containers"].clone();
