@@ -10,7 +10,7 @@ use davit_registry::auth::{
     accounts::{AddAccount, Kind},
     audit::Actor,
 };
-use davit_test::need_tool;
+use davit_test::{python_with, skip};
 use serde_json::{Value, json};
 
 use crate::fixture::{CONFIG, Reply, TestRegistry, bytes, image};
@@ -354,7 +354,10 @@ fn garbage_is_collected_once_at_a_time() {
 /// PyPI's schemathesis reads the document, and tries what it allows and what it does not.
 #[test]
 fn schemathesis_finds_nothing() {
-    let Some(program) = need_tool("schemathesis") else { return };
+    let packages = ["schemathesis==4.32.5"];
+    let Some(python) = python_with("python-schemathesis", &packages, "schemathesis") else {
+        return skip("needs PyPI's `schemathesis`");
+    };
     let registry = TestRegistry::with_accounts(None);
     let boss = registry.user("boss", true);
     registry.push_as(&boss, ("boss/app", "v1"), &config("1"), &[b"1", b"2"]);
@@ -362,7 +365,7 @@ fn schemathesis_finds_nothing() {
     let examples = davit_test::soak_operations(2).to_string();
     let dir = registry.dir.join("schemathesis");
     fs_err::create_dir(&dir).unwrap();
-    let outcome = Command::new(program)
+    let outcome = Command::new(python.with_file_name("schemathesis"))
         .current_dir(&dir)
         .arg("run")
         .arg(format!("http://{}/api/v1/openapi.json", registry.address()))

@@ -4,7 +4,7 @@
 use std::{path::PathBuf, process::Command};
 
 use davit_registry::autobuild::claim::Outcome;
-use davit_test::{need_tool, skip, until};
+use davit_test::{need_node_package, need_tool, until};
 use serde_json::json;
 
 use crate::{api::config, fixture::TestRegistry};
@@ -13,20 +13,15 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/web/browser.
 
 #[test]
 fn a_newcomer_finds_the_way() {
-    let (Some(node), Some(chromium)) = (need_tool("node"), need_tool("chromium")) else { return };
-    let has_playwright = Command::new(&node)
-        .args(["-e", "require.resolve('playwright-core')"])
-        .output()
-        .is_ok_and(|outcome| outcome.status.success());
-    if !has_playwright {
-        return skip("needs npm's `playwright-core`, by NODE_PATH");
-    }
+    let Some(chromium) = need_tool("chromium") else { return };
+    let Some((node, modules)) = need_node_package("playwright-core@1.65.1") else { return };
     let registry = TestRegistry::with_accounts(None);
     let boss = registry.user("boss", true);
     fill(&registry, &boss);
     let pictures = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("registry-pages");
     fs_err::create_dir_all(&pictures).unwrap();
     let outcome = Command::new(node)
+        .env("NODE_PATH", modules)
         .arg(SCRIPT)
         .arg(format!("http://{}", registry.address()))
         .arg(&pictures)
