@@ -23,6 +23,8 @@ const SIGTTOU: i32 = 22;
 /// Starts the command and serves it; returns its exit code.
 pub(crate) fn run(process: &PreparedProcess<'_>, channel: &ChildEnd) -> Result<u8, Failure> {
     sys::block_signals();
+    // The command gets a name of its own when it is executed, and may look at this one at once.
+    rename();
     let terminal = process.terminal_size().is_some();
     let command = sys::fork_and_let_go(|| {
         sys::reset_signals();
@@ -32,7 +34,6 @@ pub(crate) fn run(process: &PreparedProcess<'_>, channel: &ChildEnd) -> Result<u
     })
     .at(Step::Init)?;
     // The channel went with the other descriptors: the command's own copy reports.
-    rename();
     Ok(serve(command))
 }
 
