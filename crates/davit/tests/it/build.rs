@@ -434,7 +434,7 @@ fn an_equal_result_cuts_the_rest_off() {
 
 #[test]
 fn ctrl_c_leaves_nothing() {
-    let Some(bench) = alpine("RUN sleep 1000\n") else { return };
+    let Some(bench) = alpine("RUN sleep 86395\n") else { return };
     let context = bench.context.to_str().unwrap().to_owned();
     let mut command = bench.davit.command(["build", "--network", "none", &context]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -442,7 +442,7 @@ fn ctrl_c_leaves_nothing() {
         fs::read_dir("/proc").unwrap().filter_map(Result::ok).any(|entry| {
             let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let root = fs::read(entry.path().join("cgroup")).unwrap_or_default();
-            line == b"sleep\x001000\0" && String::from_utf8_lossy(&root).contains("build-")
+            line == b"sleep\x0086395\0" && String::from_utf8_lossy(&root).contains("build-")
         })
     };
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {

@@ -60,6 +60,8 @@ async function main() {
   const faults = [];
   const open = async (options) => {
     const context = await browser.newContext({ viewport: { width: 1280, height: 860 }, ...options });
+    // A busy machine takes its time; this ends what hangs alone.
+    context.setDefaultTimeout(120_000);
     const page = await context.newPage();
     page.on("console", (message) => { if (message.type() === "error" && !/status of 40[134]/.test(message.text())) faults.push(`${page.url()}: ${message.text()}`); });
     page.on("pageerror", (error) => faults.push(`${page.url()}: ${error}`));

@@ -34,7 +34,7 @@ fn beside_daemon(work: &Path, commands: &str) -> bool {
          >{work}/buildkitd.log 2>&1 &\nengine=$!\ntries=0\n\
          client='{client} --addr {address}'\n\
          until $client debug workers; do\n  tries=$((tries + 1))\n  \
-         if [ $tries -gt 300 ]; then kill $engine; exit 1; fi\n  sleep 0.1\ndone >/dev/null 2>&1\n\
+         if [ $tries -gt 3000 ]; then kill $engine; exit 1; fi\n  sleep 0.1\ndone >/dev/null 2>&1\n\
          {commands}kill $engine; wait $engine; true\n",
         address = format!("unix://{}", work.join("buildkit.sock").display()),
         client = client.display(),

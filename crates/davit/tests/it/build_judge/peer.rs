@@ -106,7 +106,7 @@ engine=$!
 tries=0
 until docker load --quiet --input /mnt/base.tar; do
     tries=$((tries + 1))
-    if [ $tries -gt 300 ]; then kill $engine; exit 1; fi
+    if [ $tries -gt 3000 ]; then kill $engine; exit 1; fi
     sleep 0.1
 done >/dev/null 2>&1
 touch /mnt/loaded
