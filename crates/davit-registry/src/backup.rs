@@ -88,7 +88,7 @@ pub async fn backup(places: &Places, to: &Path) -> Result<BackupReport, BackupEr
     if let Location::Postgres(url) = &location {
         // The program writes into the file that is there, whose mode stays.
         db::make_private(&fresh).map_err(fault("make", &fresh))?;
-        let words = ["--format=custom", "--no-owner", "--dbname", url, "--file"];
+        let words = ["--format=custom", "--no-owner", "--dbname", url.expose(), "--file"];
         run("pg_dump", &words, &fresh)?;
     }
     // What a dump names is a blob or in the trash now.
@@ -140,7 +140,8 @@ pub async fn restore(from: &Path, places: &Places) -> Result<BackupReport, Backu
             (Some(file.clone()), fresh)
         }
         Location::Postgres(url) => {
-            let words = ["--no-owner", "--exit-on-error", "--single-transaction", "--dbname", url];
+            let words =
+                ["--no-owner", "--exit-on-error", "--single-transaction", "--dbname", url.expose()];
             run("pg_restore", &words, &kept)?;
             (None, PathBuf::new())
         }

@@ -58,6 +58,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use davit_distribution::Secret;
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
 mod connection;
@@ -90,7 +91,7 @@ pub enum Location {
     /// SQLite in this file, made when it is absent.
     Sqlite(PathBuf),
     /// PostgreSQL at this URL (`postgres://user:password@host/database`).
-    Postgres(String),
+    Postgres(Secret),
 }
 
 /// One change, atomic and durable: see the [module](self).
@@ -194,7 +195,7 @@ impl Database {
         let offset_ms = Arc::new(AtomicI64::new(0));
         let backend = match location {
             Location::Sqlite(file) => open_sqlite(file, &offset_ms).await?,
-            Location::Postgres(url) => open_postgres(url).await?,
+            Location::Postgres(url) => open_postgres(url.expose()).await?,
         };
         Ok(Self { backend, offset_ms, changes: Arc::default() })
     }

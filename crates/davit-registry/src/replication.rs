@@ -152,14 +152,14 @@ impl RuleSettings {
     /// Reads the settings of a subscription; `None` if a later version wrote them.
     #[must_use]
     pub fn of(subscription: &Subscription) -> Option<Self> {
-        serde_json::from_value(subscription.settings.clone()).ok()
+        serde_json::from_str(subscription.settings.expose()).ok()
     }
 
     /// What is kept of them.
     #[must_use]
-    pub fn to_json(&self) -> serde_json::Value {
+    pub fn to_json(&self) -> Secret {
         // Only maps with keys that are no strings fail, and settings have none.
-        serde_json::to_value(self).unwrap_or_default()
+        Secret::new(serde_json::to_string(self).unwrap_or_default())
     }
 }
 

@@ -262,7 +262,7 @@ async fn add_token(call: &Call, account: String, new: NewToken) -> Result<Secret
         life_ms: days.map(|days| days * DAY_MS),
     };
     let id = call.site.registry.database.write(add).await?;
-    Ok(Secretive { name, secret: token.secret().expose().to_owned(), id: Some(id) })
+    Ok(Secretive { name, secret: token.secret().clone(), id: Some(id) })
 }
 
 async fn revoke(call: Call, _: Nothing, _: Nothing) -> Result<Nothing, Problem> {

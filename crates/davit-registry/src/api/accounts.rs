@@ -98,7 +98,7 @@ reply! {
         /// What it is of.
         name: String,
         /// The secret.
-        secret: String,
+        secret: Secret,
     } maybe {
         /// Its number, by which it is revoked.
         id: i64,
@@ -235,7 +235,7 @@ async fn invite(call: Call, _: Nothing, _: Nothing) -> Result<Secretive, Problem
         life_ms: Some(INVITATION_MS),
     };
     let id = call.site.registry.database.write(add).await?;
-    let (name, secret) = ("invitation".to_owned(), token.secret().expose().to_owned());
+    let (name, secret) = ("invitation".to_owned(), token.secret().clone());
     Ok(Secretive { name, secret, id: Some(id) })
 }
 

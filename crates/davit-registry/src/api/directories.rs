@@ -258,7 +258,7 @@ async fn set_directory(call: Call, _: Nothing, new: NewDirectory) -> Result<Noth
         start_tls: new.start_tls.unwrap_or(usual.start_tls),
         certificates: new.certificates.map(|text| text.0).filter(|text| !text.is_empty()),
         bind_dn: new.bind_dn.0,
-        bind_password: new.bind_password.map(|it| it.0.expose().to_owned()).unwrap_or_default(),
+        bind_password: new.bind_password.map(|it| it.0).unwrap_or_default(),
         users: new.users.0,
         user_class: given(new.user_class).unwrap_or(usual.user_class),
         user_attribute: given(new.user_attribute).unwrap_or(usual.user_attribute),

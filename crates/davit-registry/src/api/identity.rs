@@ -173,7 +173,7 @@ async fn set_provider(call: Call, _: Nothing, new: NewProvider) -> Result<Nothin
     let provider = oidc::Provider {
         issuer: new.issuer.0.trim().to_owned(),
         client_id: new.client_id.0,
-        client_secret: new.client_secret.map(|secret| secret.0.expose().to_owned()),
+        client_secret: new.client_secret.map(|secret| secret.0),
         signs_up: new.signs_up.unwrap_or_default(),
     };
     let name = call.named::<AnyName>("provider")?.0;

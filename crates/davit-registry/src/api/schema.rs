@@ -255,6 +255,12 @@ impl Serialize for Moment {
     }
 }
 
+impl Schema for davit_distribution::Secret {
+    fn schema(_: &mut Schemas) -> Value {
+        json!({ "type": "string" })
+    }
+}
+
 impl Schema for Moment {
     fn schema(_: &mut Schemas) -> Value {
         json!({ "type": "string", "format": "date-time" })

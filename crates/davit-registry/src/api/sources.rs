@@ -141,9 +141,9 @@ reply! {
     /// What a git host's webhook needs to know.
     SourceHook {
         /// Path on this server to which it sends.
-        hook_path: String,
+        hook_path: Secret,
         /// The secret, or token, of the webhook.
-        hook_secret: String,
+        hook_secret: Secret,
     }
 }
 
@@ -344,7 +344,7 @@ impl BuildRule {
 /// What the git host's webhook needs to know.
 pub(crate) async fn source_hook(site: &Site, name: &RepositoryName) -> Result<SourceHook, Problem> {
     let hook = hook_of(&site.registry.database, name.as_str()).await?;
-    Ok(SourceHook { hook_path: hook.path, hook_secret: hook.secret.expose().to_owned() })
+    Ok(SourceHook { hook_path: hook.path, hook_secret: hook.secret })
 }
 
 async fn create_source(call: Call, _: Nothing, new: NewSource) -> Result<SourceHook, Problem> {
@@ -357,7 +357,7 @@ async fn create_source(call: Call, _: Nothing, new: NewSource) -> Result<SourceH
     let source = source.polled(every);
     let hook = source.hook();
     call.site.registry.database.write(source).await?;
-    Ok(SourceHook { hook_path: hook.path, hook_secret: hook.secret.expose().to_owned() })
+    Ok(SourceHook { hook_path: hook.path, hook_secret: hook.secret })
 }
 
 /// Patterns of what builds may pull: to change them from these takes an owner.

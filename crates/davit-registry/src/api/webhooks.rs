@@ -362,7 +362,7 @@ async fn create(call: Call, _: Nothing, new: NewWebhook) -> Result<Secretive, Pr
         allow_private,
     };
     let secret = webhooks::add(&call.site.registry.database, call.actor(), new).await?;
-    Ok(Secretive { name, secret: secret.expose().to_owned(), id: None })
+    Ok(Secretive { name, secret, id: None })
 }
 
 async fn remove(call: Call, _: Nothing, _: Nothing) -> Result<Nothing, Problem> {

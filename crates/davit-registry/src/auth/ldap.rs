@@ -167,7 +167,7 @@ impl LdapSource {
         mut connection: Connection,
         (name, password): (&str, &str),
     ) -> Result<Option<Person>, LdapError> {
-        connection.bind(&self.bind_dn, &self.bind_password).await?;
+        connection.bind(&self.bind_dn, self.bind_password.expose()).await?;
         let wanted = [("objectClass", self.user_class.as_str()), (&self.user_attribute, name)];
         let attributes = [self.id_attribute.as_str()];
         // Two would do: then it is nobody in particular.

@@ -111,15 +111,15 @@ pub struct AddSource {
     credential: Option<Credential>,
     settings: SourceSettings,
     poll_ms: Option<i64>,
-    hook_key: String,
-    hook_secret: String,
+    hook_key: Secret,
+    hook_secret: Secret,
 }
 
 /// What a webhook needs to know.
 #[derive(Clone, Debug)]
 pub struct HookAddress {
-    /// The path on this server.
-    pub path: String,
+    /// The path on this server, which nobody else knows.
+    pub path: Secret,
     /// The secret, or token, of the webhook.
     pub secret: Secret,
 }
@@ -156,20 +156,19 @@ impl AddSource {
     /// Where the git host's webhook is to send its events, and with which secret.
     #[must_use]
     pub fn hook(&self) -> HookAddress {
-        let secret = Secret::new(&*self.hook_secret);
-        HookAddress { path: hook_path(&self.hook_key), secret }
+        HookAddress { path: hook_path(self.hook_key.expose()), secret: self.hook_secret.clone() }
     }
 }
 
 /// Path of a webhook.
-fn hook_path(key: &str) -> String {
-    format!("/hooks/{key}")
+fn hook_path(key: &str) -> Secret {
+    Secret::new(format!("/hooks/{key}"))
 }
 
-fn random() -> String {
+fn random() -> Secret {
     let mut bytes = [0; KEY_BYTES];
     SystemRandom::new().fill(&mut bytes).expect("the kernel gives random bytes");
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
 }
 
 impl Transaction for AddSource {
@@ -194,8 +193,8 @@ impl Transaction for AddSource {
             &self.url,
             json!(self.settings).to_string(),
             credential,
-            &self.hook_key,
-            &self.hook_secret,
+            self.hook_key.expose(),
+            self.hook_secret.expose(),
             self.poll_ms,
             now,
             now

@@ -102,8 +102,8 @@ impl WorkerSettings {
     pub(super) fn git(&self, url: &str, credential: Option<&Credential>) -> GitAccess {
         let (token, key) = match credential {
             None => (None, None),
-            Some(Credential::Token(token)) => (Some(token.expose().to_owned()), None),
-            Some(Credential::Key(key)) => (None, Some(key.expose().to_owned())),
+            Some(Credential::Token(token)) => (Some(token.clone()), None),
+            Some(Credential::Key(key)) => (None, Some(key.clone())),
         };
         let is_proxy = |(name, _): &(String, String)| {
             matches!(&*name.to_ascii_lowercase(), "http_proxy" | "https_proxy" | "all_proxy")
@@ -317,7 +317,7 @@ impl Worker {
         let settings = &self.settings;
         let variable = |it: &super::source::Variable| TaskVariable {
             name: it.name.clone(),
-            value: it.value.expose().to_owned(),
+            value: it.value.clone(),
             is_secret: it.is_secret,
         };
         let Hold { build, attempt, .. } = claimed.hold;

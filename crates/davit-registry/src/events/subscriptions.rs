@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use serde_json::Value as Json;
+use davit_distribution::Secret;
 
 use super::EventKind;
 use crate::{
@@ -96,8 +96,8 @@ pub struct Subscription {
     pub events: Vec<EventKind>,
     /// Whether it works; `false`: it failed for so long that it was given up.
     pub is_active: bool,
-    /// Settings of its kind.
-    pub settings: Json,
+    /// Settings of its kind, as JSON; they hold secrets.
+    pub settings: Secret,
     /// Since when every try fails, in milliseconds since 1970.
     pub failing_since: Option<i64>,
     /// When its next run by the clock is due.
@@ -161,7 +161,7 @@ impl Subscription {
             tags,
             events: events.split_whitespace().filter_map(|word| word.parse().ok()).collect(),
             is_active: row.get::<String>(6)? == "active",
-            settings: serde_json::from_str(&row.get::<String>(7)?).unwrap_or_default(),
+            settings: row.get::<String>(7)?.into(),
             failing_since: row.get(8)?,
             next_run: row.get(9)?,
             result: row.get(10)?,
@@ -218,8 +218,8 @@ pub struct AddSubscription {
     pub tags: TagGlob,
     /// What.
     pub events: Vec<EventKind>,
-    /// Settings of its kind.
-    pub settings: Json,
+    /// Settings of its kind, as JSON; they hold secrets.
+    pub settings: Secret,
     /// When its first run by the clock is due, from now on in milliseconds.
     pub first_run_ms: Option<i64>,
 }
@@ -257,7 +257,7 @@ impl Transaction for AddSubscription {
             self.tags.to_string(),
             words.join(" "),
             level,
-            self.settings.to_string(),
+            self.settings.expose(),
             self.first_run_ms.map(|delay| now + delay),
             now
         ];

@@ -340,7 +340,7 @@ impl Acme {
         if let Some((chain, key)) = row.as_ref().and_then(|row| row.pair.as_ref())
             && self.current().is_none_or(|current| current.chain != *chain)
         {
-            match Certificate::parse(chain, key) {
+            match Certificate::parse(chain, key.expose()) {
                 Ok(certificate) => self.take(certificate),
                 Err(error) => {
                     let error: &dyn std::error::Error = &error;

@@ -2,6 +2,7 @@
 
 use askama::Template;
 use axum::body::Body;
+use davit_distribution::Secret;
 use http::{Response, StatusCode};
 
 use super::{
@@ -144,7 +145,7 @@ struct SourcePage {
     here: String,
     source: Option<Source>,
     /// The webhook's address on this server, and its secret.
-    hook: Option<(String, String)>,
+    hook: Option<(Secret, Secret)>,
 }
 
 /// Where images come from, rules and variables.
@@ -155,7 +156,9 @@ pub(super) async fn source(visit: &Visit) -> Result<Response<Body>, Problem> {
         Some(_) => Some(api::source_hook(&visit.site, &name).await?),
         None => None,
     };
-    let hook = hook.map(|it| (format!("{}{}", visit.base, it.hook_path), it.hook_secret));
+    let hook = hook.map(|it| {
+        (Secret::new(format!("{}{}", visit.base, it.hook_path.expose())), it.hook_secret)
+    });
     show(&SourcePage {
         page: visit.titled(format!("Builds of {name}"), "repositories"),
         tab: "builds",

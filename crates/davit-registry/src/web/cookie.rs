@@ -4,6 +4,7 @@
 //! a form to the browser that was shown it. The CSRF token is a hash of that cookie: pages hold it,
 //! other sites cannot know it, and nothing of it is kept.
 
+use davit_distribution::Secret;
 use http::{HeaderMap, HeaderValue, header};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
@@ -22,10 +23,10 @@ const NOTE_BYTES: usize = 200;
 #[derive(Clone, Debug)]
 pub(crate) struct Cookies {
     is_secure: bool,
-    session: Option<String>,
-    visit: Option<String>,
+    session: Option<Secret>,
+    visit: Option<Secret>,
     note: Option<String>,
-    provider: Option<String>,
+    provider: Option<Secret>,
 }
 
 impl Cookies {
@@ -39,10 +40,10 @@ impl Cookies {
         {
             let value = || Some(value.trim().to_owned());
             match name.trim().strip_prefix(prefix) {
-                Some(SESSION) => cookies.session = value(),
-                Some(VISIT) => cookies.visit = value(),
+                Some(SESSION) => cookies.session = value().map(Secret::new),
+                Some(VISIT) => cookies.visit = value().map(Secret::new),
                 Some(NOTE) => cookies.note = value(),
-                Some(PROVIDER) => cookies.provider = value(),
+                Some(PROVIDER) => cookies.provider = value().map(Secret::new),
                 _ => {}
             }
         }
@@ -51,7 +52,7 @@ impl Cookies {
 
     /// The session, not proved yet.
     pub(crate) fn session(&self) -> Option<&str> {
-        self.session.as_deref()
+        self.session.as_ref().map(Secret::expose)
     }
 
     /// What the last form did, told once.
@@ -63,15 +64,15 @@ impl Cookies {
 
     /// The token of this browser's forms, by its session where that goes on, else by its visit; `None`
     /// for one without such a cookie.
-    pub(crate) fn token(&self, is_logged_in: bool) -> Option<String> {
+    pub(crate) fn token(&self, is_logged_in: bool) -> Option<Secret> {
         let cookie = if is_logged_in { &self.session } else { &self.visit };
-        cookie.as_deref().map(token_of)
+        cookie.as_ref().map(token_of)
     }
 
     /// Tells whether a form or header has one of the browser's tokens.
     pub(crate) fn has_token(&self, token: &str) -> bool {
         let own = [&self.session, &self.visit].into_iter().flatten();
-        own.map(|cookie| token_of(cookie)).any(|own| same(own.as_bytes(), token.as_bytes()))
+        own.map(token_of).any(|own| same(own.expose().as_bytes(), token.as_bytes()))
     }
 
     /// Sets the session's cookie.
@@ -85,11 +86,11 @@ impl Cookies {
     }
 
     /// Gives the browser a visit's cookie; with it, the token of its forms.
-    pub(crate) fn begin_visit(&self) -> (HeaderValue, String) {
+    pub(crate) fn begin_visit(&self) -> (HeaderValue, Secret) {
         let mut random = [0; 32];
         SystemRandom::new().fill(&mut random).expect("the kernel gives random bytes");
-        let visit = TokenHash::of(&random).to_string();
-        (self.line(VISIT, &visit, 24 * 3600), token_of(&visit))
+        let visit = Secret::new(TokenHash::of(&random).to_string());
+        (self.line(VISIT, visit.expose(), 24 * 3600), token_of(&visit))
     }
 
     /// Tells the next page what was done.
@@ -117,7 +118,7 @@ impl Cookies {
 
     /// The log-in that this browser has begun, and where it leads.
     pub(crate) fn provider(&self) -> Option<(String, String)> {
-        let (browser, next) = self.provider.as_deref()?.split_once('~')?;
+        let (browser, next) = self.provider.as_ref()?.expose().split_once('~')?;
         let next = url::form_urlencoded::parse(next.as_bytes()).next();
         Some((browser.to_owned(), next.map(|(next, _)| next.into_owned()).unwrap_or_default()))
     }
@@ -131,8 +132,9 @@ impl Cookies {
     }
 }
 
-fn token_of(cookie: &str) -> String {
-    TokenHash::of(format!("davit csrf {cookie}").as_bytes()).to_string()
+fn token_of(cookie: &Secret) -> Secret {
+    let text = format!("davit csrf {}", cookie.expose());
+    Secret::new(TokenHash::of(text.as_bytes()).to_string())
 }
 
 /// Compares in a time that tells nothing of where they differ.
@@ -165,12 +167,15 @@ mod tests {
         let visit = Cookies::of(&headers(&[("cookie", "a=b; davit_visit=x")]), false);
         let session = Cookies::of(&headers(&[("cookie", "davit_visit=x; davit_session=y")]), false);
         let token = visit.token(false).unwrap();
-        assert!(visit.has_token(&token));
+        assert!(visit.has_token(token.expose()));
         // Logging in makes a token anew.
         assert_ne!(session.token(true).unwrap(), token);
         let other = Cookies::of(&headers(&[("cookie", "davit_session=z")]), false);
-        assert!(!other.has_token(&token) && !other.has_token(&session.token(true).unwrap()));
-        assert!(!visit.has_token("") && !visit.has_token(&token[1..]));
+        assert!(
+            !other.has_token(token.expose())
+                && !other.has_token(session.token(true).unwrap().expose())
+        );
+        assert!(!visit.has_token("") && !visit.has_token(&token.expose()[1..]));
         let none = Cookies::of(&headers(&[]), false);
         assert!(none.token(false).is_none() && !none.has_token(""));
         // By TLS only cookies that cannot have been set by another host or without TLS count.

@@ -60,7 +60,7 @@ pub(super) async fn begin(
         provider: provider.to_owned(),
         redirect: format!("{}/oidc/{provider}/callback", visit.base),
         link: account.filter(|_| field(fields, "link") == "true"),
-        invitation: invitation.map(str::to_owned),
+        invitation: invitation.map(Secret::new),
     };
     let begun = visit.site.auth.oidc_begin(begin, visit.peer).await.map_err(problem)?;
     if !begun.location.starts_with("https://") && !begun.location.starts_with("http://") {
@@ -82,7 +82,7 @@ pub(super) async fn callback(visit: &Visit) -> Result<Response<Body>, Problem> {
     let given = |name: &str| Some(visit.field(name).to_owned()).filter(|text| !text.is_empty());
     let callback = Callback {
         state: visit.field("state").to_owned(),
-        code: given("code"),
+        code: given("code").map(Secret::new),
         issuer: given("iss"),
     };
     let (browser, _) = visit.cookies.provider().ok_or_else(|| problem(OidcError::Flow))?;

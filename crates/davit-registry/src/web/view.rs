@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use davit_distribution::Secret;
 use time::OffsetDateTime;
 
 use crate::api::schema::Moment;
@@ -20,7 +21,7 @@ pub(crate) struct Frame {
     pub(crate) is_admin: bool,
     pub(crate) organisations: Vec<String>,
     /// CSRF token of the page's forms.
-    pub(crate) token: String,
+    pub(crate) token: Secret,
     /// What the last form did.
     pub(crate) note: Option<String>,
     pub(crate) has_accounts: bool,

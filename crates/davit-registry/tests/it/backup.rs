@@ -20,7 +20,7 @@ use crate::bench::{Bench, SETTINGS, TRASH, on_each, runtime};
 
 /// A place for the copy, with a store in a directory.
 fn other(bench: &Bench, dir: &TempDir, name: &str) -> Places {
-    let database = bench.other_database(name).map(Location::Postgres);
+    let database = bench.other_database(name).map(|url| Location::Postgres(url.into()));
     Places { root: dir.join(name), database, store: None }
 }
 

@@ -137,8 +137,11 @@ impl Bench {
             Some(s3) => s3.folder(&format!("some/{name}")),
             None => dir.path().to_owned(),
         };
-        let places =
-            Places { root: dir.path().to_owned(), database: url.map(Location::Postgres), store };
+        let places = Places {
+            root: dir.path().to_owned(),
+            database: url.map(|url| Location::Postgres(url.into())),
+            store,
+        };
         let bench = Self::open(places, folder, settings).await;
         Some(Self { postgres, s3, _dir: Some(dir), ..bench })
     }
@@ -171,7 +174,7 @@ impl Bench {
         };
         let name = self.folder.file_name().unwrap().to_string_lossy();
         let store = self.s3.as_ref().expect("a server").url(&format!("some/{name}"));
-        fs_err::write(folder.join(DATABASE), database).unwrap();
+        fs_err::write(folder.join(DATABASE), database.expose()).unwrap();
         fs_err::write(folder.join(STORE), store).unwrap();
     }
 
@@ -316,7 +319,7 @@ pub(crate) fn read_places(folder: &Path) -> Places {
     let read = |name: &str| fs_err::read_to_string(folder.join(name)).unwrap();
     Places {
         root: folder.join(format!("root-{}", std::process::id())),
-        database: Some(Location::Postgres(read(DATABASE))),
+        database: Some(Location::Postgres(read(DATABASE).into())),
         store: Some(StoreLocation::parse(&read(STORE), []).unwrap()),
     }
 }

@@ -53,7 +53,7 @@ impl Site {
         let path = PATH.parse().unwrap();
         let source = AddSource::new(by.clone(), path, url, None, settings).unwrap();
         let hook = source.hook();
-        assert!(hook.path.starts_with("/hooks/") && hook.secret.expose().len() == 48);
+        assert!(hook.path.expose().starts_with("/hooks/") && hook.secret.expose().len() == 48);
         self.database.write(source.clone()).await.unwrap();
         let again = self.database.write(source).await;
         assert!(matches!(again, Err(AutobuildError::Exists(_))), "{again:?}");
@@ -126,7 +126,7 @@ fn on_both(test: impl AsyncFn(Site)) {
     let location = Location::Sqlite(dir.join("registry.db"));
     runtime.block_on(async { test(Site::new(&location).await).await });
     if let Some(postgres) = Postgres::start() {
-        let location = Location::Postgres(postgres.url());
+        let location = Location::Postgres(postgres.url().into());
         runtime.block_on(async {
             let site = Site::new(&location).await;
             let database = site.database.clone();

@@ -31,7 +31,7 @@ pub(crate) fn location(folder: &Path) -> Location {
     };
     let mut known = KNOWN.lock().unwrap();
     let name = format!("r{}", known.len());
-    let make = || Location::Postgres(database_beside(&server, &name));
+    let make = || Location::Postgres(database_beside(&server, &name).into());
     known.entry(folder.to_owned()).or_insert_with(make).clone()
 }
 

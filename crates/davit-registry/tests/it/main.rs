@@ -24,6 +24,7 @@ mod objects;
 mod operation;
 mod races;
 mod replication;
+mod secrets;
 mod soak;
 mod trash;
 mod web;

@@ -64,6 +64,13 @@ fn rule(direction: Direction, registry: &str, glob: &str) -> AddSubscription {
     }
 }
 
+/// Sets what [`rule`] does not.
+fn set(rule: &mut AddSubscription, name: &str, value: serde_json::Value) {
+    let mut settings: serde_json::Value = serde_json::from_str(rule.settings.expose()).unwrap();
+    settings[name] = value;
+    rule.settings = settings.to_string().into();
+}
+
 /// Hands events on and does all jobs that are due; what came of each.
 async fn work(registry: &Registry) -> Vec<Report> {
     fan_out(&registry.database).await.unwrap();
@@ -200,7 +207,7 @@ fn images_come_by_the_clock() {
         let source = sources.next();
         let mut add = rule(Direction::Pull, &source.host(), "team/*");
         add.first_run_ms = Some(0);
-        add.settings["every_seconds"] = 3600.into();
+        set(&mut add, "every_seconds", 3600.into());
         let database = &bench.registry.database;
         database.write(add).await.unwrap();
         let other = bench.node().await;
@@ -227,7 +234,7 @@ fn images_come_by_the_clock() {
 /// A rule that takes deletions along.
 fn rule_with_deletions(direction: Direction, registry: &str, glob: &str) -> AddSubscription {
     let mut add = rule(direction, registry, glob);
-    add.settings["deletions"] = true.into();
+    set(&mut add, "deletions", true.into());
     if direction == Direction::Push {
         add.events.extend([EventKind::TagDelete, EventKind::Delete]);
     }
@@ -318,7 +325,7 @@ fn what_has_gone_elsewhere_goes_here_where_a_rule_says_so() {
         with.name = "with".to_owned();
         database.write(with).await.unwrap();
         let mut without = rule(Direction::Pull, &source.host(), "team/a");
-        without.settings["prefix"] = "kept".into();
+        set(&mut without, "prefix", "kept".into());
         database.write(without).await.unwrap();
         let all = async || {
             for rule in ["with", "rule"] {
@@ -364,7 +371,7 @@ fn a_rule_takes_no_more_of_the_network_than_it_may() {
         ] {
             let mut add = rule(direction, &host, glob);
             add.name = name.to_owned();
-            add.settings["bytes_per_second"] = (64 << 10).into();
+            set(&mut add, "bytes_per_second", (64 << 10).into());
             database.write(add).await.unwrap();
         }
         for name in ["in", "out"] {

@@ -23,7 +23,7 @@ mod worker;
 
 use std::path::PathBuf;
 
-use davit_engine::Hint;
+use davit_engine::{Hint, Secret};
 use davit_registry::{
     auth::{
         AccountError, AuthError, GlobError, NameError, PasswordError, RoleError, ScopeError,
@@ -187,7 +187,7 @@ fn places(args: &RegistryArgs, context: &Context) -> Result<Places, CliError> {
     let database = match args.db.as_deref() {
         None => None,
         Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
-            Some(Location::Postgres(url.to_owned()))
+            Some(Location::Postgres(Secret::new(url)))
         }
         // The URL may hold a password.
         Some(_) => return Err(CliError::usage("--db takes a URL of the form postgres://…")),

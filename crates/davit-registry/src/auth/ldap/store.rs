@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use davit_distribution::Secret;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -33,7 +34,7 @@ pub struct LdapSource {
     /// Who searches.
     pub bind_dn: String,
     /// The searcher's password.
-    pub bind_password: String,
+    pub bind_password: Secret,
     /// Below which people are.
     pub users: String,
     /// Class of people.
@@ -69,7 +70,7 @@ impl Default for LdapSource {
             start_tls: true,
             certificates: None,
             bind_dn: String::new(),
-            bind_password: String::new(),
+            bind_password: Secret::default(),
             users: String::new(),
             user_class: text("person"),
             user_attribute: text("uid"),
@@ -99,7 +100,7 @@ impl SetLdap {
     /// The settings as they are kept: what is secret is told to no other address.
     async fn settings(&self, connection: &mut Connection) -> Result<LdapSource, TrustError> {
         let mut source = self.source.clone();
-        if !source.bind_password.is_empty() || source.bind_dn.is_empty() {
+        if !source.bind_password.expose().is_empty() || source.bind_dn.is_empty() {
             return Ok(source);
         }
         let sql = "SELECT settings FROM identity_provider WHERE name = $1 AND kind = 'ldap'";
@@ -200,7 +201,7 @@ pub(super) async fn due(database: &Database) -> Result<Vec<(String, LdapSource)>
 /// The database's.
 pub async fn ldap_sources(database: &Database) -> Result<Vec<LdapRow>, DbError> {
     let mut rows = rows(database, "", i64::MAX).await?;
-    rows.iter_mut().for_each(|row| row.source.bind_password.clear());
+    rows.iter_mut().for_each(|row| row.source.bind_password = Secret::default());
     Ok(rows)
 }
 

@@ -171,7 +171,7 @@ impl LdapSource {
         let mut places = BTreeMap::new();
         let opened = tokio::time::timeout(OPEN_TIME, async {
             let mut connection = Asked::open(self).await?;
-            connection.bind(&self.bind_dn, &self.bind_password).await?;
+            connection.bind(&self.bind_dn, self.bind_password.expose()).await?;
             Ok::<_, LdapError>(connection)
         });
         let mut connection = opened.await.map_err(late)??;

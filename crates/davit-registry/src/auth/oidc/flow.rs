@@ -22,7 +22,7 @@ pub(super) fn token_request(
     form.append_pair("grant_type", "authorization_code")
         .append_pair("code", code)
         .append_pair("redirect_uri", &flow.redirect)
-        .append_pair("code_verifier", &flow.verifier);
+        .append_pair("code_verifier", flow.verifier.expose());
     let methods = metadata.token_endpoint_auth_methods_supported.as_deref();
     let takes = |method: &str| methods.is_some_and(|all| all.iter().any(|it| it == method));
     let mut request = WebRequest::new("POST", place)
@@ -32,11 +32,12 @@ pub(super) fn token_request(
         None => drop(form.append_pair("client_id", &provider.client_id)),
         // Without a word of it, Basic is what it takes.
         Some(secret) if takes("client_secret_post") && !takes("client_secret_basic") => {
-            form.append_pair("client_id", &provider.client_id).append_pair("client_secret", secret);
+            form.append_pair("client_id", &provider.client_id)
+                .append_pair("client_secret", secret.expose());
         }
         Some(secret) => {
             let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
-            let pair = format!("{}:{}", encode(&provider.client_id), encode(secret));
+            let pair = format!("{}:{}", encode(&provider.client_id), encode(secret.expose()));
             request = request.header("authorization", format!("Basic {}", BASE64.encode(pair)));
         }
     }

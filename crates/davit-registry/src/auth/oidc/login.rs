@@ -41,7 +41,7 @@ pub struct Begin {
     /// Row of the account whose owner is logged in and adds an identity; `None`: to log in.
     pub link: Option<i64>,
     /// An invitation, for who has no account yet.
-    pub invitation: Option<String>,
+    pub invitation: Option<Secret>,
 }
 
 /// A log-in that has begun.
@@ -59,7 +59,7 @@ pub struct Callback {
     /// `state`
     pub state: String,
     /// `code`
-    pub code: Option<String>,
+    pub code: Option<Secret>,
     /// `iss`
     pub issuer: Option<String>,
 }
@@ -130,12 +130,12 @@ impl Auth {
             .append_pair("nonce", &nonce)
             .append_pair("code_challenge", &challenge)
             .append_pair("code_challenge_method", "S256");
-        let invitation = begin.invitation.as_deref().and_then(OpaqueToken::parse);
+        let invitation = begin.invitation.as_ref().map(Secret::expose).and_then(OpaqueToken::parse);
         let flow = Flow {
             provider: begin.provider,
             browser: hash(&browser).to_string(),
-            nonce,
-            verifier,
+            nonce: nonce.into(),
+            verifier: verifier.into(),
             redirect: begin.redirect,
             link: begin.link,
             invitation: invitation.map(|token| token.hash().to_string()),
@@ -204,8 +204,8 @@ impl Auth {
         let (issuer, now_ms) = (provider.issuer.as_str(), self.database().now_ms());
         let metadata = self.issuers.metadata(issuer, now_ms).await?;
         check_issuer(&metadata, callback.issuer.as_deref())?;
-        let code = callback.code.as_deref().ok_or(OidcError::Flow)?;
-        let request: WebRequest = token_request(provider, &metadata, flow, code)?;
+        let code = callback.code.as_ref().ok_or(OidcError::Flow)?;
+        let request: WebRequest = token_request(provider, &metadata, flow, code.expose())?;
         let bytes = self.issuers.fetch(issuer, &request).await?;
         let reply: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let missing = IssuerError::Provider(issuer.to_owned(), "gives no ID token");
@@ -213,7 +213,7 @@ impl Auth {
         let whom = (issuer, provider.client_id.as_str());
         let claims = self.issuers.verify(token, whom, now_ms).await?;
         let refuse = |what| Err(IssuerError::Token(what).into());
-        if text(&claims, "nonce") != Some(flow.nonce.as_str()) {
+        if text(&claims, "nonce") != Some(flow.nonce.expose()) {
             return refuse("is of another log-in");
         }
         let party = text(&claims, "azp");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use davit_distribution::Secret;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -29,7 +30,7 @@ pub struct Provider {
     pub client_id: String,
     /// What this registry proves itself with, if it is asked to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_secret: Option<String>,
+    pub client_secret: Option<Secret>,
     /// Whether everyone whom it knows may have an account here, whatever sign-up is set to.
     #[serde(default)]
     pub signs_up: bool,
@@ -284,8 +285,8 @@ pub(super) struct Flow {
     pub(super) provider: String,
     /// SHA-256 of the browser's cookie.
     pub(super) browser: String,
-    pub(super) nonce: String,
-    pub(super) verifier: String,
+    pub(super) nonce: Secret,
+    pub(super) verifier: Secret,
     pub(super) redirect: String,
     /// Account to which the identity is to be added.
     pub(super) link: Option<i64>,

@@ -8,6 +8,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use davit_distribution::Secret;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
@@ -54,7 +55,7 @@ pub(in crate::autobuild) struct BuildTask {
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::autobuild) struct TaskVariable {
     pub(in crate::autobuild) name: String,
-    pub(in crate::autobuild) value: String,
+    pub(in crate::autobuild) value: Secret,
     pub(in crate::autobuild) is_secret: bool,
 }
 
@@ -283,10 +284,10 @@ impl BuildTask {
         for TaskVariable { name, value, is_secret } in &self.variables {
             if *is_secret {
                 let file = secrets.join(name);
-                private(&file, value.as_bytes())?;
+                private(&file, value.expose().as_bytes())?;
                 command.arg("--secret").arg(format!("id={name},src={}", file.display()));
             } else if name != "BUILDKIT_CACHE_MOUNT_NS" {
-                command.arg("--build-arg").arg(format!("{name}={value}"));
+                command.arg("--build-arg").arg(format!("{name}={}", value.expose()));
             }
         }
         Ok(())

@@ -15,6 +15,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use davit_distribution::Secret;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
@@ -69,9 +70,9 @@ const FIXED: [(&str, &str); 16] = [
 pub(in crate::autobuild) struct GitAccess {
     pub(in crate::autobuild) url: String,
     /// Password over HTTP.
-    pub(in crate::autobuild) token: Option<String>,
+    pub(in crate::autobuild) token: Option<Secret>,
     /// Private key for ssh.
-    pub(in crate::autobuild) key: Option<String>,
+    pub(in crate::autobuild) key: Option<Secret>,
     /// Whether hosts of private networks may be asked.
     pub(in crate::autobuild) allow_private: bool,
     /// Whether HTTP goes through a proxy, which then decides what may be asked.
@@ -167,7 +168,7 @@ impl Git {
             _ => {}
         }
         if let Some(token) = access.token.as_ref().filter(|_| url.scheme().starts_with("http")) {
-            let header = BASE64.encode(format!("x-access-token:{token}"));
+            let header = BASE64.encode(format!("x-access-token:{}", token.expose()));
             let scope = &url[..url::Position::BeforePath];
             let value = format!("Authorization: Basic {header}");
             git.settings.push((format!("http.{scope}/.extraHeader"), value));
@@ -230,7 +231,7 @@ impl Git {
         match &self.access.key {
             Some(key) => {
                 let file = self.directory.join("key");
-                private(&file, format!("{}\n", key.trim_end()).as_bytes())?;
+                private(&file, format!("{}\n", key.expose().trim_end()).as_bytes())?;
                 let file = quoted(&file.display().to_string());
                 words.push(format!("-o IdentitiesOnly=yes -i {file}"));
             }
@@ -451,7 +452,7 @@ mod tests {
     fn open(url: &str, allow_private: bool) -> Result<Git, GitError> {
         let access = GitAccess {
             url: url.to_owned(),
-            token: Some("secret".to_owned()),
+            token: Some(Secret::new("secret")),
             key: None,
             allow_private,
             has_proxy: false,

@@ -77,7 +77,7 @@ impl BuildTask {
     /// Variables as a shell reads them.
     fn exports(&self, place: &Place) -> String {
         let mut text = String::new();
-        let own = self.variables.iter().map(|it| (it.name.as_str(), it.value.as_str()));
+        let own = self.variables.iter().map(|it| (it.name.as_str(), it.value.expose()));
         let given = self.environment(place);
         // What is known of the build is not the owner's to change.
         for (name, value) in own.chain(given.iter().map(|(name, value)| (*name, value.as_str()))) {

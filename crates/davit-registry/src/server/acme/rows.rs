@@ -1,5 +1,7 @@
 //! What servers of one database know of their certificate.
 
+use davit_distribution::Secret;
+
 use crate::db::{Connection, Database, DbError, Transaction, values};
 
 /// Whose certificate: of these names, by this authority.
@@ -13,7 +15,7 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) struct Row {
     /// Chain and key in PEM.
-    pub(super) pair: Option<(String, String)>,
+    pub(super) pair: Option<(String, Secret)>,
     /// When the next attempt is.
     pub(super) due_ms: i64,
     /// Until when somebody makes one.
@@ -29,7 +31,7 @@ pub(super) async fn find(database: &Database, place: &Place) -> Result<Option<Ro
     let row = reader.row(sql, values![&place.directory, &place.names]).await?;
     row.map(|row| {
         Ok(Row {
-            pair: row.get::<Option<String>>(0)?.zip(row.get(1)?),
+            pair: row.get::<Option<String>>(0)?.zip(row.get::<Option<String>>(1)?.map(Secret::new)),
             due_ms: row.get(2)?,
             held_ms: row.get(3)?,
             failures: row.get(4)?,

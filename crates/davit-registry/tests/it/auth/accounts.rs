@@ -1,5 +1,6 @@
 //! Rights by namespace, organisation, team and grant; sign-up; the audit log.
 
+use davit_distribution::Secret;
 use davit_registry::auth::{
     AccountError, RepositoryGlob,
     accounts::{
@@ -64,7 +65,7 @@ async fn rights_come_by_namespace_team_and_grant() {
 #[tokio::test]
 async fn postgres_has_the_same_rights() {
     let Some(postgres) = davit_test::Postgres::start() else { return };
-    let location = Location::Postgres(postgres.url());
+    let location = Location::Postgres(postgres.url().into());
     let database = Database::open(&location).await.unwrap();
     let site = Site::on(TempDir::new(), database, AuthSettings::default()).await;
     let site = company_on(site).await;

@@ -8,6 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use davit_distribution::Secret;
 use davit_registry::auth::{
     accounts::{SetState, teams},
     ldap::{AddGroupMap, LdapSource, RemoveGroupMap, SetLdap, group_maps, ldap_sources},
@@ -128,7 +129,7 @@ impl Slapd {
             url: format!("ldap://{}", self.plain.address()),
             certificates: Some(fs_err::read_to_string(self.dir.join("ca.crt")).unwrap()),
             bind_dn: format!("cn=admin,{BASE}"),
-            bind_password: "secret".to_owned(),
+            bind_password: Secret::new("secret"),
             users: format!("ou=people,{BASE}"),
             groups: Some(format!("ou=groups,{BASE}")),
             ..LdapSource::default()
@@ -234,7 +235,7 @@ async fn directories_are_asked_by_tls_only() {
     let broken = [
         ("a certificate of nobody's", LdapSource { certificates: None, ..ldaps.clone() }),
         ("in the clear", LdapSource { start_tls: false, ..slapd.source() }),
-        ("another password", LdapSource { bind_password: "x".to_owned(), ..ldaps.clone() }),
+        ("another password", LdapSource { bind_password: Secret::new("x"), ..ldaps.clone() }),
         ("no such port", LdapSource { url: "ldap://127.0.0.1:1".to_owned(), ..ldaps.clone() }),
     ];
     for (at, (what, source)) in broken.into_iter().enumerate() {

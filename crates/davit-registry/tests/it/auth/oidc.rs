@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use davit_distribution::Secret;
 use davit_registry::auth::{
     AccountError,
     accounts::SetState,
@@ -45,7 +46,7 @@ impl Idp {
         let provider = Provider {
             issuer: self.issuer.clone(),
             client_id: "davit".to_owned(),
-            client_secret: Some("a+b/c %:d".to_owned()),
+            client_secret: Some(Secret::new("a+b/c %:d")),
             signs_up,
         };
         SetProvider { by: Actor::operator(), name: "idp".to_owned(), provider }
@@ -98,7 +99,7 @@ impl Idp {
             url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
         };
         let state = field("state").unwrap();
-        Callback { state, code: field("code"), issuer: field("iss") }
+        Callback { state, code: field("code").map(Secret::new), issuer: field("iss") }
     }
 
     /// Where the browser is sent after it logged in there.
@@ -317,7 +318,7 @@ async fn answers_that_were_not_asked_for_are_refused() {
         let error = refused("mixed up", &|_, callback| callback.issuer.clone_from(&issuer)).await;
         assert!(matches!(error, OidcError::Issuer(_)), "{error:?}");
     }
-    refused("a wrong code", &|_, callback| callback.code = Some("x".to_owned())).await;
+    refused("a wrong code", &|_, callback| callback.code = Some(Secret::new("x"))).await;
     // What is in the database of the log-in: another nonce, another PKCE verifier.
     for (field, told) in [("nonce", "another log-in"), ("verifier", "cannot be reached")] {
         site.sql("DELETE FROM login_flow", Vec::new()).await;

@@ -47,7 +47,7 @@ fn a_registry_of_schema_1_is_opened_beside_a_program_that_uses_it() {
         let mut old = PgConnection::connect(&postgres.url()).await.unwrap();
         old.execute(POSTGRES).await.unwrap();
         old.execute(OLD_WORK).await.unwrap();
-        let database = Database::open(&Location::Postgres(postgres.url())).await.unwrap();
+        let database = Database::open(&Location::Postgres(postgres.url().into())).await.unwrap();
         old.execute(OLD_WORK).await.unwrap();
         is_whole(&database, &dir).await;
         old.close().await.unwrap();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use davit_engine::Secret;
 use davit_registry::{
     auth::{
         audit::Actor,
@@ -170,7 +171,7 @@ fn add_provider(args: OidcArgs, places: &Places) -> Result<(), CliError> {
     let provider = Provider {
         issuer: args.issuer,
         client_id: args.client_id,
-        client_secret,
+        client_secret: client_secret.map(Secret::new),
         signs_up: args.signs_up,
     };
     let set = SetProvider { by: Actor::operator(), name: args.name.clone(), provider };

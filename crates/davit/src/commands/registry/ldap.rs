@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use davit_engine::Secret;
 use davit_registry::{
     auth::{
         audit::Actor,
@@ -183,7 +184,7 @@ fn add(args: AddArgs, places: &Places) -> Result<(), CliError> {
         start_tls: !args.no_start_tls,
         certificates: certificates.map_err(crate::error::io_error)?,
         bind_dn: args.bind_dn,
-        bind_password: password.unwrap_or_default(),
+        bind_password: password.map(Secret::new).unwrap_or_default(),
         users: args.users,
         user_class: args.user_class,
         user_attribute: args.user_attribute,

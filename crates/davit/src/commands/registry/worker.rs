@@ -187,7 +187,7 @@ impl Workers {
 
     fn database_url(&self) -> PathBuf {
         match &self.places.database {
-            Some(davit_registry::db::Location::Postgres(url)) => url.into(),
+            Some(davit_registry::db::Location::Postgres(url)) => url.expose().into(),
             _ => PathBuf::new(),
         }
     }

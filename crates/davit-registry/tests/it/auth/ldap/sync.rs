@@ -2,6 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
+use davit_distribution::Secret;
 use davit_registry::auth::{
     accounts::audit_entries,
     ldap::{LdapError, SyncError, SyncMode, SyncReport, sync},
@@ -129,7 +130,7 @@ async fn what_is_not_known_for_sure_changes_nothing() {
     let people = |dn: &str| LdapSource { users: format!("{dn},{BASE}"), ..slapd.source() };
     for (what, source) in [
         ("away", LdapSource { url: closed, ..slapd.source() }),
-        ("another password", LdapSource { bind_password: "x".to_owned(), ..slapd.source() }),
+        ("another password", LdapSource { bind_password: Secret::new("x"), ..slapd.source() }),
         ("no such folder", people("ou=nowhere")),
         ("a folder without people", people("ou=left")),
         ("no folder", LdapSource { users: "nonsense".to_owned(), ..slapd.source() }),
@@ -181,7 +182,7 @@ async fn large_directories_come_by_pages_and_whole() {
     assert_eq!(report, SyncReport { accounts: 2, ..SyncReport::default() });
     let limited = LdapSource {
         bind_dn: format!("uid=nina,ou=people,{BASE}"),
-        bind_password: LDAP_PASSWORD.to_owned(),
+        bind_password: Secret::new(LDAP_PASSWORD),
         ..slapd.source()
     };
     set(&site, limited).await.unwrap();
@@ -210,7 +211,7 @@ async fn servers_compare_by_themselves() {
     let first = row().await;
     assert_eq!(first.sync_result.as_deref(), Some("1 accounts, 1 gone, 0 in other groups"));
     assert!(first.synced_at.is_some() && first.sync_at > first.synced_at, "{first:?}");
-    assert_eq!(first.source.bind_password, "", "it is not told");
+    assert_eq!(first.source.bind_password.expose(), "", "it is not told");
     site.hears().await;
     assert!(site.bearer(&token).await.is_err());
 
@@ -236,11 +237,11 @@ async fn a_password_that_is_kept_goes_nowhere_else() {
     let source = LdapSource {
         url: "ldap://127.0.0.1:1".to_owned(),
         bind_dn: "cn=reader".to_owned(),
-        bind_password: "secret".to_owned(),
+        bind_password: Secret::new("secret"),
         ..LdapSource::default()
     };
     let site = site(source.clone()).await;
-    let unsaid = LdapSource { bind_password: String::new(), ..source };
+    let unsaid = LdapSource { bind_password: Secret::default(), ..source };
     set(&site, LdapSource { users: "ou=people".to_owned(), ..unsaid.clone() }).await.unwrap();
     for other in [
         LdapSource { url: "ldap://127.0.0.1:2".to_owned(), ..unsaid.clone() },

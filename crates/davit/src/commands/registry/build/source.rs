@@ -157,7 +157,7 @@ pub(super) fn run(command: SourceCommand, places: &Places) -> Result<u8, CliErro
         SourceCommand::Hook(args) => {
             let repository = args.repository;
             let hook = with_builds(places, async |database| hook_of(database, &repository).await)?;
-            printer::line(&format!("{} {}", hook.path, hook.secret.expose()))?;
+            printer::line(&format!("{} {}", hook.path.expose(), hook.secret.expose()))?;
         }
         SourceCommand::Env(args) => environment(args, places)?,
         SourceCommand::Rm(args) => with_builds(places, async |database| {
@@ -177,7 +177,7 @@ fn add(args: AddArgs, places: &Places) -> Result<(), CliError> {
     let source = source.map_err(Fault::from)?.polled(args.poll);
     let hook = source.hook();
     with_builds(places, async |database| database.write(source).await)?;
-    printer::line(&format!("{} {}", hook.path, hook.secret.expose()))
+    printer::line(&format!("{} {}", hook.path.expose(), hook.secret.expose()))
 }
 
 fn credential(key: Option<&Path>, token_stdin: bool) -> Result<Option<Credential>, CliError> {
