@@ -76,7 +76,7 @@ impl Observer {
         let is_told = traced.is_some() || tracing::enabled!(tracing::Level::INFO);
         let told = is_told.then(|| {
             let method = parts.method.clone();
-            let path = parts.uri.path().chars().take(LONGEST_PATH).collect();
+            let path = shown(parts.uri.path());
             Box::new(Told { method, path, peer, traced })
         });
         Observed { id: self.id(&parts.headers), started: Instant::now(), told }
@@ -91,6 +91,14 @@ impl Observer {
             HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
         })
     }
+}
+
+/// The path as it is told: without the key of a webhook, by which whoever reads logs could call it.
+fn shown(path: &str) -> String {
+    if path.trim_start_matches('/').starts_with("hooks/") {
+        return "/hooks/****".to_owned();
+    }
+    path.chars().take(LONGEST_PATH).collect()
 }
 
 fn is_sound(id: &[u8]) -> bool {

@@ -236,6 +236,22 @@ fn an_upload_that_is_nearly_done_ends_before_the_server() {
 }
 
 #[test]
+fn no_trace_tells_the_key_of_a_webhook() {
+    let key = "5ec2e7".repeat(8);
+    let collector = HttpServer::start(|_| davit_test::Reply::ok("{}"));
+    let url = format!("http://{}", collector.host());
+    let registry = TestRegistry::serving(TempDir::new(), |settings| settings.otlp = Some(url));
+    for path in [format!("/hooks/{key}"), format!("/hooks/{key}/"), format!("//hooks/{key}")] {
+        registry.send("POST", &path, &[], b"{}");
+    }
+    registry.stop();
+    let sent = collector.requests();
+    let text = String::from_utf8_lossy(&sent[0].body);
+    assert_eq!(text.matches(r#""/hooks/****""#).count(), 3, "{text}");
+    assert!(!text.contains("5ec2e7"), "{text}");
+}
+
+#[test]
 fn traces_of_requests_reach_a_collector() {
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
     let collector = HttpServer::start(|_| davit_test::Reply::ok("{}"));

@@ -187,3 +187,20 @@ fn the_log_has_a_line_of_json_for_each_request() {
     assert_eq!((&line["path"], &line["level"]), (&"/v2/a/b/manifests/t".into(), &"INFO".into()));
     assert!(line["timestamp"].is_string() && line["microseconds"].is_u64(), "{line}");
 }
+
+#[test]
+fn the_log_does_not_tell_the_key_of_a_webhook() {
+    let mut served = Served::start_in(TempDir::new(), &["--log", "json"]);
+    let mut stream = std::net::TcpStream::connect(&served.address).unwrap();
+    let key = "5ec2e7".repeat(8);
+    let head = format!("POST /hooks/{key} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    loop {
+        let mut line = String::new();
+        assert_ne!(served.words.read_line(&mut line).unwrap(), 0, "the log goes on");
+        assert!(!line.contains("5ec2e7"), "{line}");
+        if line.contains(r#""/hooks/****""#) {
+            break;
+        }
+    }
+}
