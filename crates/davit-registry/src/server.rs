@@ -269,10 +269,8 @@ impl Server {
         let telling = tokio::spawn(Worker::new(registry.clone(), &base_url).run(stopped.clone()));
         let tending = tokio::spawn(async move { tended.tend().await });
         let noting = tokio::spawn(beside::note_pulls(registry.clone()));
-        let mut beside = vec![collecting, telling, tending, noting, replicating];
-        if settings.auth {
-            beside.push(tokio::spawn(beside::compare_directories(compared)));
-        }
+        let comparing = tokio::spawn(beside::compare_directories(compared));
+        let beside = vec![collecting, telling, tending, noting, replicating, comparing];
         let renewing = match &certificates {
             Some(Certificates::Acme(acme)) => {
                 Some(tokio::spawn(Arc::clone(acme).run(stopped.clone())))

@@ -9,13 +9,13 @@ use super::{
     Call, Endpoint, Problem, Rule, Site,
     identity::remove,
     route::endpoint,
-    schema::{Moment, Nothing, Page, Prose, Text, Within, input, reply},
+    schema::{Moment, Nothing, Page, Prose, Text, Within, input, reply, words},
     text::{Account, AnyName, OwnName, SecretText},
 };
 use crate::auth::{
     ldap::{
-        self, AddGroupMap, LdapRow, LdapSource, RemoveGroupMap, SetLdap, SyncMode, group_maps,
-        ldap_sources,
+        AddGroupMap, LdapRow, LdapSource, RemoveGroupMap, SetLdap, SyncJob, SyncMode, group_maps,
+        last_sync, ldap_sources,
     },
     oidc::ProviderKind,
 };
@@ -61,6 +61,22 @@ reply! {
         synced_at: Moment,
         /// What came of the last try.
         sync_result: String,
+        /// The last comparison that was asked for, by a person or the clock.
+        comparison: Comparison,
+    }
+}
+
+words! {
+    /// How far a comparison is.
+    ComparisonState {
+        /// Its turn comes.
+        Waiting = "waiting",
+        /// The directory is asked.
+        Running = "running",
+        /// It is done.
+        Done = "done",
+        /// The directory was not compared.
+        Failed = "failed",
     }
 }
 
@@ -77,16 +93,25 @@ reply! {
 }
 
 reply! {
-    /// What came of a comparison with a directory.
+    /// A comparison of accounts with a directory.
     Comparison {
+        /// How far it is.
+        state: ComparisonState,
+        /// Whether nothing is changed.
+        dry_run: bool,
+        /// The same, and what came of it, in a sentence.
+        told: String,
+        /// When it was asked for.
+        asked_at: Moment,
+    } maybe {
+        /// When it ended.
+        ended_at: Moment,
         /// Accounts that came from it.
         accounts: u64,
         /// Those that are not there any more, and were the last time.
         gone: Vec<String>,
         /// Those that are in other groups than before.
         moved: Vec<String>,
-        /// The same in a sentence.
-        told: String,
     }
 }
 
@@ -184,8 +209,14 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         .with(GONE),
         endpoint(
             (M::POST, "/ldap/{directory}/sync", ON),
-            ("syncDirectory", "Compare accounts with the directory that they came from, now"),
+            ("syncDirectory", "Have accounts compared with the directory that they came from, now"),
             sync,
+        )
+        .with(StatusCode::ACCEPTED),
+        endpoint(
+            (M::GET, "/ldap/{directory}/sync", ON),
+            ("getComparison", "The last comparison that was asked for"),
+            comparison,
         ),
         endpoint(
             (M::GET, "/ldap-groups", ON),
@@ -228,6 +259,7 @@ impl Directory {
             sync_at: row.sync_at.map(Moment),
             synced_at: row.synced_at.map(Moment),
             sync_result: row.sync_result,
+            comparison: None,
         }
     }
 
@@ -245,8 +277,42 @@ impl Directory {
 
 /// LDAP directories, by name.
 pub(crate) async fn directories(site: &Site) -> Result<Vec<Directory>, Problem> {
-    let rows = ldap_sources(&site.registry.database).await?;
-    Ok(rows.into_iter().map(Directory::of).collect())
+    let database = &site.registry.database;
+    let mut found = Vec::new();
+    for row in ldap_sources(database).await? {
+        let comparison = last_sync(database, &row.name).await?.map(Comparison::of);
+        found.push(Directory { comparison, ..Directory::of(row) });
+    }
+    Ok(found)
+}
+
+impl Comparison {
+    fn of(job: SyncJob) -> Self {
+        let SyncJob { state, how, outcome, asked_at, ended_at } = job;
+        let state = match &*state {
+            "waiting" => ComparisonState::Waiting,
+            "running" => ComparisonState::Running,
+            "done" => ComparisonState::Done,
+            _ => ComparisonState::Failed,
+        };
+        let begin = if how.dry_run { "Nothing was changed: " } else { "" };
+        let told = match &outcome {
+            None => "The comparison is under way.".to_owned(),
+            Some(Ok(report)) => format!("{begin}{report}."),
+            Some(Err(words)) => format!("The directory was not compared: {words}."),
+        };
+        let report = outcome.and_then(Result::ok);
+        Self {
+            state,
+            dry_run: how.dry_run,
+            told,
+            asked_at: Moment(asked_at),
+            ended_at: ended_at.map(Moment),
+            accounts: report.as_ref().map(|report| report.accounts as u64),
+            gone: report.as_ref().map(|report| report.gone.clone()),
+            moved: report.map(|report| report.moved),
+        }
+    }
 }
 
 async fn set_directory(call: Call, _: Nothing, new: NewDirectory) -> Result<Nothing, Problem> {
@@ -282,14 +348,12 @@ async fn sync(call: Call, _: Nothing, how: RunSync) -> Result<Comparison, Proble
     let dry_run = how.dry_run.unwrap_or_default();
     let mode = SyncMode { dry_run, force: how.force.unwrap_or_default() };
     let name = directory_name(&call)?;
-    let report = ldap::sync(&call.site.registry.database, &name, mode).await?;
-    let begin = if dry_run { "Nothing was changed: " } else { "" };
-    Ok(Comparison {
-        accounts: report.accounts as u64,
-        told: format!("{begin}{report}."),
-        gone: report.gone,
-        moved: report.moved,
-    })
+    Ok(Comparison::of(call.site.auth.start_sync(&name, mode).await?))
+}
+
+async fn comparison(call: Call, _: Nothing, _: Nothing) -> Result<Comparison, Problem> {
+    let job = last_sync(&call.site.registry.database, &directory_name(&call)?).await?;
+    job.map(Comparison::of).ok_or_else(Problem::absent)
 }
 
 /// Groups of directories that are teams.

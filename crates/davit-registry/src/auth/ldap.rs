@@ -16,10 +16,12 @@
 //! there, waits are bounded ([`LdapLimits`]), and one that did not answer is left alone for a while.
 
 mod connection;
+mod jobs;
 mod store;
 mod sync;
 mod turns;
 
+pub use jobs::{SyncJob, last_sync};
 pub use store::{
     AddGroupMap, LdapRow, LdapSource, RemoveGroupMap, SetLdap, group_maps, ldap_sources,
 };

@@ -11,6 +11,7 @@ use std::{
 use davit_distribution::Secret;
 use http::HeaderValue;
 use ring::rand::{SecureRandom as _, SystemRandom};
+use tokio::sync::Notify;
 
 use super::{
     Action, Caller, Decision, KeyError, Keys, Need, OpaqueToken, PasswordError, PasswordHash,
@@ -117,6 +118,8 @@ pub struct Auth {
     pub(super) throttle: Throttle,
     /// Logins about which directories are asked.
     pub(super) turns: Turns,
+    /// Tells that a comparison with a directory is asked for.
+    pub(super) syncs: Notify,
     /// Others who vouch for someone.
     pub(super) issuers: Issuers,
     /// Hides passwords in memory.
@@ -145,6 +148,7 @@ impl Auth {
         Ok(Self {
             throttle: Throttle::new(settings.throttle),
             turns: Turns::new(settings.ldap),
+            syncs: Notify::new(),
             issuers: Issuers::default(),
             settings,
             database: database.clone(),

@@ -44,10 +44,13 @@ pub(super) async fn collect(
     }
 }
 
-/// Compares directories with the accounts that came from them, when it is time.
+/// Compares directories with the accounts that came from them, when it is time or somebody asks.
 pub(super) async fn compare_directories(auth: Arc<Auth>) {
     loop {
-        tokio::time::sleep(COMPARE).await;
+        tokio::select! {
+            () = tokio::time::sleep(COMPARE) => {}
+            () = auth.sync_is_asked() => {}
+        }
         if let Err(error) = auth.sync_due().await {
             let error: &dyn std::error::Error = &error;
             tracing::warn!(error, "directories were not compared");

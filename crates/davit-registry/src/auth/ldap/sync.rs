@@ -11,21 +11,20 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
     LdapError, LdapSource,
     connection::{Connection as Asked, Entry as Person},
-    store::{self, GroupMembers, NoteSync, TakeSync, teams_of},
+    store::{self, GroupMembers, teams_of},
 };
 use crate::{
     auth::{
-        Auth,
         audit::{self, Actor, Entry},
         oidc::ForeignIdentity,
     },
     db::{Connection, Database, DbError, Transaction, values},
-    fault::in_words,
 };
 
 /// Accounts of one query.
@@ -39,7 +38,7 @@ const GROUPS_TIME: Duration = Duration::from_secs(30);
 const FEW: usize = 5;
 
 /// How a directory is compared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncMode {
     /// Whether nothing is changed.
     pub dry_run: bool,
@@ -48,7 +47,7 @@ pub struct SyncMode {
 }
 
 /// What came of a comparison; names in their order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncReport {
     /// Accounts that came from the directory.
     pub accounts: usize,
@@ -291,29 +290,4 @@ async fn tell(
     let by = Actor { id: None, name: identity.issuer.clone(), address: None };
     let detail = json!({ "subject": identity.subject }).to_string();
     audit::append(connection, &by, Entry { action, object, detail: &detail }).await
-}
-
-impl Auth {
-    /// Compares the directories whose time has come; one server of a database does it.
-    ///
-    /// # Errors
-    /// The database's. What goes wrong with a directory is told in the log, and beside its settings.
-    pub async fn sync_due(&self) -> Result<(), DbError> {
-        for (name, source) in store::due(self.database()).await? {
-            let take = TakeSync { name: name.clone(), every_ms: source.sync_every_ms() };
-            if !self.database().write(take).await? {
-                continue;
-            }
-            let outcome = sync(self.database(), &name, SyncMode::default()).await;
-            let is_done = outcome.is_ok();
-            let told = outcome.map_or_else(|error| in_words(&error), |report| report.to_string());
-            if is_done {
-                tracing::info!(directory = name, told, "accounts were compared with a directory");
-            } else {
-                tracing::warn!(directory = name, told, "a directory was not compared");
-            }
-            self.database().write(NoteSync { name, told, is_done }).await?;
-        }
-        Ok(())
-    }
 }

@@ -1,5 +1,8 @@
 //! Who else vouches for people and builds, by the API: what is set, what is refused, what is never told.
 
+use std::io::Write as _;
+
+use davit_registry::db::{Connection, DbError, Transaction};
 use serde_json::{Value, json};
 
 use crate::fixture::TestRegistry;
@@ -86,9 +89,15 @@ fn directories_are_set_compared_and_tell_no_secret() {
     let elsewhere = registry.api("PUT", "/ldap/corp", &boss, &corp);
     assert_eq!(elsewhere.status, 409);
     assert!(elsewhere.text().contains("password is needed"), "{elsewhere:?}");
-    let away = registry.api("POST", "/ldap/corp/sync", &boss, &json!({ "dry_run": true }));
-    assert_eq!(away.status, 409);
-    assert!(away.text().contains("cannot be reached"), "{away:?}");
+    let sync = "/ldap/corp/sync";
+    assert_eq!(refused(&registry, ("GET", sync), &boss, Value::Null), 404, "nobody has asked");
+    let begun = registry.api("POST", sync, &boss, &json!({ "dry_run": true }));
+    assert_eq!(begun.status, 202, "{begun:?}");
+    davit_test::until("the comparison has ended", || {
+        let last = registry.ask("GET", sync, &boss, Value::Null);
+        let told = last["told"].as_str().unwrap();
+        last["state"] == "failed" && told.contains("cannot be reached") && last["dry_run"] == true
+    });
     assert_eq!(refused(&registry, ("POST", "/ldap/none/sync"), &boss, json!({})), 404);
 
     registry.ask("POST", "/organisations", &boss, json!({ "name": "acme" }));
@@ -105,6 +114,47 @@ fn directories_are_set_compared_and_tell_no_secret() {
     registry.ask("DELETE", "/ldap/corp", &boss, Value::Null);
     assert_eq!(items(&registry, "/ldap", &boss), json!([]));
     tells_no_secret(&registry, &boss);
+}
+
+/// Makes an account one of the directory's.
+struct Came;
+
+impl Transaction for Came {
+    type Output = ();
+    type Error = DbError;
+
+    async fn run(&self, connection: &mut Connection) -> Result<(), DbError> {
+        let sql = "INSERT INTO identity (issuer, subject, account_id, created_at) \
+                   SELECT 'ldap:corp', name, id, 0 FROM account WHERE name = 'boss'";
+        connection.execute(sql, Vec::new()).await.map(drop)
+    }
+}
+
+/// Whoever asks for a comparison does not wait for the directory, and it is asked once.
+#[test]
+fn a_comparison_goes_on_beside_requests() {
+    let registry = TestRegistry::with_accounts(None);
+    let boss = registry.user("boss", true);
+    registry.run(registry.registry().database.write(Came)).unwrap();
+    // It lets the searcher in, and then says nothing for as long as may be waited.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let corp = json!({
+        "url": format!("ldap://{}", silent.local_addr().unwrap()), "start_tls": false,
+        "bind_dn": "cn=reader", "users": "ou=people", "bind_password": SECRET,
+    });
+    registry.ask("PUT", "/ldap/corp", &boss, corp);
+    let sync = "/ldap/corp/sync";
+    let first = registry.ask("POST", sync, &boss, json!({}));
+    let (mut asks, _) = silent.accept().unwrap();
+    let bound = [0x30, 12, 2, 1, 1, 0x61, 7, 0x0a, 1, 0, 4, 0, 4, 0];
+    asks.write_all(&bound).unwrap();
+    let last = registry.ask("GET", sync, &boss, Value::Null);
+    assert_eq!((&last["state"], &last["ended_at"]), (&json!("running"), &Value::Null), "{last}");
+    let again = registry.ask("POST", sync, &boss, json!({ "dry_run": true }));
+    assert_eq!((&again["asked_at"], &again["dry_run"]), (&first["asked_at"], &json!(false)));
+    assert_eq!(items(&registry, "/ldap", &boss)[0]["comparison"]["state"], "running");
+    silent.set_nonblocking(true).unwrap();
+    assert!(silent.accept().is_err(), "the directory is asked once");
 }
 
 #[test]

@@ -67,6 +67,7 @@ fn wanted(id: &str) -> Rule {
         | "setDirectory"
         | "deleteDirectory"
         | "syncDirectory"
+        | "getComparison"
         | "listGroupMaps"
         | "createGroupMap"
         | "deleteGroupMap"
