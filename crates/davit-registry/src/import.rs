@@ -38,6 +38,8 @@ pub struct ImportReport {
     pub linked: u64,
     /// Blobs that were copied.
     pub copied: u64,
+    /// Blobs whose bytes cannot be read; what needs them is left out.
+    pub unreadable: BTreeSet<Digest>,
     /// What could not be taken, and why.
     pub skipped: Vec<String>,
 }
@@ -173,8 +175,16 @@ impl Repository<'_> {
         if self.done.contains(&digest) {
             return Ok(());
         }
+        // A disk that fails takes long to say so: it is asked once.
+        if self.report.unreadable.contains(&digest) {
+            return Err(Fault::Unsupported(format!("the bytes of {digest} cannot be read")));
+        }
         let Some(file) = self.layout.blob(self.found, &digest) else { return Ok(()) };
-        match blobs::adopt(self.registry, &self.name, digest, file).await? {
+        let adopted = blobs::adopt(self.registry, &self.name, digest, file).await;
+        if let Err(Fault::Store(StoreError::Unreadable { digest, .. })) = &adopted {
+            self.report.unreadable.insert(*digest);
+        }
+        match adopted? {
             Adopted::There => {}
             Adopted::Linked => self.report.linked += 1,
             Adopted::Copied => self.report.copied += 1,
@@ -188,7 +198,9 @@ impl Repository<'_> {
 const fn is_of_the_registry(fault: &Fault) -> bool {
     match fault {
         Fault::Database(_) => true,
-        Fault::Store(error) => !matches!(error, StoreError::Digest { .. }),
+        Fault::Store(error) => {
+            !matches!(error, StoreError::Digest { .. } | StoreError::Unreadable { .. })
+        }
         _ => false,
     }
 }

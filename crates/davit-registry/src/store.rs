@@ -6,7 +6,7 @@
 //! Both kinds stand behind enums, not behind a trait object: what a request does to files is a call, and
 //! a file can go to the socket without being read ([`Stored::File`]).
 
-use std::{fs::File, ops::Range, path::Path};
+use std::{fs::File, ops::Range};
 
 use bytes::Bytes;
 use davit_image::{Algorithm, Digest, Digester};
@@ -250,7 +250,7 @@ impl Store {
     /// by a copy. Its bytes are compared with the digest before it has a name.
     ///
     /// # Errors
-    /// [`StoreError::Digest`], or the store cannot keep it.
+    /// [`StoreError::Digest`], [`StoreError::Unreadable`], or the store cannot keep it.
     pub async fn adopt(
         &self,
         file: File,
@@ -259,8 +259,9 @@ impl Store {
         match self {
             Self::Files(files) => files.adopt(file, digest).await,
             Self::Objects(_) => {
-                let metadata = file.metadata().map_err(fault("read", Path::new("a blob")))?;
-                let stream = PartStream::of_file(file, 0..metadata.len());
+                let unreadable = |source| StoreError::Unreadable { digest, source };
+                let size_bytes = file.metadata().map_err(unreadable)?.len();
+                let stream = PartStream::of_source(file, 0..size_bytes, digest);
                 let (key, size_bytes) = self.store(stream, digest).await?;
                 Ok((key, size_bytes, Adopted::Copied))
             }

@@ -52,6 +52,15 @@ pub enum StoreError {
         /// What they have.
         actual: Digest,
     },
+    /// The file that was to become a blob cannot be read.
+    #[error("the bytes of {digest} cannot be read")]
+    Unreadable {
+        /// The blob.
+        digest: Digest,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The object store has forgotten the parts of an upload session, which must begin anew.
     #[error("the parts of an upload are gone")]
     PartsGone,

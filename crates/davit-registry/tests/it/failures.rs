@@ -53,6 +53,7 @@ fn part() {
     match &*part {
         "push" => runtime.block_on(push_for_ever(Path::new(&folder))),
         "fill" => runtime.block_on(fill(Path::new(&folder))),
+        "import" => runtime.block_on(crate::import::import_beside(Path::new(&folder))),
         "work" => runtime.block_on(steps::work(Path::new(&folder))),
         "read-only" => runtime.block_on(steps::read_only(Path::new(&folder))),
         "ready" => crate::operation::readiness_follows_the_disk(Path::new(&folder)),

@@ -13,7 +13,10 @@ use davit_registry::{
 use davit_test::TempDir;
 use fs_err as fs;
 
-use crate::bench::{Bench, image, index, on_each};
+use crate::{
+    bench::{Bench, SETTINGS, image, index, on_each, runtime},
+    failures::{say, start},
+};
 
 fn write(path: PathBuf, content: impl AsRef<[u8]>) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -85,7 +88,7 @@ fn the_directory_of_distribution() {
             tags: 3,
             linked,
             copied,
-            skipped: Vec::new(),
+            ..ImportReport::default()
         };
         assert_eq!(report, expected);
         assert!(bench.has_manifest("a/b", &child_digest).await);
@@ -178,6 +181,60 @@ fn hostile_layouts_give_nothing_away() {
 fn rustix_fifo(path: &Path) {
     let made = std::process::Command::new("mkfifo").arg(path).status().unwrap();
     assert!(made.success());
+}
+
+/// Imports the layout in a folder into the registry beside it, and says what it left out.
+pub(crate) async fn import_beside(folder: &Path) {
+    let bench = Bench::at(folder, SETTINGS).await;
+    let report = imported(&bench, &folder.join("layout"), &Naming::default()).await;
+    for digest in &report.unreadable {
+        say(&format!("unreadable {digest}"));
+    }
+    for line in &report.skipped {
+        say(line);
+    }
+    bench.registry.database.clone().close().await;
+}
+
+#[test]
+fn what_cannot_be_read_costs_what_needs_it_only() {
+    if davit_test::need_tool("strace").is_none() {
+        return;
+    }
+    let (from, folder) = (Distribution(TempDir::new()), TempDir::new());
+    symlink(from.0.path(), folder.join("layout")).unwrap();
+    from.blob("a/b", "{}");
+    let bad = from.blob("a/b", "bad");
+    from.blob("a/b", "good");
+    let needs = image("bad", None);
+    let left_out = [
+        from.manifest("a/b", &needs, Some("bad")),
+        from.manifest("a/b", &index(&[&needs]), Some("index")),
+    ];
+    let good = from.manifest("a/b", &image("good", None), Some("good"));
+    from.blob("c", "{}");
+    from.blob("c", "other");
+    let other = from.manifest("c", &image("other", None), Some("t"));
+    let data = fs::canonicalize(from.data(&bad)).unwrap();
+    let strace = ["strace", "-f", "-qqq", "-o", "/dev/null", "-P", data.to_str().unwrap()];
+    let strace = [&strace[..], &["-e", "trace=read", "-e", "inject=read:error=EIO"]].concat();
+    let output = start("import", folder.path(), &strace).wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains(&format!("unreadable {bad}")), "{said}");
+    for digest in &left_out {
+        assert!(said.contains(&format!("a/b@{digest}: the bytes of {bad} cannot")), "{said}");
+    }
+    runtime().block_on(async {
+        let bench = Bench::at(folder.path(), SETTINGS).await;
+        assert!(bench.has_manifest("a/b", &good).await && bench.has_manifest("c", &other).await);
+        for digest in &left_out {
+            assert!(!bench.has_manifest("a/b", digest).await);
+        }
+        assert!(!bench.has_blob("a/b", &bad).await);
+        assert_eq!(tags(&bench).await, 2);
+        assert_eq!(bench.check(Repair::No).await, []);
+        bench.registry.database.clone().close().await;
+    });
 }
 
 #[test]

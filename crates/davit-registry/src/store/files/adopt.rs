@@ -73,7 +73,7 @@ impl Files {
         digest: &Digest,
         to: &Path,
     ) -> Result<(u64, Adopted), StoreError> {
-        let refused = |error| fault("read", to)(error);
+        let refused = |source| StoreError::Unreadable { digest: *digest, source };
         let metadata = file.metadata().map_err(refused)?;
         if is_ours_alone(&metadata) {
             let size_bytes = digest_into(&mut file, digest, &mut io::sink(), to)?;
@@ -127,10 +127,11 @@ fn digest_into(
     path: &Path,
 ) -> Result<u64, StoreError> {
     let refused = |error| fault("copy to", path)(error);
+    let unreadable = |source| StoreError::Unreadable { digest: *digest, source };
     let mut digester = Digester::new(digest.algorithm());
     let (mut piece, mut size_bytes) = (vec![0; PIECE], 0);
     loop {
-        match file.read(&mut piece).map_err(refused)? {
+        match file.read(&mut piece).map_err(unreadable)? {
             0 => break,
             read => {
                 digester.update(&piece[..read]);

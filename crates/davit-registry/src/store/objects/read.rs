@@ -66,6 +66,15 @@ impl PartStream {
             }
         })))
     }
+
+    /// As [`Self::of_file`], of a file that is to become a blob.
+    pub(in crate::store) fn of_source(file: File, range: Range<u64>, digest: Digest) -> Self {
+        let unreadable = move |error| match error {
+            StoreError::File { source, .. } => StoreError::Unreadable { digest, source },
+            error => error,
+        };
+        Self(Box::pin(Self::of_file(file, range).map_err(unreadable)))
+    }
 }
 
 impl Remote {

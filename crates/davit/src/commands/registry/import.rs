@@ -46,6 +46,9 @@ pub(super) enum ImportFault {
 /// The layout's, the database's or the store's.
 pub(super) fn run(args: &ImportArgs, places: &Places) -> Result<u8, CliError> {
     let report = with_database(places, async |database| work(database, args, places).await)?;
+    for digest in &report.unreadable {
+        printer::note(&format!("cannot be read: {digest}"));
+    }
     for line in &report.skipped {
         printer::note(&format!("left out: {line}"));
     }
