@@ -20,7 +20,7 @@ use davit_image::Digest;
 
 use crate::{
     config::Places,
-    db::{self, Connection, Database, DbError, Location, Transaction, values},
+    db::{self, Connection, Database, DbError, Location, Restoring, Transaction, values},
     gc::Suspect,
     store::{Adopted, Files, Key, Store, StoreError},
 };
@@ -101,26 +101,28 @@ pub async fn backup(places: &Places, to: &Path) -> Result<BackupReport, BackupEr
     if is_file {
         named.close().await;
     }
-    database.close().await;
     let keys = places.root.join(KEYS);
     if keys.exists() {
         copy_private(&keys, &to.join(KEYS))?;
     }
     let kept = to.join(kept_name(&location));
     settle(&fresh, &kept)?;
+    // Not before: until now the earlier backup was the one that counts.
     if is_file {
-        // Not before: until now the earlier backup was the one that counts.
         let named = Database::open(&Location::Sqlite(kept)).await?;
-        prune(&named, &copies).await?;
+        prune(&named, &copies, IN_COPY).await?;
         named.close().await;
+    } else {
+        prune(&database, &copies, SINCE_DUMP).await?;
     }
+    database.close().await;
     Ok(report)
 }
 
 /// Makes a registry of a backup, where there is none. Every byte is compared with its digest.
 ///
 /// # Errors
-/// [`BackupError`]; on SQLite there is no registry then.
+/// [`BackupError`]; there is no registry then that could be served, and a restore again begins anew.
 pub async fn restore(from: &Path, places: &Places) -> Result<BackupReport, BackupError> {
     let location = places.database();
     let kept = from.join(kept_name(&location));
@@ -129,25 +131,28 @@ pub async fn restore(from: &Path, places: &Places) -> Result<BackupReport, Backu
     }
     let copies = Files::open(from)?;
     make_private(&places.root)?;
-    let (target, fresh) = match &location {
+    let (target, fresh, restoring) = match &location {
         Location::Sqlite(file) => {
             if file.exists() {
                 return Err(BackupError::Occupied(file.clone()));
             }
-            let fresh = file.with_extension("db.new");
+            let fresh = db::restored_file(file);
             remove_database(&fresh)?;
             copy_private(&kept, &fresh)?;
-            (Some(file.clone()), fresh)
+            (Some(file.clone()), fresh, None)
         }
         Location::Postgres(url) => {
+            let restoring = Restoring::begin(url.expose()).await?;
             let words =
                 ["--no-owner", "--exit-on-error", "--single-transaction", "--dbname", url.expose()];
             run("pg_restore", &words, &kept)?;
-            (None, PathBuf::new())
+            (None, PathBuf::new(), Some(restoring))
         }
     };
-    let opened = if target.is_some() { Location::Sqlite(fresh.clone()) } else { location };
-    let database = Database::open(&opened).await?;
+    let database = match &location {
+        Location::Sqlite(_) => Database::open(&Location::Sqlite(fresh.clone())).await?,
+        Location::Postgres(url) => Database::open_restored(url.expose()).await?,
+    };
     let store = Store::open(&places.store())?.noting_in(&database);
     database.write(Forget).await?;
     let report = adopt_blobs(&database, &store, &copies).await?;
@@ -157,6 +162,9 @@ pub async fn restore(from: &Path, places: &Places) -> Result<BackupReport, Backu
     }
     if let Some(target) = target {
         settle(&fresh, &target)?;
+    }
+    if let Some(restoring) = restoring {
+        restoring.end().await?;
     }
     Ok(report)
 }
@@ -254,19 +262,29 @@ fn is_lost(error: &StoreError) -> bool {
         || matches!(
             error,
             StoreError::Digest { .. }
+                | StoreError::Unreadable { .. }
                 | StoreError::Truncated(_)
                 | StoreError::Strange(_)
                 | StoreError::Interrupted
         )
 }
 
+/// Finds what a copy of the database names.
+const IN_COPY: &str = "SELECT 1 FROM blob WHERE store_key = $1 AND state = 'live'";
+/// Finds what a dump may name: blobs of now, also lost ones, and those that were collected since.
+const SINCE_DUMP: &str = "SELECT 1 FROM blob WHERE store_key = $1 \
+                          UNION ALL SELECT 1 FROM trash WHERE store_key = $1";
+
 /// Removes copies that the newest database does not name.
-async fn prune(database: &Database, copies: &Files) -> Result<(), BackupError> {
+async fn prune(
+    database: &Database,
+    copies: &Files,
+    named: &'static str,
+) -> Result<(), BackupError> {
     let copies = Store::Files(copies.clone());
     for shard in copies.shards().await? {
         for key in copies.keys(&shard).await? {
             let mut reader = database.reader().await?;
-            let named = "SELECT digest FROM blob WHERE store_key = $1 AND state = 'live'";
             if reader.row(named, values![key.to_string()]).await?.is_none() {
                 copies.remove(&key).await?;
             }

@@ -63,6 +63,7 @@ use sqlx::{PgPool, postgres::PgPoolOptions};
 
 mod connection;
 mod mark;
+mod restoring;
 mod same_file;
 mod schema;
 mod sqlite;
@@ -71,6 +72,7 @@ mod writer;
 
 pub use connection::{Connection, Lock};
 pub use mark::ChangeMark;
+pub(crate) use restoring::Restoring;
 use same_file::SameFile;
 pub use schema::VERSION;
 pub use value::{Column, Row, Value, values};
@@ -140,6 +142,14 @@ pub enum DbError {
         /// Version in the database.
         found: i64,
     },
+    /// A restore into it goes on, or was cut off.
+    #[error(
+        "a restore into the database has not ended: let it end, or run `davit registry restore` again"
+    )]
+    Restoring,
+    /// A restore needs an empty one.
+    #[error("the database is not empty, and a restore needs one that is")]
+    Occupied,
     /// The path names another file than the one that is open: nobody would see a commit again.
     #[error("the database's file is not where it was")]
     Moved(#[source] std::io::Error),
@@ -195,9 +205,18 @@ impl Database {
         let offset_ms = Arc::new(AtomicI64::new(0));
         let backend = match location {
             Location::Sqlite(file) => open_sqlite(file, &offset_ms).await?,
-            Location::Postgres(url) => open_postgres(url.expose()).await?,
+            Location::Postgres(url) => open_postgres(url.expose(), Wanted::Whole).await?,
         };
         Ok(Self { backend, offset_ms, changes: Arc::default() })
+    }
+
+    /// Opens a PostgreSQL database that the caller restores.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) async fn open_restored(url: &str) -> Result<Self, DbError> {
+        let backend = open_postgres(url, Wanted::Restored).await?;
+        Ok(Self { backend, offset_ms: Arc::default(), changes: Arc::default() })
     }
 
     /// Runs a change to its durable end.
@@ -375,6 +394,10 @@ async fn open_sqlite(
     offset_ms: &Arc<AtomicI64>,
 ) -> Result<Backend, DbError> {
     let name = || file.display().to_string();
+    // What a restore has made so far lies beside it.
+    if !file.exists() && restored_file(file).exists() {
+        return Err(DbError::Restoring);
+    }
     make_private(file).map_err(|error| DbError::Open(name(), error.into()))?;
     let opened = sqlite::open_writer(file).map_err(|error| DbError::Open(name(), error.into()))?;
     let mut connection = Connection::writer(opened);
@@ -392,6 +415,11 @@ async fn open_sqlite(
     Ok(Backend::Sqlite { readers: sqlite::Readers::of(file), writer, index, file: same })
 }
 
+/// Where a restore makes the database, until it is whole.
+pub(crate) fn restored_file(file: &std::path::Path) -> PathBuf {
+    file.with_extension("db.new")
+}
+
 /// Makes the file for its owner alone, for it holds hashes of passwords; SQLite gives its log and
 /// index the same mode.
 pub(crate) fn make_private(file: &std::path::Path) -> std::io::Result<()> {
@@ -401,7 +429,16 @@ pub(crate) fn make_private(file: &std::path::Path) -> std::io::Result<()> {
     options.write(true).create(true).truncate(false).mode(0o600).open(file).map(drop)
 }
 
-async fn open_postgres(url: &str) -> Result<Backend, DbError> {
+/// Which database is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// One that no restore has left half-way.
+    Whole,
+    /// The one that is restored.
+    Restored,
+}
+
+async fn open_postgres(url: &str, wanted: Wanted) -> Result<Backend, DbError> {
     let name = url.rsplit_once('@').map_or(url, |(_, place)| place);
     let fault = |error: sqlx::Error| DbError::Open(name.to_owned(), error.into());
     let pool = PgPoolOptions::new()
@@ -411,6 +448,9 @@ async fn open_postgres(url: &str) -> Result<Backend, DbError> {
         .await
         .map_err(fault)?;
     let mut connection = Connection::postgres_transaction(pool.begin().await?, 0);
+    if wanted == Wanted::Whole {
+        restoring::refuse(&mut connection).await?;
+    }
     schema::migrate(&mut connection).await?;
     connection.commit().await?;
     Ok(Backend::Postgres(pool))
