@@ -145,21 +145,28 @@ impl Mirrors {
         }
     }
 
-    /// What the upstream says that refers to a manifest; `None` when it does not say: then there is what
-    /// was pulled of it.
+    /// What the upstream says that refers to a manifest, as long as that is believed and while it does not
+    /// answer; `None` when it never said: then there is what was pulled of it.
     ///
     /// Of a long list it is the beginning. Nothing of it is believed: each manifest that a client asks for
     /// then is compared with its digest.
     pub async fn referrers(&self, place: &Place, subject: &Digest) -> Option<Vec<Descriptor>> {
-        if place.upstream.is_blocked() {
-            return None;
+        let upstream = &place.upstream;
+        let listed = upstream.listed(&place.local, subject);
+        let mut listed = listed.lock().await;
+        if listed.is_believed() || upstream.is_blocked() {
+            return listed.entries();
         }
         match place.session().referrers(subject).await {
-            Ok(found) => Some(found),
+            Ok(found) => {
+                listed.keep(&found, upstream.ttl());
+                Some(found)
+            }
             Err(error) => {
-                place.upstream.heed(&error);
+                upstream.heed(&error);
                 tracing::warn!(error = &error as &dyn std::error::Error, "an upstream failed");
-                None
+                listed.fail(upstream.ttl());
+                listed.entries()
             }
         }
     }
@@ -168,22 +175,22 @@ impl Mirrors {
     async fn known(&self) -> Result<Arc<Vec<Arc<Upstream>>>, DbError> {
         let database = &self.registry.database;
         let mark = database.change_mark();
-        let before = {
+        {
             let known = self.lock();
             if let Some((read, at)) = &known.read
                 && if mark.is_some() { *read == mark } else { at.elapsed() < BELIEVED }
             {
                 return Ok(Arc::clone(&known.upstreams));
             }
-            Arc::clone(&known.upstreams)
-        };
+        }
         let rows = mirrors(database).await?;
+        let mut known = self.lock();
+        // Also those that another request has made meanwhile: what an upstream is asked once is in there.
         let kept = |row: MirrorRow| {
-            let same = before.iter().find(|upstream| upstream.row == row);
+            let same = known.upstreams.iter().find(|upstream| upstream.row == row);
             same.map_or_else(|| Arc::new(Upstream::new(row)), Arc::clone)
         };
-        let upstreams = Arc::new(rows.into_iter().map(kept).collect());
-        let mut known = self.lock();
+        let upstreams: Arc<Vec<_>> = Arc::new(rows.into_iter().map(kept).collect());
         known.upstreams = Arc::clone(&upstreams);
         known.read = Some((mark, Instant::now()));
         Ok(upstreams)

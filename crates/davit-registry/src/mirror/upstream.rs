@@ -9,7 +9,7 @@ use std::{
 use davit_distribution::{
     Access, Client, ClientConfig, Credential, RegistryConfig, RetryConfig, Session, TimeoutConfig,
 };
-use davit_image::Repository;
+use davit_image::{Descriptor, Digest, Repository};
 
 use super::{MirrorRow, bound};
 use crate::{bandwidth::Bandwidth, manifests::Target, name::RepositoryName};
@@ -18,6 +18,9 @@ use crate::{bandwidth::Bandwidth, manifests::Target, name::RepositoryName};
 const ABSENT: Duration = Duration::from_secs(30);
 /// How long nobody asks again after a failure.
 const FAILED: Duration = Duration::from_secs(5);
+/// Bytes of a list of referrers that is remembered, and lists of an upstream.
+const LIST_BYTES: usize = 16 << 10;
+const LISTS: usize = 1000;
 /// How long nobody asks after 429 without `Retry-After`.
 const BLOCKED: Duration = Duration::from_secs(60);
 /// Longest time that an upstream may ask not to be asked.
@@ -38,6 +41,8 @@ struct Memory {
     answers: HashMap<(RepositoryName, Target), (Answer, Instant)>,
     /// One at a time asks for a manifest.
     turns: HashMap<(RepositoryName, Target), Arc<tokio::sync::Mutex<()>>>,
+    /// What refers to a manifest.
+    referrers: HashMap<(RepositoryName, Digest), Arc<tokio::sync::Mutex<Listed>>>,
     blocked_until: Option<Instant>,
 }
 
@@ -50,6 +55,39 @@ pub(super) enum Answer {
     Absent,
     /// It did not say.
     Failed,
+}
+
+/// What an upstream said that refers to a manifest; who holds its lock is the only one to ask.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    /// The last list, as JSON, whose size is known.
+    entries: Option<Vec<u8>>,
+    /// Until when nobody asks again.
+    until: Option<Instant>,
+}
+
+impl Listed {
+    /// The last list that is known.
+    pub(super) fn entries(&self) -> Option<Vec<Descriptor>> {
+        serde_json::from_slice(self.entries.as_ref()?).ok()
+    }
+
+    /// Tells whether nobody is to ask now.
+    pub(super) fn is_believed(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Keeps a new list, unless it is a long one.
+    pub(super) fn keep(&mut self, entries: &[Descriptor], ttl: Duration) {
+        let bytes = serde_json::to_vec(entries).ok().filter(|it| it.len() <= LIST_BYTES);
+        self.until = bytes.as_ref().map(|_| Instant::now() + ttl);
+        self.entries = bytes;
+    }
+
+    /// The upstream did not say.
+    pub(super) fn fail(&mut self, ttl: Duration) {
+        self.until = Some(Instant::now() + FAILED.min(ttl));
+    }
 }
 
 impl Upstream {
@@ -94,7 +132,7 @@ impl Upstream {
     pub(super) fn answer(&self, name: &RepositoryName, target: &Target) -> Option<Answer> {
         let memory = self.memory();
         let (answer, at) = memory.answers.get(&(name.clone(), target.clone()))?;
-        let ttl = Duration::from_secs(self.row.settings.ttl_seconds.into());
+        let ttl = self.ttl();
         let believed = match answer {
             Answer::Same => ttl,
             Answer::Absent => ABSENT.min(ttl),
@@ -122,6 +160,24 @@ impl Upstream {
         }
         let key = (name.clone(), target.clone());
         Arc::clone(memory.turns.entry(key).or_default())
+    }
+
+    /// What it said that refers to a manifest.
+    pub(super) fn listed(
+        &self,
+        name: &RepositoryName,
+        subject: &Digest,
+    ) -> Arc<tokio::sync::Mutex<Listed>> {
+        let mut memory = self.memory();
+        if memory.referrers.len() >= LISTS {
+            memory.referrers.retain(|_, listed| Arc::strong_count(listed) > 1);
+        }
+        Arc::clone(memory.referrers.entry((name.clone(), *subject)).or_default())
+    }
+
+    /// How long it is believed.
+    pub(super) fn ttl(&self) -> Duration {
+        Duration::from_secs(self.row.settings.ttl_seconds.into())
     }
 
     /// Tells whether it asked not to be asked.

@@ -5,7 +5,7 @@ use std::{
     net::{TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU16, Ordering},
+        atomic::{AtomicBool, AtomicU16, Ordering},
         mpsc,
     },
     thread,
@@ -16,6 +16,7 @@ use davit_distribution::{Access, Client, ClientConfig, Secret, Target};
 use davit_image::{Digest, MediaType};
 use davit_registry::{
     blobs,
+    config::Limits,
     gc::{self, GcSettings, Mode},
     manifests::{self, Target as ByName},
     mirror::{AddMirror, MirrorRow, MirrorSettings, Who},
@@ -133,14 +134,59 @@ fn what_refers_to_an_image_is_found() {
     let signature_digest = Digest::of(&signature).to_string();
     assert_eq!(listed(&mirror, &signatures).concat(), signature_digest);
     assert_eq!(mirror.get(&signatures).header("oci-filters-applied"), Some("artifactType"));
-    // What was pulled of them is found without the upstream.
+    // What was pulled of them is there without the upstream; of the others it is known that they are.
     let got = mirror.get(&format!("/v2/up.test/team/app/manifests/{signature_digest}"));
     assert_eq!(got.body, signature);
     drop(upstream.stop());
-    assert_eq!(listed(&mirror, &path).concat(), signature_digest);
+    assert_eq!(listed(&mirror, &path), all);
     assert_eq!(listed(&mirror, &signatures).concat(), signature_digest);
+    // That is forgotten with the server.
+    let mirror = TestRegistry::at(mirror.stop(), Limits::default());
+    assert_eq!(listed(&mirror, &path).concat(), signature_digest);
     let bill = mirror.get(&format!("/v2/up.test/team/app/manifests/{}", Digest::of(&bill)));
     assert_ne!(bill.status, 200);
+}
+
+/// A list of referrers is asked for once, by whoever comes first, and served while the upstream is away.
+#[test]
+fn referrers_are_believed_as_long_as_tags() {
+    let (subject, named) = (Digest::of(b"subject"), Digest::of(b"named"));
+    let (asked, is_away) = (Arc::new(AtomicU16::new(0)), Arc::new(AtomicBool::new(false)));
+    let (count, away) = (Arc::clone(&asked), Arc::clone(&is_away));
+    let upstream = HttpServer::start(move |request| {
+        if !request.path.contains("/referrers/") {
+            return Answer::ok("{}");
+        }
+        count.fetch_add(1, Ordering::SeqCst);
+        if away.load(Ordering::SeqCst) {
+            return Answer::status(403);
+        }
+        let entry = json!({ "mediaType": MANIFEST, "digest": named.to_string(), "size": 2 });
+        let list = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [entry] });
+        Answer::ok(list.to_string()).header("Content-Type", INDEX)
+    });
+    let path = format!("/v2/up.test/team/app/referrers/{subject}");
+    let at_once = |mirror: &TestRegistry| {
+        std::thread::scope(|scope| {
+            let asks = [(); 4].map(|()| scope.spawn(|| mirror.get_once(&path).json()));
+            for list in asks.map(|one| one.join().unwrap()) {
+                assert_eq!(list["manifests"][0]["digest"], named.to_string(), "{list}");
+            }
+        });
+        asked.swap(0, Ordering::SeqCst)
+    };
+    let insecure = MirrorSettings { insecure: true, ..settings() };
+    let mirror = TestRegistry::start();
+    add(&mirror, &upstream.host(), false, insecure.clone());
+    assert_eq!(at_once(&mirror), 1);
+    is_away.store(true, Ordering::SeqCst);
+    assert_eq!(at_once(&mirror), 0, "they are believed");
+    is_away.store(false, Ordering::SeqCst);
+    let mirror = TestRegistry::start();
+    add(&mirror, &upstream.host(), false, MirrorSettings { ttl_seconds: 0, ..insecure });
+    assert_eq!(at_once(&mirror), 4, "each is a new question");
+    is_away.store(true, Ordering::SeqCst);
+    assert!(at_once(&mirror) > 0, "what was known is served");
 }
 
 /// What an upstream lists is not what it gives: the manifest is refused, and nothing of it is kept.
