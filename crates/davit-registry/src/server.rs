@@ -441,7 +441,7 @@ async fn serve_stream(
         return front::serve(stream, peer, front, stopped).await;
     };
     match tokio::time::timeout(HANDSHAKE_TIME, certificates.accept(stream)).await {
-        Ok(Ok(Some(stream))) => serve_connection(stream, peer, front, stopped).await,
+        Ok(Ok(Some(stream))) => drop(serve_connection(stream, peer, front, stopped).await),
         Ok(Ok(None)) => {}
         Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake failed"),
         Err(_elapsed) => tracing::debug!(%peer, "TLS handshake took too long"),
@@ -462,7 +462,8 @@ async fn serve_connection<S>(
     peer: SocketAddr,
     front: Front,
     mut stopped: watch::Receiver<bool>,
-) where
+) -> Result<(), ()>
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
@@ -489,7 +490,5 @@ async fn serve_connection<S>(
             connection.as_mut().await
         }
     };
-    if let Err(error) = outcome {
-        tracing::debug!(%error, %peer, "a connection failed");
-    }
+    outcome.map_err(|error| tracing::debug!(%error, %peer, "a connection failed"))
 }

@@ -25,12 +25,16 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use self::head::{Head, Parsed};
+use self::{
+    head::{Head, Parsed},
+    shared::Shared,
+};
 use super::{Front, HEAD_BYTES, HEAD_TIME};
 use crate::pieces::{self, PIECE_BYTES};
 
 mod head;
 mod send;
+mod shared;
 
 /// How long a connection may wait for its next request.
 const IDLE_TIME: Duration = Duration::from_secs(90);
@@ -150,7 +154,7 @@ impl Line {
         let keep = if is_last { send::Keep::Close } else { send::Keep::Open };
         send::reply(&self.stream, reply, keep).await?;
         if left > 0 {
-            self.linger().await;
+            linger(&self.stream).await;
         }
         Ok(!is_last)
     }
@@ -173,32 +177,34 @@ impl Line {
         }))
     }
 
-    /// Reads away some of a body that nobody wants: a connection that is closed with bytes unread is
-    /// reset, and its client may never see why.
-    async fn linger(&self) {
-        // The client may have gone.
-        let _gone = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write);
-        let read_away = async {
-            let mut left = LINGER_BYTES;
-            while let Ok(piece) = read_piece(&self.stream, left).await {
-                left -= piece.len() as u64;
-                if left == 0 {
-                    break;
-                }
-            }
-        };
-        // Whether it read the refusal is its own affair.
-        let _late = timeout(LINGER_TIME, read_away).await;
-    }
-
     /// Gives the connection to hyper.
     async fn hand_over(self, peer: SocketAddr, front: Front) {
-        // No request is under way that could hold it.
-        let Some(stream) = Arc::into_inner(self.stream) else { return };
-        let (read, write) = stream.into_split();
+        let [read, write] = [(); 2].map(|()| Shared(Arc::clone(&self.stream)));
         let read = AsyncReadExt::chain(io::Cursor::new(self.buffer), read);
-        super::serve_connection(tokio::io::join(read, write), peer, front, self.stopped).await;
+        let both = tokio::io::join(read, write);
+        if super::serve_connection(both, peer, front, self.stopped).await.is_err() {
+            // A head that is too long is refused before all of it was read.
+            linger(&self.stream).await;
+        }
     }
+}
+
+/// Reads away some of what nobody wants: a connection that is closed with bytes unread is reset, and its
+/// client may never see why.
+async fn linger(stream: &TcpStream) {
+    // The client may have gone.
+    let _gone = rustix::net::shutdown(stream, rustix::net::Shutdown::Write);
+    let read_away = async {
+        let mut left = LINGER_BYTES;
+        while let Ok(piece) = read_piece(stream, left).await {
+            left -= piece.len() as u64;
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whether it read the refusal is its own affair.
+    let _late = timeout(LINGER_TIME, read_away).await;
 }
 
 /// Reads some bytes, `left` at most: as many as come without a pause.
