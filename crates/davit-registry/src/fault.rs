@@ -11,7 +11,7 @@ use crate::{db::DbError, store::StoreError};
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// There is no such thing, or the caller may not know of it.
-    #[error("{} is not known", .0.as_str())]
+    #[error("there is no such {}, or you may not see it", thing(.0))]
     Unknown(ErrorCode),
     /// The request breaks a rule of the protocol.
     #[error("{1}")]
@@ -125,6 +125,16 @@ impl Fault {
             Self::OutOfOrder { offset, .. } => json!({ "offset": offset }),
             _ => Value::Null,
         }
+    }
+}
+
+/// What a code says is not there.
+const fn thing(code: &ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::BlobUnknown => "blob",
+        ErrorCode::BlobUploadUnknown => "upload",
+        ErrorCode::ManifestUnknown => "manifest",
+        _ => "repository",
     }
 }
 

@@ -28,6 +28,7 @@ mod live;
 mod live_log;
 mod markdown;
 mod oidc;
+mod refill;
 mod repository_pages;
 mod server_pages;
 mod statics;
@@ -127,7 +128,7 @@ impl Web {
             Err(problem) => return plain(&problem),
         };
         let outcome = match parts.method {
-            Method::GET | Method::HEAD => self.page(&parts, &mut visit).await,
+            Method::GET | Method::HEAD => self.page(parts.uri.path(), &mut visit).await,
             Method::POST => self.form(&parts, body, &visit).await,
             _ => {
                 let words = "pages are read and forms are sent";
@@ -135,7 +136,7 @@ impl Web {
                 Err(Problem { allow: Some("GET, HEAD, POST".to_owned()), ..problem })
             }
         };
-        let mut response = outcome.unwrap_or_else(|problem| self.refuse(&visit, &problem));
+        let mut response = outcome.unwrap_or_else(|problem| self.refuse(&visit, (&problem, None)));
         if parts.method == Method::HEAD {
             *response.body_mut() = Body::empty();
         }
@@ -166,12 +167,14 @@ impl Web {
         let query: Vec<(String, String)> =
             url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
         let q = query.iter().find(|(key, _)| key == "q").map(|(_, value)| value.clone());
+        let here = parts.uri.path_and_query().map_or("/", |here| here.as_str()).to_owned();
         let frame = Frame {
             query: q.unwrap_or_default().chars().take(100).collect(),
             user,
             is_admin: caller.standing.is_site_admin || caller.identity == Identity::Everyone,
             organisations: caller.standing.organisations.clone(),
             token: token.unwrap_or_default(),
+            here: here.clone(),
             note: cookies.note(),
             has_accounts,
             may_sign_up,
@@ -188,7 +191,7 @@ impl Web {
             peer: peer(&parts.extensions),
             cookies,
             names: Names::default(),
-            here: parts.uri.path_and_query().map_or("/", |here| here.as_str()).to_owned(),
+            here,
             query,
             host: host(site, parts),
             frame,
@@ -196,8 +199,8 @@ impl Web {
         })
     }
 
-    async fn page(&self, parts: &Parts, visit: &mut Visit) -> Result<Response<Body>, Problem> {
-        let (page, rule, names) = table::find(parts.uri.path()).ok_or_else(Problem::absent)?;
+    async fn page(&self, path: &str, visit: &mut Visit) -> Result<Response<Body>, Problem> {
+        let (page, rule, names) = table::find(path).ok_or_else(Problem::absent)?;
         visit.site.admit(&visit.caller, rule.need(&names)).await?;
         visit.names = names;
         match page {
@@ -244,8 +247,9 @@ impl Web {
         }
     }
 
-    /// A page that says why there is no other. Nobody is asked to log in first.
-    fn refuse(&self, visit: &Visit, problem: &Problem) -> Response<Body> {
+    /// A page that says why there is no other, with a way back to where a form came from. Nobody is asked
+    /// to log in first.
+    fn refuse(&self, visit: &Visit, (problem, from): (&Problem, Option<&str>)) -> Response<Body> {
         let is_nobody = visit.caller.identity == Identity::Anonymous;
         if problem.status == StatusCode::UNAUTHORIZED && is_nobody {
             let mut query = url::form_urlencoded::Serializer::new(String::new());
@@ -259,24 +263,16 @@ impl Web {
             StatusCode::TOO_MANY_REQUESTS => "Not so fast",
             _ => "Something is out of order",
         };
+        let (back, back_label) = from.map_or(("/", "To the repositories"), |from| (from, "Back"));
         let template = ProblemPage {
             page: visit.titled(heading, ""),
             status: problem.status.as_u16(),
             heading,
             detail: problem.detail.clone(),
-            back: "/".to_owned(),
-            back_label: "To the repositories",
+            back: back.to_owned(),
+            back_label,
         };
-        let mut response = show(&template).unwrap_or_else(|problem| plain(&problem));
-        *response.status_mut() = problem.status;
-        if let Some(seconds) = problem.wait_seconds {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        let allow = problem.allow.as_deref().and_then(|allow| HeaderValue::from_str(allow).ok());
-        if let Some(allow) = allow {
-            response.headers_mut().insert(header::ALLOW, allow);
-        }
-        response
+        with_status(problem, show(&template).unwrap_or_else(|problem| plain(&problem)))
     }
 }
 
@@ -317,11 +313,28 @@ fn base(site: &Site, parts: &Parts) -> String {
 
 /// Renders a page.
 fn show(template: &impl Template) -> Result<Response<Body>, Problem> {
-    let html = template.render().map_err(|error| Problem::unavailable(&error))?;
+    template.render().map(of_html).map_err(|error| Problem::unavailable(&error))
+}
+
+/// The reply that is a page.
+fn of_html(html: String) -> Response<Body> {
     let mut response = Response::new(Body::from(html));
     let kind = HeaderValue::from_static("text/html; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    Ok(response)
+    response
+}
+
+/// A page with the status of a problem, and what else clients are told of it.
+fn with_status(problem: &Problem, mut response: Response<Body>) -> Response<Body> {
+    *response.status_mut() = problem.status;
+    if let Some(seconds) = problem.wait_seconds {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    let allow = problem.allow.as_deref().and_then(|allow| HeaderValue::from_str(allow).ok());
+    if let Some(allow) = allow {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
 }
 
 /// Sends a browser to another page of this server.

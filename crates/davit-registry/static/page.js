@@ -53,3 +53,7 @@ if (live?.dataset.live && window.EventSource) {
   events.addEventListener("end", () => events.close());
   addEventListener("pagehide", () => events.close());
 }
+
+// A refused form was shown at the address that took it: to look again is no new attempt.
+const from = document.querySelector("#fault ~ input[name=from]")?.value;
+if (from) history.replaceState(null, "", from);

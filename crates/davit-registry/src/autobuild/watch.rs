@@ -30,6 +30,8 @@ const ROUND: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How soon a base image of another registry is looked at again.
 const LOOK_MS: i64 = 60 * 60 * 1000;
+/// How soon a first look that failed is tried again.
+const FIRST_LOOK_MS: i64 = 60 * 1000;
 /// Rows of one round.
 const MOST: i64 = 50;
 
@@ -248,6 +250,7 @@ impl Transaction for Noted {
                 let error: String = error.chars().take(500).collect();
                 let sql = "UPDATE build_source SET error = $1 WHERE id = $2 AND url = $3";
                 connection.execute(sql, values![error, self.source, &self.url]).await?;
+                self.try_first_look_again(connection).await?;
                 return Ok(Vec::new());
             }
         };
@@ -264,6 +267,21 @@ impl Transaction for Noted {
         let known: std::collections::HashSet<_> = known.into_iter().collect();
         let new = found.iter().filter(|pair| !known.contains(*pair));
         Ok(new.filter_map(|(name, commit)| pushed(name, commit)).collect())
+    }
+}
+
+impl Noted {
+    /// Without a first look that succeeds the news of the next one would count as what was there before:
+    /// it comes again after as long as the source is there, a minute at least and an hour at most.
+    async fn try_first_look_again(&self, connection: &mut Connection) -> Result<(), DbError> {
+        let sql = "SELECT created_at FROM build_source WHERE id = $1 AND url = $2 AND refs IS NULL";
+        let source = connection.row(sql, values![self.source, &self.url]).await?;
+        let Some(source) = source else { return Ok(()) };
+        let now = connection.now_ms();
+        let next = now + (now - source.get::<i64>(0)?).clamp(FIRST_LOOK_MS, LOOK_MS);
+        let sql = "UPDATE build_source SET poll_at = $1 \
+                   WHERE id = $2 AND (poll_at IS NULL OR poll_at > $1)";
+        connection.execute(sql, values![next, self.source]).await.map(drop)
     }
 }
 
@@ -317,5 +335,44 @@ impl Transaction for Forget {
     async fn run(&self, connection: &mut Connection) -> Result<(), DbError> {
         let sql = "DELETE FROM build_expiry WHERE repo_id = $1 AND tag = $2 AND digest = $3";
         connection.execute(sql, values![self.repo_id, &self.tag, &self.digest]).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use davit_test::TempDir;
+
+    use super::*;
+    use crate::{
+        auth::{
+            accounts::{AddAccount, Kind},
+            audit::Actor,
+        },
+        autobuild::source::{AddSource, SourceSettings},
+        db::Location,
+    };
+
+    /// A source that was looked at, with this outcome; tells whether another look follows.
+    async fn looks_again_after(found: Result<References, String>) -> bool {
+        let dir = TempDir::new();
+        let database = Database::open(&Location::Sqlite(dir.join("db"))).await.unwrap();
+        let (by, kind, name) = (Actor::operator(), Kind::User, "alice".to_owned());
+        let add = AddAccount { by: by.clone(), name, kind, password: None, is_admin: false };
+        database.write(add).await.unwrap();
+        let (path, url) = ("alice/app".parse().unwrap(), "https://git.example/app");
+        let add = AddSource::new(by, path, url, None, SourceSettings::default()).unwrap();
+        database.write(add).await.unwrap();
+        let turn = database.write(TakeTurn).await.unwrap().expect("the first look is due");
+        let noted = Noted { source: turn.source, url: turn.url, found };
+        assert!(database.write(noted).await.unwrap().is_empty());
+        let sql = "SELECT poll_at FROM build_source WHERE poll_at IS NOT NULL";
+        let mut reader = database.reader().await.unwrap();
+        reader.row(sql, values![]).await.unwrap().is_some()
+    }
+
+    #[tokio::test]
+    async fn a_first_look_that_fails_comes_again() {
+        assert!(looks_again_after(Err("the host is away".to_owned())).await);
+        assert!(!looks_again_after(Ok(Vec::new())).await, "then only news are a reason");
     }
 }

@@ -8,7 +8,9 @@ use http::{Response, StatusCode, header, request::Parts};
 use super::{
     Visit, Web,
     cookie::{self, Cookies},
-    oidc, redirect, show,
+    oidc, redirect,
+    refill::refill,
+    show,
     view::Frame,
 };
 use crate::{
@@ -18,6 +20,9 @@ use crate::{
 
 /// Bytes of a form: a README of 64 Ki letters, each written as `%XX` four times, and the rest.
 const FORM_BYTES: usize = 1 << 20;
+
+/// Bytes of a page that is shown again.
+const PAGE_BYTES: usize = 16 << 20;
 
 pub(super) type Fields = Vec<(String, String)>;
 
@@ -43,7 +48,12 @@ impl Web {
         let fields: Fields = url::form_urlencoded::parse(&bytes).into_owned().collect();
         check_token(parts, &visit.cookies, &fields)?;
         match (path, operation, provider) {
-            (_, Some(operation), _) => self.submit(visit, operation, &fields).await,
+            (_, Some(operation), _) => match self.submit(visit, operation, &fields).await {
+                Err(problem) if problem.status != StatusCode::UNAUTHORIZED => {
+                    Ok(self.again(visit, operation, &fields, &problem).await)
+                }
+                outcome => outcome,
+            },
             (.., Some((name, "begin"))) => oidc::begin(visit, name, &fields).await,
             (.., Some((name, _))) => oidc::choose(visit, name, &fields).await,
             ("/login", ..) => self.log_in(visit, &fields).await,
@@ -77,6 +87,30 @@ impl Web {
         let note = visit.cookies.set_note(note);
         response.headers_mut().append(header::SET_COOKIE, note);
         Ok(response)
+    }
+
+    /// The page that a refused form came from, with the reason and what was sent in the form. Where
+    /// nothing can be filled in, the reason alone, with the way back.
+    async fn again(
+        &self,
+        visit: &Visit,
+        operation: &str,
+        fields: &Fields,
+        problem: &Problem,
+    ) -> Response<Body> {
+        let from = place(field(fields, "from"), &Vec::new());
+        let (path, query) = from.split_once('?').unwrap_or((&from, ""));
+        let frame = Frame { here: from.clone(), ..visit.frame.clone() };
+        let query = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        let mut there = Visit { here: from.clone(), query, frame, ..visit.clone() };
+        let html = match self.page(path, &mut there).await {
+            Ok(page) => html(page).await,
+            Err(_) => None,
+        };
+        let fault = &problem.detail;
+        let filled = html.and_then(|html| refill(&html, operation, fields, fault));
+        let Some(filled) = filled else { return self.refuse(&there, (problem, Some(&from))) };
+        super::with_status(problem, super::of_html(filled))
     }
 
     async fn log_in(&self, visit: &Visit, fields: &Fields) -> Result<Response<Body>, Problem> {
@@ -132,12 +166,21 @@ impl Web {
     }
 }
 
+/// The text of a page; `None` for whatever is none, as what leads to another and streams are.
+async fn html(page: Response<Body>) -> Option<String> {
+    let kind = page.headers().get(header::CONTENT_TYPE)?;
+    let is_page = kind.as_bytes().starts_with(b"text/html");
+    let bytes = to_bytes(page.into_body(), PAGE_BYTES);
+    let bytes = if is_page { bytes.await.ok() } else { None };
+    bytes.and_then(|bytes| String::from_utf8(bytes.into()).ok())
+}
+
 pub(super) fn field<'f>(fields: &'f Fields, name: &str) -> &'f str {
     fields.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
 }
 
 fn capital(text: &str) -> String {
-    let mut letters = text.chars();
+    let mut letters = text.trim_end_matches('.').chars();
     letters.next().map_or_else(String::new, |first| {
         first.to_uppercase().chain(letters).chain(['.']).collect()
     })
@@ -225,7 +268,7 @@ pub(super) async fn sign_up_page(
     }
     let settings = settings(&visit.site).await?;
     show(&SignUpPage {
-        page: visit.titled("Sign up", "login"),
+        page: visit.titled("Sign up", "signup"),
         name: name.chars().take(64).collect(),
         invitation: invitation.chars().take(200).collect(),
         fault,

@@ -22,6 +22,8 @@ pub(crate) struct Frame {
     pub(crate) organisations: Vec<String>,
     /// CSRF token of the page's forms.
     pub(crate) token: Secret,
+    /// Path and query of the page.
+    pub(crate) here: String,
     /// What the last form did.
     pub(crate) note: Option<String>,
     pub(crate) has_accounts: bool,

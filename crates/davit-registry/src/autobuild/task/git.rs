@@ -94,7 +94,10 @@ pub(super) enum GitError {
     #[error("git says: {0}")]
     Failed(String),
     /// The host may not be asked.
-    #[error("{0} is at {1}, an address of a private network or of this machine")]
+    #[error(
+        "{0} is at {1}, an address of a private network or of this machine: workers ask there only with \
+         --build-from-private"
+    )]
     Private(String, IpAddr),
     /// The name has no address.
     #[error("the host {0} is not found")]

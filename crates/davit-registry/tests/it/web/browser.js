@@ -63,7 +63,7 @@ async function main() {
     // A busy machine takes its time; this ends what hangs alone.
     context.setDefaultTimeout(120_000);
     const page = await context.newPage();
-    page.on("console", (message) => { if (message.type() === "error" && !/status of 40[134]/.test(message.text())) faults.push(`${page.url()}: ${message.text()}`); });
+    page.on("console", (message) => { if (message.type() === "error" && !/status of 40[0134]/.test(message.text())) faults.push(`${page.url()}: ${message.text()}`); });
     page.on("pageerror", (error) => faults.push(`${page.url()}: ${error}`));
     return page;
   };
@@ -175,6 +175,16 @@ async function main() {
   await builder.getByText("cancelled by boss").waitFor({ timeout: 30000 });
   assert.strictEqual(builder.url(), place);
 
+  // A refused form is where it was sent from, at its first field.
+  await builder.goto(`${url}/settings/tokens`);
+  await builder.getByLabel("Name", { exact: true }).fill("x");
+  await builder.getByLabel("Limited to").fill("everything");
+  await builder.getByRole("button", { name: "Make token" }).click();
+  await builder.locator("form .fault").waitFor();
+  await picture(builder, "07-refused-form");
+  assert.strictEqual(builder.url(), `${url}/settings/tokens`);
+  assert.strictEqual(await builder.evaluate(() => document.activeElement.name), "name");
+
   // Without JavaScript the same things are there.
   const bare = await open({ javaScriptEnabled: false });
   await bare.goto(`${url}/login`);
@@ -184,7 +194,14 @@ async function main() {
   await bare.waitForURL(`${url}/`);
   await bare.locator("summary", { hasText: "ada" }).click();
   await bare.getByRole("link", { name: "Access tokens" }).click();
-  await bare.getByLabel("Name").fill("phone");
+  // A refusal stands in the form, which keeps what was typed.
+  await bare.getByLabel("Name", { exact: true }).fill("phone");
+  await bare.getByLabel("Limited to").fill("everything");
+  await bare.getByRole("button", { name: "Make token" }).click();
+  assert.match(await bare.locator("form .fault[role=alert]").textContent(), /repository:NAME:ACTIONS/i);
+  assert.strictEqual(await bare.getByLabel("Name", { exact: true }).inputValue(), "phone");
+  assert.strictEqual(await bare.getByLabel("Limited to").inputValue(), "everything");
+  await bare.getByLabel("Limited to").fill("");
   await bare.getByRole("button", { name: "Make token" }).click();
   assert.match(await bare.locator(".secret code").textContent(), /^davit_pat_/);
   await bare.screenshot({ path: path.join(folder, "06-secret-without-javascript.png"), fullPage: true });

@@ -241,3 +241,56 @@ fn sign_up_is_open_by_invitation_or_closed() {
     let with = [("name", "carol"), ("password", PASSWORD), ("invitation", invitation)];
     assert_eq!(again.post("/signup", &with).status, 403);
 }
+
+/// What was typed is not lost, and the reason stands where it was typed.
+#[test]
+fn refused_forms_are_shown_again_as_they_were() {
+    let registry = TestRegistry::with_accounts(None);
+    registry.user("alice", false);
+    let mut alice = Browser::logged_in(&registry, "alice");
+    alice.get("/settings/tokens");
+    let typed = [
+        ("from", "/settings/tokens"),
+        ("next", "/settings/tokens"),
+        ("done", "The token was made."),
+        ("account", "alice"),
+        ("name", "a \"quoted\" <name>"),
+        ("expires_days", "365"),
+        ("scopes", "alice/app:pull\n</textarea><script>"),
+    ];
+    let reply = alice.post("/do/createToken", &typed);
+    assert_eq!(reply.status, 400, "{reply:?}");
+    let page = reply.text();
+    let (before, form) = page.split_once("<p class=\"fault\" role=\"alert\"").unwrap();
+    assert!(before.ends_with("action=\"/do/createToken\">"), "{before}");
+    for expected in [
+        "repository:NAME:ACTIONS",
+        "value=\"a &#34;quoted&#34; &#60;name&#62;\"",
+        "<option value=\"365\" selected>",
+        "\nalice/app:pull\n&#60;/textarea&#62;&#60;script&#62;</textarea>",
+        " name=\"from\" value=\"/settings/tokens\"",
+    ] {
+        assert!(form.contains(expected), "{expected}: {form}");
+    }
+    assert!(!page.contains("<option value=\"90\" selected>"), "{page}");
+    // Elsewhere there is nothing to fill in: a way back, and not to another site.
+    for (from, back) in
+        [("/settings", "href=\"/settings\">Back"), ("//evil.test", "href=\"/\">Back")]
+    {
+        let mut elsewhere = typed;
+        elsewhere[0].1 = from;
+        let reply = alice.post("/do/createToken", &elsewhere);
+        assert!(reply.status == 400 && reply.text().contains(back), "{from}: {}", reply.text());
+    }
+    // A page that the caller may not see is not shown that way.
+    registry.user("boss", true);
+    let mut hidden = typed;
+    hidden[0].1 = "/admin/users";
+    let reply = alice.post("/do/createToken", &hidden);
+    assert!(reply.status == 400 && !reply.text().contains("boss"), "{}", reply.text());
+    // What another site sends is never filled in.
+    let mut form = vec![("csrf", "0")];
+    form.extend(typed);
+    let reply = alice.post_as_it_is("/do/createToken", &form, &[]);
+    assert!(reply.status == 403 && !reply.text().contains("alice/app:pull"), "{}", reply.text());
+}
