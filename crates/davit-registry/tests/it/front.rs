@@ -97,7 +97,8 @@ fn a_connection_ends_when_it_was_asked_to() {
 fn requests_whose_end_is_disputed_are_refused() {
     let registry = TestRegistry::start();
     let hidden = "GET /v2/hidden/tags/list HTTP/1.1\r\nHost: a\r\n\r\n";
-    let long = format!("A: {}\r\n", "b".repeat(500 << 10));
+    // Hyper's bound is one of what it has read before it reads more: what comes at once may be twice as long.
+    let long = format!("A: {}\r\n", "b".repeat(1 << 20));
     for (fields, status) in [
         ("Content-Length: 5\r\nContent-Length: 6\r\n", 400),
         ("Content-Length: +5\r\n", 400),
