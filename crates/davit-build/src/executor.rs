@@ -1,4 +1,7 @@
 //! Runs the nodes of a plan: those that are ready, the longest way to the end first.
+//!
+//! A node whose layer is the same upon every state is ready without the state below it: its layer is
+//! made beside what leads there, and laid on when both are done.
 
 use std::{
     mem,
@@ -8,8 +11,9 @@ use std::{
 
 use crate::{
     BuildEvent, StepId,
+    definition::stands_alone,
     error::{BuildError, BuildErrorKind, Excerpt},
-    plan::{NodeId, Op, Plan},
+    plan::{Node, NodeId, Op, Plan},
     request::DockerfileText,
     shared::FinalStep,
     step::{Done, Session},
@@ -19,8 +23,10 @@ use crate::{
 struct Board {
     /// Nodes whose inputs are done.
     ready: Vec<NodeId>,
-    /// Inputs of each node that are not done.
+    /// Inputs of each node that are not done, of those that it is ready with.
     waiting: Vec<usize>,
+    /// What nodes gave upon nothing, until the state below them is done.
+    ahead: Vec<Option<Done>>,
     done: Vec<Option<Done>>,
     open: usize,
     error: Option<BuildError>,
@@ -35,10 +41,11 @@ pub(crate) fn execute(
     dockerfile: &DockerfileText,
 ) -> Result<Vec<Done>, BuildError> {
     let plan = session.plan;
-    let waiting: Vec<usize> = plan.nodes.iter().map(|node| node.inputs.len()).collect();
+    let waiting: Vec<usize> = plan.nodes.iter().map(|node| awaited(node).len()).collect();
     let ready = ids(plan).filter(|id| waiting[id.0 as usize] == 0).collect();
-    let done = plan.nodes.iter().map(|_| None).collect();
-    let board = Mutex::new(Board { ready, waiting, done, open: plan.nodes.len(), error: None });
+    let (ahead, done) = (vec![None; waiting.len()], vec![None; waiting.len()]);
+    let open = waiting.len();
+    let board = Mutex::new(Board { ready, waiting, ahead, done, open, error: None });
     let changed = Condvar::new();
     let worker =
         Worker { session, dockerfile, board: &board, changed: &changed, users: users(plan) };
@@ -63,7 +70,15 @@ struct Worker<'w, 'b, 's> {
     dockerfile: &'w DockerfileText,
     board: &'w Mutex<Board>,
     changed: &'w Condvar,
-    users: Vec<Vec<NodeId>>,
+    users: Vec<Vec<User>>,
+}
+
+/// A node that reads another one.
+#[derive(Clone, Copy)]
+struct User {
+    id: NodeId,
+    /// Whether it does no more than lay its layer onto the other one's state.
+    lays: bool,
 }
 
 impl Worker<'_, '_, '_> {
@@ -99,36 +114,24 @@ impl Worker<'_, '_, '_> {
             });
             if let Some(at) = next {
                 let id = board.ready.swap_remove(at);
-                let inputs = &self.session.plan.node(id).inputs;
+                let node = self.session.plan.node(id);
+                let nothing = stands_alone(&node.op).then(|| Done::base(id, Vec::new()));
                 let done = |input: &NodeId| {
                     board.done[input.0 as usize].clone().expect("inputs of a ready node are done")
                 };
-                return Some((id, inputs.iter().map(done).collect()));
+                return Some((
+                    id,
+                    nothing.into_iter().chain(awaited(node).iter().map(done)).collect(),
+                ));
             }
             board = self.changed.wait(board).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn finish(&self, id: NodeId, mut result: Result<Done, BuildError>) {
-        if let (Ok(done), Some(tell)) = (&mut result, self.session.finals) {
-            let in_result = self.session.in_result.contains(&id);
-            let records = mem::take(&mut done.records);
-            let (id, layers) = (StepId(id.0), done.state.layers.clone());
-            tell(FinalStep { id, in_result, layers, records });
-        }
+    fn finish(&self, id: NodeId, result: Result<Done, BuildError>) {
         let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
-        board.open -= 1;
         match result {
-            Ok(done) => {
-                board.done[id.0 as usize] = Some(done);
-                for user in &self.users[id.0 as usize] {
-                    let waiting = &mut board.waiting[user.0 as usize];
-                    *waiting -= 1;
-                    if *waiting == 0 {
-                        board.ready.push(*user);
-                    }
-                }
-            }
+            Ok(done) => self.complete(&mut board, id, done),
             Err(error) => {
                 // The others are told to stop, and fail as cancelled: the first error counts.
                 self.session.stopped.store(true, Ordering::Relaxed);
@@ -140,6 +143,47 @@ impl Worker<'_, '_, '_> {
         }
         drop(board);
         self.changed.notify_all();
+    }
+
+    /// Takes note of what a node gave, tells it, and lets those go on that wait for it.
+    fn complete(&self, board: &mut Board, id: NodeId, done: Done) {
+        let node = self.session.plan.node(id);
+        let below = stands_alone(&node.op).then(|| &board.done[node.inputs[0].0 as usize]);
+        let done = match below {
+            None => done,
+            Some(Some(below)) => done.upon(below),
+            Some(None) => {
+                board.ahead[id.0 as usize] = Some(done);
+                return;
+            }
+        };
+        let mut complete = vec![(id, done)];
+        while let Some((id, mut done)) = complete.pop() {
+            self.tell(id, &mut done);
+            board.open -= 1;
+            for &User { id, lays } in &self.users[id.0 as usize] {
+                if lays {
+                    let ahead = board.ahead[id.0 as usize].take();
+                    complete.extend(ahead.map(|alone| (id, alone.upon(&done))));
+                    continue;
+                }
+                let waiting = &mut board.waiting[id.0 as usize];
+                *waiting -= 1;
+                if *waiting == 0 {
+                    board.ready.push(id);
+                }
+            }
+            board.done[id.0 as usize] = Some(done);
+        }
+    }
+
+    /// Tells that a node is final.
+    fn tell(&self, id: NodeId, done: &mut Done) {
+        let Some(tell) = self.session.finals else { return };
+        let in_result = self.session.in_result.contains(&id);
+        let records = mem::take(&mut done.records);
+        let (id, layers) = (StepId(id.0), done.state.layers.clone());
+        tell(FinalStep { id, in_result, layers, records });
     }
 
     /// Says where in the Dockerfile an error belongs.
@@ -158,12 +202,19 @@ fn ids(plan: &Plan) -> impl DoubleEndedIterator<Item = NodeId> + ExactSizeIterat
     (0..plan.nodes.len()).map(|index| NodeId(u32::try_from(index).expect("nodes have u32 ids")))
 }
 
+/// The inputs that a node is ready with.
+fn awaited(node: &Node) -> &[NodeId] {
+    &node.inputs[usize::from(stands_alone(&node.op))..]
+}
+
 /// Nodes that read each node, once for each time that they read it.
-fn users(plan: &Plan) -> Vec<Vec<NodeId>> {
+fn users(plan: &Plan) -> Vec<Vec<User>> {
     let mut users = vec![Vec::new(); plan.nodes.len()];
     for id in ids(plan) {
-        for input in &plan.node(id).inputs {
-            users[input.0 as usize].push(id);
+        let node = plan.node(id);
+        for (number, input) in node.inputs.iter().enumerate() {
+            let lays = number == 0 && stands_alone(&node.op);
+            users[input.0 as usize].push(User { id, lays });
         }
     }
     users

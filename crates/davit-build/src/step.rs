@@ -125,6 +125,21 @@ pub(crate) struct Done {
     pub(crate) records: Vec<SharedRecord>,
 }
 
+impl Done {
+    /// What a base gives: its layers, bottom first.
+    pub(crate) fn base(id: NodeId, layers: Vec<DiffId>) -> Self {
+        let state = State::image(layers);
+        Self { state, layer: None, cached: true, cause: id, records: Vec::new() }
+    }
+
+    /// What a node gave upon nothing, upon a state that it does not depend on.
+    pub(crate) fn upon(self, below: &Self) -> Self {
+        let layer = self.layer.as_ref().expect("who stands alone makes a layer").layer;
+        let cause = if self.cached { below.cause } else { self.cause };
+        Self { state: below.state.push(layer), cause, ..self }
+    }
+}
+
 /// A layer that a step made, or found by its content.
 struct Layer {
     record: StepRecord,
@@ -154,7 +169,8 @@ impl Session<'_, '_> {
         Writer { store, lease, layers: &self.layers, cancelled }
     }
 
-    /// Does a node whose inputs are done.
+    /// Does a node whose inputs are done; in the place of the state below one that stands alone is
+    /// the empty one.
     pub(crate) fn node(&self, id: NodeId, inputs: &[&Done]) -> Result<Done, BuildError> {
         let done = self.result(id, inputs)?;
         if let Some(record) = &done.layer {
@@ -165,10 +181,7 @@ impl Session<'_, '_> {
 
     fn result(&self, id: NodeId, inputs: &[&Done]) -> Result<Done, BuildError> {
         let node = self.plan.node(id);
-        let base = |layers| {
-            let (state, records) = (State::image(layers), Vec::new());
-            Done { state, layer: None, cached: true, cause: id, records }
-        };
+        let base = |layers| Done::base(id, layers);
         match &node.op {
             Op::Scratch => return Ok(base(Vec::new())),
             Op::Image(image) => {

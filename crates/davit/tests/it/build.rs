@@ -30,6 +30,7 @@ mod independent_copies;
 mod inline_caches;
 mod instructions;
 mod leftovers;
+mod linked_copies;
 mod machine;
 mod mounts;
 mod named_contexts;

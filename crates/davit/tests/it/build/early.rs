@@ -13,7 +13,7 @@ use super::{
 use crate::davit;
 
 /// Waits for a file that only the test writes, and fails if that does not come.
-const WAIT: &str = "RUN --mount=type=cache,target=/c i=0; while ! test -e /c/go; do \
+pub(super) const WAIT: &str = "RUN --mount=type=cache,target=/c i=0; while ! test -e /c/go; do \
                     i=$((i+1)); test $i -lt 30000 || exit 1; sleep 0.02; done";
 
 /// Builds, and lets the waiting step go on once the registry has so many layers.
