@@ -170,7 +170,7 @@ fn build_whole(
     let mut dockerfile = Dockerfile::parse(&request.dockerfile.bytes)
         .map_err(|error| parse_failed(request, error))?;
     if let Some((at, _)) = at {
-        dockerfile = at::cut(dockerfile, at)?;
+        dockerfile = at::cut(dockerfile, &request.dockerfile, at)?;
         request.target = None;
     }
     (environment.events)(BuildEvent::Read(request.dockerfile.bytes.as_slice().into()));

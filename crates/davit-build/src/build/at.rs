@@ -6,6 +6,7 @@ use davit_dockerfile::{Dockerfile, nearest};
 use crate::{
     error::{BuildError, BuildErrorKind},
     plan::{ClientMount, MountSource, NodeId, Op, Plan, RunMount},
+    request::DockerfileText,
     sandbox::Sandbox,
 };
 
@@ -26,28 +27,12 @@ pub struct At {
 }
 
 /// Leaves what is done up to the place, and adds a step.
-pub(crate) fn cut(mut dockerfile: Dockerfile, at: &At) -> Result<Dockerfile, BuildError> {
-    let refused = |problem: String| BuildError::new(BuildErrorKind::Plan(problem));
-    let stages = &dockerfile.stages;
-    let (index, line) = match at.place.parse::<u32>() {
-        Ok(line) => {
-            let found = stages.iter().rposition(|stage| stage.span.first_line <= line);
-            let index = found.ok_or_else(|| refused(format!("no stage has a line {line}")))?;
-            (index, line)
-        }
-        Err(_) => {
-            let found = dockerfile.stage_index(&at.place, stages.len());
-            let index = found.ok_or_else(|| {
-                let error = refused(format!("no stage is called `{}`", at.place));
-                let names = stages.iter().filter_map(|stage| stage.name.as_ref());
-                match nearest(&at.place, names.map(|name| name.text.as_str())) {
-                    Some(near) => error.hint(format!("did you mean `{near}`?")),
-                    None => error,
-                }
-            })?;
-            (index, u32::MAX)
-        }
-    };
+pub(crate) fn cut(
+    mut dockerfile: Dockerfile,
+    text: &DockerfileText,
+    at: &At,
+) -> Result<Dockerfile, BuildError> {
+    let (index, line) = find(&dockerfile, text, &at.place)?;
     let step = Dockerfile::parse(STEP.as_bytes()).expect("it is a Dockerfile");
     let mut step = step.stages.into_iter().flat_map(|stage| stage.instructions);
     dockerfile.stages.truncate(index + 1);
@@ -57,6 +42,41 @@ pub(crate) fn cut(mut dockerfile: Dockerfile, at: &At) -> Result<Dockerfile, Bui
     let instruction = step.next().expect("it has an instruction");
     stage.instructions.push(davit_dockerfile::Instruction { span, ..instruction });
     Ok(dockerfile)
+}
+
+/// The stage of a place, and the line up to which it counts.
+fn find(
+    dockerfile: &Dockerfile,
+    text: &DockerfileText,
+    place: &str,
+) -> Result<(usize, u32), BuildError> {
+    let refused = |problem: String| BuildError::new(BuildErrorKind::Plan(problem));
+    let stages = &dockerfile.stages;
+    if place.is_empty() || !place.bytes().all(|byte| byte.is_ascii_digit()) {
+        return dockerfile.stage_index(place, stages.len()).map(|it| (it, u32::MAX)).ok_or_else(
+            || {
+                let error = refused(format!("no stage is called `{place}`"));
+                let names = stages.iter().filter_map(|stage| stage.name.as_ref());
+                match nearest(place, names.map(|name| name.text.as_str())) {
+                    Some(near) => error.hint(format!("did you mean `{near}`?")),
+                    None => error,
+                }
+            },
+        );
+    }
+    let last = last_line(&text.bytes);
+    let line = place.parse().ok().filter(|line| *line <= last).ok_or_else(|| {
+        refused(format!("{} has no line {place}, its last one is {last}", text.name))
+    })?;
+    let found = stages.iter().rposition(|stage| stage.span.first_line <= line);
+    found.map(|it| (it, line)).ok_or_else(|| refused(format!("no stage has a line {place}")))
+}
+
+/// The number of the last line of a text.
+fn last_line(text: &[u8]) -> u32 {
+    let text = text.strip_suffix(b"\n").unwrap_or(text);
+    let ends = text.iter().filter(|byte| **byte == b'\n').count();
+    u32::try_from(ends + 1).unwrap_or(u32::MAX)
 }
 
 /// Puts the command into the last step, with all secrets and agents that the build was given.
@@ -100,15 +120,23 @@ pub(crate) fn shell(args: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::DockerfilePlace;
 
     #[test]
     fn a_dockerfile_ends_at_the_place() {
         let text =
             "FROM a AS one\nRUN 1\nENV X=1\nFROM one AS two\nRUN 2 \\\n  x\nRUN 3\nFROM two\n";
+        let file = DockerfileText {
+            name: "Dockerfile".to_owned(),
+            bytes: format!("{text}# the end\n").into_bytes(),
+            place: DockerfilePlace::default(),
+            ignore: None,
+        };
         let rest = |place: &str| {
             let dockerfile = Dockerfile::parse(text.as_bytes()).unwrap();
             let at = At { place: place.to_owned(), command: Vec::new() };
-            let cut = cut(dockerfile, &at).map_err(|error| (error.to_string(), error.hints))?;
+            let cut =
+                cut(dockerfile, &file, &at).map_err(|error| (error.to_string(), error.hints))?;
             let last = cut.stages.last().unwrap();
             let texts: Vec<_> = last.instructions.iter().map(|it| it.text.clone()).collect();
             Ok::<_, (String, Vec<String>)>((cut.stages.len(), texts.join(",")))
@@ -120,7 +148,7 @@ mod tests {
             ("4", 2, "RUN davit"),
             ("6", 2, "RUN 2   x,RUN davit"),
             ("TWO", 2, "RUN 2   x,RUN 3,RUN davit"),
-            ("99", 3, "RUN davit"),
+            ("9", 3, "RUN davit"),
         ] {
             assert_eq!(rest(place), Ok((stages, steps.to_owned())), "{place}");
         }
@@ -129,7 +157,13 @@ mod tests {
             (&*error, &hints[..]),
             ("no stage is called `tow`", &["did you mean `two`?".to_owned()][..])
         );
-        assert!(rest("0").is_err());
+        for (place, message) in [
+            ("0", "no stage has a line 0"),
+            ("10", "Dockerfile has no line 10, its last one is 9"),
+            ("99999999999", "Dockerfile has no line 99999999999, its last one is 9"),
+        ] {
+            assert_eq!(rest(place), Err((message.to_owned(), Vec::new())));
+        }
     }
 
     #[test]

@@ -74,6 +74,7 @@ fn a_command_runs_behind_a_step() {
     for (place, command, message) in [
         ("tow", &["true"][..], "did you mean `two`?"),
         ("0", &["true"], "no stage has a line 0"),
+        ("99", &["true"], "Dockerfile has no line 99, its last one is"),
         ("6", &["/nosuch"], "nosuch"),
         ("6", &[], "a shell needs a terminal"),
     ] {
