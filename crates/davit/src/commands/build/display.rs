@@ -16,6 +16,12 @@ use crate::{format::visible, printer};
 
 /// What a second build that gave the same is told by.
 const SAME: &str = "Reproducible: a second build gave the same";
+/// Longest name of a step that is shown, in characters. The log on disk has all of it.
+const LONGEST: usize = 1024;
+/// Longest value in a reason, in characters.
+const LONGEST_VALUE: usize = 60;
+/// What stands for the rest of a text.
+const CUT: &str = "...";
 
 /// `--progress`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -66,39 +72,52 @@ pub(in crate::commands) fn open(progress: BuildProgress) -> Box<dyn Display> {
 
 /// A step's name; a Dockerfile may come from anywhere.
 fn name(steps: &Arc<[StepInfo]>, id: StepId) -> String {
-    steps.iter().find(|step| step.id == id).map_or_else(String::new, |step| visible(&step.name))
+    steps.iter().find(|step| step.id == id).map_or_else(String::new, |step| shown(&step.name))
+}
+
+/// A name or a value that may be anything, and as long as a file.
+fn shown(text: &str) -> String {
+    // What is escaped is longer, not shorter.
+    let end = text.char_indices().nth(LONGEST + 1).map_or(text.len(), |(at, _)| at);
+    cut(&visible(&text[..end]), LONGEST)
+}
+
+/// The beginning of a text, in so many characters.
+fn cut(text: &str, most: usize) -> String {
+    if text.chars().nth(most).is_none() {
+        return text.to_owned();
+    }
+    let beginning = text.chars().take(most.saturating_sub(CUT.len()));
+    beginning.chain(CUT.chars()).take(most).collect()
 }
 
 /// Tells that a shell has the terminal from now on.
 fn by_hand(failed: Option<String>) {
     if let Some(step) = failed {
-        let step = visible(&step);
+        let step = shown(&step);
         printer::note(&format!("A shell in what {step} left; the build fails when it ends"));
     }
 }
 
 /// Why a step has to run, in words; names and values may come from anywhere.
 pub(super) fn reason(miss: &Miss) -> String {
-    let shown = |value: &Option<String>| match value {
-        Some(value) if value.chars().count() > 60 => {
-            format!("`{}...`", visible(&value.chars().take(57).collect::<String>()))
-        }
-        Some(value) => format!("`{}`", visible(value)),
+    let value = |value: &Option<String>| match value {
+        Some(value) => format!("`{}`", visible(&cut(value, LONGEST_VALUE))),
         None => "nothing".to_owned(),
     };
     match miss {
         Miss::NotAsked => "the cache is not used".to_owned(),
         Miss::First => "it was never built".to_owned(),
         Miss::Component { label, before, now } => {
-            let label = visible(label);
+            let label = shown(label);
             match (before, now) {
-                (None, _) => format!("{label} is new: {}", shown(now)),
-                (_, None) => format!("{label} is gone: {}", shown(before)),
-                _ => format!("{label} changed from {} to {}", shown(before), shown(now)),
+                (None, _) => format!("{label} is new: {}", value(now)),
+                (_, None) => format!("{label} is gone: {}", value(before)),
+                _ => format!("{label} changed from {} to {}", value(before), value(now)),
             }
         }
-        Miss::File { path, difference } => format!("file {}: {difference}", visible(path)),
-        Miss::Before(step) => format!("{} gave another result", visible(step)),
+        Miss::File { path, difference } => format!("file {}: {difference}", shown(path)),
+        Miss::Before(step) => format!("{} gave another result", shown(step)),
         Miss::Expired { age } => {
             let age = crate::units::duration(*age).to_lowercase();
             format!("its result is too old for --cache-ttl: {age}")
@@ -110,6 +129,19 @@ pub(super) fn reason(miss: &Miss) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_name_is_cut() {
+        assert_eq!(cut("12345", 5), "12345");
+        assert_eq!(cut("123456", 5), "12...");
+        assert_eq!((cut("123456", 2), cut("", 0)), ("..".to_owned(), String::new()));
+        assert_eq!(cut(&"\u{20ac}".repeat(9), 8), format!("{}...", "\u{20ac}".repeat(5)));
+        for letter in ["x", "\u{20ac}", "\x07"] {
+            let text = shown(&letter.repeat(100_000));
+            assert!(text.chars().count() == LONGEST && text.ends_with(CUT), "{text}");
+            assert!(text.starts_with(&visible(letter)), "{text}");
+        }
+    }
 
     #[test]
     fn a_reason_holds_no_escapes() {

@@ -215,6 +215,24 @@ fn rawjson_is_buildkits() {
 }
 
 #[test]
+fn a_name_of_100_kb_does_not_flood_the_progress() {
+    let long = "\u{20ac}".repeat(10_000);
+    let Some(bench) = Bench::new(&[("f", "1")]) else { return };
+    bench.write("Dockerfile", &format!("FROM scratch\nARG A={long}\nCOPY f /$A/../f\n"));
+    let context = bench.context.to_str().unwrap();
+    for progress in ["plain", "rawjson", "tty"] {
+        let outcome =
+            bench.davit.run(["build", "--no-cache", "--explain", "--progress", progress, context]);
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        let lines = outcome.stderr.lines().filter(|line| line.contains("COPY f /"));
+        let longest = lines.map(|line| line.chars().count()).max().unwrap();
+        let most = if progress == "tty" { 80 } else { 1400 };
+        assert!(longest > 70 && longest <= most, "{progress}: {longest}");
+        assert!(!outcome.stderr.contains('\u{fffd}'), "no character is cut");
+    }
+}
+
+#[test]
 fn a_terminal_shows_running_steps_and_then_lines() {
     let Some(bench) = alpine("RUN echo told; echo more >&2\n") else { return };
     let master = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR).unwrap();

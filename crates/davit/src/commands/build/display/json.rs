@@ -10,7 +10,7 @@ use davit_engine::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{Display, name, reason};
+use super::{Display, name, reason, shown};
 use crate::{
     commands::build::{
         call::{location, source},
@@ -155,7 +155,7 @@ fn different(found: &Difference) -> Value {
     set("platform", found.platform.as_ref().map(|platform| json!(platform)));
     set("layer", found.layer.map(|layer| json!(layer)));
     set("offset", found.offset.map(|offset| json!(offset)));
-    set("step", found.step.as_ref().map(|step| json!(visible(&step.name))));
+    set("step", found.step.as_ref().map(|step| json!(shown(&step.name))));
     set("line", found.step.as_ref().map(|step| json!(step.line)));
     json!({"repro": value})
 }

@@ -13,7 +13,7 @@ use davit_engine::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
-    Display, SAME, by_hand, name, reason,
+    Display, SAME, by_hand, cut, name, reason,
     tail::{SHOWN, Tail},
 };
 use crate::{
@@ -24,6 +24,10 @@ use crate::{
 
 /// Width of a terminal that does not say it.
 const COLUMNS: usize = 80;
+/// What stands beside the name of a running step: the sign that it runs, and for how long.
+const BESIDE: usize = 12;
+/// The least that is shown of a name, in characters.
+const LEAST: usize = 16;
 const TICK: Duration = Duration::from_millis(120);
 
 /// How many lines of the output of running steps are shown, where that is another number.
@@ -56,7 +60,7 @@ impl Tty {
         let style = ProgressStyle::with_template("{spinner} {prefix:.bold} {elapsed}\n{msg:.dim}");
         let bar = self.footer.add();
         bar.set_style(style.expect("the template is well-formed"));
-        bar.set_prefix(name(&state.steps, id));
+        bar.set_prefix(beside(&name(&state.steps, id), BESIDE));
         bar.enable_steady_tick(TICK);
         state.running.insert(id, (bar, Tail::new(self.lines)));
     }
@@ -66,8 +70,19 @@ impl Tty {
             bar.finish_and_clear();
             self.footer.remove(&bar);
         }
-        printer::note(&format!(" => {} {text}", name(&state.steps, id)));
+        let name = beside(&name(&state.steps, id), " =>  ".len() + text.len());
+        printer::note(&format!(" => {name} {text}"));
     }
+}
+
+/// Width of the terminal, in columns.
+fn columns() -> usize {
+    stream::size().map_or(COLUMNS, |(_, columns)| columns.into())
+}
+
+/// A name that leaves room for so much else in its line.
+fn beside(name: &str, rest: usize) -> String {
+    cut(name, columns().saturating_sub(rest).max(LEAST))
 }
 
 impl Display for Tty {
@@ -80,18 +95,21 @@ impl Display for Tty {
             BuildEvent::Started(id) => self.start(&mut state, id),
             BuildEvent::Cached(id) => self.finish(&mut state, id, "(cached)"),
             BuildEvent::SameResult(id) => {
-                printer::note(&format!("    {}: same result as before", name(&state.steps, id)));
+                let text = "same result as before";
+                let name = beside(&name(&state.steps, id), "    : ".len() + text.len());
+                printer::note(&format!("    {name}: {text}"));
             }
             BuildEvent::Missed(id, miss) => {
-                printer::note(&format!("    {}: {}", name(&state.steps, id), reason(&miss)));
+                // A reason is read whole.
+                let name = beside(&name(&state.steps, id), columns() / 2);
+                printer::note(&format!("    {name}: {}", reason(&miss)));
             }
             BuildEvent::Begun(_) | BuildEvent::Progress { .. } => {}
             BuildEvent::Output(id, _, bytes) => {
                 let steps = state.running.len();
                 if let Some((bar, tail)) = state.running.get_mut(&id) {
                     tail.push(&bytes);
-                    let columns = stream::size().map_or(COLUMNS, |(_, columns)| columns.into());
-                    bar.set_message(tail.text(steps, columns));
+                    bar.set_message(tail.text(steps, columns()));
                 }
             }
             BuildEvent::Finished(id, time) => {
