@@ -7,13 +7,15 @@
 //! ```
 //!
 //! Names, triggers and lines are those of the Dockerfile frontend's rules, so that
-//! `# check=skip=NAME` means the same there and here; the messages are davit's own. The three parts
+//! `# check=skip=NAME` means the same there and here; the messages are davit's own, and one rule, which
+//! has to be asked for. The three parts
 //! are asked one after the other as their facts become known: what an error prevents from being
 //! known does not hide what was found before.
 
 mod bases;
 mod fix;
 mod options;
+mod order;
 mod place;
 mod rule;
 pub(crate) mod stage;
@@ -67,6 +69,7 @@ impl<'a> Linter<'a> {
     /// Asks the rules that look at how the file is written.
     pub fn text(&mut self) {
         text::check(self);
+        order::check(self);
     }
 
     /// Asks the rules about `FROM`.

@@ -116,6 +116,7 @@ const fn never(rule: Rule) -> Option<&'static str> {
         }
         Rule::CopyIgnoredFile => "it must be decided whether the file belongs to the context",
         Rule::InvalidDefinitionDescription => "the comment must be written anew, or moved",
+        Rule::ArgTooEarly => "it must be known that no command between reads it",
         Rule::ExposeInvalidFormat => "who starts the container must publish the port",
         _ => return None,
     })

@@ -49,11 +49,13 @@ pub enum Rule {
     ExposeProtoCasing,
     /// A port of `EXPOSE` names an address or a port of the host.
     ExposeInvalidFormat,
+    /// An `ARG` stands above commands that it has nothing to do with. Experimental, and davit's own.
+    ArgTooEarly,
 }
 
 impl Rule {
     /// All rules.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::StageNameCasing,
         Self::FromAsCasing,
         Self::NoEmptyContinuation,
@@ -76,6 +78,7 @@ impl Rule {
         Self::InvalidDefinitionDescription,
         Self::ExposeProtoCasing,
         Self::ExposeInvalidFormat,
+        Self::ArgTooEarly,
     ];
 
     /// The name, as in `# check=skip=NAME`.
@@ -104,6 +107,7 @@ impl Rule {
             Self::InvalidDefinitionDescription => "InvalidDefinitionDescription",
             Self::ExposeProtoCasing => "ExposeProtoCasing",
             Self::ExposeInvalidFormat => "ExposeInvalidFormat",
+            Self::ArgTooEarly => "ArgTooEarly",
         }
     }
 
@@ -151,6 +155,10 @@ impl Rule {
             Self::ExposeInvalidFormat => {
                 "EXPOSE takes ports of the container alone, no addresses or ports of the host"
             }
+            Self::ArgTooEarly => {
+                "An ARG stands right above its first use, for commands below it run again when it \
+                 changes"
+            }
         }
     }
 
@@ -166,14 +174,14 @@ impl Rule {
             }
             words.push(c.to_ascii_lowercase());
         }
-        let documented = self != Self::InvalidBaseImagePlatform;
+        let documented = !matches!(self, Self::InvalidBaseImagePlatform | Self::ArgTooEarly);
         documented.then(|| format!("https://docs.docker.com/go/dockerfile/rule/{words}/"))
     }
 
     /// Whether it must be asked for.
     #[must_use]
     pub const fn is_experimental(self) -> bool {
-        matches!(self, Self::InvalidDefinitionDescription)
+        matches!(self, Self::InvalidDefinitionDescription | Self::ArgTooEarly)
     }
 }
 
@@ -193,9 +201,10 @@ mod tests {
         assert!(url(Rule::JsonArgsRecommended).ends_with("/rule/json-args-recommended/"));
         assert!(url(Rule::FromAsCasing).ends_with("/rule/from-as-casing/"));
         assert_eq!(Rule::InvalidBaseImagePlatform.url(), None);
+        assert_eq!(Rule::ArgTooEarly.url(), None);
         let mut names = Rule::ALL.map(Rule::name).to_vec();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), 22);
+        assert_eq!(names.len(), Rule::ALL.len());
     }
 }
