@@ -16,6 +16,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use davit_distribution::Secret;
 use davit_image::Digest;
 
 use crate::{
@@ -88,8 +89,7 @@ pub async fn backup(places: &Places, to: &Path) -> Result<BackupReport, BackupEr
     if let Location::Postgres(url) = &location {
         // The program writes into the file that is there, whose mode stays.
         db::make_private(&fresh).map_err(fault("make", &fresh))?;
-        let words = ["--format=custom", "--no-owner", "--dbname", url.expose(), "--file"];
-        run("pg_dump", &words, &fresh)?;
+        run("pg_dump", url, &["--format=custom", "--no-owner", "--file"], &fresh)?;
     }
     // What a dump names is a blob or in the trash now.
     let named = if is_file {
@@ -143,9 +143,8 @@ pub async fn restore(from: &Path, places: &Places) -> Result<BackupReport, Backu
         }
         Location::Postgres(url) => {
             let restoring = Restoring::begin(url.expose()).await?;
-            let words =
-                ["--no-owner", "--exit-on-error", "--single-transaction", "--dbname", url.expose()];
-            run("pg_restore", &words, &kept)?;
+            let words = ["--no-owner", "--exit-on-error", "--single-transaction"];
+            run("pg_restore", url, &words, &kept)?;
             (None, PathBuf::new(), Some(restoring))
         }
     };
@@ -362,11 +361,37 @@ impl Transaction for Forget {
     }
 }
 
-fn run(program: &'static str, words: &[&str], file: &Path) -> Result<(), BackupError> {
+/// Runs one of PostgreSQL's programs.
+fn run(
+    program: &'static str,
+    url: &Secret,
+    words: &[&str],
+    file: &Path,
+) -> Result<(), BackupError> {
     let mut command = Command::new(program);
-    let status = command.args(words).arg(file).stdin(Stdio::null()).stdout(Stdio::null()).status();
+    let (database, password) = without_password(url.expose());
+    command.arg("--dbname").arg(database).args(words).arg(file);
+    if let Some(password) = password {
+        command.env("PGPASSWORD", password);
+    }
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
     let status = status.map_err(fault("start", Path::new(program)))?;
     if status.success() { Ok(()) } else { Err(BackupError::Program(program)) }
+}
+
+/// A URL and the password that was in it: everybody on the machine sees the words of a process.
+fn without_password(url: &str) -> (String, Option<String>) {
+    let whole = (url.to_owned(), None);
+    let Ok(mut parsed) = url.parse::<url::Url>() else { return whole };
+    // A form's values are encoded in the same way, but for the plus sign.
+    let form = parsed.password().map(|encoded| format!("={}", encoded.replace('+', "%2B")));
+    if form.is_none() || parsed.set_password(None).is_err() {
+        return whole;
+    }
+    let values =
+        form.map(|form| url::form_urlencoded::parse(form.as_bytes()).into_owned().collect());
+    let first = |values: Vec<(String, String)>| values.into_iter().next().map(|(_, value)| value);
+    (parsed.into(), values.and_then(first))
 }
 
 /// Makes a directory for its owner alone.
@@ -434,4 +459,26 @@ fn remove(path: &Path) -> Result<(), BackupError> {
 fn fault(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BackupError {
     let path = path.to_owned();
     move |source| BackupError::File { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_taken_out_of_urls() {
+        let cases = [
+            ("postgres://u:a%40b+c%25@db:5432/r", "postgres://u@db:5432/r", Some("a@b+c%")),
+            (
+                "postgres://u@%2Ftmp%2Fpg/r?sslmode=disable",
+                "postgres://u@%2Ftmp%2Fpg/r?sslmode=disable",
+                None,
+            ),
+            ("postgres:///r?host=/tmp/pg", "postgres:///r?host=/tmp/pg", None),
+            ("no URL", "no URL", None),
+        ];
+        for (url, rest, password) in cases {
+            assert_eq!(without_password(url), (rest.to_owned(), password.map(str::to_owned)));
+        }
+    }
 }
