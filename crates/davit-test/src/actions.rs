@@ -71,6 +71,12 @@ impl ActionsCache {
         gone.for_each(|entry| entry.key.clear());
     }
 
+    /// Changes the content of entries by key and content, as a disk does that fails.
+    pub fn damage(&self, change: impl Fn(&str, &mut Vec<u8>)) {
+        let mut entries = lock(&self.entries);
+        entries.iter_mut().for_each(|entry| change(&entry.key, &mut entry.content));
+    }
+
     /// Leaves all entries as they are before they are whole: whoever began them was killed.
     pub fn abandon(&self) {
         let mut entries = lock(&self.entries);

@@ -53,6 +53,17 @@ impl CachePlace {
     const fn is_far(&self) -> bool {
         !matches!(self, Self::Directory { .. } | Self::Image(_))
     }
+
+    /// Where its blobs are: other caches, of other names, may have theirs there, too.
+    fn blobs(&self) -> String {
+        match self {
+            Self::Registry(reference) => format!("registry {}", reference.repository()),
+            Self::Directory { path, .. } => format!("directory {}", path.display()),
+            Self::S3(place) => format!("s3 {} {} {}", place.endpoint, place.bucket, place.blobs),
+            Self::Actions(place) => format!("actions {}", place.url),
+            Self::Image(_) => "store".to_owned(),
+        }
+    }
 }
 
 impl std::fmt::Display for CachePlace {

@@ -2,12 +2,13 @@
 //!
 //! | key | entry |
 //! |---|---|
-//! | `davit-blob-1-DIGEST`, or with `#N` behind it | a blob |
+//! | `davit-blob-1-DIGEST#N` | a blob, written for the Nth time |
 //! | `davit-cache-1-SCOPE#N` | the manifest of a scope, its Nth |
 //!
 //! An entry cannot be written twice, so that who makes the Nth manifest has replaced the one before
-//! and nothing else. One that was begun and not finished is nobody's: its number, or its name, is
-//! passed over. The service removes what was not used for long.
+//! and nothing else. One that was begun and not finished is nobody's: its number is passed over. The
+//! newest counts, so that a blob that turned out to be something else is written anew by the next
+//! number. The service removes what was not used for long.
 
 use std::{path::Path, time::Duration};
 
@@ -20,14 +21,14 @@ use serde_json::json;
 
 use super::{
     objects::{ANSWER_BYTES, Top, read_piece},
-    place::Put,
+    place::{Present, Put},
 };
 use crate::origin::MANIFEST_BYTES;
 
 /// Bytes that are sent at a time.
 const PIECE_BYTES: u64 = 32 << 20;
-/// Entries of one blob that were begun and not finished, at most.
-const MOST_BEGUN: u32 = 8;
+/// Entries of one blob that were begun and not finished, at most, in a row.
+const MOST_BEGUN: u64 = 8;
 /// Entries of one kind belong together.
 const KIND: &str = "davit build cache 1";
 /// What the service calls itself.
@@ -183,7 +184,7 @@ impl Actions {
 
     pub(super) async fn open(&self, digest: &Digest, offset: u64) -> Result<WebReply, Error> {
         self.limited(async {
-            let found = self.find(&blob_key(digest)).await?.ok_or_else(|| Error::NotFound {
+            let found = self.find(&blob_prefix(digest)).await?.ok_or_else(|| Error::NotFound {
                 url: format!("{digest} in {SERVICE}"),
                 errors: Vec::new(),
             })?;
@@ -193,26 +194,42 @@ impl Actions {
     }
 
     pub(super) async fn has(&self, blob: &Descriptor) -> Result<bool, Error> {
-        Ok(self.limited(self.find(&blob_key(&blob.digest))).await?.is_some())
+        Ok(self.newest(&blob.digest).await? > 0)
     }
 
-    pub(super) async fn add(&self, blob: &Descriptor, path: &Path) -> Result<(), Error> {
+    /// The number of the newest entry of a blob; 0 if there is none.
+    async fn newest(&self, digest: &Digest) -> Result<u64, Error> {
+        let prefix = blob_prefix(digest);
+        let found = self.limited(self.find(&prefix)).await?;
+        Ok(found.map_or(0, |found| number(&found.key, &prefix)))
+    }
+
+    /// Adds a blob, in the stead of what is there where that is known to be something else.
+    pub(super) async fn add(
+        &self,
+        blob: &Descriptor,
+        (path, present): (&Path, Present),
+    ) -> Result<(), Error> {
         let unreadable = |source: std::io::Error| Error::Protocol {
             url: "a layer".to_owned(),
             problem: format!("cannot be read: {source}"),
         };
-        let key = blob_key(&blob.digest);
-        for number in 0..MOST_BEGUN {
+        let prefix = blob_prefix(&blob.digest);
+        let before = match present {
+            Present::Damaged => self.newest(&blob.digest).await?,
+            Present::Absent => 0,
+        };
+        for number in (1..=MOST_BEGUN).map(|it| before.saturating_add(it)) {
             let mut file = fs_err::File::open(path).map_err(unreadable)?;
             let next = |bytes| read_piece(&mut file, bytes).map_err(unreadable);
-            // An entry is found by what its key begins with.
-            let own = if number == 0 { key.clone() } else { format!("{key}#{number}") };
-            if self.limited(self.write(&own, blob.size, next)).await? || self.has(blob).await? {
+            let key = format!("{prefix}{number}");
+            let written = self.limited(self.write(&key, blob.size, next)).await?;
+            if written || self.newest(&blob.digest).await? > before {
                 return Ok(());
             }
             // Somebody has begun to write it, who may have died.
         }
-        Err(Error::Protocol { url: key, problem: "is begun, but never finished".to_owned() })
+        Err(Error::Protocol { url: prefix, problem: "is begun, but never finished".to_owned() })
     }
 
     pub(super) async fn top(&self) -> Result<Option<Top>, Error> {
@@ -342,8 +359,14 @@ impl Actions {
     }
 }
 
-fn blob_key(digest: &Digest) -> String {
-    format!("davit-blob-1-{digest}")
+/// What the keys of a blob's entries begin with.
+fn blob_prefix(digest: &Digest) -> String {
+    format!("davit-blob-1-{digest}#")
+}
+
+/// The number of an entry; at least 1, whatever the service calls it.
+fn number(key: &str, prefix: &str) -> u64 {
+    key.strip_prefix(prefix).and_then(|number| number.parse().ok()).unwrap_or(1).max(1)
 }
 
 /// Text in a key or a query.

@@ -19,7 +19,7 @@ use super::{
     CacheError, CacheExport, CacheFailure, CachePlace, CacheScope, Caches, MountSharing, Packed,
     format::Contents,
     import::tell,
-    place::{Put, Sink, Source},
+    place::{Present, Put, Sink, Source},
 };
 use crate::{
     CompressionScope, Event, LayerCompression, build::pack::Packer, compressed::CompressedLayers,
@@ -38,10 +38,12 @@ const LONGEST_SETTLE: Duration = Duration::from_secs(1);
 
 /// What is under a cache's name, and which of its versions that is.
 #[derive(Debug, Default)]
-struct Present {
+struct Before {
     digest: Option<Digest>,
     version: Option<String>,
     contents: Contents,
+    /// The config that it names, if that is something else.
+    damaged: Option<Digest>,
 }
 
 /// A cache that is written while a build runs.
@@ -49,6 +51,8 @@ struct CacheWriter<'a> {
     caches: &'a Caches<'a>,
     export: &'a CacheExport,
     place: String,
+    /// Where its blobs are.
+    blobs: String,
     folder: &'a Path,
     packer: Mutex<Packer<'a>>,
     /// The next result to look at.
@@ -129,6 +133,7 @@ impl<'a> CacheWriter<'a> {
             caches,
             export,
             place: export.place.to_string(),
+            blobs: export.place.blobs(),
             folder,
             packer: Mutex::new(packer),
             next: AtomicUsize::new(0),
@@ -226,11 +231,12 @@ impl<'a> CacheWriter<'a> {
     fn replace(
         &self,
         sink: &Sink<'_>,
-        (before, ahead): (&Present, u32),
+        (before, ahead): (&Before, u32),
         merged: &Contents,
     ) -> Result<bool, CacheError> {
         let written = merged.write();
-        sink.prepare(&written, self.folder).map_err(|error| self.failed(error))?;
+        let prepared = sink.prepare(&written, (self.folder, before.damaged));
+        prepared.map_err(|error| self.failed(error))?;
         if !sink.is_exclusive() && self.top()? != before.digest {
             return Ok(false);
         }
@@ -253,17 +259,21 @@ impl<'a> CacheWriter<'a> {
     }
 
     /// What a cache has now.
-    fn present(&self) -> Result<Present, CacheError> {
+    fn present(&self) -> Result<Before, CacheError> {
         let source = match self.source() {
-            Err(error) if error.is_absent() => return Ok(Present::default()),
+            Err(error) if error.is_absent() => return Ok(Before::default()),
             source => source?,
         };
-        let (digest, contents) = match source.read() {
-            // What the name stands for may have lost what it names.
-            Err(error) if error.is_absent() => (self.top()?, Contents::default()),
-            read => read.map(|(digest, contents)| (Some(digest), contents))?,
+        let (digest, contents, damaged) = match source.read() {
+            Ok((digest, contents)) => (Some(digest), contents, None),
+            // What the name stands for may have lost what it names, or names what is damaged.
+            Err(error) if error.is_absent() => (self.top()?, Contents::default(), None),
+            Err(CacheError::Access { source: OriginError::Wrong(blob), .. }) => {
+                (self.top()?, Contents::default(), Some(blob))
+            }
+            Err(error) => return Err(error),
         };
-        Ok(Present { digest, version: source.version, contents })
+        Ok(Before { digest, version: source.version, contents, damaged })
     }
 
     /// The digest of what is under the cache's name now.
@@ -333,7 +343,7 @@ impl<'a> CacheWriter<'a> {
         layer: DiffId,
         named: Option<&Descriptor>,
     ) -> Result<Option<Descriptor>, CacheError> {
-        let is_useless = self.caches.is_useless(&self.place, layer);
+        let is_useless = self.caches.is_useless(&self.blobs, layer);
         if let (Some(named), Some(sink), false) = (named, sink, is_useless)
             && self.may_stay(named)
             && sink.has(named).map_err(|error| self.failed(error))?
@@ -354,7 +364,7 @@ impl<'a> CacheWriter<'a> {
         if self.caches.lease.hold_layer(&layer)?.is_none() {
             return Ok(None);
         }
-        let is_useless = self.caches.is_useless(&self.place, layer);
+        let is_useless = self.caches.is_useless(&self.blobs, layer);
         let has = |blob: &Descriptor| -> Result<bool, CacheError> {
             let sink = sink.filter(|_| !is_useless);
             sink.map_or(Ok(false), |sink| sink.has(blob)).map_err(|error| self.failed(error))
@@ -380,7 +390,8 @@ impl<'a> CacheWriter<'a> {
                     None => return Ok(None),
                 },
             };
-            sink.add(&blob, &file).map_err(|error| self.failed(error))?;
+            let present = if is_useless { Present::Damaged } else { Present::Absent };
+            sink.add(&blob, (&file, present)).map_err(|error| self.failed(error))?;
         }
         Ok(Some(blob))
     }

@@ -108,10 +108,10 @@ impl<'e> Caches<'e> {
         self.gone.lock().unwrap_or_else(PoisonError::into_inner).contains(&(source, layer))
     }
 
-    /// Whether what a place has of a layer turned out to be of no use.
-    pub(super) fn is_useless(&self, place: &str, layer: DiffId) -> bool {
+    /// Whether what is of a layer where a place has its blobs turned out to be of no use.
+    pub(super) fn is_useless(&self, blobs: &str, layer: DiffId) -> bool {
         let mut sources = self.sources.iter().enumerate();
-        sources.any(|(number, (source, _))| source.name == place && self.is_gone(number, layer))
+        sources.any(|(number, (source, _))| source.blobs == blobs && self.is_gone(number, layer))
     }
 
     /// The blobs that a layer is said to be, each with the number of its source.

@@ -1,13 +1,18 @@
 //! Caches at services that keep objects by key: a bucket, the cache of GitHub Actions.
 
-use std::{io, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use davit_distribution::{Error, WebReply};
 use davit_image::{Descriptor, Digest, Document, MediaType};
 use tokio::runtime::Handle;
 
-use super::{CachePlace, actions::Actions, place::Put, s3::Bucket};
+use super::{
+    CachePlace,
+    actions::Actions,
+    place::{Present, Put},
+    s3::Bucket,
+};
 use crate::{
     origin::{
         BlobRead, CONFIG_BYTES, Download, MANIFEST_BYTES, Origin, OriginError, Stop, parse,
@@ -58,10 +63,15 @@ impl Objects {
         }
     }
 
-    pub(super) async fn add(&self, blob: &Descriptor, path: &std::path::Path) -> Result<(), Error> {
+    /// Adds a blob from a file.
+    pub(super) async fn add(
+        &self,
+        blob: &Descriptor,
+        (path, present): (&Path, Present),
+    ) -> Result<(), Error> {
         match self {
             Self::Bucket(bucket) => bucket.add(blob, path).await,
-            Self::Actions(actions) => actions.add(blob, path).await,
+            Self::Actions(actions) => actions.add(blob, (path, present)).await,
         }
     }
 

@@ -40,6 +40,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// A place that is open for reading.
 pub(super) struct Source {
     pub(super) name: String,
+    /// Where its blobs are; other caches may have theirs there, too.
+    pub(super) blobs: String,
     pub(super) origin: Box<dyn Origin>,
     /// Which version it is, where only the next one of that may be written.
     pub(super) version: Option<String>,
@@ -51,13 +53,13 @@ impl Source {
         registries: &Registries,
         cancelled: &Arc<AtomicBool>,
     ) -> Result<Self, CacheError> {
-        let name = place.to_string();
+        let (name, blobs) = (place.to_string(), place.blobs());
         let failed = |source| CacheError::Access { place: name.clone(), source };
         if let Some(objects) = Objects::at(place, registries) {
             let asked = (name.as_str(), &Stop::with(Some(cancelled)));
             let (origin, version) =
                 ObjectOrigin::open(objects, registries, asked).map_err(failed)?;
-            return Ok(Self { name, origin: Box::new(origin), version });
+            return Ok(Self { name, blobs, origin: Box::new(origin), version });
         }
         let origin: Box<dyn Origin> = match place {
             CachePlace::S3(_) | CachePlace::Actions(_) => unreachable!("they are services"),
@@ -71,13 +73,14 @@ impl Source {
                 Box::new(open_layout(path, tag).map_err(failed)?)
             }
         };
-        Ok(Self { name, origin, version: None })
+        Ok(Self { name, blobs, origin, version: None })
     }
 
     /// An image of the store.
     pub(super) fn stored(name: &str, store: &Store, lease: &Lease<'_>) -> Result<Self, CacheError> {
         let origin = Box::new(Stored::find(store, lease, name, None)?);
-        Ok(Self { name: name.to_owned(), origin, version: None })
+        let (name, blobs) = (name.to_owned(), CachePlace::Image(name.to_owned()).blobs());
+        Ok(Self { name, blobs, origin, version: None })
     }
 
     /// The digest of what is under its name.
@@ -200,6 +203,15 @@ pub(super) enum Put {
     Overwritten,
 }
 
+/// What a place has of a blob that it gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Present {
+    /// Nothing, as far as is known.
+    Absent,
+    /// Something else, under its name.
+    Damaged,
+}
+
 /// A place that is written to.
 pub(super) enum Sink<'a> {
     Registry {
@@ -265,14 +277,18 @@ impl<'a> Sink<'a> {
         }
     }
 
-    /// Adds a blob from a file.
-    pub(super) fn add(&self, blob: &Descriptor, file: &Path) -> Result<(), OriginError> {
+    /// Adds a blob from a file. A registry may keep what it has under that digest.
+    pub(super) fn add(
+        &self,
+        blob: &Descriptor,
+        (file, present): (&Path, Present),
+    ) -> Result<(), OriginError> {
         match self {
             Self::Registry { session, .. } => {
                 let source = StoredBlob::at(file.to_owned(), blob.size);
                 self.wait(session.upload(&source, Some(blob))).map(drop)
             }
-            Self::Objects { objects, .. } => self.wait(objects.add(blob, file)),
+            Self::Objects { objects, .. } => self.wait(objects.add(blob, (file, present))),
             Self::Directory { layout, cancelled, .. } => {
                 let inner = fs_err::File::open(file).map_err(ArchiveError::Read)?;
                 Ok(layout.add_blob(&blob.digest, &mut Cancellable { inner, cancelled })?)
@@ -285,21 +301,27 @@ impl<'a> Sink<'a> {
         matches!(self, Self::Directory { .. })
     }
 
-    /// Adds what the manifest names beside the layers; the folder is for files on the way.
-    pub(super) fn prepare(&self, written: &Written, folder: &Path) -> Result<(), OriginError> {
+    /// Adds what the manifest names beside the layers, unless it is there and not known to be
+    /// damaged; the folder is for files on the way.
+    pub(super) fn prepare(
+        &self,
+        written: &Written,
+        (folder, damaged): (&Path, Option<Digest>),
+    ) -> Result<(), OriginError> {
         let config = &written.manifest.value().config;
+        let is_damaged = damaged == Some(config.digest);
+        if !self.is_exclusive() && !is_damaged && self.has(config)? {
+            return Ok(());
+        }
         match self {
             Self::Registry { session, .. } => {
-                if !self.has(config)? {
-                    self.wait(session.upload_bytes(written.config.clone().into()))?;
-                }
-                Ok(())
+                self.wait(session.upload_bytes(written.config.clone().into())).map(drop)
             }
-            Self::Objects { .. } if self.has(config)? => Ok(()),
             Self::Objects { .. } => {
                 let file = folder.join("config");
                 fs_err::write(&file, &written.config).map_err(ArchiveError::Read)?;
-                self.add(config, &file)
+                let present = if is_damaged { Present::Damaged } else { Present::Absent };
+                self.add(config, (&file, present))
             }
             Self::Directory { layout, .. } => {
                 Ok(layout.add_blob(&config.digest, &mut Cursor::new(&written.config))?)

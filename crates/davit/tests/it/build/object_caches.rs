@@ -37,8 +37,12 @@ fn told(bench: &Bench, args: &[&str]) -> String {
     outcome.stderr
 }
 
-/// Machines share a cache, keep each other's records, and do without what is lost.
-fn share(one: &Bench, (to, from): (&str, &str), lose_a_layer: impl Fn()) {
+/// Machines share a cache, keep each other's records, and do without what is lost or damaged.
+fn share(
+    one: &Bench,
+    (to, from): (&str, &str),
+    (lose_a_layer, damage): (impl Fn(), impl Fn(Blobs)),
+) {
     let first = ["--build-arg", "N=1", "--cache-to", to, "--cache-from", from];
     let words = told(one, &first);
     assert!(words.contains("there is no build cache"), "{words}");
@@ -60,8 +64,39 @@ fn share(one: &Bench, (to, from): (&str, &str), lose_a_layer: impl Fn()) {
     told(&two, &["--build-arg", "N=1", "--cache-to", to]);
     let words = told(&other(one), &["--build-arg", "N=1", "--cache-from", from]);
     assert!(words.contains("(3 of 3 steps cached)") && !words.contains("no use"), "{words}");
+    let whole = || {
+        let words = told(&other(one), &["--build-arg", "N=1", "--cache-from", from]);
+        assert!(words.contains("(3 of 3 steps cached)") && !words.contains("warning"), "{words}");
+    };
+    // Who finds out that layers, or the records, are something else writes them anew, as often as
+    // that happens.
+    for (blobs, message) in [
+        (Blobs::Layers, "is of no use"),
+        (Blobs::Layers, "is of no use"),
+        (Blobs::Records, "is not what its digest and size say"),
+    ] {
+        whole();
+        damage(blobs);
+        let args = ["--build-arg", "N=1", "--cache-from", from, "--cache-to", to];
+        let words = told(&other(one), &args);
+        assert!(words.contains(message) && words.contains("(0 of 3 steps cached)"), "{words}");
+    }
+    whole();
     let words = told(&other(one), &["--cache-from", from, "--offline"]);
     assert!(words.contains("is not asked"), "{words}");
+}
+
+/// Blobs of a cache.
+#[derive(Clone, Copy, PartialEq)]
+enum Blobs {
+    Layers,
+    Records,
+}
+
+impl Blobs {
+    fn have(self, content: &[u8]) -> bool {
+        content.starts_with(b"{") == (self == Self::Records)
+    }
 }
 
 #[test]
@@ -75,20 +110,30 @@ fn jobs_of_github_actions_share_a_cache() {
         );
         let to = format!("{from},mode=max,compression=uncompressed");
         let machine = other(&one);
-        let newest = || service.keys().into_iter().rfind(|key| key.contains('#'));
-        share(&machine, (&to, &from), || {
+        let newest = || service.keys().into_iter().rfind(|key| key.contains("cache-1"));
+        let lose = || {
             assert_eq!(newest().as_deref(), Some("davit-cache-1-a%2Fb#2"));
             let keys = service.keys();
             told(&machine, &["--build-arg", "N=1", "--cache-to", &to]);
             assert_eq!(service.keys(), keys, "nothing is new");
-            service.evict(|key, content| key.contains("blob") && !content.starts_with(b"{"));
-        });
+            service.evict(|key, content| key.contains("blob") && Blobs::Layers.have(content));
+        };
+        let damage = |blobs: Blobs| {
+            service.damage(|key, content| {
+                if key.contains("blob") && blobs.have(content) {
+                    *content.last_mut().unwrap() ^= 1;
+                }
+            });
+        };
+        share(&machine, (&to, &from), (lose, damage));
         // What the newest entry names may be gone before that is.
         service.evict(|key, _| key.contains("blob"));
         told(&machine, &["--build-arg", "N=1", "--cache-to", &to]);
         let words = told(&other(&one), &["--build-arg", "N=1", "--cache-from", &from]);
         assert!(words.contains("(3 of 3 steps cached)"), "{words}");
         // Nobody waits for ever for what a job has begun that was killed.
+        service.evict(|_, _| true);
+        told(&machine, &["--build-arg", "N=1", "--cache-to", &to]);
         service.abandon();
         told(&machine, &["--build-arg", "N=1", "--cache-to", &to]);
         let words = told(&other(&one), &["--build-arg", "N=1", "--cache-from", &from]);
@@ -131,31 +176,48 @@ impl Moto {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let moto = Self { child: command.spawn().unwrap(), port };
         until("moto_server listens", || TcpStream::connect(moto.port.address()).is_ok());
-        let made = moto.ask("PUT", "/cache");
+        let made = moto.ask("PUT", "/cache", b"");
         assert!(made.contains(" 200 "), "{made}");
         Some(moto)
     }
 
-    fn ask(&self, method: &str, path: &str) -> String {
+    fn ask(&self, method: &str, path: &str, body: &[u8]) -> String {
+        String::from_utf8_lossy(&self.answer(method, path, body)).into_owned()
+    }
+
+    /// The content of an object.
+    fn object(&self, key: &str) -> Vec<u8> {
+        let answer = self.answer("GET", &object(key), b"");
+        let head = answer.windows(4).position(|end| end == b"\r\n\r\n").unwrap();
+        answer[head + 4..].to_vec()
+    }
+
+    fn answer(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
         let host = self.port.address();
         let mut stream = TcpStream::connect(host).unwrap();
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\
              Authorization: AWS4-HMAC-SHA256 Credential=i/20260101/us-east-1/s3/aws4_request\r\n\
-             Connection: close\r\n\r\n"
+             Connection: close\r\n\r\n",
+            body.len()
         );
-        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
-        String::from_utf8_lossy(&answer).into_owned()
+        answer
     }
 
     /// Keys in the bucket.
     fn keys(&self) -> Vec<String> {
-        let list = self.ask("GET", "/cache?list-type=2");
+        let list = self.ask("GET", "/cache?list-type=2", b"");
         let keys = list.split("<Key>").skip(1).filter_map(|rest| rest.split('<').next());
         keys.map(str::to_owned).collect()
     }
+}
+
+/// The path of an object.
+fn object(key: &str) -> String {
+    format!("/cache/{}", key.replace(':', "%3A"))
 }
 
 #[test]
@@ -168,18 +230,27 @@ fn machines_share_a_cache_in_a_bucket() {
     );
     let to =
         format!("{from},mode=max,compression=uncompressed,upload_parallelism=2,touch_refresh=0s");
-    share(&one, (&to, &from), || {
+    let lose = || {
         let keys = server.keys();
         assert_eq!(keys.iter().filter(|key| key.starts_with("p/manifests/")).count(), 2);
         told(&one, &["--build-arg", "N=1", "--cache-to", &to]);
         assert_eq!(server.keys(), keys, "nothing is new");
-        let config = server.ask("GET", "/cache/p/manifests/main");
-        let (_, rest) = config.split_once("\"config\"").unwrap();
-        let config = rest.split("sha256:").nth(1).unwrap()[..64].to_owned();
-        for key in keys.iter().filter(|key| key.contains("blobs") && !key.contains(&config)) {
-            server.ask("DELETE", &format!("/cache/{}", key.replace(':', "%3A")));
+        for key in keys.iter().filter(|key| key.contains("blobs")) {
+            if Blobs::Layers.have(&server.object(key)) {
+                server.ask("DELETE", &object(key), b"");
+            }
         }
-    });
+    };
+    let damage = |blobs: Blobs| {
+        for key in server.keys().iter().filter(|key| key.contains("blobs")) {
+            let mut content = server.object(key);
+            if blobs.have(&content) {
+                *content.last_mut().unwrap() ^= 1;
+                server.ask("PUT", &object(key), &content);
+            }
+        }
+    };
+    share(&one, (&to, &from), (lose, damage));
     let other_bucket = to.replace("bucket=cache", "bucket=other");
     let failed = one.run(&["--cache-to", &other_bucket]);
     assert!(failed.code == 1 && failed.stderr.contains("s3://other/p/manifests/main"));
