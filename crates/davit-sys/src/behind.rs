@@ -165,8 +165,9 @@ mod tests {
         for gives_up in [false, true] {
             let ((may, waits), count) = (channel(), Arc::new(Mutex::new(0)));
             let mut behind = Behind::new(Slow(waits, Arc::clone(&count))).unwrap();
-            may.send(()).unwrap();
             behind.write_all(&vec![0; WAITING * PIECE]).unwrap();
+            // Not before, or the first would be back and used again for the last.
+            may.send(()).unwrap();
             // One piece comes back once it is written; the others wait.
             behind.spare.recv().unwrap();
             if gives_up {
