@@ -381,17 +381,17 @@ fn run(
 
 /// A URL and the password that was in it: everybody on the machine sees the words of a process.
 fn without_password(url: &str) -> (String, Option<String>) {
-    let whole = (url.to_owned(), None);
-    let Ok(mut parsed) = url.parse::<url::Url>() else { return whole };
-    // A form's values are encoded in the same way, but for the plus sign.
-    let form = parsed.password().map(|encoded| format!("={}", encoded.replace('+', "%2B")));
-    if form.is_none() || parsed.set_password(None).is_err() {
-        return whole;
+    let whole = || (url.to_owned(), None);
+    let Ok(mut parsed) = url.parse::<url::Url>() else { return whole() };
+    let Some(encoded) = parsed.password() else { return whole() };
+    // A form's names are encoded in the same way, but for what stands between and for blanks.
+    let encoded = encoded.replace('+', "%2B").replace('&', "%26").replace('=', "%3D");
+    let mut decoded = url::form_urlencoded::parse(encoded.as_bytes());
+    let password = decoded.next().map(|(password, _)| password.into_owned());
+    match parsed.set_password(None) {
+        Ok(()) => (parsed.into(), password),
+        Err(()) => whole(),
     }
-    let values =
-        form.map(|form| url::form_urlencoded::parse(form.as_bytes()).into_owned().collect());
-    let first = |values: Vec<(String, String)>| values.into_iter().next().map(|(_, value)| value);
-    (parsed.into(), values.and_then(first))
 }
 
 /// Makes a directory for its owner alone.
@@ -474,6 +474,7 @@ mod tests {
                 "postgres://u@%2Ftmp%2Fpg/r?sslmode=disable",
                 None,
             ),
+            ("postgres://u:a&b=c@db/r", "postgres://u@db/r", Some("a&b=c")),
             ("postgres:///r?host=/tmp/pg", "postgres:///r?host=/tmp/pg", None),
             ("no URL", "no URL", None),
         ];
