@@ -23,6 +23,9 @@ const NO_VARIABLES: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SC
 /// part of its key nor of the history unless an `ARG` declares them.
 const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
 
+/// What is told of each of the two platforms, behind `BUILD` and `TARGET`.
+const PLATFORM_FACTS: [&str; 5] = ["PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT"];
+
 /// Names that mean something to the builder itself.
 const SPECIAL: [&str; 11] = [
     "BUILDKIT_SYNTAX",
@@ -42,6 +45,12 @@ const SPECIAL: [&str; 11] = [
 #[must_use]
 pub fn is_predefined(name: &str) -> bool {
     SPECIAL.contains(&name) || PROXIES.iter().any(|proxy| proxy.eq_ignore_ascii_case(name))
+}
+
+/// Whether an argument tells of a platform or of the target.
+pub(crate) fn is_automatic(name: &str) -> bool {
+    let fact = ["BUILD", "TARGET"].iter().find_map(|side| name.strip_prefix(side));
+    name == "TARGETSTAGE" || fact.is_some_and(|fact| PLATFORM_FACTS.contains(&fact))
 }
 
 /// Values of `--build-arg`.
@@ -90,13 +99,8 @@ impl GlobalScope {
                 _ => with_version(platform, version),
             };
             let variant = platform.variant.as_deref().unwrap_or_default();
-            for (name, value) in [
-                ("PLATFORM", whole.as_str()),
-                ("OS", &platform.os),
-                ("OSVERSION", version),
-                ("ARCH", &platform.architecture),
-                ("VARIANT", variant),
-            ] {
+            let values = [&*whole, &platform.os, version, &platform.architecture, variant];
+            for (name, value) in PLATFORM_FACTS.into_iter().zip(values) {
                 scope.set_automatic(&format!("{side}{name}"), value, given);
             }
         }

@@ -4,12 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Linter, Place, Rule};
-use crate::{Kind, Stage, is_predefined};
-
-/// What the arguments of the two platforms begin with, and what follows that: they change with what
-/// is built, not with each build.
-const PLATFORMS: [&str; 2] = ["TARGET", "BUILD"];
-const FACTS: [&str; 6] = ["PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT", "STAGE"];
+use crate::{Kind, Stage, is_predefined, scope::is_automatic};
 
 pub(super) fn check(linter: &mut Linter<'_>) {
     let file = linter.file;
@@ -41,6 +36,8 @@ fn late_uses<'a>(linter: &mut Linter<'a>, stage: &'a Stage) {
             Kind::Run(_) => commands.push(instruction.span.first_line),
             Kind::Arg(definitions) => {
                 let names = definitions.iter().map(|definition| &definition.name);
+                // They are in no key, or change with what is built and not with each build.
+                let is_steady = |name: &str| is_predefined(name) || is_automatic(name);
                 for name in names.filter(|name| !is_steady(&name.text)) {
                     let place = Place::of(instruction).at(name.span);
                     unnamed.insert(name.text.as_bytes(), (place, commands.len()));
@@ -49,12 +46,6 @@ fn late_uses<'a>(linter: &mut Linter<'a>, stage: &'a Stage) {
             _ => {}
         }
     }
-}
-
-/// Whether an argument is in no key, or is the same for each build.
-fn is_steady(name: &str) -> bool {
-    let fact = PLATFORMS.iter().find_map(|kind| name.strip_prefix(kind));
-    is_predefined(name) || fact.is_some_and(|fact| FACTS.contains(&fact))
 }
 
 /// Words of a text that can be names of variables.
