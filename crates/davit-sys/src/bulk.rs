@@ -2,7 +2,8 @@
 //!
 //! A pull of some hundred MB would push the pages of running programs out of memory, and each fresh
 //! page costs more than the disk's own time. So large files are written with `O_DIRECT` (open(2)),
-//! the first [`PLAIN`] bytes and the odd end as usual; where the file system refuses it, all.
+//! the first [`PLAIN`] bytes, unless these too are not read soon, and the odd end as usual; where the
+//! file system refuses it, all.
 
 use std::{
     fs::File,
@@ -47,13 +48,17 @@ impl BulkAppender {
     /// Appends to a file of `written` bytes.
     #[must_use]
     pub const fn new(written: u64) -> Self {
-        Self { written, buffer: Vec::new(), waiting: 0, plain: PLAIN, mode: Mode::Plain }
+        Self::with_plain(written, PLAIN)
     }
 
     /// Appends past the cache from the first byte on.
     #[must_use]
     pub const fn from_start(written: u64) -> Self {
-        Self { written, buffer: Vec::new(), waiting: 0, plain: 0, mode: Mode::Plain }
+        Self::with_plain(written, 0)
+    }
+
+    const fn with_plain(written: u64, plain: u64) -> Self {
+        Self { written, buffer: Vec::new(), waiting: 0, plain, mode: Mode::Plain }
     }
 
     /// Appends bytes; some wait until [`Self::flush`].
@@ -158,8 +163,11 @@ impl BulkAppender {
 
 impl Drop for BulkAppender {
     fn drop(&mut self) {
+        if self.buffer.is_empty() {
+            return;
+        }
         let mut spare = spare();
-        if !self.buffer.is_empty() && spare.len() < KEPT {
+        if spare.len() < KEPT {
             spare.push(std::mem::take(&mut self.buffer));
         }
     }
