@@ -311,7 +311,8 @@ impl Server {
                 accepting.abort();
             }
         }
-        // The spans that wait are sent, if the collector takes them at once.
+        // The spans that wait are sent, if the collector takes them at once; an attempt at a certificate is
+        // given back.
         for last in [self.tracing, self.renewing].into_iter().flatten() {
             let _late = tokio::time::timeout(LAST_GRACE, last).await;
         }
