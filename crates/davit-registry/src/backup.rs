@@ -380,18 +380,31 @@ fn run(
 }
 
 /// A URL and the password that was in it: everybody on the machine sees the words of a process.
+/// One in the query counts before the account's (PostgreSQL § Connection URIs).
 fn without_password(url: &str) -> (String, Option<String>) {
-    let whole = || (url.to_owned(), None);
-    let Ok(mut parsed) = url.parse::<url::Url>() else { return whole() };
-    let Some(encoded) = parsed.password() else { return whole() };
+    let Ok(mut parsed) = url.parse::<url::Url>() else { return (url.to_owned(), None) };
+    let is_secret = |pair: &&str| decoded(pair.split('=').next().unwrap_or_default()) == "password";
+    let query = parsed.query().unwrap_or_default().to_owned();
+    let (secret, kept): (Vec<&str>, Vec<&str>) = query.split('&').partition(is_secret);
+    let asked = secret.last().and_then(|pair| pair.split_once('=')).map(|(_, value)| value);
+    let Some(password) = asked.or(parsed.password()).map(decoded) else {
+        return (url.to_owned(), None);
+    };
+    if !secret.is_empty() {
+        let kept = kept.join("&");
+        parsed.set_query(Some(kept.as_str()).filter(|kept| !kept.is_empty()));
+    }
+    // What has no host has no account either.
+    let _without = parsed.set_password(None);
+    (parsed.into(), Some(password))
+}
+
+/// A part of a URL as it was meant.
+fn decoded(encoded: &str) -> String {
     // A form's names are encoded in the same way, but for what stands between and for blanks.
     let encoded = encoded.replace('+', "%2B").replace('&', "%26").replace('=', "%3D");
     let mut decoded = url::form_urlencoded::parse(encoded.as_bytes());
-    let password = decoded.next().map(|(password, _)| password.into_owned());
-    match parsed.set_password(None) {
-        Ok(()) => (parsed.into(), password),
-        Err(()) => whole(),
-    }
+    decoded.next().map(|(text, _)| text.into_owned()).unwrap_or_default()
 }
 
 /// Makes a directory for its owner alone.
@@ -476,6 +489,13 @@ mod tests {
             ),
             ("postgres://u:a&b=c@db/r", "postgres://u@db/r", Some("a&b=c")),
             ("postgres:///r?host=/tmp/pg", "postgres:///r?host=/tmp/pg", None),
+            ("postgres://u@db/r?password=a%26+b", "postgres://u@db/r", Some("a&+b")),
+            (
+                "postgres:///r?host=/tmp/pg&pass%77ord=b&sslmode=disable",
+                "postgres:///r?host=/tmp/pg&sslmode=disable",
+                Some("b"),
+            ),
+            ("postgres://u:a@db/r?password=b", "postgres://u@db/r", Some("b")),
             ("no URL", "no URL", None),
         ];
         for (url, rest, password) in cases {

@@ -21,7 +21,12 @@ use std::{fmt, str::FromStr};
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::api::schema::present;
+use crate::{
+    api::schema::present,
+    auth::audit::{self, Actor, Entry},
+    db::{Connection, Database, DbError, Transaction, values},
+    name::RepositoryName,
+};
 
 /// Patterns, and rules, of one repository.
 const MOST: usize = 32;
@@ -110,6 +115,12 @@ pub enum SettingsError {
     /// A number of days is out of range.
     #[error("the rule for `{0}` has more than {MOST_DAYS} days")]
     Days(String),
+    /// There is no such repository.
+    #[error("there is no repository `{0}`")]
+    Unknown(RepositoryName),
+    /// The database's.
+    #[error(transparent)]
+    Database(#[from] DbError),
 }
 
 impl RepositorySettings {
@@ -191,6 +202,74 @@ impl Serialize for TagPattern {
 impl<'de> Deserialize<'de> for TagPattern {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The settings of a repository.
+///
+/// # Errors
+/// [`SettingsError::Unknown`], [`SettingsError::Json`] if a later version wrote them, or the database's.
+pub async fn repository_settings(
+    database: &Database,
+    repository: &RepositoryName,
+) -> Result<RepositorySettings, SettingsError> {
+    stored(&mut database.reader().await?, repository).await
+}
+
+async fn stored(
+    connection: &mut Connection,
+    repository: &RepositoryName,
+) -> Result<RepositorySettings, SettingsError> {
+    let sql = "SELECT settings FROM repo WHERE path = $1";
+    let row = connection.row(sql, values![repository.as_str()]).await?;
+    let row = row.ok_or_else(|| SettingsError::Unknown(repository.clone()))?;
+    row.get::<String>(0)?.parse()
+}
+
+/// What is set of a repository's settings; what is absent stays.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SettingsChange {
+    /// Instead of [`RepositorySettings::immutable_tags`].
+    pub immutable_tags: Option<Vec<TagPattern>>,
+    /// Instead of [`RepositorySettings::retention`].
+    pub retention: Option<Vec<RetentionRule>>,
+    /// Instead of [`RepositorySettings::keep_untagged`].
+    pub keep_untagged: Option<bool>,
+    /// Instead of [`RepositorySettings::keep_pulled_days`].
+    pub keep_pulled_days: Option<u32>,
+}
+
+/// Changes settings of a repository.
+#[derive(Clone, Debug)]
+pub struct SetSettings {
+    /// Who does it.
+    pub by: Actor,
+    /// Which repository.
+    pub repository: RepositoryName,
+    /// What becomes other.
+    pub change: SettingsChange,
+}
+
+impl Transaction for SetSettings {
+    type Output = ();
+    type Error = SettingsError;
+
+    async fn run(&self, connection: &mut Connection) -> Result<(), SettingsError> {
+        let mut settings = stored(connection, &self.repository).await?;
+        let change = self.change.clone();
+        settings.immutable_tags = change.immutable_tags.unwrap_or(settings.immutable_tags);
+        settings.retention = change.retention.unwrap_or(settings.retention);
+        settings.keep_untagged = change.keep_untagged.unwrap_or(settings.keep_untagged);
+        settings.keep_pulled_days = change.keep_pulled_days.or(settings.keep_pulled_days);
+        let text = serde_json::to_string(&settings)?;
+        // Read once more, with all its checks, as it will be read by the collector.
+        text.parse::<RepositorySettings>()?;
+        let path = self.repository.as_str();
+        let sql = "UPDATE repo SET settings = $1 WHERE path = $2";
+        connection.execute(sql, values![&text, path]).await?;
+        let entry = Entry { action: "repo.settings", object: path, detail: &text };
+        Ok(audit::append(connection, &self.by, entry).await?)
     }
 }
 

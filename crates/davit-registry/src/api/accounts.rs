@@ -2,7 +2,7 @@
 
 use davit_distribution::Secret;
 use http::{Method, StatusCode};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     Call, Endpoint, Problem, Rule, Site,
@@ -14,10 +14,9 @@ use super::{
 use crate::{
     auth::{
         AccountError, AddToken, OpaqueKind, OpaqueToken, PasswordHash,
-        accounts::{AddAccount, Kind, RemoveAccount, SetPassword, SetState},
-        audit::{self, Actor, Entry},
+        accounts::{AddAccount, Kind, RemoveAccount, SetPassword, SetStanding, SetState, Standing},
     },
-    db::{Connection, DbError, Row, Transaction, values},
+    db::{DbError, Row, values},
 };
 
 /// How long an invitation is good, in milliseconds.
@@ -293,47 +292,13 @@ async fn change(call: Call, _: Nothing, change: ChangeAccount) -> Result<Account
         let set = SetState { by: call.actor(), name: name.clone(), is_active };
         site.registry.database.write(set).await?;
     }
-    let quota_bytes = change.quota_bytes.and_then(|bytes| i64::try_from(bytes.0).ok());
-    let set = SetStanding {
-        by: call.actor(),
-        name: name.clone(),
+    let standing = Standing {
         is_admin: change.is_admin,
-        quota_bytes,
+        quota_bytes: change.quota_bytes.map(|bytes| bytes.0),
     };
+    let set = SetStanding { by: call.actor(), name: name.clone(), standing };
     site.registry.database.write(set).await?;
     user(site, &name).await
-}
-
-/// Sets what only administrators set.
-struct SetStanding {
-    by: Actor,
-    name: String,
-    is_admin: Option<bool>,
-    quota_bytes: Option<i64>,
-}
-
-impl Transaction for SetStanding {
-    type Output = ();
-    type Error = Problem;
-
-    async fn run(&self, connection: &mut Connection) -> Result<(), Problem> {
-        if self.is_admin.is_none() && self.quota_bytes.is_none() {
-            return Ok(());
-        }
-        // Only people manage servers.
-        let sql = "UPDATE account SET is_admin = COALESCE($1, is_admin), quota_bytes = CASE
-                   WHEN $2 IS NULL THEN quota_bytes WHEN $2 = 0 THEN NULL ELSE $2 END
-                   WHERE name = $3 AND kind <> 'robot' AND ($1 IS NULL OR kind = 'user')";
-        let is_admin = self.is_admin.map(i64::from);
-        let changed =
-            connection.execute(sql, values![is_admin, self.quota_bytes, &self.name]).await?;
-        if changed == 0 {
-            return Err(Problem::conflict(format!("`{}` cannot be given this", self.name)));
-        }
-        let detail = json!({ "admin": self.is_admin, "quota_bytes": self.quota_bytes }).to_string();
-        let entry = Entry { action: "account.standing", object: &self.name, detail: &detail };
-        Ok(audit::append(connection, &self.by, entry).await?)
-    }
 }
 
 async fn delete(call: Call, _: Nothing, _: Nothing) -> Result<Nothing, Problem> {

@@ -16,6 +16,7 @@ use crate::{
     gc::GcError,
     mirror::MirrorError,
     replication::NewRuleError,
+    settings::SettingsError,
     webhooks::WebhookError,
 };
 
@@ -166,6 +167,17 @@ impl From<MirrorError> for Problem {
         match error {
             MirrorError::Database(error) => Self::unavailable(&error),
             MirrorError::Unknown(_) => Self::new(StatusCode::NOT_FOUND, error.to_string()),
+            error => Self::conflict(error.to_string()),
+        }
+    }
+}
+
+impl From<SettingsError> for Problem {
+    fn from(error: SettingsError) -> Self {
+        match error {
+            SettingsError::Database(error) => Self::unavailable(&error),
+            SettingsError::Json(_) => Self::unavailable(&error),
+            SettingsError::Unknown(_) => Self::absent(),
             error => Self::conflict(error.to_string()),
         }
     }

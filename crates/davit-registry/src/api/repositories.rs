@@ -20,7 +20,7 @@ use crate::{
     gc,
     name::RepositoryName,
     registry::find_repo,
-    settings::{RepositorySettings, RetentionRule, TagPattern},
+    settings::{RetentionRule, SetSettings, SettingsChange, TagPattern, repository_settings},
 };
 
 /// Characters of a README at most.
@@ -391,8 +391,7 @@ pub(crate) async fn repository_config(
     site: &Site,
     name: &RepositoryName,
 ) -> Result<RepositoryConfig, Problem> {
-    let mut reader = site.registry.database.reader().await?;
-    let settings = stored(&mut reader, name).await?;
+    let settings = repository_settings(&site.registry.database, name).await?;
     Ok(RepositoryConfig {
         immutable_tags: settings.immutable_tags.iter().map(ToString::to_string).collect(),
         retention: settings.retention,
@@ -400,50 +399,14 @@ pub(crate) async fn repository_config(
     })
 }
 
-async fn stored(
-    connection: &mut Connection,
-    name: &RepositoryName,
-) -> Result<RepositorySettings, Problem> {
-    let sql = "SELECT settings FROM repo WHERE path = $1";
-    let row = connection.row(sql, values![name.as_str()]).await?.ok_or_else(Problem::absent)?;
-    let text: String = row.get(0)?;
-    text.parse().map_err(|error| Problem::unavailable(&error))
-}
-
 async fn set_config(call: Call, _: Nothing, set: SetConfig) -> Result<RepositoryConfig, Problem> {
-    let name = call.repository()?;
-    let change = Configure { by: call.actor(), name: name.clone(), set };
-    call.site.registry.database.write(change).await?;
-    repository_config(&call.site, &name).await
-}
-
-struct Configure {
-    by: Actor,
-    name: RepositoryName,
-    set: SetConfig,
-}
-
-impl Transaction for Configure {
-    type Output = ();
-    type Error = Problem;
-
-    async fn run(&self, connection: &mut Connection) -> Result<(), Problem> {
-        let mut settings = stored(connection, &self.name).await?;
-        let set = self.set.clone();
-        settings.immutable_tags = set.immutable_tags.unwrap_or(settings.immutable_tags);
-        settings.retention = set.retention.unwrap_or(settings.retention);
-        settings.keep_untagged = set.keep_untagged.unwrap_or(settings.keep_untagged);
-        let text = serde_json::to_string(&settings).unwrap_or_default();
-        // Read once more, with all its checks, as it will be read by the collector.
-        if let Err(error) = text.parse::<RepositorySettings>() {
-            return Err(Problem::conflict(error.to_string()));
-        }
-        let path = self.name.as_str();
-        let sql = "UPDATE repo SET settings = $1 WHERE path = $2";
-        connection.execute(sql, values![&text, path]).await?;
-        let entry = Entry { action: "repo.settings", object: path, detail: &text };
-        Ok(audit::append(connection, &self.by, entry).await?)
-    }
+    let repository = call.repository()?;
+    let SetConfig { immutable_tags, retention, keep_untagged } = set;
+    let change =
+        SettingsChange { immutable_tags, retention, keep_untagged, ..SettingsChange::default() };
+    let set = SetSettings { by: call.actor(), repository: repository.clone(), change };
+    call.site.registry.database.write(set).await?;
+    repository_config(&call.site, &repository).await
 }
 
 /// What the rules of retention do to each tag, as things are now.

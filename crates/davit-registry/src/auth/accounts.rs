@@ -8,7 +8,9 @@ mod organisations;
 mod sign_up;
 mod tokens;
 
-pub use changes::{AddAccount, Kind, RemoveAccount, SetPassword, SetState, SetVisibility};
+pub use changes::{
+    AddAccount, Kind, RemoveAccount, SetPassword, SetStanding, SetState, SetVisibility, Standing,
+};
 pub use lists::{
     AccountRow, AuditRow, GrantRow, MemberRow, RepositoryRow, TeamRow, TokenRow, accounts,
     audit_entries, grants, members, repositories, teams, tokens,
@@ -54,6 +56,9 @@ pub enum AccountError {
     /// New accounts are not taken, or not without an invitation.
     #[error("this registry takes no new accounts{0}")]
     Closed(&'static str),
+    /// Robots have no quota, and only users manage registries.
+    #[error("`{0}` cannot be given this")]
+    Standing(String),
     /// Only administrators of the whole registry invite.
     #[error("`{0}` does not manage this registry")]
     NotAdmin(String),

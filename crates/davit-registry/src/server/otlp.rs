@@ -150,6 +150,7 @@ fn nanoseconds(time: SystemTime) -> String {
 
 async fn export(url: String, mut spans: mpsc::Receiver<Value>) {
     let client = Client::new(ClientConfig::default());
+    let shown = shown(&url);
     let mut is_silent = false;
     loop {
         let Some(first) = spans.recv().await else { return };
@@ -171,10 +172,19 @@ async fn export(url: String, mut spans: mpsc::Receiver<Value>) {
         if let Some(problem) = &problem
             && !is_silent
         {
-            tracing::warn!(url, problem, "traces cannot be sent");
+            tracing::warn!(url = shown, problem, "traces cannot be sent");
         }
         is_silent = problem.is_some();
     }
+}
+
+/// A URL without account and query, in which secrets may be.
+fn shown(url: &str) -> String {
+    let Ok(mut parsed) = url.parse::<url::Url>() else { return String::new() };
+    // What has no host has no account either.
+    let _without = parsed.set_username("").and_then(|()| parsed.set_password(None));
+    parsed.set_query(None);
+    parsed.into()
 }
 
 async fn send(client: &Client, url: &str, spans: Vec<Value>) -> Result<(), String> {
@@ -197,6 +207,12 @@ async fn send(client: &Client, url: &str, spans: Vec<Value>) -> Result<(), Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn warnings_name_the_collector_without_its_secrets() {
+        let url = "https://me:secret@otel.test:4318/v1/traces?key=secret";
+        assert_eq!(shown(url), "https://otel.test:4318/v1/traces");
+    }
 
     #[test]
     fn names_of_spans_are_few() {

@@ -16,8 +16,8 @@ const NOTE: &str = "davit_note";
 const PROVIDER: &str = "davit_oidc";
 /// Browsers take this one from the host itself only, by TLS, for all paths.
 const HOST: &str = "__Host-";
-/// Bytes of a note at most.
-const NOTE_BYTES: usize = 200;
+/// Bytes of a note at most: three times as many in a cookie, of which browsers take 4096.
+const NOTE_BYTES: usize = 1000;
 
 /// The cookies of one request.
 #[derive(Clone, Debug)]
@@ -95,7 +95,8 @@ impl Cookies {
 
     /// Tells the next page what was done.
     pub(crate) fn set_note(&self, text: &str) -> HeaderValue {
-        let short: String = text.chars().take(NOTE_BYTES / 4).collect();
+        let fits = |(at, letter): &(usize, char)| at + letter.len_utf8() <= NOTE_BYTES;
+        let short: String = text.char_indices().take_while(fits).map(|(_, it)| it).collect();
         let text: String = url::form_urlencoded::byte_serialize(short.as_bytes()).collect();
         self.line(NOTE, &text, 60)
     }
@@ -185,10 +186,16 @@ mod tests {
     #[test]
     fn notes_come_back_as_they_were() {
         let none = Cookies::of(&headers(&[]), false);
-        let line = none.set_note("a; b = <c> é").to_str().unwrap().to_owned();
-        let cookie = HeaderValue::from_str(line.split(';').next().unwrap()).unwrap();
-        let back = HeaderMap::from_iter([(header::COOKIE, cookie)]);
-        assert_eq!(Cookies::of(&back, false).note().unwrap(), "a; b = <c> é");
+        let whole = "The tag was removed. Its last move can be undone here.".to_owned();
+        let (long, cut) = ("é".repeat(NOTE_BYTES), "é".repeat(NOTE_BYTES / 2));
+        let plain = "a; b = <c> é".to_owned();
+        for (note, expected) in [(&plain, &plain), (&whole, &whole), (&long, &cut)] {
+            let line = none.set_note(note).to_str().unwrap().to_owned();
+            assert!(line.len() <= 4096);
+            let cookie = HeaderValue::from_str(line.split(';').next().unwrap()).unwrap();
+            let back = HeaderMap::from_iter([(header::COOKIE, cookie)]);
+            assert_eq!(&Cookies::of(&back, false).note().unwrap(), expected);
+        }
     }
 
     #[test]

@@ -24,6 +24,9 @@ const FORM_BYTES: usize = 1 << 20;
 /// Bytes of a page that is shown again.
 const PAGE_BYTES: usize = 16 << 20;
 
+/// What the names of fields have in them that hold secrets.
+const SECRETS: [&str; 6] = ["password", "secret", "token", "csrf", "current", "invitation"];
+
 pub(super) type Fields = Vec<(String, String)>;
 
 impl Web {
@@ -51,6 +54,12 @@ impl Web {
             (_, Some(operation), _) => match self.submit(visit, operation, &fields).await {
                 Err(problem) if problem.status != StatusCode::UNAUTHORIZED => {
                     Ok(self.again(visit, operation, &fields, &problem).await)
+                }
+                // After logging in one comes back to the page of the form: there is none at its own path.
+                Err(problem) => {
+                    let from = place(field(&fields, "from"), &Vec::new());
+                    let there = Visit { here: from, ..visit.clone() };
+                    Ok(self.refuse(&there, (&problem, None)))
                 }
                 outcome => outcome,
             },
@@ -119,7 +128,8 @@ impl Web {
         let visit_with_next = Visit { query: fields.clone(), ..visit.clone() };
         match self.site.auth.log_in(name, &password, visit.peer).await {
             Ok(session) => {
-                let next = place(field(fields, "next"), fields);
+                // Whoever wrote the link chose `next`: nothing that was typed here goes into it.
+                let next = place(field(fields, "next"), &Vec::new());
                 let mut response = redirect(&next);
                 let line = visit.cookies.set_session(session.secret().expose());
                 response.headers_mut().append(header::SET_COOKIE, line);
@@ -198,12 +208,14 @@ fn check_token(parts: &Parts, cookies: &Cookies, fields: &Fields) -> Result<(), 
     Ok(())
 }
 
-/// Where a form leads: a path of this server. `{name}` is that field of the form.
+/// Where a form leads: a path of this server. `{name}` is that field of the form, if it is no secret:
+/// addresses stay in histories and logs.
 pub(super) fn place(next: &str, fields: &Fields) -> String {
     let mut next = next.to_owned();
     for (name, value) in fields {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
-        if next.contains(&format!("{{{name}}}")) && value.chars().all(is_plain) {
+        let is_secret = SECRETS.iter().any(|secret| name.contains(secret));
+        if !is_secret && next.contains(&format!("{{{name}}}")) && value.chars().all(is_plain) {
             next = next.replace(&format!("{{{name}}}"), value);
         }
     }
@@ -297,11 +309,13 @@ mod tests {
         let fields = vec![
             ("name".to_owned(), "acme".to_owned()),
             ("evil".to_owned(), "\\evil.test".to_owned()),
+            ("bind_password".to_owned(), "hunter2".to_owned()),
         ];
         for (next, expected) in [
             ("/a?b=c", "/a?b=c"),
             ("/a/{name}", "/a/acme"),
             ("/{evil}", "/{evil}"),
+            ("/{bind_password}", "/{bind_password}"),
             ("", "/"),
             ("https://evil.test", "/"),
             ("//evil.test", "/"),

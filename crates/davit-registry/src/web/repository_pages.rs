@@ -121,6 +121,13 @@ struct TagPage {
     pull_command: String,
 }
 
+impl TagPage {
+    /// To take back that a tag was made is to remove it, for which there is a button of its own.
+    fn can_undo(&self) -> bool {
+        self.rights.settings && self.history.first().is_some_and(|last| last.old.is_some())
+    }
+}
+
 /// One tag and its history.
 pub(super) async fn tag(visit: &Visit) -> Result<Response<Body>, Problem> {
     let (name, repository, rights) = on(visit).await?;

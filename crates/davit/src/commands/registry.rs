@@ -271,6 +271,8 @@ enum Fault {
     #[error(transparent)]
     Trash(#[from] deleted::TrashFault),
     #[error(transparent)]
+    Settings(#[from] davit_registry::settings::SettingsError),
+    #[error(transparent)]
     Builds(#[from] davit_registry::autobuild::AutobuildError),
     #[error(transparent)]
     RepositoryName(davit_registry::name::NameError),

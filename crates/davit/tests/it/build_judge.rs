@@ -273,11 +273,14 @@ fn build(davit: &Davit, case: &Case, base: &Image) -> Value {
     summary(&Image::read(&saved), base)
 }
 
-/// What a peer saved, or failed to save.
+/// What a peer saved, or what it said where it failed, if that was kept beside.
 fn of_peer(saved: &Path, base: &Image) -> Value {
     match saved.exists() {
         true => summary(&Image::read(saved), base),
-        false => json!({"error": true}),
+        false => {
+            let said = fs_err::read_to_string(saved.with_extension("log"));
+            json!({"error": said.unwrap_or_default()})
+        }
     }
 }
 

@@ -53,9 +53,18 @@ fn accounts_are_made_listed_and_removed() {
     let table = site.ok("user ls --format {{.Name}}:{{.State}}:{{.Admin}}");
     assert_eq!(table, "alice:active:true\nbob:active:false");
 
+    assert_eq!(site.ok("user set bob --admin true"), "bob");
+    assert_eq!(site.ok("user ls --format {{.Name}}:{{.Admin}}"), "alice:true\nbob:true");
+    site.refused("user set nobody --quota 1g", "there is no account `nobody`");
+    let sized = site.run("user set bob --quota much", "");
+    assert!(sized.stderr.contains("invalid size: 'much'"), "{}", sized.stderr);
+
     site.refused("org add acme --owner nobody", "there is no user `nobody`");
     assert_eq!(site.ok("org ls -q"), "");
     site.ok("org add acme --owner alice");
+    assert_eq!(site.ok("org set acme --quota 10g"), "acme");
+    assert_eq!(site.ok("org ls --format {{.Name}}:{{.Used}}:{{.Quota}}"), "acme:0B:10.7GB");
+    site.refused("user set acme --admin true", "`acme` cannot be given this");
     site.refused("team member add acme/dev bob", "there is no team `acme/dev`");
     site.ok("team add acme/dev");
     site.refused("team member add acme/dev bob", "hint: davit registry org member add acme bob");

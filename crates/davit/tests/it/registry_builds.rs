@@ -213,6 +213,12 @@ fn processes(word: &str) -> Vec<PathBuf> {
     fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path()).filter(has).collect()
 }
 
+/// What a build that is shown has spent time with.
+fn phases(shown: &Value) -> Vec<&str> {
+    let phases = shown["Report"]["phases"].as_array().unwrap();
+    phases.iter().map(|phase| phase[0].as_str().unwrap()).collect()
+}
+
 #[test]
 fn a_push_becomes_an_image() {
     let Some(site) = Site::start(&["--workers", "1"]) else { return };
@@ -232,6 +238,7 @@ fn a_push_becomes_an_image() {
     let shown = site.show("1");
     assert_eq!((&shown["State"], &shown["Commit"]), (&json!("done"), &json!(commit)));
     assert_eq!((&shown["By"], &shown["Attempts"]), (&json!("ann"), &json!(1)));
+    assert_eq!(phases(&shown), ["checkout", "build", "push"], "there is no test");
     let inspect = |tag: &str, format: &str| {
         let image = site.image(tag);
         site.davit.ok(["builder", "imagetools", "inspect", "--format", format, &image])
@@ -311,6 +318,7 @@ fn hooks_tests_secrets_and_base_images() {
     assert!(!saved.windows(SECRET.len()).any(|part| part == SECRET.as_bytes()));
     let shown = site.show("1");
     assert_eq!(shown["Report"]["bases"][0][0], json!(base));
+    assert_eq!(phases(&shown), ["checkout", "build", "test", "push"]);
 
     // Another base image: the branch is built again, once.
     site.push_base(&need_image("busybox-musl-amd64").unwrap(), "second");

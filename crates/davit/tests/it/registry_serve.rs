@@ -153,6 +153,58 @@ fn a_user_logs_in_pushes_and_pulls_and_the_store_is_sound() {
 }
 
 #[test]
+fn an_operator_sets_quotas_and_which_tags_stay() {
+    let served = Served::start();
+    served.add("alice", "wonderland\n");
+    served.ok(&["login", "-u", "alice", "--password-stdin", &served.address], "wonderland\n");
+    let image = served.image("alice/app:1");
+    let push = |content: &str| {
+        let dockerfile = format!("FROM scratch\nLABEL content={content}\n");
+        served.ok(&["build", "--quiet", "--tag", &image, "-"], &dockerfile);
+        served.run(&["push", &image], "")
+    };
+    let registry = |words: &[&str], input: &str| given(served.registry(words), input);
+    let set = ["repo", "set", "alice/app", "--settings", "-"];
+    let early = registry(&set, "{}");
+    assert!(early.stderr.contains("there is no repository `alice/app`"), "{}", early.stderr);
+    assert_eq!(push("first").code, 0);
+
+    for (wrong, reason) in [
+        (r#"{"immutable": []}"#, "unknown field `immutable`"),
+        (r#"{"immutable_tags": ["("]}"#, "unclosed group"),
+        (r#"{"retention": [{"tags": ".*"}]}"#, "says nothing that keeps a tag"),
+    ] {
+        let refused = registry(&set, wrong);
+        assert_eq!(refused.code, 1, "{wrong}");
+        assert!(refused.stderr.contains(reason), "{wrong}: {}", refused.stderr);
+    }
+    let rules = r#"{"immutable_tags": ["[0-9]+"], "retention": [{"tags": ".*", "newest": 5}]}"#;
+    assert_eq!(registry(&set, rules).code, 0);
+    assert_eq!(registry(&set, r#"{"keep_untagged": true}"#).code, 0, "the rest stays");
+    let shown = registry(&["repo", "show", "alice/app"], "").stdout;
+    let shown: serde_json::Value = serde_json::from_str(&shown).expect(&shown);
+    assert_eq!(shown["immutable_tags"], serde_json::json!(["[0-9]+"]), "{shown}");
+    assert_eq!(
+        (&shown["retention"][0]["newest"], &shown["keep_untagged"]),
+        (&5.into(), &true.into())
+    );
+    let moved = push("second");
+    assert!(moved.code == 1 && moved.stderr.contains("DENIED"), "{}", moved.stderr);
+    assert_eq!(registry(&set, r#"{"immutable_tags": []}"#).code, 0);
+
+    let user = ["user", "set", "alice", "--quota"];
+    assert_eq!(registry(&[&user[..], &["1k"]].concat(), "").stdout.trim(), "alice");
+    let listed = ["user", "ls", "--format", "{{.Name}}:{{.Quota}}"];
+    assert_eq!(registry(&listed, "").stdout.trim(), "alice:1.02kB");
+    let much = push(&"x".repeat(2000));
+    assert!(much.code == 1 && much.stderr.contains("quota"), "{}", much.stderr);
+    assert_eq!(registry(&[&user[..], &["none"]].concat(), "").code, 0);
+    assert_eq!(registry(&listed, "").stdout.trim(), "alice:none");
+    assert_eq!(push(&"x".repeat(2000)).code, 0);
+    assert_eq!(registry(&["user", "set", "alice"], "").code, 125, "nothing is to be set");
+}
+
+#[test]
 fn clients_of_http_2_are_told_where_tokens_are() {
     let (Some(curl), Some(served)) = (davit_test::need_tool("curl"), Served::start_with_tls())
     else {

@@ -187,6 +187,51 @@ impl Transaction for SetState {
     }
 }
 
+/// What only administrators set of an account; what is absent stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether it manages the whole registry.
+    pub is_admin: Option<bool>,
+    /// Bytes that its repositories may hold; 0: there is no bound.
+    pub quota_bytes: Option<u64>,
+}
+
+/// Changes the standing of a user or organisation.
+#[derive(Clone, Debug)]
+pub struct SetStanding {
+    /// Who sets it.
+    pub by: Actor,
+    /// Which account.
+    pub name: String,
+    /// What becomes other.
+    pub standing: Standing,
+}
+
+impl Transaction for SetStanding {
+    type Output = ();
+    type Error = AccountError;
+
+    async fn run(&self, connection: &mut Connection) -> Result<(), AccountError> {
+        let Standing { is_admin, quota_bytes } = self.standing;
+        if self.standing == Standing::default() {
+            return Ok(());
+        }
+        // Only people manage servers.
+        let sql = "UPDATE account SET is_admin = COALESCE($1, is_admin), quota_bytes = CASE
+                   WHEN $2 IS NULL THEN quota_bytes WHEN $2 = 0 THEN NULL ELSE $2 END
+                   WHERE name = $3 AND kind <> 'robot' AND ($1 IS NULL OR kind = 'user')";
+        let bound = quota_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+        let values = values![is_admin.map(i64::from), bound, &self.name];
+        if connection.execute(sql, values).await? == 0 {
+            need(connection, &self.name, "account").await?;
+            return Err(AccountError::Standing(self.name.clone()));
+        }
+        let detail = json!({ "admin": is_admin, "quota_bytes": quota_bytes }).to_string();
+        let entry = Entry { action: "account.standing", object: &self.name, detail: &detail };
+        Ok(audit::append(connection, &self.by, entry).await?)
+    }
+}
+
 /// Shows a repository to everyone, or only to those with rights.
 #[derive(Clone, Debug)]
 pub struct SetVisibility {

@@ -18,6 +18,10 @@ pub struct AccountRow {
     pub is_admin: bool,
     /// Milliseconds since 1970.
     pub created_at: i64,
+    /// Bytes that its repositories hold, each blob once.
+    pub used_bytes: u64,
+    /// Bytes that they may hold.
+    pub quota_bytes: Option<u64>,
 }
 
 /// One member of an organisation.
@@ -103,7 +107,7 @@ pub struct AuditRow {
 /// # Errors
 /// The database's.
 pub async fn accounts(database: &Database, kind: &str) -> Result<Vec<AccountRow>, DbError> {
-    let sql = "SELECT name, kind, state, is_admin, created_at FROM account WHERE kind = $1
+    let sql = "SELECT name, kind, state, is_admin, created_at, used_bytes, quota_bytes FROM account WHERE kind = $1
                ORDER BY name LIMIT $2";
     list(database, sql, values![kind, MOST], |row| {
         Ok(AccountRow {
@@ -112,6 +116,8 @@ pub async fn accounts(database: &Database, kind: &str) -> Result<Vec<AccountRow>
             state: row.get(2)?,
             is_admin: row.get(3)?,
             created_at: row.get(4)?,
+            used_bytes: row.get(5)?,
+            quota_bytes: row.get(6)?,
         })
     })
     .await

@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 use super::{
     issuer::{IssuerError, audiences, text},
     jose,
-    store::{TrustRow, rules_of},
+    store::{KEY, KEY_LIFE_MS, TrustRow, rules_of},
 };
 use crate::auth::{
     AccountError, AddToken, Auth, OpaqueKind, OpaqueToken, Refusal, service::Proved,
@@ -30,8 +30,6 @@ use crate::auth::{
 };
 
 const TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:";
-/// Life of a robot's key, in milliseconds.
-const KEY_LIFE_MS: i64 = 60 * 60 * 1000;
 
 /// Answers an exchange.
 pub(in crate::auth) async fn exchange(
@@ -138,7 +136,7 @@ impl Auth {
             by: proved.actor(peer),
             account: proved.account.name.clone(),
             kind: OpaqueKind::Robot,
-            name: "exchanged".to_owned(),
+            name: KEY.to_owned(),
             hash: token.hash(),
             scopes: scopes.to_vec(),
             life_ms: Some(KEY_LIFE_MS),

@@ -18,6 +18,9 @@ use crate::db::{Connection, Database, DbError, Row, Transaction, values};
 
 /// Rows of one answer.
 const MOST: i64 = 1000;
+/// Name of a key that a robot has by an issuer's token, and its life in milliseconds.
+pub(super) const KEY: &str = "exchanged";
+pub(super) const KEY_LIFE_MS: i64 = 60 * 60 * 1000;
 /// Log-ins under way at most; the oldest make room.
 const MOST_FLOWS: i64 = 10_000;
 
@@ -381,7 +384,7 @@ impl Transaction for AddTrust {
     }
 }
 
-/// Ends a trust rule.
+/// Ends a trust rule, and the keys that the robot has by any: which rule gave them is not kept.
 #[derive(Clone, Debug)]
 pub struct RemoveTrust {
     /// Who does it.
@@ -402,6 +405,9 @@ impl Transaction for RemoveTrust {
         if connection.execute(sql, values![self.id, robot]).await? == 0 {
             return Err(AccountError::Unknown("trust rule", self.id.to_string()).into());
         }
+        let sql = "DELETE FROM token
+                   WHERE account_id = $1 AND kind = 'robot' AND name = $2 AND expires_at = created_at + $3";
+        connection.execute(sql, values![robot, KEY, KEY_LIFE_MS]).await?;
         let detail = json!({ "id": self.id }).to_string();
         let entry = Entry { action: "trust.remove", object: &self.robot, detail: &detail };
         Ok(audit::append(connection, &self.by, entry).await?)

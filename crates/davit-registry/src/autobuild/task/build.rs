@@ -27,6 +27,8 @@ use super::{
 
 /// File whose service `sut` is a test.
 const COMPOSE: &str = "docker-compose.test.yml";
+/// Parent of the steps' cgroups: one for all builds, for nobody removes it when a build ends.
+const CGROUP: &str = "autobuild";
 
 /// What a build task needs to know.
 #[derive(Debug, Serialize, Deserialize)]
@@ -43,7 +45,7 @@ pub(in crate::autobuild) struct BuildTask {
     pub(in crate::autobuild) path: String,
     pub(in crate::autobuild) variables: Vec<TaskVariable>,
     pub(in crate::autobuild) test: Autotest,
-    /// What names of containers and cgroups begin with.
+    /// What names of containers begin with.
     pub(in crate::autobuild) name: String,
     /// Where the build is shown: what its provenance names as the builder.
     pub(in crate::autobuild) builder: String,
@@ -179,8 +181,9 @@ impl BuildTask {
         report.bases = bases(&place.directory.join("metadata.json"));
         self.hook(&place, "post_build")?;
         phase(report, "build");
-        self.test(&place)?;
-        phase(report, "test");
+        if self.test(&place)? {
+            phase(report, "test");
+        }
         self.hook(&place, "pre_push")?;
         for tag in &place.tags {
             let mut push = self.davit.command(&place.config());
@@ -264,7 +267,7 @@ impl BuildTask {
 
     fn limit_steps(&self, command: &mut Command) {
         let Limits { memory, cpus, network } = &self.limits;
-        command.arg("--cgroup-parent").arg(&self.name).arg("--network").arg(network);
+        command.args(["--cgroup-parent", CGROUP, "--network"]).arg(network);
         let quota = u64::from(*cpus) * 100_000;
         command.arg("--resource").arg(format!("memory={memory},memory-swap={memory}"));
         command.arg("--resource").arg(format!("cpu-period=100000,cpu-quota={quota}"));
@@ -317,11 +320,12 @@ impl BuildTask {
         command
     }
 
-    fn test(&self, place: &Place) -> Result<(), Failure> {
-        self.hook(place, "pre_test")?;
+    /// Tells whether anything was run for it.
+    fn test(&self, place: &Place) -> Result<bool, Failure> {
+        let is_prepared = self.hook(place, "pre_test")?;
         if !self.hook(place, "test")? {
             match &self.test {
-                Autotest::Off => return Ok(()),
+                Autotest::Off => return Ok(is_prepared),
                 Autotest::Compose => {
                     let file = place.dockerfile_directory()?.join(COMPOSE);
                     let found = if file.is_file() { "is there" } else { "is missing" };
@@ -342,7 +346,8 @@ impl BuildTask {
                 }
             }
         }
-        self.hook(place, "post_test").map(drop)
+        self.hook(place, "post_test")?;
+        Ok(true)
     }
 
     /// Takes the names away, so that the store's own limits can remove what is behind them.

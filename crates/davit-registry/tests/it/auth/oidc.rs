@@ -453,16 +453,26 @@ async fn builds_exchange_their_tokens() {
     let fresh = idp.mint(&site, &[]);
     assert_eq!(exchange(&fresh, "account=acme%2Bci").await.0, 200);
     assert_eq!(exchange(&good, "account=acme%2Bci").await.0, 400, "its key is gone");
+    let (status, reply) = exchange(&fresh, &format!("{key}&account=acme%2Brelease")).await;
+    assert_eq!(status, 200, "{reply}");
+    let other_password = reply["access_token"].as_str().unwrap().to_owned();
+    site.basic("acme+ci", &password).await.unwrap();
     let remove = RemoveTrust { by: Actor::operator(), robot: "acme+ci".to_owned(), id };
     site.database.write(remove).await.unwrap();
+    assert!(site.basic("acme+ci", &password).await.is_err(), "a key outlives its rule");
     assert_eq!(trust_rules(&site.database, "acme+ci").await.unwrap(), []);
     assert_eq!(exchange(&fresh, "account=acme%2Bci").await.0, 400);
-    let set = SetState { by: Actor::operator(), name: "acme+release".to_owned(), is_active: false };
-    site.database.write(set).await.unwrap();
+    let set = |is_active| {
+        let name = "acme+release".to_owned();
+        site.database.write(SetState { by: Actor::operator(), name, is_active })
+    };
+    set(false).await.unwrap();
     assert_eq!(exchange(&fresh, "").await.0, 400);
-    site.basic("acme+ci", &password).await.unwrap();
+    assert!(site.basic("acme+release", &other_password).await.is_err());
+    set(true).await.unwrap();
+    site.basic("acme+release", &other_password).await.unwrap();
     site.database.advance_clock(Duration::from_secs(3600));
-    assert!(site.basic("acme+ci", &password).await.is_err());
+    assert!(site.basic("acme+release", &other_password).await.is_err());
 }
 
 #[tokio::test]

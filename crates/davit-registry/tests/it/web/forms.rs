@@ -41,6 +41,19 @@ fn people_sign_up_log_in_and_out() {
     let fields = [("name", "alice"), ("password", PASSWORD), ("next", "/settings/tokens")];
     let reply = browser.post("/login", &fields);
     assert_eq!((reply.status, reply.header("location")), (303, Some("/settings/tokens")));
+    // A link cannot have what was typed, as the password, written into an address.
+    let mut lured = Browser::new(&registry);
+    lured.get("/login");
+    let fields = [("name", "alice"), ("password", PASSWORD), ("next", "/r/{name}")];
+    assert_eq!(lured.post("/login", &fields).header("location"), Some("/r/{name}"));
+    // Whose session has ended comes back to the page, not to where its form was sent.
+    let form = [("account", "alice"), ("name", "x"), ("from", "/settings/tokens")];
+    let ended = [("davit_session".to_owned(), session.clone())];
+    let mut late = Browser::new(&registry);
+    late.get("/login");
+    late.cookies.extend(ended);
+    let reply = late.post("/do/createToken", &form);
+    assert_eq!(reply.header("location"), Some("/login?next=%2Fsettings%2Ftokens"), "{reply:?}");
     // A token may be narrow: it is no password of pages.
     let token = browser.get("/settings/tokens");
     assert_eq!(token.status, 200);

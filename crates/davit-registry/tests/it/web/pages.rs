@@ -261,9 +261,12 @@ fn pages_show_what_was_pushed() {
     assert_eq!((reply.status, reply.header("location")), (303, Some("/r/alice/app")));
     assert!(browser.get("/r/alice/app").text().contains("<h2>Read me</h2>"));
     let form = [("repository", "alice/app"), ("tag", "v1"), ("next", "/r/{repository}")];
+    let page = browser.get("/r/alice/app/-/tags/v1");
+    assert!(!page.text().contains("Undo last move"), "it has not moved yet");
     assert_eq!(browser.post("/do/deleteTag", &form).status, 303);
     let page = browser.get("/r/alice/app/-/tags/v1");
     assert!(page.status == 200 && page.text().contains("The tag was removed"));
+    assert!(page.text().contains("Undo last move"));
     assert_eq!(browser.post("/do/undoTag", &form).status, 303);
     assert!(browser.get("/r/alice/app/-/tags/v1").text().contains(&digest));
     let form = [

@@ -124,7 +124,8 @@ impl Restored {
     }
 }
 
-fn parse(text: &str) -> Result<RepositoryName, TrashFault> {
+/// Reads the name of a repository.
+pub(super) fn parse(text: &str) -> Result<RepositoryName, TrashFault> {
     text.parse().map_err(|error| TrashFault::Name(text.to_owned(), error))
 }
 

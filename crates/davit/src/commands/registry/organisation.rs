@@ -4,7 +4,7 @@ use davit_registry::{
     auth::{
         accounts::{
             AddAccount, AddTeam, Kind, MemberRow, OrgRole, RemoveTeam, SetMember, SetTeamMember,
-            TeamRow, members, teams,
+            Standing, TeamRow, members, teams,
         },
         audit::Actor,
     },
@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::{
     Fault,
-    user::{self, LsArgs, Names},
+    user::{self, LsArgs, Names, QuotaArgs},
     with_database,
 };
 use crate::{
@@ -32,6 +32,8 @@ pub(crate) enum OrgCommand {
     /// List organisations
     #[command(visible_alias = "list")]
     Ls(LsArgs),
+    /// Set how many bytes the repositories of organisations may hold
+    Set(SetArgs),
     /// Remove organisations, with their teams and robots
     Rm(Names),
     /// Manage members
@@ -47,6 +49,15 @@ pub(crate) struct AddArgs {
     /// User who owns it; may be given more than once
     #[arg(long, value_name = "USER", required = true)]
     owner: Vec<String>,
+}
+
+// Arguments of `davit registry org set`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SetArgs {
+    #[command(flatten)]
+    names: Names,
+    #[command(flatten)]
+    quota: QuotaArgs,
 }
 
 /// Verbs of `davit registry org member`.
@@ -144,6 +155,10 @@ pub(super) fn run(command: OrgCommand, places: &Places) -> Result<u8, CliError> 
     match command {
         OrgCommand::Add(args) => add(args, places)?,
         OrgCommand::Ls(args) => user::list(&args, "org", places)?,
+        OrgCommand::Set(args) => {
+            let quota_bytes = args.quota.bytes()?;
+            user::set(args.names, Standing { quota_bytes, ..Standing::default() }, places)?;
+        }
         OrgCommand::Rm(args) => user::remove(args, places)?,
         OrgCommand::Member(MemberCommand::Add(args)) => {
             let role = if args.owner { OrgRole::Owner } else { OrgRole::Member };

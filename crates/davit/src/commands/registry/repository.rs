@@ -1,23 +1,26 @@
 //! `davit registry repo`
 
+use std::path::{Path, PathBuf};
+
 use davit_registry::{
     auth::{
-        AccountError,
         accounts::{RepositoryRow, SetVisibility, repositories},
         audit::Actor,
     },
     config::Places,
+    settings::{SetSettings, SettingsChange, repository_settings},
 };
 use serde::Serialize;
 
 use super::{
-    date,
+    Fault, date,
     deleted::{self, RestoreArgs, RmArgs},
     with_database,
 };
 use crate::{
-    error::CliError,
+    error::{CliError, io_error},
     format::{List, ListFormat},
+    printer,
 };
 
 /// Verbs of `davit registry repo`.
@@ -27,7 +30,9 @@ pub(crate) enum RepoCommand {
     /// List repositories
     #[command(visible_alias = "list")]
     Ls(LsArgs),
-    /// Show repositories to everyone, or only to those who were given a role
+    /// Show a repository's settings
+    Show(ShowArgs),
+    /// Set who may pull from repositories, which of their tags never move, and which stay how long
     Set(SetArgs),
     /// Delete repositories; for 14 days they can be restored
     Rm(RmArgs),
@@ -48,6 +53,13 @@ pub(crate) struct LsArgs {
     format: ListFormat,
 }
 
+// Arguments of `davit registry repo show`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ShowArgs {
+    /// Name
+    repository: String,
+}
+
 // Arguments of `davit registry repo set`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SetArgs {
@@ -56,7 +68,11 @@ pub(crate) struct SetArgs {
     repositories: Vec<String>,
     /// Who may pull
     #[arg(long, value_name = "WHO", value_parser = ["public", "private"])]
-    visibility: String,
+    visibility: Option<String>,
+    /// File with immutable_tags, retention and keep_untagged as JSON, - for standard input; what is
+    /// absent there stays
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
 }
 
 /// Runs `davit registry repo`.
@@ -66,16 +82,49 @@ pub(super) fn run(command: RepoCommand, places: &Places) -> Result<u8, CliError>
         RepoCommand::Ls(args) => list(&args, places)?,
         RepoCommand::Rm(args) => deleted::remove(&args, places)?,
         RepoCommand::Restore(args) => deleted::restore(&args, places)?,
-        RepoCommand::Set(args) => with_database(places, async |database| {
-            for path in args.repositories {
-                let is_public = args.visibility == "public";
-                let by = Actor::operator();
-                database.write(SetVisibility { by, path, is_public }).await?;
-            }
-            Ok::<_, AccountError>(())
-        })?,
+        RepoCommand::Show(args) => show(&args, places)?,
+        RepoCommand::Set(args) => set(args, places)?,
     }
     Ok(0)
+}
+
+fn show(args: &ShowArgs, places: &Places) -> Result<(), CliError> {
+    let name = deleted::parse(&args.repository).map_err(Fault::from)?;
+    let settings =
+        with_database(places, async |database| repository_settings(database, &name).await)?;
+    let text = serde_json::to_string_pretty(&settings);
+    printer::line(&text.map_err(|error| CliError::user(error.to_string()))?)
+}
+
+fn set(args: SetArgs, places: &Places) -> Result<(), CliError> {
+    let change = args.settings.as_deref().map(read_change).transpose()?;
+    if change.is_none() && args.visibility.is_none() {
+        return Err(CliError::usage("nothing is to be set"));
+    }
+    with_database(places, async |database| {
+        for path in args.repositories {
+            let repository = deleted::parse(&path)?;
+            if let Some(change) = change.clone() {
+                let by = Actor::operator();
+                database.write(SetSettings { by, repository, change }).await?;
+            }
+            if let Some(visibility) = &args.visibility {
+                let (by, is_public) = (Actor::operator(), visibility == "public");
+                database.write(SetVisibility { by, path, is_public }).await?;
+            }
+        }
+        Ok::<_, Fault>(())
+    })
+}
+
+fn read_change(file: &Path) -> Result<SettingsChange, CliError> {
+    let text = match file.to_str() {
+        Some("-") => std::io::read_to_string(std::io::stdin().lock()),
+        _ => fs_err::read_to_string(file),
+    };
+    let text = text.map_err(io_error)?;
+    serde_json::from_str(&text)
+        .map_err(|error| CliError::user(format!("{}: {error}", file.display())))
 }
 
 #[derive(Serialize)]

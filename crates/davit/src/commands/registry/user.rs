@@ -6,11 +6,15 @@ use davit_engine::Secret;
 use davit_registry::{
     auth::{
         PasswordHash,
-        accounts::{AccountRow, AddAccount, Kind, RemoveAccount, SetPassword, SetState, accounts},
+        accounts::{
+            AccountRow, AddAccount, Kind, RemoveAccount, SetPassword, SetStanding, SetState,
+            Standing, accounts,
+        },
         audit::Actor,
         htpasswd,
     },
     config::Places,
+    db::Transaction,
 };
 use serde::Serialize;
 
@@ -20,10 +24,11 @@ use super::{
     with_database,
 };
 use crate::{
-    commands::login,
+    commands::{container::values, login},
     error::CliError,
     format::{List, ListFormat},
     printer,
+    units::size,
 };
 
 /// Verbs of `davit registry user`.
@@ -39,6 +44,8 @@ pub(crate) enum UserCommand {
     Rm(Names),
     /// Set a user's password; sessions and tokens that came by the old one end
     Passwd(PasswdArgs),
+    /// Set whether users manage the registry, and how many bytes their repositories may hold
+    Set(SetArgs),
     /// Keep users and their robots out at once
     Disable(Names),
     /// Let users in again
@@ -90,6 +97,40 @@ pub(crate) struct Names {
     pub(super) names: Vec<String>,
 }
 
+// Arguments of `davit registry user set`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SetArgs {
+    #[command(flatten)]
+    names: Names,
+    /// Whether they manage the whole registry
+    #[arg(long, value_name = "BOOL")]
+    admin: Option<bool>,
+    #[command(flatten)]
+    quota: QuotaArgs,
+}
+
+// How much an account may hold.
+#[derive(Debug, clap::Args)]
+pub(crate) struct QuotaArgs {
+    /// Bytes that all their repositories may hold, each blob once (10g), or none for no bound
+    #[arg(long, value_name = "BYTES")]
+    quota: Option<String>,
+}
+
+impl QuotaArgs {
+    /// As [`Standing`] has it.
+    pub(super) fn bytes(&self) -> Result<Option<u64>, CliError> {
+        let read = |text: &String| match text.as_str() {
+            "none" => Ok(0),
+            text => match values::size("--quota", text)? {
+                0 => Err(CliError::usage("--quota: 0 would be no bound; say none")),
+                bytes => Ok(bytes),
+            },
+        };
+        self.quota.as_ref().map(read).transpose()
+    }
+}
+
 // Arguments of `davit registry user import`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImportArgs {
@@ -104,6 +145,10 @@ pub(super) fn run(command: UserCommand, places: &Places) -> Result<u8, CliError>
         UserCommand::Ls(args) => list(&args, "user", places)?,
         UserCommand::Rm(args) => remove(args, places)?,
         UserCommand::Passwd(args) => set_password(args, places)?,
+        UserCommand::Set(args) => {
+            let quota_bytes = args.quota.bytes()?;
+            set(args.names, Standing { is_admin: args.admin, quota_bytes }, places)?;
+        }
         UserCommand::Disable(args) => set_state(args, false, places)?,
         UserCommand::Enable(args) => set_state(args, true, places)?,
         UserCommand::Invite(args) => sign_up::invite(args, places)?,
@@ -136,24 +181,36 @@ fn set_password(args: PasswdArgs, places: &Places) -> Result<(), CliError> {
     printer::line(&args.name)
 }
 
-/// Removes accounts, one after the other; prints those that are gone.
+/// Removes accounts, one after the other.
 pub(super) fn remove(args: Names, places: &Places) -> Result<(), CliError> {
-    with_database(places, async |database| {
-        for name in args.names {
-            let by = Actor::operator();
-            database.write(RemoveAccount { by, name: name.clone() }).await.map_err(Fault::from)?;
-            printer::line(&name).map_err(|error| Fault::Text(error.to_string()))?;
-        }
-        Ok::<_, Fault>(())
-    })
+    change_each(args, places, |name| RemoveAccount { by: Actor::operator(), name })
 }
 
 fn set_state(args: Names, is_active: bool, places: &Places) -> Result<(), CliError> {
+    change_each(args, places, |name| SetState { by: Actor::operator(), name, is_active })
+}
+
+/// Sets the standing of accounts.
+pub(super) fn set(args: Names, standing: Standing, places: &Places) -> Result<(), CliError> {
+    if standing == Standing::default() {
+        return Err(CliError::usage("nothing is to be set"));
+    }
+    change_each(args, places, |name| SetStanding { by: Actor::operator(), name, standing })
+}
+
+/// Changes accounts, one after the other; prints the names of those that are changed.
+fn change_each<T>(
+    args: Names,
+    places: &Places,
+    change: impl Fn(String) -> T,
+) -> Result<(), CliError>
+where
+    T: Transaction,
+    Fault: From<T::Error>,
+{
     with_database(places, async |database| {
         for name in args.names {
-            let by = Actor::operator();
-            let set = SetState { by, name: name.clone(), is_active };
-            database.write(set).await.map_err(Fault::from)?;
+            database.write(change(name.clone())).await?;
             printer::line(&name).map_err(|error| Fault::Text(error.to_string()))?;
         }
         Ok::<_, Fault>(())
@@ -167,6 +224,8 @@ struct Row {
     state: String,
     admin: bool,
     created_at: String,
+    used: String,
+    quota: String,
 }
 
 /// Lists accounts of one kind.
@@ -180,12 +239,14 @@ pub(super) fn list(args: &LsArgs, kind: &str, places: &Places) -> Result<(), Cli
         state: account.state.clone(),
         admin: account.is_admin,
         created_at: date(account.created_at),
+        used: size(account.used_bytes),
+        quota: account.quota_bytes.map_or_else(|| "none".to_owned(), size),
     };
     let rows: Vec<Row> = found.iter().map(row).collect();
     let table = if kind == "user" {
-        "table {{.Name}}\t{{.State}}\t{{.Admin}}\t{{.CreatedAt}}"
+        "table {{.Name}}\t{{.State}}\t{{.Admin}}\t{{.Used}}\t{{.Quota}}\t{{.CreatedAt}}"
     } else {
-        "table {{.Name}}\t{{.State}}\t{{.CreatedAt}}"
+        "table {{.Name}}\t{{.State}}\t{{.Used}}\t{{.Quota}}\t{{.CreatedAt}}"
     };
     List { table, heads: &[("CreatedAt", "CREATED")] }.print(&args.format, &rows, &rows)
 }

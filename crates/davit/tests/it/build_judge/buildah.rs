@@ -58,15 +58,18 @@ pub(super) fn build(work: &Path, base: &Path, cases: &[&Case]) -> bool {
     true
 }
 
-/// Builds a case and saves the result.
+/// Builds a case and saves the result; once more where there is none. On a busy machine buildah fails
+/// now and then by itself, and what it cannot build it cannot build twice.
 fn command(buildah: &str, case: &Case) -> String {
     let folder = case.made.display();
     format!(
-        "cd {folder}; {buildah} bud --quiet --isolation chroot --pull-never --format docker \
+        "cd {folder}; for try in 1 2; do [ -e {folder}/buildah.tar ] || {{\n\
+             {buildah} bud --quiet --isolation chroot --pull-never --format docker \
              --tag case-{name}:made {options} --file {folder}/Dockerfile {folder}/context \
-             >{folder}/buildah.log 2>&1 && {buildah} push --quiet case-{name}:made \
-             docker-archive:{folder}/buildah.tar:case-{name}:made >>{folder}/buildah.log 2>&1\n\
-             {buildah} rmi --force case-{name}:made >>{folder}/buildah.log 2>&1\n",
+             && {buildah} push --quiet case-{name}:made \
+             docker-archive:{folder}/buildah.tar:case-{name}:made\n\
+             {buildah} rmi --force case-{name}:made\n\
+             }}; done >{folder}/buildah.log 2>&1\n",
         name = case.name,
         options = case.options.join(" "),
     )
