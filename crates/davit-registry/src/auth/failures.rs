@@ -43,26 +43,37 @@ fn subjects(settings: &ThrottleSettings, account: Option<&str>, address: IpAddr)
     account.into_iter().chain([address]).map(subject).collect()
 }
 
-/// Tells how long to wait where every server together has seen too many wrong attempts.
+/// What has seen too many wrong attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blocked {
+    Account,
+    Address,
+}
+
+/// Tells what is blocked by what every server together has seen, and how long to wait.
 pub(super) async fn blocked(
     database: &Database,
     settings: &ThrottleSettings,
     (account, address): (Option<&str>, IpAddr),
-) -> Result<Option<Duration>, DbError> {
+) -> Result<Option<(Blocked, Duration)>, DbError> {
     let subjects = subjects(settings, account, address);
     let name = |at: usize| subjects.get(at).map(|subject| subject.name.as_str());
     let sql = "SELECT subject, empty_at FROM login_failure WHERE subject = $1 OR subject = $2";
     let mut reader = database.reader().await?;
     let rows = reader.rows(sql, values![name(0), name(1)]).await?;
     let now = database.now_ms();
-    let mut wait = 0;
+    let (mut wait, mut what) = (0, Blocked::Address);
     for row in &rows {
         let (found, empty_at): (String, i64) = (row.get(0)?, row.get(1)?);
         let Some(subject) = subjects.iter().find(|subject| subject.name == found) else { continue };
         let over = empty_at.saturating_add(subject.leak_ms) - now - millis(settings.window);
-        wait = wait.max(over);
+        if over > wait {
+            let is_account = found.starts_with("account ");
+            (wait, what) = (over, if is_account { Blocked::Account } else { Blocked::Address });
+        }
     }
-    Ok((wait > 0).then(|| Duration::from_millis(wait.unsigned_abs()).max(Duration::from_secs(1))))
+    let long = Duration::from_millis(wait.unsigned_abs()).max(Duration::from_secs(1));
+    Ok((wait > 0).then_some((what, long)))
 }
 
 /// Counts a wrong attempt; durable on return.

@@ -65,8 +65,7 @@ impl Throttle {
         address: IpAddr,
         now: Instant,
     ) -> Result<Attempt<'_>, Duration> {
-        // A name of any length may be tried: only its start is kept.
-        let account: Option<String> = account.map(|name| name.chars().take(64).collect());
+        let account = account.map(kept);
         let address = network(address);
         lock(&self.addresses).take(&address, now)?;
         if let Some(account) = &account
@@ -79,6 +78,13 @@ impl Throttle {
         Ok(Attempt { throttle: self, account, address })
     }
 
+    /// Whether an attempt would be allowed.
+    pub(super) fn allows(&self, account: &str, address: IpAddr, now: Instant) -> bool {
+        let account = kept(account);
+        lock(&self.addresses).room(&network(address), now) > 0
+            && lock(&self.accounts).room(&account, now) > 0
+    }
+
     /// Takes an attempt of no named account back that turned out right in a later request.
     pub(super) fn forgive_address(&self, address: IpAddr) {
         lock(&self.addresses).give_back(&network(address));
@@ -88,11 +94,26 @@ impl Throttle {
 impl Attempt<'_> {
     /// Takes the attempt back, for it was right or was not made.
     pub fn forgive(self) {
+        self.forgive_address();
+        self.forgive_account();
+    }
+
+    /// Takes it back for the address: the account is to blame.
+    pub(super) fn forgive_address(&self) {
         lock(&self.throttle.addresses).give_back(&self.address);
+    }
+
+    /// Takes it back for the account: the address is to blame.
+    pub(super) fn forgive_account(&self) {
         if let Some(account) = &self.account {
             lock(&self.throttle.accounts).give_back(account);
         }
     }
+}
+
+/// A name of any length may be tried: only its start is kept.
+fn kept(account: &str) -> String {
+    account.chars().take(64).collect()
 }
 
 /// Whoever has one IPv6 address has its /64.

@@ -16,7 +16,7 @@ use crate::{
         Attempt, Caller, Identity, OpaqueKind, OpaqueToken, PasswordError, PasswordHash, TokenHash,
         audit::Actor,
         directory::{Account, Credential},
-        failures,
+        failures::{self, Blocked},
         ldap::LdapSource,
     },
     db::{Connection, DbError, Transaction, values},
@@ -60,7 +60,10 @@ impl Auth {
             return self.prove_token(name, &token, peer).await;
         }
         let key = self.known_key(name, password);
-        if let Some(proved) = self.known_password(key).await? {
+        // While attempts are refused, the right one must not be told from wrong ones.
+        if self.throttle.allows(name, peer, Instant::now())
+            && let Some(proved) = self.known_password(key).await?
+        {
             return Ok(proved);
         }
         let whose = (Some(name), peer);
@@ -105,13 +108,21 @@ impl Auth {
         let attempt = self.throttle.attempt(whose.0, whose.1, Instant::now());
         let attempt = attempt.map_err(Refusal::Throttled)?;
         let wait = failures::blocked(&self.database, &self.settings.throttle, whose).await;
-        let refusal = match wait {
-            Ok(None) => return Ok(attempt),
-            Ok(Some(wait)) => Refusal::Throttled(wait),
-            Err(error) => error.into(),
-        };
-        attempt.forgive();
-        Err(refusal)
+        match wait {
+            Ok(None) => Ok(attempt),
+            // What the others have counted is counted here: else passwords that are known here could be guessed.
+            Ok(Some((what, wait))) => {
+                match what {
+                    Blocked::Account => attempt.forgive_address(),
+                    Blocked::Address => attempt.forgive_account(),
+                }
+                Err(Refusal::Throttled(wait))
+            }
+            Err(error) => {
+                attempt.forgive();
+                Err(error.into())
+            }
+        }
     }
 
     /// Whose password this is by its hash here; where there is none, who may know.

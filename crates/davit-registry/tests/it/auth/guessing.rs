@@ -33,6 +33,28 @@ async fn servers_count_together_and_over_restarts() {
     third.authenticate(Some(&basic("alice", PASSWORD)), HERE).await.unwrap();
 }
 
+/// A password that was right a moment ago is not hashed again: that is no way past the bound.
+#[tokio::test]
+async fn a_known_password_cannot_be_guessed_at_another_server() {
+    for (per_account, per_address) in [(3, 100), (100, 3)] {
+        let settings = || throttled(per_account, per_address);
+        let site = Site::with(settings()).await;
+        site.add("alice", Kind::User).await;
+        let second = other(&site, settings()).await;
+        let (right, wrong) = (basic("alice", PASSWORD), basic("alice", "wrong-password"));
+        second.authenticate(Some(&right), HERE).await.unwrap();
+        for _ in 0..3 {
+            assert!(site.auth.authenticate(Some(&wrong), HERE).await.is_err());
+        }
+        for _ in 0..3 {
+            let refused = second.authenticate(Some(&wrong), HERE).await;
+            assert!(matches!(refused, Err(Refusal::Throttled(_))), "{refused:?}");
+        }
+        let refused = second.authenticate(Some(&right), HERE).await;
+        assert!(matches!(refused, Err(Refusal::Throttled(_))), "{refused:?}");
+    }
+}
+
 #[tokio::test]
 async fn addresses_are_counted_together_too() {
     let site = Site::with(throttled(100, 2)).await;
