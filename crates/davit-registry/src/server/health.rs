@@ -11,10 +11,12 @@ use std::{
 use http::StatusCode;
 use rustix::fs::{Mode, OFlags};
 
-use crate::db::Database;
+use crate::{db::Database, fault::in_words};
 
 /// How long an answer holds: whoever asks more often gets the same one.
 const HOLDS: Duration = Duration::from_secs(1);
+/// How long the database may take to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// What is written to see whether there is room.
 const PROBE: [u8; 16 << 10] = [0x5a; 16 << 10];
 
@@ -47,9 +49,14 @@ impl Health {
     }
 
     async fn look(&self) -> Answer {
-        if let Err(error) = self.database.probe().await {
-            let error: &dyn std::error::Error = &error;
-            tracing::error!(error, "the database does not answer");
+        // Requests wait longer for a database that comes back; who asks here sends them elsewhere meanwhile.
+        let problem = match tokio::time::timeout(PATIENCE, self.database.probe()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(in_words(&error)),
+            Err(_elapsed) => Some(format!("no answer in {PATIENCE:?}")),
+        };
+        if let Some(problem) = problem {
+            tracing::error!(problem, "the database does not answer");
             return (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n");
         }
         let directories = Arc::clone(&self.directories);
