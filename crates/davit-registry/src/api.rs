@@ -57,7 +57,9 @@ pub(crate) use accounts::{AccountInfo, AuditEntry, Usage, account_audit, usage, 
 pub(crate) use builds::{Build, all_builds, build, build_log, builds};
 pub(crate) use collector::{Collector, GcState};
 pub(crate) use directories::{Directory, GroupMap, directories, groups};
-pub(crate) use identity::{Provider, TrustRule, identity_providers, trust};
+pub(crate) use identity::{
+    Identity, Provider, TrustRule, account_identities, identity_providers, trust,
+};
 pub(crate) use images::{Image, Layer, Referrer, ReferrerSearch, image, referrers};
 pub(crate) use organisations::{Organisation, organisation};
 use problem::PROBLEM_JSON;

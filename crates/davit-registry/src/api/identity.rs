@@ -1,4 +1,4 @@
-//! Who else vouches for people and builds: OpenID providers, and issuers of builds' tokens.
+//! Who else vouches for people and builds: OpenID providers, whom they know, and issuers of builds' tokens.
 //!
 //! Secrets are taken and never told. One that is absent stays as it was, for the same issuer alone.
 
@@ -13,8 +13,8 @@ use super::{
     text::{Account, AnyName, SecretText},
 };
 use crate::auth::oidc::{
-    self, AddTrust, ProviderKind, ProviderRow, RemoveProvider, RemoveTrust, SetProvider, TrustRow,
-    providers, trust_rules,
+    self, AddTrust, ForeignIdentity, ProviderKind, ProviderRow, RemoveIdentity, RemoveProvider,
+    RemoveTrust, SetProvider, TrustRow, identities, providers, trust_rules,
 };
 
 /// Claims of one rule.
@@ -33,6 +33,26 @@ reply! {
         has_secret: bool,
         /// Whether everyone whom it knows may have an account, whatever sign-up is set to.
         signs_up: bool,
+    }
+}
+
+reply! {
+    /// Who an account's owner is elsewhere, and logs in as.
+    Identity {
+        /// Who knows them, as it writes itself in tokens.
+        issuer: String,
+        /// As whom.
+        subject: String,
+    }
+}
+
+input! {
+    /// An identity that an account is to lose.
+    OldIdentity {
+        /// Who knows them.
+        issuer: Prose<2048>,
+        /// As whom.
+        subject: Prose<2048>,
     }
 }
 
@@ -138,6 +158,19 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         )
         .with(GONE),
         endpoint(
+            (M::GET, "/accounts/{account}/identities", Rule::ManageAccount),
+            ("listIdentities", "Who an account's owner is elsewhere, by issuer"),
+            async |call: Call, _: Nothing, _: Nothing| {
+                account_identities(&call.site, &call.account()?).await.map(Page::whole)
+            },
+        ),
+        endpoint(
+            (M::DELETE, "/accounts/{account}/identities", Rule::ManageAccount),
+            ("removeIdentity", "Let nobody log in by an identity any more"),
+            remove_identity,
+        )
+        .with(GONE),
+        endpoint(
             (M::GET, "/trust", ON),
             ("listTrustRules", "Tokens of other issuers that stand for robots, oldest first"),
             async |call: Call, _: Nothing, _: Nothing| trust(&call.site).await.map(Page::whole),
@@ -190,6 +223,23 @@ pub(super) async fn remove(
 ) -> Result<Nothing, Problem> {
     let name = call.named::<AnyName>(place)?.0;
     let remove = RemoveProvider { by: call.actor(), name, kind };
+    call.site.registry.database.write(remove).await?;
+    Ok(Nothing {})
+}
+
+/// Who an account's owner is elsewhere, by issuer.
+pub(crate) async fn account_identities(
+    site: &Site,
+    account: &str,
+) -> Result<Vec<Identity>, Problem> {
+    let rows = identities(&site.registry.database, account).await?;
+    let identity = |ForeignIdentity { issuer, subject }| Identity { issuer, subject };
+    Ok(rows.into_iter().map(identity).collect())
+}
+
+async fn remove_identity(call: Call, old: OldIdentity, _: Nothing) -> Result<Nothing, Problem> {
+    let identity = ForeignIdentity { issuer: old.issuer.0, subject: old.subject.0 };
+    let remove = RemoveIdentity { by: call.actor(), account: call.account()?, identity };
     call.site.registry.database.write(remove).await?;
     Ok(Nothing {})
 }

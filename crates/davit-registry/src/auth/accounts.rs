@@ -56,6 +56,9 @@ pub enum AccountError {
     /// New accounts are not taken, or not without an invitation.
     #[error("this registry takes no new accounts{0}")]
     Closed(&'static str),
+    /// Nobody could log in any more.
+    #[error("`{0}` has no password, and would have no way in")]
+    LastWayIn(String),
     /// Robots have no quota, and only users manage registries.
     #[error("`{0}` cannot be given this")]
     Standing(String),

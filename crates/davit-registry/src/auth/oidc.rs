@@ -21,7 +21,7 @@ pub(super) use exchange::exchange;
 pub(super) use issuer::Issuers;
 pub use login::{Begin, Begun, Callback, Finished, OidcError};
 pub use store::{
-    AddTrust, Provider, ProviderKind, ProviderRow, RemoveProvider, RemoveTrust, SetProvider,
-    TrustError, TrustRow, identities, providers, trust_rules,
+    AddTrust, ForeignIdentity, Provider, ProviderKind, ProviderRow, RemoveIdentity, RemoveProvider,
+    RemoveTrust, SetProvider, TrustError, TrustRow, identities, providers, trust_rules,
 };
-pub(super) use store::{ForeignIdentity, SignUpWith, account_of};
+pub(super) use store::{SignUpWith, account_of};

@@ -1,6 +1,6 @@
 //! Builds as they are listed and shown, and their logs.
 
-use super::{AutobuildError, claim::Report, queue::Plan, source::parsed};
+use super::{AutobuildError, claim::Report, queue::Plan, rules::with_commit, source::parsed};
 use crate::db::{Database, Row, values};
 
 /// Pieces of a log that are read at once.
@@ -21,7 +21,7 @@ pub struct BuildRow {
     pub reference: String,
     /// The commit, once it is known.
     pub commit: Option<String>,
-    /// What it does.
+    /// What it does; tags have the commit in them, once it is known.
     pub plan: Plan,
     /// Who pushed or asked, or what changed.
     pub actor: String,
@@ -53,14 +53,24 @@ impl BuildRow {
     fn read(row: &Row) -> Result<Self, AutobuildError> {
         let id = row.get(0)?;
         let report = row.get::<Option<String>>(13)?;
+        let commit: Option<String> = row.get(5)?;
+        let mut plan: Plan = parsed(id, &row.get::<String>(6)?)?;
+        if let Some(commit) = &commit {
+            for tag in &mut plan.tags {
+                // What can be no tag failed by it, and is told as it stands.
+                if let Ok(whole) = with_commit(tag, commit) {
+                    *tag = whole.to_string();
+                }
+            }
+        }
         Ok(Self {
             id,
             path: row.get(1)?,
             state: row.get(2)?,
             cause: row.get(3)?,
             reference: row.get(4)?,
-            commit: row.get(5)?,
-            plan: parsed(id, &row.get::<String>(6)?)?,
+            commit,
+            plan,
             actor: row.get(7)?,
             created_at: row.get(8)?,
             started_at: row.get(9)?,

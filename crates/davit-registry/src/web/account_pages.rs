@@ -7,10 +7,10 @@ use http::Response;
 use super::{Visit, oidc, server_pages::ROWS, show, view::Frame};
 use crate::{
     api::{
-        self, AuditEntry, DeletedInfo, Grant, Organisation, Problem, Repository, Robot, Search,
-        Token, Usage,
+        self, AuditEntry, DeletedInfo, Grant, Identity, Organisation, Problem, Repository, Robot,
+        Search, Token, Usage,
     },
-    auth::{Need, oidc::identities},
+    auth::Need,
 };
 
 /// What stands above each page of an account.
@@ -168,8 +168,8 @@ pub(super) async fn audit(visit: &Visit) -> Result<Response<Body>, Problem> {
 struct OwnPage {
     page: Frame,
     account: String,
-    /// Who else vouches for the caller: issuer and subject.
-    identities: Vec<(String, String)>,
+    /// Who else vouches for the caller.
+    identities: Vec<Identity>,
     providers: Vec<String>,
 }
 
@@ -177,7 +177,7 @@ struct OwnPage {
 pub(super) async fn settings(visit: &Visit) -> Result<Response<Body>, Problem> {
     let account = own(visit)?;
     let (page, providers) = (visit.titled("Your account", ""), oidc::names(visit).await?);
-    let identities = identities(&visit.site.registry.database, &account).await?;
+    let identities = api::account_identities(&visit.site, &account).await?;
     show(&OwnPage { page, account, identities, providers })
 }
 

@@ -276,6 +276,10 @@ fn a_push_becomes_an_image() {
     assert_eq!(site.builds(), "4 failed push\n3 skipped push\n2 done push\n1 done push");
     assert_eq!(site.ok(&["build", "retry", "4"]), "5");
     assert!(!site.log("5").0);
+    // Whoever asks for a build knows no commit; what was built is told by it.
+    assert_eq!(site.ok(&["build", "run", "alice/app", "--branch", "main"]), "6");
+    site.done("6");
+    assert_eq!(site.show("6")["Plan"]["tags"], json!(["latest", format!("g-{short}")]));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::{
     },
     issuer::check_address,
 };
-use crate::db::{Connection, Database, DbError, Row, Transaction, values};
+use crate::db::{Connection, Database, DbError, Lock, Row, Transaction, values};
 
 /// Rows of one answer.
 const MOST: i64 = 1000;
@@ -201,9 +201,11 @@ fn parsed(settings: String) -> Option<Provider> {
 
 /// Who someone is elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::auth) struct ForeignIdentity {
-    pub(in crate::auth) issuer: String,
-    pub(in crate::auth) subject: String,
+pub struct ForeignIdentity {
+    /// Who knows them, as it writes itself in tokens.
+    pub issuer: String,
+    /// As whom.
+    pub subject: String,
 }
 
 /// Row of the account that has this identity.
@@ -217,19 +219,56 @@ pub(in crate::auth) async fn account_of(
     row.map(|row| row.get(0)).transpose()
 }
 
-/// Identities of an account: issuer and subject.
+/// Identities of an account, by issuer.
 ///
 /// # Errors
 /// The database's.
 pub async fn identities(
     database: &Database,
     account: &str,
-) -> Result<Vec<(String, String)>, DbError> {
+) -> Result<Vec<ForeignIdentity>, DbError> {
     let sql = "SELECT identity.issuer, identity.subject FROM identity
                JOIN account ON account.id = identity.account_id
                WHERE account.name = $1 ORDER BY identity.issuer, identity.subject LIMIT $2";
     let rows = database.reader().await?.rows(sql, values![account, MOST]).await?;
-    rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?))).collect()
+    let identity = |row: &Row| Ok(ForeignIdentity { issuer: row.get(0)?, subject: row.get(1)? });
+    rows.iter().map(identity).collect()
+}
+
+/// Takes an identity from an account, which nobody logs in to by it any more.
+#[derive(Clone, Debug)]
+pub struct RemoveIdentity {
+    /// Who does it.
+    pub by: Actor,
+    /// The account: another's identity does not count.
+    pub account: String,
+    /// The identity.
+    pub identity: ForeignIdentity,
+}
+
+impl Transaction for RemoveIdentity {
+    type Output = ();
+    type Error = AccountError;
+
+    async fn run(&self, connection: &mut Connection) -> Result<(), AccountError> {
+        let account = need(connection, &self.account, "account").await?;
+        // Two removals at once do not each leave what the other takes.
+        let sql = "SELECT password FROM account WHERE id = $1";
+        let rows = connection.rows_locked(sql, values![account], Lock::Update).await?;
+        let password: Option<String> = rows.first().map_or(Ok(None), |row| row.get(0))?;
+        let ForeignIdentity { issuer, subject } = &self.identity;
+        let sql = "DELETE FROM identity WHERE issuer = $1 AND subject = $2 AND account_id = $3";
+        if connection.execute(sql, values![issuer, subject, account]).await? == 0 {
+            return Err(AccountError::Unknown("identity", subject.clone()));
+        }
+        let sql = "SELECT 1 FROM identity WHERE account_id = $1 LIMIT 1";
+        if password.is_none() && connection.row(sql, values![account]).await?.is_none() {
+            return Err(AccountError::LastWayIn(self.account.clone()));
+        }
+        let detail = json!({ "issuer": issuer, "subject": subject }).to_string();
+        let entry = Entry { action: "identity.remove", object: &self.account, detail: &detail };
+        Ok(audit::append(connection, &self.by, entry).await?)
+    }
 }
 
 /// Gives an identity to an account whose owner is logged in and has proved the identity as well.

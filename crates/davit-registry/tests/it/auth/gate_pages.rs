@@ -80,7 +80,8 @@ fn wanted(id: &str) -> Rule {
         | "listTokens" | "createToken" | "revokeToken" | "listRobots" | "createRobot"
         | "deleteRobot" | "listDeleted" | "restoreRepository" | "listGrants" | "setGrant"
         | "removeGrant" | "listWebhooks" | "getWebhook" | "createWebhook" | "deleteWebhook"
-        | "enableWebhook" | "testWebhook" | "listDeliveries" | "redeliver" => Rule::ManageAccount,
+        | "enableWebhook" | "testWebhook" | "listDeliveries" | "redeliver" | "listIdentities"
+        | "removeIdentity" => Rule::ManageAccount,
         "getRepository" | "listTags" | "getTag" | "getTagHistory" | "getImage" | "getManifest"
         | "getConfig" | "listReferrers" | "getSbom" => Rule::Repository(Pull),
         "listBuilds" | "runBuild" | "getBuild" | "getBuildLog" | "cancelBuild" | "retryBuild" => {

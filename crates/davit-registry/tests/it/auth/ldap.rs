@@ -184,7 +184,7 @@ async fn people_log_in_by_a_directory() {
     let nina = site.basic("nina", LDAP_PASSWORD).await.unwrap();
     assert_eq!(site.decide(&nina, Action::Push, "nina/app").await, Decision::Allow);
     let known = identities(&site.database, "nina").await.unwrap();
-    assert_eq!((known.len(), known[0].0.as_str(), known[0].1.len()), (1, "ldap:corp", 36));
+    assert_eq!((known.len(), &*known[0].issuer, known[0].subject.len()), (1, "ldap:corp", 36));
     // By pages and by /token as well.
     site.auth.log_in("nina", &Secret::new(LDAP_PASSWORD), HERE).await.unwrap();
     site.get("scope=repository:nina/app:pull", Some(("nina", LDAP_PASSWORD))).await;

@@ -13,8 +13,8 @@ use davit_registry::auth::{
     AccountError,
     accounts::SetState,
     oidc::{
-        AddTrust, Begin, Begun, Callback, Finished, OidcError, Provider, RemoveTrust, SetProvider,
-        identities, providers, trust_rules,
+        AddTrust, Begin, Begun, Callback, Finished, ForeignIdentity, OidcError, Provider,
+        RemoveTrust, SetProvider, identities, providers, trust_rules,
     },
 };
 use davit_test::need_node_package;
@@ -220,7 +220,8 @@ async fn people_log_in_by_a_provider() {
     let second = log_in(&site, &idp, ("s-nina", "alice")).await.unwrap();
     assert_eq!(name(&site, &second).await, "nina");
     let known = identities(&site.database, "nina").await.unwrap();
-    assert_eq!(known, [(idp.issuer.clone(), "s-nina".to_owned())]);
+    let nina = ForeignIdentity { issuer: idp.issuer.clone(), subject: "s-nina".to_owned() };
+    assert_eq!(known, [nina]);
     // Without a password there is none to log in with.
     assert!(matches!(site.basic("nina", "").await, Err(Refusal::Wrong)));
 

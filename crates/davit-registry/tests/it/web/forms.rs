@@ -253,6 +253,14 @@ fn sign_up_is_open_by_invitation_or_closed() {
     again.get("/signup");
     let with = [("name", "carol"), ("password", PASSWORD), ("invitation", invitation)];
     assert_eq!(again.post("/signup", &with).status, 403);
+    // Who manages the server makes others do so, and ends that.
+    for (is_admin, status) in [("true", 200), ("false", 403)] {
+        let form = [("account", "alice"), ("is_admin", is_admin), ("next", "/admin/users")];
+        assert_eq!(boss.post("/do/changeAccount", &form).status, 303);
+        assert_eq!(guest.get("/admin/users").status, status);
+        let button = format!("name=\"is_admin\" value=\"{}\"", status == 403);
+        assert!(boss.get("/admin/users").text().contains(&button), "{button}");
+    }
 }
 
 /// What was typed is not lost, and the reason stands where it was typed.

@@ -1,6 +1,6 @@
 //! Log-in by an identity provider, from button to session, against npm's `oidc-provider`.
 
-use davit_registry::auth::oidc::identities;
+use davit_registry::auth::oidc::{ForeignIdentity, identities};
 
 use super::Browser;
 use crate::{auth::oidc::Idp, fixture::TestRegistry};
@@ -43,6 +43,10 @@ fn people_come_in_by_a_provider() {
         "{reply:?}"
     );
     assert!(browser.get("/settings").text().contains("s-nina"));
+    let only =
+        [("account", "nina"), ("issuer", &*idp.issuer), ("subject", "s-nina"), ("next", "/")];
+    let refused = browser.post("/do/removeIdentity", &only);
+    assert!(refused.status == 409 && refused.text().contains("no way in"), "{refused:?}");
     assert!(browser.cookies.iter().all(|(name, _)| name != "davit_oidc"));
     for line in reply.headers("set-cookie") {
         assert!(line.contains("HttpOnly") && line.contains("SameSite=Lax"), "{line}");
@@ -97,11 +101,26 @@ fn an_identity_is_added_by_its_owner() {
     assert_eq!(alice.get(&back).header("location"), Some("/settings"));
     let database = &registry.registry().database;
     let known = registry.run(identities(database, "alice")).unwrap();
-    assert_eq!(known, [(idp.issuer.clone(), "s-alice".to_owned())]);
+    let as_alice = ForeignIdentity { issuer: idp.issuer.clone(), subject: "s-alice".to_owned() };
+    assert_eq!(known, [as_alice]);
     guest.get("/login");
     let back = guest.there_and_back(&idp, &[], ("s-alice", "someone"));
     assert_eq!(guest.get(&back).status, 303);
     assert!(guest.get("/").text().contains("href=\"/a/alice\""));
+
+    // She takes it back: whoever is known by it there is nobody here.
+    let issuer = &*idp.issuer;
+    let fields =
+        [("account", "alice"), ("issuer", issuer), ("subject", "s-alice"), ("next", "/settings")];
+    let mut mallory = Browser::logged_in(&registry, "boss");
+    let others = [("account", "boss"), ("issuer", issuer), ("subject", "s-alice"), ("next", "/")];
+    assert_eq!(mallory.post("/do/removeIdentity", &others).status, 404);
+    assert_eq!(alice.post("/do/removeIdentity", &fields).header("location"), Some("/settings"));
+    assert!(!alice.get("/settings").text().contains("s-alice"));
+    let mut gone = Browser::new(&registry);
+    gone.get("/login");
+    let back = gone.there_and_back(&idp, &[], ("s-alice", "someone"));
+    assert_eq!(gone.get(&back).status, 403);
     let none = TestRegistry::start();
     assert!(!none.get("/login").text().contains("Continue with"));
 }
