@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::{
     api::schema::present,
     auth::audit::{self, Actor, Entry},
-    db::{Connection, Database, DbError, Transaction, values},
+    db::{Connection, Database, DbError, Lock, Transaction, values},
     name::RepositoryName,
 };
 
@@ -256,6 +256,10 @@ impl Transaction for SetSettings {
     type Error = SettingsError;
 
     async fn run(&self, connection: &mut Connection) -> Result<(), SettingsError> {
+        let path = self.repository.as_str();
+        // Who changes other settings at the same time loses none of them.
+        let sql = "SELECT id FROM repo WHERE path = $1";
+        connection.rows_locked(sql, values![path], Lock::NoKeyUpdate).await?;
         let mut settings = stored(connection, &self.repository).await?;
         let change = self.change.clone();
         settings.immutable_tags = change.immutable_tags.unwrap_or(settings.immutable_tags);
@@ -265,7 +269,6 @@ impl Transaction for SetSettings {
         let text = serde_json::to_string(&settings)?;
         // Read once more, with all its checks, as it will be read by the collector.
         text.parse::<RepositorySettings>()?;
-        let path = self.repository.as_str();
         let sql = "UPDATE repo SET settings = $1 WHERE path = $2";
         connection.execute(sql, values![&text, path]).await?;
         let entry = Entry { action: "repo.settings", object: path, detail: &text };

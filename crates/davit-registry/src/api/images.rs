@@ -435,9 +435,9 @@ fn run_config(config: ImageConfig) -> RunConfig {
 }
 
 impl ReferrerSearch {
-    /// The first page, of every type.
-    pub(crate) const fn first() -> Self {
-        Self { after: None, artifact_type: None }
+    /// What comes after that, of every type.
+    pub(crate) fn after(place: &str) -> Self {
+        Self { after: Some(Prose(place.to_owned())), artifact_type: None }
     }
 }
 

@@ -28,10 +28,12 @@ use crate::db::{Database, DbError};
 
 mod bearer;
 mod proofs;
+mod same;
 mod sign_up;
 
 use bearer::KnownToken;
 pub(super) use proofs::{Proved, basic};
+use same::SameLogins;
 pub use sign_up::SignUpError;
 
 /// How often the keys are looked at.
@@ -124,6 +126,8 @@ pub struct Auth {
     pub(super) issuers: Issuers,
     /// Hides passwords in memory.
     pepper: [u8; 32],
+    /// Passwords that are checked now.
+    logins: SameLogins,
     /// Account and epoch by hashed name and password.
     known_passwords: Mutex<HashMap<TokenHash, (i64, i64, Instant)>>,
     /// Tokens whose signature was verified, and to what they are limited.
@@ -156,6 +160,7 @@ impl Auth {
             keys: KeyRing::open(database, key_file).await?,
             passwords: Passwords::default(),
             pepper,
+            logins: SameLogins::default(),
             known_passwords: Mutex::default(),
             known_tokens: Mutex::default(),
         })

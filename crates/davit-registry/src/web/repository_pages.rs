@@ -205,6 +205,8 @@ struct ImagePage {
     steps: Vec<Step>,
     sbom: Option<Sbom>,
     referrers: Vec<Referrer>,
+    /// Where more of them are.
+    next_page: Option<String>,
     pull_command: String,
 }
 
@@ -215,13 +217,16 @@ pub(super) async fn image(visit: &Visit) -> Result<Response<Body>, Problem> {
     let site = &visit.site;
     let mut image = api::image(site, &name, &Target::Digest(digest)).await?;
     let layers = std::mem::take(&mut image.layers);
+    let search = ReferrerSearch::after(visit.field("after"));
+    let referrers = api::referrers(site, &name, &digest, &search).await?;
     show(&ImagePage {
         page: visit.titled(format!("Image of {name}"), "repositories"),
         tab: "tags",
         after: format!("/r/{name}"),
         steps: steps(layers),
         sbom: api::sbom(site, &name, &digest).await?,
-        referrers: api::referrers(site, &name, &digest, &ReferrerSearch::first()).await?.items,
+        next_page: visit.next_page(referrers.next.as_ref()),
+        referrers: referrers.items,
         pull_command: format!("davit pull {}/{name}@{digest}", visit.host),
         image,
         repository,

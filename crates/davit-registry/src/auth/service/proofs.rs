@@ -60,10 +60,19 @@ impl Auth {
             return self.prove_token(name, &token, peer).await;
         }
         let key = self.known_key(name, password);
-        // While attempts are refused, the right one must not be told from wrong ones.
-        if self.throttle.allows(name, peer, Instant::now())
-            && let Some(proved) = self.known_password(key).await?
-        {
+        // While attempts are refused, the right one must not be told from wrong ones; and a wrong one is
+        // counted before anything else is done.
+        let known = async || match self.throttle.allows(name, peer, Instant::now()) {
+            true => self.known_password(key).await,
+            false => Ok(None),
+        };
+        if let Some(proved) = known().await? {
+            return Ok(proved);
+        }
+        // Many programs of one person that begin at once throttle nobody: one of them is an attempt.
+        let login = self.logins.enter(key);
+        let _alone = login.turn().await;
+        if let Some(proved) = known().await? {
             return Ok(proved);
         }
         let whose = (Some(name), peer);

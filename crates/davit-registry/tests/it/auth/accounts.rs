@@ -426,6 +426,15 @@ async fn a_known_password_is_not_hashed_again() {
     assert!(matches!(site.basic("alice", "wrong-password").await, Err(Refusal::Wrong)));
 }
 
+/// Many programs of one person begin at the same moment, and none of them guesses.
+#[tokio::test]
+async fn right_passwords_at_once_throttle_nobody() {
+    let site = Site::with(throttled(3, 3)).await;
+    site.add("alice", Kind::User).await;
+    let all = futures_util::future::join_all((0..40).map(|_| site.basic("alice", PASSWORD))).await;
+    assert_eq!(all.into_iter().filter_map(Result::err).count(), 0);
+}
+
 #[tokio::test]
 async fn hashes_of_apache_are_taken_and_renewed() {
     let site = Site::new().await;

@@ -309,6 +309,32 @@ fn packages_come_from_what_refers_to_the_image() {
 }
 
 #[test]
+fn an_image_of_many_referrers_has_several_pages_of_them() {
+    let registry = TestRegistry::start();
+    registry.push_blob("a/b", b"{}");
+    let manifest = crate::fixture::image(b"{}", &[]);
+    let digest = registry.push_manifest("a/b", "v1", &manifest);
+    let digest = digest.header("docker-content-digest").unwrap().to_owned();
+    let bytes = crate::fixture::bytes(&manifest);
+    for number in 0..105 {
+        let mut note = crate::fixture::image(b"{}", &[]);
+        note["artifactType"] = json!(format!("text/x-note-{number}."));
+        note["subject"] = crate::fixture::descriptor(crate::fixture::MANIFEST, &bytes);
+        assert_eq!(registry.push_manifest("a/b", "note", &note).status, 201);
+    }
+    let first = registry.get(&format!("/r/a/b/-/images/{digest}"));
+    let next = first.text().split_once("class=\"button quiet\" href=\"").unwrap().1;
+    let next = next.split('"').next().unwrap().replace("&#38;", "&");
+    let second = registry.get(&next);
+    assert!(!second.text().contains(">More</a>"));
+    let seen = |number: &i32| {
+        let kind = format!("text/x-note-{number}.");
+        first.text().contains(&kind) != second.text().contains(&kind)
+    };
+    assert_eq!((0..105).filter(seen).count(), 105, "each is on one of them");
+}
+
+#[test]
 fn live_parts_tell_of_changes_and_end_with_the_server() {
     let registry = TestRegistry::start();
     registry.push_blob("a/b", b"{}");
