@@ -45,6 +45,7 @@ const SUITE: &[(&str, &str)] = &[
 const GO_JUDGES: &[(&str, &str)] = &[
     ("crane", "github.com/google/go-containerregistry/cmd/crane@v0.22.1"),
     ("regctl", "github.com/regclient/regclient/cmd/regctl@v0.11.7"),
+    ("helm", "helm.sh/helm/v3/cmd/helm@v3.22.0"),
     ("pebble", "github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.1"),
 ];
 
@@ -61,18 +62,16 @@ pub(crate) fn install_for_suite() -> Result<()> {
 
 fn install_s3_servers() -> Result<()> {
     let cache = davit_test::cache_path();
-    let is_absent = |name: &str, kept: &str| {
-        davit_test::find_tool(name).is_none() && !cache.join(kept).exists()
-    };
+    let is_absent = |name: &str| davit_test::find_tool(name).is_none();
     let (name, version) = S3_CRATE;
-    if is_absent(name, "cargo/bin/s3s-fs") {
+    if is_absent(name) {
         process::cache_folder()?;
         let mut command = process::cargo();
         command.args(["install", name, "--version", version, "--locked", "--features", "binary"]);
         command.arg("--root").arg(cache.join("cargo"));
         note(name, process::run(&mut command));
     }
-    if is_absent("moto_server", "moto/bin/moto_server") {
+    if is_absent("moto_server") {
         process::cache_folder()?;
         let made = davit_test::python_with("moto", &[MOTO], "moto.server");
         note("moto", made.map(drop).context("pip cannot install it"));
@@ -89,8 +88,8 @@ fn note(name: &str, outcome: Result<()>) {
 
 fn install_go_judges() -> Result<()> {
     let folder = davit_test::cache_path().join("go");
-    let absent = |name: &str| !folder.join(name).exists() && davit_test::find_tool(name).is_none();
-    let wanted: Vec<_> = GO_JUDGES.iter().filter(|(name, _)| absent(name)).collect();
+    let is_absent = |name: &str| davit_test::find_tool(name).is_none();
+    let wanted: Vec<_> = GO_JUDGES.iter().filter(|(name, _)| is_absent(name)).collect();
     if wanted.is_empty() || davit_test::find_tool("go").is_none() {
         return Ok(());
     }

@@ -34,7 +34,7 @@ pub use davit::{Davit, Outcome};
 pub use filter::filter;
 pub use http::{End, HttpServer, Reply, Request};
 pub use node::need_node_package;
-pub use peer_root::need_peer_root;
+pub use peer_root::{need_debian_root, need_peer_root};
 pub use port::{Port, is_taken};
 pub use postgres::{Postgres, database_beside};
 pub use python::python_with;
@@ -110,7 +110,7 @@ pub fn need_root() -> bool {
     root
 }
 
-/// Finds a program on PATH (or in the sbin folders); records a skip where there is none.
+/// As [`find_tool`]; records a skip where there is none.
 #[must_use]
 pub fn need_tool(name: &str) -> Option<PathBuf> {
     let found = find_tool(name);
@@ -120,12 +120,13 @@ pub fn need_tool(name: &str) -> Option<PathBuf> {
     found
 }
 
-/// Finds a program on PATH or in the sbin folders.
+/// Finds a program on PATH, in the sbin folders, or among those that the suite has built.
 #[must_use]
 pub fn find_tool(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from))
+        .chain(["go", "cargo/bin", "moto/bin"].map(|folder| cache_path().join(folder)))
         .map(|folder| folder.join(name))
         .find(|candidate| candidate.is_file())
 }

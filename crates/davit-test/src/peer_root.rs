@@ -1,11 +1,12 @@
-//! A Debian trixie root with peers that are newer than the machine's own.
+//! Debian roots made of its packages: one as an image's base, and one with peers that are newer than the
+//! machine's own.
 
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use crate::{cache_dir, find_tool, need_root, skip};
+use crate::{cache_dir, find_tool, need_root, need_tool, skip};
 
 const PACKAGES: &str = "docker.io,docker-cli,docker-buildx,buildah,iptables,ca-certificates,\
     netavark,crun,busybox-static,xz-utils";
@@ -26,6 +27,29 @@ pub fn need_peer_root() -> Option<PathBuf> {
         return None;
     }
     Some(root)
+}
+
+/// A tar of Debian's base: from the cache, or made now by mmdebstrap. Records a skip where it cannot be
+/// had.
+///
+/// # Panics
+/// If the cache folder cannot be written.
+#[must_use]
+pub fn need_debian_root() -> Option<PathBuf> {
+    let path = cache_dir().join("debian-rootfs.tar");
+    if path.exists() {
+        return Some(path);
+    }
+    let mmdebstrap = need_tool("mmdebstrap")?;
+    let partial = cache_dir().join(format!("debian-{}.tar", std::process::id()));
+    let made =
+        Command::new(mmdebstrap).args(["--variant=minbase", "bookworm"]).arg(&partial).output();
+    if !made.is_ok_and(|output| output.status.success()) {
+        skip("mmdebstrap cannot make a Debian root here");
+        return None;
+    }
+    fs_err::rename(partial, &path).expect("the cache folder can be written");
+    Some(path)
 }
 
 /// Makes the root; `false` where it cannot be made.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{TempDir, cache_path, find_tool, skip};
+use crate::{TempDir, need_tool};
 
 /// The bucket that each server has.
 const BUCKET: &str = "bucket";
@@ -33,7 +33,7 @@ impl S3 {
     /// If it does not listen.
     #[must_use]
     pub fn start() -> Option<Self> {
-        let program = program("s3s-fs", "cargo/bin/s3s-fs")?;
+        let program = need_tool("s3s-fs")?;
         let dir = TempDir::new();
         fs_err::create_dir(dir.join(BUCKET)).expect("the bucket is made");
         let mut command = Command::new(program);
@@ -51,7 +51,7 @@ impl S3 {
     /// If it does not listen.
     #[must_use]
     pub fn start_moto() -> Option<Self> {
-        let program = program("moto_server", "moto/bin/moto_server")?;
+        let program = need_tool("moto_server")?;
         let mut command = Command::new(program);
         command.args(["-H", "127.0.0.1", "-p", "0"]).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = spawn(&mut command);
@@ -108,16 +108,6 @@ impl Drop for S3 {
         let _ended = self.child.kill();
         self.child.wait().expect("the server is ours");
     }
-}
-
-/// A program on PATH, or in the folder that is kept between runs.
-fn program(name: &str, kept: &str) -> Option<PathBuf> {
-    let kept = cache_path().join(kept);
-    let found = find_tool(name).or_else(|| kept.is_file().then_some(kept));
-    if found.is_none() {
-        skip(&format!("needs the program `{name}`"));
-    }
-    found
 }
 
 fn spawn(command: &mut Command) -> Child {

@@ -247,25 +247,6 @@ fn alpine() {
     Image::files("alpine", &[path]).check(&crate::support::forms());
 }
 
-/// Debian's base, made once from its packages.
-fn debian() -> Option<PathBuf> {
-    let path = davit_test::cache_dir().join("debian-rootfs.tar");
-    if path.exists() {
-        return Some(path);
-    }
-    let mmdebstrap = davit_test::need_tool("mmdebstrap")?;
-    fs_err::create_dir_all(davit_test::cache_dir()).unwrap();
-    let partial = davit_test::cache_dir().join(format!("debian-{}.tar", std::process::id()));
-    let made =
-        Command::new(mmdebstrap).args(["--variant=minbase", "bookworm"]).arg(&partial).output();
-    if !made.unwrap().status.success() {
-        davit_test::skip("mmdebstrap cannot make a Debian root here");
-        return None;
-    }
-    fs_err::rename(partial, &path).unwrap();
-    Some(path)
-}
-
 /// An application's dependencies: many small files, as one layer.
 fn application(path: &Path, packages: usize) {
     let mut tar = Vec::new();
@@ -375,7 +356,7 @@ fn debian_with_seventy_thousand_entries() {
     if !crate::support::need_erofs() {
         return;
     }
-    let Some(base) = debian() else { return };
+    let Some(base) = davit_test::need_debian_root() else { return };
     let temp = TempDir::new();
     let application_tar = temp.path().join("application.tar");
     application(&application_tar, 6_300);
@@ -393,6 +374,6 @@ fn one_distribution_on_another() {
     let Some(alpine) = davit_test::need_image("alpine-minirootfs-3.20.3-x86_64.tar.gz") else {
         return;
     };
-    let Some(base) = debian() else { return };
+    let Some(base) = davit_test::need_debian_root() else { return };
     Image::files("alpine on debian", &[base, alpine]).check(&crate::support::forms());
 }

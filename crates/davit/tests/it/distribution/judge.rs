@@ -7,7 +7,7 @@ use std::{
 
 use davit_engine::image::Platform;
 use davit_test::{
-    Access, Content, Davit, Registry, TempDir, cache_dir, find_tool, need_image, need_tool, skip,
+    Access, Content, Davit, Registry, TempDir, need_debian_root, need_image, need_tool,
 };
 
 use super::{davit, layer, serve};
@@ -152,7 +152,7 @@ fn podman_and_crane_read_what_davit_pushed() {
     davit.ok(["copy", "-q", &format!("oci:{}", layout.display()), "local:1"]);
     davit.ok(["tag", "local:1", &image]);
     davit.ok(["push", &image]);
-    if let Some(crane) = go_tool("crane") {
+    if let Some(crane) = need_tool("crane") {
         run(&crane, &["validate", "--insecure", "--remote", &image]);
     }
     let Some(podman) = need_tool("podman") else { return };
@@ -163,24 +163,10 @@ fn podman_and_crane_read_what_davit_pushed() {
     run(&podman, &[&own[..], &["pull", "--tls-verify=false", &image]].concat());
 }
 
-/// A program of the suite's own Go installs, or of the machine; records a skip where it is absent.
-fn go_tool(name: &str) -> Option<PathBuf> {
-    let found = find_tool(name).or_else(|| Some(cache_dir().join("go").join(name)));
-    let found = found.filter(|path| path.is_file());
-    if found.is_none() {
-        skip(&format!("needs the program `{name}`"));
-    }
-    found
-}
-
 /// Root file systems that others published: Alpine's, and Debian's made of its packages.
 fn distributions() -> Vec<(&'static str, PathBuf)> {
     let alpine = need_image("alpine-minirootfs-3.20.3-x86_64.tar.gz");
-    let debian = Some(cache_dir().join("debian-rootfs.tar")).filter(|path| path.is_file());
-    if debian.is_none() {
-        skip("needs Debian's root file system, which another test makes");
-    }
-    let found = [("alpine", alpine), ("debian", debian)];
+    let found = [("alpine", alpine), ("debian", need_debian_root())];
     found.into_iter().filter_map(|(name, path)| Some((name, path?))).collect()
 }
 
@@ -190,7 +176,7 @@ fn distributions_go_through_every_tool() {
     let (Some(registry), Some(skopeo)) = (Registry::start(Access::Open), Skopeo::find()) else {
         return;
     };
-    let (Some(crane), Some(regctl)) = (go_tool("crane"), go_tool("regctl")) else { return };
+    let (Some(crane), Some(regctl)) = (need_tool("crane"), need_tool("regctl")) else { return };
     for (name, root) in distributions() {
         let (davit, dir, host) = (davit(), TempDir::new(), registry.host());
         let at = |step: &str| format!("{host}/{name}/{step}:1");
