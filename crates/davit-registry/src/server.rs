@@ -46,6 +46,7 @@ mod beside;
 mod forwarded;
 mod front;
 mod health;
+mod hosts;
 mod metrics;
 mod observe;
 mod otlp;
@@ -58,6 +59,7 @@ pub use acme::{
 };
 pub use forwarded::{ForwardedHeader, Network, NetworkError, TrustedProxies};
 use health::Health;
+use hosts::Hosts;
 pub use metrics::Metrics;
 use observe::Observer;
 pub(crate) use observe::request_id;
@@ -263,7 +265,7 @@ impl Server {
         let router = pages::router(health, auth, (told, Arc::clone(&slots)));
         let router = with_site(router, &site);
         let (observer, proxies) = (Observer::new(traces), settings.proxies.clone());
-        let front = Front { router, oci, observer, proxies };
+        let front = Front { router, oci, observer, proxies, hosts: Hosts::new(&settings) };
         let collecting = tokio::spawn(beside::collect(site, metrics, stopped.clone()));
         let replicating = tokio::spawn(replication::run(registry.clone(), stopped.clone()));
         let telling = tokio::spawn(Worker::new(registry.clone(), &base_url).run(stopped.clone()));
@@ -355,6 +357,7 @@ struct Front {
     oci: Oci,
     observer: Observer,
     proxies: TrustedProxies,
+    hosts: Hosts,
 }
 
 impl Front {
@@ -371,8 +374,13 @@ impl Front {
         let peer = self.proxies.client(peer, &parts.headers);
         let observed = self.observer.begin(peer, &parts);
         parts.extensions.insert(ConnectInfo(peer));
-        let answer = self.router.oneshot(Request::from_parts(parts, body));
-        let mut response = observed.answer(answer).await?;
+        let mut response = match self.hosts.refusal(&parts) {
+            Some(refusal) => refusal.into_response(),
+            None => {
+                let answer = self.router.oneshot(Request::from_parts(parts, body));
+                observed.answer(answer).await?
+            }
+        };
         observed.end(response.status(), response.headers_mut());
         Ok(response)
     }
@@ -382,7 +390,10 @@ impl Front {
         let peer = self.proxies.client(peer, &parts.headers);
         let observed = self.observer.begin(peer, &parts);
         parts.extensions.insert(ConnectInfo(peer));
-        let mut reply = observed.answer(self.oci.answer(&parts, body)).await;
+        let mut reply = match self.hosts.refusal(&parts) {
+            Some(refusal) => refusal,
+            None => observed.answer(self.oci.answer(&parts, body)).await,
+        };
         observed.end(reply.head.status(), reply.head.headers_mut());
         reply
     }

@@ -168,7 +168,8 @@ impl TestRegistry {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Reply {
-        let mut text = format!("{method} {target} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n");
+        let mut text =
+            format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
         let is_chunked = headers.iter().any(|(name, _)| *name == "Transfer-Encoding");
         if !is_chunked && (!body.is_empty() || !matches!(method, "GET" | "HEAD")) {
             text += &format!("Content-Length: {}\r\n", body.len());

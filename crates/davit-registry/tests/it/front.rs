@@ -27,7 +27,7 @@ fn read_reply(stream: &mut TcpStream) -> Reply {
 }
 
 fn get(target: &str, fields: &str) -> Vec<u8> {
-    format!("GET {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n").into_bytes()
+    format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n").into_bytes()
 }
 
 /// What a server sends until it closes the connection.
@@ -59,7 +59,8 @@ fn many_requests_share_a_connection_whichever_way_they_take() {
     assert_eq!(read_reply(&mut stream).body, content);
     // A body that comes with the head of the next request.
     let session = registry.begin("a", "");
-    let part = format!("PATCH {session} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
+    let part =
+        format!("PATCH {session} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello");
     let both = [part.as_bytes(), &get(&session, "")].concat();
     stream.write_all(&both).unwrap();
     assert_eq!(read_reply(&mut stream).status, 202);
@@ -96,7 +97,7 @@ fn a_connection_ends_when_it_was_asked_to() {
 #[test]
 fn requests_whose_end_is_disputed_are_refused() {
     let registry = TestRegistry::start();
-    let hidden = "GET /v2/hidden/tags/list HTTP/1.1\r\nHost: a\r\n\r\n";
+    let hidden = "GET /v2/hidden/tags/list HTTP/1.1\r\nHost: localhost\r\n\r\n";
     // Hyper's bound is one of what it has read before it reads more: what comes at once may be twice as long.
     let long = format!("A: {}\r\n", "b".repeat(1 << 20));
     for (fields, status) in [
@@ -111,7 +112,7 @@ fn requests_whose_end_is_disputed_are_refused() {
         (&*"A: b\r\n".repeat(101), 431),
     ] {
         let mut stream = registry.connect();
-        let head = format!("POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        let head = format!("POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
         // It may have refused before all is sent.
         let _refused = stream.write_all(head.as_bytes());
         let _refused = stream.write_all(hidden.as_bytes());
@@ -128,8 +129,10 @@ fn a_refusal_is_read_though_the_body_was_not() {
     let registry = TestRegistry::with(Limits { blob_bytes: 1000, ..Limits::default() });
     let session = registry.begin("a", "");
     let body = vec![1; 3 << 20];
-    let head =
-        format!("PATCH {session} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "PATCH {session} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     let mut stream = registry.connect();
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(&body).unwrap();
@@ -156,4 +159,59 @@ fn trusted_proxies_say_who_asks() {
     assert_eq!(source(&registry, &told), "198.51.100.7");
     assert_eq!(source(&registry, &told[1..]), "127.0.0.1", "proxies do not write that one");
     assert_eq!(source(&registry, &[]), "127.0.0.1");
+}
+
+/// A page whose own name leads to this machine may not ask as if it were this machine.
+#[test]
+fn without_authentication_other_sites_names_are_refused() {
+    let ask = |registry: &TestRegistry, method: &str, target: &str, host: &str| {
+        let mut stream = registry.connect();
+        let fields = "Connection: close\r\nContent-Length: 0\r\n";
+        let head = format!("{method} {target} HTTP/1.1\r\n{host}{fields}\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        let reply = Reply::parse(&rest(stream));
+        (reply.status, String::from_utf8_lossy(&reply.body).into_owned())
+    };
+    let is_refused = |registry: &TestRegistry, host: &str| {
+        let upload = ask(registry, "POST", "/v2/a/blobs/uploads/", host);
+        let pages = ["/", "/v2/", "/api/v1/repositories", "/healthz"]
+            .map(|target| ask(registry, "GET", target, host));
+        let refused = pages.iter().chain([&upload]).filter(|(status, text)| {
+            assert_eq!(*status == 421, text.contains("--public-url"), "{text}");
+            *status == 421
+        });
+        match refused.count() {
+            0 => false,
+            5 => true,
+            other => panic!("{other} of 5 are refused"),
+        }
+    };
+    let open = TestRegistry::serving(TempDir::new(), |settings| {
+        settings.auth = false;
+        settings.public_url = Some("https://registry.example:8443".to_owned());
+    });
+    for host in ["localhost:5000", "127.0.0.1:5000", "[::1]", "registry.example"] {
+        assert!(!is_refused(&open, &format!("Host: {host}\r\n")), "{host}");
+    }
+    for host in
+        ["rebound.example:5000", "localhost.rebound.example", "registry.example.rebound.example"]
+    {
+        assert!(is_refused(&open, &format!("Host: {host}\r\n")), "{host}");
+    }
+    assert!(is_refused(&open, "Host: localhost\r\nHost: rebound.example\r\n"));
+    // The connection goes on behind a refusal without a body.
+    let mut stream = open.connect();
+    let asks = ["HEAD /v2/ HTTP/1.1\r\nHost: rebound.example\r\n\r\n".as_bytes(), &get("/v2/", "")];
+    stream.write_all(&asks.concat()).unwrap();
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 421");
+    while !head.ends_with(b"\r\n\r\n") {
+        head.rotate_left(1);
+        stream.read_exact(&mut head[11..]).unwrap();
+    }
+    assert_eq!(read_reply(&mut stream).status, 200);
+    // Who may do what is asked there: any name may lead to the server.
+    let asking = TestRegistry::with_accounts(None);
+    assert!(!is_refused(&asking, "Host: rebound.example\r\n"));
 }

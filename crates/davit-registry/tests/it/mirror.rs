@@ -301,7 +301,7 @@ fn serve(
 /// Asks for a blob; the stream after the head, and the declared length.
 fn ask(registry: &TestRegistry, target: &str) -> (BufReader<TcpStream>, usize) {
     let mut stream = registry.connect();
-    let head = format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let head = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).unwrap();
     let mut reader = BufReader::new(stream);
     let (mut line, mut length) = (String::new(), 0);

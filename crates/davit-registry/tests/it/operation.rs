@@ -188,7 +188,8 @@ pub(crate) fn readiness_follows_the_disk(folder: &Path) {
 /// Sends the head of a `PATCH` of ten bytes, and the first four of them.
 fn half_a_patch(registry: &TestRegistry, session: &str) -> std::net::TcpStream {
     let mut stream = registry.connect();
-    let head = format!("PATCH {session} HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n0123");
+    let head =
+        format!("PATCH {session} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n0123");
     stream.write_all(head.as_bytes()).unwrap();
     let id = session.rsplit('/').next().unwrap();
     let file = registry.dir.join("registry").join("uploads").join(id);

@@ -133,7 +133,7 @@ impl Site {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         let length = body.len();
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\
              X-Gitlab-Event: Push Hook\r\nX-Gitlab-Token: {secret}\r\n\r\n"
         );
         stream.write_all((head + &body).as_bytes()).unwrap();

@@ -224,7 +224,7 @@ fn clients_of_http_2_are_told_where_tokens_are() {
 fn the_log_has_a_line_of_json_for_each_request() {
     let mut served = Served::start_in(TempDir::new(), &["--log", "json"]);
     let mut stream = std::net::TcpStream::connect(&served.address).unwrap();
-    let head = "GET /v2/a/b/manifests/t HTTP/1.1\r\nHost: a\r\nX-Request-Id: id-7\r\n\r\n";
+    let head = "GET /v2/a/b/manifests/t HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: id-7\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
     let line = loop {
         let mut line = String::new();
@@ -245,7 +245,8 @@ fn the_log_does_not_tell_the_key_of_a_webhook() {
     let mut served = Served::start_in(TempDir::new(), &["--log", "json"]);
     let mut stream = std::net::TcpStream::connect(&served.address).unwrap();
     let key = "5ec2e7".repeat(8);
-    let head = format!("POST /hooks/{key} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+    let head =
+        format!("POST /hooks/{key} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
     stream.write_all(head.as_bytes()).unwrap();
     loop {
         let mut line = String::new();

@@ -57,8 +57,9 @@ fn a_pull_ends_whole_though_its_image_is_deleted() {
     let body = image(b"{}", &[&layer]);
     assert_eq!(registry.push_manifest("a/b", "t", &body).status, 201);
     let mut stream = registry.connect();
-    let request =
-        format!("GET /v2/a/b/blobs/{digest} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "GET /v2/a/b/blobs/{digest} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    );
     stream.write_all(request.as_bytes()).unwrap();
     let mut pulled = vec![0; 100];
     stream.read_exact(&mut pulled).unwrap();
@@ -153,7 +154,7 @@ fn a_push_may_outlive_its_token() {
     let session = begun.header("location").unwrap();
     let mut stream = registry.connect();
     let head = format!(
-        "PATCH {session} HTTP/1.1\r\nHost: test\r\nAuthorization: {first}\r\nConnection: close\r\n\
+        "PATCH {session} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {first}\r\nConnection: close\r\n\
          Content-Length: 10\r\n\r\n0123"
     );
     stream.write_all(head.as_bytes()).unwrap();

@@ -89,7 +89,7 @@ impl Wire {
             ""
         };
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: soak\r\n{kind}Content-Length: {length}\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{kind}Content-Length: {length}\r\n\r\n"
         );
         connection.write_all(&[head.as_bytes(), body].concat()).await?;
         let answer = read(&mut connection, method == "HEAD").await?;

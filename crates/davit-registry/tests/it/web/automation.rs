@@ -21,7 +21,7 @@ impl Stream {
         let mut connection = browser.registry.connect();
         let cookie = browser.cookie();
         let head =
-            format!("GET {path} HTTP/1.1\r\nHost: test\r\nCookie: {cookie}\r\n{headers}\r\n");
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n{headers}\r\n");
         connection.write_all(head.as_bytes()).unwrap();
         Self { connection, text: String::new() }
     }
@@ -59,7 +59,8 @@ fn a_git_repository_is_connected_and_built_by_forms() {
     let reply = browser.post("/do/createSource", &form);
     assert_eq!(reply.header("location"), Some("/r/alice/app/-/source"), "{reply:?}");
     let page = browser.get("/r/alice/app/-/source");
-    for text in ["http://test/hooks/", "with a credential", "Without a rule nothing is built"] {
+    for text in ["http://localhost/hooks/", "with a credential", "Without a rule nothing is built"]
+    {
         assert!(page.text().contains(text), "{text}: {}", page.text());
     }
     assert!(!page.text().contains("git-token"));

@@ -5,7 +5,7 @@ use davit_registry::auth::oidc::{ForeignIdentity, identities};
 use super::Browser;
 use crate::{auth::oidc::Idp, fixture::TestRegistry};
 
-const CALLBACK: &str = "http://test/oidc/idp/callback";
+const CALLBACK: &str = "http://localhost/oidc/idp/callback";
 
 fn served(signs_up: bool) -> Option<(Idp, TestRegistry)> {
     let idp = Idp::start_for(CALLBACK)?;
@@ -23,7 +23,7 @@ impl Browser<'_> {
         let place = rest.split('"').next().unwrap().replace("&#38;", "&").replace("&amp;", "&");
         assert!(page.text().contains("http-equiv=\"refresh\""));
         let back = idp.visit_page(&place, who);
-        back.strip_prefix("http://test").unwrap().to_owned()
+        back.strip_prefix("http://localhost").unwrap().to_owned()
     }
 }
 

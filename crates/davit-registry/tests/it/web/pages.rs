@@ -242,7 +242,7 @@ fn pages_show_what_was_pushed() {
     let digest = registry.push_as(&alice, ("alice/app", "v1"), &config("x"), &[&[0; 3000], b"2"]);
     let mut browser = Browser::logged_in(&registry, "alice");
     let page = browser.get("/r/alice/app");
-    for text in ["davit pull test/alice/app:v1", "linux/arm64", "There is no README"] {
+    for text in ["davit pull localhost/alice/app:v1", "linux/arm64", "There is no README"] {
         assert!(page.text().contains(text), "{text}: {}", page.text());
     }
     let page = browser.get(&format!("/r/alice/app/-/images/{digest}"));
@@ -341,7 +341,7 @@ fn live_parts_tell_of_changes_and_end_with_the_server() {
     let image = crate::fixture::image(b"{}", &[]);
     registry.push_manifest("a/b", "v1", &image);
     let mut stream = registry.connect();
-    stream.write_all(b"GET /r/a/b/-/live HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    stream.write_all(b"GET /r/a/b/-/live HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let mut text = String::new();
     let mut read = |text: &mut String, until: &str| {
         let mut piece = [0; 1024];
