@@ -61,8 +61,6 @@ struct Visit {
     peer: IpAddr,
     cookies: Cookies,
     names: Names,
-    /// Path and query, to come back to.
-    here: String,
     query: Vec<(String, String)>,
     /// The server's name, as clients write it before a repository's.
     host: String,
@@ -90,7 +88,7 @@ impl Visit {
 
     /// The page that goes on after this name, with the same query otherwise.
     fn next_page(&self, next: Option<&String>) -> Option<String> {
-        let path = self.here.split('?').next().unwrap_or_default();
+        let path = self.frame.here.split('?').next().unwrap_or_default();
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.extend_pairs(self.query.iter().filter(|(key, _)| key != "after"));
         next.map(|next| format!("{path}?{}", query.append_pair("after", next).finish()))
@@ -174,7 +172,7 @@ impl Web {
             is_admin: caller.standing.is_site_admin || caller.identity == Identity::Everyone,
             organisations: caller.standing.organisations.clone(),
             token: token.unwrap_or_default(),
-            here: here.clone(),
+            here,
             note: cookies.note(),
             has_accounts,
             may_sign_up,
@@ -191,7 +189,6 @@ impl Web {
             peer: peer(&parts.extensions),
             cookies,
             names: Names::default(),
-            here,
             query,
             host: host(site, parts),
             frame,
@@ -253,7 +250,7 @@ impl Web {
         let is_nobody = visit.caller.identity == Identity::Anonymous;
         if problem.status == StatusCode::UNAUTHORIZED && is_nobody {
             let mut query = url::form_urlencoded::Serializer::new(String::new());
-            let query = query.append_pair("next", &visit.here).finish();
+            let query = query.append_pair("next", &visit.frame.here).finish();
             return redirect(&format!("/login?{query}"));
         }
         let heading = match problem.status {

@@ -57,7 +57,8 @@ pub(super) fn read(endpoint: &Endpoint, fields: &[(String, String)]) -> Result<F
             if text.is_empty() && !is_list && !(keeps_empty && is_clearable(key)) {
                 continue;
             }
-            object.insert(key.clone(), convert(text, &property));
+            let size = if key.contains("bytes") { bytes(text) } else { None };
+            object.insert(key.clone(), size.unwrap_or_else(|| convert(text, &property)));
         }
         Value::Object(object)
     };
@@ -67,6 +68,22 @@ pub(super) fn read(endpoint: &Endpoint, fields: &[(String, String)]) -> Result<F
 /// Texts whose absence means "as it was", and which a form may empty.
 fn is_clearable(field: &str) -> bool {
     matches!(field, "description" | "readme" | "test")
+}
+
+/// A number of bytes with a unit, as people write it: `10 GB`, `512 MiB`. `None` for anything else.
+fn bytes(text: &str) -> Option<Value> {
+    let text = text.trim();
+    let (number, unit) = text.split_at(text.find(|letter: char| !letter.is_ascii_digit())?);
+    let unit = unit.trim_start().to_ascii_lowercase();
+    let unit = unit.strip_suffix('b').unwrap_or(&unit);
+    let (letter, base) = match unit.strip_suffix('i') {
+        Some("") => return None,
+        Some(letter) => (letter, 1024_u64),
+        None => (unit, 1000),
+    };
+    let power = ["", "k", "m", "g", "t", "p", "e"].iter().position(|known| *known == letter)?;
+    let unit = base.checked_pow(u32::try_from(power).ok()?)?;
+    number.parse::<u64>().ok()?.checked_mul(unit).map(Value::from)
 }
 
 /// Follows a reference.
@@ -121,6 +138,31 @@ mod tests {
             ("12", json!({ "type": "string" }), json!("12")),
         ] {
             assert_eq!(convert(text, &schema), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_may_have_units() {
+        for (text, expected) in [
+            ("0 B", Some(0)),
+            ("10 GB", Some(10_000_000_000)),
+            ("10GiB", Some(10 << 30)),
+            (" 3 k ", Some(3000)),
+            ("3kib", Some(3 << 10)),
+            ("15 EiB", Some(15 << 60)),
+            // Numbers are converted as all others.
+            ("10", None),
+            ("16 EiB", None),
+            ("99999999999999999999 B", None),
+            ("1.5 GB", None),
+            ("-1 B", None),
+            ("GB", None),
+            ("1 iB", None),
+            ("1 ZB", None),
+            ("1 G B", None),
+            ("", None),
+        ] {
+            assert_eq!(bytes(text), expected.map(|bytes: u64| json!(bytes)), "{text}");
         }
     }
 }

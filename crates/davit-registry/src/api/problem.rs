@@ -32,6 +32,8 @@ pub struct Problem {
     pub code: String,
     /// A sentence for people.
     pub detail: String,
+    /// The field of the request that is wrong, where it is one.
+    pub field: Option<String>,
     /// Seconds after which another attempt makes sense.
     pub wait_seconds: Option<u64>,
     /// `WWW-Authenticate`, with 401.
@@ -46,7 +48,7 @@ impl Problem {
         let name = status.canonical_reason().unwrap_or("Error");
         let code = name.to_ascii_uppercase().replace(' ', "_");
         let detail = detail.into();
-        Self { status, code, detail, wait_seconds: None, challenge: None, allow: None }
+        Self { status, code, detail, field: None, wait_seconds: None, challenge: None, allow: None }
     }
 
     /// There is no such thing, or the caller may not know of it: always the same words.
@@ -78,13 +80,17 @@ impl Problem {
 
     /// The body.
     pub(crate) fn body(&self) -> Value {
-        json!({
+        let mut body = json!({
             "type": "about:blank",
             "title": self.status.canonical_reason().unwrap_or("Error"),
             "status": self.status.as_u16(),
             "code": self.code,
             "detail": self.detail,
-        })
+        });
+        if let Some(field) = &self.field {
+            body["field"] = json!(field);
+        }
+        body
     }
 
     /// The body's schema.
@@ -98,6 +104,7 @@ impl Problem {
                 "status": { "type": "integer", "minimum": 400, "maximum": 599 },
                 "code": { "type": "string", "description": "A word for programs." },
                 "detail": { "type": "string", "description": "A sentence for people." },
+                "field": { "type": "string", "description": "The field that is wrong, if it is one." },
             },
             "required": ["type", "title", "status", "code", "detail"],
         })

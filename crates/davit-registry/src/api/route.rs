@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, pin::Pin, sync::Arc};
 use http::{Method, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use serde_path_to_error::Segment;
 
 use super::{
     Problem, Site,
@@ -253,7 +254,17 @@ impl Endpoint {
 
 fn read<T: DeserializeOwned>(mut value: Value) -> Result<T, Problem> {
     make_whole(&mut value);
-    serde_json::from_value(value).map_err(|error| Problem::malformed(error.to_string()))
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let field = error.path().iter().find_map(|step| match step {
+            Segment::Map { key } => Some(key.clone()),
+            _ => None,
+        });
+        let words = match &field {
+            Some(_) => error.to_string(),
+            None => error.inner().to_string(),
+        };
+        Problem { field, ..Problem::malformed(words) }
+    })
 }
 
 /// `1.0` is a whole number to JSON Schema (draft 2020-12 § 4.2.3), and to many programs that write it.

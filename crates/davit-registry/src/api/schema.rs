@@ -330,11 +330,9 @@ impl<const LEAST: u64, const MOST: u64> Within<LEAST, MOST> {
 
 impl<'de, const LEAST: u64, const MOST: u64> Deserialize<'de> for Within<LEAST, MOST> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let number = u64::deserialize(deserializer)?;
-        if !(LEAST..=MOST).contains(&number) {
-            let words = format!("a number from {LEAST} to {MOST} is wanted");
-            return Err(serde::de::Error::custom(words));
-        }
+        let number = u64::deserialize(deserializer).ok().filter(|it| (LEAST..=MOST).contains(it));
+        let wanted = || format!("a whole number from {LEAST} to {MOST} is wanted");
+        let number = number.ok_or_else(|| serde::de::Error::custom(wanted()))?;
         Ok(Self(number, PhantomData))
     }
 }

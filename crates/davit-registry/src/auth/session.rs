@@ -79,6 +79,15 @@ impl Auth {
         Ok(Some(proved.caller()))
     }
 
+    /// Row of a session's credential; `None` for one that is over.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn session_row(&self, text: &str) -> Result<Option<i64>, DbError> {
+        let proved = self.proved_by_session(text).await?;
+        Ok(proved.and_then(|proved| proved.credential).map(|credential| credential.id))
+    }
+
     /// Ends a session.
     ///
     /// # Errors

@@ -76,7 +76,6 @@ pub(super) async fn repositories(visit: &Visit) -> Result<Response<Body>, Proble
 struct MembersPage {
     page: Frame,
     about: About,
-    here: String,
     organisation: Organisation,
 }
 
@@ -84,8 +83,8 @@ struct MembersPage {
 pub(super) async fn members(visit: &Visit) -> Result<Response<Body>, Problem> {
     let about = about(visit, "members").await?;
     let organisation = api::organisation(&visit.site, &about.name).await?;
-    let (page, here) = (visit.titled(about.name.clone(), ""), visit.here.clone());
-    show(&MembersPage { page, about, here, organisation })
+    let page = visit.titled(about.name.clone(), "");
+    show(&MembersPage { page, about, organisation })
 }
 
 #[derive(Template)]
@@ -93,7 +92,6 @@ pub(super) async fn members(visit: &Visit) -> Result<Response<Body>, Problem> {
 struct AccessPage {
     page: Frame,
     about: About,
-    here: String,
     scope: String,
     is_repository: bool,
     grants: Vec<Grant>,
@@ -105,7 +103,6 @@ pub(super) async fn access(visit: &Visit) -> Result<Response<Body>, Problem> {
     let about = about(visit, "access").await?;
     show(&AccessPage {
         page: visit.titled(about.name.clone(), ""),
-        here: visit.here.clone(),
         scope: about.name.clone(),
         is_repository: false,
         grants: api::account_grants(&visit.site, &about.name).await?,
@@ -119,7 +116,6 @@ pub(super) async fn access(visit: &Visit) -> Result<Response<Body>, Problem> {
 struct UsagePage {
     page: Frame,
     about: About,
-    here: String,
     usage: Usage,
     /// Used of the quota, in thousandths.
     share: u64,
@@ -134,7 +130,6 @@ pub(super) async fn usage(visit: &Visit) -> Result<Response<Body>, Problem> {
     let share = u128::from(usage.used_bytes) * 1000 / u128::from(quota.max(1));
     show(&UsagePage {
         page: visit.titled(about.name.clone(), ""),
-        here: visit.here.clone(),
         share: u64::try_from(share).unwrap_or(1000).min(1000),
         quota,
         usage,
@@ -186,16 +181,21 @@ pub(super) async fn settings(visit: &Visit) -> Result<Response<Body>, Problem> {
 struct TokensPage {
     page: Frame,
     account: String,
-    here: String,
     tokens: Vec<Token>,
+    /// The credential of the browser that asks.
+    session: Option<i64>,
 }
 
 /// The caller's own credentials.
 pub(super) async fn tokens(visit: &Visit) -> Result<Response<Body>, Problem> {
     let account = own(visit)?;
     let tokens = api::account_tokens(&visit.site, &account).await?;
-    let (page, here) = (visit.titled("Access tokens", ""), visit.here.clone());
-    show(&TokensPage { page, account, here, tokens })
+    let session = match visit.cookies.session() {
+        Some(text) => visit.site.auth.session_row(text).await?,
+        None => None,
+    };
+    let page = visit.titled("Access tokens", "");
+    show(&TokensPage { page, account, tokens, session })
 }
 
 fn own(visit: &Visit) -> Result<String, Problem> {

@@ -72,7 +72,6 @@ struct BuildPage {
     repository: Repository,
     rights: On,
     tab: &'static str,
-    here: String,
     build: Build,
     log: String,
     /// Place in the log at which the live part goes on.
@@ -97,7 +96,6 @@ pub(super) async fn build(visit: &Visit) -> Result<Response<Body>, Problem> {
         page: visit.titled(format!("Build {id} of {name}"), "repositories"),
         tab: "builds",
         // The live part is fetched by this page's address.
-        here: visit.here.clone(),
         build,
         log,
         at,
@@ -142,7 +140,6 @@ struct SourcePage {
     repository: Repository,
     rights: On,
     tab: &'static str,
-    here: String,
     source: Option<Source>,
     /// The webhook's address on this server, and its secret.
     hook: Option<(Secret, Secret)>,
@@ -162,7 +159,6 @@ pub(super) async fn source(visit: &Visit) -> Result<Response<Body>, Problem> {
     show(&SourcePage {
         page: visit.titled(format!("Builds of {name}"), "repositories"),
         tab: "builds",
-        here: visit.here.clone(),
         source,
         hook,
         repository,

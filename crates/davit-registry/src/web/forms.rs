@@ -58,7 +58,8 @@ impl Web {
                 // After logging in one comes back to the page of the form: there is none at its own path.
                 Err(problem) => {
                     let from = place(field(&fields, "from"), &Vec::new());
-                    let there = Visit { here: from, ..visit.clone() };
+                    let frame = Frame { here: from, ..visit.frame.clone() };
+                    let there = Visit { frame, ..visit.clone() };
                     Ok(self.refuse(&there, (&problem, None)))
                 }
                 outcome => outcome,
@@ -111,13 +112,12 @@ impl Web {
         let (path, query) = from.split_once('?').unwrap_or((&from, ""));
         let frame = Frame { here: from.clone(), ..visit.frame.clone() };
         let query = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-        let mut there = Visit { here: from.clone(), query, frame, ..visit.clone() };
+        let mut there = Visit { query, frame, ..visit.clone() };
         let html = match self.page(path, &mut there).await {
             Ok(page) => html(page).await,
             Err(_) => None,
         };
-        let fault = &problem.detail;
-        let filled = html.and_then(|html| refill(&html, operation, fields, fault));
+        let filled = html.and_then(|html| refill(&html, operation, fields, problem));
         let Some(filled) = filled else { return self.refuse(&there, (problem, Some(&from))) };
         super::with_status(problem, super::of_html(filled))
     }

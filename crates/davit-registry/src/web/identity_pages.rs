@@ -12,7 +12,6 @@ use crate::api::{self, Directory, GroupMap, Problem, Provider, TrustRule};
 struct IdentityPage {
     page: Frame,
     tab: &'static str,
-    here: String,
     base: String,
     providers: Vec<Provider>,
     directories: Vec<Directory>,
@@ -27,7 +26,6 @@ pub(super) async fn page(visit: &Visit) -> Result<Response<Body>, Problem> {
     show(&IdentityPage {
         page: visit.titled("Log-in", "admin"),
         tab: "identity",
-        here: visit.here.clone(),
         base: visit.base.clone(),
         providers: api::identity_providers(&visit.site).await?,
         directories: api::directories(&visit.site).await?,

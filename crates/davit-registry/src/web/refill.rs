@@ -7,13 +7,19 @@
 use std::fmt::Write as _;
 
 use super::forms::Fields;
+use crate::api::Problem;
 
 /// Fields that say where a form stands, not what it asks for.
 const OF_THE_PAGE: [&str; 2] = ["csrf", "from"];
 
-/// The page with `fault` in the form that was sent, and in its fields what was sent. `None` if the page
-/// has no such form, or nothing that one could change in it. Passwords and keys are to be typed again.
-pub(super) fn refill(html: &str, operation: &str, fields: &Fields, fault: &str) -> Option<String> {
+/// The page with the problem in the form that was sent, and in its fields what was sent. `None` if the
+/// page has no such form, or nothing that one could change in it. Passwords and keys are to be typed again.
+pub(super) fn refill(
+    html: &str,
+    operation: &str,
+    fields: &Fields,
+    problem: &Problem,
+) -> Option<String> {
     let action = format!("/do/{operation}");
     let is_wanted = |form: &&Form<'_>| {
         form.head.value("action").is_some_and(|value| value == action) && form.was_sent(fields)
@@ -21,9 +27,9 @@ pub(super) fn refill(html: &str, operation: &str, fields: &Fields, fault: &str) 
     let form = forms(html).find(|form| is_wanted(&form))?;
     let mut filled = open_around(&html[..form.start]);
     filled.push_str(form.head.text);
-    let words = escape(fault);
+    let words = escape(&problem.detail);
     let _infallible = write!(filled, r#"<p class="fault" role="alert" id="fault">{words}</p>"#);
-    filled.push_str(&fill(form.inner, fields));
+    filled.push_str(&fill(form.inner, fields, problem.field.as_deref()));
     filled.push_str(&html[form.start + form.head.text.len() + form.inner.len()..]);
     Some(filled)
 }
@@ -48,6 +54,16 @@ impl<'h> Tag<'h> {
     fn is(self, name: &str) -> bool {
         let rest = self.text.strip_prefix('<').and_then(|rest| rest.strip_prefix(name));
         rest.is_some_and(|rest| rest.starts_with([' ', '>']))
+    }
+
+    /// Tells whether it is a field that one can change.
+    fn is_visible(self) -> bool {
+        let is_input = self.is("input") && self.value("type").is_none_or(|kind| kind != "hidden");
+        is_input || self.is("textarea") || self.is("select")
+    }
+
+    fn name(self) -> String {
+        self.value("name").unwrap_or_default()
     }
 
     /// Where the value of an attribute is.
@@ -105,19 +121,17 @@ struct Form<'h> {
 impl Form<'_> {
     /// Tells whether it is this form that sent the fields, and has some to be filled.
     fn was_sent(&self, fields: &Fields) -> bool {
-        let mut is_visible = self.inner.contains("<textarea") || self.inner.contains("<select");
-        for (at, _) in self.inner.match_indices("<input ") {
-            let tag = Tag::at(&self.inner[at..]);
-            let (name, value) = (tag.value("name"), tag.value("value").unwrap_or_default());
-            let name = name.unwrap_or_default();
-            if tag.value("type").is_none_or(|kind| kind != "hidden") {
-                is_visible = true;
-            } else if !OF_THE_PAGE.contains(&&*name) && !fields.contains(&(name, value)) {
-                return false;
-            }
-        }
-        is_visible
+        let is_as_sent = |tag: Tag<'_>| {
+            let (name, value) = (tag.name(), tag.value("value").unwrap_or_default());
+            OF_THE_PAGE.contains(&&*name) || fields.contains(&(name, value))
+        };
+        let mut hidden = tags(self.inner).filter(|tag| tag.is("input") && !tag.is_visible());
+        hidden.all(is_as_sent) && tags(self.inner).any(Tag::is_visible)
     }
+}
+
+fn tags(html: &str) -> impl Iterator<Item = Tag<'_>> {
+    html.match_indices('<').map(|(at, _)| Tag::at(&html[at..]))
 }
 
 fn forms(html: &str) -> impl Iterator<Item = Form<'_>> {
@@ -146,17 +160,19 @@ fn open_around(before: &str) -> String {
     opened
 }
 
-/// The fields of a form with what was sent in them; the first of them is where one goes on.
-fn fill(inner: &str, fields: &Fields) -> String {
+/// The fields of a form with what was sent in them. One goes on where it is wrong, else at the first.
+fn fill(inner: &str, fields: &Fields, wrong: Option<&str>) -> String {
     let sent = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, value)| &**value);
     let has = |name: &str, value: &str| fields.iter().any(|(k, v)| k == name && v == value);
     let (mut filled, mut rest, mut list) = (String::new(), inner, String::new());
-    let mut is_first = true;
+    let wrong =
+        wrong.filter(|wrong| tags(inner).any(|tag| tag.is_visible() && tag.name() == *wrong));
+    let mut is_marked = false;
     while let Some(at) = rest.find('<') {
         filled.push_str(&rest[..at]);
         let tag = Tag::at(&rest[at..]);
         rest = &rest[at + tag.text.len()..];
-        let name = tag.value("name").unwrap_or_default();
+        let name = tag.name();
         let kind = tag.value("type").unwrap_or_default();
         let mut text = tag.text.to_owned();
         if tag.is("input") && matches!(&*kind, "checkbox" | "radio") {
@@ -165,7 +181,7 @@ fn fill(inner: &str, fields: &Fields) -> String {
         } else if tag.is("input") && !matches!(&*kind, "hidden" | "password") {
             text = sent(&name).map_or(text, |value| tag.with_value(value));
         } else if tag.is("select") {
-            list = name;
+            list.clone_from(&name);
         } else if tag.is("option") {
             let label = unescape(rest[..rest.find('<').unwrap_or(rest.len())].trim());
             let value = tag.value("value").unwrap_or(label);
@@ -173,17 +189,18 @@ fn fill(inner: &str, fields: &Fields) -> String {
         } else if tag.is("details") {
             text = tag.marked("open", Mark::Set);
         }
-        let is_field =
-            tag.is("input") && kind != "hidden" || tag.is("textarea") || tag.is("select");
-        if is_field && std::mem::take(&mut is_first) {
-            let first = Tag { text: &text }.marked("autofocus", Mark::Set);
-            text = format!("{} aria-describedby=\"fault\">", first.trim_end_matches('>'));
+        let is_next = tag.is_visible() && wrong.is_none_or(|wrong| wrong == name);
+        if is_next && !std::mem::replace(&mut is_marked, true) {
+            let marked = Tag { text: &text }.marked("autofocus", Mark::Set);
+            let invalid = wrong.map_or("", |_| " aria-invalid=\"true\"");
+            let start = marked.trim_end_matches('>');
+            text = format!("{start} aria-describedby=\"fault\"{invalid}>");
         }
         filled.push_str(&text);
         let is_key = tag.value("autocomplete").is_some_and(|value| value == "off");
         if tag.is("textarea")
             && !is_key
-            && let Some(value) = sent(&tag.value("name").unwrap_or_default())
+            && let Some(value) = sent(&name)
             && let Some(end) = rest.find("</textarea>")
         {
             // The first line break of a text area is no part of it.
@@ -222,11 +239,15 @@ mod tests {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
+    fn about(field: Option<&str>) -> Problem {
+        Problem { field: field.map(str::to_owned), ..Problem::malformed("no <b>") }
+    }
+
     #[track_caller]
     fn check(form: &str, sent: &[(&str, &str)], expected: &str) {
         let html = format!("<form action=\"/do/x\">{form}</form>.");
         let alert = "<p class=\"fault\" role=\"alert\" id=\"fault\">no &#60;b&#62;</p>";
-        let filled = refill(&html, "x", &fields(sent), "no <b>").expect("the form is there");
+        let filled = refill(&html, "x", &fields(sent), &about(None)).expect("the form is there");
         assert_eq!(filled, format!("<form action=\"/do/x\">{alert}{expected}</form>."));
     }
 
@@ -278,22 +299,41 @@ mod tests {
     }
 
     #[test]
+    fn one_goes_on_where_it_is_wrong() {
+        const WRONG: &str = " autofocus aria-describedby=\"fault\" aria-invalid=\"true\"";
+        let form = "<form action=\"/do/x\"><input name=\"a\"><input type=\"hidden\" name=\"h\">\
+                    <textarea name=\"b\"></textarea></form>";
+        for (field, expected) in [
+            (Some("a"), format!("<input name=\"a\"{WRONG}>")),
+            (Some("b"), format!("<textarea name=\"b\"{WRONG}>")),
+            (Some("h"), format!("<input name=\"a\"{FIRST}>")),
+            (Some("c"), format!("<input name=\"a\"{FIRST}>")),
+            (None, format!("<input name=\"a\"{FIRST}>")),
+        ] {
+            let sent = fields(&[("h", "")]);
+            let filled = refill(form, "x", &sent, &about(field)).unwrap();
+            assert!(filled.contains(&expected), "{field:?}: {filled}");
+            assert_eq!(filled.matches("autofocus").count(), 1, "{filled}");
+        }
+    }
+
+    #[test]
     fn the_form_is_the_one_that_was_sent() {
         let hidden = |id: &str| format!("<input type=\"hidden\" name=\"id\" value=\"{id}\">");
         let form = |id| format!("<form action=\"/do/x\">{}<input name=\"a\"></form>", hidden(id));
         let html = format!("{}<details class=\"panel\">{}</details>", form("1"), form("2"));
         let sent = fields(&[("csrf", "t"), ("id", "2"), ("a", "b")]);
-        let filled = refill(&html, "x", &sent, "no").unwrap();
+        let filled = refill(&html, "x", &sent, &about(None)).unwrap();
         let (before, after) = filled.split_once("role=\"alert\"").unwrap();
         assert!(
             before.starts_with(&form("1")) && before.contains("<details open class=\"panel\">")
         );
         assert!(after.contains("value=\"b\""), "{filled}");
-        assert_eq!(refill(&html, "y", &sent, "no"), None);
+        assert_eq!(refill(&html, "y", &sent, &about(None)), None);
         let unknown = fields(&[("id", "3"), ("a", "b")]);
-        assert_eq!(refill(&html, "x", &unknown, "no"), None);
+        assert_eq!(refill(&html, "x", &unknown, &about(None)), None);
         let button = format!("<form action=\"/do/x\">{}<button>b</button></form>", hidden("2"));
-        assert_eq!(refill(&button, "x", &sent, "no"), None, "nothing to change in it");
+        assert_eq!(refill(&button, "x", &sent, &about(None)), None, "nothing to change in it");
     }
 
     #[test]

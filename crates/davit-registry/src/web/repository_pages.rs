@@ -113,7 +113,6 @@ struct TagPage {
     repository: Repository,
     rights: On,
     tab: &'static str,
-    here: String,
     name: String,
     /// `None` for a tag that was removed, and has a history.
     tag: Option<TagInfo>,
@@ -142,7 +141,6 @@ pub(super) async fn tag(visit: &Visit) -> Result<Response<Body>, Problem> {
     };
     show(&TagPage {
         page: visit.titled(format!("{name}:{tag}"), "repositories"),
-        here: visit.here.clone(),
         pull_command: format!("davit pull {}/{name}:{tag}", visit.host),
         name: tag.to_string(),
         tab: "tags",
@@ -241,7 +239,6 @@ struct AccessPage {
     repository: Repository,
     rights: On,
     tab: &'static str,
-    here: String,
     scope: String,
     is_repository: bool,
     grants: Vec<Grant>,
@@ -253,7 +250,6 @@ pub(super) async fn access(visit: &Visit) -> Result<Response<Body>, Problem> {
     show(&AccessPage {
         page: visit.titled(format!("Access to {name}"), "repositories"),
         tab: "access",
-        here: visit.here.clone(),
         scope: name.to_string(),
         is_repository: true,
         grants: api::repository_grants(&visit.site, &name).await?,
@@ -269,7 +265,6 @@ struct SettingsPage {
     repository: Repository,
     rights: On,
     tab: &'static str,
-    here: String,
     config: RepositoryConfig,
     readme: String,
     immutable: String,
@@ -291,7 +286,6 @@ pub(super) async fn settings(visit: &Visit) -> Result<Response<Body>, Problem> {
     show(&SettingsPage {
         page: visit.titled(format!("Settings of {name}"), "repositories"),
         tab: "settings",
-        here: visit.here.clone(),
         readme: repository.readme.clone().unwrap_or_default(),
         immutable: config.immutable_tags.join("\n"),
         retention: serde_json::to_string_pretty(&config.retention).unwrap_or_default(),

@@ -85,7 +85,6 @@ pub(super) fn new_organisation(visit: &Visit) -> Result<Response<Body>, Problem>
 struct AdminPage {
     page: Frame,
     tab: &'static str,
-    here: String,
     health: Health,
     storage: Storage,
     gc: GcState,
@@ -96,7 +95,6 @@ pub(super) async fn admin(visit: &Visit) -> Result<Response<Body>, Problem> {
     show(&AdminPage {
         page: visit.titled("Server", "admin"),
         tab: "storage",
-        here: visit.here.clone(),
         health: api::health(&visit.site).await?,
         storage: api::storage(&visit.site).await?,
         gc: visit.site.collector.state(),
@@ -108,7 +106,6 @@ pub(super) async fn admin(visit: &Visit) -> Result<Response<Body>, Problem> {
 struct UsersPage {
     page: Frame,
     tab: &'static str,
-    here: String,
     users: Vec<AccountInfo>,
     next_page: Option<String>,
 }
@@ -119,7 +116,6 @@ pub(super) async fn users(visit: &Visit) -> Result<Response<Body>, Problem> {
     show(&UsersPage {
         page: visit.titled("Users", "admin"),
         tab: "users",
-        here: visit.here.clone(),
         next_page: visit.next_page(found.next.as_ref()),
         users: found.items,
     })
@@ -150,7 +146,6 @@ pub(super) async fn audit(visit: &Visit) -> Result<Response<Body>, Problem> {
 struct SettingsPage {
     page: Frame,
     tab: &'static str,
-    here: String,
     sign_up: &'static str,
 }
 
@@ -159,7 +154,6 @@ pub(super) async fn settings_page(visit: &Visit) -> Result<Response<Body>, Probl
     show(&SettingsPage {
         page: visit.titled("Settings", "admin"),
         tab: "settings",
-        here: visit.here.clone(),
         sign_up: api::settings(&visit.site).await?.sign_up.as_str(),
     })
 }

@@ -12,7 +12,6 @@ use crate::api::{self, Mirror, Problem, ReplicationRule};
 struct MirrorsPage {
     page: Frame,
     tab: &'static str,
-    here: String,
     host: String,
     mirrors: Vec<Mirror>,
 }
@@ -22,7 +21,6 @@ pub(super) async fn mirrors(visit: &Visit) -> Result<Response<Body>, Problem> {
     show(&MirrorsPage {
         page: visit.titled("Mirrors", "admin"),
         tab: "mirrors",
-        here: visit.here.clone(),
         host: visit.host.clone(),
         mirrors: api::mirrors(&visit.site).await?,
     })
@@ -33,7 +31,6 @@ pub(super) async fn mirrors(visit: &Visit) -> Result<Response<Body>, Problem> {
 struct ReplicationPage {
     page: Frame,
     tab: &'static str,
-    here: String,
     rules: Vec<ReplicationRule>,
 }
 
@@ -42,7 +39,6 @@ pub(super) async fn replication(visit: &Visit) -> Result<Response<Body>, Problem
     show(&ReplicationPage {
         page: visit.titled("Replication", "admin"),
         tab: "replication",
-        here: visit.here.clone(),
         rules: api::replication_rules(&visit.site).await?,
     })
 }

@@ -22,7 +22,7 @@ pub(crate) struct Frame {
     pub(crate) organisations: Vec<String>,
     /// CSRF token of the page's forms.
     pub(crate) token: Secret,
-    /// Path and query of the page.
+    /// Path and query of the page, to come back to.
     pub(crate) here: String,
     /// What the last form did.
     pub(crate) note: Option<String>,
@@ -99,6 +99,18 @@ pub(crate) fn size(bytes: impl Number) -> String {
         ..10_000 => format!("{}.{:02} {unit}", value / 1000, value % 1000 / 10),
         10_000..100_000 => format!("{}.{} {unit}", value / 1000, value % 1000 / 100),
         _ => format!("{} {unit}", value / 1000),
+    }
+}
+
+/// The same number in the largest unit that loses nothing of it, as a form takes it.
+pub(crate) fn exact_size(bytes: impl Number) -> String {
+    let bytes = bytes.number();
+    let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB")];
+    let decimal = [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB")];
+    let fits = |(unit, _): &&(u64, &str)| bytes > 0 && bytes.is_multiple_of(*unit);
+    match units.iter().chain(&decimal).find(fits) {
+        Some((unit, name)) => format!("{} {name}", bytes / unit),
+        None => bytes.to_string(),
     }
 }
 
@@ -179,6 +191,22 @@ mod tests {
             (u64::MAX, "18.4 EB"),
         ] {
             assert_eq!(size(bytes), expected);
+        }
+    }
+
+    #[test]
+    fn exact_sizes_lose_nothing() {
+        for (bytes, expected) in [
+            (0_u64, "0"),
+            (1, "1"),
+            (1_000_001, "1000001"),
+            (1_500_000, "1500000"),
+            (20_000_000_000, "20 GB"),
+            (3 << 30, "3 GiB"),
+            (1536 << 20, "1536 MiB"),
+            (5_000_000_000_000, "5 TB"),
+        ] {
+            assert_eq!(exact_size(bytes), expected);
         }
     }
 

@@ -49,7 +49,6 @@ impl Whose {
 struct WebhooksPage {
     page: Frame,
     about: About,
-    here: String,
     whose: Whose,
     /// What a new one hears of.
     pattern: String,
@@ -61,7 +60,6 @@ pub(super) async fn of_account(visit: &Visit) -> Result<Response<Body>, Problem>
     let about = about(visit, "webhooks").await?;
     show(&WebhooksPage {
         page: visit.titled(about.name.clone(), ""),
-        here: visit.here.clone(),
         pattern: format!("{}/**", about.name),
         whose: Whose::account(&about.name),
         webhooks: api::webhooks(&visit.site, Some(&about.name)).await?,
@@ -74,7 +72,6 @@ pub(super) async fn of_account(visit: &Visit) -> Result<Response<Body>, Problem>
 struct ServerWebhooksPage {
     page: Frame,
     tab: &'static str,
-    here: String,
     whose: Whose,
     pattern: &'static str,
     webhooks: Vec<Webhook>,
@@ -85,7 +82,6 @@ pub(super) async fn of_server(visit: &Visit) -> Result<Response<Body>, Problem> 
     show(&ServerWebhooksPage {
         page: visit.titled("Webhooks", "admin"),
         tab: "webhooks",
-        here: visit.here.clone(),
         whose: Whose::default(),
         pattern: "**",
         webhooks: api::webhooks(&visit.site, None).await?,
@@ -99,7 +95,6 @@ struct RepositoryWebhooksPage {
     repository: Repository,
     rights: On,
     tab: &'static str,
-    here: String,
     whose: Whose,
     pattern: String,
     /// Whether the caller owns the account, whose the webhooks are.
@@ -120,7 +115,6 @@ pub(super) async fn of_repository(visit: &Visit) -> Result<Response<Body>, Probl
     show(&RepositoryWebhooksPage {
         page: visit.titled(format!("Webhooks of {name}"), "repositories"),
         tab: "webhooks",
-        here: visit.here.clone(),
         pattern: name.to_string(),
         whose: Whose::account(&account),
         manages,
@@ -138,7 +132,6 @@ struct WebhookPage {
     about: Option<About>,
     /// Of the server's pages.
     tab: &'static str,
-    here: String,
     whose: Whose,
     webhook: Webhook,
     deliveries: Vec<Delivery>,
@@ -172,7 +165,6 @@ async fn page_of(
     show(&WebhookPage {
         page: visit.titled(format!("Webhook {name}"), if about.is_some() { "" } else { "admin" }),
         tab: "webhooks",
-        here: visit.here.clone(),
         whose: about.as_ref().map(|about| Whose::account(&about.name)).unwrap_or_default(),
         next_page: visit.next_page(found.next.as_ref()),
         deliveries: found.items,

@@ -57,6 +57,10 @@ fn people_sign_up_log_in_and_out() {
     // A token may be narrow: it is no password of pages.
     let token = browser.get("/settings/tokens");
     assert_eq!(token.status, 200);
+    // That of `lured` is another.
+    let kinds = ["<small>this browser<", "<small>browser<"];
+    let counts = kinds.map(|kind| token.text().matches(kind).count());
+    assert_eq!(counts, [1, 1], "{}", token.text());
     let made =
         browser.post("/do/createToken", &[("account", "alice"), ("name", "x"), ("next", "/")]);
     let (_, rest) = made.text().split_once("data-copy=\"").unwrap();
@@ -114,7 +118,7 @@ fn forms_count_only_with_the_browsers_token() {
     // By GET nothing is changed.
     assert_eq!(alice.get("/do/createOrganisation?name=acme").status, 404);
     assert_eq!(alice.get("/logout").status, 404);
-    let own_page = [("Origin", "http://test"), ("Sec-Fetch-Site", "same-origin")];
+    let own_page = [("Origin", "http://localhost"), ("Sec-Fetch-Site", "same-origin")];
     let form =
         [("csrf", own.as_str()), ("name", "acme"), ("next", "/a/{name}"), ("done", "Done <b>!")];
     let reply = alice.post_as_it_is("/do/createOrganisation", &form, &own_page);
@@ -314,4 +318,34 @@ fn refused_forms_are_shown_again_as_they_were() {
     form.extend(typed);
     let reply = alice.post_as_it_is("/do/createToken", &form, &[]);
     assert!(reply.status == 403 && !reply.text().contains("alice/app:pull"), "{}", reply.text());
+}
+
+#[test]
+fn sizes_are_typed_with_units() {
+    let registry = TestRegistry::with_accounts(None);
+    registry.user("boss", true);
+    let mut boss = Browser::logged_in(&registry, "boss");
+    for (typed, status, shown) in [
+        ("50 GB", 303, "value=\"50 GB\""),
+        ("3GiB", 303, "value=\"3 GiB\""),
+        ("1234567", 303, "value=\"1234567\""),
+        ("50 parsecs", 400, "value=\"50 parsecs\""),
+        ("0", 303, "value=\"0\""),
+    ] {
+        let page = "/a/boss/usage";
+        let form = [
+            ("account", "boss"),
+            ("quota_bytes", typed),
+            ("from", page),
+            ("next", page),
+            ("done", "The quota was set."),
+        ];
+        let reply = boss.post("/do/changeAccount", &form);
+        assert_eq!(reply.status, status, "{typed}: {}", reply.text());
+        let again = if status == 303 { boss.get(page) } else { reply };
+        assert!(again.text().contains(shown), "{typed}: {}", again.text());
+        // What is wrong is told where it is, and by its name.
+        let marks = ["aria-invalid=\"true\"", ">quota_bytes: a whole number from 0 "];
+        assert_eq!(marks.map(|mark| again.text().contains(mark)), [status == 400; 2], "{typed}");
+    }
 }
