@@ -61,6 +61,8 @@ pub(super) fn workload(name: &'static str, setting: &Setting) -> Result<Workload
         Contender::new(name, move |folder| {
             if let Some(storage) = &storage {
                 process::run(Command::new("cp").arg("-r").arg(storage).arg(folder))?;
+                // The copy's way to the disk is no part of what is measured.
+                rustix::fs::sync();
             }
             let server = Server::start(&program, folder)?;
             work(&server, extent).map(Measured::of)
