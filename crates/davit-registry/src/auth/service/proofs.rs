@@ -60,8 +60,7 @@ impl Auth {
             return self.prove_token(name, &token, peer).await;
         }
         let key = self.known_key(name, password);
-        // While attempts are refused, the right one must not be told from wrong ones; and a wrong one is
-        // counted before anything else is done.
+        // While attempts are refused, the right one must not be told from wrong ones.
         let known = async || match self.throttle.allows(name, peer, Instant::now()) {
             true => self.known_password(key).await,
             false => Ok(None),
