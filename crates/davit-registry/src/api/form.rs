@@ -57,7 +57,7 @@ pub(super) fn read(endpoint: &Endpoint, fields: &[(String, String)]) -> Result<F
             if text.is_empty() && !is_list && !(keeps_empty && is_clearable(key)) {
                 continue;
             }
-            let size = if key.contains("bytes") { bytes(text) } else { None };
+            let size = bytes(text).filter(|_| is_size(key));
             object.insert(key.clone(), size.unwrap_or_else(|| convert(text, &property)));
         }
         Value::Object(object)
@@ -68,6 +68,11 @@ pub(super) fn read(endpoint: &Endpoint, fields: &[(String, String)]) -> Result<F
 /// Texts whose absence means "as it was", and which a form may empty.
 fn is_clearable(field: &str) -> bool {
     matches!(field, "description" | "readme" | "test")
+}
+
+/// Numbers that a form may give with a unit.
+fn is_size(field: &str) -> bool {
+    matches!(field, "quota_bytes" | "bytes_per_second")
 }
 
 /// A number of bytes with a unit, as people write it: `10 GB`, `512 MiB`. `None` for anything else.

@@ -105,10 +105,15 @@ pub(crate) fn size(bytes: impl Number) -> String {
 /// The same number in the largest unit that loses nothing of it, as a form takes it.
 pub(crate) fn exact_size(bytes: impl Number) -> String {
     let bytes = bytes.number();
-    let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB")];
-    let decimal = [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB")];
-    let fits = |(unit, _): &&(u64, &str)| bytes > 0 && bytes.is_multiple_of(*unit);
-    match units.iter().chain(&decimal).find(fits) {
+    let units = [
+        (1 << 40, "TiB"),
+        (1 << 30, "GiB"),
+        (1 << 20, "MiB"),
+        (1_000_000_000_000, "TB"),
+        (1_000_000_000, "GB"),
+        (1_000_000, "MB"),
+    ];
+    match units.iter().find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit)) {
         Some((unit, name)) => format!("{} {name}", bytes / unit),
         None => bytes.to_string(),
     }
